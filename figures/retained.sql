@@ -17,22 +17,22 @@
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: retained, %
--- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown. How far below chance a model is means little: what is below -50% is drawn there.
+-- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md). How far below chance a model is means little: what is below -50% is drawn there.
 -- boundnote: Grey: random masks, which know nothing: where they retain much, the benchmark does not see the damage.
 
-WITH best AS (
+WITH shown AS (
+    FROM _pruned_curves WHERE retained IS NOT NULL
+    -- A line whose variants are left out would be its dense point alone.
+    QUALIFY max(sparsity) OVER (PARTITION BY panel, line) > 0
+), best AS (
     SELECT model, task, panel, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
-    FROM curves
-    WHERE pattern = 'unstructured' AND NOT resized AND NOT bound AND retained IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
+    FROM shown
+    WHERE pattern = 'unstructured' AND NOT bound
     GROUP BY ALL
 )
-SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_low < -0.5, -0.5, retained_low) AS retained_low, if(retained_high < -0.5, -0.5, retained_high) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
-       bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, line) AS apart,
+SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_low < -0.5, -0.5, retained_low) AS retained_low, if(retained_high < -0.5, -0.5, retained_high) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel, apart,
        (SELECT format('With pruning alone the best method keeps {}% of dense''s score above chance at 50% zeros; at 90% it is at chance on {} of {} tasks',
                       range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)),
                       count(DISTINCT (model, task)) FILTER (sparsity = 0.9 AND low <= 0), count(DISTINCT (model, task)) FILTER (sparsity = 0.9)) FROM best) AS finding
-FROM curves
-WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
--- A line whose variants are left out would be its dense point alone.
-QUALIFY (sparsity > 0 OR NOT apart) AND max(sparsity) OVER (PARTITION BY panel, line) > 0
+FROM shown
 ORDER BY panel, bound, line, sparsity;

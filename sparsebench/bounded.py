@@ -1,7 +1,7 @@
-"""Reading what strangers wrote, within limits: no small file may cost minutes or gigabytes.
+"""Reading files of strangers within limits: no small file may cost minutes or gigabytes.
 
-Most limits stand here. What is beyond one is refused by an error of the caller's kind, which names the file, its line
-where there is one, and the limit.
+Most limits stand here. Beyond a limit an error of the caller's kind is raised, which names the file, its line where
+there is one, and the limit.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ MB = 1_000_000
 MANIFEST = MB // 2
 """Bytes of a manifest; those that are shipped have less than 5,000."""
 NODES = 10_000
-"""Keys and values of a manifest, those that aliases repeat counted each time."""
+"""Keys and values of a manifest; those that aliases repeat count each time."""
 KEY = 200
 """Characters of a manifest's key."""
 CELLS, CELLS_A_MODEL = 200_000, 2_000
-"""Cells of a manifest, or so many for each of its models if that is more; a run does no more than CELLS."""
+"""Cells of a manifest: CELLS, or CELLS_A_MODEL for each of its models if that is more. A run does at most CELLS."""
 JSON = 32 * MB
 """Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
 TOKENIZER = 4 * JSON
 """Bytes of a tokenizer.json: those with 256,000 tokens have 33 MB."""
 PLAN = 5 * JSON
-"""Bytes of a plan's record that is not compressed: one of CELLS cells has up to 150 MB."""
+"""Bytes of a plan's uncompressed record: one of CELLS cells has up to 150 MB."""
 HEADER = 100 * MB
-"""Bytes of a safetensors header: as many as the safetensors library reads."""
+"""Bytes of a safetensors header: the limit of the safetensors library itself."""
 VALUES = 2_000_000
 """Values of a JSON text, counted by the commas and brackets in it: each may take a hundred bytes of memory."""
 TEXT = MB // 10
-"""Characters of a text in a record, and of a word in a text for a tokenizer, whose time may grow with the square of it."""
+"""Characters of a text in a record, and of a word for a tokenizer, whose time may grow with the square of a word."""
 DEPTH = 100
 """Lists and objects within each other."""
 HOLES = 4000 * MB
-"""Bytes above which a file must be stored, at least in part, on the disk."""
+"""Bytes above which a file must take up room on the disk, at least for a part of it."""
 MEMBERS = 10_000
 """Files that are taken out of a wheel."""
 COLUMNS = 10_000
@@ -51,21 +51,21 @@ FREE, RATIO, UNPACKED = 8 * MB, 100, 4000 * MB
 """A compressed file may unpack to FREE bytes, or to RATIO times its size if that is more; text to no more than UNPACKED.
 Compressed records grow up to 50 times."""
 TENSOR, ZEROS, SHARD = 256 * MB, 1000, 4000 * MB
-"""A stored tensor may have TENSOR bytes when unpacked, or ZEROS times what is stored of it if that is more; all those of
-a file SHARD bytes, or ZEROS times its size."""
+"""A stored tensor may unpack to TENSOR bytes, or to ZEROS times its stored size if that is more. All tensors of a file
+together may unpack to SHARD bytes, or to ZEROS times its size."""
 
 
 def unpacked(packed: int) -> int:
-    """To how many bytes so many compressed ones may unpack."""
+    """Return to how many bytes ``packed`` compressed ones may unpack."""
     return max(FREE, RATIO * packed)
 
 
 def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JSON) -> bytes:
-    """The bytes of a file that has no more than ``limit``."""
+    """Return the bytes of a file. Raises ``wrong`` for one of more than ``limit`` bytes, or that cannot be read."""
     refuse_special(path, wrong)
     try:
         with path.open("rb") as file:
-            # As much as is asked for is allocated at once, so not the limit for a short file.
+            # All that is asked for is allocated at once, so do not ask for the limit of a short file.
             data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise wrong(f"{path}: {error.strerror}", "name a readable file") from error
@@ -75,13 +75,13 @@ def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JS
 
 
 def refuse_special(path: Path, wrong: type[SparsebenchError]) -> None:
-    """Refuse what is there and no file: a pipe would be read without end."""
+    """Raise ``wrong`` for a path that exists and is no file: a pipe would be read without end."""
     if path.exists() and not path.is_file():
         raise wrong(f"{path}: a folder, a pipe or a device, not a file", "name a file")
 
 
 def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hint: str) -> None:
-    """Refuse a JSON value with a text, or a key, of more than TEXT characters."""
+    """Raise ``wrong`` for a JSON value with a text, or a key, of more than TEXT characters."""
     level = [value]
     while level:
         one = level.pop()
@@ -94,14 +94,14 @@ def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hi
 def read_json(
     path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
 ) -> Any:
-    """The value in a JSON file."""
+    """Return the value in a JSON file."""
     return parse(read(path, wrong, limit), path, wrong, hint, limit)
 
 
 def read_object(
     path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
 ) -> dict[str, Any]:
-    """The object in a JSON file."""
+    """Return the object in a JSON file. Raises ``wrong`` for any other value."""
     found = read_json(path, wrong, hint, limit)
     if not isinstance(found, dict):
         raise wrong(f"{path}: it holds no object but a {type(found).__name__}", hint)
@@ -109,7 +109,10 @@ def read_object(
 
 
 def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], hint: str, limit: int = JSON) -> Any:
-    """The value of a JSON text that stands at ``where``; one that may be longer than others (``limit``) may hold more values."""
+    """Return the value of a JSON text from ``where``. A text with a larger ``limit`` may also hold more values.
+
+    Raises ``wrong`` for a text that is not JSON, holds too many values or is nested too deep.
+    """
     most = VALUES * limit // JSON
     try:
         text = data if isinstance(data, str) else data.decode()
@@ -127,7 +130,7 @@ def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], h
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is collected meanwhile: where recursion ends, the finalizers of others, run there, would fail."""
+    """Collect no garbage meanwhile: finalizers of others that run near the limit of recursion would fail."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -138,7 +141,7 @@ def uncollected() -> Iterator[None]:
 
 
 def lines(path: Path, wrong: type[SparsebenchError]) -> Iterator[str]:
-    """The lines of a UTF-8 text, unpacked where its name ends in .gz or .zst."""
+    """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst."""
     with _opened(path, wrong) as file:
         number = 0
         while line := file.readline(JSON + 1):
@@ -149,7 +152,7 @@ def lines(path: Path, wrong: type[SparsebenchError]) -> Iterator[str]:
 
 
 def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
-    """The whole of a UTF-8 text as short as JSON must be, unpacked where its name ends in .gz or .zst."""
+    """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
     with _opened(path, wrong) as file:
         found = file.read(limit + 1)
     if len(found) > limit:
@@ -163,10 +166,10 @@ def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
     with path.open("rb") as packed:
         suffix = path.suffix.lower()
         if suffix in (".gz", ".zst"):
-            # Unpacking is fast and what follows is not: it begins when the size is known.
+            # Unpacking is fast and what follows is not, so the size is checked first.
             _weigh(packed, suffix, path, wrong)
             packed.seek(0)
-        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig")  # spreadsheets begin with a mark
+        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig")  # spreadsheets write a byte-order mark
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:
@@ -180,7 +183,7 @@ def _plain(packed: BinaryIO, suffix: str) -> Any:
 
 
 def _weigh(packed: BinaryIO, suffix: str, path: Path, wrong: type[SparsebenchError]) -> None:
-    """Raise ``wrong`` where there is more in a compressed file than may be, or less than was put there."""
+    """Raise ``wrong`` where a compressed file unpacks to more than it may, or a zstd file was cut short."""
     left = limit = min(UNPACKED, unpacked(path.stat().st_size))
     for size in _zst_sizes(packed, path, wrong) if suffix == ".zst" else _gz_sizes(packed):
         left -= size
@@ -199,7 +202,10 @@ def _gz_sizes(packed: BinaryIO) -> Iterator[int]:
 
 
 def _zst_sizes(packed: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> Iterator[int]:
-    """How much each piece of a zstd file unpacks to. Its stream reader takes a file that was cut for one that ends there."""
+    """Yield how much each piece of a zstd file unpacks to. Raises ``wrong`` for a file that was cut short.
+
+    zstd's stream reader would take that for a file which ends there.
+    """
     import zstandard
 
     frame, some = None, False
@@ -218,7 +224,7 @@ def _zst_sizes(packed: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> I
 
 
 def _measure(value: Any) -> None:
-    """Raise RecursionError for a value that is nested too deep for the recursion of others."""
+    """Raise RecursionError for a value nested too deep for the recursive code of others."""
     level: list[Any] = [[value]]
     for _ in range(DEPTH + 1):
         level = [

@@ -1,7 +1,7 @@
-"""Processes of ours: they import what their parent does, and do not outlive it.
+"""Child processes of this program: they import what their parent does, and do not outlive it.
 
-``python -m sparsebench.children PARENT MODULE WORDS…`` runs a module as ``python -m`` does, bound to its parent before it imports
-anything: a parent may die in the seconds that imports take.
+``python -m sparsebench.children PARENT MODULE WORDS…`` runs a module as ``python -m`` does, but binds it to its parent
+first: a parent may die in the seconds that imports take.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NoReturn
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Where drivers of NVIDIA, AMD and Windows' Linux are reached."""
+"""The device files of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux."""
 
 _END = """
 read _
@@ -30,14 +30,14 @@ for each in /proc/[0-9]*; do
     stat=$(cat $each/stat) && set -- ${stat##*) } && [ "$4" = "$0" ] && kill -9 ${each#/proc/}
 done
 """
-"""In the shell's language: when the standard input is closed, kill a command's process group, and then, where there is /proc, its
-whole session: ninja gives each compiler a group of its own."""
+"""A shell script: when its standard input is closed, it kills a command's process group and then, where there is /proc,
+its whole session. ninja gives each compiler a group of its own."""
 
 
 def imports() -> dict[str, str]:
-    """Environment variables under which another Python imports this very package, and nothing from the current folder.
+    """Return environment variables with which another Python imports this very package, none from the current folder.
 
-    ``python -m`` would look there first: a person's own datasets.py, or another checkout, would be taken for ours.
+    ``python -m`` would look there first, and take a user's own datasets.py or another checkout for ours.
     """
     root, path = str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")
     installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
@@ -46,12 +46,12 @@ def imports() -> dict[str, str]:
 
 
 def may_fork() -> bool:
-    """Whether processes that have imported torch may be forked: on Linux, and without a GPU, whose driver does not survive it."""
+    """Whether a process that imported torch may fork: on Linux, and without a GPU, whose driver does not survive it."""
     return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process at once, whatever becomes of what it has yet to print: no code of a parent's may run here."""
+    """End this process at once, even if its buffered output cannot be printed: no code of a parent's may run here."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -60,13 +60,13 @@ def leave(code: int) -> NoReturn:
 
 
 def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
-    """Do it in a fork of this process, which waits: the exit code. ``forked`` is told its number.
+    """Call ``do`` in a fork of this process, wait for it, and return its exit code. ``forked`` is given its process id.
 
-    A fork that a signal ends, ends this process by the same signal.
+    If a signal ends the fork, the same signal ends this process.
     """
     parent = os.getpid()
     sys.stdout.flush()
-    sys.stderr.flush()  # or both would print what waits there
+    sys.stderr.flush()  # or both processes would print what is buffered
     child = os.fork()
     if not child:
         code = 1
@@ -87,14 +87,14 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
 
 
 def command(module: str, *words: object) -> list[str]:
-    """The command that runs a module of ours with ``words`` in a child of this process, which ends with it."""
+    """Return the command that runs a module of ours with ``words`` in a child of this process, which ends with it."""
     return [sys.executable, "-m", __name__, str(os.getpid()), module, *map(str, words)]
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux this process is killed when its parent, the process ``parent``, dies, however that dies.
+    """On Linux, have this process killed when its parent, the process ``parent``, dies in any way.
 
-    Raises SystemExit where that has died before. Elsewhere only this is checked.
+    Raises SystemExit where the parent has already died. Elsewhere only this is checked.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
@@ -103,7 +103,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def adopt() -> None:
-    """On Linux what a child leaves behind, such as a compiler whose driver was killed, becomes a child of this process."""
+    """On Linux, become the parent of what a child leaves behind, such as a compiler whose driver was killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
 
@@ -111,15 +111,15 @@ def adopt() -> None:
 def run(
     command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that starts others, such as a compiler, and keep what it says.
+    """Run a command that starts others, such as a compiler, and return what it prints.
 
-    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command fails, killed
-    or because what it started was, all of them end, not only the first.
+    All of its processes end, not only the first, after ``seconds`` (subprocess.TimeoutExpired), and when this process
+    is interrupted or killed. They also end when the command fails, for instance because one of them was killed.
     """
     pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
     with (
         subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process,
-        # It reads from a pipe that nobody writes to, and that is closed when this block ends or this process does.
+        # The guard reads a pipe that nobody writes to, and that closes when this block or this process ends.
         subprocess.Popen(
             ["/bin/sh", "-c", _END, str(process.pid)], stdin=pipe, stdout=quiet, stderr=quiet, start_new_session=True
         ) as guard,

@@ -1,7 +1,8 @@
 """Where numbers are calculated: ``cpu``, ``cuda`` (every GPU that is visible) or ``cuda:N``. Nothing here imports torch.
 
-torch calls AMD's GPUs cuda as well. What the driver lists is read from its own tool, and ``CUDA_VISIBLE_DEVICES`` is heeded as
-CUDA heeds it; what torch sees is asked of a process of its own, since a process that has touched a GPU cannot fork.
+torch calls AMD's GPUs cuda as well. What the driver lists is read from the driver's own tool, and
+``CUDA_VISIBLE_DEVICES`` is interpreted as CUDA does. What torch sees is asked in a separate process, since a process
+that has touched a GPU cannot fork.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ ORDER = "CUDA_DEVICE_ORDER"
 # CUDA would count the fastest GPU first, the driver's tool does not.
 os.environ.setdefault(ORDER, "PCI_BUS_ID")
 PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
-"""What a device may be called."""
+"""The names that a device may have."""
 _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
 _AMD = ["rocm-smi", "--showproductname", "--csv"]
 _PROBE_SECONDS = 120
 _TOOL_SECONDS = 120
-"""What the driver's tool may take: where no program keeps the driver awake it starts every GPU first, some seconds each."""
+"""How long the driver's tool may take: where no program keeps the driver awake, it first starts every GPU, which takes
+some seconds each."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as its driver lists it, under its ``number``; ``uuid`` is empty and ``free`` (bytes) None where that is all."""
+    """A GPU as its driver lists it, under its ``number``; ``uuid`` is empty and ``free`` (bytes) None if not listed."""
 
     number: int
     name: str
@@ -42,12 +44,12 @@ class Gpu:
 
     @property
     def handle(self) -> str:
-        """What makes this GPU alone visible, as a value of CUDA_VISIBLE_DEVICES."""
+        """The value of CUDA_VISIBLE_DEVICES that makes only this GPU visible."""
         return self.uuid or str(self.number)
 
 
 def visible() -> tuple[Gpu, ...]:
-    """The GPUs that a program started now can see, in CUDA's order (``ORDER``), with what is free on each at this moment."""
+    """Return the GPUs that a program started now can see, in CUDA's order (``ORDER``), with the memory free on each."""
     chosen = os.environ.get(VISIBLE)
     if chosen is not None and not chosen.strip():
         return ()
@@ -56,7 +58,7 @@ def visible() -> tuple[Gpu, ...]:
         return found
     seen: list[Gpu] = []
     for word in (one.strip() for one in chosen.split(",")):
-        # A slice of a GPU is not listed beside whole ones; like CUDA, nothing behind a name that means nothing is taken.
+        # A MIG slice is not listed among whole GPUs. Like CUDA, take nothing behind a word that names no GPU.
         one = Gpu(len(seen), "MIG", word) if word.startswith("MIG-") else _named(word, found)
         if one is None:
             break
@@ -71,7 +73,7 @@ def _named(word: str, found: tuple[Gpu, ...]) -> Gpu | None:
 
 
 def _listed() -> tuple[Gpu, ...]:
-    """All that NVIDIA's tool lists, else AMD's."""
+    """Return all GPUs that NVIDIA's tool lists, else those that AMD's lists."""
     rows = [
         [word.strip() for word in line.rsplit(",", 1)] for line in _told(_QUERY).splitlines() if line.count(",") > 1
     ]
@@ -81,7 +83,7 @@ def _listed() -> tuple[Gpu, ...]:
             uuid, name = (word.strip() for word in left.split(",", 1))
             found.append(Gpu(number, name, uuid, int(free) * 2**20 if free.isdigit() else None))
         return tuple(found)
-    # AMD's tool puts the names of its columns first, and the card's number before its name.
+    # AMD's tool prints a line of column names first, and the card's number before its name.
     lines = [
         line.strip() for line in _told(_AMD).splitlines() if line.strip() and not line.lower().startswith("device,")
     ]
@@ -90,7 +92,7 @@ def _listed() -> tuple[Gpu, ...]:
 
 
 def _told(command: list[str]) -> str:
-    """What a tool prints; nothing where it is not installed, fails or does not end."""
+    """Return what a tool prints; an empty text where it is not installed, fails or does not end."""
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -100,17 +102,17 @@ def _told(command: list[str]) -> str:
 
 @cache
 def names() -> tuple[str, ...]:
-    """What the visible GPUs are called; asked once, since it is part of what every record says."""
+    """Return the names of the visible GPUs; asked once, since every record contains them."""
     return tuple(one.name for one in visible())
 
 
 def is_gpu(device: str) -> bool:
-    """Whether a resolved device is a GPU, or several."""
+    """Return whether a resolved device is a GPU, or several."""
     return device.startswith("cuda")
 
 
 def hardware(device: str) -> str:
-    """What a resolved device is called: ``cpu``, or the name of its GPUs, once each."""
+    """Return the name of a resolved device: ``cpu``, or the names of its GPUs, once each."""
     if not is_gpu(device):
         return "cpu"
     found = names()
@@ -124,9 +126,9 @@ def _index(device: str) -> slice:
 
 @cache
 def cuda_version() -> str:
-    """The version of CUDA (or of ROCm, as ``rocm 6.4``) that the installed torch was built with; empty for a CPU's.
+    """Return the version of CUDA (or ROCm, as ``rocm 6.4``) that the installed torch was built with; empty for a CPU's.
 
-    Read from torch's version.py: wheels of the public index do not say it in their version.
+    It is read from torch's version.py: wheels of the public index do not say it in their version.
     """
     found = find_spec("torch")
     if found is None or not found.origin:
@@ -140,10 +142,10 @@ def cuda_version() -> str:
 
 
 def resolve(asked: str = "auto") -> str:
-    """``cpu``, ``cuda`` or ``cuda:N`` for what was asked: ``auto`` is the GPUs where the driver lists any, else the CPU.
+    """Return ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is the GPUs where the driver lists any, else the CPU.
 
-    Raises UserError for a device that is not here, where the driver lists GPUs and torch sees none, and where a driver is here
-    whose tool lists none: all would run on the CPU, for days, and nobody would have asked for that.
+    Raises UserError for a device that is not here, where the driver lists GPUs that torch does not see, and where a
+    driver is here whose tool lists none. Else all would run on the CPU, for days, though nobody asked for that.
     """
     if not re.fullmatch(PATTERN, asked):
         raise UserError(f"device: there is no {asked!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
@@ -175,12 +177,12 @@ def resolve(asked: str = "auto") -> str:
 
 
 def _silent() -> bool:
-    """Whether NVIDIA's driver is here, and nobody hides its GPUs."""
+    """Whether NVIDIA's driver is here, and CUDA_VISIBLE_DEVICES does not hide its GPUs."""
     return Path(children.GPUS[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
 
 
 def unseen(count: int) -> str:
-    """Why torch does not see the ``count`` GPUs that the driver lists; empty where it sees them."""
+    """Say why torch does not see the ``count`` GPUs that the driver lists; empty where it sees them."""
     if not cuda_version():
         return "the installed torch was built for a CPU only"
     state, seen, said = _seen_by_torch(os.environ.get(VISIBLE))
@@ -193,7 +195,7 @@ def unseen(count: int) -> str:
 
 @cache
 def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
-    """Whether a process of its own could ask torch, how many GPUs that sees, and the last line that it said beside."""
+    """Return whether a separate process could ask torch, how many GPUs torch sees, and its last line on stderr."""
     code = "import torch; print('seen', torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     try:
         done = subprocess.run(
@@ -208,25 +210,27 @@ def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
 
 
 def chosen(device: str) -> tuple[Gpu, ...]:
-    """The GPUs that a resolved device means: all that are visible, one of them, or none."""
+    """Return the GPUs that a resolved device means: all that are visible, one of them, or none."""
     if not is_gpu(device):
         return ()
     return visible()[_index(device)] if ":" in device else visible()
 
 
 def free_memory(device: str, ranks: int | None = None) -> int | None:
-    """Free bytes of the fullest GPU that a resolved device means, or of those that its first ``ranks`` are on; None where there
-    is none, or its tool does not say."""
+    """Return the free bytes of the fullest GPU that a resolved device means, or of those that the first ``ranks`` use.
+
+    None where there is no GPU, or its tool does not say.
+    """
     return min((one.free for one in chosen(device)[:ranks] if one.free is not None), default=None)
 
 
 def only(device: str) -> dict[str, str]:
-    """The environment variables that leave a child nothing but a resolved device, which is ``alone`` in it."""
+    """Return environment variables that leave a child only a resolved device; its name there is that of ``alone``."""
     if not is_gpu(device):
         return {VISIBLE: ""}
     return {VISIBLE: chosen(device)[0].handle} if ":" in device else {}
 
 
 def alone(device: str) -> str:
-    """What a device is called where ``only`` it is visible."""
+    """Return the name of a device in a process where ``only`` it is visible."""
     return device.partition(":")[0]

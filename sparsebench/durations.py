@@ -2,7 +2,7 @@
 
 
 def duration(seconds: float) -> str:
-    """``45s``, ``3m``, ``2h05m``: as exact as an estimate deserves."""
+    """Format a duration as exactly as an estimate deserves: ``45s``, ``3m``, ``2h05m``."""
     if seconds < 90:
         return f"{seconds:.0f}s"
     minutes = round(seconds / 60)

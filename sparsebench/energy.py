@@ -1,8 +1,8 @@
-"""Joules by the machine's own counters: RAPL's of its processors, NVML's of its GPUs.
+"""Joules from the machine's own counters: RAPL for its processors, NVML for its GPUs.
 
-RAPL counts each processor package with everything that runs on it, other programs included. Memory modules count only where the
-package's counter includes them. Linux shows AMD's counters under Intel's name. Only root may read them by default.
-NVML ignores CUDA_VISIBLE_DEVICES.
+RAPL counts each processor package with everything that runs on it, other programs included. Memory modules count only
+where the package's counter includes them. Linux shows AMD's counters under Intel's name. By default only root may read
+them. NVML ignores CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
 SECONDS = 20.0
-"""How often a counter is read while something long runs: one of RAPL's starts again after a minute or more."""
+"""How often a counter is read while something long runs: RAPL's counters start again at 0 after a minute or more."""
 UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
 
 
@@ -26,20 +26,20 @@ class Unavailable(Exception):
 
 @contextmanager
 def nvml() -> Iterator[Any]:
-    """The library, ready for use. Raises Unavailable, also for errors of calls inside the block."""
+    """Yield the library, ready for use. Raises Unavailable, also for errors of calls inside the block."""
     try:
         import pynvml
     except ImportError:
         raise Unavailable("nvidia-ml-py is not installed (pip install nvidia-ml-py)") from None
     try:
-        pynvml.nvmlInit()  # once more each time is free; it is never shut down, for handles stay in use
+        pynvml.nvmlInit()  # repeated calls cost nothing; it is never shut down, since handles stay in use
         yield pynvml
     except pynvml.NVMLError as error:
         raise Unavailable(f"NVML says: {error}") from error
 
 
 def gpu(library: Any, index: int) -> Any:
-    """The GPU that torch counts as ``index``."""
+    """Return NVML's handle of the GPU that torch counts as ``index``."""
     import torch
 
     return library.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
@@ -47,13 +47,13 @@ def gpu(library: Any, index: int) -> Any:
 
 @dataclass
 class NoMeter:
-    """No counter, and why."""
+    """No counter; ``source`` says why."""
 
     source: str
     window = 0.0
 
     def joules(self) -> None:
-        """Joules since the meter was made or last read; None where there is no counter."""
+        """Return None, as there is no counter."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Domain:
 
 
 class Rapl:
-    """The sum over all packages."""
+    """The sum of the counters of all processor packages."""
 
     window = 0.0
 
@@ -76,9 +76,10 @@ class Rapl:
         self.source = "RAPL " + ", ".join(domain.name for domain in domains)
 
     def joules(self) -> float:
-        """Joules since it was made or last read. Raises Unavailable.
+        """Return the joules since it was made or last read. Raises Unavailable.
 
-        A counter that has wrapped is smaller than before. It wraps at most once between readings: that takes a minute or more.
+        A counter that has wrapped is smaller than before. It wraps at most once between readings, since that takes a
+        minute or more.
         """
         total = 0
         for domain in self.domains:
@@ -93,8 +94,11 @@ class Rapl:
 
 
 class Nvml:
-    """The GPUs' own counters, in millijoules since the driver was loaded; ``window`` is the shortest
-    measurement that is meaningful, in seconds: the counters move every 10 ms or slower, and show a mean over a longer time."""
+    """The GPUs' own counters, in millijoules since the driver was loaded.
+
+    ``window`` is the shortest measurement that is meaningful, in seconds: the counters move every 10 ms or slower, and
+    show a mean over a longer time.
+    """
 
     window = 2.0
 
@@ -104,7 +108,7 @@ class Nvml:
         self.last = self._read()
 
     def joules(self) -> float:
-        """Joules since it was made or last read. Raises Unavailable."""
+        """Return the joules since it was made or last read. Raises Unavailable."""
         before, self.last = self.last, self._read()
         return (self.last - before) / 1e3
 
@@ -114,7 +118,7 @@ class Nvml:
 
 
 class EnergyMeter:
-    """A counter, until it cannot be read any more: then there is none, and nothing that is measured ends for that."""
+    """A counter that is dropped once it cannot be read any more: what is being measured goes on without it."""
 
     def __init__(self, counter: NoMeter | Rapl | Nvml) -> None:
         self._counter = counter
@@ -135,7 +139,7 @@ class EnergyMeter:
         return not isinstance(self._counter, NoMeter)
 
     def joules(self) -> float | None:
-        """Joules since it was made or last read; None where there is no counter."""
+        """Return the joules since it was made or last read; None where there is no counter."""
         try:
             return self._counter.joules()
         except Unavailable as error:
@@ -144,7 +148,7 @@ class EnergyMeter:
 
 
 def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMeter:
-    """The counter for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
+    """Return the counter for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
     return EnergyMeter(_counter(device, ranks, powercap))
 
 
@@ -160,7 +164,10 @@ def _counter(device: str, ranks: int, powercap: Path | None) -> NoMeter | Rapl |
 
 
 def _rapl(powercap: Path) -> NoMeter | Rapl:
-    """Packages are the top level of the tree; what lies under one is part of it, and ``psys`` holds them all."""
+    """Return the counters of the packages, which are the top level of the tree.
+
+    What lies under a package is part of it, and ``psys`` holds them all.
+    """
     domains = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         if zone.name.count(":") != 1:
@@ -180,7 +187,7 @@ def _rapl(powercap: Path) -> NoMeter | Rapl:
 
 
 class JouleCounter:
-    """Joules since it was made, of a meter that is read again and again."""
+    """The joules since it was made, from a meter that is read again and again."""
 
     def __init__(self, meter: EnergyMeter) -> None:
         self.meter = meter
@@ -192,7 +199,7 @@ class JouleCounter:
         return self.meter.source
 
     def joules(self) -> float | None:
-        """Until now; None where there is no counter, or it failed meanwhile."""
+        """Return the joules until now; None where there is no counter, or it failed meanwhile."""
         with self._lock:
             found = self.meter.joules()
             self._total += found or 0.0

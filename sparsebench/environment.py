@@ -21,12 +21,12 @@ LIBRARIES = (
     "tokenizers", "gguf", "scipy", "zstandard", "pymetis",
 )  # fmt: skip
 EXTRAS = {"pymetis": "'pymetis>=2025.2'"}
-"""What pip is told where a library's name alone would not do."""
+"""What pip must be given where a library's name alone would not do."""
 
 
 @cache
 def versions() -> dict[str, str]:
-    """The installed version of every library that can change a result, by distribution name."""
+    """Return the installed version of every library that can change a result, by distribution name."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -37,12 +37,12 @@ def versions() -> dict[str, str]:
 
 
 def major_minor(library: str) -> str:
-    """``5.24`` of ``5.24.0``: the part of a version that is taken to change results."""
+    """Return the part of a library's version that is taken to change results: ``5.24`` of ``5.24.0``."""
     return ".".join(versions()[library].split("+")[0].split(".")[:2])
 
 
 def kernel_value(file: str | Path, field: str) -> str:
-    """The first value of a field in a file of the kernel's, such as ``VmRSS:  1024 kB``; empty where it does not say."""
+    """Return the first value of a field in a kernel file, such as ``VmRSS:  1024 kB``; empty where there is none."""
     try:
         found = re.search(rf"^{field}[ \t]*[: \t][ \t]*(.*\S)", Path(file).read_text(), re.MULTILINE)
     except OSError:
@@ -52,13 +52,13 @@ def kernel_value(file: str | Path, field: str) -> str:
 
 @cache
 def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the processor's name, as the system gives it."""
     return kernel_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 @cache
 def _flags() -> frozenset[str]:
-    """What an x86 processor says that it can do; empty elsewhere."""
+    """Return the instruction sets that an x86 processor reports; empty elsewhere."""
     return frozenset(kernel_value("/proc/cpuinfo", "flags").split())
 
 
@@ -73,14 +73,14 @@ _NATIVE = {
     "bfloat16": (_AVX512, frozenset({"avx_ne_convert"})),
     "float16": (_AVX512 | {"avx512_fp16"}, frozenset({"avx_ne_convert"})),
 }
-"""Instruction sets with any of which oneDNN, PyTorch's library, multiplies matrices of a precision."""
+"""By precision, alternative instruction sets: with any of them oneDNN, PyTorch's library, multiplies such matrices."""
 
 
 @cache
 def instructions() -> str:
-    """The widest vector instructions that matter to matrix products, such as ``AVX-512 BF16``; empty where unknown.
+    """Return the widest vector instructions that matter to matrix products, such as ``AVX-512 BF16``; empty if unknown.
 
-    Processors that go by one name can differ in them, and in speed by ten times.
+    Processors of the same name can differ in them, and in speed by ten times.
     """
     return next((name for name, needed in _LEVELS.items() if needed <= _flags()), "")
 
@@ -89,28 +89,34 @@ def instructions() -> str:
 def emulated(dtype: str) -> bool:
     """Whether PyTorch has no instructions for matrix products of ``dtype`` on this CPU.
 
-    It then goes through them number by number: bfloat16 at 10 GFLOP/s where float32 reaches 85 (one AVX2 core). What
-    ``auto`` will turn out to be is unknown, so that it counts as bfloat16. False where the CPU does not say.
+    It then goes through them number by number: bfloat16 at 10 GFLOP/s where float32 reaches 85 (one AVX2 core).
+    ``auto`` counts as bfloat16, since what it will become is unknown. False where the CPU does not say.
     """
     ways = _NATIVE.get("bfloat16" if dtype == "auto" else dtype, ())
     return bool(ways and _flags()) and not any(way <= _flags() for way in ways)
 
 
 def arithmetic(dtype: str, asked: str = "auto", device: str = "cpu") -> str:
-    """The precision to calculate in on a resolved device, for weights of ``dtype``: the one asked for; else the same, or float32
-    where the CPU would emulate it. A GPU runs what the CPU beside it would emulate."""
+    """Return the precision to calculate in on a resolved device, for weights of ``dtype``.
+
+    It is the one asked for; for ``auto`` that of the weights, or float32 where the CPU would emulate it. A GPU runs
+    what the CPU beside it would emulate.
+    """
     if asked != "auto":
         return asked
     return "float32" if not devices.is_gpu(device) and emulated(dtype) else dtype
 
 
 def training_arithmetic(stored: str, asked: str, device: str = "cpu") -> str:
-    """The precision of matrix products in a training, whose weights are float32: as ``arithmetic``, but float16 only if asked."""
+    """Return the precision of matrix products in a training, whose weights are float32.
+
+    It is as in ``arithmetic``, but float16 only if asked for.
+    """
     return arithmetic("bfloat16" if stored == "bfloat16" else "float32", asked, device)
 
 
 def cores() -> int:
-    """Cores that this process may run on, or whose time it may use, which in a container are fewer than the machine has."""
+    """Return how many cores this process may use: in a container they are fewer than the machine has."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (_GROUP / "cpu.max").read_text().split()
@@ -120,7 +126,7 @@ def cores() -> int:
 
 
 def memory() -> tuple[int, int]:
-    """Total and available memory in bytes, the smaller of the machine's and the control group's."""
+    """Return total and available memory in bytes, each the smaller of the machine's and the control group's."""
     import psutil
 
     state = psutil.virtual_memory()
@@ -134,15 +140,15 @@ def memory() -> tuple[int, int]:
 
 
 def _reclaimable(group: Path) -> int:
-    """Bytes of a control group's files that were read and lie idle: counted as used, but the kernel takes their pages back."""
+    """Return the bytes of idle cached files in a control group: they count as used, but the kernel takes them back."""
     return int(kernel_value(group / "memory.stat", "inactive_file") or 0)
 
 
 @cache
 def machine(device: str = "cpu") -> str:
-    """The class of hardware that latencies may be compared within: ``AMD EPYC (AVX2) ×2, 23 GiB``.
+    """Return the class of hardware within which latencies may be compared: ``AMD EPYC (AVX2) ×2, 23 GiB``.
 
-    Of a GPU its name, however many there are: how many a measurement takes is a setting, and what else is there is idle.
+    GPUs count by name, however many there are: how many a measurement takes is a setting, and the others are idle.
     """
     level = f" ({instructions()})" if instructions() else ""
     words = [f"{cpu_model()}{level} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
@@ -151,8 +157,10 @@ def machine(device: str = "cpu") -> str:
 
 @cache
 def where(device: str = "cpu") -> dict[str, str]:
-    """On what something is measured, on a resolved device: times and memory of two places are not compared. ``id`` is short for
-    the rest."""
+    """Return the place where something is measured, for a resolved device; ``id`` is a hash of the rest.
+
+    Times and memory of two places are not compared.
+    """
     found = {
         "machine": machine(device),
         "device": devices.hardware(device),
@@ -163,7 +171,7 @@ def where(device: str = "cpu") -> dict[str, str]:
 
 @cache
 def git_state(folder: Path | None = None) -> tuple[str, bool]:
-    """Commit and whether files differ from it, of the checkout that this package lies in; ("", False) elsewhere."""
+    """Return the commit of the checkout that this package lies in, and whether files differ; ("", False) elsewhere."""
     root = folder or Path(__file__).resolve().parent.parent
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "", False
@@ -177,14 +185,14 @@ def git_state(folder: Path | None = None) -> tuple[str, bool]:
 
 
 def as_json(device: str = "cpu") -> dict[str, object]:
-    """One machine with one set of libraries now, as a record stores it, of what is calculated on ``device``.
+    """Return this machine and its libraries now, as a record stores them, for what is calculated on ``device``.
 
     ``id`` covers what is stable (hardware, libraries, git state); ``load`` and ``available_bytes`` are of the moment.
-    ``machine`` is the class of hardware that runtime numbers are compared within.
+    ``machine`` is the class of hardware within which runtime numbers are compared.
     """
     total, available = memory()
     system, python, (commit, dirty) = platform.platform(), platform.python_version(), git_state()
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has the outermost level first
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # in a list, the outermost level is first
     stable = (machine(device), system, python, sorted(versions().items()), commit, dirty)
     return {
         "id": hashlib.sha256(repr(stable).encode()).hexdigest()[:16],

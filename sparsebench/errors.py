@@ -33,12 +33,12 @@ _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def redacted(text: str) -> str:
-    """``text`` without the user names and passwords that addresses of mirrors and proxies may hold."""
+    """Return ``text`` without the user names and passwords that addresses of mirrors and proxies may hold."""
     return _USERINFO.sub("***@", text)
 
 
 class _Redacting:
-    """A text stream that writes what is ``redacted``."""
+    """A text stream that redacts what is written to it."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -52,9 +52,9 @@ class _Redacting:
 
 
 def redact_stderr() -> None:
-    """Keep what is secret in an address of the environment out of all that this process prints to stderr or its log.
+    """Keep the secrets in addresses of the environment out of all that this process prints to stderr or its log.
 
-    Libraries print addresses too, in warnings and tracebacks. To be called before they are imported: they keep the stream.
+    Libraries print addresses too, in warnings and tracebacks. Call this before they are imported: they keep the stream.
     """
     secret = any(redacted(value) != value for value in os.environ.values())
     if secret and not isinstance(sys.stderr, _Redacting):
@@ -149,11 +149,11 @@ class Interrupted(SparsebenchError):
 
 @contextmanager
 def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> Iterator[None]:
-    """Whatever a library raises within, as a ``kind`` that begins with ``what``: it was given the file of a stranger.
+    """Turn what a library raises in the block, given the file of a stranger, into a ``kind`` that begins with ``what``.
 
-    What the system refuses stays an OSError for ``kind`` UserError, whose caller writes files.
+    For ``kind`` UserError, whose caller writes files, an OSError stays as it is.
 
-    transformers and its kin raise errors of any type for a file that they do not expect, so none is named here.
+    transformers and similar libraries raise errors of any type for an unexpected file, so none is named here.
     """
     try:
         yield
@@ -167,9 +167,9 @@ def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> 
 
 
 def of_system(error: OSError, cache: Path) -> SparsebenchError:
-    """What the system refused, as an error of ours: the file that it names, and the way out.
+    """Return what the system refused as an error of ours, with the file that it names and the way out.
 
-    ``cache`` is where this program keeps what can be made again; what cannot be written there is said to be the cache's fault.
+    ``cache`` is where this program keeps what can be made again; for a file in it, the error blames the cache.
     """
     named = error.filename2 if error.filename2 is not None else error.filename
     path = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None

@@ -1,18 +1,18 @@
-"""Text of others, made harmless where it is shown: on a terminal, and in Markdown and the HTML that comes of it."""
+"""Text of others, made harmless where it is shown: on a terminal, in Markdown, and in the HTML made from that."""
 
 from __future__ import annotations
 
 import re
 
 _MARKS = re.compile(r"[\\`*\[\]$~]|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown obeys within a line; an underscore between letters is none of it."""
+"""What Markdown interprets within a line; it does not interpret an underscore between letters."""
 _FIRST = re.compile(r"^ ?(?=[#=]|[+\-](?:[ \-]|$))|^ ?\d+(?=[.)](?: |$))")
-"""What makes a heading, a list or a rule of a line that begins with it."""
+"""What turns a line that begins with it into a heading, a list or a rule."""
 _HTML = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("|"): "&#124;"}
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON, YAML and names of files may bring halves of characters."""
+    """Return whether UTF-8 can encode it: JSON, YAML and file names may contain halves of characters (surrogates)."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -21,19 +21,19 @@ def is_text(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    r"""``text`` with what a terminal would obey written as Python writes it, such as ``\x1b``; line breaks stay."""
+    r"""Return ``text`` with unprintable characters as Python writes them, such as ``\x1b``; line breaks stay."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def markdown(text: str) -> str:
-    """``text`` as one line of Markdown that says the same and does nothing: no link, picture, HTML, formula or new cell."""
+    """Return ``text`` as one line of inert Markdown: it makes no link, picture, HTML, formula or new table cell."""
     line = visible(re.sub(r"\s+", " ", text))
     return _FIRST.sub(r"\g<0>\\", _MARKS.sub(r"\\\g<0>", line).translate(_HTML))
 
 
 def code(text: str) -> str:
-    """``text`` as a code span; escaped as any other where it holds what would end the span or a table's cell."""
+    """Return ``text`` as a code span, or as ``markdown`` where it holds what would end the span or a table cell."""
     line = visible(re.sub(r"\s+", " ", text))
     return f"`{line}`" if line.strip() and "`" not in line and "|" not in line else markdown(text)

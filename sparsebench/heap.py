@@ -1,4 +1,4 @@
-"""Memory that a process keeps once it has had it."""
+"""Freed memory that a process keeps for reuse."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of glibc's mallopt: how much may lie free at the end of the heap; from what size on a block is the system's own."""
+"""Parameters of glibc's mallopt: how much may lie free at the end of the heap, and from what size a block is mapped."""
 _MMAP_USUAL, _TRIM_USUAL = 32 << 20, 64 << 20
-"""What glibc's own adjustment grows to, which ends for good once a threshold is set."""
+"""What glibc's own adjustment grows to; setting a threshold ends that adjustment for good."""
 _ALL = (1 << 31) - 1
 
 
 @contextmanager
 def kept_for_reuse() -> Iterator[None]:
-    """While it lasts, glibc gives no freed memory back to the system; afterwards all of it. Without glibc nothing changes.
+    """Have glibc keep freed memory during the block, and give all of it back afterwards. Without glibc nothing changes.
 
-    Every step of a training takes and frees the same gigabytes. Given back and taken again they cost a page fault for every
-    4 kB, which was a sixth to a third of the time of a step with 135 million parameters (benchmarks/training.py).
+    Every step of a training takes and frees the same gigabytes. Given back and taken again, they cost a page fault for
+    every 4 kB. That was a sixth to a third of the time of a step with 135 million parameters (benchmarks/training.py).
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    libc.mallopt(_MMAP_THRESHOLD, _ALL) or libc.mallopt(_MMAP_THRESHOLD, _MMAP_USUAL)  # older ones allow no more
+    libc.mallopt(_MMAP_THRESHOLD, _ALL) or libc.mallopt(_MMAP_THRESHOLD, _MMAP_USUAL)  # older versions allow no more
     libc.mallopt(_TRIM_THRESHOLD, _ALL)
     try:
         yield

@@ -1,5 +1,7 @@
-"""Folders in the system's folder for temporary files that bear their machine's name and the number of their process: what a
-killed one leaves is known, also where machines share that folder."""
+"""Temporary folders whose names hold their machine's name and process id.
+
+What a killed process leaves can thus be found, also where machines share the system's temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,22 @@ from pathlib import Path
 
 
 def ours() -> str:
-    """What the names of this machine's folders begin with."""
+    """Return what the names of this machine's folders begin with."""
     return f"sparsebench-{socket.gethostname()}-"
 
 
 def temporary() -> tempfile.TemporaryDirectory[str]:
-    """A new folder of this process."""
+    """Make a new folder of this process."""
     return tempfile.TemporaryDirectory(prefix=f"{ours()}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
 def of_the_dead() -> Iterator[Path]:
-    """The folders of processes that are no more; of this user, and of this machine."""
+    """Yield the folders of dead processes of this user on this machine."""
     import psutil
 
     for path in Path(tempfile.gettempdir()).glob(f"{glob.escape(ours())}*"):
         owner, _, drawn = path.name.removeprefix(ours()).partition("-")
-        # What tempfile draws has no "-": a second one belongs to a machine whose name goes on, `node-5` where this one is `node`.
+        # tempfile's random part has no "-". A second "-" is of a longer machine name: `node-5` where this is `node`.
         if not owner.isdigit() or "-" in drawn:
             continue
         mine = not path.is_symlink() and path.is_dir() and path.stat().st_uid == os.getuid()
@@ -37,6 +39,6 @@ def of_the_dead() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the folders of processes that are no more."""
+    """Remove the folders of dead processes."""
     for left in of_the_dead():
         shutil.rmtree(left, ignore_errors=True)

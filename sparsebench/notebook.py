@@ -1,4 +1,4 @@
-"""For notebooks: one variant made, measured and scored, and a ledger as tables. Everything here does what the commands do.
+"""For notebooks: make, measure and score one variant, and read a ledger as tables. All works as the commands do.
 
     from sparsebench import apply, load, measure, score, sql
 
@@ -40,10 +40,10 @@ __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
 
 def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline: bool = False) -> SingleModel:
-    """The model that ``source`` names: an alias, a folder or any notation of a source. It is fetched and prepared in the cache.
+    """Fetch and prepare in the cache the model that ``source`` names: an alias, a folder or any notation of a source.
 
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
-    Raises SourceError for a model that cannot be had.
+    Raises SourceError for a model that cannot be found, or whose family can neither be read nor was given.
     """
     from sparsebench import sources
     from sparsebench.plan.single import single
@@ -61,9 +61,9 @@ def apply(
     device: str = "auto",
     offline: bool = False,
 ) -> SingleModel:
-    """Make one variant of ``model`` in the folder ``out``: ``recipe`` is a step as a manifest has it, or a list of steps.
+    """Make one variant of ``model`` in the folder ``out``: ``recipe`` is a step as in a manifest, or a list of steps.
 
-    ``calibration`` has the keys of a manifest's section; ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+    ``calibration`` has the keys of the manifest's section; ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
     Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists.
     """
     from sparsebench import devices, sources
@@ -101,7 +101,10 @@ def apply(
 
 
 def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calibration) -> list[Step]:
-    """The steps of the one variant that a recipe asks for; a step that reads a text and names none has the calibration's."""
+    """Return the steps of the one variant that a recipe asks for.
+
+    A step that reads a text and names none gets the calibration's, unless it must name its own (``only_named``).
+    """
     from sparsebench.manifest.recipes import verb_and_name
     from sparsebench.steps.registry import combinations, kinds
 
@@ -140,7 +143,10 @@ def _make(step: Step, parent: Path, out: Path, context: Context) -> None:
 
 
 def inspect(model: SingleModel, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0)) -> pd.DataFrame:
-    """What share of the weights is zero, and at or above each multiple of its tensor's rms: overall, by layer, by module."""
+    """Return the shares of zero weights, and of weights at or above each multiple of their tensor's rms.
+
+    There are rows for the whole model, each layer and each kind of module.
+    """
     import pandas as pd
 
     from sparsebench.structure import assess, summary
@@ -155,7 +161,7 @@ def inspect(model: SingleModel, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0
 
 
 def sizes(model: SingleModel, formats: Sequence[str] = ("dense", "packed")) -> pd.DataFrame:
-    """Bytes of the model's weights in each format, each written, read back and compared."""
+    """Return the bytes of the model's weights in each format, each written, read back and compared."""
     import pandas as pd
 
     from sparsebench import storage
@@ -174,7 +180,7 @@ def score(
     num_fewshot: int | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """A row for each task: the score with its 95% interval and, with ``against``, the paired difference and a verdict.
+    """Return a row for each task: the score with its 95% interval; with ``against``, a paired difference and verdict.
 
     Raises UserError for a task that does not exist, BenchmarkError for one that fails.
     """
@@ -206,7 +212,7 @@ def results(
     failing: Callable[[str, SparsebenchError], None],
     cache: Cache,
 ) -> dict[str, ScoreResult]:
-    """The model's result of each task by its name; ``failing`` is told of a task that has none."""
+    """Return the model's results by task name; ``failing`` is called with each task that has none, and its error."""
     from sparsebench import benchmarks
 
     found: dict[str, ScoreResult] = {}
@@ -234,7 +240,7 @@ def measure(
     processes: int = 5,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """A row for each phase: median milliseconds with a 95% interval, the speed-up over ``against``, and peak memory in bytes.
+    """Return a row for each phase: median ms with a 95% interval, speed-up over ``against``, peak memory in bytes.
 
     Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
     """
@@ -268,7 +274,7 @@ def measure(
 
 
 def speedups(timed: LatencyResult) -> list[dict[str, Any]]:
-    """Time of the baseline over the variant's, by phase, with the names that the view ``latency`` has."""
+    """Return the baseline's time over the variant's by phase, under the names of the view ``latency``."""
     return [
         {"phase": one.phase, "speedup": 1 / one.ratio, "speedup_low": 1 / one.high, "speedup_high": 1 / one.low,
          "pairs": one.pairs}
@@ -277,10 +283,10 @@ def speedups(timed: LatencyResult) -> list[dict[str, Any]]:
 
 
 def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bool = False) -> pd.DataFrame | pa.Table:
-    """The rows of a read-only ``query`` over a ledger; without a query, its views and what each column means.
+    """Return the rows of a read-only ``query`` over a ledger; without a query, its views and what each column means.
 
     ``ledger`` is a file, or None for $SPARSEBENCH_LEDGER or ledger/sparsebench.duckdb; ``arrow`` gives a pyarrow.Table.
-    Raises QueryError for SQL that fails, NoLedgerError where there is no file.
+    Raises QueryError for SQL that fails, UserError for SQL without a query, NoLedgerError where there is no file.
     """
     from sparsebench.ledger import migrate, sqlfiles
     from sparsebench.ledger.query import reader
@@ -294,6 +300,6 @@ def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bo
             raise UserError("there is no query in it", "give one SELECT")
         if not arrow:
             return found.df()
-        # DuckDB 2 has the one name and warns of a copy of the rows; releases before it have the other.
+        # DuckDB 2 has `to_arrow_table`, and warns that it copies the rows; earlier releases have `fetch_arrow_table`.
         warnings.simplefilter("ignore", UserWarning)
         return getattr(found, "to_arrow_table" if hasattr(found, "to_arrow_table") else "fetch_arrow_table")()

@@ -1,4 +1,4 @@
-"""What a stranger's files may name, which is files of their own folder; and writing that goes through no link."""
+"""Checks that a stranger's files name only files of their own folder; and writing that follows no link."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DISTRUST = "no model needs this: fetch it again from where you trust it"
 
 
 def plain(name: object, origin: Path) -> str:
-    """``name``, which the file ``origin`` of a model gives, as the name of a file or folder beside that.
+    """Return ``name``, which a model's file ``origin`` gives, if it is the name of a file or folder beside ``origin``.
 
     Raises ModelError for every other path.
     """
@@ -26,15 +26,16 @@ def plain(name: object, origin: Path) -> str:
 
 
 def _unnameable(name: str) -> bool:
-    """Whether no file can have this name: it holds half of a character, or is longer than systems allow."""
+    """Return whether no file can have this name: it holds half of a character, or is longer than systems allow."""
     return any("\ud800" <= char <= "\udfff" for char in name) or len(os.fsencode(name)) > 255
 
 
 def check(folder: Path) -> None:
-    """Raises ModelError, naming the file, where something in a model's folder leads out of it.
+    """Raise ModelError, naming the file, where something in a model's folder leads out of it.
 
-    That is a link, though not one of the hub's cache to its own blobs, or a name in an index of weights or tokenizers. Links to
-    folders, which can also lead in a circle, and devices are refused wherever they lead; hidden folders are nobody's.
+    That is a link, except one in the hub's cache to its own blobs, or a name in an index of weights or tokenizers.
+    Links to folders, which can also lead in a circle, and devices are refused wherever they lead. Hidden folders at the
+    top are not looked into.
     """
     home = folder.resolve()
     inside = [home]
@@ -60,7 +61,10 @@ def check(folder: Path) -> None:
 
 
 def shards(index: Path) -> tuple[str, ...]:
-    """The names of the weight files that an index lists, in order. Raises ModelError where it is none, or one leads away."""
+    """Return the sorted names of the weight files that an index lists.
+
+    Raises ModelError where the file is no index, or a name leads out of its folder.
+    """
     named = bounded.read_object(index).get("weight_map")
     if not isinstance(named, dict):
         raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
@@ -68,7 +72,7 @@ def shards(index: Path) -> tuple[str, ...]:
 
 
 def unlinked(path: Path) -> Path:
-    """``path``, which is going to be written to or in. Raises UserError where a link stands under that name."""
+    """Return ``path``, which is going to be written to or in. Raises UserError where it is a link."""
     if path.is_symlink():
         raise UserError(
             f"{path}: a link to {os.readlink(path)}, and nothing is written through links",
@@ -78,7 +82,7 @@ def unlinked(path: Path) -> Path:
 
 
 def create(path: Path, mode: str = "w") -> IO[Any]:
-    """Open a file for writing, text as UTF-8. Raises UserError where a link stands under its name."""
+    """Open a file for writing, text as UTF-8. Raises UserError where the path is a link."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
@@ -92,12 +96,12 @@ def create(path: Path, mode: str = "w") -> IO[Any]:
 
 
 def partial_of(path: Path) -> Path:
-    """A hidden name in the same folder, ending in a number, that no other writer has."""
+    """Return a hidden name in the same folder, ending in a number, that no other writer has."""
     return path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    """Write a file beside, flush it to disk, rename it: a reader sees the old file or the new one, never a part."""
     partial = partial_of(path)
     file = create(partial)  # made by `open`, so that whoever may read the folder may read the file
     try:

@@ -14,14 +14,14 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What manifests and options call it."""
+        """Its name in manifests and options."""
 
 
 Plugin = TypeVar("Plugin", bound=Named)
 
 
 def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[str, Plugin]:
-    """Rows by name: the built-in ones, then those that the entry points of ``group`` name, which must be of ``kind``.
+    """Return rows by name: the built-in ones, then those that entry points of ``group`` name, which must be ``kind``.
 
     Raises UserError for an entry point that cannot be imported, names something else, or has a name that is taken.
     """

@@ -1,7 +1,7 @@
 """Records: what a run leaves of each cell, from which a ledger is made. ``run`` writes them, ``ledger`` reads them.
 
-A finished cell leaves one file, named ``<key>.<status>.json``, and each run its plan, ``plan-<manifest>.json``. The status is in
-the name so that a plan needs no reading. A file appears whole or not at all, and writing it again with another status
+A finished cell leaves one file, ``<key>.<status>.json``, and each run its plan, ``plan-<manifest>.json``. The status is
+in the name so that planning reads no files. A file appears whole or not at all, and a record with another status
 replaces the old one. To share them, files may be compressed (zstd), or bundled, one record a line.
 """
 
@@ -47,12 +47,12 @@ class CellOutcome:
 
 
 def key(cell: Cell, device: str = "cpu") -> str:
-    """What a cell's record is filed under: its id, with the place where the answer is that place's alone."""
+    """Return what a cell's record is filed under: its id and, for a timed cell, the id of the place it holds for."""
     return f"{cell.id}-{environment.where(device)['id']}" if timed(cell.stage) else cell.id
 
 
 def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu") -> dict[str, Any]:
-    """The record of one cell that ran on a resolved ``device``, as it is stored."""
+    """Return the record of one cell that ran on a resolved ``device``, as it is stored."""
     started = outcome.started_at or datetime.now(UTC)
     return {
         "format": FORMAT,
@@ -71,7 +71,7 @@ def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu") -
 
 
 def write(folder: Path, record: dict[str, Any]) -> Path:
-    """Store a record atomically; an earlier one of the same cell goes."""
+    """Store a record atomically, and remove an earlier one of the same cell."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.{record['status']}.json"
     write_whole(path, json.dumps(record, separators=(",", ":")))
@@ -82,7 +82,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str = "cpu") -> dict[str, Any]:
-    """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests."""
+    """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests; return the record."""
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, Any]] = {}
     record = {
@@ -98,21 +98,24 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str =
 
 
 def _asked(cell: Cell, device: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """``known`` keeps variants that were described before, by id: a plan may have a hundred cells of each."""
+    """Return what a cell asks; ``known`` keeps described variants by id, as a plan may have a hundred cells of each."""
     variant = known.get(cell.variant.id) or known.setdefault(cell.variant.id, cell.variant.record())
     asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
     return asked | {"variant": variant}
 
 
 def sweep(folder: Path) -> None:
-    """Remove the parts of records that processes left which were killed while they wrote; nobody writes there now."""
+    """Remove the partial records of processes that were killed while writing. Nobody may be writing there now."""
     for partial in folder.glob(".*.json.*"):
         if partial.name.rpartition(".")[2].isdigit():
             partial.unlink(missing_ok=True)
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """The status of every recorded cell by its ``key``, from the names alone; done, where a kill left an older record beside."""
+    """Return the status of every recorded cell by its ``key``, from the file names alone.
+
+    It is ``done`` where a kill has left an older record beside that one.
+    """
     if not folder.is_dir():
         return {}
     found: dict[str, str] = {}
@@ -124,13 +127,13 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
-    """The record that the cell of this ``key`` left with this status."""
+    """Return the record that the cell with this ``key`` left with this status."""
     path = _inside(folder / f"{name}.{status}.json", folder)
     return _parse("".join(_texts(path)), path)
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """The cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
+    """Return the cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
     found = {}
     for where, plan in located(_below(folder, "plan-*.json")):
         try:
@@ -146,7 +149,7 @@ def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
 
 
 def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Every record in or below ``folders`` (a file may be named too), files in order of name.
+    """Yield every record in or below ``folders`` (a file may be named too), files in order of name.
 
     Raises RecordError naming the file, and the line in a bundle, that is not a record of a known format.
     """
@@ -156,9 +159,10 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
 def located(
     folders: Iterable[Path], wrong: Callable[[RecordError], object] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As ``read``, each with the place that it stands at; with ``wrong``, that is told what is no record, and the rest comes.
+    """Yield what ``read`` does, each record with its file and line.
 
-    Raises LedgerError for a folder that is not there, or that leads out of itself.
+    ``wrong``, if given, is called with the error of what is no record, and the others are still yielded. Raises
+    LedgerError for a folder that is not there, or that leads out of itself.
     """
     for folder in folders:
         if not folder.exists():
@@ -180,10 +184,10 @@ def located(
 
 
 def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
-    """Write the records of ``folder`` into one compressed file, outcomes and raw samples included; how many there were.
+    """Write the records of ``folder`` into one compressed file, outcomes and raw samples included; return their number.
 
-    With ``manifests``, only their plans and the records of the cells that they ask for, whichever manifest made them.
-    The same records give the same bytes.
+    With ``manifests``, write only their plans and the records of the cells that they ask for, whichever manifest made
+    them. The same records give the same bytes.
     """
     import zstandard
 
@@ -208,11 +212,11 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
 
 
 def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
-    """Write the records of a bundle as files, so that a run goes on from them: how many came, and how many were there already.
+    """Write the records of a bundle as files, so that a run goes on from them; return how many came and were there.
 
-    What is there stays. Plans are left out, since a run writes its own. Of one cell the first counts: a bundle may hold an older
-    record that a kill has left, behind the one that is done. Raises RecordError for what is no record, and for a record whose
-    key is no file's name.
+    Records that are there stay. Plans are left out, since a run writes its own. Of one cell the first record counts: a
+    bundle may hold an older one that a kill has left, behind the one that is done. Raises RecordError for what is no
+    record, and for a record whose key cannot name a file.
     """
     there, taken, met = statuses(folder).keys(), set[str](), 0
     for where, record in located([bundled]):
@@ -245,7 +249,7 @@ def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]
 
 
 def _below(folder: Path, names: str = "*") -> list[Path]:
-    """The record files in or below ``folder``, which may be a stranger's. Raises LedgerError for a link that leaves it."""
+    """Return the record files in or below ``folder``, perhaps a stranger's. Raises LedgerError for a link out of it."""
     found = sorted(
         path for path in folder.rglob(names) if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file()
     )
@@ -272,7 +276,10 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _longest(path: Path) -> int:
-    """How long a record may be: a plan has all cells of a manifest. What is compressed was short, and may not grow so much."""
+    """Return how long a record may be: more for a plan, which has all cells of a manifest.
+
+    What is compressed was short, and may not grow so much.
+    """
     return bounded.PLAN if path.name.startswith("plan-") and path.suffix == ".json" else bounded.JSON
 
 
@@ -287,7 +294,7 @@ def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[st
     if len(text) > bounded.TEXT:
         bounded.refuse_long(record, where, RecordError, "remove the file")
     kind = record.get("kind", "cell")
-    if kind not in list(_NEEDED):  # a list, because a kind may be what has no hash
+    if kind not in list(_NEEDED):  # a list, because a kind may be unhashable
         raise RecordError(f"{where}: a record of an unknown kind, {kind!r}", "remove the file, or copy it again")
     missing = [key for key in _NEEDED[kind] if record.get(key) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""Scores per document: through lm-eval's harness, and by adapters of our own for what it cannot ask."""
+"""Scores per document: through lm-eval's harness, and by our own adapters for tasks that it cannot run."""
 
 from sparsebench.benchmarks import heuristics
 from sparsebench.benchmarks.catalog import Benchmark, all_tasks, data_sources, families

@@ -1,4 +1,4 @@
-"""How much a forward pass takes: on a CPU what is fastest there, on a GPU what fits; half as much where memory is wanting."""
+"""The size of a forward pass: on a CPU what is fastest, on a GPU what fits into memory; halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sparsebench.models.dimensions import dimensions
 from sparsebench.runtime.parity import out_of_memory
 
 SHARE = 0.5
-"""Of the memory that is free on a GPU: the rest is for what is only estimated."""
+"""Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""
 MOST = 1 << 15
-"""Tokens beyond which a GPU is no faster."""
+"""Most tokens per forward pass: with more a GPU is no faster."""
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
 def tokens_at_once(model: Any, least: int) -> int:
-    """Tokens that a forward pass may take: ``least``, what is fastest on a CPU, or as many as the model's GPU has room for."""
+    """Return the tokens per forward pass: ``least`` (the fastest) on a CPU, as many as fit on the model's GPU."""
     if model.device.type != "cuda":
         return least
     import torch
@@ -31,8 +31,11 @@ def tokens_at_once(model: Any, least: int) -> int:
 
 
 def fitting(model: Any, free: int, least: int) -> int:
-    """Tokens whose activations fit into so many free bytes: two blocks' states and their feed-forward part, with copies on the
-    way, and logits over the vocabulary with their logarithms, in float32."""
+    """Return how many tokens' activations fit into SHARE of ``free`` bytes, at least ``least`` and at most MOST.
+
+    Per token these are two blocks' states and their feed-forward parts, with temporary copies, and the logits over the
+    vocabulary with their logarithms, in float32.
+    """
     size = dimensions(model.config.to_dict())
     each = 2 * model.dtype.itemsize * (4 * size.hidden + 3 * size.inner) + 8 * size.vocabulary
     return max(least, min(MOST, int(SHARE * free / each)))
@@ -40,7 +43,7 @@ def fitting(model: Any, free: int, least: int) -> int:
 
 @dataclass
 class BatchSize:
-    """At most ``most`` rows a forward pass; half as many whenever memory was wanting, unless their number was ``asked`` for."""
+    """At most ``most`` rows per forward pass, halved when memory runs out unless the user ``asked`` for that number."""
 
     most: int
     asked: bool = False
@@ -48,9 +51,9 @@ class BatchSize:
     def parts(
         self, rows: Sequence[Item], run: Callable[[Sequence[Item]], Found]
     ) -> Iterator[tuple[Sequence[Item], Found]]:
-        """Every row in turn, so many at a time, with what ``run`` makes of them.
+        """Yield parts of ``rows`` in order, each with what ``run`` returns for it.
 
-        Raises BenchmarkError where memory is too small for one row, or for as many as were asked for.
+        Raises BenchmarkError when memory is too small for one row, or for the number that the user asked for.
         """
         start = 0
         while start < len(rows):
@@ -63,13 +66,13 @@ class BatchSize:
                 yield part, found
                 start += len(part)
                 continue
-            release()  # behind the except clause, where nothing holds the failed pass any more
+            release()  # after the except clause, where nothing refers to the failed pass any more
 
     def halve(self, rows: int, error: Exception) -> None:
-        """Take half of so many rows from now on, which failed with ``error``.
+        """Allow half of ``rows`` from now on, after a pass of ``rows`` failed with ``error``.
 
-        Raises that error where it is not for want of memory, BenchmarkError where there is nothing to halve, or where so many
-        were asked for.
+        Raises that error if it is not about memory, and BenchmarkError for a single row or a number that the user asked
+        for.
         """
         if not out_of_memory(error):
             raise error
@@ -83,7 +86,7 @@ class BatchSize:
 
 
 def release() -> None:
-    """Give what a failed pass has left back to the device."""
+    """Return the memory that a failed pass has left to the device."""
     import torch
 
     gc.collect()

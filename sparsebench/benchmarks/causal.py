@@ -17,28 +17,28 @@ from sparsebench.benchmarks.prefixes import TokenIds
 from sparsebench.errors import BenchmarkError, UnsupportedError
 
 Request = tuple[Any, list[int], list[int]]
-"""lm-eval's: (what it was made from, context tokens, continuation tokens)."""
+"""lm-eval's request: (the texts it was made from, context tokens, continuation tokens)."""
 Asked = dict[TokenIds, list[tuple[int, list[int]]]]
-"""For each distinct input the requests it answers: (place among the requests, continuation tokens)."""
+"""For each distinct input the requests it answers: (position among the requests, continuation tokens)."""
 
 CONTEXT = 512
-"""Tokens of an input for which a GPU keeps room in stock's batches."""
+"""Tokens that a GPU's memory is reserved for per input of a stock batch."""
 _PROBE = 4
-"""Inputs on which a model shows that it can share tokens."""
+"""Number of inputs on which a model is tested for sharing tokens."""
 _ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""What a model's own code may raise when its inputs are a tree."""
+"""Errors that a model's own code may raise when its inputs are a tree."""
 
 
 class CausalScorer(HFLM):
-    """Stock HFLM; with ``share`` nothing is computed that no answer needs. ``usual`` is the batch size, which counts where
-    ``exact``, and is otherwise the least on a GPU.
+    """Stock HFLM; with ``share`` it skips what no answer needs.
 
-    Without it the loop is stock's own, and so is every bit. With it, output logits are computed at continuation tokens
-    only, and what inputs have in common at their beginning once, in batches of our own: the log-likelihoods are
-    stock's up to the rounding that stock itself shows between batch sizes. A model that cannot share is found out on
-    the first inputs and scored in stock's batches; ``sharing`` says so.
+    Without ``share`` the loop is stock's own, and so is every bit. With it, output logits are computed at continuation
+    tokens only, and a beginning that inputs have in common is computed once, in batches of our own. Log-likelihoods
+    then differ from stock's only by the rounding that stock itself shows between batch sizes. A model that cannot share
+    tokens is recognised on the first inputs and scored in stock's batches; ``sharing`` says so. Encoder-decoders use
+    the stock loop too: all their logits are needed.
 
-    Encoder-decoders take the stock loop too: all their logits are needed.
+    ``usual`` is the batch size. It is kept if ``exact``; otherwise a GPU may take larger batches.
     """
 
     progress: Progress | None = None
@@ -53,7 +53,7 @@ class CausalScorer(HFLM):
         self.usual = int(self.batch_size)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
-        """Stock, without its bar."""
+        """Run stock's method without its progress bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -68,7 +68,7 @@ class CausalScorer(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[LogLikelihood]:
-        for _, context, continuation in requests:  # what lm-eval's loop only asserts
+        for _, context, continuation in requests:  # lm-eval's loop only asserts this
             if not context or not 0 < len(continuation) <= self.max_length:
                 raise BenchmarkError(
                     f"an answer of {len(continuation)} tokens behind {len(context)}: it must have 1 to {self.max_length}",
@@ -99,7 +99,7 @@ class CausalScorer(HFLM):
         for rows in trees:
             answers = self._in_parts(rows, asked, True, tree)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
-                # What overflows in one input would spoil those that share a token with it.
+                # An overflow in one input would spoil those that share a token with it.
                 for part in _stock_batches(rows, batch.most):
                     answers |= self._in_parts(part, asked, False, batch)
             for place, answer in answers.items():
@@ -111,11 +111,11 @@ class CausalScorer(HFLM):
         return results
 
     def _most(self) -> int:
-        """Sequences of a stock batch: those that were asked for or are fastest on a CPU, or as many as the GPU has room for."""
+        """Return the sequences per stock batch: ``usual``, or, unless ``exact``, as many as fit on the GPU if more."""
         return self.usual if self.exact else max(self.usual, batching.tokens_at_once(self.model, 0) // CONTEXT)
 
     def _stock(self, requests: list[Request], batch: BatchSize) -> list[LogLikelihood]:
-        """Stock's own loop; where memory is wanting it begins again with batches of half the size."""
+        """Run stock's own loop; when memory runs out, begin again with batches of half the size."""
         while True:
             self.done, self.batch_size_per_gpu = 0, batch.most
             try:
@@ -139,7 +139,7 @@ class CausalScorer(HFLM):
         self.notes = {} if batch.most == self.usual else {"batch_size": batch.most}
 
     def _trees(self, asked: Asked) -> list[list[TokenIds]]:
-        """The batches of inputs that share tokens; none where the model cannot, and ``sharing`` then says why."""
+        """Return the batches of inputs that share tokens; none if the model cannot, and ``sharing`` then says why."""
         beyond = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
         nodes = batching.tokens_at_once(self.model, prefixes.NODES)
         batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length, nodes)
@@ -156,9 +156,10 @@ class CausalScorer(HFLM):
         return batches
 
     def _difference(self, rows: list[TokenIds], asked: Asked) -> str:
-        """What goes wrong when these inputs share tokens; empty when their logits only round differently.
+        """Return what goes wrong when these inputs share tokens; empty when their logits only round differently.
 
-        In bfloat16 a 135M Llama's move by up to 0.4% so (relative L2); with positions or a mask ignored, by 7 to 60%.
+        In bfloat16, rounding moves a 135M Llama's logits by up to 0.4% (relative L2). Ignored positions or masks move
+        them by 7 to 60%.
         """
         kept = [_longest(asked[row]) for row in rows]
         try:
@@ -174,7 +175,7 @@ class CausalScorer(HFLM):
         return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
 
     def _answers(self, rows: list[TokenIds], asked: Asked, together: bool) -> Iterator[tuple[int, LogLikelihood]]:
-        """(place among the requests, its answer) of all that the inputs were asked."""
+        """Yield (position among the requests, answer) for every request that these inputs answer."""
         kept = [_longest(asked[row]) for row in rows]
         logits = self._logits(rows, kept, together)
         chances = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
@@ -189,7 +190,7 @@ class CausalScorer(HFLM):
                 yield place, (float(likelihood), bool((greedy[begin:end] == wanted).all()))
 
     def _logits(self, rows: list[TokenIds], kept: list[int], together: bool) -> torch.Tensor:
-        """Logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row, in order."""
+        """Return logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row ``i``, in order."""
         if together:
             tree = prefixes.Tree(rows, self.device)
             places = [node for path, count in zip(tree.paths, kept, strict=True) for node in path[-count:]]
@@ -203,7 +204,7 @@ class CausalScorer(HFLM):
         return self._at(places, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
 
     def _at(self, places: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """What ``forward`` gives when its output head is called at these places of the flattened batch only."""
+        """Return what ``forward`` gives with the output head called only at these positions of the flattened batch."""
         head: Any = self.model.get_output_embeddings()
         chosen = torch.tensor(places, device=self.device)
 
@@ -215,14 +216,14 @@ class CausalScorer(HFLM):
             logits = forward()
         if logits.shape[:2] != (1, len(chosen)):
             raise BenchmarkError(
-                f"{type(self.model).__name__} does not call its output head on hidden states, as its kin do",
-                "report the model type: it needs lm-eval's stock loop",
+                f"{type(self.model).__name__} calls its output head in an unknown way: logits cannot be limited to answers",
+                "give the task a `batch`, which uses lm-eval's stock loop; and please report the model type",
             )
         return logits[0]
 
 
 def _stock_batches(rows: Sequence[TokenIds] | set[TokenIds], size: int) -> list[list[TokenIds]]:
-    """Batches in stock's order: long inputs first, then by their tokens."""
+    """Return batches in stock's order: long inputs first, equally long ones by their tokens."""
     order = sorted(rows, key=lambda row: (-len(row), row))
     return [order[start : start + size] for start in range(0, len(order), size)]
 

@@ -1,7 +1,7 @@
-"""Questions of one's own with choices, for lm-eval: a task file, and the documents that it asks for.
+"""The user's own multiple-choice questions for lm-eval: a task file, and the function that gives it the documents.
 
-As lm-eval's ``multiple_choice``: the likeliest choice behind the context and a space is the answer. Examples in the prompt are
-other records of the file, drawn anew for each.
+As in lm-eval's ``multiple_choice``, the answer is the likeliest choice after the context and a space. Examples in the
+prompt are other records of the file, drawn anew for each document.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The task over a file whose columns ``fields`` are context, choices and the right one, as ``TaskManager.load`` gives it."""
+    """Load the task over a file, as ``TaskManager.load`` does; ``fields`` are its columns context, choices and gold."""
     import yaml
     from lm_eval.tasks import TaskManager
 
@@ -28,7 +28,7 @@ def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
         "dataset_kwargs": {"task": task, "path": str(path), "fields": list(fields)},
         "output_type": "multiple_choice",
         "test_split": "test",
-        # Said, not left to a default: lm-eval then leaves a record out of its own examples.
+        # Stated explicitly: lm-eval then leaves a record out of its own examples.
         "fewshot_split": "test",
         "doc_to_text": "context",
         "doc_to_choice": "choices",
@@ -38,16 +38,16 @@ def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
         ],
     }
     with tempfile.TemporaryDirectory() as folder:
-        # No plain YAML value says that it names a function.
+        # A function's tag has to be appended by hand: safe_dump cannot write it.
         text = yaml.safe_dump(written) + f"custom_dataset: !function {__name__}.documents\n"
         (Path(folder) / "task.yaml").write_text(text, encoding="utf-8")
         return dict(TaskManager(include_path=folder, include_defaults=False).load([task]))
 
 
 def documents(task: str, path: str, fields: list[str], **_: Any) -> DatasetDict:
-    """The records as ``context``, ``choices`` and ``gold``, the number of the right one from 0.
+    """Return the records as ``context``, ``choices`` and ``gold``, the right choice's number from 0.
 
-    Raises BenchmarkError for a record that is no question.
+    Raises BenchmarkError for a record without a context, two choices or more, and one right choice.
     """
     from datasets import Dataset, DatasetDict
 
@@ -69,7 +69,7 @@ def _document(task: str, where: str, context: Any, choices: Any, gold: Any) -> d
     right = texts.index(gold) if isinstance(gold, str) and texts.count(gold) == 1 else gold
     if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts):
         raise BenchmarkError(
-            f"task {task}: {where}: the right choice is {str(gold)[:20]!r}",
-            f"a number from 0 to {len(texts) - 1}, or the text of one choice",
+            f"task {task}: {where}: {str(gold)[:20]!r} is not one of its choices",
+            f"give the right choice's number, from 0 to {len(texts) - 1}, or its exact text",
         )
     return {"context": context, "choices": texts, "gold": right}

@@ -1,4 +1,4 @@
-"""Classification with the checkpoint's own head, whose output names are matched to the data's, whatever their order."""
+"""Classification with the checkpoint's own head, whose outputs are matched to the data's classes by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """Accuracy of the most probable class. A document whose logits are not finite is wrong.
+    """Return the accuracy of the most probable class. A document whose logits are not finite counts as wrong.
 
     Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
     """
@@ -68,9 +68,9 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
 
 def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of a head's outputs, in order: those given, else the checkpoint's ``id2label``.
+    """Return the names of a head's outputs, in order: those given, else the checkpoint's ``id2label``.
 
-    Raises BenchmarkError when the checkpoint only numbers them.
+    Raises BenchmarkError when the checkpoint does not name them, or only numbers them.
     """
     if given:
         return tuple(given)
@@ -85,10 +85,10 @@ def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[st
 
 
 def match(outputs: Sequence[str], task: Benchmark) -> list[int]:
-    """The data's class (its position in ``task.classes``) that each output of the head means.
+    """Return the class (its position in ``task.classes``) that each output of the head stands for.
 
     On a two-class entailment task a three-way NLI head's neutral and contradiction both mean "not entailed"
-    (as in McCoy et al. 2019). Raises BenchmarkError when an output means nothing here or a class is never meant.
+    (as in McCoy et al. 2019). Raises BenchmarkError when an output has no class, or a class no output.
     """
     classes = [_plain(name) for name in task.classes]
     plain = [_plain(name) for name in outputs]

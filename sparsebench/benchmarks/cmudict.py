@@ -1,8 +1,8 @@
 """CMUdict without stress marks: each word's pronunciations, and the split that `examples/g2p/train.py` trains on.
 
-A word lies in one part with all its pronunciations. Which part follows from the sha256 of the seed and the word alone,
-and so does the order inside a part: the first 500 test words are a random sample, and stay what they are when the
-dictionary grows.
+A word is in one part of the split, with all its pronunciations. The sha256 of the seed and the word alone decides the
+part, and the order inside it. So the first 500 test words are a random sample, and a word's part stays the same when
+the dictionary grows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SOURCE = (
 )
 SEED = 0
 VALID, TEST = 0.01, 0.10
-"""Shares of the words; the rest is for training. Published splits of CMUdict test on 10 to 12% of it."""
+"""Shares of the words for these parts; the rest is for training. Published splits of CMUdict test on 10 to 12%."""
 
 PHONEMES = tuple(
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
@@ -41,7 +41,7 @@ class Word:
 
 
 def read(path: Path) -> list[Word]:
-    """The dictionary's words in its order. Raises BenchmarkError: the line that is no entry."""
+    """Return the dictionary's words in its order. Raises BenchmarkError that names a line that is no entry."""
     found: dict[str, dict[tuple[str, ...], None]] = {}
     text = bounded.read(path, BenchmarkError).decode(errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
@@ -59,14 +59,14 @@ def read(path: Path) -> list[Word]:
 
 
 def split(words: list[Word], part: Split) -> list[Word]:
-    """The words of one part, in the order of their hashes."""
+    """Return the words of one part, in the order of their hashes."""
     placed = sorted((_place(word.spelling), word.spelling, word) for word in words)
     first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[part]
     return [word for place, _, word in placed if first <= place < last]
 
 
 def _place(spelling: str) -> float:
-    """A number in [0, 1) that is the word's own."""
+    """Return a number in [0, 1) that depends only on the word and SEED."""
     return int.from_bytes(hashlib.sha256(f"{SEED} {spelling}".encode()).digest()[:6]) / (1 << 48)
 
 

@@ -1,4 +1,4 @@
-"""What passes in and out of a score: a task with its settings in, a score with every document's outcome out."""
+"""The input and output of scoring: a task with its settings, and a score with every document's outcome."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 DAMAGED = "its weights overflow or are damaged: try dtype float32"
-"""The way out where a model's numbers are not finite."""
+"""The hint for a model whose numbers are not finite."""
 Progress = Callable[[int, int], None]
-"""(requests done, requests in all) of the task at hand."""
+"""Called with (requests done, requests in all) of the current task."""
 LogLikelihood = tuple[float, bool]
-"""(log p of a token or a continuation, whether greedy decoding gives it)."""
+"""(log p of a token or a continuation, whether greedy decoding would produce it)."""
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as a manifest asks for it.
+    """A task with its settings from a manifest.
 
-    ``limit`` scores only so many documents, drawn at random (``sampled``); ``labels`` names a classification head's
-    outputs, in order, where the checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs
-    of sentences; ``batch`` is a number of sequences a forward pass, None the fastest way. Over data of ``own``, ``task`` is
-    only what they are called.
+    - ``limit``: the number of documents to score, drawn at random (``sampled``); None for all.
+    - ``labels``: the names of a classification head's outputs, in order, if the checkpoint does not name them.
+    - ``data``: a source that replaces the data of a task on pairs of sentences.
+    - ``batch``: sequences per forward pass; None for the fastest way.
+    - ``own``: the user's own data. ``task`` is then only their name.
     """
 
     task: str
@@ -43,36 +44,36 @@ class TaskSpec:
 
     @property
     def row(self) -> Benchmark | None:
-        """Its row, of the table or of data of one's own; None for what lm-eval alone knows."""
+        """The task's row, from the table or of the user's own data; None for a task that only lm-eval has."""
         return self.own.row(self.task) if self.own else all_tasks().get(self.task)
 
     @property
     def known(self) -> Benchmark:
-        """Its row. Raises BenchmarkError where there is none."""
+        """The task's row. Raises BenchmarkError if there is none."""
         if row := self.row:
             return row
         raise BenchmarkError(f"there is no task {self.task!r}", "list the names with `sparsebench score --list`")
 
     @property
     def adapter(self) -> str:
-        """The module of this room that scores it; what lm-eval alone knows is the harness's."""
+        """The module that scores the task, as in its row; ``harness`` for a task that only lm-eval has."""
         return self.row.adapter if self.row else "harness"
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """The families that it is for. An encoder takes lm-eval's tasks where it has a masked-language-model head."""
+        """The families that the task is for. An encoder needs a masked-language-model head for lm-eval's tasks."""
         return self.row.families if self.row else FAMILIES
 
 
 DRAW = 0
-"""Seed of the draw of documents, wherever there is a ``limit``."""
+"""Seed for drawing documents under a ``limit``."""
 
 
 def sampled(whole: int, limit: int | None) -> list[int]:
-    """The places, in order, of the documents to score of ``whole``: all, or ``limit`` of them at random.
+    """Return the sorted positions of the documents to score, out of ``whole``: all, or ``limit`` of them at random.
 
-    The first ones are often no sample: data sets are sorted. The draw is by hash, the same on every machine, and a larger limit
-    holds all of a smaller one's.
+    The first documents are often no random sample, since data sets are sorted. The draw is by hash: it is the same on
+    every machine, and a larger limit's draw includes a smaller one's.
     """
     if limit is None or limit >= whole:
         return list(range(whole))
@@ -82,10 +83,10 @@ def sampled(whole: int, limit: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One document: ``value`` is 1 or 0 (right or wrong), or what the metric ranks, with the gold ``label`` beside it.
+    """One document's result: ``value`` is 1 or 0 (right or wrong), or what the metric pools together with ``label``.
 
-    ``doc_hash`` is the sha1 of what the model was shown, so that two variants can be paired and checked. Documents of
-    one ``cluster`` share a context (``hashes``); None is a document of its own.
+    ``doc_hash`` is the sha1 of what the model was shown, so that two variants' outcomes can be paired and checked.
+    Documents of one ``cluster`` share a context (``hashes``); None is a cluster of its own.
     """
 
     doc_id: str
@@ -97,10 +98,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """``score`` over ``n`` documents with its standard error; ``chance`` is what no skill gives, None where unknown.
+    """A task's ``score`` over ``n`` documents with its standard error; ``chance`` is the score without skill, if known.
 
-    ``limited`` says that the task has more documents than were scored. ``protocol`` holds all that is needed to
-    score the same way again: data, split, versions, batch size, precision, and what was odd.
+    ``limited`` says that the task has more documents than were scored. ``protocol`` holds all that is needed to score
+    the same way again (data, split, versions, batch size, precision), and anything unusual.
     """
 
     task: str
@@ -123,7 +124,7 @@ class ScoreResult:
         protocol: dict[str, str | int | float],
         scored: tuple[float, float] | None = None,
     ) -> ScoreResult:
-        """The result over some of ``whole`` documents; ``scored`` is (score, standard error), default: their mean's."""
+        """Make a result over some of ``whole`` documents. ``scored`` is (score, standard error), default the mean's."""
         found = tuple(outcomes)
         values = [one.value for one in found]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))

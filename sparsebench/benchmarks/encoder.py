@@ -1,4 +1,4 @@
-"""An encoder and what its tasks share: sentence vectors, class logits, documents; batches sorted by length."""
+"""An encoder, and what its tasks share: sentence vectors, class logits, documents, batches sorted by length."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from sparsebench.benchmarks.harness import Harness
 
 DEFAULT_LENGTH = 512
-"""Tokens of an input at most, where neither the tokenizer nor a table of positions says."""
+"""Most tokens of an input if the model has no table of positions."""
 BATCH_SIZE = 16
-"""Texts a forward pass; fastest on two cores, in float32 and in bfloat16."""
+"""Texts per forward pass: the fastest number on two cores, in float32 and in bfloat16."""
 _HEADS = {"classification": "classifier", "tagging": "tagger", "harness": "masked", "pseudo_perplexity": "masked"}
-"""The head that an adapter needs; all others take the encoder alone."""
+"""The head that an adapter's tasks need; all other adapters use the encoder alone."""
 _WORDS = {
     "classifier": "a sequence-classification head",
     "tagger": "a token-classification head",
@@ -40,7 +40,7 @@ _WORDS = {
 
 
 class Encoder:
-    """One model, loaded once, and any number of tasks."""
+    """One model, loaded once, for any number of tasks."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Encoder:
         self.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-        """Score one task. Raises BenchmarkError when this encoder is not made for it."""
+        """Score one task. Raises BenchmarkError when this encoder lacks the head for it, or the task fails."""
         adapter = spec.adapter
         if missing := lacking(adapter, self.config):
             raise BenchmarkError(
@@ -79,7 +79,7 @@ class Encoder:
 
     @cached_property
     def masked(self) -> PreTrainedModel:
-        """The model with its masked-language-model head. Raises ModelError where the files do not hold it."""
+        """The model with its masked-language-model head. Raises ModelError when the files do not hold the head."""
         from sparsebench.models.load import load_masked_lm
 
         masked = load_masked_lm(self.folder, self.dtype, self.device)
@@ -88,7 +88,7 @@ class Encoder:
 
     @cached_property
     def tagger(self) -> PreTrainedModel:
-        """The model with its token-classification head. Raises ModelError where the files do not hold it."""
+        """The model with its token-classification head. Raises ModelError when the files do not hold the head."""
         from sparsebench.models.load import load_tagger
 
         tagger = load_tagger(self.folder, self.dtype, self.device)
@@ -102,7 +102,7 @@ class Encoder:
         return Harness(self.folder, "encoder", self.asked_batch_size, self.progress, self.masked)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """One vector per text, float32 (n, width), pooled as the checkpoint says; equal texts are encoded once."""
+        """Return a vector per text, float32 (n, width), pooled as the checkpoint says. Equal texts are encoded once."""
         import numpy as np
 
         pooling = self.pooling
@@ -118,7 +118,7 @@ class Encoder:
         return np.stack([vectors[position[text]] for text in texts])
 
     def logits(self, texts: Sequence[tuple[str, ...]]) -> np.ndarray:
-        """The head's outputs, float32 (n, classes), for single texts or pairs."""
+        """Return the head's outputs, float32 (n, classes), for single texts or pairs."""
         import numpy as np
 
         return np.stack(self.rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float()))
@@ -126,7 +126,7 @@ class Encoder:
     def rows(
         self, texts: Sequence[tuple[str, ...]], limit: int, of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
     ) -> list[Any]:
-        """What ``of`` gives for each text, from padded batches of at most ``limit`` tokens a text, longest first."""
+        """Return what ``of`` gives for each text, cut to ``limit`` tokens, from padded batches, longest texts first."""
         import torch
 
         columns = [list(column) for column in zip(*texts, strict=True)]
@@ -153,7 +153,7 @@ class Encoder:
     def protocol(
         self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
     ) -> dict[str, str | int | float]:
-        """What every encoder task records; ``rows`` are the documents used, in order (None: the task reads running text)."""
+        """Return what every encoder task records. ``rows`` are its documents in order; None for running text."""
         from importlib.metadata import version
 
         asked: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
@@ -169,17 +169,17 @@ class Encoder:
 
     @property
     def pooling(self) -> Pooling:
-        """How this checkpoint pools."""
+        """The checkpoint's pooling of token vectors."""
         return read_pooling(self.folder)
 
     @property
     def max_length(self) -> int:
-        """The longest input in tokens: the tokenizer's word, or the position table's size where it has none."""
+        """The longest input in tokens: the smaller of the tokenizer's limit and the model's (else DEFAULT_LENGTH)."""
         return min(int(self.tokenizer.model_max_length), longest_input(self.config) or DEFAULT_LENGTH)
 
 
 def lacking(adapter: str, config: Mapping[str, Any]) -> str:
-    """What a task of an adapter needs and an encoder with this config.json has not, in words; empty where it has it."""
+    """Return, in words, the head that an adapter needs and an encoder with this config.json lacks; empty if none."""
     from sparsebench.models.families import has_classifier, has_masked_lm, has_tagger
 
     needed = _HEADS.get(adapter, "none")
@@ -191,7 +191,7 @@ def lacking(adapter: str, config: Mapping[str, Any]) -> str:
 
 
 def fitting(config: Mapping[str, Any]) -> list[str]:
-    """The tasks with offline data or a row of their own that an encoder with this config.json can do."""
+    """Return the names of the tasks in the table that an encoder with this config.json can be scored on."""
     rows = all_tasks().values()
     return [row.name for row in rows if "encoder" in row.families and not lacking(row.adapter, config)]
 
@@ -199,9 +199,11 @@ def fitting(config: Mapping[str, Any]) -> list[str]:
 def documents(
     task: Benchmark, cache: sources.Cache, data: str | None = None, own_data: own.OwnData | None = None
 ) -> list[dict[str, Any]]:
-    """The task's documents in the order of the data, or those of another source with the same columns, or one's own.
+    """Return the task's documents in the order of the data.
 
-    Raises BenchmarkError when the hub does not serve them, or a column is missing.
+    They come from the user's ``own_data`` if given, else from the source ``data`` with the same columns, else from the
+    task's own source. Raises BenchmarkError when the hub does not serve them, a column is missing, or a field of
+    ``own_data`` is empty.
     """
     if own_data:
         rows_read = own.rows(task.name, own_data.fetch(cache), task.fields)

@@ -1,8 +1,8 @@
 """A user's folder of lm-eval task files: read as data, so that no file runs code.
 
-lm-eval's own reader lets a file name any Python (``!function``, and every other tag of YAML), a metric that `evaluate`
-downloads as a script, and templates that reach Python's objects. What could do so is refused, by the file's name; templates
-run in Jinja's sandbox.
+lm-eval's own reader lets a file name any Python code (``!function`` and every other YAML tag), a metric that `evaluate`
+downloads as a script, and templates that reach Python objects. Files that name code or such a metric are refused;
+templates run in Jinja's sandbox.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Files = dict[Path, dict[str, Any]]
 
 
 def definitions(folder: Path, task: str) -> Files:
-    """Every task file of a folder, checked; one of them declares ``task``, by itself or as a group.
+    """Return every task file of a folder, checked; one of them must declare ``task``, as a task or as a group.
 
     Raises BenchmarkError naming the file and the key.
     """
@@ -46,12 +46,12 @@ def definitions(folder: Path, task: str) -> Files:
 
 
 def load(folder: Path, task: str) -> dict[str, Any]:
-    """The task, or the group with its subtasks, as ``TaskManager.load`` gives them. Raises what lm-eval raises."""
+    """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
     import yaml
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as copy:
-        # What was checked is what is read: the folder's own files may change meanwhile.
+        # lm-eval reads a copy of what was checked: the folder's own files may change meanwhile.
         for path, one in definitions(folder, task).items():
             (Path(copy) / path).parent.mkdir(parents=True, exist_ok=True)
             (Path(copy) / path).write_text(yaml.safe_dump(_located(folder, one)), encoding="utf-8")
@@ -61,7 +61,7 @@ def load(folder: Path, task: str) -> dict[str, Any]:
 
 @contextmanager
 def sandboxed() -> Iterator[None]:
-    """Inside, lm-eval's templates reach values alone, and nothing of Python behind them."""
+    """Run lm-eval's templates in Jinja's sandbox, where they reach values but not the Python objects behind them."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils
 
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(folder: Path, path: Path, one: Mapping[str, Any], every: Files) -> None:
-    """Refuse what leads out of the folder, or to code."""
+    """Refuse keys that run code, and an ``include`` of a file outside the folder."""
     where = folder / path
     for key, value in _keys(one):
         if key in _REFUSED and value not in (None, False):
@@ -117,7 +117,7 @@ def _keys(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_metrics(path: Path, one: Mapping[str, Any]) -> None:
-    """Metrics must be lm-eval's: any other name is a script that `evaluate` would run."""
+    """Refuse a metric that is not lm-eval's own: `evaluate` would run a script of that name."""
     from lm_eval.api.registry import metric_registry
 
     for entry in one.get("metric_list") or []:
@@ -127,7 +127,7 @@ def _check_metrics(path: Path, one: Mapping[str, Any]) -> None:
 
 
 def _located(folder: Path, value: Any) -> Any:
-    """A file's contents with the data files that lie in the folder as whole paths: lm-eval looks from where it was started."""
+    """Make the folder's data files absolute paths: lm-eval resolves paths from the current folder."""
     if isinstance(value, Mapping):
         return {
             key: _files(folder, one) if key == "data_files" else _located(folder, one) for key, one in value.items()

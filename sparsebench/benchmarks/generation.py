@@ -1,8 +1,8 @@
-"""What a model writes, held against accepted answers: exact match, F1 over words, and edit distance to the nearest answer.
+"""Comparing what a model writes with accepted answers: exact match, F1 over words, edit distance to the nearest answer.
 
-The model is given an input and decodes greedily until it ends its output, or LONGEST tokens. Nothing is ranked and no
-prefix is given away, so that one wrong token can spoil all that follow it. A decoder's answer is the first line that it
-writes behind the input; what all inputs begin with, such as examples, it reads once.
+The model gets an input and decodes greedily until it ends its output or reaches LONGEST tokens. No answers are ranked
+and no part of one is given, so one wrong token can spoil all that follow it. A decoder's answer is the first line that
+it writes after the input. It reads the tokens that all inputs begin with, such as examples, only once.
 """
 
 from __future__ import annotations
@@ -30,26 +30,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LONGEST = 32
-"""New tokens at most, the end among them, where a task has no length; the longest pronunciation in CMUdict has 28 phonemes."""
+"""Most new tokens, the end included, if a task has no length. CMUdict's longest pronunciation has 28 phonemes."""
 CONTEXT = 512
-"""Tokens of an input and what is written behind it, for which a GPU keeps room."""
+"""Tokens, of an input and its output together, that a GPU's memory is reserved for per sequence."""
 BATCH_SIZE = 64
-"""Inputs decoded together, all of the same length: there is no padding that could change a number."""
+"""Inputs decoded together. All have the same length, so no padding can change a number."""
 
 SHARED = 64
-"""Tokens that all inputs must begin with before they are read once for all."""
+"""A common beginning of all inputs is read once for all of them only if it has more tokens than this."""
 
 EDITS = ("per", "word_error_rate")
-"""Metrics that count what has to be changed in what was written; all others say how like an answer it is, 0 to 1."""
+"""Metrics that count the edits between output and answer; all others measure their similarity, from 0 to 1."""
 LIBRARIES = {"rouge_l": "rouge_score", "chrf": "sacrebleu"}
-"""Who computes a metric, where we do not."""
+"""The package that computes a metric, for those that we do not compute ourselves."""
 
 Symbols = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class GenerationExample:
-    """An input and every output that counts as right, each a sequence of symbols; ``context`` is what documents may share."""
+    """An input and every output that counts as right, each a sequence of symbols.
+
+    ``context`` is a text, such as a passage, that several documents may share.
+    """
 
     text: str
     answers: tuple[Symbols, ...]
@@ -57,14 +60,14 @@ class GenerationExample:
 
 
 class Generation:
-    """One encoder-decoder or decoder and any number of generation tasks; what it wrote for one serves the others."""
+    """One encoder-decoder or decoder, for any number of generation tasks. Tasks with the same inputs share outputs."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, batch_size: int | None = None, progress: Progress | None = None
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        # Room for a context of some hundred tokens each.
+        # On a GPU, as many rows of CONTEXT tokens as fit into its memory.
         rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // CONTEXT)
         self.batch = BatchSize(rows, asked=batch_size is not None)
         self.progress = progress
@@ -72,10 +75,12 @@ class Generation:
         self._written: dict[tuple[int, tuple[str, ...]], list[Symbols]] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-        """Score one task. Its outcomes are 1 or 0 for ``exact_match``; for ``per`` the edits that lead to the nearest
-        answer, with the first answer's length as label: it has to be the same whatever a model writes.
+        """Score one task.
 
-        Raises BenchmarkError when the model's logits are not finite.
+        An outcome is the best similarity to an answer (1 or 0 for ``exact_match``). For ``per`` and ``word_error_rate``
+        it is the number of edits to the nearest answer. Its label is then the first answer's length: a label must not
+        depend on what a model writes. Raises BenchmarkError when the model's logits are not finite, or an input is too
+        long.
         """
         from importlib.metadata import version
 
@@ -104,7 +109,7 @@ class Generation:
         return ScoreResult.of(
             task,
             (
-                # A word is its own name; of questions there may be two alike.
+                # A word of CMUdict is its own id; two questions may have the same text.
                 Outcome(
                     str(place) if task.form else document.text,
                     hashes.of_shown(document.text),
@@ -131,7 +136,7 @@ class Generation:
                 "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
                 "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
                 "max_new_tokens": longest,
-                # Of words, only what is as long as the tokens allow was surely cut.
+                # Outputs are counted in words: one with as many words as tokens were allowed was surely cut off.
                 "cut_off": sum(len(written) >= longest for _, written in pairs),
                 "chance_rule": task.chance,
                 "batch_size": self.batch.most,
@@ -140,9 +145,9 @@ class Generation:
         )
 
     def write(self, texts: Sequence[str], longest: int = LONGEST) -> list[Symbols]:
-        """The model's output for each text, in symbols (the tokenizer's text, parted at spaces).
+        """Return the model's output for each text, in symbols (the decoded text, split at whitespace).
 
-        Raises BenchmarkError where an input with ``longest`` new tokens is more than the model takes.
+        Raises BenchmarkError when an input (a decoder's with ``longest`` new tokens) is longer than the model takes.
         """
         import torch
 
@@ -182,7 +187,10 @@ class Generation:
         return found
 
     def _begun(self, tokens: list[int]) -> Any:
-        """What a decoder keeps of the tokens that all inputs begin with; None where that saves little or cannot be shared."""
+        """Return a decoder's key-value cache of the tokens that all inputs begin with.
+
+        None if they are too few to save time, or if the model's cache is of a kind that cannot be shared.
+        """
         import torch
         from transformers import DynamicCache
 
@@ -197,7 +205,7 @@ class Generation:
         return remembered
 
     def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Symbols]:
-        """Greedy continuations of ``given`` (batch, length), whose first tokens are those that ``begun`` remembers."""
+        """Return greedy continuations of ``given`` (batch, length); ``begun`` caches its first tokens, or is None."""
         import torch
 
         alone, length = bool(self.model.config.is_encoder_decoder), given.shape[1]
@@ -230,7 +238,7 @@ class Generation:
 
 
 def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
-    """Inputs of one's own, each with its answer or a list of such. Raises BenchmarkError for what is none."""
+    """Read the user's own inputs, each with one answer or a list. Raises BenchmarkError for a value that is no text."""
     task, path = spec.known, spec.own.fetch(cache) if spec.own else Path()
     found = []
     for number, (text, target) in enumerate(own.rows(task.name, path, task.fields), 1):
@@ -246,7 +254,7 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
 
 
 def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
-    """SQuAD's questions, or the words of CMUdict's test part."""
+    """Return SQuAD's questions, or the words of CMUdict's test part."""
     path = Path(sources.fetch(sources.parse(task.data[0]), cache))
     if task.form == "squad":
         return [
@@ -257,10 +265,10 @@ def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
 
 
 def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
-    """How like an answer (second) what was written (first) is, by a metric that is no count of edits.
+    """Return the function that gives the similarity of an output (first) to an answer (second), from 0 to 1.
 
-    ``f1`` is SQuAD's, after its way of comparing words; ``rouge_l`` the F-measure of rouge_score, without stemming; ``chrf``
-    sacrebleu's chrF2 of one sentence, over 100.
+    ``f1`` is SQuAD's, over words normalised as SQuAD does; ``rouge_l`` is rouge_score's F-measure, without stemming;
+    ``chrf`` is sacrebleu's sentence-level chrF2 divided by 100. Any other metric is exact match.
     """
     if metric == "f1":
         return lambda written, answer: squad.f1(squad.words(" ".join(written)), squad.words(" ".join(answer)))
@@ -278,7 +286,7 @@ def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
 
 
 def distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """Levenshtein's: the fewest insertions, deletions and substitutions of a symbol that make one the other."""
+    """Return the Levenshtein distance: the fewest insertions, deletions and substitutions that make one the other."""
     row = list(range(len(other) + 1))
     for i, left in enumerate(one, start=1):
         diagonal, row[0] = row[0], i

@@ -1,4 +1,4 @@
-"""Any model that gives log-likelihoods through lm-eval's own harness: its prompts, requests and metrics, per document."""
+"""Scoring through lm-eval's own harness, with its prompts, requests and metrics, per document."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 BATCH_SIZE = 16
-"""Sequences a forward pass. On two cores 16 is fastest: 8 idles the cores, 32 leaves the cache."""
+"""Sequences per forward pass. On two cores 16 is fastest: 8 leave the cores idle, 32 do not fit into the CPU cache."""
 SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
-"""Stock's own."""
+"""Stock lm-eval's seeds."""
 _PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1")
 _LM_EVAL_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError, TemplateError,
 )  # fmt: skip
-"""What a task file, its Python helpers, a missing package or the hub may raise from inside lm-eval."""
+"""Errors that a task file, its Python helpers, a missing package or the hub may raise inside lm-eval."""
 
 
 class _Chosen(NamedTuple):
-    """The metric that counts, and the harness's filter that it is read through."""
+    """The metric that counts, and the lm-eval filter whose answers it is computed from."""
 
     metric: str
     filter: str
 
 
 class Harness:
-    """One model, loaded once, and any number of tasks. An encoder's ``model`` has a masked-language-model head."""
+    """One model, loaded once, for any number of tasks. An encoder's ``model`` has a masked-language-model head."""
 
     def __init__(
         self,
@@ -85,7 +85,11 @@ class Harness:
         self.lm.share, self.lm.exact = not self.exact, self.exact
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-        """Score one task. Raises BenchmarkError when it cannot be loaded, or no document has a finite result."""
+        """Score one task.
+
+        Raises BenchmarkError when it cannot be loaded, lm-eval fails on it, or no document has a finite result, and
+        UnsupportedError when none of its metrics is a mean over documents.
+        """
         self.lm.sharing = "off: a batch size is given" if self.exact else "off: no log-likelihood is asked for"
         with _quiet(), folder.sandboxed() if spec.own else nullcontext(), _templates_once():
             loaded = _load(spec, cache)
@@ -159,7 +163,7 @@ class Harness:
 
 
 def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
-    """lm-eval's task objects: ours over local data, any other as stock has it."""
+    """Load lm-eval's task objects: ours over local data, any other task as stock defines it."""
     from lm_eval.tasks import TaskManager
 
     if spec.own:
@@ -189,7 +193,7 @@ def _load_own(spec: TaskSpec, path: Path) -> dict[str, Any]:
 
 
 def _not_loaded(spec: TaskSpec, local: bool, error: Exception) -> tuple[str, str]:
-    """What to say when lm-eval cannot load a task, and the way out."""
+    """Return the message and the hint for a task that lm-eval cannot load."""
     reason = f"{type(error).__name__}: {error}"
     if spec.task in all_tasks() and not local:
         with_examples = ", ".join(name for name, task in all_tasks().items() if task.examples)
@@ -203,20 +207,21 @@ def _not_loaded(spec: TaskSpec, local: bool, error: Exception) -> tuple[str, str
 
 
 def _set_fewshot(task: Any, spec: TaskSpec) -> None:
-    """Set the number of examples as lm-eval's ``simple_evaluate`` does, but refuse one that it would ignore."""
+    """Set the number of examples as lm-eval's ``simple_evaluate`` does, but refuse a number that it would ignore."""
     default = task.get_config("num_fewshot")
     if spec.num_fewshot is not None and default == 0 != spec.num_fewshot:
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
     if spec.own and (spec.num_fewshot or 0) >= (there := len(task.eval_docs)):
         raise BenchmarkError(
-            f"task {spec.task}: {spec.num_fewshot} examples beside each of {there} records", "a smaller `num_fewshot`"
+            f"task {spec.task}: `num_fewshot` is {spec.num_fewshot}, but there are {there} records, and none is its own example",
+            f"set `num_fewshot` to {there - 1} or less",
         )
     task.set_config(key="num_fewshot", value=(default or 0) if spec.num_fewshot is None else spec.num_fewshot)
     task.set_fewshot_seed(seed=SEEDS["fewshot"])
 
 
 def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, Any]:
-    """lm-eval's ``evaluate`` under stock seeds. (``simple_evaluate`` would spend a second a task listing packages.)"""
+    """Run lm-eval's ``evaluate`` with stock seeds. (``simple_evaluate`` spends a second a task on listing packages.)"""
     import numpy as np
     import torch
     from lm_eval.evaluator import evaluate
@@ -225,12 +230,12 @@ def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, A
     np.random.seed(SEEDS["numpy"])
     torch.manual_seed(SEEDS["torch"])
     samples = {name: sampled(len(task.eval_docs), limit) for name, task in loaded["tasks"].items()} if limit else None
-    # Standard errors are computed here, from the outcomes.
+    # No bootstrap: standard errors are computed in this module, from the outcomes.
     return dict(evaluate(lm, loaded, samples=samples, bootstrap_iters=0, log_samples=True))
 
 
 def _choose(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
-    """Our table's metric; else, of those that have one number a document in every subtask, the usual one."""
+    """Choose our table's metric, else the first of _PREFERRED that has one number per document in every subtask."""
     reported = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
     for metric in [spec.row.metric] if spec.row and spec.row.metric else _PREFERRED:
         for key in reported[0]:
@@ -249,7 +254,7 @@ def _scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> boo
 
 
 def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> Outcome:
-    """A document's outcome. One whose log-likelihoods are not finite is wrong: an argmax over NaN would be a guess."""
+    """Return a document's outcome: wrong if a log-likelihood is not finite, as an argmax over NaN would be a guess."""
     shown = (part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
     return Outcome(
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
@@ -266,7 +271,7 @@ def _broken(sample: dict[str, Any]) -> bool:
 
 
 def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: dict[str, Any]) -> None:
-    """Refuse a metric, or a group, that lm-eval aggregates in another way than by a mean over documents."""
+    """Refuse a metric or a group that lm-eval does not aggregate by a mean over documents."""
     reported = (results.get("groups") or {}).get(name) or next(iter(results["results"].values()))
     stock = reported.get(f"{chosen.metric},{chosen.filter}")
     if not broken and (not isinstance(stock, float | int) or abs(stock - score) > 1e-9):
@@ -279,7 +284,11 @@ def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: 
 def _chance(
     spec: TaskSpec, tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str
 ) -> float | None:
-    """By our table's rule; else the mean over documents of one over the choices; 0 where the answer is open; else unknown."""
+    """Return the chance score; None if unknown.
+
+    It is the majority class's share if our table says so, else the mean of 1/choices over documents, else 0 for open
+    answers.
+    """
     if spec.row and spec.row.chance == "majority":
         return max(Counter(sample["target"] for _, sample in found).values()) / len(found)
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
@@ -292,7 +301,7 @@ def _chance(
 
 @contextmanager
 def _templates_once() -> Iterator[None]:
-    """Prompt templates compiled once, not once a document and answer: that takes longer than to tokenize them."""
+    """Compile each prompt template once, not once per document and answer, which takes longer than tokenizing."""
     from functools import cache
 
     from lm_eval.utils import env
@@ -306,7 +315,7 @@ def _templates_once() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without lm-eval's log and without progress bars: a run has its own display."""
+    """Silence lm-eval's log and all progress bars: a run has its own display."""
     from tqdm.std import tqdm
 
     logger = logging.getLogger("lm_eval")

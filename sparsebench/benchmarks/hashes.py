@@ -1,6 +1,6 @@
-"""Names for what was asked, by hashes: prompts, documents, and the contexts that documents share.
+"""Hashes that identify what was asked: prompts, documents, and the contexts that documents share.
 
-Several questions on one passage say less than as many on different ones: they are one cluster.
+Several questions on one passage carry less information than as many on different passages, so they form one cluster.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 CONTEXTS = (
     "passage", "context", "paragraph", "article", "story", "premise", "support", "goal", "source_id", "sentence1",
 )  # fmt: skip
-"""Fields that hold what a document is about, in the order in which they are looked for: BoolQ, SQuAD, MultiRC, RACE, CoQA, NLI
-tasks, SciQ, PIQA, HellaSwag (the video or article that its contexts are cut from), GLUE's RTE."""
+"""Fields that hold a document's context, in the order in which they are looked up. They are those of BoolQ, SQuAD,
+MultiRC, RACE, CoQA, NLI tasks, SciQ, PIQA, HellaSwag (the video or article that its contexts are cut from), GLUE's RTE.
+"""
 _START = 3
-"""Words at the beginning that WinoGrande's twins (the same sentence but for the word that decides) always share."""
+"""Number of first words that WinoGrande's twins, which differ only in the word that decides, always share."""
 
 
 def of_shown(*texts: str) -> str:
-    """The sha1 of what the model is shown of one document."""
+    """Return the sha1 of what the model is shown of one document."""
     return hashlib.sha1("\x1f".join(texts).encode()).hexdigest()
 
 
 def of_documents(rows: Iterable[object]) -> str:
-    """The sha256 of documents as the data has them, in order."""
+    """Return the sha256 of documents as they are in the data, in order."""
     found = hashlib.sha256()
     for row in rows:
         found.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
@@ -33,7 +34,7 @@ def of_documents(rows: Iterable[object]) -> str:
 
 
 def cluster(document: Any) -> str | None:
-    """A short name for the context of an lm-eval document, the same for all that share it; None where none is known."""
+    """Return a short name for an lm-eval document's context, the same for all that share it; None if it has none."""
     if not isinstance(document, Mapping):
         return None
     options = document.get("option1"), document.get("option2")
@@ -47,5 +48,5 @@ def cluster(document: Any) -> str | None:
 
 
 def of_context(*texts: str) -> str:
-    """The name of the cluster of these texts: 12 hex digits of their sha1."""
+    """Return the name of the cluster with these texts as context: 12 hex digits of their sha1."""
     return hashlib.sha1("\x1f".join(text.strip() for text in texts).encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""Scores of a rule that reads no model: what words in common, or the length of an answer, get for nothing.
+"""Scores of rules that need no model: the words that texts have in common, or the length of an answer.
 
-Pairs and passages are ranked by the cosine of the sets of their words; of choices the shortest, or the longest, is the answer.
-Prompts, documents and metrics are those that a model is scored on, so that the two pair document by document.
+Pairs and passages are ranked by the cosine of their sets of words. Among choices, the shortest or the longest is the
+answer. Prompts, documents and metrics are those that a model is scored on, so both can be paired document by document.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 _LARGEST = 1 << 28
-"""Numbers in a table of words at most: where there are more words, some share a column."""
+"""Most numbers in a (texts, words) table. With more words, some words share a column."""
 _RANKED = ("pairs", "retrieval")
 _SAME_FOR_ALL = ("open", "majority")
-"""Rules of chance of tasks without choices, and of those whose choices are the same for every document."""
+"""Chance rules of tasks without choices, and of tasks with the same choices for every document."""
 
 
 def fits(row: Benchmark | None) -> bool:
-    """Whether there is a heuristic for a task; of those that lm-eval alone knows (None) its documents tell."""
+    """Return whether a task has a heuristic. True for one that only lm-eval has (None): its documents decide later."""
     return row is None or row.adapter in _RANKED or (row.adapter == "harness" and row.chance not in _SAME_FOR_ALL)
 
 
 def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: Emit) -> None:
-    """Score the heuristic of every task; ``emit`` gets each result or error as it comes, UnsupportedError where there is none."""
+    """Score the heuristic of every task; ``emit`` gets each result or error as it comes.
+
+    A task without a heuristic gets UnsupportedError.
+    """
     from sparsebench.benchmarks.scoring import noted
 
     for spec in tasks:
@@ -58,12 +61,12 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
 
 
 class _Words:
-    """Stands in for an encoder: a text's vector says which words it has."""
+    """A substitute for an encoder: a text's vector says which words it has."""
 
     pooling = SimpleNamespace(mode="words")
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """One row per text, float32 (n, words), 1 where the text has the word, case aside."""
+        """Return one row per text, float32 (n, words): 1 for each word of the text, ignoring case."""
         import numpy as np
 
         bags = [set(re.findall(r"\w+", text.lower())) for text in texts]
@@ -77,7 +80,7 @@ class _Words:
     def protocol(
         self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
     ) -> dict[str, str | int | float]:
-        """As an encoder's, without what a model adds."""
+        """Return an encoder's protocol without the fields that depend on a model."""
         return {
             "harness": "sparsebench heuristics",
             "heuristic": "words in common",

@@ -1,4 +1,4 @@
-"""lm-eval's task files: the names of its own tasks, found without importing it; ours over local data, every path made real."""
+"""lm-eval's task files: the names of its tasks, found without importing it, and our versions over local data."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sparsebench.sources.cache import read_json, write_json
 
 _KEY = re.compile(rb"""^["']?(task|group|class|include)["']?:[ \t]*([^\s#].*?)[ \t\r]*(?:[ \t]#.*)?$""", re.MULTILINE)
 GROUP = ""
-"""What stands in the index in place of a file, for a group of tasks."""
+"""Stands in the index instead of a file for a group of tasks."""
 
 
 def names(cache: Cache | None = None) -> tuple[str, ...]:
-    """Every task name that ``score`` takes, our own first."""
+    """Return every task name that ``score`` takes, our own first."""
     return (*all_tasks(), *(name for name in stock(cache) if name not in all_tasks()))
 
 
 def known(name: str, cache: Cache | None = None) -> bool:
-    """Whether there is such a task: one of our own or one of lm-eval's tasks and groups."""
+    """Return whether a task of this name exists: one of our own, or one of lm-eval's tasks and groups."""
     return name in all_tasks() or name in stock(cache)
 
 
 def stock(cache: Cache | None = None) -> Mapping[str, str]:
-    """lm-eval's tasks and groups by name, each task with its file under lm-eval's tasks folder.
+    """Return lm-eval's tasks and groups by name, each task with its file under lm-eval's tasks folder.
 
     Raises BenchmarkError when lm-eval is not installed.
     """
@@ -47,7 +47,7 @@ def stock(cache: Cache | None = None) -> Mapping[str, str]:
 
 
 def tasks_folder() -> Path:
-    """The folder of lm-eval's task files. Raises BenchmarkError when lm-eval is not installed."""
+    """Return the folder of lm-eval's task files. Raises BenchmarkError when lm-eval is not installed."""
     from importlib.util import find_spec
 
     spec = find_spec("lm_eval")
@@ -67,7 +67,7 @@ def _scan(root: Path) -> dict[str, str]:
 
 
 def _entry(path: Path) -> tuple[str, bool] | None:
-    """The name that a task file declares, itself or through what it includes, and whether it is a group's."""
+    """Return the name that a task file declares, itself or through what it includes, and whether it is a group's."""
     declared: dict[str, str] = {}
     for key, value in _KEY.findall(path.read_bytes()):
         declared.setdefault(key.decode(), value.decode().strip("\"'"))
@@ -81,13 +81,13 @@ def _entry(path: Path) -> tuple[str, bool] | None:
 
 
 def serves(spec: TaskSpec) -> bool:
-    """Whether the task can be scored from local data; examples may come from a split that only the hub has."""
+    """Return whether the task can be scored from local data; examples in its prompt may need a split on the hub."""
     task = spec.row
     return task is not None and bool(task.examples or not spec.num_fewshot)
 
 
 def load(name: str, cache: sources.Cache) -> dict[str, Any]:
-    """The task, or the group with its subtasks, as ``TaskManager.load`` gives them. Raises what lm-eval raises."""
+    """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
     from lm_eval.tasks import TaskManager
 
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def write(name: str, cache: sources.Cache, folder: Path) -> None:
 
 
 def _with_paths(ours: dict[str, Any], subject: str, cache: sources.Cache) -> dict[str, Any]:
-    """Our keys with files in place of sources, ``{dataset_name}`` filled in."""
+    """Return our keys with files instead of sources, fetched, and with ``{dataset_name}`` filled in."""
     files = {}
     for split, text in ours["dataset_kwargs"]["data_files"].items():
         source, inner = located(text)
@@ -128,5 +128,5 @@ def _write(path: Path, stock: Path, ours: dict[str, Any]) -> None:
 
     function = ours.pop("custom_dataset", None)
     text = yaml.safe_dump({"include": str(stock), **ours})
-    # No plain YAML value says that it names a function.
+    # A function's tag has to be appended by hand: safe_dump cannot write it.
     path.write_text(text + (f"custom_dataset: !function {function}\n" if function else ""), encoding="utf-8")

@@ -12,11 +12,11 @@ from sparsebench.errors import UnsupportedError
 
 
 class _ByLength(LM):  # type: ignore[misc]
-    """The likelier answer is the longer one, or with ``sign`` -1 the shorter one."""
+    """A model for which longer answers are likelier, or shorter ones with ``sign`` -1."""
 
     progress: Any = None
     share = exact = False
-    sharing = "off: no model"
+    sharing = ""
 
     def __init__(self, sign: int) -> None:
         super().__init__()
@@ -24,15 +24,16 @@ class _ByLength(LM):  # type: ignore[misc]
         self.notes = {"heuristic": "the longest answer" if sign > 0 else "the shortest answer"}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """The square of an answer's length: its order stays where lm-eval divides by the length (acc_norm)."""
+        """Return ``sign`` times the squared length: its order survives lm-eval's division by the length (acc_norm)."""
+        self.sharing = "off: no model"
         return [(self.sign * float(len(request.args[1])) ** 2, False) for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """There are no answers to choose from."""
+        """Raises UnsupportedError: there are no answers to choose from."""
         raise UnsupportedError("the task has no choices, and no heuristic", "leave it out by `select`")
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """There are no answers to choose from."""
+        """Raises UnsupportedError: there are no answers to choose from."""
         raise UnsupportedError("the task has no choices, and no heuristic", "leave it out by `select`")
 
 

@@ -1,4 +1,4 @@
-"""Masked language models under lm-eval's harness: its log-likelihoods answered by pseudo-log-likelihoods.
+"""Masked language models in lm-eval's harness: pseudo-log-likelihoods take the place of log-likelihoods.
 
 Imported only to score: lm-eval and torch are heavy.
 """
@@ -18,7 +18,7 @@ from sparsebench.errors import UnsupportedError
 class MaskedScorer(LM):
     """lm-eval's model interface around an encoder with a masked-language-model head.
 
-    A continuation's log-likelihood is its tokens' pseudo-log-likelihood given the context and one another.
+    A continuation's log-likelihood is the sum of its tokens' pseudo-log-likelihoods, given the context and each other.
     """
 
     progress: Progress | None = None
@@ -32,7 +32,7 @@ class MaskedScorer(LM):
         self.notes: dict[str, str | int | float] = {}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(Σ log p, whether every token is the most probable one) for each (context, continuation)."""
+        """Return (Σ log p, whether every token is the most probable one) for each (context, continuation)."""
         texts = [self.reader.continuation(*request.args) for request in requests]
         self.sharing = "off: a masked language model"
         self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
@@ -40,11 +40,11 @@ class MaskedScorer(LM):
         return [(math.fsum(p for p, _ in found), all(first for _, first in found)) for found in answers]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Raises UnsupportedError: what would come out is no perplexity."""
+        """Raises UnsupportedError: the result would not be a perplexity."""
         raise UnsupportedError(
             "a masked language model has no perplexity", "the task pseudo_perplexity is the measure for it"
         )
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Raises UnsupportedError."""
+        """Raises UnsupportedError: a masked language model generates no text."""
         raise UnsupportedError("a masked language model generates no text", "choose a multiple-choice task")

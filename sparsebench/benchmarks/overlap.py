@@ -1,7 +1,8 @@
-"""Whether a calibration text is part of what a task asks about: a model must not be fitted to its examination.
+"""Finding a task's documents in a calibration text: a model must not be fitted to the documents that it is scored on.
 
-Names of data sets say so first (``overlaps``), but not of a file of one's own. There the documents are looked for, by hashes
-of runs of words. One is copied when one of its texts is: SHARE of the text's runs of RUN words stand in the fitted text.
+Names of data sets are compared first (``overlaps``), but a user's own file has no such name. There the documents are
+searched for by hashes of runs of words. A document is copied when one of its texts is: when SHARE of the text's runs of
+RUN words occur in the fitted text.
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ _SUITES = frozenset(
     "data-00000-of-00001 bpb-0shot rc-0shot".split()
 )
 _SPLIT = re.compile(r"(test|validation|valid|val|dev|eval)(-|$)")
-"""Names in the paths of our own data that do not name the data set, and how names of splits begin."""
+"""Names in the paths of our own data that do not name the data set (_SUITES), and the beginnings of split names."""
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
 RUN = 13
-"""Words in a run, as in Brown et al. 2020, appendix C; shorter texts are never counted: questions are alike by chance."""
+"""Words in a run, as in Brown et al. 2020, appendix C. Shorter texts never count: questions are alike by chance."""
 SHARE = 0.7
-"""Of a text's runs, as in Chowdhery et al. 2022, section 8. One run alone may be a quotation."""
+"""Share of a text's runs, as in Chowdhery et al. 2022, section 8. One run alone may be a quotation."""
 _BASE = 0x9E3779B97F4A7C15
 """Odd, so that no word of a run loses bits modulo 2⁶⁴."""
 
 
 def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, data: str = "") -> bool:
-    """Whether the source ``calibration`` holds data of ``task``: the same file, or a file of the same data set.
+    """Return whether the source ``calibration`` holds data of ``task``: the same file, or a file of the same data set.
 
-    Data sets are recognised by name in the source's path or repository; a training split is nobody's examination. A
-    file of one's own (``path:``) is known only as the very file that a task reads, or by the folder that holds it; that file
-    is the source ``data`` where it is given. Raises SourceError for a source that does not parse, BenchmarkError when
-    lm-eval, which knows the task's data, is not installed.
+    Data sets are recognised by name in the source's path or repository. A training split does not overlap, unless it
+    is the very file, on disk or in a package, that the task reads. A user's own file (``path:``) overlaps only if it is
+    that file, or if one of them contains the other. ``data`` is the task's source if it is the user's own. Raises
+    SourceError for a source that does not parse, BenchmarkError when lm-eval, which names the task's data, is not
+    installed.
     """
     source = sources.parse(calibration)
     ours = [sources.parse(text) for text in ([data] if data else data_sources(task))]
@@ -64,18 +66,20 @@ def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, da
     return (
         _plain(task) in steps
         or (base in steps and (whole or configuration in steps))
-        # A data set may lie outside of its suite (BoolQ of SuperGLUE); `en` or `cb` alone would say nothing.
+        # A data set may be stored outside its suite (BoolQ of SuperGLUE); `en` or `cb` alone would prove nothing.
         or (not whole and len(configuration) > 3 and configuration in steps)
     )
 
 
 def _same(one: sources.Source, other: sources.Source) -> bool:
-    """Whether one source is, or lies in, the other; the version of a package does not matter."""
+    """Return whether one path is, or is in, the other: on disk, in a package of any version, or in any revision on the hub."""
     if one.kind != other.kind:
         return False
     if one.kind == "path":
         first, second = (Path(source.location).resolve() for source in (one, other))
         return first.is_relative_to(second) or second.is_relative_to(first)
+    if one.kind == "hf":
+        return (one.repo, one.file) == (other.repo, other.file)
     return any(
         _plain(a.project) == _plain(b.project)
         and (
@@ -87,7 +91,7 @@ def _same(one: sources.Source, other: sources.Source) -> bool:
 
 
 def _steps(source: sources.Source) -> frozenset[str]:
-    """The names in a source's path: of folders, of the repository, of the file without its suffixes."""
+    """Return the names in a source's path: folders, repository, the file without suffixes; none for ``path:``."""
     if source.kind == "wheel":
         paths = [PurePosixPath(part.inner) for part in source.parts]
     elif source.file:
@@ -98,7 +102,7 @@ def _steps(source: sources.Source) -> frozenset[str]:
 
 
 def _data_set(task: str, cache: sources.Cache | None) -> tuple[str, str]:
-    """The data set's name without its owner, and its configuration; both empty where they cannot be known."""
+    """Return the data set's name without its owner, and its configuration; ``("?", "")`` if unknown."""
     row = all_tasks().get(task)
     if row and row.adapter != "harness":
         path, name = row.hub[:2] if row.hub else ("", "")
@@ -110,7 +114,7 @@ def _data_set(task: str, cache: sources.Cache | None) -> tuple[str, str]:
 
 
 def _declared(file: Path) -> dict[str, str]:
-    """What a task file says of its data, by itself or through what it includes."""
+    """Return the data set and configuration that a task file names, itself or through what it includes."""
     found = dict(_KEY.findall(file.read_text(encoding="utf-8")))
     included = file.parent / found.pop("include") if "include" in found else None
     return {**(_declared(included) if included and included.is_file() else {}), **found}
@@ -121,7 +125,10 @@ def _plain(name: str) -> str:
 
 
 class Fitted:
-    """The runs of words of the texts that a model was fitted to, as sorted 64-bit hashes; ``allowed``: also a task's own."""
+    """Sorted 64-bit hashes of all runs of words in the texts that a model was fitted to.
+
+    ``allowed``: copies of a task's documents are counted, not refused.
+    """
 
     def __init__(self, texts: Iterable[str], allowed: bool = False) -> None:
         import numpy as np
@@ -131,7 +138,7 @@ class Fitted:
         self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
 
     def holds(self, text: str) -> bool:
-        """Whether the text, case and punctuation aside, is one of them or part of one."""
+        """Return whether SHARE of the text's runs occur in the fitted texts, case and punctuation aside."""
         import numpy as np
 
         runs = _runs(text)
@@ -142,9 +149,9 @@ class Fitted:
 
 
 def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | None:
-    """Those of the task's texts that ``fitted`` holds, one a document; None where its data are not local files.
+    """Return the task's texts that ``fitted`` holds, one per document; None if the documents cannot be searched.
 
-    All documents count, also beyond a ``limit``, but not those of a training split.
+    All documents are searched, also beyond a ``limit``, but not those of a training split.
     """
     files = _files(spec, cache)
     if files is None:
@@ -157,7 +164,7 @@ def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
     task = spec.row
     if spec.own:
         return None if task and not task.form else [spec.own.fetch(cache)]
-    # CMUdict's file is that of the training words as well.
+    # CMUdict's file also holds the training words.
     if task is None or (task.adapter == "generation" and not task.form):
         return None
     if task.adapter != "harness":
@@ -173,7 +180,7 @@ def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a record, whatever its name."""
+    """Yield every text in a record, whatever its field."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list) and value and all(isinstance(one, str) and len(one.split()) == 1 for one in value):
@@ -184,7 +191,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _runs(text: str) -> np.ndarray[Any, Any]:
-    """A hash of each run of words: a polynomial of the words' own, modulo 2⁶⁴."""
+    """Return a hash of each run of words: a polynomial of the words' own hashes, modulo 2⁶⁴."""
     import numpy as np
 
     words = np.array([_word(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""Benchmarks over data of one's own: a manifest's entry with a ``source``, as a row like those of the table.
+"""Benchmarks over the user's own data: a manifest's entry with a ``source``, turned into a row like those of the table.
 
-Where the data lie is no part of what is asked: a cell's settings hold the hash of their content.
+A cell's settings hold the hash of the data's content, not their path.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 
 _UNPACKED, _TOKEN, _FIRST = 3, 4, 100
-"""For estimates: how much a compressed text grows, bytes of a token, lines that are looked at."""
+"""For estimates: growth of a compressed text when unpacked, bytes per token, number of lines that are read."""
 WINDOW, MASKED_WINDOW = 1024, 128
-"""Tokens of a window of text for a decoder, and for a masked language model, where nothing says."""
+"""Default tokens per window of text, for a decoder and for a masked language model."""
 
 
 @dataclass(frozen=True)
 class OwnTaskKind:
-    """What can be asked of data of one's own.
+    """A kind of benchmark that the user's own data can be scored with.
 
-    ``columns`` are the parts of a record, which are the names of its columns unless an entry says otherwise; ``takes`` are
-    the keys of an entry that mean something here; ``length`` is the tokens where an entry says none (of a text, or the model's
-    maximum where that is less); ``source`` is the data where an entry names none.
+    ``columns`` are the parts of a record, and the names of its columns unless an entry renames them. ``takes`` are the
+    manifest keys that such an entry accepts. ``length`` is the default length in tokens, which for a window of passages
+    is cut to the model's maximum. ``source`` is the default data.
     """
 
     families: tuple[Family, ...]
@@ -97,19 +97,20 @@ KINDS: Mapping[str, OwnTaskKind] = {
     ),
     LM_EVAL: OwnTaskKind(FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)),
 }  # fmt: skip
-"""By the name that a manifest's `task` has; any other, with a `source`, is a task of a folder of lm-eval's files."""
+"""Each kind by a manifest's `task`. Any other `task` with a `source` is a task of a folder of lm-eval's files."""
 
 
 def kind_of(task: str) -> str:
-    """The kind of an entry that has a source."""
+    """Return the kind of a manifest's entry that has a source."""
     return task if task in KINDS else LM_EVAL
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is asked of data of one's own: ``content`` is the hash of the data, ``source`` where they lie on this machine.
+    """The user's own data and how they are scored.
 
-    ``columns`` are pairs (part of a record, name of its column), those of the same name left out.
+    ``content`` is the hash of the data; ``source`` is where they are on this machine. ``columns`` are pairs (part of a
+    record, name of its column), only for columns that are renamed.
     """
 
     kind: str
@@ -123,23 +124,23 @@ class OwnData:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any], source: str = "") -> OwnData:
-        """From what ``settings`` gives, a cell's part."""
+        """Restore an instance from the part of a cell's settings that ``settings`` returned."""
         columns = tuple((part, name) for part, name in settings.get("columns", {}).items())
         return cls(**{**settings, "columns": columns}, source=source)
 
     def settings(self) -> dict[str, Any]:
-        """What a cell's settings say of it; what is not said is left out, so that a new key leaves old ids alone."""
+        """Return its part of a cell's settings. Empty values are left out, so that a new key leaves old ids alone."""
         found = dataclasses.asdict(self) | {"columns": dict(self.columns)}
         return {key: value for key, value in found.items() if value and key != "source"}
 
     @property
     def label(self) -> str:
-        """Where the data come from, without this machine's folders."""
+        """The data's source without this machine's folders."""
         kept = sources.parse(self.source)
         return f"path:{Path(kept.location).name}" if kept.kind == "path" else kept.text
 
     def row(self, name: str) -> Benchmark:
-        """The row that stands for it under a name. Its number of documents is not known: 0."""
+        """Return its row for the table, under a name. The number of documents is 0: it is not known."""
         kind, named = KINDS[self.kind], dict(self.columns)
         fields = tuple(named.get(part, part) for part in kind.columns) or ((self.field,) if self.field else ())
         metric = self.metric or kind.metric
@@ -152,11 +153,11 @@ class OwnData:
 
     @property
     def window(self) -> int | None:
-        """The window that a model must take: what an entry says, or what is published; a default may be cut to what it takes."""
+        """The window in tokens that a model must take: the entry's or the published one; None if it may be cut."""
         return self.length or (KINDS[self.kind].length if KINDS[self.kind].form == "published" else None)
 
     def fetch(self, cache: sources.Cache) -> Path:
-        """The file, or the folder. Raises BenchmarkError where it is not what the plan was made for."""
+        """Return the file or folder. Raises BenchmarkError if its content has changed since the plan was made."""
         source = sources.parse(self.source)
         path = sources.fetch(source, cache)
         if source.kind == "path" and self.content != content(source, cache):
@@ -164,9 +165,9 @@ class OwnData:
         return path
 
     def inspect(self, name: str, cache: sources.Cache) -> None:
-        """Read the beginning of data on this machine's disk; what has yet to be fetched is not looked at.
+        """Read the beginning of the data, unless they have yet to be fetched.
 
-        Raises SourceError or BenchmarkError where it does not hold what is asked for.
+        Raises SourceError or BenchmarkError if they lack what the task reads.
         """
         source = sources.parse(self.source)
         if source.kind != "path":
@@ -181,7 +182,7 @@ class OwnData:
             part(name, str(path), 1, record, row.fields)
 
     def about(self, cache: sources.Cache) -> int:
-        """About how many documents, or windows of text, data on this machine's disk have, by their size; 0: nobody knows yet."""
+        """Estimate the number of documents, or windows of text, from the size of a local file; 0 if unknown."""
         source, row = sources.parse(self.source), self.row("")
         if source.kind != "path" or self.kind == LM_EVAL:
             return 0
@@ -196,30 +197,31 @@ class OwnData:
 
 
 def row_of(settings: Mapping[str, Any]) -> Benchmark | None:
-    """The row of what a cell's settings ask for; None for what lm-eval alone knows."""
+    """Return the row of the task in a cell's settings; None for a task that only lm-eval has."""
     if "own" in settings:
         return OwnData.read(settings["own"]).row(settings["task"])
     return all_tasks().get(settings["task"])
 
 
 def default_name(task: str, source: sources.Source) -> str:
-    """What a task over a source is called where nobody says: ``perplexity-notes`` for ``path:notes.jsonl``."""
+    """Return the default name of a task over a source: ``perplexity-notes`` for ``path:notes.jsonl``."""
     if task == WIKITEXT2 or kind_of(task) == LM_EVAL:
         return task
-    last = re.split(r"[/\\]", source.file or source.location or source.parts[-1].inner)[-1]
+    inner = source.parts[-1].inner if source.parts else source.text
+    last = re.split(r"[/\\]", source.name or source.file or source.location or inner)[-1]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", last.split(".")[0] or last).strip("-")
     return f"{task}-{stem}"[:64]
 
 
 def content(source: sources.Source, cache: sources.Cache) -> str:
-    """A short hash of what the source holds, and of its suffix, by which it is read. Raises SourceError."""
+    """Return a short hash of the source's content and of the suffix that decides how it is read. Raises SourceError."""
     fingerprint = sources.fingerprint(source, cache)
     read_by = suffix_of(Path(source.location)) if source.kind == "path" else source.name or source.file
     return hashlib.sha256(f"{fingerprint}\0{read_by}".encode()).hexdigest()[:20]
 
 
 def part(task: str, where: str, number: int, record: Any, fields: tuple[str, ...]) -> list[Any]:
-    """The values of a record's columns. Raises BenchmarkError that names the column that is missing, and those there are."""
+    """Return the values of a record's columns. Raises BenchmarkError, naming a missing column and those there are."""
     found = record if isinstance(record, Mapping) else {}
     missing = [name for name in fields if name not in found]
     if missing:
@@ -232,7 +234,7 @@ def part(task: str, where: str, number: int, record: Any, fields: tuple[str, ...
 
 
 def rows(task: str, path: Path, fields: tuple[str, ...]) -> list[list[Any]]:
-    """Every record's columns, in order. Raises BenchmarkError for a file without any."""
+    """Return every record's columns, in order. Raises BenchmarkError for a file without records."""
     found = [
         part(task, str(path), number, record, fields) for number, record in enumerate(read_records(path, *fields), 1)
     ]

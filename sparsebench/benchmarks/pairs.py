@@ -1,4 +1,7 @@
-"""Pairs of sentences: do similar ones rank above others, or as people rank them? (MTEB, Muennighoff et al. 2023, section 3.1.)"""
+"""Pairs of sentences, ranked by cosine similarity (MTEB, Muennighoff et al. 2023, section 3.1).
+
+Measured is whether true pairs rank above others, or whether the ranking agrees with people's scores.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """How cosine similarity ranks pairs: average precision of true ones, or Spearman's correlation with a gold score.
+    """Score the ranking by cosine similarity: average precision, or Spearman's correlation with gold scores.
 
-    An outcome's value is the similarity, its label the pair's own (1 for a true pair). Raises BenchmarkError when a vector is
-    not finite (it has no rank), or all pairs have the same label.
+    An outcome's value is the similarity; its label is the pair's gold score (1 for a true pair). Raises BenchmarkError
+    when a vector is not finite (it has no rank), a label is not a number, or all pairs have the same label.
     """
     import numpy as np
 
@@ -54,7 +57,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
 
 def _number(task: Benchmark, place: int, row: Mapping[str, Any]) -> float:
-    """The pair's own score, or its label."""
+    """Return the pair's gold score or label. Raises BenchmarkError if it is not a finite number."""
     value = row[task.fields[2]]
     try:
         found = float(value)
@@ -67,7 +70,7 @@ def _number(task: Benchmark, place: int, row: Mapping[str, Any]) -> float:
 
 
 def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
-    """Vectors (n, width) scaled to length 1, zero vectors left alone. Raises BenchmarkError unless all are finite."""
+    """Scale vectors (n, width) to length 1, except zero vectors. Raises BenchmarkError unless all are finite."""
     import numpy as np
 
     check_vectors(vectors, task)

@@ -1,8 +1,8 @@
 """Perplexity of a decoder over joined text: exp of the mean negative log-likelihood of a token, window by window.
 
-A window is what the model sees at once: the tokenizer's own first token, if it has one, then text. Every token with
-another before it in its window is scored: never the first one, be it text or the tokenizer's own. Windows that the
-text does not fill are dropped, and by default no two overlap.
+A window is what the model sees at once: the tokenizer's own first token, if it has one, then text. Every text token
+that has a token before it in its window is scored, so a window's first token never is. Windows that the text does not
+fill are dropped. By default no two windows overlap.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK = 1 << 24
-"""Numbers of a temporary copy in float32 (64 MiB)."""
+"""Largest number of elements in a temporary float32 copy (64 MiB)."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """``ids`` as the model sees them, one tuple a window; those from ``starts`` on are scored.
+    """A text in windows: one tuple of ``ids`` per window, as the model sees it, scored from position ``starts`` on.
 
-    ``stride`` is in text tokens; the last ``dropped`` tokens of the text fill no window.
+    ``stride`` is in text tokens. The last ``dropped`` tokens of the text fill no window.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -48,11 +48,11 @@ class Windows:
 
     @property
     def scored(self) -> tuple[int, ...]:
-        """Scored tokens of each window."""
+        """The number of scored tokens of each window."""
         return tuple(len(ids) - start for ids, start in zip(self.ids, self.starts, strict=True))
 
     def only(self, places: Iterable[int]) -> Windows:
-        """Those at ``places`` of all."""
+        """Return the windows at these positions alone."""
         kept = [(self.ids[place], self.starts[place]) for place in places]
         return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
 
@@ -60,8 +60,8 @@ class Windows:
 class Perplexity:
     """One decoder and the perplexity task.
 
-    ``original`` are the numbers that the tokens of a trimmed vocabulary had before: by them a window of the same tokens is the
-    same document as the dense model's.
+    ``original`` gives the dense model's id of each token of a trimmed vocabulary. With it, a window of the same tokens
+    is the same document as the dense model's.
     """
 
     def __init__(
@@ -123,10 +123,11 @@ class Perplexity:
 def perplexity(
     folder: Path, text: str | Sequence[int], window: int = WINDOW, stride: int | None = None, limit: int | None = None
 ) -> tuple[float, list[float]]:
-    """The perplexity of the model in ``folder`` over any text or token ids, and each window's mean per token.
+    """Return the perplexity of the model in ``folder`` over any text or token ids, and each window's own perplexity.
 
-    ``stride`` (text tokens; default: what fits into a window) below that makes windows overlap, and a window then
-    scores only what the one before it did not. Only the first ``limit`` windows count. Raises BenchmarkError.
+    ``stride`` is in text tokens and defaults to all that fit into a window. A smaller one makes windows overlap, and a
+    window then scores only the tokens that the one before it did not. Only the first ``limit`` windows count. Raises
+    BenchmarkError.
     """
     from sparsebench.models.load import load_model, load_tokenizer
 
@@ -141,7 +142,7 @@ def perplexity(
 
 
 def wikitext(path: Path) -> str:
-    """A raw WikiText file as published evaluations read it: its lines, blank ones emptied, joined with blank lines."""
+    """Read a raw WikiText file as published evaluations do: its lines, blank ones emptied, joined with blank lines."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8", newline="\n") as file:
@@ -151,7 +152,10 @@ def wikitext(path: Path) -> str:
 
 
 def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:
-    """Windows of ``size`` tokens, ``before`` among them. Raises BenchmarkError when ``ids`` do not fill one."""
+    """Cut ``ids`` into windows of ``size`` tokens, each beginning with ``before``.
+
+    Raises BenchmarkError when ``ids`` do not fill one window.
+    """
     room = size - len(before)
     step = min(stride or room, room)
     if room < 1 or len(ids) < room or size < 2:
@@ -160,7 +164,7 @@ def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequen
             "give it more text, or a smaller window",
         )
     begins = range(0, len(ids) - room + 1, step)
-    # A window's first token has nothing before it; of a later one, only what is new is scored.
+    # A window's first token has nothing before it; a later window scores only the tokens that are new.
     starts = [max(1, len(before) if not begin else size - step) for begin in begins]
     return Windows(
         ids=tuple((*before, *ids[begin : begin + room]) for begin in begins),
@@ -171,18 +175,18 @@ def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequen
 
 
 def windows_at_once(model: PreTrainedModel, size: int) -> BatchSize:
-    """How many windows of ``size`` tokens a forward pass takes: one on a CPU, as many as fit on a GPU."""
+    """Return how many windows of ``size`` tokens a forward pass takes: one on a CPU, as many as fit on a GPU."""
     return BatchSize(max(1, tokens_at_once(model, 0) // size))
 
 
 def likelihoods(
     model: PreTrainedModel, windows: Windows, progress: Progress | None = None, batch: BatchSize | None = None
 ) -> list[float]:
-    """Each window's negative log-likelihood summed over its scored tokens, in nats.
+    """Return each window's negative log-likelihood, summed over its scored tokens, in nats.
 
-    The output head multiplies in float32, and so does all behind it, ``batch`` windows at a time (default: one). Raises
-    BenchmarkError for the first that is not finite, where memory is too small for one window, and for a model whose logits come
-    out in another precision all the same.
+    The output head and everything after it compute in float32, ``batch`` windows at a time (default: one). Raises
+    BenchmarkError for the first likelihood that is not finite, when one window does not fit into memory, and when the
+    model's logits still come out in another precision.
     """
     found: list[float] = []
     every = list(zip(windows.ids, windows.starts, strict=True))
@@ -196,7 +200,7 @@ def likelihoods(
 
 
 def _sums(model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
-    """The negative log-likelihoods of windows of one length, each (tokens, the place from which they are scored)."""
+    """Return the negative log-likelihoods of windows of one length, each (tokens, position of the first scored one)."""
     import torch
 
     tokens = torch.tensor([ids for ids, _ in windows], device=model.device)
@@ -210,9 +214,10 @@ def _sums(model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]]
 
 @contextmanager
 def wide_head(model: PreTrainedModel) -> Iterator[None]:
-    """In here the model's output head multiplies in float32: in bfloat16 a logit is rounded to one part in 256.
+    """Make the model's output head compute in float32: in bfloat16 a logit is rounded to one part in 256.
 
-    Weights are widened a part of the vocabulary at a time. What the model's code does to its logits is then float32 too.
+    The weights are widened one part of the vocabulary at a time. What the model's code then does to its logits is in
+    float32 too.
     """
     import torch
     from torch.nn import functional as F
@@ -240,7 +245,7 @@ def wide_head(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Σ −log p of ``targets`` (n,) under float32 ``logits`` (n, vocabulary), summed in float64."""
+    """Return Σ −log p of ``targets`` (n,) under float32 ``logits`` (n, vocabulary), summed in float64."""
     import torch
 
     if logits.dtype != torch.float32:
@@ -253,9 +258,10 @@ def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def fitting(spec: TaskSpec, longest: int | None, usual: int) -> int:
-    """The window of a task for a model that takes ``longest`` tokens (None: any number): the task's, else ``usual`` or less.
+    """Return a task's window for a model that takes ``longest`` tokens (None: any number).
 
-    Raises BenchmarkError where a length that was asked for is more than the model takes.
+    The task's own window counts; without one, ``usual`` or the model's maximum if that is less. Raises BenchmarkError
+    when the task's own window is longer than the model takes.
     """
     row = spec.known
     asked = spec.own.window if spec.own else row.tokens if row.form == "published" else None
@@ -269,18 +275,20 @@ def fitting(spec: TaskSpec, longest: int | None, usual: int) -> int:
 
 @dataclass(frozen=True)
 class RunningText:
-    """A task's ``passages``, joined with blank lines."""
+    """A task's text: its passages (``passages`` of them), joined with blank lines."""
 
     text: str
     passages: int
 
     @classmethod
     def of(cls, spec: TaskSpec, cache: sources.Cache) -> RunningText:
-        """Fetch and join what the task reads. What our own data hold twice counts once; a user's text stays as it is."""
+        """Fetch and join a task's passages. A passage repeated in a built-in task's data counts once; a user's data and
+        published texts keep their repeats.
+        """
         task = spec.known
         path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(task.data[0]), cache)
         if task.form == "published":
-            # A raw file has its rows as lines; as a table they are the hub's.
+            # In a raw file the rows are lines; in the hub's table they are records.
             found = [wikitext(path)] if is_plain(path) else [text for (text,) in each_text(path, *task.fields)]
         elif task.form == "passages":
             found = [text for (text,) in each_text(path, *task.fields) if text.strip()]
@@ -290,15 +298,15 @@ class RunningText:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What a result says of it."""
+        """What a result records of the text."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()
         return {"passages": self.passages, "joiner": "blank line", "text_sha256": digest}
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """A window: its ``place`` in the text (from 0), the ``ids`` that the model saw, its summed negative log-likelihood
-    (nats), and how many tokens were scored.
+    """A scored window: its number ``place`` in the text (from 0), the ``ids`` that the model saw, its summed negative
+    log-likelihood ``value`` (nats), and the number of scored ``tokens``.
     """
 
     place: int
@@ -308,9 +316,9 @@ class ScoredWindow:
 
 
 def result(task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
-    """The perplexity over ``windows``, some of ``whole``; an outcome is a window, its label the tokens scored.
+    """Return the perplexity over ``windows``, out of ``whole``. An outcome is a window, its label the tokens scored.
 
-    Raises BenchmarkError where the result is more than a double holds.
+    Raises BenchmarkError when the perplexity is more than a double holds.
     """
     score = pooled([window.value for window in windows], [window.tokens for window in windows])
     hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
@@ -340,11 +348,11 @@ def in_bytes(
     special: tuple[int, int],
     values: Sequence[float],
 ) -> dict[str, int | float]:
-    """What a result says of windows by the bytes of UTF-8 that their scored tokens stand for, which no tokenizer changes:
-    how many, and the mean negative log-likelihood in bits a byte. ``places`` are the windows' in the text; ``special`` are how
-    many tokens stand before all of the text, and before the text of each window.
+    """Return the UTF-8 bytes that the scored tokens stand for, and the mean negative log-likelihood in bits per byte.
 
-    Nothing where the tokenizer does not say where its tokens stand.
+    Bytes do not depend on the tokenizer. ``places`` are the windows' numbers in the text. ``special`` is the number of
+    tokens put before the whole text, and before the text of each window. The result is empty if the tokenizer is a slow
+    one, which gives no offsets.
     """
     if not tokenizer.is_fast:
         return {}
@@ -354,34 +362,34 @@ def in_bytes(
     size = 0
     for place, ids, start in zip(places, windows.ids, windows.starts, strict=True):
         begin = place * windows.stride
-        # From where the token before ends: spaces belong to the token behind them, wherever a tokenizer says that it begins.
+        # From the end of the token before: spaces count for the token after them, whatever start the tokenizer reports.
         size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
     return bits(values, size)
 
 
 def bits(values: Sequence[float], size: int) -> dict[str, int | float]:
-    """What a result says of negative log-likelihoods (nats) of ``size`` bytes of text."""
+    """Return the fields of a result for negative log-likelihoods (nats) of ``size`` bytes of text; none for 0 bytes."""
     return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
 
 
 def as_dense(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
-    """Tokens by the numbers that the dense model has for them; ``original`` are those of a trimmed vocabulary."""
+    """Return tokens by the dense model's ids; ``original`` maps a trimmed vocabulary to them (None: not trimmed)."""
     return ids if original is None else [original[one] for one in ids]
 
 
 def check_finite(task: str, value: float, place: int, windows: int) -> None:
-    """Raise BenchmarkError for the likelihood of window ``place`` (from 1) of ``windows`` where it is not finite."""
+    """Raise BenchmarkError if the likelihood ``value`` of window ``place`` (from 1) of ``windows`` is not finite."""
     if not math.isfinite(value):
         raise BenchmarkError(f"{task}: the likelihood of window {place} of {windows} is not finite", DAMAGED)
 
 
 def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
-    """exp(Σ values / Σ counts). Raises BenchmarkError where that is more than a double holds."""
+    """Return exp(Σ values / Σ counts). Raises BenchmarkError when that is more than a double holds."""
     mean = math.fsum(values) / sum(counts)
     try:
         return math.exp(mean)
     except OverflowError:
         raise BenchmarkError(
-            f"perplexity: a mean negative log-likelihood of {mean:.4g} nats a token is beyond any perplexity",
-            "the model is broken: nothing can be compared with it",
+            f"perplexity: too large for a number (the mean negative log-likelihood is {mean:.4g} nats a token)",
+            "the model has collapsed: remove less, or check its weights",
         ) from None

@@ -1,8 +1,8 @@
 """Pseudo-log-likelihoods under a masked language model: each token masked in turn, scored given all others.
 
 The pseudo-log-likelihood of a text is Σ log p(token | every other token) (Salazar et al. 2020). The pieces of a word
-give each other away, so that long rare words come out likely. With the correction within words ("word-l2r", Kauf &
-Ivanova 2023) the pieces to the right of a token in its own word are therefore masked with it.
+give each other away, so that long rare words come out likely. The correction within words ("word-l2r", Kauf & Ivanova
+2023) therefore also masks the pieces to the right of a token in its own word.
 
 Imported only to score: torch is heavy.
 """
@@ -26,14 +26,14 @@ METHOD = "word-l2r"
 TOKENS = 1024
 """Tokens in a batch of masked copies."""
 ROWS = 64
-"""Copies in a batch: it bounds the logits over the vocabulary."""
+"""Most copies in a batch on a CPU: this bounds the memory for logits over the vocabulary."""
 
 
 @dataclass(frozen=True)
 class PllText:
-    """What the model sees, special tokens included; the places from ``begin`` to before ``end`` are scored.
+    """A text as the model sees it, special tokens included; positions ``begin`` to ``end`` (exclusive) are scored.
 
-    ``words`` numbers the word of each token. ``cut`` tokens at the beginning did not fit.
+    ``words`` holds the number of each token's word. ``cut`` tokens at the beginning did not fit.
     """
 
     ids: tuple[int, ...]
@@ -43,7 +43,7 @@ class PllText:
     cut: int = 0
 
     def masked(self, place: int, within_words: bool = True) -> range:
-        """The places that are masked when the token at ``place`` is scored."""
+        """Return the positions that are masked when the token at ``place`` is scored."""
         last = place + 1
         while within_words and last < self.end and self.words[last] == self.words[place]:
             last += 1
@@ -51,7 +51,10 @@ class PllText:
 
 
 class PllTokenizer:
-    """Texts as a tokenizer and a model's longest input make them. Raises UnsupportedError where it cannot mask."""
+    """A tokenizer that makes PllText for a model's longest input.
+
+    Raises UnsupportedError when the tokenizer has no mask token, or is a slow one, which gives no offsets.
+    """
 
     def __init__(self, tokenizer: Any, config: Any) -> None:
         name = type(tokenizer).__name__
@@ -65,13 +68,13 @@ class PllTokenizer:
 
     @property
     def room(self) -> int:
-        """The most tokens that a text may have beside the special ones."""
+        """The most tokens that a text may have besides the special ones."""
         return self.longest - len(self.before) - len(self.after)
 
     def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
-        """A text's tokens without special ones, the number of each one's word, and where each ends in the text.
+        """Return a text's tokens without special ones, the number of each one's word, and each one's end in the text.
 
-        A word is what the tokenizer splits a text into before it makes tokens, and never holds a space.
+        Words are what the tokenizer splits a text into before it makes tokens. A word never continues across a space.
         """
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for _, end in encoded["offset_mapping"]]
@@ -84,9 +87,10 @@ class PllTokenizer:
         return list(encoded["input_ids"]), words, ends
 
     def continuation(self, context: str, continuation: str) -> PllText:
-        """A text of which only ``continuation`` is scored; of a context that is too long the beginning is cut.
+        """Return a text of which only ``continuation`` is scored; a context that is too long loses its beginning.
 
-        Without a context the text begins without a space. Raises BenchmarkError where nothing is left to score.
+        Without a context the text begins without a space. Raises BenchmarkError when the continuation has no token, or
+        more than fit.
         """
         text = context + continuation if context else continuation.lstrip()
         ids, words, ends = self.tokens(text)
@@ -98,7 +102,7 @@ class PllTokenizer:
         return self.framed(ids[cut:], words[cut:], begin - cut, cut)
 
     def framed(self, ids: Sequence[int], words: Sequence[int], begin: int = 0, cut: int = 0) -> PllText:
-        """Tokens between the special ones, scored from ``begin`` on."""
+        """Return the tokens between the special ones, scored from ``begin`` on."""
         return PllText(
             ids=(*self.before, *ids, *self.after),
             words=(*[-1] * len(self.before), *words, *[-1] * len(self.after)),
@@ -110,10 +114,10 @@ class PllTokenizer:
 
 @dataclass
 class PllScorer:
-    """A model with a masked-language-model head, and what its batches are made of.
+    """A model with a masked-language-model head, and the size of its batches.
 
-    A batch has ``rows`` copies, or as many as fit into ``TOKENS`` tokens (on a GPU, into its memory). ``within_words`` False
-    is Salazar et al.'s original.
+    A batch has ``rows`` masked copies, or at most ROWS with TOKENS tokens in all (on a GPU, as many as fit into its
+    memory). ``within_words=False`` is Salazar et al.'s original.
     """
 
     model: Any
@@ -123,13 +127,13 @@ class PllScorer:
 
     def __post_init__(self) -> None:
         self.tokens = tokens_at_once(self.model, TOKENS)
-        # On a CPU the number of copies is bounded for the logits' sake; a GPU's tokens are counted with theirs.
+        # On a CPU ROWS bounds the memory for logits; a GPU's number of tokens already takes theirs into account.
         self.most = self.rows or (ROWS if self.tokens == TOKENS else self.tokens)
         self.batch = BatchSize(self.most, asked=self.rows is not None)
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
-        """What a record says of how likelihoods were computed."""
+        """The fields of a record on how likelihoods were computed."""
         return {
             "likelihood": f"pseudo, {METHOD if self.within_words else 'original'}",
             "softmax_dtype": "float32",
@@ -137,9 +141,9 @@ class PllScorer:
         }
 
     def score(self, texts: Sequence[PllText], progress: Progress | None = None) -> list[list[LogLikelihood]]:
-        """The answer for each scored token of each text, in order. Equal texts are scored once.
+        """Return the answer for each scored token of each text, in order. Equal texts are scored once.
 
-        Weights and logits are in the model's precision, the softmax is float32. The head sees masked tokens only.
+        Weights and logits are in the model's precision, the softmax in float32. The head sees scored tokens only.
         """
         distinct = list(dict.fromkeys(texts))
         found: dict[PllText, list[LogLikelihood]] = {text: [] for text in distinct}
@@ -154,7 +158,7 @@ class PllScorer:
         return [found[text] for text in texts]
 
     def _batches(self, texts: Sequence[PllText]) -> Iterator[list[tuple[PllText, int]]]:
-        """(text, place that is scored) of each copy, longest texts first."""
+        """Yield batches of (text, position that is scored), one pair per masked copy, longest texts first."""
         batch: list[tuple[PllText, int]] = []
         for text in texts:
             for place in range(text.begin, text.end):
@@ -183,7 +187,7 @@ class PllScorer:
         return zip(likely.tolist(), first.tolist(), strict=True)
 
     def _logits(self, ids: torch.Tensor, seen: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocabulary) at one place of each row: the head is called on hidden states there alone."""
+        """Return logits (rows, vocabulary) at one position of each row: the head sees those hidden states alone."""
         rows = torch.arange(len(ids), device=ids.device)
 
         def only_chosen(module: torch.nn.Module, args: Any, output: Any) -> Any:

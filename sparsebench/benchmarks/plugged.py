@@ -1,4 +1,4 @@
-"""Benchmarks of other packages: their own function scores the loaded model."""
+"""Benchmarks of other packages: a function of theirs scores the loaded model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, SparsebenchError
 
 Function = Callable[..., ScoreResult]
-"""``(model, tokenizer, task, spec, cache, progress)``: the loaded model in evaluation mode (of an encoder without its head), the
-row of the table, what the manifest asks for, where sources are fetched to, and whom to tell (done, of)."""
+"""A function of ``(model, tokenizer, task, spec, cache, progress)``.
+
+The model is loaded and in evaluation mode, an encoder without its head. ``task`` is the row of the table, ``spec`` the
+settings from the manifest. Sources are fetched into ``cache``; ``progress`` is to be called with (done, total).
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Plugged:
     progress: Progress | None = None
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-        """Score one task. Raises BenchmarkError for whatever goes wrong in the plugin, and for what is no result."""
+        """Score one task. Raises BenchmarkError for any error in the plugin, and for anything but a ScoreResult."""
         task = spec.known
         module, _, name = task.adapter.partition(":")
         told = self.progress or (lambda done, total: None)

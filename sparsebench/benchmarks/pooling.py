@@ -1,4 +1,4 @@
-"""How a sentence encoder makes one vector of its tokens, read from the files that sentence-transformers leaves."""
+"""How a sentence encoder makes one vector from its tokens, read from the files that sentence-transformers writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "m
 
 @dataclass(frozen=True)
 class Pooling:
-    """``mode`` is one of MODES; ``normalize`` gives length 1; ``max_length`` is in tokens, None is the tokenizer's."""
+    """``mode`` is one of MODES; ``normalize`` scales to length 1; ``max_length`` is in tokens, None: the model's."""
 
     mode: str = "mean"
     normalize: bool = False
@@ -27,7 +27,7 @@ class Pooling:
     lower_case: bool = False
 
     def apply(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Vectors (batch, width) in float32 of hidden states (batch, tokens, width), where ``mask`` is 1."""
+        """Pool hidden states (batch, tokens, width) where ``mask`` is 1 into vectors (batch, width), float32."""
         import torch
 
         weights = mask.unsqueeze(-1).float()
@@ -45,9 +45,9 @@ class Pooling:
 
 
 def read_pooling(folder: Path) -> Pooling:
-    """The pooling of ``modules.json`` and the files it names; without it, the mean over tokens.
+    """Read the pooling from ``modules.json`` and the files it names; without it, the mean over tokens.
 
-    Raises UnsupportedError for a module or a mode that is not implemented, and for a prompt put before every text.
+    Raises UnsupportedError for a module or mode that is not implemented, and for a default prompt before every text.
     """
     modules = _read(folder / "modules.json")
     if modules is None:

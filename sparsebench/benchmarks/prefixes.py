@@ -1,8 +1,8 @@
-"""Inputs that begin alike: every token is computed once for all inputs that reach it by the same tokens.
+"""Inputs with common prefixes: a token is computed once for all inputs that have the same tokens up to it.
 
 A batch of inputs is a tree of tokens. What a decoder does to one token at a time (projections, MLPs, norms: most of the
-work) runs over the tree's nodes, in one row without padding. Attention alone runs per input, on the queries, keys and
-values along its path, in the kernel that the model always uses: it sees what it would see without the tree.
+work) runs over the tree's nodes, in one row without padding. Only attention runs per input, on the queries, keys and
+values along its path, in the kernel that the model always uses. It sees what it would see without the tree.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ TokenIds = tuple[int, ...]
 """One input's tokens."""
 
 NODES = 512
-"""Of a forward pass. On two cores 256 to 512 are fastest: fewer idle the cores, more leave the cache."""
+"""Nodes per forward pass. On two cores 256 to 512 are fastest: fewer leave cores idle, more exceed the CPU cache."""
 _ALIKE = 4
-"""Inputs that share a quarter of their tokens stay together. Fewer would mix lengths, and attention is padded."""
+"""Inputs that share a quarter (1/_ALIKE) of their tokens stay together. A lower share would mix inputs of different
+lengths, and attention is padded to the longest."""
 _NAME = "sparsebench_prefixes"
 
 
 def shared(one: TokenIds, other: TokenIds) -> int:
-    """How many tokens two inputs have in common from their beginning."""
+    """Return how many tokens two inputs have in common from their beginning."""
     for count, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return count
@@ -36,10 +37,10 @@ def shared(one: TokenIds, other: TokenIds) -> int:
 
 
 def arrange(rows: Iterable[TokenIds], most: int, nodes_wanted: int | None = None) -> list[list[TokenIds]]:
-    """Batches of distinct inputs, long ones first, none of more than ``most`` nodes unless it is a single input.
+    """Group distinct inputs into batches, long inputs first, of at most ``most`` nodes unless it is a single input.
 
-    A batch has up to ``nodes_wanted`` (default ``NODES``) nodes, or twice its longest input's, so that a long prompt's
-    beginning serves several.
+    A batch has up to ``nodes_wanted`` (default ``NODES``) nodes, or twice its longest input's if that is more, so that
+    several inputs share a long prompt's beginning.
     """
     wanted = nodes_wanted or NODES
     families: list[list[TokenIds]] = []
@@ -64,9 +65,9 @@ def arrange(rows: Iterable[TokenIds], most: int, nodes_wanted: int | None = None
 
 @dataclass(frozen=True)
 class _Call:
-    """Inputs that attend in one call of the kernel: the nodes that ask and the nodes they see, int64, a row per input.
+    """Inputs that attend in one call of the kernel: the nodes of queries and of keys, int64, one row per input.
 
-    ``mask`` is added to the scores, (inputs, 1, queries, keys) float32; None where both are whole paths.
+    ``mask`` is added to the scores, (inputs, 1, queries, keys) float32; None if both are whole paths.
     """
 
     queries: torch.Tensor
@@ -75,9 +76,10 @@ class _Call:
 
 
 class Tree:
-    """A batch. ``tokens`` and ``positions``: (1, nodes) int64 on ``device``; ``paths``: of each input, its nodes in order.
+    """A batch as a tree. ``tokens`` and ``positions`` are (1, nodes) int64 on ``device``.
 
-    An input begins with what it shares with the one before it: sorted inputs make the smallest tree.
+    ``paths`` are each input's nodes, in order.
+    An input shares its beginning only with the input before it, so sorted inputs make the smallest tree.
     """
 
     def __init__(self, rows: Sequence[TokenIds], device: torch.device | str = "cpu") -> None:
@@ -97,8 +99,9 @@ class Tree:
         self.positions = torch.tensor([positions], device=device)
         self.paths = [path for path, _ in branches]
         self.attended = 0
-        """How many layers have attended so far."""
-        # An input that is mostly its own attends as a whole: no mask, and the kernel stops at the diagonal.
+        """The number of layers that have attended so far."""
+        # An input that shares at most half of its tokens attends as a whole: no mask, and the kernel stops at the
+        # diagonal.
         whole = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
         tips = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
         self._calls = [_call(part, device) for part in (whole, tips) if part]
@@ -120,7 +123,10 @@ class Tree:
         attention_mask: torch.Tensor | None,
         **options: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Transformers' attention interface: (1, heads, nodes, width) each; returns (1, nodes, heads, width)."""
+        """Compute attention, as transformers' interface: (1, heads, nodes, width) each to (1, nodes, heads, width).
+
+        Raises UnsupportedError for a mask or bias, and unless there is one query, key and value per node.
+        """
         if attention_mask is not None or options.get("position_bias") is not None:
             raise UnsupportedError("its attention has a mask or bias of its own")
         if {part.shape[0] * part.shape[2] for part in (query, key, value)} != {self.tokens.numel()}:
@@ -136,7 +142,7 @@ class Tree:
 
 
 def _call(branches: list[tuple[list[int], int]], device: torch.device | str) -> _Call:
-    """The call in which every path attends from its place ``begin`` on. Rows are filled up with their own first node."""
+    """Return the call in which every path attends from position ``begin`` on. Rows are padded with their first node."""
     keys = _filled([path for path, _ in branches], device)
     if not any(begin for _, begin in branches):
         return _Call(keys, keys, None)
@@ -154,12 +160,12 @@ def _filled(rows: list[list[int]], device: torch.device | str) -> torch.Tensor:
 
 
 def _gather(states: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
-    """(1, heads, all nodes, width) and (inputs, nodes) to (inputs, heads, nodes, width)."""
+    """Gather (1, heads, all nodes, width) by (inputs, nodes) into (inputs, heads, nodes, width)."""
     return states[0].index_select(1, nodes.flatten()).unflatten(1, nodes.shape).transpose(0, 1)
 
 
 def obstacle(model: Any) -> str:
-    """Why the model cannot compute a tree, as far as its class and configuration say; empty where nothing does."""
+    """Return why the model cannot compute a tree, as far as its class and configuration tell; empty if it may."""
     kernel = model.config.get_text_config(decoder=True)._attn_implementation
     if kernel != "sdpa":
         return f"its attention is {kernel}, not sdpa"
@@ -169,16 +175,16 @@ def obstacle(model: Any) -> str:
 
 
 def reach(model: Any) -> int | None:
-    """The longest input, in tokens, of which no layer forgets the beginning; None: any. (Windows come as masks.)"""
+    """Return the longest input, in tokens, whose beginning no layer forgets; None: any. (Windows come as masks.)"""
     config = model.config.get_text_config(decoder=True)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((window - 1 for window in windows if window), default=None)
 
 
 def compute(model: Any, tree: Tree) -> torch.Tensor:
-    """The model's logits at the tree's nodes, (1, nodes, vocabulary), unless a hook at its head keeps fewer.
+    """Return the model's logits at the tree's nodes, (1, nodes, vocabulary), unless a hook at its head keeps fewer.
 
-    Raises UnsupportedError where a layer does not attend through transformers' attention interface.
+    Raises UnsupportedError if a layer does not attend through transformers' attention interface.
     """
     config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation

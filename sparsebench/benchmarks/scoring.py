@@ -1,4 +1,4 @@
-"""One model, a list of tasks: each is scored or says why not, and the others go on."""
+"""Scoring one model on a list of tasks. A task that fails reports an error, and the others are still scored."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     Scorer: TypeAlias = Encoder | Generation | Harness | Perplexity | Plugged
 
 SEQUENCES, TOKENS = 8, 32
-"""Of the batch that is computed twice: enough for every thread to have a share, and a second's work for a billion parameters."""
+"""Size of the batch that is computed twice: it gives every thread work, and takes a second for a billion parameters."""
 
 
 def check(spec: TaskSpec, family: Family) -> None:
-    """Whether the task exists for the family, by its name alone. Raises BenchmarkError naming both."""
+    """Check that the task is for the family and takes the settings given, without reading any data.
+
+    Raises BenchmarkError naming the task and what it does not take.
+    """
     fitting, adapter = spec.families, spec.adapter
     if family not in fitting:
         fit = ", ".join(name for name, other in all_tasks().items() if family in other.families)
@@ -43,13 +46,13 @@ def check(spec: TaskSpec, family: Family) -> None:
         )
     if spec.data and adapter != "pairs":
         fit = ", ".join(name for name, task in all_tasks().items() if task.adapter == "pairs")
-        raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
-    if spec.num_fewshot and adapter != "harness":
+        raise BenchmarkError(f"task {spec.task} does not accept `data`", f"remove `data`; tasks that accept it: {fit}")
+    if spec.num_fewshot and adapter != "harness" and ":" not in adapter:
         as_it_is = adapter in ("perplexity", "pseudo_perplexity", "generation")
         reason = "a text is read as it is" if as_it_is else "an encoder reads what it is asked"
         raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
     if spec.batch and adapter == "perplexity":
-        raise BenchmarkError(f"task {spec.task} reads one window at a time", "remove `batch`")
+        raise BenchmarkError(f"task {spec.task} chooses itself how many windows it reads at once", "remove `batch`")
 
 
 def score(
@@ -65,11 +68,13 @@ def score(
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
-    Without a ``batch`` the family's fastest way is taken; with one lm-eval's own batches of so many sequences, whose
-    numbers are stock's to the bit. (Tasks with different ones: the model is loaded once for each.) It calculates in
-    ``dtype`` (``auto``: the checkpoint's) on ``device``; on a GPU, in batches that fill its memory. A task whose documents
-    are in the text that the model was ``fitted`` to is an error, or where that is allowed a score that says so.
-    Raises ModelError when the model itself cannot be loaded, UnsupportedError where it reads no text.
+    Tasks without a ``batch`` are scored the family's fastest way. With one, lm-eval uses its own batches of that many
+    sequences, and the numbers are stock's to the bit. The model is loaded once for each different ``batch``.
+
+    The model computes in ``dtype`` (``auto``: the checkpoint's) on ``device``; on a GPU, in batches that fill its
+    memory. A task whose documents occur in the text that the model was ``fitted`` to gets an error, or a score that says
+    so if that is allowed. Raises ModelError when the model itself cannot be loaded, UnsupportedError when it reads no
+    text.
     """
     refuse_text(bounded.read_object(folder / "config.json"))
     fit: list[TaskSpec] = []
@@ -100,7 +105,10 @@ def score(
 
 
 def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict[str, str | int]:
-    """What a result says of the task's documents in the text that the model was fitted to."""
+    """Return what a result records of copies of the task's documents in the text that the model was fitted to.
+
+    Raises BenchmarkError for copies that are not allowed.
+    """
     if fitted is None:
         return {}
     found = copied(fitted, spec, cache)
@@ -116,7 +124,7 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
 
 
 def noted(result: ScoreResult, spec: TaskSpec, more: Mapping[str, str | int] | None = None) -> ScoreResult:
-    """The result with ``more``, where data of one's own lie, and one hash of all that was shown, its ids and its order."""
+    """Add to a result's protocol ``more``, the user's data source, and one hash of all prompts, their ids and order."""
     theirs = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
     shown = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
     prompts = {"prompts_sha256": hashlib.sha256(shown.encode()).hexdigest()}
@@ -132,7 +140,7 @@ def _load(
     dtype: str,
     device: str,
 ) -> dict[str, Scorer]:
-    """What scores the tasks of each adapter, around one loaded model."""
+    """Return the scorer for each adapter's tasks, all around one loaded model."""
     if family == "encoder":
         from sparsebench.benchmarks.encoder import Encoder
 
@@ -148,7 +156,7 @@ def _load(
         from sparsebench.benchmarks.perplexity import Perplexity
         from sparsebench.models.load import load_model, load_tokenizer
 
-        # lm-eval is not imported for it, and a tokenizer that lm-eval has not touched.
+        # No import of lm-eval, and a tokenizer that lm-eval has not modified.
         model = model or load_model(folder, family, dtype, device)
         scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress, original_ids(folder))
     if "generation" in adapters:
@@ -167,9 +175,9 @@ def _load(
 
 
 def repeats(model: Any) -> str:
-    """What came of computing one batch twice: ``to the bit``, or by how much the two differ.
+    """Compute one batch twice and return ``to the bit``, or by how much the two differ.
 
-    Sums in another order, by threads that share the work differently or by a kernel that is chosen anew, would show.
+    This reveals sums in a varying order: threads that share the work differently, or a kernel that is chosen anew.
     """
     import torch
 
@@ -182,7 +190,7 @@ def repeats(model: Any) -> str:
     try:
         with torch.inference_mode():
             one, other = (_first(model(**inputs)) for _ in range(2))
-    except (RuntimeError, ValueError, TypeError) as error:  # its tasks tell what is wrong with such a model
+    except (RuntimeError, ValueError, TypeError) as error:  # scoring the tasks will report what is wrong with the model
         return f"not tried: {type(error).__name__}"
     if torch.equal(one, other):
         return "to the bit"
@@ -190,6 +198,6 @@ def repeats(model: Any) -> str:
 
 
 def _first(output: Any) -> torch.Tensor:
-    """The logits or hidden states of a model's output, NaN (a damaged model's) as zero."""
+    """Return the logits or hidden states of a model's output, with NaN (from a damaged model) as zero."""
     found: torch.Tensor = next(iter(output.values()))
     return found.float().nan_to_num()

@@ -1,7 +1,7 @@
-"""Questions on passages of SQuAD 1.1 (Rajpurkar et al. 2016), each behind five that are answered, and its measures of an answer.
+"""SQuAD 1.1 (Rajpurkar et al. 2016): questions about passages, each after five answered ones, and its two metrics.
 
-An answer is compared in lower case, without punctuation and articles: by being the same, and by F1 over its words, the better of
-the accepted answers.
+Answers are compared in lower case, without punctuation and articles, by exact match and by F1 over words. The best of
+the accepted answers counts.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _ARTICLES, _PUNCTUATION = re.compile(r"\b(a|an|the)\b"), str.maketrans("", "", s
 
 
 def read(path: Path) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Prompt, accepted answers and passage of every question, as the requests of the data's package have them."""
+    """Yield prompt, accepted answers and passage of every question, from the request file of the data's package."""
     for record in read_records(path):
         assert not isinstance(record, str)
         yield record["request"]["context"], tuple(record["label"]), record["doc"]["query"].rpartition("\nQuestion:")[0]
 
 
 def words(answer: str) -> tuple[str, ...]:
-    """What is compared of an answer."""
+    """Return the words of an answer that are compared: in lower case, without punctuation and articles."""
     return tuple(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def f1(written: Sequence[str], answer: Sequence[str]) -> float:
-    """Twice the words in common over the words of both; 1 where both have none."""
+    """Return twice the number of common words over the number of both's words; 1 if neither has any."""
     common = sum((Counter(written) & Counter(answer)).values())
     return 2 * common / (len(written) + len(answer)) if written or answer else 1.0

@@ -1,4 +1,4 @@
-"""Standard errors, average precision and rank correlation; the ledger's intervals come of the same functions."""
+"""Standard errors, average precision and rank correlation; the ledger's intervals use the same functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED = 0
 
 
 def mean_stderr(values: Sequence[float]) -> float:
-    """The standard error of the mean, as lm-eval's: for 0/1 values sqrt(p(1-p)/(n-1)); 0 for a single value."""
+    """Return the standard error of the mean, as lm-eval does: sqrt(p(1-p)/(n-1)) for 0/1 values; 0 for one value."""
     n = len(values)
     if n < 2:
         return 0.0
@@ -29,7 +29,7 @@ def mean_stderr(values: Sequence[float]) -> float:
 
 
 def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float]:
-    """Σ values / Σ lengths over all documents, and its standard error by the delta method."""
+    """Return Σ values / Σ lengths over all documents, and its standard error by the delta method."""
     total = math.fsum(lengths)
     rate = math.fsum(values) / total
     rest = [value - rate * length for value, length in zip(values, lengths, strict=True)]
@@ -37,10 +37,10 @@ def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, flo
 
 
 def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Average precision of ``values`` for ``labels`` (n,), 0 or 1, in each row of ``weights`` (r, n): how often each was drawn.
+    """Return the average precision of ``values`` for ``labels`` (n,), 0 or 1, for each row of ``weights`` (r, n).
 
-    The sum over thresholds of (recall step) x precision, as in scikit-learn; equal values share a threshold. NaN without
-    positives.
+    A weight is how often a document was drawn. As in scikit-learn it is the sum over thresholds of (recall step) x
+    precision; equal values share a threshold. NaN without positives.
     """
     import numpy as np
 
@@ -51,16 +51,17 @@ def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats
     seen = np.cumsum(drawn, axis=1)[:, last]
     steps = np.diff(hits, axis=1, prepend=0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # A threshold before which nothing was drawn has no step either.
+        # A threshold up to which nothing was drawn has no recall step either.
         precision = np.where(seen > 0, hits / seen, 0.0)
         result: Floats = (steps * precision).sum(axis=1) / hits[:, -1]
     return result
 
 
 def spearman(values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Spearman's correlation of ``values`` and ``labels`` (n,) in each row of ``weights`` (r, n): how often each was drawn.
+    """Return Spearman's correlation of ``values`` and ``labels`` (n,) for each row of ``weights`` (r, n).
 
-    Ties share their mean rank. 0 where all values, or all labels, that were drawn are the same: they rank nothing.
+    A weight is how often a document was drawn. Ties share their mean rank. The result is 0 if all values drawn, or all
+    labels drawn, are equal: they rank nothing.
     """
     import numpy as np
 
@@ -72,7 +73,7 @@ def spearman(values: Floats, labels: Floats, weights: Floats) -> Floats:
 
 
 def _centred_ranks(side: Floats, weights: Floats) -> Floats:
-    """The rank of each document among those drawn, less the mean rank."""
+    """Return the rank of each document among those drawn, minus the mean rank."""
     import numpy as np
 
     _, group, sizes = np.unique(side, return_inverse=True, return_counts=True)
@@ -85,12 +86,12 @@ def _centred_ranks(side: Floats, weights: Floats) -> Floats:
 
 
 def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:
-    """A metric of all documents (n,) together, and its standard error: of RESAMPLES bootstrap draws seeded SEED."""
+    """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws."""
     import numpy as np
 
     n = len(values)
     draws = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
-    parts = np.array_split(draws, 1 + draws.size // CHUNK)  # the memory is bounded
+    parts = np.array_split(draws, 1 + draws.size // CHUNK)  # bounds the memory
     weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in parts)
     resampled = np.concatenate([metric(values, labels, each) for each in weights])
     return float(metric(values, labels, np.ones((1, n)))[0]), float(np.nanstd(resampled, ddof=1))

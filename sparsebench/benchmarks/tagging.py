@@ -1,8 +1,8 @@
 """Tags of words, such as the names of people and places: F1 over whole entities, as CoNLL's conlleval counts them.
 
-    F1 = 2 right / (found + there)        an entity is right if its kind, its first and its last word are
+    F1 = 2 right / (found + there)        an entity is right if its kind, first word and last word are
 
-A word's tag is what the checkpoint's own head says of the word's first token (Devlin et al. 2019, section 5.3).
+A word's tag is the checkpoint's own head's output for the word's first token (Devlin et al. 2019, section 5.3).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 OUTSIDE = "O"
 _MARKS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
-"""Of IOB, IOBES and BILOU; a tag without any is inside."""
+"""The marks of IOB, IOBES and BILOU. A tag without a mark counts as inside (I)."""
 
 Entity = tuple[str, int, int]
 """Kind, first word, last word."""
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """F1 over the entities of all documents. Of a document's outcome the value is twice the entities that are right, the
-    label those that were found and those that are there.
+    """Return F1 over the entities of all documents.
 
-    A word beyond the model's longest input is outside of all entities. Raises BenchmarkError where a record's words and tags do
-    not go together, the head does not know a tag, there is no entity, or no document has finite logits.
+    A document's outcome is twice the number of right entities; its label is the number found plus the number there. A
+    word beyond the model's longest input is outside all entities. Raises BenchmarkError when a record's words and tags
+    do not match, the head lacks a tag, there is no entity, or no document has finite logits.
     """
     every = documents(task, cache, own_data=spec.own)
     places = sampled(len(every), spec.limit)
@@ -72,7 +72,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 def tags_of(
     encoder: Encoder, sentences: Sequence[Sequence[str]], outputs: Sequence[str], task: Benchmark
 ) -> tuple[list[list[str]], dict[str, int]]:
-    """The head's tag of every word, and how many words were cut off, and documents without a finite number."""
+    """Return the head's tag of every word, and the numbers of words cut off and of documents with non-finite logits."""
     if not encoder.tokenizer.is_fast:
         raise BenchmarkError(
             f"task {task.name}: its tokenizer does not say where in a text a token stands",
@@ -84,7 +84,7 @@ def tags_of(
     left = encoder.tokenizer.padding_side == "left"
 
     def best(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The likeliest output of each token, -1 where its logits are not finite."""
+        """Return the likeliest output of each token, -1 if its logits are not finite."""
         logits = model(**batch).logits.float()
         if logits.shape[-1] != len(outputs):
             raise BenchmarkError(
@@ -111,14 +111,14 @@ def tags_of(
 def _first_tokens(
     words: Sequence[str], text: str, offsets: Sequence[tuple[int, int]], chosen: np.ndarray
 ) -> dict[int, int]:
-    """What was chosen for the first token of each word that has any."""
+    """Return the output chosen for the first token of each word (by its number), for words that have a token."""
     starts, at = {}, 0
     for number, word in enumerate(words):
         starts[at] = number
         at += len(word) + 1
     found: dict[int, int] = {}
     for (start, end), tag in zip(offsets, chosen, strict=True):
-        # A byte-level token may begin with the space before its word; what stands for no text is empty.
+        # A byte-level token may begin with the space before its word. A special token's offsets are empty.
         first = start + len(text[start:end]) - len(text[start:end].lstrip())
         if start < end and first in starts:
             found.setdefault(starts[first], int(tag))
@@ -126,9 +126,10 @@ def _first_tokens(
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
-    """The entities of a sentence by the tags of its words, in IOB1, IOB2, IOBES or BILOU; as lenient as conlleval.
+    """Return a sentence's entities from its words' tags, in IOB1, IOB2, IOBES or BILOU; as lenient as conlleval.
 
-    One begins at B or S, at another kind, or inside behind none; it ends at E or S, or where the next begins or none is.
+    An entity begins at B or S, where the kind changes, or at an inside tag with no open entity before it. It ends at E
+    or S, where the next one begins, or before an outside tag.
     """
     found: set[Entity] = set()
     kind, first, over = "", 0, True
@@ -144,7 +145,7 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def _parts(tag: str) -> tuple[str, str]:
-    """A tag's mark and the kind of entity, which is empty outside."""
+    """Return a tag's mark and its kind of entity; both are empty outside."""
     mark, _, kind = tag.partition("-")
     if tag == OUTSIDE:
         return "", ""
@@ -152,7 +153,7 @@ def _parts(tag: str) -> tuple[str, str]:
 
 
 def _sentence(task: Benchmark, place: int, row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """A record's words and their tags, each a list or a text with spaces between them."""
+    """Return a record's words and their tags, each read from a list or from a text with spaces between them."""
     both = [value.split() if isinstance(value, str) else value for value in (row[name] for name in task.fields)]
     what = f"task {task.name}: record {place + 1} of the data"
     for name, value in zip(task.fields, both, strict=True):

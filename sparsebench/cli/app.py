@@ -43,19 +43,22 @@ VERBS = {
     "doctor": ("doctor", MACHINE),
     "clean": ("clean", MACHINE),
 }
-"""Each verb, a function of its name, with its module in this folder and its group in ``--help``."""
+"""Each verb (a function of that name) with the module in this folder that holds it, and its group in ``--help``."""
 
 
 class Verbs(TyperGroup):
-    """Ends well what a person ends: typer itself would say nothing of an interrupt, and call a closed pipe a failure."""
+    """The command group, which reports an interrupt and ends quietly on a closed pipe.
+
+    typer alone would be silent about the first and treat the second as a failure.
+    """
 
     def make_context(self, *words: Any, **settings: Any) -> Any:
-        """Take the words of the command in; ``--help`` prints here."""
+        """Parse the words of the command; ``--help`` prints here."""
         with _closed_pipe():
             return super().make_context(*words, **settings)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """A query that begins with a comment, as the report's do, is no option."""
+        """Keep a query that begins with a comment, as the report's do, from being read as an option."""
         return super().parse_args(ctx, [f" {word}" if word.startswith(("-- ", "--\n")) else word for word in args])
 
     def invoke(self, ctx: Any) -> Any:
@@ -70,12 +73,12 @@ class Verbs(TyperGroup):
 
 @contextmanager
 def _closed_pipe() -> Iterator[None]:
-    """``sparsebench sql … | head``: the reader has seen enough, and what is still buffered has nowhere to go."""
+    """End with 0 when the reader closes the pipe, as in ``sparsebench sql … | head``, and discard what is buffered."""
     try:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
-        # rich ends the program by itself, with a 1.
+        # rich exits by itself on a closed pipe, with code 1.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -125,7 +128,7 @@ def main() -> None:
     except OSError as error:
         _end(of_system(error, _cache()))
     except BaseException as error:
-        # A library in Rust, such as tokenizers, gives up by what is no Exception. It has told of its panic by itself.
+        # A Rust library, such as tokenizers, panics with a BaseException, and has printed the panic itself.
         if type(error).__name__ != "PanicException":
             raise
         what = str(error).splitlines()[0]
@@ -146,9 +149,9 @@ def _cache() -> Path:
 
 
 def _open_streams() -> None:
-    """Make both streams such that printing to them cannot fail for what is printed.
+    """Make stdout and stderr accept any text.
 
-    A shell's ``>&-`` leaves none; one in ASCII, or a lone surrogate in a file's name, cannot be written as it is.
+    A shell's ``>&-`` closes a stream; an ASCII stream cannot write every character, and none a lone surrogate.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -60,7 +60,7 @@ def clean(
         for one in found:
             total[one.kind] += one.bytes
         told = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
-        # The same choice again: another folder, or other kinds, would be removed unseen.
+        # Repeat --only and --work: without them the command would also remove what is not listed here.
         again = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
         again += [*(["--work", str(work)] if work else ()), "--yes"]
         way = f"; remove it: {shlex.join(again)}" if found else ""
@@ -72,7 +72,7 @@ def clean(
 
 
 def _removed(one: Removable, left: list[str]) -> bool:
-    """Whether it was removed; what cannot be is told among what is ``left``, and does not keep the others."""
+    """Remove one, and return whether that was done; a failure is added to ``left`` and does not stop the others."""
     from sparsebench.run.cleaning import remove
 
     try:

@@ -73,7 +73,7 @@ def doctor(
 
 
 def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | None, as_json: bool) -> None:
-    """The checks of ``doctor --gpu``, each as it ends; Exit where one says no."""
+    """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
     from sparsebench import devices
     from sparsebench.run.acceptance import report, run_checks
     from sparsebench.runtime import hosts
@@ -100,7 +100,7 @@ def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | No
 
 
 def _show(finding: Finding) -> None:
-    """One finding, its fix below it: wrapped under itself on a terminal, a line each in a pipe."""
+    """Print a finding: on a terminal wrapped, with its fix below it; in a pipe as one line."""
     console = Console(highlight=False)
     lines = [finding.detail, *([f"→ {finding.fix}"] if finding.fix else [])]
     if not console.is_terminal:

@@ -33,7 +33,7 @@ def init(
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
     try:
         beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
-        # Several manifests of a folder share the file: one that says the same stays without a word.
+        # The manifests of a folder share the schema file: an identical one is no conflict.
         if editor and not force and beside.exists() and beside.read_bytes() != text.encode():
             raise UserError(f"{beside} exists, and says something else", "replace it with --force")
         with create(path) as file:
@@ -56,7 +56,7 @@ def schema() -> None:
 
 
 def manifest_schema() -> dict[str, Any]:
-    """The JSON Schema with all that is installed here."""
+    """Return the manifest's JSON Schema, with the steps, engines and formats that are installed here."""
     from sparsebench.manifest.published import json_schema
     from sparsebench.runtime.engines import engines
     from sparsebench.steps.registry import kinds, sweepable

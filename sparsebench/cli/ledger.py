@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sparsebench.ledger.compare import SideBySide, TaskComparison
 
 SAID = 20
-"""Records that are named as no such."""
+"""At most this many files or lines that are no record are named."""
 SHOWN = 1000
-"""Rows of a table on a terminal."""
+"""At most this many rows are shown in a table on a terminal."""
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
 Page = StrEnum("Page", ["md", "html"])
 VARIANT = (
@@ -66,7 +66,7 @@ def sql(
         raise UserError(f"{file}: not UTF-8 text (byte {error.start})", "save the query as UTF-8") from error
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
         if shape == "table" and not as_json:
-            # A terminal's table is as wide as its widest row, so it is made of rows that are all there.
+            # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
             emit_table(found.columns, islice(found.rows, SHOWN) if sys.stdout.isatty() else found.rows)
             if sys.stdout.isatty() and next(found.rows, None):
                 note(f"only the first {SHOWN:,} rows: --format csv has all")
@@ -272,7 +272,7 @@ def compare(
 
 
 def _show_pair(found: SideBySide) -> None:
-    """The tables that a person reads, those without rows left out."""
+    """Print the comparison as tables, leaving out those without rows."""
     tests = sum(one.paired.p is not None for one in found.scores)
     scores = [_score(one, tests) for one in found.scores]
     sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
@@ -294,7 +294,7 @@ def _show_pair(found: SideBySide) -> None:
 
 
 def _score(one: TaskComparison, tests: int) -> list[Any]:
-    """A task's line; what is odd about it stands below its name, and below the verdict what the correction for ``tests`` did."""
+    """Return a task's row: notes stand below its name, and what the correction for ``tests`` did below the verdict."""
     from sparsebench.ledger.statistics import Metric
 
     pair = one.paired
@@ -312,7 +312,7 @@ def _score(one: TaskComparison, tests: int) -> list[Any]:
 
 
 def _share(number: float | None, whole: float | None) -> str:
-    """A difference: of a perplexity ``whole`` in percent, among shares as it is."""
+    """Format a difference: in percent of the perplexity ``whole``, or as it is where ``whole`` is None."""
     return figure(number) if number is None or whole is None else f"{number / whole:.2%}"
 
 

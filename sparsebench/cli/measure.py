@@ -89,7 +89,7 @@ def measure(
 
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
-    # What other nodes have and emulate is not known here.
+    # Which devices other nodes have, and what their CPUs emulate, is not known here.
     there = device if placed else devices.resolve(device)
     run_in = compute_dtype if placed else environment.arithmetic(model.dtype, compute_dtype, there)
     work = runtime.Workload(batch, prompt, generate)
@@ -112,7 +112,7 @@ def measure(
 
 
 def _show_launch(placed: Hosts) -> None:
-    """The nodes, and the command that would start their ranks."""
+    """Print the nodes, and the command that would start their ranks. Raises UserError without nodes."""
     import shlex
 
     from sparsebench.runtime import hosts
@@ -125,7 +125,7 @@ def _show_launch(placed: Hosts) -> None:
 
 
 def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:
-    """The result as a person reads it."""
+    """Print the result as tables."""
     faster = {one["phase"]: one for one in speedups(timed)}
     rows: list[list[Any]] = []
     for phase in timed.phases:

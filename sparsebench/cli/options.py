@@ -14,7 +14,7 @@ from sparsebench.manifest.schema import Dtype
 
 
 def names_of(package: str, table: str) -> Callable[[str], list[str]]:
-    """What a shell completes an option with: the names in a package's table, read when a tab asks, plugins' among them."""
+    """Return a shell completer, which reads the names in a package's table, plugins' included, when Tab is pressed."""
 
     def names(incomplete: str) -> list[str]:
         found = getattr(import_module(f"sparsebench.{package}"), table)

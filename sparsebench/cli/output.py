@@ -1,6 +1,6 @@
-"""How commands speak: data to stdout, everything else to stderr, tables that fit the terminal or go plain into a pipe.
+"""How commands print: data to stdout, all else to stderr; tables that fit a terminal, or plain lines in a pipe.
 
-What a ledger says cannot act on the terminal: control characters are shown and not sent.
+Text from a ledger cannot control the terminal: control characters are shown, not sent.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def stderr() -> Console:
-    """Where progress, notes and problems go."""
+    """Return the console for progress, notes and problems."""
     return Console(stderr=True, highlight=False, soft_wrap=False)
 
 
 def note(text: str, style: str = "") -> None:
-    """A line for the reader that is not data."""
+    """Print a line for the reader that is not data."""
     stderr().print(visible(text), style=style or None, markup=False, soft_wrap=True)
 
 
 def emit_text(text: str) -> None:
-    """Data in a format of its own: as it is into a pipe, and on a terminal so that it cannot act there."""
+    """Print data in a format of its own: unchanged into a pipe, with control characters made visible on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
@@ -44,7 +44,10 @@ def open_model(
     offline: bool,
     check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SingleModel:
-    """The model that a verb was given, prepared, with a note of what of its folder is left out; ``check`` as ``single``'s."""
+    """Prepare and return the model that a verb was given, and note which of its files are left out.
+
+    ``check`` is that of ``single``.
+    """
     from sparsebench.models.safety import left_out, told
     from sparsebench.plan.single import single
     from sparsebench.sources import Cache
@@ -56,13 +59,13 @@ def open_model(
 
 
 def emit_json(value: Any) -> None:
-    """Data for scripts."""
+    """Print a value as JSON, for scripts."""
     json.dump(value, sys.stdout, indent=2, default=str)
     sys.stdout.write("\n")
 
 
 def emit_json_list(values: Iterable[Any]) -> None:
-    """What ``emit_json`` writes of a list, each value as it comes: a million of them are never in memory together."""
+    """Print a list as ``emit_json`` does, each value as it comes: a million of them are never in memory together."""
     before = "["
     for value in values:
         sys.stdout.write(before + "\n  " + json.dumps(value, indent=2, default=str).replace("\n", "\n  "))
@@ -71,7 +74,7 @@ def emit_json_list(values: Iterable[Any]) -> None:
 
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Data for people: a rich table on a terminal, tab-separated lines in a pipe."""
+    """Print rows for people: a rich table on a terminal, tab-separated lines in a pipe."""
     if not sys.stdout.isatty():
         print("\t".join(map(visible, columns)))
         for row in rows:
@@ -90,7 +93,10 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
-    """A bar with time left on stderr, gone when done; nothing where stderr is no terminal. Yields (done, total, words) → None."""
+    """Show a bar with the time left on stderr, and remove it when done; show nothing where stderr is no terminal.
+
+    Yields the function (done, total, words) → None that moves it.
+    """
     from rich.progress import Progress
 
     with Progress(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
@@ -99,12 +105,12 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: floats to four significant digits."""
+    """Format a value for a table: floats to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
 def figure(value: float | None, sign: str = "") -> str:
-    """A score or a difference: ``0.681``, ``+0.013``, ``26.15``, ``8,210``, ``2.4e+05``; nothing where there is none."""
+    """Format a score or a difference: ``0.681``, ``+0.013``, ``26.15``, ``8,210``, ``2.4e+05``; empty for None."""
     if value is None:
         return ""
     digits = "z.3f" if abs(value) < 10 else ",.2f" if abs(value) < 100 else ",.0f" if abs(value) < 1e5 else ".1e"
@@ -112,7 +118,7 @@ def figure(value: float | None, sign: str = "") -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as people read them: ``269.1 MB``."""
+    """Format bytes for people: ``269.1 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -52,7 +52,7 @@ def pack(
 
 
 def writer(form: str, dense: bool = False) -> Callable[[Path, Path], object] | None:
-    """What writes a folder in a format; None for ``dense``, where that is allowed: it is a folder as it is.
+    """Return the function that writes a folder in a format; None for ``dense``, if allowed: a folder is dense already.
 
     Raises UserError for a format that does not exist.
     """
@@ -90,5 +90,5 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
 
 
 def folder_bytes(folder: Path) -> int:
-    """The size of all files in a folder and below."""
+    """Return the size of all files in a folder and below, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

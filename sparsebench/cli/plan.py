@@ -71,7 +71,7 @@ def prepared(
     retry_failed: bool = False,
     jobs: int | None = None,
 ) -> Prepared:
-    """The manifest after its preflight. Raises UserError for an executor that is none."""
+    """Return the manifest after its preflight. Raises UserError for an unknown executor."""
     from sparsebench.plan.preflight import PlanRequest, prepare
     from sparsebench.run.select import parse_only
 
@@ -96,7 +96,7 @@ def show(ready: Prepared, as_json: bool) -> None:
             "what": d.cell.label,
             "runs": d.runs,
             "why": d.why,
-            # The smallest drop that shows; none where outcomes are no 0/1, or where nobody knows the number of documents.
+            # The smallest drop that shows; None where outcomes are not 0/1 or the number of documents is unknown.
             "detectable": detectable(count) if (count := _documents(d.cell)) else None,
         }
         for d in found
@@ -115,7 +115,7 @@ def show(ready: Prepared, as_json: bool) -> None:
 
 
 def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
-    """The estimate, on stderr: how many cells, how long, how much disk, memory and download; and what it ``learned``."""
+    """Print the estimate (cells, time, disk, memory, download) to stderr, and return the pace that was ``learned``."""
     from sparsebench.durations import duration
     from sparsebench.plan.jobs import jobs
     from sparsebench.plan.resources import crowded, needs, shares, slots, total_seconds
@@ -170,7 +170,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
 
 
 def _places(by_place: list[JobGroup]) -> Iterator[str]:
-    """Which jobs have a GPU each, which the machine, and which stay on the CPU, with the hours of each."""
+    """Yield lines on which jobs have a GPU each, which the machine, and which stay on the CPU, with their time."""
     from sparsebench.durations import duration
 
     for calculates, alone, many, one in (
@@ -187,7 +187,7 @@ def _places(by_place: list[JobGroup]) -> Iterator[str]:
 
 
 def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> Iterator[str]:
-    """What each GPU does, and for how long, as a run by the estimates goes."""
+    """Yield a line per GPU: what it does, and for how long, in a run that keeps to the estimates."""
     from sparsebench.durations import duration
     from sparsebench.plan.resources import expected_seconds, slots
     from sparsebench.run.executor import RunSettings
@@ -204,7 +204,10 @@ def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> It
 
 
 def _learned(ready: Prepared) -> tuple[dict[str, float], str]:
-    """What the plan's cells that this machine has done took of their estimates, by kind of job; and that in words."""
+    """Return this machine's pace by kind of job, and a note on it.
+
+    The pace is how long the plan's cells that this machine has done took, over their estimates.
+    """
     from sparsebench.ledger import sqlfiles
     from sparsebench.ledger.query import run as query
     from sparsebench.plan.jobs import jobs
@@ -225,7 +228,7 @@ def _learned(ready: Prepared) -> tuple[dict[str, float], str]:
 
 
 def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
-    """Which models of 16 bits this CPU would emulate, whether they run so, and what decides it."""
+    """Yield which 16-bit models this CPU would emulate, in which precision they run, and which setting decides it."""
     for what, key, switch in (
         ("scores and calibration", "compute_dtype", "the model's `compute_dtype`"),
         ("runtime", "dtype", "`dtype` under `runtime`"),
@@ -241,7 +244,7 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 
 def _unseen(cell: Cell) -> str:
-    """What a `limit` hides, in a sentence, and what would show it; nothing for other cells."""
+    """Say in a sentence which drop a `limit` hides and how many documents would show it; empty for other cells."""
     from sparsebench.benchmarks import all_tasks
     from sparsebench.ledger.statistics import ASSUMED, detectable, needed
 
@@ -258,7 +261,7 @@ def _unseen(cell: Cell) -> str:
 
 
 def _documents(cell: Cell) -> int:
-    """How many right-or-wrong documents a benchmark's cell scores, as far as is known; else 0."""
+    """Return how many documents a benchmark cell scores as right or wrong; 0 where unknown or not so scored."""
     from sparsebench.benchmarks import row_of
 
     if cell.stage != "benchmarks":

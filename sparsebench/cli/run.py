@@ -1,4 +1,4 @@
-"""``sparsebench run`` and ``status``: do what a manifest asks for, resuming by default; what is done, failed and left."""
+"""``run`` does what a manifest asks for, resuming by default; ``status`` shows what is done, failed and left."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def run(
             note(f"no {space.ledger}: made anew from the {made} records in {space.records}")
         elif added := Ledger(space.ledger).catch_up(space.records, _left_out):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
-        # What --only leaves out may be another run's, which has stopped to go on later.
+        # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
         meant = {
             name for one in found if one.why != LEFT_OUT for name in (one.cell.variant.id, *one.cell.variant.parents)
         }
@@ -140,7 +140,7 @@ def run(
 
 
 def _executor(name: str, address: str | None, settings: RunSettings) -> Executor:
-    """What does the jobs. Raises UserError for an address that nothing asks for."""
+    """Return the executor of this name. Raises UserError for an address without ``--executor ray``."""
     if name == "ray":
         from sparsebench.run.cluster import Cluster
 
@@ -157,12 +157,12 @@ def _left_out(error: RecordError) -> None:
 
 
 def _failed_before(found: list[Decision]) -> int:
-    """How many cells have failed in an earlier run, and do not run in this one."""
+    """Count the cells that failed in an earlier run and do not run in this one."""
     return sum(decision.why == "failed before" and not decision.runs for decision in found)
 
 
 def _again(verb: str, ready: Prepared) -> str:
-    """The command that asks ``verb`` for the same cells as this run."""
+    """Return the command that asks ``verb`` for the same cells as this run."""
     asked = ready.request
     words = ["sparsebench", verb, str(asked.path), *["--rehearse"] * asked.rehearse, *["--full"] * asked.full]
     words += ["--device", asked.device] if asked.device else []
@@ -174,12 +174,12 @@ def _again(verb: str, ready: Prepared) -> str:
 
 
 def _ways(ready: Prepared) -> str:
-    """What to do where cells have failed."""
+    """Return the commands that show why cells failed and that try them again."""
     return f"see why: {_again('status', ready)}; try again: {_again('run', ready)} --retry-failed"
 
 
 def _nothing(found: list[Decision], ready: Prepared) -> None:
-    """Why nothing runs; raises UserError where --only names nothing, Exit where cells have failed before."""
+    """Say why nothing runs. Raises UserError where --only selects no cell, typer.Exit where cells failed before."""
     from sparsebench.run.select import LEFT_OUT
 
     asked = [decision for decision in found if decision.why != LEFT_OUT]
@@ -241,7 +241,7 @@ def status(
         emit_json({"stages": counted, "troubles": why, "running": running})
         return
     emit_table(heads, rows)
-    by_reason: dict[tuple[str, str, str], list[str]] = {}  # what is skipped has its reason from what it depended on
+    by_reason: dict[tuple[str, str, str], list[str]] = {}  # skipped cells have the reason of what they depend on
     for cell in troubles:
         by_reason.setdefault((cell.manifest, cell.status, cell.reason), []).append(cell.label)
     for (name, state, reason), labels in by_reason.items():
@@ -253,7 +253,7 @@ def status(
 
 @dataclass(frozen=True)
 class _Cell:
-    """A cell that a manifest asks for, and how it stands."""
+    """A cell that a manifest asks for, and its status."""
 
     manifest: str
     stage: str
@@ -263,7 +263,7 @@ class _Cell:
 
 
 def _planned(ready: Prepared) -> list[_Cell]:
-    """The cells of a plan, by the records beside its ledger."""
+    """Return the cells of a plan, with their status by the records beside its ledger."""
     from sparsebench.records import key
     from sparsebench.run.workspace import Workspace
 
@@ -275,7 +275,10 @@ def _planned(ready: Prepared) -> list[_Cell]:
 
 
 def _held(ledger: Path) -> list[_Cell]:
-    """The cells that a ledger knows of; where there is none, those of the records beside it. Raises NoLedgerError for neither."""
+    """Return the cells in a ledger; without a ledger, those of the records beside it.
+
+    Raises NoLedgerError where there is neither.
+    """
     from sparsebench.ledger import sqlfiles
     from sparsebench.ledger.query import run as query
     from sparsebench.records import planned
@@ -291,7 +294,7 @@ def _held(ledger: Path) -> list[_Cell]:
 
 
 def _recorded(folder: Path, plans: Mapping[str, list[tuple[str, str, str]]]) -> list[_Cell]:
-    """The cells (key, stage, label) of each manifest, by the records in a folder."""
+    """Return the cells of each manifest, given as (key, stage, label), with their status by the records in a folder."""
     from sparsebench.records import read_cell, statuses
 
     known, found = statuses(folder), []

@@ -122,7 +122,7 @@ def score(
         emit_json([row | (scored.whole(found[-1][row["task"]]) if documents else {}) for row in rows])
     elif rows:
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=models[-1].name)
-    # Behind what is shown: a full disk does not take the scores along.
+    # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
         scored.write_outcomes(outcomes, found[-1], dense)
     for failure in failures:

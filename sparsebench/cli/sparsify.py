@@ -156,7 +156,10 @@ def sparsify(
 
 
 def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step, Path]:
-    """Every version asked for, with the folder that it goes to; several methods get a folder each."""
+    """Return every version asked for with its output folder; each of several methods has a folder of its own.
+
+    Raises UserError for an unknown method, and where two versions would have the same folder.
+    """
     from sparsebench.plan.single import steps
     from sparsebench.steps.registry import kinds
 
@@ -175,11 +178,11 @@ def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step
 
 
 _USUAL = {"allocation": "uniform", "propagate": "pruned"}
-"""What options say that nobody gave."""
+"""Defaults of options; they are dropped for a method that has no such setting."""
 
 
 def _settings(words: list[str]) -> dict[str, object]:
-    """``damping=0.1`` as a field and its value."""
+    """Parse words such as ``damping=0.1`` into fields and values. Raises UserError for any other form."""
     from sparsebench.manifest.nodes import read
 
     pairs = [word.partition("=") for word in words]
@@ -187,7 +190,7 @@ def _settings(words: list[str]) -> dict[str, object]:
     for word, (key, equals, text) in zip(words, pairs, strict=True):
         if not equals:
             raise UserError(f"--set {word}: not KEY=VALUE", "such as --set damping=0.1")
-        # As a manifest reads it: 1e-2 is a number.
+        # Read as in a manifest: 1e-2 is a number.
         found[key], _, problems = read(text, "--set")
         if problems:
             raise UserError(f"--set {word}: {problems[0].message}", problems[0].hint or "quote what is a text")
@@ -195,7 +198,7 @@ def _settings(words: list[str]) -> dict[str, object]:
 
 
 def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
-    """N:M patterns stand beside the sparsities asked for; blocks take them."""
+    """Add ``unstructured`` for the given sparsities where all patterns are N:M; block patterns take them instead."""
     from sparsebench.manifest.schema import is_nm
 
     plain = bool(sparsity) and all(is_nm(pattern) for pattern in patterns)
@@ -203,7 +206,7 @@ def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
 
 
 def _name(step: Step) -> str:
-    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks; a file's stem."""
+    """Name a version's folder: ``0.90`` (or ``0.995``), ``2of4``, ``4x4-0.50``, or the stem of its mask file."""
     if "sparsity" not in step.settings:
         from sparsebench.steps.contract import of_file
 
@@ -216,7 +219,7 @@ def _name(step: Step) -> str:
 
 
 def _check_room(out: Path, versions: int, model: Path) -> None:
-    """All versions are written at once, each as large as the model: a disk too small for them is told before the work."""
+    """Raise UserError before the work where the disk is too small for all versions, each as large as the model."""
     needed = versions * sum(file.stat().st_size for file in model.iterdir() if file.is_file())
     free = shutil.disk_usage(
         next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
@@ -230,7 +233,7 @@ def _check_room(out: Path, versions: int, model: Path) -> None:
 
 
 def _with_masks(model: SingleModel) -> Callable[[Path, Path], object]:
-    """What writes a pruned folder with its masks beside the weights of the model that it was made from."""
+    """Return a function that writes a pruned folder as its masks beside the weights of the model it was made from."""
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.masked import write_masked
     from sparsebench.models.topology import parts
@@ -240,7 +243,7 @@ def _with_masks(model: SingleModel) -> Callable[[Path, Path], object]:
 
 
 def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]) -> None:
-    """Each folder becomes its own stored form; the dense one goes only when the other is whole."""
+    """Convert each folder to its stored form; the dense folder is removed only when the stored one is complete."""
     for folder in folders:
         stored = folder.with_name(f"{folder.name}.{form}-part")
         write(folder, stored)

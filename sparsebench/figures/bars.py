@@ -1,4 +1,4 @@
-"""Groups of bars: one group a value of x, one bar a series; what no bar can go below is marked across it."""
+"""Groups of bars: one group per value of x, one bar per series; references, such as bounds, cross their group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 GROUP = 0.82
-"""The share of a group's place that its bars fill."""
+"""The share of a group's width that its bars fill."""
 LEVELS = (("#000000", "-"), ("#000000", (0, (1.2, 0.8))), (style.GREY, "-"))
 """Colour and dashes of the first, second and third reference."""
 
@@ -46,6 +46,6 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 
 def finish(panels: Panels, canvas: Canvas) -> None:
-    """One legend for all panels."""
+    """Prepare one legend for all panels."""
     levels = zip(LEVELS, canvas.spec.references.values(), strict=False)
     canvas.legend(line=False, levels=[(label, colour, dashes) for (colour, dashes), label in levels])

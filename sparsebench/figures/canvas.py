@@ -23,14 +23,14 @@ CHARACTER, TITLE_CHARACTER = 0.061, 0.064
 HANDLE = 0.5
 NARROWEST = {"heatmap": 1.6}
 ELSE = 1.9
-"""Inches that a panel of a small multiple needs at least, by kind and else."""
+"""The least width in inches of one of several panels: by kind, and of all other kinds."""
 NAME_LINE, NAME_CHARACTER = 9.5, 0.057
 """Points from one name at a panel's edge to the next; inches of a character."""
 NAMED = ("line", "curve")
-"""Kinds of drawing whose series have an end to be named at."""
+"""Kinds of drawing whose series are lines, which can be named at their ends."""
 MOST, SHARE, LEAST = 12, 0.4, 2.3
-"""Lines are named directly if a panel has at most so many, the longest name takes at most this share of a panel's place,
-and that place is at least so many inches wide; else one legend names them for all panels."""
+"""Lines are named directly if a panel has at most ``MOST``, the longest name takes at most ``SHARE`` of a panel's
+width, and that width is at least ``LEAST`` inches; otherwise one legend names them for all panels."""
 
 
 class Canvas:
@@ -71,44 +71,44 @@ class Canvas:
         self._legend: dict[str, Any] | None = None
 
     def series(self, row: Mapping[str, Any]) -> str:
-        """The name of a row's series, empty where the figure has none."""
+        """Return the name of a row's series; empty where the figure has none."""
         return str(row[self.spec.get("series")]) if "series" in self.spec.values else ""
 
     def facet(self, row: Mapping[str, Any]) -> str:
-        """The name of a row's panel."""
+        """Return the name of a row's panel; empty where the figure has no `facet`."""
         return str(row[self.spec.get("facet")]) if "facet" in self.spec.values else ""
 
     def row_name(self, row: Mapping[str, Any]) -> str:
-        """The name of a row of named rows, in several lines where it would take more than its share of the sheet."""
+        """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
         return _in_lines(str(row[self.spec.get("y")]), int(SHARE * self.width / CHARACTER))
 
     def across(self, value: Any) -> Any:
-        """Where a value of x lies on the horizontal axis."""
+        """Return the position of a value of x on the horizontal axis."""
         return self.categories.index(value) if self.spec.get("xscale") == "category" else value
 
     def categories_of(self, rows: Rows) -> list[Any]:
-        """The values of x: numbers in order, words as the query gives them."""
+        """Return the different values of x: numbers sorted, words in the query's order."""
         found = dict.fromkeys(row[self.spec.get("x")] for row in rows if row[self.spec.get("x")] is not None)
         return list(found) if any(isinstance(value, str) for value in found) else sorted(found)
 
     def height_of(self, axes: Axes, value: float) -> float:
-        """Where a value of y lies between the bottom of a panel, 0, and its top, 1."""
+        """Return the position of a value of y in a panel, from 0 at the bottom to 1 at the top."""
         return float(axes.transLimits.transform(axes.transScale.transform((axes.get_xlim()[0], value)))[1])
 
     def written(self, value: float, digits: int | None = None) -> str:
-        """A value of y or of a cell, as an axis shows it."""
+        """Return a value of y or of a cell as an axis shows it."""
         if self.spec.get("yscale") == "percent":
             return f"{100 * value:.{digits}f}" if digits is not None else style.percent(value)
         return style.number(value)
 
     def panels(self) -> Iterator[tuple[Axes, Rows]]:
-        """Each facet's axes with its rows."""
+        """Yield each facet's axes with its rows."""
         by_facet = {name: [row for row in self.rows if self.facet(row) == name] for name in self.facets}
         lines = self._lines(by_facet)
         self.direct = self._names_lines(by_facet.values())
         self.naming = self._room_of_names()
         heights = [self._height([by_facet[name] for name in line]) for line in lines]
-        # A title of two lines takes from its panel's height.
+        # A title of several lines takes from its panel's height.
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
         self.height = sum(heights) + titles
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
@@ -133,13 +133,13 @@ class Canvas:
         return named and most <= min(MOST, fitting) and longest <= SHARE * place and place >= LEAST
 
     def _room_of_names(self) -> float:
-        """Inches that the names beside a panel take from it."""
+        """Return the inches that the names beside a panel take from its width."""
         longest = max(map(len, self.looks)) if self.direct else 0
         levels = self.spec.references.values() if self.spec.kind in (*NAMED, "scatter") else ()
         return NAME_CHARACTER * max(longest, *map(len, levels), 0) + 0.1
 
     def _lines(self, by_facet: Mapping[str, Rows]) -> list[list[str]]:
-        """The facets in lines of panels: broken where they fill the width, and where `row` changes."""
+        """Arrange the facets in lines of panels; a new line begins where the width is full and where `row` changes."""
         groups: dict[Any, list[str]] = {}
         for name, rows in by_facet.items():
             groups.setdefault(rows[0][self.spec.get("row")] if "row" in self.spec.values else None, []).append(name)
@@ -152,7 +152,7 @@ class Canvas:
         return self.panel_height
 
     def _cell(self, rows: Rows) -> float:
-        """The height of a row: it holds the lines of its name, and a forest's a point of each series below each other."""
+        """Return the height of a named row: room for its name's lines and, in a forest, for a point of each series."""
         points = len({self.series(row) for row in rows}) if self.spec.kind == "forest" else 1
         lines = max(self.row_name(row).count("\n") for row in rows) if self.spec.kind in NAMED_ROWS else 0
         return max(CELL + LEGEND_LINE * lines, POINT * (points + 1))
@@ -169,9 +169,10 @@ class Canvas:
         )
 
     def legend(self, line: bool | None, levels: Sequence[tuple[str, str, Any]] = (), joined: bool = True) -> None:
-        """One legend for all panels.
+        """Prepare one legend for all panels.
 
-        A line (not ``joined``: its mark alone), a patch or nothing (None) a series; a rule a level (label, colour, dashes).
+        A series gets a line (only its marker unless ``joined``), a patch (``line`` is False) or no entry (None). Each
+        level (label, colour, dashes) gets a rule.
         """
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
@@ -251,13 +252,13 @@ class Canvas:
 
 @cache
 def _in_lines(text: str, width: int) -> str:
-    """Thousands of samples share a row's name."""
+    """Wrap a row's name; cached, because thousands of samples share one."""
     return textwrap.fill(text, width)
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style, for as long as a figure is drawn."""
+    """Apply the style while a figure is drawn."""
     import matplotlib
 
     with matplotlib.rc_context():

@@ -1,4 +1,4 @@
-"""From a figure's file and a ledger to pictures."""
+"""Draw pictures from a figure's file and a ledger."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ DRAWN = {
     "forest": (rows.forest_panel, rows.forest_finish),
     "heatmap": (heatmap.panel, heatmap.finish),
 }
-"""What draws each kind, panel by panel, and what then ends the sheet."""
+"""By kind, the function that draws a panel and the one that then finishes the sheet."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What became of one figure: the files written, or why there are none."""
+    """The result of drawing one figure: the files written, or why there are none."""
 
     name: str
     title: str
@@ -45,7 +45,8 @@ class Rendered:
 
 
 def listing(local: Path = LOCAL, names: Container[str] | None = None) -> list[FigureSpec]:
-    """Every figure by name, or those of ``names``: the shipped ones, and the files of ``local``, which override or add.
+    """Return the figures, or those in ``names``, sorted by name: the shipped ones, and those in ``local``, which
+    override them.
 
     Raises UserError naming the file and line of a header that is wrong.
     """
@@ -69,12 +70,12 @@ def render(
     local: Path = LOCAL,
     width: float = style.WIDTH,
 ) -> Iterator[Rendered]:
-    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide, one after another.
+    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide; yield each result.
 
-    The same ledger gives the same bytes.
+    The same ledger gives the same bytes. A figure without rows is left out, with the reason.
 
-    A figure without rows is left out, with the reason. Raises UserError for an unknown name; and, when all others are drawn, for
-    a header that is wrong and a column that the query does not give, QueryError, naming the file, for SQL that fails.
+    Raises UserError for an unknown name. When all others are drawn, raises UserError for a header that is wrong, for a
+    column that the query does not give and for several failures, QueryError, naming the file, for SQL that fails.
     """
     known = _files(local)
     for name in names:
@@ -98,7 +99,7 @@ def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: flo
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
     panel, finish = DRAWN[spec.kind]
     with styled():
-        # No font has a control character, and none of a ledger's is to reach a vector drawing.
+        # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
         shown = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
@@ -108,7 +109,7 @@ def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: flo
         for axes, facet in canvas.panels():
             panel(axes, facet, canvas)
             panels.append((axes, facet))
-        for axes, facet in panels:  # what panels share has to hold all of them
+        for axes, facet in panels:  # once all are drawn: a shared axis has to hold what is in each
             scales.dress(axes, facet, canvas)
         finish(panels, canvas)
         canvas.close()

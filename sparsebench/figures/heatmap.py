@@ -1,4 +1,4 @@
-"""A grid of coloured cells: x across, y down, one scale of colour for all panels; cells may carry text and remarks."""
+"""A grid of coloured cells: x across, y down, one colour scale for all panels; cells may carry text and remarks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 WRITTEN = 14
-"""Cells carry their value as text where there are at most so many across the whole width."""
+"""Cells carry their value as text where a sheet of full width has at most this many side by side."""
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
-    """Draw one panel; rows keep the query's order, and so do columns of words; numbers are sorted."""
+    """Draw one panel. Rows keep the query's order, and so do columns named by words; columns of numbers are sorted."""
     import numpy as np
 
     spec = canvas.spec
@@ -58,7 +58,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 
 def finish(panels: Panels, canvas: Canvas) -> None:
-    """One colour bar for all panels, and the remarks below."""
+    """Draw one colour bar for all panels, and add the remarks to the small print."""
     canvas.notes += [f"{letter}: {words}" for words, letter in _letters(canvas).items()]
     if "text" in canvas.spec.values:
         return  # its cells say in words what their colour means
@@ -79,7 +79,7 @@ def _range(canvas: Canvas) -> tuple[float, float]:
 
 
 def _letters(canvas: Canvas) -> dict[str, str]:
-    """Each different remark with its letter: a to z, then aa."""
+    """Return each different remark with its letter: a to z, then aa, bb and so on."""
     if "remark" not in canvas.spec.values:
         return {}
     found = dict.fromkeys(row[canvas.spec.get("remark")] for row in canvas.rows if row[canvas.spec.get("remark")])

@@ -1,4 +1,4 @@
-"""Lines and curves with intervals: one a series, levels such as chance and dense across the panel."""
+"""Lines and curves with intervals, one per series, and levels such as chance and dense across the panel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 CROWD = 12
-"""Above so many lines intervals would only smear."""
+"""With more lines than this no intervals are drawn: they would only smear."""
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
@@ -77,20 +77,20 @@ def finish(panels: Panels, canvas: Canvas) -> None:
 
 
 def levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
-    """Rules across the panel."""
+    """Draw the levels as rules across the panel."""
     for name in names.levels(canvas, rows):
         axes.axhline(name.y, color=name.colour, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
 
 
 def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None:
-    """Markers on their whiskers, shifted by a hair a series so that they do not hide each other; bands would mix their colours.
+    """Draw markers with whiskers, each series slightly shifted so that none hides another; bands would mix colours.
 
-    Where several series share one point with one interval (the dense model), neither is shifted, and the whisker is drawn once.
+    Where several series share one point and interval (the dense model), none is shifted, and the whisker is drawn once.
     """
     from matplotlib.transforms import ScaledTranslation
 
     spec = canvas.spec
-    # On a log axis most are shorter than a marker: they must not come off it.
+    # On a log axis most whiskers are shorter than a marker: the points are shifted less.
     room = 5 if spec.get("yscale") == "log" else 12
     ringed = {
         (canvas.across(row[spec.get("x")]), row[spec.get("y")], canvas.series(row)) for row in _marked(rows, canvas)
@@ -115,7 +115,7 @@ def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None
             axes.vlines([x], ends[0], ends[1], color=colour, linewidth=0.9, alpha=0.75, transform=place, zorder=2)
         if any((x, y, name) in ringed for name in owners):
             _ring(axes, [(x, y)], place)
-    # Shifted artists do not count for the axis' limits.
+    # matplotlib leaves shifted artists out of the axis' limits.
     axes.update_datalim([(x, end) for x, _, *ends in found if _known(ends) for end in ends])
     axes.autoscale_view()
 
@@ -125,7 +125,7 @@ def _known(ends: Sequence[float | None]) -> bool:
 
 
 def _marked(rows: Rows, canvas: Canvas) -> Rows:
-    """The rows that are to stand in a ring."""
+    """Return the rows whose points get a ring."""
     spec = canvas.spec
     return [row for row in rows if row[spec.get("mark")]] if "mark" in spec.values else []
 

@@ -22,7 +22,7 @@ class PointLabel:
 
 
 def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
-    """The name of each line of a panel, at the line's last point."""
+    """Return the name of each line of a panel, at the line's last point."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
     ends = {
         canvas.series(row): row for row in sorted(rows, key=lambda row: canvas.across(row[x])) if row[y] is not None
@@ -31,7 +31,7 @@ def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
 
 
 def levels(canvas: Canvas, rows: Rows) -> list[PointLabel]:
-    """The name of each level across a panel."""
+    """Return the name of each level across a panel."""
     return [
         PointLabel(label, None, value, style.GREY)
         for column, label in canvas.spec.references.items()
@@ -66,11 +66,11 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places at least ``gap`` apart, in the order of ``wanted`` (ascending) and as near to it as that allows (least squares).
-
-    They stay within 0 and 1 where there is room for all.
+    """Return positions at least ``gap`` apart, in the order of ``wanted`` (ascending) and as near to it as possible
+    (least squares). They stay between 0 and 1 where there is room for all.
     """
-    # Less the gaps before it, a place only must not fall below the one before: neighbours that would are pooled.
+    # With the gaps before it subtracted, a position must only not be below the one before: neighbours that would be
+    # are pooled.
     pools: list[list[float]] = []
     for number, place in enumerate(wanted):
         pools.append([place - number * gap])

@@ -1,4 +1,4 @@
-"""Rows of names. A strip has every sample of a row as a tick, with quartiles and median; a forest points with intervals."""
+"""Drawings with named rows: a strip has samples as ticks, quartiles and median; a forest has points with intervals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 TICK, BOX = 0.3, 0.17
-"""Half the height of a tick and of a box; a row's place is 1 high."""
+"""Half the height of a tick and of a box; a named row is 1 high."""
 
 
 def strip_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
-    """Draw one panel; rows keep the query's order, the first on top, and share a line with the same y."""
+    """Draw one panel. Named rows keep the query's order, the first on top; samples with the same y share one."""
     import numpy as np
 
     x = canvas.spec.get("x")
@@ -24,7 +24,7 @@ def strip_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
         mine = [row for row in given if canvas.row_name(row) == name]
         colour = canvas.looks[canvas.series(mine[0])].colour
         values = np.sort(np.array([row[x] for row in mine], dtype=float))
-        # One path of a row's ticks, broken by NaN: a figure of thousands of samples stays small.
+        # One path for all ticks of a row, broken by NaN: a figure of thousands of samples stays a small file.
         xs = np.repeat(values, 3)
         ys = np.tile([place - TICK, place + TICK, np.nan], len(values))
         axes.plot(xs, ys, color=colour, linewidth=0.5, alpha=0.75, zorder=2)
@@ -34,17 +34,17 @@ def strip_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
 
 
 def strip_finish(panels: Panels, canvas: Canvas) -> None:
-    """The rows carry their names; series only colour them. Levels have a legend."""
+    """Prepare a legend of the levels. The rows carry their names, and series only colour them."""
     if canvas.spec.references:
         canvas.legend(line=None, levels=scales.row_levels(canvas))
 
 
 def forest_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
-    """Draw one panel; a row's points stand below each other in the order of the legend."""
+    """Draw one panel; the points of a named row stand below each other, in the order of the legend."""
     spec = canvas.spec
     down = scales.name_rows(axes, given, canvas)
     order = [name for name in canvas.looks if any(canvas.series(row) == name for row in given)]
-    step = 1 / (len(order) + 1)  # a row's place is 1 high
+    step = 1 / (len(order) + 1)  # a named row is 1 high
     for above in range(len(down) - 1):
         axes.axhline(above + 0.5, color=style.GROUND, linewidth=0.8, zorder=0)
     for row in given:
@@ -62,5 +62,5 @@ def forest_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
 
 
 def forest_finish(panels: Panels, canvas: Canvas) -> None:
-    """Rows carry their names; series and levels have a legend."""
+    """Prepare a legend of series and levels. The rows carry their names."""
     canvas.legend(line=True, levels=scales.row_levels(canvas), joined=False)

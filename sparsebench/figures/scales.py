@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 LEVEL: Any = (0, (1, 1.5))
 """Dashes of a level across named rows."""
 FIRST = (0.0, 1.0, 0.99, 0.5, 0.9, 0.95, 0.1)
-"""Sparsities that keep their tick label where there is no room for all."""
+"""Sparsities that keep their tick label where there is no room for all, the most important first."""
 
 
 def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
-    """Scale and label a panel whose content is drawn."""
+    """Scale and label the axes of a panel whose content is drawn."""
     spec = canvas.spec
     if spec.kind == "heatmap":
         return
@@ -40,7 +40,7 @@ def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 
 def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
-    """Name the rows of a panel, the first on top, rule it downwards, draw the levels, and give the names in their order."""
+    """Label a panel's rows, the first on top, draw vertical grid lines and levels, and return the names in order."""
     down = list(dict.fromkeys(canvas.row_name(row) for row in rows))
     axes.set_yticks(range(len(down)), down)
     axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
@@ -54,12 +54,12 @@ def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
 
 
 def row_levels(canvas: Canvas) -> list[tuple[str, str, Any]]:
-    """The levels of ``name_rows``, for a legend: label, colour, dashes."""
+    """Return the levels of ``name_rows``, for a legend: label, colour, dashes."""
     return [(label, "black", LEVEL) for label in canvas.spec.references.values()]
 
 
 def upward(axes: Axes, canvas: Canvas) -> None:
-    """A log axis of our own: labelled ticks however short or long it is, and room for the knee."""
+    """Make the vertical axis a log axis that has labelled ticks at any length and packs what is above the knee."""
     knee = canvas.knee
     axes.set_yscale("function", functions=(partial(style.fold, knee=knee), partial(style.unfold, knee=knee)))
     low, high = _ends(_held(axes, "y"), knee, (-0.06, 0.08))
@@ -73,7 +73,7 @@ def upward(axes: Axes, canvas: Canvas) -> None:
 
 
 def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
-    """The horizontal axis."""
+    """Scale and label the horizontal axis."""
     kind = canvas.spec.get("xscale", "linear")
     if canvas.spec.kind == "bars" or kind == "category":
         found = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
@@ -101,14 +101,14 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 
 def _held(axes: Axes, which: str) -> tuple[float, float]:
-    """The least and the most that is drawn along one axis, in all panels that share it."""
+    """Return the least and the greatest value drawn along one axis, in all panels that share it."""
     alike = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
     lows, highs = zip(*(getattr(one.dataLim, f"interval{which}") for one in alike), strict=True)
     return min(lows), max(highs)
 
 
 def _ends(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:
-    """Limits of a log axis around the data, with room by a share of its length."""
+    """Return the limits of a log axis around the data; ``room`` is the margins, as shares of the axis' length."""
     import numpy as np
 
     ends = style.fold(np.array(interval), knee)
@@ -135,13 +135,13 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
 def _fitting(
     values: Sequence[float], places: Sequence[float], labels: Sequence[str], canvas: Canvas, rank: Any = None
 ) -> list[float]:
-    """The values whose labels fit side by side; those of a low ``rank`` first."""
+    """Return the values whose labels fit side by side, preferring those of a low ``rank``."""
     width = canvas.width / canvas.across_panels - 0.6 - canvas.naming
     scale = width / max(max(places, default=0) - min(places, default=0), 1e-9)
     order = sorted(range(len(places)), key=lambda at: (rank(values[at]) if rank else 0, at))
     kept: list[int] = []
     for at in order:
-        # Inches between the middles of two labels, which grow with their characters.
+        # Inches between the centres of two labels; how many they need grows with their characters.
         gaps = ((abs(places[at] - places[other]) * scale, len(labels[at] + labels[other])) for other in kept)
         if all(gap > 0.045 + 0.029 * characters for gap, characters in gaps):
             kept.append(at)

@@ -1,4 +1,4 @@
-"""Points with intervals both ways; those that no other beats are solid, joined by the front, and carry their text."""
+"""Points with intervals both ways; those that no other beats are solid, joined as the front, and carry their text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 
 def finish(panels: Panels, canvas: Canvas) -> None:
-    """One legend; the levels' names at the edge; the points' texts where they touch nothing."""
+    """Prepare one legend; write the levels' names at the edge, and the points' texts where they touch nothing."""
     if "series" in canvas.spec.values:
         canvas.legend(line=True, joined=False)
     names.write(canvas, panels, [names.levels(canvas, rows) for _, rows in panels])
@@ -56,7 +56,7 @@ def finish(panels: Panels, canvas: Canvas) -> None:
 
 
 def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
-    """The rows of a panel that no other is as good as and cheaper, or better and as cheap; cheapest first."""
+    """Return a panel's Pareto front, cheapest first: no other row is as good and cheaper, or better and as cheap."""
     x, y, better = (canvas.spec.get(key) for key in ("x", "y", "front"))
     rows = [row for row in rows if not _beside(row, canvas)]
     sign = ENDS.get(better) or (better and rows and (1 if rows[0][better] else -1))
@@ -68,7 +68,7 @@ def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
 
 
 def _beside(row: Mapping[str, Any], canvas: Canvas) -> bool:
-    """Whether a point stands beside the front, whose column is NULL there: what it shows was not made by a variant."""
+    """Whether a point takes no part in the front: its `front` column is NULL, because no variant made what it shows."""
     better = canvas.spec.get("front")
     return bool(better) and better not in ENDS and row[better] is None
 
@@ -85,7 +85,7 @@ def _interval(axes: Axes, row: Mapping[str, Any], canvas: Canvas, colour: str, s
 
 
 def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
-    """Write the texts of a panel, each at the nearest place where it touches nothing; whether all found one."""
+    """Write each text of a panel at the nearest position where it touches nothing; return whether all found one."""
     from matplotlib.transforms import Bbox
 
     x, y, column = (canvas.spec.get(key) for key in ("x", "y", "text"))
@@ -119,7 +119,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
 
 
 def _strokes(axes: Axes) -> list[Bbox]:
-    """What the panel's straight strokes cover: intervals, the front's steps, levels."""
+    """Return the boxes that a panel's straight strokes cover: intervals, the front's steps, levels."""
     import numpy as np
     from matplotlib.transforms import Bbox
 
@@ -138,7 +138,7 @@ def _strokes(axes: Axes) -> list[Bbox]:
 
 
 def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Middles for a text of that size around its mark, in points."""
+    """Yield centres for a text of that size around its mark, nearest first, in points."""
     for away in AWAY:
         for right, up in COMPASS:
             yield right * (away + width / 2), up * (away + height / 2)

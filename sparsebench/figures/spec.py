@@ -63,9 +63,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "forest": ("x", "y"),
     "heatmap": ("x", "y", "value"),
 }
-"""Each kind of drawing (see ``draw.DRAWN``) with the keys that it cannot do without."""
+"""Each kind of drawing (see ``draw.DRAWN``) with the keys that it needs."""
 LONGEST = 1000
-"""Characters of a header's value."""
+"""The most characters of a header's value, and of a text that a query gives."""
 SHIPPED = Path(__file__).parent / "shipped"
 SCALES = {
     "xscale": ("linear", "log", "category", "sparsity"),
@@ -80,9 +80,9 @@ NUMBERS = {
     "knee": (r"\d+(\.\d+)?", "a number such as 10000"),
     "columns": (r"[1-6]", "a number from 1 to 6"),
 }
-"""What values must look like, and what to write."""
+"""By key, the pattern that its values match, and the hint where one does not."""
 ENDS = {"high": 1, "low": -1}
-"""Ends of an axis, with the sign that makes more of them better."""
+"""The ends of y that `front` may call better, with the sign that makes greater values better."""
 NAMED_ROWS = ("heatmap", "strip", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
@@ -108,16 +108,16 @@ class FigureSpec:
 
     @property
     def shipped(self) -> bool:
-        """Whether it is one of ours, and no stranger's."""
+        """Whether the figure is shipped with sparsebench."""
         return self.path.parent == SHIPPED
 
     @property
     def kind(self) -> str:
-        """What draws it: a key of ``KINDS``."""
+        """The kind of drawing, a key of ``KINDS``."""
         return self.values["kind"]
 
     def get(self, key: str, default: str = "") -> str:
-        """The header's value of ``key``."""
+        """Return the header's value of ``key``."""
         return self.values.get(key, default)
 
     @property
@@ -132,7 +132,7 @@ class FigureSpec:
         return {column.strip(): label.strip() or column.strip() for column, _, label in pairs}
 
     def found(self, row: Mapping[str, object]) -> FigureSpec:
-        """This figure with what its first row says of it, escaped, as its title, where that says something."""
+        """Return this figure with the finding in ``row``, escaped, as its title; unchanged where the row has none."""
         said = row.get(self.get("finding"))
         return replace(self, values={**self.values, "title": visible(str(said))}) if said else self
 

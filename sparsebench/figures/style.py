@@ -28,29 +28,29 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 GREY = "#666666"
 BOUND = "#8F8F8F"
-"""Lines that know nothing."""
+"""The grey of series that know nothing (`bound`)."""
 GROUND = "#F1F1F1"
-"""The ground of what is packed together above a knee."""
+"""The background of what is packed together above a knee; also the rules between the rows of a forest."""
 PACKED = 0.35
-"""Decades that the first one above a knee takes; each doubling of the distance takes as many again."""
+"""The length, in decades, of the first decade above a knee; the next two together take as much, then the next four."""
 DIGITS: tuple[tuple[float, Sequence[int]], ...] = (
     (2.5, (1,)), (1.4, (1, 3)), (0.8, (1, 2, 5)), (0.45, (1, 2, 3, 5, 7)), (0, range(1, 10)),
 )  # fmt: skip
-"""First digits that have a label on a log axis of at least so many decades."""
+"""By the least length of a log axis in decades, the leading digits that have a label on it."""
 NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
-"""Ticks above a knee."""
+"""Ticks above a knee, on an axis that ends below 1e7 and on a longer one."""
 MAP, INK = "cividis_r", "Greys"
-"""Even in luminance, light to dark in greyscale as well: much is dark, as ink is."""
+"""Colour maps of even luminance, light to dark in greyscale as well: high values are dark, like ink."""
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8,
-    "text.parse_math": False,  # a label of the ledger is a text, also where it holds dollars
+    "text.parse_math": False,  # a label from the ledger is plain text, even if it holds dollar signs
     "axes.titlesize": 8, "axes.titlelocation": "left", "axes.labelsize": 8, "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
     "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
     "legend.fontsize": 7.5, "legend.frameon": False, "hatch.linewidth": 0.5,
-    "figure.dpi": 200, "savefig.dpi": 200,  # the same: glyphs have other widths at another resolution
+    "figure.dpi": 200, "savefig.dpi": 200,  # equal, because the widths of glyphs depend on the resolution
     "svg.hashsalt": "sparsebench", "svg.fonttype": "path", "pdf.fonttype": 42,
 }  # fmt: skip
 _METADATA: dict[str, dict[str, Any]] = {
@@ -73,10 +73,10 @@ class SeriesStyle:
 def looks(
     names: Sequence[str], bounds: Collection[str] = (), wanted: Mapping[str, int] | None = None
 ) -> dict[str, SeriesStyle]:
-    """A look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey.
+    """Return a look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey.
 
-    ``wanted`` are places among the looks: who asks for the same one in several figures looks alike in them, if nobody
-    before has its colour.
+    ``wanted`` gives a series its place among the looks. Series with the same place in several figures look alike in
+    them, unless an earlier series has the colour.
     """
     places: dict[str, int] = {}
     for group in ([name for name in names if name not in bounds], [name for name in names if name in bounds]):
@@ -104,7 +104,7 @@ def _place(names: Sequence[str], wanted: Mapping[str, int], places: dict[str, in
 
 
 def spread(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The sparsity axis: log((s + 0.2) / (1.01 - s)), in which 0, 10, 50, 90, 95 and 99% all stand apart."""
+    """Return positions on the sparsity axis, log((s + 0.2) / (1.01 - s)): 0, 10, 50, 90, 95 and 99% all stand apart."""
     import numpy as np
 
     inside = np.clip(share, -0.15, 1.005)
@@ -112,7 +112,7 @@ def spread(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def gather(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The inverse of ``spread``."""
+    """Return the inverse of ``spread``."""
     import numpy as np
 
     odds = np.exp(place)
@@ -120,7 +120,7 @@ def gather(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
-    """The log axis: decades, of which those above ``knee`` are packed ever closer, so that no number is too large."""
+    """Return positions on a log axis, in decades, packed ever closer above ``knee`` so that no number is too large."""
     import numpy as np
 
     decades = np.log10(np.clip(value, 1e-300, None))
@@ -129,7 +129,7 @@ def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[
 
 
 def unfold(place: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
-    """The inverse of ``fold``, up to 1e308."""
+    """Return the inverse of ``fold``, up to 1e308."""
     import numpy as np
 
     border = math.log10(knee)
@@ -138,7 +138,7 @@ def unfold(place: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArra
 
 
 def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[float], list[float]]:
-    """Major and minor ticks of a log axis from ``low`` to ``high``: at least two with a label, and never a crowd."""
+    """Return the major and minor ticks of a log axis from ``low`` to ``high``; at least two major ones, but few."""
     from matplotlib.ticker import MaxNLocator
 
     top = min(high, knee)
@@ -157,12 +157,12 @@ def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[flo
 
 
 def percent(share: float) -> str:
-    """A share as a percentage without its sign, with the digits it needs: 0.995 is 99.5."""
+    """Return a share as a percentage without the % sign, with the digits it needs: 0.995 is 99.5."""
     return f"{round(100 * share, 2):g}"
 
 
 def number(value: float) -> str:
-    """A tick's label: no exponent where a person would not write one."""
+    """Return a tick's label, with an exponent only for values from 1e5 on or below 1e-3."""
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
         power = math.floor(math.log10(abs(value)))
         return f"{value / 10**power:g}e{power}"

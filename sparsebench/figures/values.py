@@ -1,4 +1,4 @@
-"""What a query gave, as a drawing takes it: numbers where the header needs numbers, and nothing that has no place on a sheet."""
+"""Turn a query's rows into what can be drawn: numbers where the header needs them, and nothing outside a scale."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sparsebench.ledger.query import Table
 
 _ALWAYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
 _ALONG = ("line", "curve", "scatter", "strip", "forest")
-"""Kinds whose horizontal axis is one of numbers, where it is not one of categories."""
+"""Kinds whose horizontal axis shows numbers unless its scale is `category`."""
 ROWS, PANELS = 50_000, 300
-"""Rows of a figure, and different values that part it."""
+"""The most rows of a figure, and the most different values of its `facet`, `row` or `series`."""
 _WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
 
 
 def fitting(spec: FigureSpec, table: Table) -> Table:
-    """The rows that can be drawn: those whose needed columns have a value, and a finite one where it is to be a number.
+    """Return the rows that can be drawn: those with a value in every needed column, finite where a number is needed.
 
-    Decimals and integers of any size become floats where a number is drawn. Raises UserError naming file and column for a
-    list, an interval or the like; for text where a number is needed; and for what has no place on the header's scale.
+    Decimals, and integers from 2⁵³ on where a number is drawn, become floats. Raises UserError, naming file and column,
+    for a list, an interval or the like, for text where a number is needed, and for a number outside the header's scale.
     """
     read: dict[int, Callable[[Any], Any]] = {}
     numbers = _numbers(spec)
@@ -39,19 +39,19 @@ def fitting(spec: FigureSpec, table: Table) -> Table:
 
 
 def _refuse_many(spec: FigureSpec, table: Table) -> None:
-    """Raise UserError for more than a sheet holds: it would be minutes and gigabytes of drawing."""
+    """Raise UserError for more rows or values than allowed: drawing them would take minutes and gigabytes."""
     if len(table.rows) > ROWS:
         raise UserError(f"{spec.path}: its query gives more than {ROWS:,} rows", "group them, or leave some out")
     for key in ("facet", "row", "series"):
         if spec.get(key) in table.columns:
             at = table.columns.index(spec.get(key))
-            # By its words: a list has no hash.
+            # Compared as text: a list has no hash.
             if len({str(row[at]) for row in table.rows}) > PANELS:
                 raise UserError(f"{spec.path}: `{key}` has more than {PANELS:,} values", "leave some out")
 
 
 def _numbers(spec: FigureSpec) -> dict[str, str]:
-    """The columns that must give numbers, each with the scale that they are drawn on."""
+    """Return the columns that must give numbers, each with the scale that it is drawn on."""
     found = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
     if spec.kind not in NAMED_ROWS:
         found[spec.values["y"]] = spec.get("yscale")
@@ -64,7 +64,7 @@ def _numbers(spec: FigureSpec) -> dict[str, str]:
 
 
 def _reader(spec: FigureSpec, column: str, scale: str | None) -> Callable[[Any], Any]:
-    """What takes one value of a column; ``scale`` is None where it need not be a number."""
+    """Return a function that checks and converts a column's values; ``scale`` is None if they need not be numbers."""
 
     def wrong(value: Any, what: str, hint: str) -> UserError:
         return UserError(f"{spec.path}: column {column!r} gives {what} ({str(value)[:40]})", hint)

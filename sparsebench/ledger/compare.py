@@ -20,9 +20,9 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """How both did on one task: ``a`` and ``b`` are over all documents of each, ``paired`` is B minus A over shared ones.
+    """Two variants on one task: ``a`` and ``b`` score all documents of each, ``paired`` is B minus A over shared ones.
 
-    ``stood`` says of B what decides the verdict before any test; a task that is invalid for either model is.
+    ``stood`` says what decides B's verdict before any test. A task that is invalid for A or for B is invalid here.
     """
 
     task: str
@@ -42,7 +42,7 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What the ledger knows of both. Ratios are B over A; ``speedup`` is A's time over B's."""
+    """All that the ledger has of both variants. Ratios are B over A; ``speedup`` is A's time over B's."""
 
     a: MeasuredVariant
     b: MeasuredVariant
@@ -56,7 +56,7 @@ class SideBySide:
 def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> SideBySide:
     """Compare the variants that ``a`` and ``b`` name (``naming``); with ``tasks``, on these only.
 
-    Raises UserError for a name that fits none or several, or a task that either was not scored on.
+    Raises UserError for a name that fits no variant or several, or a task that not both were scored on.
     """
     variants = known(ledger)
     first, second = resolve(a, variants), resolve(b, variants)
@@ -96,7 +96,7 @@ def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Measure
 
 
 def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: list[Values]) -> TaskComparison:
-    """Compare the two records of one task that are most alike: same settings, most documents, same machine, each the newest."""
+    """Compare the two most similar records of one task: same settings, then most documents, same machine, newest."""
     choices = [(x, y) for x in own for y in other]
     same = [pair for pair in choices if pair[0]["settings"] == pair[1]["settings"]]
     x, y = max(
@@ -132,7 +132,7 @@ def _judged(scored: Sequence[TaskComparison]) -> Iterator[TaskComparison]:
 def _notes(
     a: MeasuredVariant, b: MeasuredVariant, left: Collection[str], tables: dict[str, tuple[Values, ...]]
 ) -> Iterator[str]:
-    """Say what a reader must know before they believe a line."""
+    """Yield what a reader must know before trusting a line."""
     if a.id == b.id:
         yield "A and B are the same variant"
     if a.model != b.model:

@@ -1,7 +1,7 @@
-"""Opening the database file: who may, for how long one waits, and what each refusal means.
+"""Opens the database file: waits for its lock, restricts what the connection can reach, and explains each refusal.
 
-DuckDB lets one process write and then locks everybody out, so both writers and readers open, work and close at once,
-and wait with jitter for whoever holds the lock.
+While one process writes, DuckDB locks out all others. So writers and readers open, work and close without delay, and
+wait with jitter for the process that holds the lock.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Config = dict[str, str | bool | int | float | list[str]]
 STORAGE = "v1.4.0"
-"""The storage format of new ledgers: older DuckDB clients can open them."""
+"""The storage format of new ledgers, which older DuckDB clients can open."""
 BIRTH = 1.0
-"""Seconds for which a file without a valid header may be one that another process is just creating."""
+"""Seconds for which a file without a valid header is taken for one that another process is just creating."""
 _INVALID = "not a valid DuckDB database"
 _DAMAGE = (
     "Corrupt database",
@@ -34,12 +34,12 @@ _DAMAGE = (
     "Failed to load metadata",
 )
 _SCHEMA = "base"
-"""The schema of our tables; DuckDB calls a database by the name of its file, and one of both would be ambiguous."""
+"""The schema of our tables. DuckDB names a database after its file: a file of this name would make names ambiguous."""
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 ABANDONED: list[duckdb.DuckDBPyConnection] = []
-"""Connections whose call does not come back: to close one would be to wait for it."""
+"""Connections whose call does not return: closing one would wait for that call."""
 MEMORY = 4_000_000_000
-"""Bytes that a query may take at most; half of the machine's if that is less. Nothing is spilled to the disk."""
+"""The most memory, in bytes, of a query; half of the machine's if that is less. Nothing is spilled to the disk."""
 _ALONE: Config = {
     "max_temp_directory_size": "0B",
     "python_enable_replacements": "false",
@@ -47,12 +47,12 @@ _ALONE: Config = {
     "autoload_known_extensions": "false",
 }
 _SEALED: Config = _ALONE | {"enable_external_access": "false", "lock_configuration": "true"}
-"""A ledger may be a stranger's: whatever it holds, its connection reaches no other file."""
+"""A ledger may come from a stranger: whatever it holds, its connection reaches no other file."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C stays KeyboardInterrupt: of what a signal's handler raises while a query runs DuckDB makes an error of its own."""
+    """Raise KeyboardInterrupt for Ctrl-C: DuckDB turns what a signal handler raises in a query into its own error."""
     import duckdb
 
     try:
@@ -65,10 +65,10 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that may write this one file, which is created where there is none, and reaches nothing else.
+    """Yield a connection that may write this one file, which is created if missing, and reaches nothing else.
 
-    Waits up to ``patience`` seconds for the lock. Raises LedgerError for what DuckDB refuses, UserError where it would be
-    written through a link.
+    Waits up to ``patience`` seconds for the lock. Raises LedgerError for what DuckDB refuses, and UserError where a
+    link would be written through.
     """
     import duckdb
 
@@ -92,7 +92,7 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads this one file and reaches nothing else, but for the folder ``outlet`` that it may write to."""
+    """Yield a connection that reads this one file, may write to the folder ``outlet``, and reaches nothing else."""
     if not path.is_file():
         raise NoLedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
@@ -100,7 +100,7 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
     connection = _open(path, True, (_SEALED if outlet is None else _ALONE) | {"memory_limit": f"{memory()}B"}, patience)
     try:
         if outlet is not None:
-            # Once access is off DuckDB takes no folder, and of options given together it sets that one first.
+            # DuckDB accepts no folder once access is off, and of options given together it turns access off first.
             folder = str(outlet.resolve()).replace("'", "''")
             connection.execute(f"SET allowed_directories = ['{folder}']")
             connection.execute("SET enable_external_access = false")
@@ -112,7 +112,7 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
 
 
 def memory() -> int:
-    """Bytes that a query may take."""
+    """Return how many bytes of memory a query may take."""
     return min(MEMORY, environment.memory()[0] // 2)
 
 
@@ -126,7 +126,7 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
         try:
             return duckdb.connect(str(path), read_only=read_only, config=config)
         except duckdb.Error as error:
-            # A ConnectionException here means that this very process has it open the other way.
+            # A ConnectionException here means that this very process has the file open in the other mode.
             holder = _HOLDER.search(str(error))
             unfinished = _INVALID in str(error) and time.monotonic() < started + BIRTH
             if not holder and not unfinished and not isinstance(error, duckdb.ConnectionException):
@@ -141,7 +141,7 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
 
 
 def refuse_other(path: Path) -> None:
-    """Refuse what cannot be a ledger, before anything is made of it or beside it."""
+    """Raise UserError for a path that cannot be a ledger, before anything is written to it or beside it."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: a folder or a device, not a ledger", "name a file with --ledger")
     if path.is_file() and path.stat().st_size:
@@ -151,7 +151,7 @@ def refuse_other(path: Path) -> None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether DuckDB found a file that is not as it wrote it."""
+    """Return whether the error says that the file is damaged: not as DuckDB wrote it."""
     import duckdb
 
     text = str(error)
@@ -159,7 +159,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def damaged(path: Path, error: Exception) -> LedgerError:
-    """The error for such a file: the records beside it hold all that it held."""
+    """Return the error for a damaged file, with the way to rebuild it: the records beside it hold all that it held."""
     records = path.parent / "records"
     return LedgerError(
         f"{path}: damaged ({str(error).splitlines()[0]})",

@@ -1,4 +1,4 @@
-"""What is computed from outcomes, once, when they come in: intervals of scores, and comparisons with the dense model."""
+"""Computes the intervals of scores and the comparisons with the dense model, once, when outcomes are ingested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Rows = list[tuple[Any, ...]]
 
 HELD = 1_000_000
-"""Documents whose outcomes are in memory at once; those of one score at least. A query for each score would be slow."""
+"""Documents whose outcomes are in memory at once, at least those of one score. A query for each score would be slow."""
 
 
 def derive(connection: duckdb.DuckDBPyConnection) -> None:
@@ -32,7 +32,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def upgrade(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Bring the open ledger at ``path`` up to date; the schema and what is derived under it count together or not at all."""
+    """Bring the open ledger at ``path`` up to date. The schema and the derived values change in one transaction."""
     migrate.upgrade(connection, path, derive=derive)
 
 
@@ -58,14 +58,17 @@ def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
 
 
 def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]]) -> Iterator[statistics.Pairs]:
-    """The outcomes of each variant's record and its dense one, on the documents that both were shown, word for word."""
+    """Yield the outcomes of each pair of records, a variant's and a dense one's, on the documents shown to both.
+
+    Both models must have been shown a document word for word the same.
+    """
     columns = {"record_id": [one for one, _ in ids], "dense_id": [other for _, other in ids]}
     for data in _each(connection, "derive/paired_outcomes", columns):
         yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
 
 
 def _parts(rows: Rows) -> Iterator[Rows]:
-    """The rows, whose last column says how many documents each needs, in parts that need ``HELD`` of them."""
+    """Split the rows into parts of at most ``HELD`` documents, or one row. A row's last column counts its documents."""
     part: Rows = []
     held = 0
     for row in rows:
@@ -81,7 +84,10 @@ def _parts(rows: Rows) -> Iterator[Rows]:
 def _each(
     connection: duckdb.DuckDBPyConnection, query: str, ids: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, Any]]:
-    """For each of the ids its rows of a query, which says whose each row is, and has them in order; NULL is NaN."""
+    """Yield each id's rows of a query, by column; NULL becomes NaN.
+
+    The query's column ``whose`` says which of the ids, from 1, a row belongs to; its rows are in that order.
+    """
     import numpy as np
 
     data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
@@ -93,7 +99,7 @@ def _each(
 
 
 def _clusters(names: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.int64] | None:
-    """A column of cluster names, NULL for a document of its own, as numbers."""
+    """Number a column of cluster names; NULL is a cluster of its own. None when no two documents share a cluster."""
     import numpy as np
 
     return None if np.ma.getmaskarray(names).all() else statistics.codes(names.tolist())

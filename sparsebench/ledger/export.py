@@ -1,4 +1,4 @@
-"""Out of the ledger: its views and base tables as Parquet or CSV files, or as one SQLite file."""
+"""Exports a ledger's views and base tables as Parquet or CSV files, or as one SQLite file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ ROWS = 10_000
 
 
 def export(ledger: Path, to: str, out: Path) -> list[Path]:
-    """Write every public view, and every base table as ``base_NAME``; the paths written.
+    """Write every public view, and every base table as ``base_NAME``. Return the paths written.
 
-    ``to`` is parquet or csv (``out`` is a folder) or sqlite (``out`` is a file, which must not exist: it is not merged).
+    ``to`` is parquet or csv (``out`` is a folder) or sqlite (``out`` is a file, which must not exist: nothing is
+    merged).
     """
     if to == "sqlite":
         return [_sqlite(ledger, out)]
@@ -38,7 +39,7 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
 
 
 def _relations(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """What is exported, each under its name: our views and base tables, and nothing else that the file may hold."""
+    """Return (name, relation) of what is exported: our views and base tables, nothing else that the file may hold."""
     views = [name for name, text in sqlfiles.definitions().items() if text.startswith("VIEW") and name[0] != "_"]
     migrate.stand_in(connection, " ".join(views))
     steps = "".join(map(sqlfiles.read, sqlfiles.folder("migrations")))
@@ -77,7 +78,7 @@ _AFFINITY = {"BIGINT": "INTEGER", "INTEGER": "INTEGER", "BOOLEAN": "INTEGER", "D
 
 
 def _plain(rows: list[tuple[Any, ...]]) -> Iterator[list[Any]]:
-    """Rows as SQLite takes them: lists as JSON, times as ISO text."""
+    """Yield rows as SQLite takes them: lists as JSON, times as ISO text."""
     for row in rows:
         yield [
             json.dumps(value)

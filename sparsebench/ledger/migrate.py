@@ -1,7 +1,8 @@
-"""Bringing a ledger to this program's schema: ordered migrations in one transaction, then the views.
+"""Brings a ledger to this program's schema: ordered migrations, then the views, in one transaction.
 
-A ledger that already holds something is copied to ``NAME.before-NNNN.duckdb`` first. The views are reissued whenever their
-text differs from what the file was last given, each with its comments, which ``CREATE OR REPLACE`` drops.
+Before migrations, a ledger that is not new is copied to ``NAME.before-NNNN.duckdb``. The views are created again
+whenever their text differs from what the file was last given, each with its comments, which ``CREATE OR REPLACE``
+drops.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ def upgrade(
     migrations: Sequence[str] | None = None,
     derive: Callable[[duckdb.DuckDBPyConnection], None] = lambda connection: None,
 ) -> None:
-    """Bring the open ledger at ``path`` up to date (by ``migrations``: default all); does nothing to one that is current.
+    """Bring the open ledger at ``path`` up to date by ``migrations`` (default: all); leave a current one alone.
 
-    ``derive`` computes, in the same transaction, what a migration has removed for that.
+    ``derive`` computes anew, in the same transaction, what a migration removed for that purpose.
     Raises LedgerError for a file that is not a ledger, or that a newer program has migrated.
     """
     steps = sqlfiles.folder("migrations") if migrations is None else migrations
@@ -72,9 +73,10 @@ def current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
 
 
 def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """The number of migrations that the file has had; 0 for an empty one.
+    """Return the number of migrations that the file has had; 0 for an empty one.
 
-    Raises LedgerError for another program's file, and for one in which our SQL would not mean what it says.
+    Raises LedgerError for another program's file, for one that does not say its version, and for one whose macros,
+    types or triggers would change what our SQL does.
     """
     _refuse_stand_ins(connection, path)
     tables = connection.execute(
@@ -93,9 +95,9 @@ def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 
 def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | None = None) -> None:
-    """Make our views and macros that ``sql`` names, for this connection: those of the file may be somebody else's.
+    """Create those of our views and macros that ``sql`` names, for this connection: the file's may be somebody else's.
 
-    What is in ``made``, of this connection too, is there already; what is made now is added.
+    ``made`` holds the names that this connection already has; those created now are added to it.
     """
     wanted, texts, made = _words(sql), [], set() if made is None else made
     for name, text in reversed(sqlfiles.definitions().items()):
@@ -127,7 +129,7 @@ def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None
 
 
 def newer(path: Path, known: int, steps: int) -> LedgerError:
-    """The error for a file that a later version of this program has written."""
+    """Return the error for a file that a later version of this program has written."""
     return LedgerError(
         f"{path}: written by a newer sparsebench (schema {known}, this one knows {steps})",
         "upgrade sparsebench, or name another file with --ledger",

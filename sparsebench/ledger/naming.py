@@ -1,6 +1,6 @@
-"""Finds the variant that a person names by its model and words of its recipe: ``smollm2/wanda/0.5``, ``smollm2/wanda/50%/int8``.
+"""Resolves variants' names such as ``smollm2/wanda/0.5`` and ``smollm2/wanda/50%/int8``: a model and words of a recipe.
 
-A name may also hold the precision, ``seed3`` and the beginning of the id, which is a name by itself too.
+A name may also hold the precision, ``seed3`` and the beginning of the variant's id. The id alone is a name, too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sparsebench.ledger import query, sqlfiles
 _ID = re.compile(r"[0-9a-f]{4,}")
 _SHARE = re.compile(r"(\d*\.?\d+)(%?)")
 SHOWN = 8
-"""Names that an error lists."""
+"""The most names that an error lists."""
 
 
 @dataclass(frozen=True)
 class MeasuredVariant:
-    """A variant of which the ledger has a measurement, as its view ``variants`` has it."""
+    """A variant that the ledger has a measurement of, as its view ``variants`` describes it."""
 
     id: str
     model: str
@@ -39,18 +39,18 @@ class MeasuredVariant:
 
     @property
     def details(self) -> str:
-        """What else tells it apart from variants of the same name."""
+        """The id, precision, seed and calibration text, which tell it apart from variants of the same name."""
         parts = (f"id {self.id[:10]}", self.dtype, f"seed {self.seed}", self.calibration.rsplit("/", 1)[-1])
         return ", ".join(part for part in parts if part)
 
     def has(self, word: str) -> bool:
-        """Whether ``word`` stands in its recipe, or is its precision, its seed or the beginning of its id."""
+        """Return whether ``word`` is a word of the recipe, the precision, the seed or the beginning of the id."""
         if word in (self.dtype, f"seed{self.seed}") or (_ID.fullmatch(word) and self.id.startswith(word)):
             return True
         return any(_same(word, own) for own in _words(self.recipe))
 
     def distance(self, words: Sequence[str]) -> tuple[int, bool]:
-        """How many words of its recipe ``words`` leave out (0 where they name none), and whether their order is another."""
+        """Return how many words of the recipe ``words`` omit (0 if they name none), and whether their order differs."""
         own = _words(self.recipe)
         left = sum(not any(_same(word, one) for word in words) for one in own)
         said, rest = [word for word in words if any(_same(word, one) for one in own)], iter(own)
@@ -58,15 +58,15 @@ class MeasuredVariant:
 
 
 def known(ledger: Path) -> list[MeasuredVariant]:
-    """The ledger's variants. Raises LedgerError when it cannot be opened."""
+    """Return the measured variants of a ledger. Raises LedgerError when it cannot be opened."""
     return [MeasuredVariant(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
 
 
 def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
-    """The one variant that ``text`` names: of those that have all its words, the one whose recipe has the fewest others.
+    """Return the one variant that ``text`` names: it has all words of ``text``, and its recipe the fewest others.
 
-    So ``m/int8`` is not the model that was pruned first. Of two such chains it is the one in the order of ``text``.
-    Raises UserError when it names none, or several: these are listed.
+    So ``m/int8`` is not the model that was pruned first. Of two recipes with the same words, the one in the order of
+    ``text`` is meant. Raises UserError when ``text`` names no variant, or several, which the message lists.
     """
     if not variants:
         raise UserError("the ledger holds no finished cell", "make some: sparsebench run MANIFEST")
@@ -85,12 +85,12 @@ def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a recipe, or of a name: ``sparsegpt/layer 50%, then int8`` has four."""
+    """Split a recipe, or a name, into its words: ``sparsegpt/layer 50%, then int8`` has four."""
     return [word for word in re.split(r"[/,\s]+", text) if word not in ("", "then")]
 
 
 def _same(word: str, own: str) -> bool:
-    """Whether a word says what one of a recipe says: the word itself, its value (``dense``: ``propagate=dense``), its share."""
+    """Return whether ``word`` means ``own``: its text, its value (``dense`` for ``propagate=dense``) or its share."""
     said, meant = _SHARE.fullmatch(word), _SHARE.fullmatch(own)
     if said and meant:
         return abs(_share(said) - _share(meant)) < 1e-9
@@ -102,7 +102,7 @@ def _share(found: re.Match[str]) -> float:
 
 
 def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[MeasuredVariant]) -> UserError:
-    """With the names that share most words with ``text``, and of these the ones that are spelt most like it."""
+    """Return the error for an unknown name. It suggests names with the most of its words, closest spelling first."""
     models = list(dict.fromkeys(one.model for one in variants))
     meant = next(iter(get_close_matches(model, models, 1, 0.5)), None)
     what = f"no variant {text!r} in the ledger"

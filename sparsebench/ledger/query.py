@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 """Seconds to wait for a writer to let go of the file."""
 _ROWS = 2000
-"""Rows that are taken at once."""
+"""Rows that are fetched at once."""
 _STOPPING = 0.5
 """Seconds that an interrupted query has to end."""
 _MEANT = re.compile(r"(?:Did you mean|Candidate bindings:) (.+)")
@@ -37,28 +37,28 @@ _LINE = re.compile(r"LINE (\d+): (.*)\n(\s*\^+)")
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a query, values as Python has them."""
+    """The rows of a query, as Python values."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
     def dicts(self) -> list[dict[str, Any]]:
-        """Each row by column name."""
+        """Return each row as a mapping by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The rows of a query that is still running; they come once."""
+    """The rows of a query that is still running; they can be read once."""
 
     columns: tuple[str, ...]
     rows: Iterator[tuple[Any, ...]]
 
 
 def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE) -> Table:
-    """The rows of ``sql`` with its ``parameters``, which can read this ledger and nothing else.
+    """Return the rows of ``sql``, run with ``parameters``. The query can read this ledger and nothing else.
 
-    Raises QueryError for SQL that fails, with its line; LedgerError for a file that cannot be opened.
+    Raises QueryError for SQL that fails, naming its line, and LedgerError for a file that cannot be opened.
     """
     with streaming(path, sql, parameters, patience) as found:
         return Table(found.columns, tuple(found.rows))
@@ -68,9 +68,9 @@ def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience
 def streaming(
     path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE, timeout: float = 0
 ) -> Iterator[Stream]:
-    """The rows of ``sql`` as they are made, as ``run`` gives them.
+    """Yield the rows of ``sql`` as a stream, while DuckDB still computes them; otherwise like ``run``.
 
-    Raises QueryError also where DuckDB works for more than ``timeout`` seconds on them, unless that is 0.
+    Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
     with reader(Path(path), patience) as connection:
         migrate.stand_in(connection, sql)
@@ -79,7 +79,10 @@ def streaming(
 
 @contextmanager
 def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], Table]]:
-    """What answers as ``run`` does, but on one connection: a report asks dozens of questions. Writers wait meanwhile."""
+    """Yield a function that answers like ``run``, but on one connection, because a report makes dozens of queries.
+
+    Writers wait as long as it is open.
+    """
     with reader(Path(path), patience) as connection:
         made: set[str] = set()
 
@@ -94,7 +97,7 @@ def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], 
 def _asked(
     connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None, timeout: float = 0
 ) -> Stream:
-    """Errors of DuckDB are explained by the ``reader`` around it."""
+    """Run ``sql`` and return its rows. The ``reader`` around this explains DuckDB's errors."""
     watched = _Watched(connection, timeout)
     cursor = watched.call(connection.execute, sql, parameters)
     if cursor is None or cursor.description is None:
@@ -104,9 +107,9 @@ def _asked(
 
 
 class _Watched:
-    """Calls of one connection, which end when their time is over or the user interrupts.
+    """Calls on one connection, which end when their time is up or the user interrupts.
 
-    Python handles a signal between two of its steps, and a query is a single one: so it runs in a thread of its own.
+    Python handles a signal only between two of its own steps, and a query is one step: so it runs in its own thread.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, timeout: float) -> None:
@@ -115,7 +118,7 @@ class _Watched:
         self.spent = 0.0
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``function`` returns or raises."""
+        """Return or raise what ``function`` does. Raises QueryError when the time is up."""
         found: Future[Any] = Future()
 
         def work() -> None:
@@ -139,7 +142,7 @@ class _Watched:
         return result
 
     def _stop(self, found: Future[Any]) -> None:
-        """Interrupt DuckDB until it listens, or give the connection up: a function of one huge value does not listen."""
+        """Interrupt DuckDB until the call ends, else abandon the connection: work on one huge value does not stop."""
         last = time.monotonic() + _STOPPING
         try:
             while not found.done() and time.monotonic() < last:
@@ -151,20 +154,20 @@ class _Watched:
 
 
 def describe(path: Path) -> Table:
-    """The public views with their columns, each with its type and what it means."""
+    """Return the public views with their columns, each with its type and meaning."""
     return run(path, sqlfiles.read("describe"))
 
 
 def render(table: Table | Stream, shape: str) -> Iterator[str]:
-    """``table`` as csv, json (a list of objects) or markdown, row by row."""
+    """Yield ``table`` as text, row by row; ``shape`` is csv, json (a list of objects) or markdown."""
     return {"csv": _csv, "json": _json, "markdown": _markdown}[shape](table)
 
 
 @contextmanager
 def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An open ledger of this program's schema; one that an older version has left is brought up to date first.
+    """Open a ledger for reading. One that an older version wrote is brought up to date first.
 
-    It reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
+    The connection reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
     """
     with connect.reader(path, patience, outlet) as connection, _explaining(path):
         ready = migrate.current(connection, path)
@@ -238,7 +241,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: what is not a number is null, times and the like are text."""
+    """Convert a value for JSON: NaN and infinities become null; times and other types that JSON lacks become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -21,7 +21,7 @@ Results = Mapping[str, "ScoreResult"]
 
 
 def rows(results: Results, against: Results | None = None) -> list[dict[str, Any]]:
-    """One row a task: the score with its interval and, with ``against``, the paired difference, corrected and judged."""
+    """Return one row per task: the score and its interval and, with ``against``, the paired difference and verdict."""
     found = [_row(result) for result in results.values()]
     if against is None:
         for row, result in zip(found, results.values(), strict=True):
@@ -43,7 +43,7 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
 
 
 def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
-    """What decides the verdict before any test. Floors are a ledger's: without one no task is called invalid."""
+    """Return what decides the verdict before any test. Only a ledger has floors: without them no task is invalid."""
     if dense is None:
         return Standing()
     metric, chance = Metric.named(row["metric"]), row["chance"]
@@ -55,14 +55,14 @@ def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
 
 
 def interval(result: ScoreResult) -> Interval:
-    """The 95% interval of a score."""
+    """Return the 95% interval of a score."""
     values, labels = _columns(result.outcomes)
     codes = statistics.codes(outcome.cluster for outcome in result.outcomes)
     return statistics.interval(result.metric, result.score, values, labels, codes)
 
 
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
-    """Two scores of one task, on the documents that both models were shown, word for word."""
+    """Compare two scores of one task, on the documents that both models were shown, word for word."""
     if variant.metric != dense.metric or not all(map(_explained, (variant, dense))):
         return statistics.unexplained(variant.metric)
     other = {(outcome.doc_id, outcome.doc_hash): outcome for outcome in dense.outcomes}
@@ -74,7 +74,7 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
 
 
 def _chance(result: ScoreResult) -> float | None:
-    """What guessing gets: by the task, or by its metric."""
+    """Return the score of guessing: the task's, else the metric's."""
     return Metric.named(result.metric).guessed if result.chance is None else result.chance
 
 
@@ -83,7 +83,10 @@ def _explained(result: ScoreResult) -> bool:
 
 
 def write_outcomes(path: Path, results: Results, against: Results | None = None) -> None:
-    """Every document of every task as a line of JSON; with ``against``, also what the other model got (null: not shown to it)."""
+    """Write every document of every task as a line of JSON.
+
+    With ``against``, a line also holds the other model's outcome (null: the document was not shown to it).
+    """
     with path.open("w", encoding="utf-8") as file:
         for task, result in results.items():
             other = {} if against is None or task not in against else {
@@ -97,7 +100,7 @@ def write_outcomes(path: Path, results: Results, against: Results | None = None)
 
 
 def whole(result: ScoreResult) -> dict[str, Any]:
-    """The protocol and the outcomes, as JSON has them."""
+    """Return the protocol and the outcomes as plain data for JSON."""
     kept = asdict(result)
     return {"protocol": kept["protocol"], "outcomes": kept["outcomes"]}
 
@@ -111,7 +114,7 @@ def _row(result: ScoreResult) -> dict[str, Any]:
 
 
 def _columns(outcomes: Sequence[Outcome]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Values and labels, NaN for a label that there is not."""
+    """Return the values and the labels (n,) of outcomes, float64; NaN stands for a missing label."""
     import numpy as np
 
     values = np.array([one.value for one in outcomes], dtype=np.float64)

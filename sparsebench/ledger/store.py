@@ -13,25 +13,26 @@ from sparsebench.errors import RecordError
 from sparsebench.ledger import connect, derive, sqlfiles
 
 Wrong = Callable[[RecordError], object]
-"""Told of a record that cannot be taken."""
+"""A function that is called with the error of each record that cannot be ingested."""
 BATCH, BATCH_BYTES = 4096, 32_000_000
-"""At most so many records, or bytes of them, per transaction of a rebuild, so that memory stays bounded. Each transaction looks
-for missing comparisons among all scores of the ledger: many small ones would take a time that grows with its square."""
+"""The records, and about the bytes of records, of one transaction of a rebuild, so that memory stays bounded. Each
+transaction looks for missing comparisons among all scores of the ledger: many small ones would take quadratic time."""
 
 
 class Ledger:
     """One DuckDB file. Nothing is held open between calls."""
 
     def __init__(self, path: Path, patience: float = 30.0) -> None:
-        """``patience`` is how many seconds to wait for another process to let go of the file."""
+        """Name the file; ``patience`` is how many seconds to wait for another process to release it."""
         self.path = Path(path)
         self.patience = patience
 
     def ingest(self, found: Iterable[dict[str, Any]]) -> int:
-        """Add records; how many were new. A record that is there already changes nothing.
+        """Add records and return how many were new. A record that is there already changes nothing.
 
-        Intervals and comparisons that the new outcomes make possible are computed in the same transaction.
-        Raises LedgerError when the file stays locked, is foreign, or newer than this program.
+        Intervals and comparisons that the new outcomes make possible are computed in the same transaction. Raises
+        LedgerError when the file stays locked, is foreign, or newer than this program, and RecordError for records that
+        are not as sparsebench writes them.
         """
         texts = [json.dumps(record) for record in found]
         if not texts:
@@ -53,9 +54,9 @@ class Ledger:
         return row[0] if row else 0
 
     def catch_up(self, folder: Path, wrong: Wrong | None = None) -> int:
-        """Add the records of one folder that a killed run left there without bringing them in; how many.
+        """Add the records that a killed run left in ``folder`` without ingesting them, and return how many.
 
-        ``wrong`` as in ``rebuild``.
+        ``wrong`` is used as in ``rebuild``.
         """
         if not self.path.exists():
             return 0
@@ -67,16 +68,17 @@ class Ledger:
         return sum(self._take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
 
     def rebuild(self, folders: Sequence[Path], wrong: Wrong | None = None) -> int:
-        """Add every record below ``folders``, on top of what the ledger holds; how many were taken.
+        """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
 
-        Run on no file it makes the ledger anew, on another machine's records it merges them. With ``wrong``, that is told
-        of each record that cannot be taken, and the others come in; else the first one is raised as a RecordError.
+        Without a ledger file this makes the ledger anew; another machine's records are merged into it. If ``wrong`` is
+        given, it is called for each record that cannot be ingested, and the others are added. Otherwise the first such
+        record raises RecordError.
         """
         stream = records.located([Path(folder) for folder in folders], wrong)
         return sum(self._take(batch, wrong) for batch in _batches(stream))
 
     def _take(self, batch: Sequence[tuple[str, dict[str, Any]]], wrong: Wrong | None) -> int:
-        """Add records, each with its place; how many were taken. Where some cannot be, halves of halves find which."""
+        """Add records, each with its path, and return how many were accepted. Bisect to find those that cannot be."""
         try:
             self.ingest(record for _, record in batch)
             return len(batch)
@@ -106,7 +108,7 @@ def _batches(stream: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[list[tupl
 
 @contextmanager
 def _blaming_records() -> Iterator[None]:
-    """What DuckDB or the statistics refuse of records, as a RecordError; the ledger itself was opened and is sound."""
+    """Raise RecordError for records that DuckDB or the statistics refuse; the ledger itself was opened and is sound."""
     import duckdb
 
     try:

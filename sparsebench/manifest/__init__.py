@@ -1,1 +1,1 @@
-"""Manifests: their shape (``schema``), and reading one with every error at its place (``load``)."""
+"""Manifests: their shape (``schema``), and reading one with every error at its position (``load``)."""

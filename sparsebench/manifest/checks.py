@@ -1,7 +1,7 @@
-"""What only shows across a manifest or beside it: names that match, files that exist, checkpoints that fit.
+"""Checks that need several keys of a manifest, or files beside it: names match, files exist, checkpoints fit.
 
-These checks read the plain data, not the validated manifest, so that they speak even when other keys are wrong.
-What later rooms know (methods, tasks, sources, families) is handed in.
+These checks read the plain data, not the validated manifest, so that they work even when other keys are wrong. What
+later packages know (methods, tasks, sources, families) is handed in.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from sparsebench.manifest.schema import FAMILIES, LM_EVAL, ManifestSource
 
 
 class ResolvedStep(Protocol):
-    """A step that an entry asks for, all of its settings resolved."""
+    """A step that an entry asks for, with all of its settings resolved."""
 
     @property
     def verb(self) -> str:
-        """What is done."""
+        """What is done, such as ``prune``."""
 
     @property
     def name(self) -> str:
-        """By which method."""
+        """The method, such as ``wanda``."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -41,15 +41,15 @@ class ResolvedStep(Protocol):
 
 
 class OwnKind(Protocol):
-    """What can be asked of data of one's own."""
+    """A kind of task over the user's own data: what an entry may ask of them."""
 
     @property
     def families(self) -> Collection[str]:
-        """Whom it is for."""
+        """The families of models that it is for."""
 
     @property
     def length(self) -> int | None:
-        """Tokens in a window where nobody says; None where there are no windows."""
+        """The default number of tokens in a window; None where there are no windows."""
 
     @property
     def columns(self) -> Collection[str]:
@@ -57,32 +57,33 @@ class OwnKind(Protocol):
 
     @property
     def takes(self) -> Collection[str]:
-        """The keys that mean something to it."""
+        """The keys of an entry that it accepts."""
 
     @property
     def source(self) -> str:
-        """Its data where an entry names none."""
+        """The source of its data where an entry names none."""
 
 
 MOST_SWEPT = 10_000
-"""Versions that one step may ask for."""
+"""The most versions that one step may ask for."""
 OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
-"""What an entry of `benchmarks` may say of data of one's own."""
+"""The keys of an entry of `benchmarks` that are only for the user's own data."""
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ManifestSource)
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What later rooms know.
+    """What later packages know.
 
-    ``step_files`` lists the settings of each verb that name files, ``step_names`` the names of each verb of a step;
-    ``step_shape`` gives what one may be written with, ``read_step`` its steps, resolved (pydantic's errors say what is wrong
-    with it). ``engine_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
-    cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles what counts
-    as a task where that is more than the listed names; ``task_families`` tells whom a known task is for, ``own_kinds`` what
-    can be asked of data of one's own; ``last_steps`` are the verbs that no step may follow, but those of the verb and name that
-    stand with it; ``ends`` gives the key of the setting by which a step of whatever verb lets none follow, or nothing.
+    ``step_files`` lists the settings of each verb that name files, ``step_names`` the names under each verb.
+    ``step_shape`` gives the model that a written step must fit. ``read_step`` gives the steps that it asks for,
+    resolved (pydantic's errors say what is wrong with it). ``engine_names``, ``format_names`` and ``task_names`` list
+    what exists. ``parse_source`` raises SourceError for a notation that it cannot read. ``family_of`` tells the family
+    of a config.json, or None where it cannot. ``task_families`` tells which families a known task is for, ``own_kinds``
+    what can be asked of the user's own data. ``last_steps`` are the verbs that no step may follow, each with the verb
+    and name of the steps that may follow nonetheless. ``ends`` gives the key of the setting by which a step of any verb
+    lets none follow, or an empty text.
     """
 
     step_files: Callable[[], Mapping[str, Collection[str]]]
@@ -101,7 +102,7 @@ class Checks:
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
-    """Every problem that pydantic does not see; ``folder`` is what relative paths start from."""
+    """Yield every problem that pydantic does not see; ``folder`` is what relative paths start from."""
     yield from _models(data, positions, folder, checks)
     yield from _filters(data, positions)
     yield from _renamed(data, positions)
@@ -128,7 +129,7 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
 def contradiction(
     positions: Positions, at: At, family: str, config: Mapping[str, Any], where: str, family_of: FamilyOf
 ) -> Problem | None:
-    """A model's ``family`` against the one that a config.json shows; ``at`` is the model's place."""
+    """Return a problem if a model's ``family`` contradicts its config.json; ``at`` is the path to the model."""
     true = family_of(config)
     if true is None or true == family:
         return None
@@ -137,14 +138,14 @@ def contradiction(
 
 
 def local_path(source: object, folder: Path) -> Path | None:
-    """The file or folder that a ``path:`` source means, or None for another kind of source."""
+    """Return the file or folder that a ``path:`` source means, or None for another kind of source."""
     if not isinstance(source, str) or not source.strip().startswith("path:"):
         return None
     return folder / os.path.expanduser(source.strip().removeprefix("path:"))
 
 
 def siblings(path: Path) -> list[str]:
-    """What lies beside a path, as far as one may look."""
+    """Return the names in the folder of a path; none where it cannot be read."""
     try:
         return os.listdir(path.parent)
     except (OSError, ValueError):
@@ -193,7 +194,7 @@ def _located(at: At, source: Any, positions: Positions, folder: Path, checks: Ch
 
 
 def _well_formed(source: object) -> bool:
-    """Text, or a mapping of the right shape: pydantic tells what is wrong with any other."""
+    """Return whether a source is text or a mapping of the right shape. Pydantic reports what is wrong with others."""
     try:
         _SOURCE.validate_python(source)
     except ValidationError:
@@ -202,7 +203,7 @@ def _well_formed(source: object) -> bool:
 
 
 def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
-    """`models:` lists, which must name models, and under a family models of that family."""
+    """Check that `models:` lists name models, of the right family, and that an entry's lists have a model in common."""
     models = _entries(data, "models")
     families = {name: model.get("family") for at, model in models for _, name in _each(at, model, "name", str)}
     places = [(at, entry, "") for at, entry in [*_written_steps(data), *_blocks(data)]]
@@ -223,7 +224,7 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
         kept = {number: step for number, step in steps if isinstance(step, dict) and step.get("models") is not None}
         named = {name for step in kept.values() for _, name in _each((), step, "models", str)}
         both = models_of([*kept.values()]) or ()
-        # Where a name is wrong, that is told already.
+        # A wrong name has been reported already.
         if kept and named <= families.keys() and not any(isinstance(name, str) for name in both):
             where: At = ("variants", index, max(kept)) if isinstance(chain, list) else ("variants", index)
             message = "no model is in all of the `models` of this entry"
@@ -231,7 +232,7 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
 
 
 def _renamed(data: Any, positions: Positions) -> Iterator[Problem]:
-    """What earlier versions called otherwise, in the new spelling."""
+    """Report keys that earlier versions had, with the new spelling."""
     old_steps = _entries(data, "sparsify")
     if isinstance(data, dict) and "sparsify" in data and not old_steps:
         form = "a list of steps under `variants:`, such as {prune: magnitude, sparsity: 0.5}"
@@ -252,7 +253,7 @@ def _renamed(data: Any, positions: Positions) -> Iterator[Problem]:
 
 
 def _flow(value: Any) -> str:
-    """A value as YAML writes it in one line."""
+    """Return a value as YAML writes it on one line."""
     return (
         yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
         .strip()
@@ -262,14 +263,14 @@ def _flow(value: Any) -> str:
 
 
 def _steps(data: Any, positions: Positions, checks: Checks, made: list[ResolvedStep]) -> Iterator[Problem]:
-    """The steps of ``variants``, each with what is wrong with it; those that are right are added to ``made``."""
+    """Report what is wrong with the steps of ``variants``, and add those that are right to ``made``."""
     entries = _under(data, "variants")
     names = checks.step_names()
     for place, entry in enumerate(entries if isinstance(entries, list) else []):
         chain = isinstance(entry, list)
         for number, step in enumerate(entry if chain else [entry]):
             at: At = ("variants", place, number) if chain else ("variants", place)
-            if isinstance(step, dict) and step:  # the schema tells what is wrong with any other
+            if isinstance(step, dict) and step:  # the schema reports what is wrong with any other
                 before = len(made)
                 yield from _step(at, step, positions, checks, names, made)
                 behind = entry[number + 1 :] if chain else []
@@ -330,7 +331,7 @@ def _step(
 
 
 def _selections(data: Any, positions: Positions, made: Sequence[ResolvedStep]) -> Iterator[Problem]:
-    """What is selected must be among what is made."""
+    """Report selections of steps or values that no variant has."""
     fields = sorted({name for step in made for name in (step.verb, *step.settings)})
     tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
     for at, entry in [*_blocks(data), *tasks]:
@@ -340,7 +341,7 @@ def _selections(data: Any, positions: Positions, made: Sequence[ResolvedStep]) -
             where: At = (*at, "select", place) if listed else (*at, "select")
             for key in one if isinstance(one, dict) else ():
                 own = [step.name for step in made if step.verb == key]
-                # A mapping or a list is no value that can be selected.
+                # Mappings and lists cannot be selected.
                 said = [step.settings[key] for step in made if key in step.settings]
                 own += [value for value in said if not isinstance(value, dict | list)]
                 if not own:
@@ -358,7 +359,7 @@ def _selections(data: Any, positions: Positions, made: Sequence[ResolvedStep]) -
 
 
 def _said(value: Any) -> str:
-    """A single value as a manifest says it."""
+    """Return a single value as a manifest writes it."""
     if value is None or isinstance(value, bool):
         return _flow(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -367,7 +368,7 @@ def _said(value: Any) -> str:
 def _files(
     entries: Iterable[tuple[At, dict[str, Any], str]], positions: Positions, folder: Path, what: str
 ) -> Iterator[Problem]:
-    """Files under a key of an entry that are not there."""
+    """Report files named under a key of an entry that do not exist; ``what`` says what is expected."""
     for at, entry, key in entries:
         for place, name in _each(at, entry, key, str):
             path = folder / os.path.expanduser(name)
@@ -377,7 +378,7 @@ def _files(
 
 
 def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Ranks that do not lie on so many `nodes`, equally many on each."""
+    """Report ranks that cannot be spread over `nodes` in equal parts, and `nodes` beside a `hostfile`."""
     for at, block in _blocks(data):
         for place, nodes in _each(at, block, "nodes", int):
             ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
@@ -395,7 +396,7 @@ def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
 def _named(
     entries: Iterable[tuple[At, Any]], key: str, kind: str, known: Callable[[], Collection[str]], positions: Positions
 ) -> Iterator[Problem]:
-    """Values of ``key`` that are no name of their kind."""
+    """Report values of ``key`` that are not among the ``known`` names of their kind."""
     for at, entry in entries:
         for place, name in _each(at, entry, key, str) if isinstance(entry, dict) else ():
             if name not in (names := list(known())):
@@ -426,7 +427,7 @@ def _tasks(data: Any, positions: Positions, folder: Path, checks: Checks) -> Ite
 def _own(
     at: At, entry: dict[str, Any], family: str, positions: Positions, folder: Path, checks: Checks
 ) -> Iterator[Problem]:
-    """What is wrong with an entry over data of one's own, before these are read."""
+    """Report what is wrong with an entry over the user's own data, before these are read."""
     task, kinds = entry["task"], checks.own_kinds()
     kind = kinds.get(task, kinds[LM_EVAL])
     if entry.get("source") is not None:
@@ -455,13 +456,13 @@ def _under(data: Any, key: str) -> Any:
 
 
 def _blocks(data: Any) -> list[tuple[At, dict[str, Any]]]:
-    """The mappings under `runtime`, which is one or a list of them, each with its place."""
+    """Return the mappings under `runtime`, which is one or a list of them, each with its path."""
     alone = _under(data, "runtime")
     return [(("runtime",), alone)] if isinstance(alone, dict) else _entries(data, "runtime")
 
 
 def _written_steps(data: Any) -> list[tuple[At, dict[str, Any]]]:
-    """The steps of ``variants``, alone or in lists, each with its place."""
+    """Return the steps of ``variants``, alone or in lists, each with its path."""
     found = _entries(data, "variants")
     entries = _under(data, "variants")
     for place, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -471,7 +472,7 @@ def _written_steps(data: Any) -> list[tuple[At, dict[str, Any]]]:
 
 
 def _entries(data: Any, *way: str) -> list[tuple[At, dict[str, Any]]]:
-    """The mappings in the list that ``way`` leads to, each with its place; what is not a mapping is left out."""
+    """Return the mappings in the list that ``way`` leads to, each with its path; what is not a mapping is left out."""
     for key in way:
         data = _under(data, key)
     if not isinstance(data, list):
@@ -480,7 +481,7 @@ def _entries(data: Any, *way: str) -> list[tuple[At, dict[str, Any]]]:
 
 
 def _each(at: At, entry: dict[str, Any], key: str, *kinds: type) -> Iterator[tuple[At, Any]]:
-    """The values of these kinds under ``key``, which holds a list or one of its items, each with its place."""
+    """Yield the values of these kinds under ``key``, which holds a list or a single item, each with its path."""
     value = entry.get(key)
     listed = isinstance(value, list)
     for index, item in enumerate(value if isinstance(value, list) else [value]):

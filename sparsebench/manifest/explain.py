@@ -1,4 +1,4 @@
-"""pydantic's errors in plain words, each at its place in the file."""
+"""Explains pydantic's errors in plain words, each at its position in the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXPECTED = {
     "greater_than_equal": "a number of at least {ge:g}",
     "less_than": "a number below {lt:g}",
 }
-"""What each kind of pydantic error wanted; the rest is in ``_words``."""
+"""What each kind of pydantic error expected; the rest is in ``_words``."""
 
 
 def explain(
@@ -38,9 +38,10 @@ def explain(
     model: type[BaseModel] = Manifest,
     more: Collection[str] = (),
 ) -> Iterator[Problem]:
-    """The first errors as problems; ``data``, at ``base`` in the file, was to be a ``model``, which may have ``more`` keys.
+    """Yield the first errors as problems; ``data``, at ``base`` in the file, was validated as ``model``.
 
-    A missing key that is there misspelt is told once, as the misspelling.
+    ``more`` are keys that are allowed besides the model's. A missing key that is there, but misspelt, is reported once,
+    as the misspelling.
     """
     details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
@@ -53,13 +54,16 @@ def explain(
 
 
 def _renamed(at: At) -> bool:
-    """Keys of earlier versions, by their place in the file: ``checks`` gives their new spelling, there and nowhere else."""
+    """Return whether ``at`` leads to a key of earlier versions; ``checks`` reports these, with the new spelling."""
     block = at[:-1] == ("runtime",) or (at[:1] == ("runtime",) and len(at) == 3 and isinstance(at[1], int))
     return at == ("sparsify",) or (block and at[-1] in ("methods", "sparsity", "granularity"))
 
 
 def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
-    """What is wrong, what was expected, and a hint; ``written`` is how the value stands in the file, ``known`` are the keys."""
+    """Return what is wrong, what was expected and a hint.
+
+    ``written`` is the value as the file has it, ``known`` are the keys that are allowed there.
+    """
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     called = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
     said = _said(given, written)
@@ -88,7 +92,7 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
 
 
 def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
-    """The keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
+    """Return the keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
     root = _schema(model)
     options = [root]
     for part in at:
@@ -106,7 +110,7 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The alternatives of JSON schemas, references followed."""
+    """Return the alternatives of JSON schemas, with references followed."""
     found: list[dict[str, Any]] = []
     for schema in schemas:
         if "$ref" in schema:
@@ -117,7 +121,7 @@ def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dic
 
 
 def _place(detail: ErrorDetails, data: Any) -> At:
-    """Where an error belongs, without what is pydantic's own: union tags, the index into a single value as a list."""
+    """Return an error's path in the file, without pydantic's own parts: union tags, the index of a single value."""
     at: list[str | int] = []
     for part in detail["loc"]:
         if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):

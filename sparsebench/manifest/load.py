@@ -1,4 +1,4 @@
-"""Reading a manifest: everything wrong with it comes out at once, and every value keeps its place in the file."""
+"""Reads a manifest, reports all its problems at once, and keeps the position of every value in the file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_
 from sparsebench.manifest.schema import Manifest
 
 _LONGEST = 200
-"""Bytes of an experiment's name: a system's limit for a file's name is 255, and ours say more."""
+"""The most bytes of an experiment's name: a system's limit for a file's name is 255, and our files' names say more."""
 
 
 @dataclass(frozen=True)
 class LoadedManifest:
-    """A valid manifest, the file it came from, and where each of its values stands there."""
+    """A valid manifest, the file it came from, and the positions of its values in that file."""
 
     manifest: Manifest
     path: Path
@@ -36,16 +36,16 @@ class LoadedManifest:
 
     @property
     def folder(self) -> Path:
-        """What relative ``path:`` sources start from."""
+        """The folder that relative ``path:`` sources start from."""
         return self.path.parent
 
     def problem(self, at: At, message: str, expected: str = "", hint: str = "") -> Problem:
-        """A problem found later, at a value such as ``("models", 0, "source")``; raise them in one ManifestError."""
+        """Return a problem found later, at a value such as ``("models", 0, "source")``, to raise in a ManifestError."""
         return self.positions.problem(at, message, expected, hint)
 
 
 def load(path: Path, checks: Checks | None = None) -> LoadedManifest:
-    """The manifest at ``path``; ``checks`` adds what later rooms know.
+    """Load the manifest at ``path``; ``checks`` adds what later packages know.
 
     Raises ManifestError with every problem found.
     """
@@ -65,7 +65,7 @@ def load(path: Path, checks: Checks | None = None) -> LoadedManifest:
 
 
 def load_text(text: str, name: str, checks: Checks | None = None) -> LoadedManifest:
-    """The manifest in ``text``; ``name`` is the file that it is from, or is to be.
+    """Load the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
 
     Raises ManifestError with every problem found.
     """
@@ -80,13 +80,13 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> LoadedManif
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
         found = chain(explain(error, data, positions), found)
-    # What could not be read as YAML was replaced by nothing: complaints about that nothing are echoes.
+    # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
     broken = {(problem.line, problem.column) for problem in problems}
     problems += [problem for problem in islice(found, MOST) if (problem.line, problem.column) not in broken]
     if problems:
         raise ManifestError(problems)
     loaded = LoadedManifest(manifest, path, positions)
-    # Files of records carry the name; a shell's argument that is no UTF-8 comes with lone surrogates.
+    # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
         _fail(name, "its name cannot name an experiment", f"add `name:`, or rename the file (at most {_LONGEST} bytes)")
     return loaded
@@ -95,7 +95,7 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> LoadedManif
 def check_family(
     loaded: LoadedManifest, configs: Mapping[str, Mapping[str, Any]], family_of: FamilyOf
 ) -> tuple[Problem, ...]:
-    """Models whose ``family`` contradicts their checkpoint's config.json; ``configs`` gives those by model name."""
+    """Report models whose ``family`` contradicts their config.json; ``configs`` has those by model name."""
     found = (
         contradiction(
             loaded.positions, ("models", index), model.family, configs[model.name], "its config.json", family_of

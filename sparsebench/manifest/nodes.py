@@ -1,4 +1,4 @@
-"""YAML as plain data that remembers where each value stands.
+"""Reads YAML as plain data, with the position of each key and value in the file.
 
 Scalars follow YAML 1.2 (its core schema), not PyYAML's 1.1: `1e-4` is a number, `no` and `on` are text,
 `1:10` is a pattern and not 70, `010` is ten. Keys are always text.
@@ -22,7 +22,7 @@ from sparsebench import bounded
 from sparsebench.manifest.problems import Problem
 
 At = tuple[str | int, ...]
-"""The way to a value: keys and list indices from the top."""
+"""The path to a value: keys and list indices from the top."""
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
@@ -63,7 +63,7 @@ _HALF = "an escape such as `\\ud800` that is half of a character, or `\\0`"
 
 @dataclass(frozen=True)
 class Span:
-    """Where something stands: line and column from 0, and how many characters of that line it covers."""
+    """A position in the text: line and column from 0, and how many characters of that line it covers."""
 
     line: int
     column: int
@@ -72,7 +72,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Positions:
-    """The places of a file's keys and values."""
+    """The positions of a file's keys and values."""
 
     path: str
     lines: tuple[str, ...]
@@ -80,7 +80,7 @@ class Positions:
     keys: Mapping[At, Span] = field(default_factory=dict, repr=False)
 
     def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
-        """A problem with the value at ``at`` (or its key); where that is not in the file, with what would hold it."""
+        """Return a problem with the value at ``at`` (or its key); if the file lacks it, with what would hold it."""
         place = at
         spans = self.keys if on_key and at in self.keys else self.values
         while place and place not in spans:
@@ -88,12 +88,12 @@ class Positions:
         return self.problem_at(spans.get(place, Span(0, 0)), message, expected, hint, dotted(at))
 
     def text(self, at: At) -> str:
-        """How the value at ``at`` is written, where it stands on one line."""
+        """Return the value at ``at`` as it is written, if it is a scalar on one line."""
         span = self.values.get(at, Span(0, 0, 0))
         return self.lines[span.line][span.column : span.column + span.length]
 
     def problem_at(self, span: Span, message: str, expected: str = "", hint: str = "", key: str = "") -> Problem:
-        """A problem with a stretch of text."""
+        """Return a problem with a stretch of text."""
         excerpt = self.lines[span.line] if span.line < len(self.lines) else ""
         return Problem(
             self.path, span.line + 1, span.column + 1, key, message, expected, hint, excerpt, max(1, span.length)
@@ -101,12 +101,12 @@ class Positions:
 
 
 def dotted(at: At) -> str:
-    """``("models", 0, "source")`` as ``models[0].source``."""
+    """Return ``("models", 0, "source")`` as ``models[0].source``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).removeprefix(".")
 
 
 def read(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
-    """The data of one YAML document, where everything stands, and what is wrong with it as YAML."""
+    """Return the data of one YAML document, the positions of its keys and values, and what is wrong with it as YAML."""
     positions = Positions(path, tuple(re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)))
     builder = _Builder(positions)
     try:
@@ -118,7 +118,7 @@ def read(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
 
 
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
-    """PyYAML up to its nodes, with YAML 1.2's idea of a plain scalar."""
+    """PyYAML's loader up to its nodes, with the plain scalars of YAML 1.2."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -129,7 +129,7 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         self.count = self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As PyYAML does it, within limits."""
+        """Compose a node as PyYAML does, within limits of depth and number."""
         self.count += 1
         self.depth += 1
         _limit(self.count, self.depth, self.peek_event().start_mark)
@@ -161,7 +161,7 @@ class _Builder:
         self.count = 0
 
     def value(self, node: yaml.Node, at: At, above: tuple[yaml.Node, ...]) -> Any:
-        """The data of ``node``, which stands at ``at`` below the nodes ``above``."""
+        """Return the data of ``node``, at the path ``at``, below the nodes ``above``."""
         self.count += 1
         _limit(self.count, len(above), node.start_mark)
         self.values[at] = _span(node)
@@ -219,7 +219,7 @@ def _span(node: yaml.Node) -> Span:
 
 
 def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
-    """PyYAML's complaint in plain words."""
+    """Return PyYAML's error as a problem in plain words."""
     if isinstance(error, ReaderError):
         before = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text[: error.position])
         message = f"a character that YAML does not allow (U+{ord(text[error.position]):04X})"

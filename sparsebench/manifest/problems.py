@@ -1,4 +1,4 @@
-"""What is wrong with a manifest: every problem with its place, its line of text and a way out."""
+"""What is wrong with a manifest: every problem with its position, its line of text and a hint."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sparsebench.errors import UserError
 
 WIDTH = 80
 LONGEST = 500
-"""Characters of a message, a key or a hint that are shown."""
+"""The most characters of a message, a key or a hint that are shown."""
 SHOWN, MOST = 20, 50
-"""How many problems are shown, and how many are looked for."""
+"""The most problems that are shown, and the most that are looked for."""
 _COMPARED = 1000
-"""Names that a word is compared with."""
+"""The most names that a word is compared with."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing wrong, at one place.
+    """One problem, at one position.
 
-    ``line`` and ``column`` count from 1 (0: the file as a whole), in characters. ``key`` is the dotted way there,
-    such as ``models[0].source``. ``excerpt`` is that line, and ``span`` how many of its characters are meant.
+    ``line`` and ``column`` count from 1 (0: the file as a whole), in characters. ``key`` is the dotted path of the
+    value, such as ``models[0].source``. ``excerpt`` is that line, and ``span`` how many of its characters are wrong.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Problem:
     span: int = 1
 
     def render(self, width: int = WIDTH) -> str:
-        """Plain text, at most ``width`` columns wide but for the place, which stays in one piece to be clicked on."""
+        """Return plain text of at most ``width`` columns. Only the position is never broken: it can be clicked."""
         place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
         lines = [f"{place}: {_short(self.key)}" if self.key else place, *_wrapped("  ", self.message, width)]
         if self.line:
@@ -51,7 +51,7 @@ class Problem:
 
 
 class ManifestError(UserError):
-    """Everything wrong with one manifest, in the order of its lines."""
+    """All problems of one manifest, in the order of its lines."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(dict.fromkeys(problems)))
@@ -68,7 +68,7 @@ class ManifestError(UserError):
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that resembles ``word`` most, if any is close; of very many, one that begins like it."""
+    """Return the known word most like ``word``, if any is close; of very many, only those that begin like it count."""
     if len(word) > LONGEST:
         return None
     all_names = list(known)
@@ -80,13 +80,13 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``did you mean …?`` with the closest known word, or nothing."""
+    """Return ``did you mean …?`` with the closest known word, or an empty text."""
     close = closest(word, known)
     return f"did you mean `{close}`?" if close else ""
 
 
 def one_of(words: Sequence[str]) -> str:
-    """``a``, ``a or b``, ``one of a, b, c``; a long list is cut."""
+    """Return ``a``, ``a or b`` or ``one of a, b, c``; a long list is cut."""
     quoted = [f"`{word}`" for word in words[:12]]
     if len(words) > len(quoted):
         return f"one of {', '.join(quoted)} and {len(words) - len(quoted)} more"
@@ -106,7 +106,7 @@ def _wrapped(lead: str, text: str, width: int) -> list[str]:
 def _excerpt(problem: Problem, width: int) -> list[str]:
     gutter = f"  {problem.line} | "
     room = width - len(gutter)
-    # Of a line of a million characters only some are looked at.
+    # A line may have a million characters: only those around the column are examined.
     left = max(0, problem.column - 1 - room)
     start = problem.column - 1 - left
     cells = [char if char.isprintable() else " " for char in problem.excerpt[left : left + 4 * room]]
@@ -126,5 +126,5 @@ def _short(text: str) -> str:
 
 
 def _columns(cells: Sequence[str]) -> int:
-    """How many terminal columns some characters take."""
+    """Return how many terminal columns some characters take."""
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else not unicodedata.combining(char) for char in cells)

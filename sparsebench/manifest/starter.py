@@ -6,5 +6,5 @@ from importlib import resources
 
 
 def starter() -> str:
-    """A commented manifest that runs as it is: two small real models, fetched from the package index."""
+    """Return a commented manifest that runs as it is: two small real models, fetched from the package index."""
     return resources.files(__package__).joinpath("template.yaml").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What stock transformers can be told of a model's shape, by model type: the keys of config.json that hold it.
+"""The keys of config.json that set a model's shape in stock transformers, by model type.
 
-A type that is not listed has shapes that nobody checked here, and is refused by name before any work.
+A type that is not listed was not checked here, and is refused by name before any work.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _BIASES = {"o": "attention_bias", "down": "mlp_bias"}
 
 @dataclass(frozen=True)
 class Heads:
-    """The keys of the numbers of heads and of key-value heads (empty where all have their own), and of a head's size.
+    """The keys of the number of heads, of key-value heads (empty where each head has its own) and of a head's size.
 
-    Without a key for its size a head is the hidden size over the number of heads: fewer heads can then only be said block by
-    block (``per_layer``). ``whole`` says that transformers wants the hidden size to be a multiple of the number of heads all the
-    same; ``mixed`` that a fused matrix has each head's query, key and value side by side. ``beside`` names other tensors, by a
-    part of their path, whose rows belong to heads.
+    Without a key for it, a head's size is the hidden size over the number of heads; fewer heads can then only be stated
+    block by block (``per_layer``). ``whole``: transformers requires the hidden size to be a multiple of the number of
+    heads even with such a key. ``mixed``: a fused matrix has each head's query, key and value side by side. ``beside``
+    names other tensors, by a part of their path, whose rows belong to heads.
     """
 
     count: str = "num_attention_heads"
@@ -37,11 +37,12 @@ class Heads:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The keys of a mixture of experts: how wide each expert is, how many there are, and how many a token takes.
+    """The keys of a mixture of experts: ``neurons`` of an expert, ``count`` of experts, ``chosen`` per token.
 
-    ``shared`` is the key of the width of the expert that all tokens take, where it has one; else that is ``times`` (a key)
-    as wide as the others. ``groups`` and ``taken`` are the keys of how many equal groups of experts there are, and of how many of
-    them a token's experts come from; ``mixed`` says that a fused matrix has each neuron's gate and up side by side.
+    ``shared`` is the key of the width of the expert that all tokens use. Without one, that expert is
+    wider than the others by the factor under the key ``times``. ``groups`` is the key of the number of equal groups of
+    experts, and ``taken`` of the number of groups that a token's experts come from. ``mixed``: a fused matrix has each
+    neuron's gate and up side by side.
     """
 
     neurons: str = "intermediate_size"
@@ -56,13 +57,13 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one model type writes its shape.
+    """How one model type states its shape in config.json, and what can be removed from it.
 
-    ``layers`` and ``neurons`` give a side's key (``""``: of a model with one side), ``heads`` is None where no head can go;
-    ``biases`` names the switches that give an output projection (``o``, ``down``) a bias where it has none; the first
-    ``pinned`` blocks of a stack differ from the others and stay; of a ``mixture``, ``neurons`` are those of blocks without
-    experts. ``why`` says of ``heads``, ``neurons``, ``experts`` or ``blocks`` why none can go. No block can where ``layers`` is
-    empty.
+    ``layers`` and ``neurons`` give each side's key (``""``: the only side, or all sides); with a ``mixture``,
+    ``neurons`` are those of blocks without experts. ``heads`` is None where no head can be removed, ``layers`` empty
+    where no block can. ``biases`` names the switches that give an output projection (``o``, ``down``) a bias where it
+    has none. The first ``pinned`` blocks of a stack differ from the others and stay. ``why`` says, for ``heads``,
+    ``neurons``, ``experts`` or ``blocks``, why none can be removed.
     """
 
     layers: Mapping[str, str]
@@ -74,17 +75,17 @@ class Architecture:
     why: Mapping[str, str] = field(default_factory=dict)
 
     def cannot(self, kind: str) -> str:
-        """Why no ``neurons``, ``heads``, ``experts`` or ``blocks`` can go; empty where they can."""
+        """Return why no ``neurons``, ``heads``, ``experts`` or ``blocks`` can be removed; empty where they can."""
         has = {"neurons": self.neurons, "heads": self.heads, "experts": self.mixture, "blocks": self.layers}
         return "" if has[kind] else self.why.get(kind, _CANNOT[kind])
 
     def instead(self, kind: str) -> str:
-        """What can be asked for where nothing of a kind can go."""
+        """Return the setting to suggest where nothing of a kind can be removed."""
         can = self.neurons and kind != "neurons"
         return "`of: neurons`" if can else "remove whole blocks: `shrink: sleb, blocks: 2`"
 
     def key(self, keys: Mapping[str, str], side: str) -> str:
-        """The key for a side."""
+        """Return the key for a side; empty where there is none."""
         return keys.get(side) or keys.get("", "")
 
 
@@ -161,7 +162,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "distilbert": _plain("hidden_dim", "n_layers", heads=Heads("n_heads", "", "")),
     "modernbert": _plain(pinned=1, heads=Heads(groups="", size="")),
     "deberta": _plain(heads=Heads(groups="", size="", mixed=True, beside=("q_bias", "v_bias", "pos_proj", "pos_q_proj"))),
-    # A convolution stands behind its first block.
+    # Its first block is followed by a convolution.
     "deberta-v2": _plain(pinned=1, heads=Heads(groups="", size="", beside=("pos_key_proj", "pos_query_proj"))),
     **dict.fromkeys(("mixtral", "phimoe"), _experts(Mixture())),
     "granitemoe": _experts(Mixture(), "o"),
@@ -208,11 +209,11 @@ _UNDECLARED = {
     "lfm2": "its feed-forward width follows from its hidden size by a rule of its own, and most of its blocks are convolutions",
     "t5gemma": "its config.json has a configuration in it for each stack",
 }
-"""Why a type of the field is not declared."""
+"""Why a well-known model type is not declared."""
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
-    """How the model of a config.json writes its shape. Raises UnsupportedError for a type that is not declared, saying why."""
+    """Return the architecture of a config.json's model. Raises UnsupportedError, saying why, for an undeclared type."""
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         family = MODEL_TYPES.get(kind)
@@ -226,25 +227,25 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def stated(config: Mapping[str, Any], key: str) -> Any:
-    """What config.json says under a key, or transformers' default for the type."""
+    """Return the value of a key in config.json, or transformers' default for the type."""
     return config[key] if config.get(key) is not None else getattr(transformers_config(config), key, None)
 
 
 def is_mixture(config: Mapping[str, Any]) -> bool:
-    """Whether the blocks of a config.json's model choose among experts."""
+    """Return whether a config.json's model is a mixture of experts."""
     how = ARCHITECTURES.get(str(config.get("model_type")))
     return dimensions(config).experts > 1 or bool(how and how.mixture)
 
 
 def neurons(config: Mapping[str, Any]) -> set[int]:
-    """How many neurons the feed-forward parts have, every number that occurs; none for a type that is not declared."""
+    """Return every number of neurons that the feed-forward parts have; empty for a type that is not declared."""
     how = ARCHITECTURES.get(str(config.get("model_type")))
     if how is None:
         return set()
     usual = {key: int(stated(config, key) or 4 * dimensions(config).hidden) for key in how.neurons.values()}
     own = widths(config)
     found = {block[key] for block in own.values() for key in usual if key in block}
-    # Of one stack alone blocks differ; where each has a width of its own, the usual one is nobody's.
+    # Only models of one stack have widths by block. Where every block has its own, none has the usual one.
     whole = (
         bool(own)
         and len(own) == int(stated(config, how.layers[""]))
@@ -254,7 +255,7 @@ def neurons(config: Mapping[str, Any]) -> set[int]:
 
 
 def widths(config: Mapping[str, Any]) -> dict[int, dict[str, int]]:
-    """By block, what ``per_layer_config`` says of it. Raises ModelError, naming block and key, for what is not known here."""
+    """Return each block's widths in ``per_layer_config``. Raises ModelError, naming block and key, for unknown ones."""
     said = config.get(PER_LAYER)
     if not said:
         return {}

@@ -1,6 +1,6 @@
-"""A model put together from stored tensors one at a time, some of its linear layers replaced on the way.
+"""Assembling a model from stored tensors one at a time, replacing some of its linear layers on the way.
 
-transformers' own loader builds the whole dense model first; here no more than one dense tensor exists beside what the
+transformers' own loader builds the whole dense model first. Here at most one dense tensor exists beside those that the
 layers keep.
 """
 
@@ -36,11 +36,11 @@ class StoredWeights(Protocol):
         """Every tensor by name."""
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """One dense tensor, or its slice ``index``."""
+        """Load one tensor as dense floats, or its slice ``index``."""
 
 
 Replace = Callable[[View, Any, Any], Any]
-"""From where a weight is stored, its linear module (meta) and the dtype it runs in to another module, or None."""
+"""Maps where a weight is stored, its linear module (meta) and its dtype at run time to another module, or None."""
 
 
 def assemble(
@@ -51,14 +51,12 @@ def assemble(
     replace: Replace = lambda name, module, dtype: None,
     kind: Any = None,
 ) -> PreTrainedModel:
-    """The model in eval mode on the CPU; ``prepare`` may cut the empty model, ``replace`` offers other linear layers.
+    """Return the model in eval mode on the CPU; ``prepare`` may cut the empty model, ``replace`` its linear layers.
 
-    ``kind`` is transformers' auto class where it is not the family's own.
-
-    Linear layers (`topology.LINEAR_TYPES`), those of experts too, whose weight belongs to nobody else are offered; their
-    biases are kept.
-    Raises ModelError when tensors are missing or have another shape, UnsupportedError when transformers makes state
-    that no file holds.
+    ``kind`` is transformers' auto class where it is not the family's own. ``replace`` is called for linear layers
+    (`topology.LINEAR_TYPES`), those of experts too, whose weight is not tied to another; their biases are kept.
+    Raises ModelError when tensors are missing or have another shape, UnsupportedError for state that no file holds and
+    transformers does not set.
     """
     from sparsebench.models.experts import put_together, take_apart
 
@@ -67,13 +65,13 @@ def assemble(
     prepare(model)
     take_apart(model, weights.tensors)
     names = stored_views(model, weights.tensors)
-    # Tied tensors are one; a name that the files hold is its own, in case they differ.
+    # Tied names have one view. A name that the files hold gets its own, in case their tensors differ.
     names |= {name: View(name) for name in names if name in weights.tensors}
     make_buffers(model, names)
     tensors = [(name, tensor) for name, tensor in named_tensors(model) if name in names]
     owners = Counter(id(tensor) for _, tensor in tensors)
     filled: dict[View, Any] = {}
-    # The slices of a fused tensor one after another, as a packed one is decoded whole.
+    # Load a fused tensor's slices one after another: a packed one is decoded whole.
     tensors.sort(key=lambda one: names[one[0]].tensor if names[one[0]].expert is not None else "")
     for name, tensor in tensors:
         view, precise = names[name], run_dtype(model, name, tensor)
@@ -104,7 +102,7 @@ def _is_linear(module: Any) -> bool:
 
 
 def _shared(tensor: torch.Tensor, filled: Mapping[View, Any], tied: bool) -> torch.nn.Parameter:
-    """An equal parameter that is there already, where the model ties this one: files may store both."""
+    """Return ``tensor`` as a parameter; for a tied one, an equal parameter filled before (files may store both)."""
     import torch
 
     twins = [one for one in filled.values() if one.shape == tensor.shape and one.dtype == tensor.dtype] if tied else []
@@ -113,7 +111,7 @@ def _shared(tensor: torch.Tensor, filled: Mapping[View, Any], tied: bool) -> tor
 
 
 def _check_whole(model: PreTrainedModel, family: Family, config: Mapping[str, Any]) -> None:
-    """Nothing may be left without a value, but the pooler of an encoder that has none."""
+    """Raise where a parameter or buffer has no value, but remove an encoder's pooler if its weights are missing."""
     missing = {name for name, parameter in model.named_parameters() if parameter.is_meta}
     poolers = {name for name in missing if "pooler" in name.split(".")}
     if poolers and auto_class(family, config).__name__ == "AutoModel":
@@ -129,5 +127,5 @@ def _check_whole(model: PreTrainedModel, family: Family, config: Mapping[str, An
             if buffer.is_floating_point() and buffer.numel() and bool(buffer.isnan().all()):
                 raise UnsupportedError(f"{path}.{name}: transformers does not say what it holds")
         for name, value in vars(module).items():
-            if name != "weight" and getattr(value, "is_meta", False):  # a replaced layer says its shape so
+            if name != "weight" and getattr(value, "is_meta", False):  # a replaced layer keeps it for its shape
                 raise UnsupportedError(f"{path}.{name}: it has no value before the model is loaded")

@@ -1,10 +1,10 @@
-"""Coupled axes: the rows and columns of a model's tensors that can only go together.
+"""Coupled axes: the rows and columns of a model's tensors that can only be removed together.
 
-A neuron of a feed-forward part is a row of gate and up (with its bias) and a column of down; an attention head goes with
-its whole group of queries that share keys and values: rows of q, k and v (with their biases) and columns of o. Each expert of a
-mixture has neurons of its own; an expert goes with its row of the router. T5's heads
-read a table of position biases that the first block holds for its whole stack, so that a head there is the same head in
-every block of the stack. Where the weights of an element are zero, removing it leaves the outputs as they are.
+A neuron of a feed-forward part is a row of gate and up (with their biases) and a column of down. Attention heads are
+removed by whole groups that share keys and values: rows of q, k and v (with their biases) and columns of o. Each expert
+of a mixture has its own neurons, and is removed with its row of the router. T5's heads read a table of position biases.
+The first block holds it for its whole stack, so a head there is the same head in every block of the stack. Removing
+an element whose weights are zero does not change the outputs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ POSITIONS = "relative_attention_bias.weight"
 
 @dataclass(frozen=True)
 class Cut:
-    """Where one axis meets one tensor: along ``dim``, from ``offset`` on, element u has the ``size`` entries from
-    ``offset + u * size`` on. In a fused tensor of experts (their number first) only those of one ``expert`` are meant."""
+    """The entries of an axis in a tensor: element u has ``size`` along ``dim``, from ``offset + u * size`` on.
+
+    In a fused tensor (experts, …) ``expert`` limits the cut to one expert's slice.
+    """
 
     tensor: str
     dim: int
@@ -40,15 +42,15 @@ class Cut:
 
     @property
     def name(self) -> str:
-        """The matrix's, as ``topology.View`` calls it."""
+        """The matrix's name, as ``topology.View`` gives it."""
         return View(self.tensor, self.expert).name
 
     def of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """The part of the whole ``tensor`` that is meant, a view of it, and the dimension along which elements lie there."""
+        """Return a view of the part of ``tensor`` that the cut is in, and the elements' dimension in that part."""
         return (tensor, self.dim) if self.expert is None else (tensor[self.expert], self.dim - 1)
 
     def marks(self, going: torch.Tensor, length: int) -> torch.Tensor:
-        """Which of the ``length`` entries along ``dim`` belong to the elements that are ``going`` (units,) bool."""
+        """Return (length,) bool: True for entries along ``dim`` of elements to remove, ``going`` (units,) bool."""
         import torch
 
         marked = torch.zeros(length, dtype=torch.bool)
@@ -58,12 +60,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Axis:
-    """``units`` elements that can go one by one, and where they lie.
+    """``units`` elements that can be removed one by one, and their ``cuts`` in the tensors.
 
-    ``outputs`` are the tensors of the matrices that read them (o, down), one for each of ``layers`` and kind of attention;
-    ``cross`` says that it is cross-attention's. ``within`` names the expert whose neurons they are (``experts.3``, ``shared``),
-    which has ``times`` as many as config.json says. Of experts, ``apart`` are the tensors that go whole with each one where they
-    are stored so.
+    ``outputs`` are the cuts in the matrices that read the elements (o, down), one for each of ``layers``. ``cross`` is
+    True for cross-attention's heads. ``within`` names the expert that neurons belong to (``experts.3``, ``shared``); it
+    has ``times`` as many neurons as config.json says. ``apart`` has the whole tensors of each expert, where experts are
+    stored one by one.
     """
 
     kind: AxisKind
@@ -78,7 +80,7 @@ class Axis:
     apart: tuple[tuple[str, ...], ...] = ()
 
     def cost(self, tensors: Mapping[str, TensorInfo]) -> int:
-        """Parameters of one element."""
+        """Return the number of parameters of one element."""
         infos = ((cut, tensors[cut.tensor]) for cut in self.cuts)
         whole = sum(tensors[name].numel for name in self.apart[0]) if self.apart else 0
         return whole + sum(
@@ -89,7 +91,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A checkpoint's axes and its blocks: ``blocks`` gives each side's number of them."""
+    """A checkpoint's axes; ``places`` are its tensors' parts by name, ``blocks`` the number of blocks of each side."""
 
     checkpoint: Checkpoint
     places: Mapping[str, Part]
@@ -99,12 +101,12 @@ class ModelShape:
 
     @property
     def block_parameters(self) -> int:
-        """Parameters inside the blocks."""
+        """The number of parameters inside the blocks."""
         tensors = self.checkpoint.tensors
         return sum(info.numel for name, info in tensors.items() if self.places[name].layer is not None)
 
     def key(self, axis: Axis) -> str:
-        """The key of config.json that says how many elements of an axis there are, ``times`` that number."""
+        """Return the key of config.json that states the axis's number of elements; the axis has ``times`` that many."""
         how = self.how
         if axis.kind == "heads":
             return how.heads.count if how.heads else ""
@@ -116,7 +118,7 @@ class ModelShape:
         return (axis.within == "shared" and how.mixture.shared) or how.mixture.neurons
 
     def of(self, kind: AxisKind) -> list[Axis]:
-        """The axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
+        """Return the axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
         found = [axis for axis in self.axes if axis.kind == kind]
         if not found:
             why = self.how.cannot(kind) or f"no block of it has {kind}"
@@ -130,9 +132,9 @@ _ROUTING = re.compile(r"(?:^|\.)(?:gate|router)\.(?:layer\.)?(?:weight|bias|e_sc
 
 
 def shape(checkpoint: Checkpoint, family: str) -> ModelShape:
-    """The axes of a checkpoint of ``family``.
+    """Return the axes of a checkpoint of ``family``.
 
-    Raises UnsupportedError for a model type that is not declared, ModelError for tensors that do not have the sizes that
+    Raises UnsupportedError for a model type that is not declared, ModelError for tensors whose sizes are not those that
     config.json states.
     """
     how = architecture(checkpoint.config)
@@ -152,7 +154,7 @@ def shape(checkpoint: Checkpoint, family: str) -> ModelShape:
 
 
 def _neurons(checkpoint: Checkpoint, how: Architecture, here: Mapping[str, Part]) -> Iterable[Axis]:
-    """The neurons of a block's feed-forward part, or of each of its experts."""
+    """Yield the axes of the neurons of a block's feed-forward parts, one for each expert."""
     tensors = checkpoint.tensors
     shared = how.mixture.times if how.mixture else ""
     making: dict[str, list[tuple[str, Part]]] = {}
@@ -183,22 +185,24 @@ def _neurons(checkpoint: Checkpoint, how: Architecture, here: Mapping[str, Part]
 
 
 def _within(name: str) -> str:
-    """Which of a block's feed-forward parts a tensor belongs to: an expert's (``experts.3``), the ``shared`` one's, or that of
-    all, fused experts among them."""
+    """Return which of a block's feed-forward parts a tensor belongs to.
+
+    That is an expert's (``experts.3``), the ``shared`` expert's, or "" for the dense part and for fused experts.
+    """
     if found := _EXPERT.search(name):
         return f"experts.{found[1]}"
     return "shared" if _SHARED.search(name) else ""
 
 
 def renumbered(name: str, number: int) -> str:
-    """The name that a tensor of an expert's own has as that of another expert."""
+    """Return the name of an expert's own tensor with the expert's number replaced by ``number``."""
     found = _EXPERT.search(name)
     assert found is not None, name
     return f"{name[: found.start(1)]}{number}{name[found.end(1) :]}"
 
 
 def _experts(checkpoint: Checkpoint, mixture: Mixture, here: Mapping[str, Part]) -> Iterable[Axis]:
-    """A block's experts: slices of fused tensors or tensors of their own, and rows of the router."""
+    """Yield the axis of a block's experts: slices of fused tensors or tensors of their own, and rows of the router."""
     units = int(stated(checkpoint.config, mixture.count))
     cuts: list[Cut] = []
     apart: dict[int, list[str]] = {}
@@ -242,7 +246,7 @@ def _heads(
 def _attention(
     checkpoint: Checkpoint, how: Architecture, places: Mapping[str, Part], side: str, layer: int, cross: bool
 ) -> Axis:
-    """The groups of heads of one attention."""
+    """Return the axis of one attention's groups of heads."""
     assert how.heads is not None
     heads, groups, size = sizes(checkpoint.config, how, layer)
     prefix = "cross_" if cross else ""
@@ -282,7 +286,10 @@ def _check_rows(checkpoint: Checkpoint, name: str, part: Part, rows: int) -> Non
 
 
 def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None) -> tuple[int, int, int]:
-    """Heads, groups of heads that share keys and values, and a head's size; of one block, where its own are fewer."""
+    """Return the numbers of heads and of groups that share keys and values, and a head's size.
+
+    With a ``layer``, they are that block's, which may have fewer than config.json says of all.
+    """
     assert how.heads is not None
     own = widths(config).get(layer, {}) if layer is not None else {}
     whole = int(stated(config, how.heads.count))
@@ -293,19 +300,19 @@ def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None
 
 
 def _inward(part: Part) -> int:
-    """The dimension along which a matrix reads; experts' come behind their number."""
+    """Return the dimension of a matrix's inputs; in a fused tensor the experts' dimension comes first."""
     return (0 if part.rows_last else 1) + (part.experts > 0)
 
 
 def _outward(part: Part) -> int:
-    """The dimension of its rows."""
+    """Return the dimension of a matrix's outputs."""
     return (1 if part.rows_last else 0) + (part.experts > 0)
 
 
 def _rows(
     checkpoint: Checkpoint, name: str, part: Part, offset: int, size: int, expert: int | None = None
 ) -> list[Cut]:
-    """Rows of a matrix, of one ``expert``'s in a fused one, and entries of its bias."""
+    """Return the cuts of a matrix's rows and its bias's entries; in a fused tensor, of one ``expert``'s."""
     bias = f"{name}_bias" if part.experts else name.removesuffix("weight") + "bias"
     found = [Cut(name, _outward(part), offset, size, expert)]
     return [*found, Cut(bias, int(expert is not None), offset, size, expert)] if bias in checkpoint.tensors else found

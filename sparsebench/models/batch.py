@@ -1,4 +1,4 @@
-"""Calibration tokens on their way from the tokenizer to the model."""
+"""A batch of calibration tokens, from the tokenizer to the model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Batch:
     """Samples of one length, padded on the right where the family pads.
 
-    ``input_ids`` (samples, length) int64 and ``attention_mask`` of the same shape, bool, all True for decoders; for
-    encoder-decoders the decoder's two, (samples, decoder length), as well.
+    ``input_ids`` are (samples, length) int64, ``attention_mask`` has the same shape, bool, all True for decoders.
+    Encoder-decoders have the decoder's two, (samples, decoder length), as well.
     """
 
     input_ids: Tensor

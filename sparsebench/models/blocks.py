@@ -1,4 +1,4 @@
-"""A model taken apart for replay: its own code, built without storage, and where its blocks are."""
+"""Taking a model apart for replay: it is built from its own code, without storage, and its blocks are located."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states"
 
 @dataclass
 class SkeletonBlock:
-    """One block: its module (without storage), and for each of its parameters where the checkpoint has it.
+    """One block: its module (without storage) and, for each of its parameters, the view of it in the checkpoint.
 
-    ``dtypes`` are what parameters run in; ``prunable`` are the linear layers of prunable matrices by the names of their
-    views, ``tensors`` all that the checkpoint has in this block.
+    ``dtypes`` are those that parameters run in. ``prunable`` are the linear layers of prunable matrices by the names of
+    their views. ``tensors`` are the names of all of the checkpoint's tensors in this block.
     """
 
     side: str
@@ -42,7 +42,7 @@ class SkeletonBlock:
 
 @dataclass
 class Stack:
-    """One side of the model: the module whose forward runs it (its tensors' names begin with ``prefix``), its blocks."""
+    """One side of the model: the module that runs it (whose tensors' names begin with ``prefix``) and its blocks."""
 
     side: str
     prefix: str
@@ -52,14 +52,14 @@ class Stack:
 
 @dataclass
 class Skeleton:
-    """The whole model, its stacks in the order in which they run."""
+    """The whole model, and its stacks in the order in which they run."""
 
     model: PreTrainedModel
     stacks: list[Stack]
 
 
 def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
-    """The model of a config.json with its blocks found, nothing filled.
+    """Build the model of a config.json without weights, and find its blocks.
 
     Raises UnsupportedError when it cannot be replayed block by block, ModelError when transformers cannot build it.
     """
@@ -72,7 +72,7 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     else:
         sides = {family: model.base_model}
         if getattr(model.base_model, "pooler", None) is not None:
-            model.base_model.pooler = None  # it reads the last block and nothing reads it
+            model.base_model.pooler = None  # it reads the last block, and nothing reads its output
     paths = {id(module): f"{path}." if path else "" for path, module in model.named_modules()}
     return Skeleton(
         model,
@@ -81,7 +81,7 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
 
 
 def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[SkeletonBlock]:
-    """The blocks of one side, in order, found by the numbers in their parameters' names."""
+    """Return the blocks of one side, in order, found by the numbers in their parameters' names."""
     import torch
 
     found: dict[str, SkeletonBlock] = {}
@@ -100,7 +100,7 @@ def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, s
 
 
 def _block_path(model: PreTrainedModel, name: str, layer: int) -> str:
-    """The part of a parameter's name that names its block: up to the first number that counts a list's modules."""
+    """Return a parameter's name up to its block: up to the first index into a ModuleList that equals ``layer``."""
     import torch
 
     module: torch.nn.Module = model

@@ -1,4 +1,4 @@
-"""Folders that appear whole: each is built beside its place, under a name of the process that builds it."""
+"""Folders that appear whole: each is built next to its final path, under a name with the building process's id."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from sparsebench.errors import ModelError
 
 PARTIAL = ".partial-"
-"""What the name of every folder holds that is being built, or removed."""
+"""A part of the name of every folder that is being built or removed."""
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
 
 def reserve(folder: Path, size: int) -> None:
-    """Raise ModelError where the disk that ``folder`` will lie on has less than ``size`` bytes free.
+    """Raise ModelError where the disk of ``folder`` has less than ``size`` bytes free.
 
-    A sparse file takes no room where it lies and all of its size where it is copied to.
+    A sparse file takes no space on its own disk, but its full size where it is copied to.
     """
     free = shutil.disk_usage(next(place for place in folder.absolute().parents if place.exists())).free
     if size > free:
@@ -34,9 +34,9 @@ def reserve(folder: Path, size: int) -> None:
 
 
 def beside(folder: Path) -> Path:
-    """A new, empty folder to build ``folder`` in and then rename.
+    """Make a new, empty folder to build ``folder`` in and then rename.
 
-    Two processes that make the same folder do not meet in it. What dead processes of this machine have left there is removed.
+    Each process gets its own, even for the same ``folder``. What dead processes of this machine have left is removed.
     """
     sweep(folder.parent, folder.name)
     partial = folder.with_name(f"{folder.name}{_ours()}{os.getpid()}")
@@ -49,7 +49,7 @@ def beside(folder: Path) -> Path:
 
 @contextmanager
 def temporary(name: Path) -> Iterator[Path]:
-    """A new folder of this process's own for passing files, at ``name`` and more; one that it leaves when killed is swept."""
+    """Make a temporary folder for this process, named after ``name``; one left by a killed process is swept later."""
     made = beside(name)
     try:
         yield made
@@ -58,7 +58,7 @@ def temporary(name: Path) -> Iterator[Path]:
 
 
 def appear(partial: Path, folder: Path) -> Path:
-    """Give a finished folder its name. What has it already is replaced, without a moment in which a reader finds neither."""
+    """Rename the finished folder ``partial`` to ``folder``, replacing an older one, atomically where possible."""
     try:
         partial.rename(folder)
     except OSError as error:
@@ -70,22 +70,22 @@ def appear(partial: Path, folder: Path) -> Path:
 
 
 def aside(folder: Path) -> Path:
-    """Take a folder's name away, so that nobody takes for whole what is being removed; where it lies now."""
+    """Rename a folder before it is removed, so that nobody takes it for whole; return its new path."""
     return folder.rename(folder.with_name(f"{folder.name}{_ours()}{os.getpid()}"))
 
 
 def sweep(parent: Path, name: str = "*") -> None:
-    """Remove from ``parent`` what dead processes of this machine have left there of ``name``, or of anything."""
+    """Remove from ``parent`` what dead processes of this machine have left of the folder ``name``, or of any."""
     for left in of_the_dead(parent, name):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def of_the_dead(parent: Path, name: str = "*") -> Iterator[Path]:
-    """What dead processes of this machine have left in ``parent`` of ``name``, or of anything."""
+    """Yield what dead processes of this machine have left in ``parent`` of the folder ``name``, or of any."""
     import psutil
 
     for left in parent.glob((glob.escape(name) if name != "*" else name) + glob.escape(_ours()) + "*"):
-        # All of the rest, or the machine is another whose name goes on: `node-5` where this one is `node`.
+        # The rest must be a number, or it is of a machine with a longer name: `node-5` where this one is `node`.
         number = left.name.rpartition(_ours())[2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
             yield left
@@ -96,7 +96,7 @@ def _ours() -> str:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap the names of two folders: at once where system and disk know how, else one after the other."""
+    """Swap the names of two folders: atomically where system and disk can, else by three renames."""
     names = (os.fsencode(one), _HERE, os.fsencode(other))
     library = ctypes.CDLL(None)
     if not hasattr(library, "renameat2") or library.renameat2(_HERE, *names, _EXCHANGE):

@@ -1,8 +1,8 @@
 """A checkpoint on disk, read and written tensor by tensor.
 
-The safetensors container is an 8-byte little-endian header length, a JSON header, then the
-tensors' bytes. Because the header can be written before the data, a whole sweep of outputs
-streams through memory one tensor at a time, whatever the size of a shard.
+A safetensors file is an 8-byte little-endian header length, a JSON header, then the tensors' bytes. The header can be
+written before the data, so a whole sweep of outputs streams through memory one tensor at a time, for shards of any
+size.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 SHARD = 4 << 30
-"""Bytes of weights per file that we lay out ourselves."""
+"""Bytes of weights per file in the layouts that ``lay_out`` makes."""
 _CONVERT = "convert the checkpoint to bfloat16, float16 or float32"
 PIECE = 1 << 23
-"""Entries read at once where a tensor is gone through in pieces."""
+"""Entries per piece when a tensor is read in pieces."""
 _CHUNK = 1 << 22
 _FOREIGN_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
 _FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
@@ -44,7 +44,7 @@ _FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: ``begin`` and ``end`` are byte offsets into its file."""
+    """One stored tensor: ``begin`` and ``end`` are byte offsets into its file, ``dtype`` is safetensors' name."""
 
     name: str
     dtype: str
@@ -55,19 +55,19 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
-        """How many elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """How many bytes in the file."""
+        """The number of bytes in the file."""
         return self.end - self.begin
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file and the offset at which its data begins.
+    """Return the JSON header of a safetensors file and the offset at which its data begins.
 
-    Raises ModelError when the file is not a whole safetensors file.
+    Raises ModelError when the file is not a complete safetensors file.
     """
     try:
         size = path.stat().st_size
@@ -88,10 +88,10 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
-    """The tensors of the safetensors header of ``path`` in data order; ``start`` is where its data begin.
+    """Return the tensors in the safetensors ``header`` of ``path`` in data order; ``start`` is the offset of the data.
 
-    Raises ModelError naming the tensor that begins before the last one ends, or whose shape takes other
-    bytes: what a header promises is true before anything is made as large as it says.
+    Raises ModelError, naming the tensor, when one begins before the previous one ends or its shape does not match its
+    bytes. A header is thus checked before memory of the size that it states is allocated.
     """
     try:
         named = [(entry["data_offsets"], name, entry) for name, entry in header.items() if name != "__metadata__"]
@@ -111,7 +111,7 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
 
 
 def _fits(info: TensorInfo) -> bool:
-    """Whether a tensor's shape takes the bytes it has; of a dtype that is not known, whether it may."""
+    """Return whether a tensor's name, dtype and shape are sound and, for a known dtype, its bytes are of that size."""
     if not isinstance(info.dtype, str) or not is_text(info.name) or len(info.shape) > 64:
         return False
     if not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
@@ -123,7 +123,7 @@ def _fits(info: TensorInfo) -> bool:
 class Checkpoint:
     """A Hugging Face folder with safetensors weights, opened without loading any of them.
 
-    Raises ModelError for one that is none, or that leads out of itself (``paths.check``).
+    Raises ModelError for a folder without config.json, or one that leads out of itself (``paths.check``).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -134,12 +134,15 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's config.json, as it is."""
+        """The model's config.json, unchanged."""
         return bounded.read_object(self.folder / "config.json")
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """The names of the weight files, in order: the ones that transformers would load."""
+        """The names of the weight files that transformers would load, in order.
+
+        Raises ModelError where there is none, or one that the index lists is missing.
+        """
         if (self.folder / WEIGHTS).is_file():
             return (WEIGHTS,)
         index = self.folder / INDEX
@@ -156,12 +159,12 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor by name, in file order and within a file in data order."""
+        """The model's tensors by name, in file order and within a file in data order."""
         return self.stored
 
     @cached_property
     def stored(self) -> dict[str, TensorInfo]:
-        """What the files hold, by name: the tensors, or the integers and scales that they are made of."""
+        """The files' tensors by name: the model's own, and for quantized weights their integers, scales and so on."""
         found: dict[str, TensorInfo] = {}
         for file in self.files:
             header, start = read_header(self.folder / file)
@@ -173,7 +176,7 @@ class Checkpoint:
         return (name,)
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """One tensor, or its slice ``index``, read into memory of its own (a mapping would count as the file's pages)."""
+        """Read one tensor, or its slice ``index``, into its own memory (a mapping would count as the file's pages)."""
         info = self.stored[name]
         if index is None:
             return _read(self.folder, info, 0, info.nbytes).reshape(info.shape)
@@ -181,21 +184,21 @@ class Checkpoint:
         return _read(self.folder, info, index * size, size).reshape(info.shape[1:])
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        """One tensor's entries in order, flat, some million at a time: memory stays small whatever its size."""
+        """Yield one tensor's entries in order, flat, ``PIECE`` at a time, so that memory stays small."""
         return pieces_of(self.folder, self.tensors[name])
 
     def items(self) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
-        """All tensors one after another, each loaded when it is reached."""
+        """Yield all tensors one after another, each loaded when it is reached."""
         for info in self.tensors.values():
             yield info, self.load(info.name)
 
     @cached_property
     def ties(self) -> dict[str, str]:
-        """Names that repeat an earlier tensor (tied embeddings stored twice), each with that tensor's name.
+        """The names that repeat an earlier tensor (tied embeddings stored twice), each with that tensor's name.
 
-        Ties exist among token embeddings and output heads only, so only vocabulary-sized tensors outside the blocks are
-        compared: two matrices of a block that were pruned to nothing are equal, not tied. Of tables of zeros the
-        configuration tells.
+        Only token embeddings and output heads are ever tied, so only vocabulary-sized tensors outside the blocks are
+        compared: two matrices of a block that were pruned to nothing are equal, not tied. Whether two tables of zeros
+        are tied, the configuration decides.
         """
         text = self.config.get("text_config")
         vocabulary = self.config.get("vocab_size") or (text if isinstance(text, dict) else {}).get("vocab_size")
@@ -218,7 +221,7 @@ class Checkpoint:
         return repeats
 
     def _tied(self, one: TensorInfo, other: TensorInfo) -> bool:
-        """Compared chunk by chunk: an untied head differs in the first."""
+        """Compare two tensors chunk by chunk: an untied head differs in the first chunk."""
         zeros = True
         with (self.folder / one.file).open("rb") as left, (self.folder / other.file).open("rb") as right:
             left.seek(one.begin)
@@ -236,14 +239,14 @@ class Checkpoint:
 
 
 def pieces_of(folder: Path, info: TensorInfo) -> Iterator[torch.Tensor]:
-    """The entries of a tensor in a file of ``folder`` in order, flat, some million at a time."""
+    """Yield the entries of a tensor in a file of ``folder`` in order, flat, ``PIECE`` at a time."""
     step = PIECE * element_bytes(info.dtype)
     for start in range(0, info.nbytes, step):
         yield _read(folder, info, start, min(step, info.nbytes - start))
 
 
 def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor:
-    """``size`` bytes of a tensor from byte ``start`` on, as a flat tensor."""
+    """Read ``size`` bytes of a tensor from byte ``start`` on, as a flat tensor."""
     import torch
 
     buffer = torch.empty(size, dtype=torch.uint8)
@@ -260,9 +263,9 @@ def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor
 
 
 def companions(folder: Path) -> list[Path]:
-    """What lies beside the weights of a model folder: configuration, tokenizer, pooling.
+    """Return what a model folder holds beside its weights: configuration, tokenizer, pooling.
 
-    Weights of any format, an index of them and hidden files do not count.
+    Left out are weights of any format, their indexes, hidden files and ``sparsebench.json``.
     """
     return [
         path
@@ -276,7 +279,7 @@ def companions(folder: Path) -> list[Path]:
 
 
 def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]:
-    """The layout of new files for (name, safetensors dtype, shape): one file, or several of about ``SHARD`` bytes."""
+    """Lay out new files for tensors (name, safetensors dtype, shape): one file, or several of about ``SHARD`` bytes."""
     shards: list[list[TensorInfo]] = [[]]
     room = SHARD
     for name, dtype, shape in tensors:
@@ -293,11 +296,11 @@ def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]
 
 
 class CheckpointWriter:
-    """Writes weight files whose tensors have known shapes: header first, then one tensor at a time, in any order.
+    """A writer of weight files whose tensors' shapes are known: header first, then one tensor at a time, in any order.
 
-    The folder is built under a temporary name and appears whole at ``close``. As a context manager it drops what was
-    written when something goes wrong. What belongs to the model ``source`` comes along, its code left out;
-    in its config.json the keys of ``config`` replace those that it had.
+    The folder is built under a temporary name and appears whole at ``close``. As a context manager, the writer deletes
+    what it wrote when an error occurs. The other files of the model ``source`` are copied, except code; keys of
+    ``config`` replace those of its config.json.
     """
 
     def __init__(
@@ -318,11 +321,11 @@ class CheckpointWriter:
         try:
             self._begin(source, config)
         except BaseException:
-            self.abort()  # no `with` has begun that would
+            self.abort()  # the `with` that would do this has not begun
             raise
 
     def _begin(self, source: Path | None, config: Mapping[str, Any] | None) -> None:
-        """Copy what belongs to the model ``source``, and lay out the files."""
+        """Copy the other files of the model ``source``, and begin the weight files."""
         self.left_out += left_out(source) if source else []
         for path in companions(source) if source else []:
             self.left_out += copy_companion(path, self.partial / path.name)
@@ -333,7 +336,10 @@ class CheckpointWriter:
             self._start(file, [info for info in self.layout if info.file == file])
 
     def write(self, name: str, tensor: torch.Tensor, index: int | None = None) -> None:
-        """Write one tensor, or its slice ``index``, in its place; shape and dtype must be the layout's, each comes once."""
+        """Write one tensor, or its slice ``index``, at its position in the file.
+
+        Raises ModelError for another shape or dtype than the layout's, and for what was written before.
+        """
         info = self._expected(name)
         shape = info.shape if index is None else info.shape[1:]
         if shape != tuple(tensor.shape) or torch_dtype(info.dtype) != tensor.dtype:
@@ -349,7 +355,7 @@ class CheckpointWriter:
             del self.missing[name]
 
     def write_piece(self, name: str, start: int, piece: torch.Tensor) -> None:
-        """Write some of a tensor's entries, flat, from entry ``start`` on; the tensor is written with its last entry."""
+        """Write a tensor's entries, flat, from entry ``start`` on; with its last entry the tensor counts as written."""
         info = self._expected(name)
         if torch_dtype(info.dtype) != piece.dtype or start + piece.numel() > info.numel:
             raise ModelError(f"{self.folder}: {name} has {info.numel} entries of {info.dtype}, not {piece.dtype}")
@@ -358,7 +364,7 @@ class CheckpointWriter:
             del self.missing[name]
 
     def copy(self, name: str, source: Checkpoint) -> None:
-        """Write what another checkpoint's files hold under this name, in pieces."""
+        """Copy the tensor that another checkpoint's files hold under this name, in pieces."""
         start = 0
         for piece in pieces_of(source.folder, source.stored[name]):
             self.write_piece(name, start, piece)
@@ -381,7 +387,10 @@ class CheckpointWriter:
             file.write(flat.view(torch.uint8).numpy().data)
 
     def close(self, extra: dict[str, Any] | None = None) -> Path:
-        """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``."""
+        """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``.
+
+        Raises ModelError where a tensor of the layout was never written.
+        """
         if self.missing:
             first = next(iter(self.missing))
             raise ModelError(f"{self.folder}: {len(self.missing)} tensors were never written, the first is {first}")
@@ -404,7 +413,7 @@ class CheckpointWriter:
             self.abort()
 
     def abort(self) -> None:
-        """Drop what was written."""
+        """Delete what was written."""
         self._close_files()
         shutil.rmtree(self.partial, ignore_errors=True)
 
@@ -414,7 +423,7 @@ class CheckpointWriter:
         self.open = {}
 
     def _start(self, name: str, infos: list[TensorInfo]) -> None:
-        """Lay out one file: its header, and where each tensor will lie."""
+        """Begin one file: write its header, and note the offset of each tensor."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for info in infos:
@@ -431,14 +440,14 @@ class CheckpointWriter:
 
 
 def element_bytes(dtype: str) -> int:
-    """Bytes of one element of a safetensors dtype. Raises ModelError for one that is not handled."""
+    """Return the bytes of one element of a safetensors dtype. Raises ModelError for one that is not handled."""
     if dtype not in ITEM_SIZE:
         raise ModelError(f"dtype {dtype} is not handled", _CONVERT)
     return ITEM_SIZE[dtype]
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a safetensors dtype name. Raises ModelError for one that is not handled."""
+    """Return the torch dtype of a safetensors dtype name. Raises ModelError for one that is not handled."""
     found = _dtypes().get(name)
     if found is None:
         raise ModelError(f"dtype {name} is not handled", _CONVERT)
@@ -446,7 +455,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def safetensors_dtype(dtype: torch.dtype, name: str) -> str:
-    """The safetensors name of the torch dtype of tensor ``name``. Raises ModelError for one that is not handled."""
+    """Return the safetensors name of ``dtype``, the dtype of tensor ``name``. Raises ModelError for one not handled."""
     for code, found in _dtypes().items():
         if found == dtype:
             return code

@@ -1,4 +1,4 @@
-"""A transformer's dimensions, read from its config.json by the names that architectures give them."""
+"""A transformer's dimensions, read from its config.json under any architecture's names for them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Dimensions:
-    """``layers`` of the first side and ``decoder_layers`` of an encoder-decoder's second, 0 elsewhere.
+    """A transformer's dimensions.
 
-    ``hidden`` is what a token is between blocks, ``inner`` in the feed-forward part, ``key_heads`` how many of the ``heads``
-    have keys and values of their own, each ``head_size`` wide; ``experts`` is 1 where there are none.
+    ``layers`` counts the blocks of the first side, ``decoder_layers`` those of an encoder-decoder's second (else 0).
+    ``hidden`` is a token's width between blocks, ``inner`` in the feed-forward part. Each of the ``heads`` is
+    ``head_size`` wide; ``key_heads`` is the number of key-value heads. ``experts`` is 1 where there are none.
     """
 
     hidden: int
@@ -27,7 +28,7 @@ class Dimensions:
 
 
 def dimensions(config: Mapping[str, Any]) -> Dimensions:
-    """As the config says, or what is usual where it says nothing."""
+    """Return the dimensions that the config states, with usual values for those that it does not."""
 
     def first(*names: str, default: int = 0) -> int:
         return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)

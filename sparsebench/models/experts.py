@@ -1,7 +1,7 @@
-"""Fused experts taken apart: in a model's experts each linear layer becomes a module of its own.
+"""Fused experts taken apart: each linear layer of a model's experts becomes a module of its own.
 
-Hooks, sparse kernels and whoever replaces weights then meet an expert's layers as they meet any other. A token goes
-through the experts that the model's own router chose for it, one expert after another.
+Hooks, sparse kernels and code that replaces weights can then treat an expert's layers like any other. Experts run one
+after another, each on the tokens that the model's own router chose it for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GATE, UP, GATE_UP, DOWN = "gate_proj", "up_proj", "gate_up_proj", "down_proj"
 
 
 class Expert(nn.Module):
-    """One expert: the linear layers ``names`` and then ``down_proj``, each without storage."""
+    """One expert: its linear layers ``names``, then ``down_proj``, all without storage until they are given weights."""
 
     def __init__(self, fused: Any, names: tuple[str, ...], sizes: tuple[int, int, int]) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class Expert(nn.Module):
                 self.add_module(name, nn.Linear(width, inner // len(names), bias, dtype=fused.down_proj.dtype))
             self.down_proj = nn.Linear(out, width, bias, dtype=fused.down_proj.dtype)
         self.requires_grad_(False)
-        self.__dict__.update(fused=fused, names=names)  # not as a submodule: its parameters are gone
+        self.__dict__.update(fused=fused, names=names)  # not as a submodule: its parameters were removed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(tokens, width) to the same."""
+        """Map (tokens, width) to (tokens, width)."""
         made = [getattr(self, name)(x) for name in self.__dict__["names"]]
         inner = made[0] if len(made) == 1 else torch.cat(made, -1)
         found: torch.Tensor = self.down_proj(_activated(self.__dict__["fused"], inner))
@@ -43,9 +43,9 @@ class Expert(nn.Module):
 
 
 class Experts(nn.ModuleList):
-    """All experts of a layer, in the place of the ``fused`` module; ``split`` where gate and up are stored apart.
+    """All experts of a layer, replacing the ``fused`` module; ``split`` where gate and up are stored separately.
 
-    While an expert runs, ``tokens`` (n,) are the rows of the layer's input that reach it.
+    While an expert runs, ``tokens`` (n,) are the indices of the rows of the layer's input that are routed to it.
     """
 
     def __init__(self, fused: Any, split: bool) -> None:
@@ -60,7 +60,7 @@ class Experts(nn.ModuleList):
             fused._parameters[name] = None
 
     def hold(self, weights: Mapping[str, Any]) -> None:
-        """Give the layers the fused parameters ``weights`` as views of them."""
+        """Set the layers' weights and biases to views of the fused parameters ``weights``."""
         for attribute, names in ((self.first, self.names), (DOWN, (DOWN,))):
             for number, expert in enumerate(self):
                 matrix = weights[attribute][number]
@@ -75,17 +75,17 @@ class Experts(nn.ModuleList):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What an expert calls its layers before the last."""
+        """The names of an expert's layers before the last."""
         found: tuple[str, ...] = self[0].__dict__["names"]
         return found
 
     @property
     def first(self) -> str:
-        """What the fused module calls them."""
+        """The name of the fused module's parameter for these layers."""
         return GATE_UP if len(self.names) == 2 else self.names[0]
 
     def forward(self, hidden: torch.Tensor, chosen: Any = None, weights: Any = None) -> torch.Tensor:
-        """(tokens, width) to the same: what the ``chosen`` experts (tokens, k) give, times ``weights`` of that shape."""
+        """Map (tokens, width) to the ``chosen`` experts' (tokens, k) outputs, summed with ``weights`` of that shape."""
         if chosen is None:
             return self._each_its_own(hidden)
         total = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
@@ -96,7 +96,7 @@ class Experts(nn.ModuleList):
         return total.to(hidden.dtype)
 
     def _each_its_own(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Llama 4 hands every expert all tokens, scaled by their scores: those that did not choose it are zero."""
+        """Run Llama 4's experts, which all get every token, scaled by its score: zero where it did not choose them."""
         given = hidden.view(len(self), -1, hidden.shape[-1])
         total = torch.zeros_like(given)
         for number, rows in enumerate(given):
@@ -106,7 +106,7 @@ class Experts(nn.ModuleList):
         return total.view(hidden.shape)
 
     def refused(self) -> Any:
-        """The fused module with the weights that the experts hold; nothing is left here."""
+        """Return the fused module with the experts' weights moved back into it."""
         fused = self.__dict__["fused"]
         for attribute, names in ((self.first, self.names), (DOWN, (DOWN,))):
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
@@ -123,7 +123,7 @@ class Experts(nn.ModuleList):
 
 
 def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
-    """What lies between an expert's layers, by the model's own code; Llama 4 has it inside its forward."""
+    """Apply the activation between an expert's layers by the model's own code; Llama 4 has it inside its forward."""
     if hasattr(fused, "_apply_gate") and getattr(fused, "has_gate", True):
         found: torch.Tensor = fused._apply_gate(inner)
         return found
@@ -135,13 +135,13 @@ def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
 
 
 def is_fused(module: Any) -> bool:
-    """Whether it holds experts in a form that is known here: one activation between two layers, and nothing behind them."""
+    """Return whether a module holds experts in a known form: one activation between two layers, nothing after them."""
     known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
     return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
 
 
 def left_fused(model: nn.Module) -> list[str]:
-    """Modules that hold matrices of several experts in one parameter, in whatever form."""
+    """Return the paths of modules that hold several experts' matrices in one parameter, in any form."""
     return [
         path
         for path, module in model.named_modules()
@@ -151,19 +151,19 @@ def left_fused(model: nn.Module) -> list[str]:
 
 
 def is_turned(fused: Any) -> bool:
-    """Whether its weights are (experts, in, out)."""
+    """Return whether a fused module's weights are (experts, in, out)."""
     return bool(getattr(fused, "is_transposed", type(fused).__name__ == "Llama4TextExperts"))
 
 
 def take_apart(model: PreTrainedModel, stored: Collection[str]) -> None:
-    """Replace every fused experts module of ``model``; ``stored`` names tell whether a file keeps gate and up apart."""
+    """Replace every fused experts module of ``model``; the ``stored`` names tell whether gate and up are apart."""
     for path, module in list(model.named_modules()):
         if is_fused(module):
             model.set_submodule(path, Experts(module, stored_apart(stored)))
 
 
 def show_layers(model: PreTrainedModel, stored: Collection[str]) -> bool:
-    """As ``take_apart`` of a model with weights, which its experts' layers then share; whether it has any experts."""
+    """Take apart the experts of a model with weights, which their layers then share; return whether there are any."""
     fused = {path: dict(module._parameters) for path, module in model.named_modules() if is_fused(module)}
     take_apart(model, stored)
     for path, weights in fused.items():
@@ -172,12 +172,12 @@ def show_layers(model: PreTrainedModel, stored: Collection[str]) -> bool:
 
 
 def put_together(model: PreTrainedModel) -> None:
-    """Fuse the experts again whose layers are all plain."""
+    """Fuse again those experts whose layers are all plain ``nn.Linear``."""
     for path, module in list(model.named_modules()):
         if isinstance(module, Experts) and all(type(one) is nn.Linear for one in layers(module)):
             model.set_submodule(path, module.refused())
 
 
 def layers(experts: Experts) -> Iterator[nn.Module]:
-    """Every expert's linear layers."""
+    """Return an iterator over every expert's linear layers."""
     return (child for expert in experts for child in expert.children())

@@ -1,4 +1,4 @@
-"""Which family a checkpoint belongs to, and the stock transformers class that loads it."""
+"""The family that a checkpoint belongs to, and the stock transformers class that loads it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CLASSIFIER = "ForSequenceClassification"
 _MASKED_LM = ("ForMaskedLM", "ForPreTraining")
 
 LAYERS = 10_000
-"""Blocks of a model: each is built before anything else is known."""
+"""The most blocks of a model: all are built before anything else is checked."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:
-    """The checkpoint's own family by its config.json; None when neither its type nor its architecture tells."""
+    """Return the checkpoint's family by its config.json; None when neither its type nor its architecture tells."""
     if config.get("is_encoder_decoder"):
         return "encoder-decoder"
     known = MODEL_TYPES.get(str(config.get("model_type")))
@@ -40,24 +40,24 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 
 
 def has_classifier(config: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint carries a sequence-classification head (an NLI fine-tune, for one)."""
+    """Return whether the checkpoint has a sequence-classification head (an NLI fine-tune, for one)."""
     return any(name.endswith(CLASSIFIER) for name in _architectures(config))
 
 
 def has_tagger(config: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint carries a token-classification head, which tags words."""
+    """Return whether the checkpoint has a token-classification head, which tags words."""
     return any(name.endswith("ForTokenClassification") for name in _architectures(config))
 
 
 def has_masked_lm(config: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint says that it carries a masked-language-model head (its weights may still lack it)."""
-    # What ELECTRA was pretrained as tells replaced tokens from others; its generator has the head.
+    """Return whether config.json names a masked-language-model head (the weights may still lack it)."""
+    # ELECTRA's ForPreTraining is a discriminator of replaced tokens; its generator has the head.
     pretrained = config.get("model_type") != "electra"
     return any(name.endswith(_MASKED_LM if pretrained else _MASKED_LM[:1]) for name in _architectures(config))
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
-    """The classes that a config.json names. Raises ModelError where that is no list."""
+    """Return the classes that a config.json names. Raises ModelError where ``architectures`` is not a list."""
     named = config.get("architectures") or []
     if not isinstance(named, list | tuple):
         raise ModelError(
@@ -67,7 +67,10 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> Any:
-    """transformers' auto class for the family; for an encoder with ``head``, its classifier where it has one."""
+    """Return transformers' auto class for the family; with ``head``, an encoder's classifier where it has one.
+
+    Raises ModelError for an unknown family.
+    """
     import transformers
 
     if family == "decoder":
@@ -82,11 +85,11 @@ def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> 
 
 
 def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kind: Any = None) -> PreTrainedModel:
-    """The model without storage: true names, shapes and ties, on torch's meta device; of another auto class with ``kind``.
+    """Build the model without storage, on torch's meta device, with its true names, shapes and ties.
 
-    Widths that ``per_layer_config`` gives its blocks are theirs (``per_layer``).
-
-    Raises ModelError when transformers does not know the architecture, or its auto class does not fit the family.
+    ``kind`` is an auto class to use instead of the family's. Blocks get their widths in ``per_layer_config``
+    (``per_layer``). Raises ModelError when transformers does not know the architecture, or its auto class does not fit
+    the family.
     """
     import torch
 

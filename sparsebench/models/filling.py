@@ -1,7 +1,7 @@
-"""A model's tensors from a checkpoint: each block's found by name, the others read before any block runs.
+"""Filling an empty model from a checkpoint: blocks' tensors are found by name, the others read before any block runs.
 
-What stands outside the blocks (embeddings, norms, position tables) is filled here, large tables as mappings of their
-file; buffers that no checkpoint has are what transformers itself makes of them.
+Tensors outside the blocks (embeddings, norms, position tables) are read here, large tables as mappings of their file.
+Buffers that no checkpoint holds get the values that transformers itself gives them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from sparsebench.models.experts import Experts
 
 MAPPED = 16 << 20
-"""Bytes from which a tensor outside the blocks is mapped instead of read: a vocabulary's table is looked up, not used."""
+"""Bytes from which a tensor outside the blocks is mapped, not read: only some rows of a vocabulary's table are used."""
 
 
 def fill(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
-    """Find every block's tensors in the checkpoint by name, and read what stands outside the blocks.
+    """Find every block's tensors in the checkpoint by name, and read the tensors outside the blocks.
 
-    Raises ModelError for a tensor that is missing, has another shape or (a prunable one) has no place in the model;
-    UnsupportedError for a prunable tensor that is no linear layer's, or state that transformers does not make.
+    Raises ModelError for a tensor that is missing or has another shape, and for a prunable one that the model does not
+    have. Raises UnsupportedError for a prunable tensor that belongs to no linear layer, and for state that transformers
+    does not set.
     """
     from sparsebench.models.experts import take_apart
 
@@ -68,7 +69,7 @@ def _prefixes(name: str) -> Iterator[str]:
 
 
 def named_tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
-    """Parameters and persistent buffers under every name that they have."""
+    """Return the parameters, tied ones under each of their names, and the persistent buffers."""
     parameters = list(model.named_parameters(remove_duplicate=False))
     saved = model.state_dict()
     return parameters + [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
@@ -80,10 +81,10 @@ def _is_parameter(model: PreTrainedModel, name: str) -> bool:
 
 
 def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> dict[str, View]:
-    """For every tensor of the model (fused experts taken apart) where the checkpoint has it, as far as it has it.
+    """Return where the checkpoint has each tensor of the model (fused experts taken apart); absent ones are left out.
 
-    A checkpoint of the bare model lacks the prefix that one with a head has; others carry names and forms of before that
-    transformers turns into its own on loading. Tied tensors are one: any of their names will do.
+    A checkpoint of the bare model lacks the prefix that one with a head has. Others have older names and forms, which
+    transformers converts on loading. For a tied tensor the checkpoint may use any of its names.
     """
     prefix = model.base_model_prefix + "."
     aliases: dict[int, list[str]] = {}
@@ -108,9 +109,10 @@ def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> di
 
 
 def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[str, View]:
-    """What the model calls stored tensors that have other names or forms, by transformers' own table of conversions.
+    """Return views of stored tensors by the model's names for them, following transformers' own table of conversions.
 
-    Renamed ones, fused matrices that the model has apart (rows of one tensor), and experts: the slices of a fused tensor.
+    It covers renamed tensors, fused matrices that the model holds apart (rows of one tensor) and experts (slices of
+    one).
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import Chunk, WeightConverter, apply_renamings
@@ -119,7 +121,7 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
 
     rules: list[Any] = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
-    # One operation, which cuts along the first dimension.
+    # The rules of exactly one operation, a split along the first dimension.
     chunks = [rule for rule in rules if [vars(one) for one in _operations(rule, Chunk)] == [vars(Chunk(0))]]
     turned = {path: bool(module.turned) for path, module in model.named_modules() if isinstance(module, Experts)}
     found: dict[str, View] = {}
@@ -138,13 +140,13 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
 
 
 def _operations(rule: Any, kind: type) -> list[Any]:
-    """A conversion's operations, where they are all of ``kind``."""
+    """Return a conversion's operations if all are of ``kind``, else none."""
     found = getattr(rule, "operations", [])
     return found if all(type(one) is kind for one in found) else []
 
 
 def _of_experts(name: str, info: TensorInfo, turned: Mapping[str, bool]) -> dict[str, View]:
-    """An expert's layer under the name that it has here, or the layers of all experts in a fused tensor."""
+    """Return by its name in the model the layer of one expert, or from a fused tensor that layer of every expert."""
     path, _, rest = name.rpartition("experts.")
     path += "experts"
     number, _, layer = rest.partition(".")
@@ -159,7 +161,7 @@ def _of_experts(name: str, info: TensorInfo, turned: Mapping[str, bool]) -> dict
 
 
 def check_shape(name: str, tensor: torch.Tensor, view: View, stored: Mapping[str, TensorInfo]) -> None:
-    """Raises ModelError where a view of a stored tensor has another shape than the model's tensor."""
+    """Raise ModelError where a view of a stored tensor has another shape than the model's tensor."""
     import torch
 
     info = stored[view.tensor]
@@ -170,7 +172,7 @@ def check_shape(name: str, tensor: torch.Tensor, view: View, stored: Mapping[str
 
 
 def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.dtype:
-    """The precision that transformers runs a tensor in: the model's, but float32 where float16 is known to overflow."""
+    """Return the dtype that transformers runs a tensor in: its own, or float32 in modules that it keeps in float32."""
     import torch
 
     kept: set[str] = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
@@ -181,7 +183,7 @@ def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.
 
 
 def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
-    """All that the checkpoint has in each block, and which modules hold what is prunable."""
+    """Note for each block all of its tensors in the checkpoint, and the linear layers that hold the prunable ones."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -190,7 +192,7 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
     for stack in skeleton.stacks:
         for place in stack.places:
             for inner, view in place.parameters.items():
-                # Where one tensor is several layers' all read the same: the first one tells.
+                # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.
                 claimed.setdefault(view.name, (place, inner.rpartition(".")[0]))
     for part in parts.values():
         for view in part.views:
@@ -211,7 +213,7 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
 
 
 def _routed(place: SkeletonBlock, path: str) -> tuple[Experts | None, str]:
-    """The experts that a layer belongs to, and what it has in common with layers that read the same: all but the last."""
+    """Return the experts that a layer belongs to, and a key shared by an expert's layers with the same input."""
     from sparsebench.models.experts import DOWN, Experts
 
     outer, _, name = path.rpartition(".")
@@ -222,9 +224,9 @@ def _routed(place: SkeletonBlock, path: str) -> tuple[Experts | None, str]:
 
 
 def make_buffers(model: PreTrainedModel, found: Collection[str]) -> None:
-    """Storage for all buffers, with what transformers itself puts there (rotary frequencies, position ids).
+    """Give all buffers storage and the values that transformers sets (rotary frequencies, position ids).
 
-    Parameters that transformers never saves, and that are not among those ``found`` in a file, are its own as well.
+    Parameters that transformers never saves are treated alike, unless they are among the names ``found`` in a file.
     """
     import torch
 
@@ -239,11 +241,11 @@ def make_buffers(model: PreTrainedModel, found: Collection[str]) -> None:
             persistent = name not in module._non_persistent_buffers_set
             empty = torch.full(buffer.shape, _sentinel(buffer.dtype), dtype=buffer.dtype, device="cpu")
             module.register_buffer(name, empty, persistent=persistent)
-    model.initialize_weights()  # parameters, which have no storage, are left alone by this
+    model.initialize_weights()  # has no effect on parameters without storage
 
 
 def _sentinel(dtype: torch.dtype) -> Any:
-    """A value that says that nobody has written here."""
+    """Return a value that marks an entry as not yet written."""
     import torch
 
     if dtype.is_floating_point:
@@ -252,7 +254,7 @@ def _sentinel(dtype: torch.dtype) -> Any:
 
 
 def _read_outside(model: PreTrainedModel, names: Mapping[str, str], checkpoint: Checkpoint) -> None:
-    """Fill what stands outside the blocks; a tied tensor is read once."""
+    """Read the tensors outside the blocks into the model, a tied one once."""
     import torch
 
     read: dict[str, torch.nn.Parameter] = {}
@@ -270,20 +272,20 @@ def _read_outside(model: PreTrainedModel, names: Mapping[str, str], checkpoint: 
 
 
 def _mapped(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
-    """One tensor; a large one is its file's pages, which are read when they are looked up and can be dropped again."""
+    """Load one tensor; a large one as a mapping of its file, whose pages are read on access and can be dropped."""
     import torch
 
     dtype = torch_dtype(info.dtype)
     if info.nbytes < MAPPED or info.begin % dtype.itemsize:
         return checkpoint.load(info.name)
     with (checkpoint.folder / info.file).open("rb") as file:
-        # Private and writable, because torch knows no tensors that are read only; nobody writes.
+        # A private, writable mapping because torch has no read-only tensors; nobody writes to it.
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     return torch.frombuffer(pages, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
 
 
 def move(model: PreTrainedModel, device: str) -> None:
-    """Put what has storage on ``device``: parameters, buffers, and tensors that modules keep beside. What is tied stays tied."""
+    """Move all tensors with storage to ``device``: parameters, buffers, plain attributes. Tied ones stay tied."""
     import torch
 
     moved: dict[int, torch.Tensor] = {}
@@ -306,7 +308,7 @@ def move(model: PreTrainedModel, device: str) -> None:
 
 
 def _check_ready(skeleton: Skeleton) -> None:
-    """Nothing that runs may be without a value: buffers as transformers makes them, plain tensors in attributes."""
+    """Raise UnsupportedError for a buffer that transformers left unset, or a tensor attribute without storage."""
     import torch
 
     for stack in skeleton.stacks:

@@ -1,7 +1,7 @@
-"""Statistics of what the linear layers of a block read, gathered by hooks while the block runs.
+"""Statistics of the inputs of a block's linear layers, gathered by hooks while the block runs.
 
-Only calibration tokens count: rows of padding are left out, and so is whatever is not one row per token, such as the
-relative positions that DeBERTa sends through its query and key projections.
+Only calibration tokens count: rows of padding are left out. So are inputs that do not have one row per token, such
+as the relative positions that DeBERTa sends through its query and key projections.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _PANEL = 512
 
 @dataclass(frozen=True)
 class PrunableLayer:
-    """A prunable linear layer: ``width`` values per token; ``cross`` when it reads the encoder's states.
+    """A prunable linear layer with ``width`` input values per token; ``cross`` when it reads the encoder's states.
 
-    ``view`` is where its weights lie. One of ``experts`` reads the tokens that are routed to it, and so do others that
-    read the ``same``.
+    ``view`` says where its weights are stored. A layer of ``experts`` reads only the tokens that are routed to its
+    expert; layers with equal ``same`` have the same input.
     """
 
     name: str
@@ -44,7 +44,7 @@ class PrunableLayer:
 
 @dataclass
 class _Sum:
-    """One distinct input: who reads it (the first is the one that is hooked) and what was summed."""
+    """One distinct input: the layers that read it (at the first one it is summed) and its statistics."""
 
     readers: list[str]
     inputs: InputStatistics
@@ -53,7 +53,7 @@ class _Sum:
 
 @dataclass
 class _Group:
-    """The micro-batch that is running: masks (samples, length), and the storages of what is not hidden states."""
+    """The running micro-batch: masks (samples, length), and the storages of arguments that are not hidden states."""
 
     own: torch.Tensor
     encoder: torch.Tensor | None
@@ -64,17 +64,17 @@ class _Group:
 
 
 class InputsSeen(Exception):
-    """Ends a block's run when its last layer is about to compute what nobody wants to know."""
+    """Ends a block's run when its last layer is about to compute an output that nobody needs."""
 
 
 class Gatherer:
-    """Sums over the micro-batches of one stream in one block.
+    """Input statistics of the layers of one block, summed over the micro-batches of one stream.
 
-    Layers that read the same tensor share one sum; who does is seen in the first micro-batch. Of experts it is known
-    before, as no token may reach one in it, or in any. With ``only_inputs`` the others end, by InputsSeen, where the last layer
-    has been looked at: in a Llama the product with `down` is saved, a quarter of the block. Experts do not end early: how
-    often they are called varies. Raises ModelError when a layer reads NaN or infinity or nothing at all, UnsupportedError
-    when it reads two different things.
+    Layers that read the same tensor share one sum; the first micro-batch shows which do. For experts ``same`` says it
+    beforehand, since perhaps no token reaches one. With ``only_inputs`` the later micro-batches end, by InputsSeen,
+    once the last layer's input was seen: in a Llama that saves the product with `down`, a quarter of the block. Blocks
+    with experts do not end early, since the number of calls varies. Raises ModelError when a layer reads NaN or
+    infinity or nothing at all, UnsupportedError when it reads two different inputs.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Gatherer:
         self._ends_early = only_inputs and not leaders
 
     def hooked(self) -> ExitStack:
-        """While this lasts, every call of a reader is looked at."""
+        """Return a context in which the readers' inputs are seen by hooks."""
         return hooked(
             reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
             for reader in self.readers.values()
@@ -112,8 +112,11 @@ class Gatherer:
 
     @contextmanager
     def group(self, own: torch.Tensor, encoder: torch.Tensor | None, foreign: set[int]) -> Iterator[None]:
-        """One micro-batch. ``own`` and ``encoder`` are masks (samples, length), True where a token is; ``foreign`` are
-        the storages of the block's arguments that are neither hidden nor encoder states."""
+        """Run one micro-batch in this context.
+
+        ``own`` and ``encoder`` are masks (samples, length), True for tokens. ``foreign`` are the storages of the
+        block's arguments that are neither hidden nor encoder states.
+        """
         self._group = _Group(own, encoder, foreign)
         self._calls = 0
         yield
@@ -124,11 +127,11 @@ class Gatherer:
         self._group = None
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Names of layers that read the same input, in the order in which they run; experts first."""
+        """Return the layers' names, grouped by the input that they read, in the order of their runs; experts first."""
         return tuple(tuple(total.readers) for total in self.sums.values())
 
     def result(self) -> dict[str, InputStatistics]:
-        """Every reader's sums; readers of the same input get the same object."""
+        """Return every reader's statistics; readers of the same input get the same object."""
         found: dict[str, InputStatistics] = {}
         for total in self.sums.values():
             if total.inputs.gram is not None:
@@ -172,24 +175,24 @@ class Gatherer:
         self._add(reader.name, rows)
 
     def _look_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
-        """``values`` are the rows of the micro-batch's ``tokens`` that are routed to this expert."""
+        """Add ``values``, the rows of the micro-batch's ``tokens`` that are routed to this expert, without padding."""
         assert self._group is not None, "a reader runs outside a micro-batch"
         kept = self._group.own.reshape(-1)[tokens]
         self._add(reader.name, values if bool(kept.all()) else values[kept])
 
     def _join(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
-        """Whether an earlier layer reads the same memory with the same content; otherwise a sum is opened."""
+        """Join the sum of an earlier layer that reads the same memory unchanged, or open one; True if joined."""
         assert self._group is not None
         if values.shape[-1] != reader.width:
             raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
-        # In-place changes raise the version: the same memory then holds something else.
+        # In-place changes raise the version: then the same memory has another content.
         key = (values.data_ptr(), values.shape, values.stride(), values._version, reader.cross)
         leader = self._group.seen.get(key)
         if leader is not None:
             self.sums[leader].readers.append(reader.name)
             return True
         self._group.seen[key] = reader.name
-        self._group.alive.append(values)  # memory that is freed could come back as another tensor's
+        self._group.alive.append(values)  # once freed, its memory could be reused for another tensor
         self._open(reader)
         return False
 
@@ -202,7 +205,7 @@ class Gatherer:
         self.sums[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
 
     def _positions(self, group: _Group) -> None:
-        """Layers that never read tokens are measured on what they do read, once: it is the same for all samples."""
+        """Measure layers that never read tokens on their other input, once: it is the same for all samples."""
         reading = {name for total in self.sums.values() for name in total.readers}
         for reader, values in group.other:
             if reader.name in reading or self._join(reader, values):
@@ -224,7 +227,7 @@ class Gatherer:
 
 
 def _per_token(values: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether ``values`` has one row per token of the micro-batch, flattened or not."""
+    """Return whether ``values`` has one row per token of the micro-batch, flattened or not."""
     if values.ndim == 2:
         return values.shape[0] == mask.numel()
     return values.shape[:-1] == mask.shape
@@ -233,9 +236,9 @@ def _per_token(values: torch.Tensor, mask: torch.Tensor) -> bool:
 def add_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
     """Add Σ x xᵀ of ``rows`` (tokens, width) float32 to the upper triangle of ``gram`` (width, width) float32.
 
-    BLAS's symmetric update does half the work of a product; measured, 2 to 3 times as fast as torch's. BLAS counts
-    by columns, so it sees both matrices transposed without a copy, and their upper triangle as its lower. A GPU, which has
-    none of that, adds to both triangles.
+    BLAS's symmetric update does half the work of a product; it was measured to be 2 to 3 times as fast as torch's
+    product. BLAS is column-major: it sees both matrices transposed, without a copy, and their upper triangle as its
+    lower. On a GPU torch's product adds to both triangles.
     """
     if gram.device.type != "cpu":
         gram.addmm_(rows.T, rows)

@@ -1,4 +1,4 @@
-"""GGUF's header, walked before transformers reads the file: that loops over whatever the header promises."""
+"""Checking a GGUF file's header before transformers reads it, because that loops over any counts in the header."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a value by its type; 8 is a string, 9 an array."""
+"""Bytes of a value by its type's number; 8 is a string, 9 an array."""
 _STRING, _ARRAY = 8, 9
 _DIMENSIONS = 8
 
 
 def check(path: Path) -> None:
-    """Raise ModelError for a file whose header promises more than the file can hold."""
+    """Raise ModelError for a file whose header is damaged, or states more than the file can hold."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             _Header(data).walk()
@@ -26,15 +26,15 @@ def check(path: Path) -> None:
 
 
 class _Header:
-    """A place in the file; what lies behind the file's end raises struct.error or ValueError."""
+    """A reader at a position in the file; reading past its end raises struct.error or ValueError."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
-        self.at = 4  # behind the magic
+        self.at = 4  # after the magic
         self.left = bounded.VALUES
 
     def walk(self) -> None:
-        """Go through all keys and tensors. A weight takes a bit at least."""
+        """Go through all keys and tensors. Raises ValueError also for more weights than the file has bits."""
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
         tensors, keys = self._count(), self._count()
@@ -54,7 +54,7 @@ class _Header:
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
         if blocks and kind + b".block_count" not in names:
-            # transformers would take the usual number, and make the weights up.
+            # transformers would assume its default number, and make the weights up.
             raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):
             raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")

@@ -1,4 +1,4 @@
-"""How config.json says that the neurons of a model's feed-forward parts are grouped into experts (``moefied`` has the rest)."""
+"""config.json's entry for feed-forward parts whose neurons are grouped into experts (``moefied`` computes with it)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ ROUTERS = ("oracle", "centroid", "representative", "learned")
 
 
 COUNTED = ("coactivation", "cmoe")
-"""The ways of grouping that count how often neurons are active."""
+"""The grouping methods that count how often neurons are active."""
 
 
 def count(experts: int, active: float) -> int:
-    """How many experts a share of them is: at least one."""
+    """Return the number of experts that the share ``active`` of them is, at least one."""
     return max(1, round(experts * active))
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """One part's modules by their paths: the layer that reads its input ``first``, another beside it (``second``; empty where
-    there is none), the one that reads neurons, and their ``activation`` function."""
+    """The paths of one feed-forward part's modules.
+
+    ``first`` is the layer that reads its input, ``second`` another one beside it (empty where there is none), ``down``
+    the layer that reads its neurons, and ``activation`` their activation function.
+    """
 
     first: str
     second: str
@@ -32,7 +35,7 @@ class FeedForward:
     activation: str
 
     def name(self, what: str) -> str:
-        """The name of a tensor of its grouping in the checkpoint."""
+        """Return the checkpoint's name of the tensor ``what`` of the part's grouping."""
         return f"{self.down}.moe.{what}"
 
 
@@ -47,14 +50,14 @@ class ExpertsConfig:
     parts: tuple[FeedForward, ...]
 
     def config(self) -> dict[str, Any]:
-        """What config.json says of it."""
+        """Return the entry in config.json."""
         return {KEY: asdict(self)}
 
 
 def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
-    """How the model of a config.json groups its neurons; None where it does not.
+    """Return how the model of a config.json groups its neurons; None where it does not.
 
-    Raises ModelError for an entry that is not one of ours.
+    Raises ModelError for an entry that sparsebench would not write.
     """
     stated = config.get(KEY)
     if stated is None:

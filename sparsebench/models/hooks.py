@@ -1,4 +1,4 @@
-"""Hooks of modules that are there for a while only."""
+"""Temporary hooks on modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def hooked(handles: Iterable[Any]) -> ExitStack:
-    """A context at whose end the hooks that torch gave these ``handles`` for are gone."""
+    """Return a context that removes the hooks of these torch ``handles`` when it ends."""
     stack = ExitStack()
     for handle in handles:
         stack.enter_context(handle)

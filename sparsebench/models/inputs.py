@@ -1,4 +1,4 @@
-"""What a linear layer reads, summed over calibration tokens."""
+"""Statistics of a linear layer's input, summed over calibration tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class InputStatistics:
-    """Sums over ``tokens`` tokens, padding left out.
+    """Sums over ``tokens`` tokens, without padding.
 
-    ``squares`` (in,) float32 is Σ x_j²; ``gram`` (in, in) float32, symmetric, is Σ x xᵀ, and ``sums`` (in,) float64 is Σ x,
-    each None where no method asked.
+    ``squares`` (in,) float32 is Σ x_j²; ``gram`` (in, in) float32, symmetric, is Σ x xᵀ, and ``sums`` (in,) float64 is
+    Σ x. The last two are None where no method needs them.
     """
 
     tokens: int

@@ -1,4 +1,4 @@
-"""Loading with stock transformers, refusing anything that would be silently random and running no code of a model's.
+"""Loading with stock transformers, without weights that it would silently make up, and without a model's own code.
 
 Only this module and ``families`` call transformers' loaders.
 """
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: Path, family: Family, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
-    """The model in eval mode on ``device``, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are,
-    what it skips masked.
+    """Load the model in eval mode on ``device``, in ``dtype`` (``auto``: the checkpoint's).
 
-    An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
-    weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
+    Quantized weights are expanded to floats; a model that skips weights gets its masks. An encoder with a
+    sequence-classification head is loaded with it, a plain one as AutoModel, and one without pooler weights without a
+    pooler. Raises ModelError when weights are missing: transformers would make them up.
     """
     return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype, device)
 
 
 def load_masked_lm(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
-    """An encoder with its masked-language-model head, as ``load_model`` loads others; ``base_model`` is the encoder.
+    """Load an encoder with its masked-language-model head, as ``load_model`` does; ``base_model`` is the encoder.
 
-    Raises ModelError as ``load_model`` does: some checkpoints name a head that their files do not hold.
+    Raises ModelError as ``load_model`` does: some checkpoints name a head that their files lack.
     """
     from transformers import AutoModelForMaskedLM
 
@@ -49,7 +49,7 @@ def load_masked_lm(folder: Path, dtype: str = "auto", device: str = "cpu") -> Pr
 
 
 def load_tagger(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
-    """An encoder with its token-classification head, as ``load_masked_lm`` loads one with the other."""
+    """Load an encoder with its token-classification head, in the manner of ``load_masked_lm``."""
     from transformers import AutoModelForTokenClassification
 
     return _loaded(Path(folder), "encoder", AutoModelForTokenClassification, dtype, device)
@@ -62,7 +62,7 @@ def load_expanded(
     prepare: Callable[[Any], object] = lambda model: None,
     kind: Any = None,
 ) -> PreTrainedModel:
-    """A quantized folder as floats, each layer in turn; ``prepare`` may cut the empty model, ``kind`` is another auto class."""
+    """Load a quantized folder as floats, layer by layer, by class ``kind``; ``prepare`` may cut the empty model."""
     from sparsebench.models.quantized_linear import expanding
 
     weights = QuantizedCheckpoint(Path(folder))
@@ -72,7 +72,7 @@ def load_expanded(
 def load_kernels(
     folder: Path, family: Family, dtype: str = "auto", prepare: Callable[[Any], object] = lambda model: None
 ) -> PreTrainedModel:
-    """A quantized folder with layers that multiply its integers; ``prepare`` may cut the empty model.
+    """Load a quantized folder with layers that multiply its integers; ``prepare`` may cut the empty model.
 
     Raises UnsupportedError where no kernel takes any of its layers.
     """
@@ -89,7 +89,7 @@ def load_kernels(
 
 
 def _assembled(weights: Checkpoint, family: Family, dtype: str, **ways: Any) -> PreTrainedModel:
-    """A model put together; what transformers itself reads beside weights and configuration is how it generates."""
+    """Assemble a model, with the generation settings that transformers reads beside weights and configuration."""
     from transformers import GenerationConfig
 
     model = assemble(weights, family, dtype, **ways)
@@ -114,7 +114,7 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) ->
     from transformers.utils.logging import disable_progress_bar
 
     config = transformers_config(stated, str(folder / "config.json"))
-    disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
+    disable_progress_bar()  # it would show "Loading weights" on stderr for seconds, beside our own display
     precision = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
     with foreign(f"{folder}: transformers cannot load it as {family}", "check family and files"):
@@ -122,7 +122,7 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) ->
     missing = set(info["missing_keys"])
     poolers = {name for name in missing if "pooler" in name.split(".")}
     if poolers and kind.__name__ == "AutoModel":
-        # Hidden states do not depend on it; without the module no made-up number can leave the model.
+        # Hidden states do not depend on the pooler; without it no made-up number can leave the model.
         model.pooler = None
         missing -= poolers
     if missing:
@@ -135,13 +135,13 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) ->
 
 
 def _moved(model: Any, device: str) -> PreTrainedModel:
-    """The model on ``device``. On a CPU its weights stay the file's pages, which the system may take back."""
+    """Return the model on ``device``. On a CPU its weights stay pages of the file, which the system may drop."""
     moved: PreTrainedModel = model.to(device)
     return moved
 
 
 def _moefied(folder: Path, family: Family, dtype: str, kind: Any) -> PreTrainedModel:
-    """Tensor by tensor: transformers' loader would complain about the grouping's."""
+    """Load a model with grouped neurons tensor by tensor: transformers' loader would complain about extra tensors."""
     from sparsebench.models import moefied
 
     checkpoint = Checkpoint(folder)
@@ -150,9 +150,10 @@ def _moefied(folder: Path, family: Family, dtype: str, kind: Any) -> PreTrainedM
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, by a class of transformers. Raises ModelError when it has none, or no class for it.
+    """Load the folder's tokenizer by a class of transformers.
 
-    A class that transformers lacks is needless where tokenizer.json says all: a line on stderr then says so.
+    A folder with a tokenizer.json does not need the class that it names; if transformers lacks that, stderr gets a
+    note. Raises ModelError for a folder without a tokenizer, or one that needs a class that transformers lacks.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -170,7 +171,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         print(f"{unknown}: tokenizer.json is read without it", file=sys.stderr)
     kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
     stated = bounded.read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
-    # transformers looks into config.json for the model's type, and refuses what differs from block to block.
+    # transformers reads the model's type from config.json, and refuses one with widths that differ from block to block.
     typed = stated.get(PER_LAYER) and not unknown
     told = {"config": transformers_config(stated, str(folder / "config.json"))} if typed else {}
     with foreign(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
@@ -181,9 +182,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _unknown_tokenizer(folder: Path) -> str:
-    """Which key of which file names a tokenizer class that transformers lacks; empty where none does.
+    """Return which key of which file names a tokenizer class that transformers lacks; empty where none does.
 
-    ``AutoTokenizer`` would take any name of transformers, that of an auto class among them, whose loader asks for consent.
+    ``AutoTokenizer`` would accept any name in transformers, even an auto class, whose loader asks for consent.
     """
     from transformers import PreTrainedTokenizerBase
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -194,7 +195,7 @@ def _unknown_tokenizer(folder: Path) -> str:
         if stated:
             tried = (tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast"))
             found = next((one for one in tried if one is not None), None)
-            # A dummy stands for a class whose package is not installed: it says which when it is called.
+            # A dummy stands for a class whose package is not installed; its error names the package.
             if isinstance(found, DummyObject) or (
                 isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
             ):
@@ -204,9 +205,10 @@ def _unknown_tokenizer(folder: Path) -> str:
 
 
 def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What transformers makes of a GGUF file, dequantized, and the tokenizer that it holds.
+    """Load a GGUF file by transformers: the model, dequantized, and the file's tokenizer.
 
-    Nothing beside the file is read: an adapter there would replace the model. Raises ModelError.
+    Nothing beside the file is read: an adapter there would replace the model. Raises ModelError for a file that
+    transformers cannot load and for missing weights.
     """
     import torch
     from transformers import AutoTokenizer, GgufConfig
@@ -231,7 +233,7 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
 
 
 def cache_name(model: Any) -> str:
-    """What a model's forward calls the keys and values of the tokens before; transformers 5.24 renamed it."""
+    """Return the name of the argument for the key-value cache of a model's forward; transformers 5.24 renamed it."""
     import inspect
 
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -1,7 +1,8 @@
 """Weights with their masks beside them, as ``torch.nn.utils.prune`` leaves them in a state dict.
 
-While a module is pruned, its ``weight`` is no parameter: the state dict has ``weight_orig``, which is trained, and
-``weight_mask``, and the weight is their product. Here an entry whose mask is 0 is +0, where torch's product keeps the sign.
+While a module is pruned, its ``weight`` is not a parameter: the state dict has ``weight_orig``, which is trained, and
+``weight_mask``, and the weight is their product. Here an entry whose mask is 0 becomes +0; torch's product keeps the
+sign.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 ORIGINAL, MASK = "_orig", "_mask"
 MASKED = "masked"
-"""The key of a prepared folder's ``sparsebench.json`` that says how many weights were read with masks beside them."""
+"""The key in a prepared folder's ``sparsebench.json`` for the number of weights that were stored with masks."""
 _PARAMETERS = ("weight", "bias")
-"""Parameters whose mask cannot be anything else. A model may have buffers of its own that end in ``_mask``."""
+"""Parameters whose ``_mask`` can only come from pruning. Others that end in ``_mask`` may be a model's own buffers."""
 
 
 def masked_names(names: Collection[str], where: Path) -> list[str]:
-    """The weights that a checkpoint holds as ``NAME_orig`` and ``NAME_mask``.
+    """Return the weights that a checkpoint holds as ``NAME_orig`` and ``NAME_mask``.
 
-    Raises ModelError, by name, for one without the other, and where the weight stands beside both.
+    Raises ModelError, by name, for one without the other, and where the weight itself is stored as well.
     """
     found = [name.removesuffix(ORIGINAL) for name in names if name.endswith(ORIGINAL)]
     lone = [
@@ -49,14 +50,14 @@ def masked_names(names: Collection[str], where: Path) -> list[str]:
 
 
 def told(folder: Path) -> str:
-    """A note of what was read with masks beside it when ``folder`` was prepared; empty where nothing was."""
+    """Return a note of the masked weights that were read when ``folder`` was prepared; empty where there were none."""
     number = (read_json(folder / NOTES) or {}).get(MASKED)
     said = f"the checkpoint has {number} weights with masks beside them, read as their products"
     return said if isinstance(number, int) else ""
 
 
 def kept(mask: torch.Tensor, where: str) -> torch.Tensor:
-    """A mask of any dtype as booleans: true where the weight stays. Raises ModelError for a value that is neither 0 nor 1."""
+    """Return a mask of any dtype as bool, True where weights stay. Raises ModelError for values other than 0 and 1."""
     ones = mask == 1
     wrong = ~(ones | (mask == 0))
     if bool(wrong.any()):
@@ -67,7 +68,7 @@ def kept(mask: torch.Tensor, where: str) -> torch.Tensor:
 
 
 class Merged:
-    """The tensors of a checkpoint in which ``masked`` weights lie in two parts, under the weights' own names."""
+    """The tensors of a checkpoint, with its ``masked`` weights (stored in two parts) under the weights' own names."""
 
     def __init__(
         self, where: Path, masked: Collection[str], infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]
@@ -85,14 +86,14 @@ class Merged:
                 self.infos[name] = info
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor; of a masked weight what its mask leaves."""
+        """Load one tensor; a masked weight with its mask applied."""
         if name not in self.masked:
             return self._load(name)
         mask = kept(self._load(name + MASK), f"{self.where}: tensor {name}{MASK}")
         return self._load(name + ORIGINAL).masked_fill(~mask, 0)
 
     def drop_ties(self, ties: Mapping[str, str]) -> None:
-        """Leave out what repeats a tied tensor. Raises ModelError where only one of both is masked, or by another mask."""
+        """Remove masked tensors that repeat a tied one. Raises ModelError where their masks make the two differ."""
         import torch
 
         for name, original in ties.items():
@@ -106,7 +107,7 @@ class Merged:
 def write_masked(pruned: Path, dense: Path, out: Path, names: Collection[str]) -> Path:
     """Write a pruned folder with the weights ``names`` as ``NAME_orig`` and ``NAME_mask``: floats and booleans.
 
-    An original is the pruned weight where the mask is 1, and the one of the folder ``dense`` elsewhere.
+    ``NAME_orig`` has the pruned weights where the mask is 1, and those of the folder ``dense`` elsewhere.
     """
     import torch
 
@@ -120,7 +121,7 @@ def write_masked(pruned: Path, dense: Path, out: Path, names: Collection[str]) -
             if info.name not in names:
                 writer.write(info.name, weights)
                 continue
-            # A zero of negative sign is kept: what is read again is the same to the bit.
+            # -0 counts as kept, so that reading the folder again gives the same bits.
             mask = (weights != 0) | torch.signbit(weights)
             writer.write(info.name + ORIGINAL, torch.where(mask, weights, old.load(info.name)))
             writer.write(info.name + MASK, mask)

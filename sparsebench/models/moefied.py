@@ -1,9 +1,9 @@
 """Feed-forward parts whose neurons are grouped into experts, of which a router chooses some for each token.
 
-The weights are the dense model's, in their order. Under ``sparsebench_moe`` config.json names each part's layers; beside the
-weights lie, under the path of its last layer, ``moe.assignment`` (neurons,) I32, the expert of each neuron, and what the router
-multiplies with. Neurons of other experts count as zero; the arithmetic stays dense here. Stock transformers ignores both
-and computes with all.
+The weights are the dense model's, in their order. Under ``sparsebench_moe``, config.json names each part's layers.
+Stored under the path of the part's last layer are ``moe.assignment`` (neurons,) I32, the expert of each neuron, and the
+router's tensors. Neurons of experts that were not chosen count as zero; the arithmetic stays dense here. Stock
+transformers ignores the key and these tensors, and computes with all neurons.
 
     oracle          score of an expert = Σ |h_i| ‖column i of W_out‖ over its neurons: what they give, known only afterwards
     centroid        x · c, c (experts, in) being unit vectors
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ExpertRouter(nn.Module):
-    """Chooses the experts of one part. ``tables`` are its tensors by their names behind ``moe.``, without the assignment."""
+    """The router of one part. ``tables`` are its tensors by their names after ``moe.``, without the assignment."""
 
     assignment: torch.Tensor
 
@@ -38,7 +38,7 @@ class ExpertRouter(nn.Module):
     ) -> None:
         super().__init__()
         self.how, self.neurons = how, len(assignment)
-        self.__dict__["function"] = function  # the model's own module, not one of this one's
+        self.__dict__["function"] = function  # the model's own module, not a submodule here
         self.register_buffer("assignment", assignment.long(), persistent=False)
         for name, table in tables.items():
             self.register_buffer(name.replace(".", "_"), table, persistent=False)
@@ -46,7 +46,7 @@ class ExpertRouter(nn.Module):
         self.chosen: torch.Tensor | None = None
 
     def scores(self, x: torch.Tensor, h: torch.Tensor | None) -> torch.Tensor:
-        """(…, experts) from what the part reads, (…, in), or of the oracle from its neurons' values, (…, neurons)."""
+        """Return scores (…, experts) of the input ``x`` (…, in); the oracle's are of the neurons ``h`` (…, neurons)."""
         at: dict[str, Any] = self._buffers
         if self.how.router == "oracle":
             assert h is not None
@@ -62,18 +62,18 @@ class ExpertRouter(nn.Module):
         return made.abs()
 
     def read(self, x: torch.Tensor) -> None:
-        """Take note of what the part reads, (…, in)."""
+        """Keep the part's input x (…, in) for ``choice``."""
         self.seen, self.chosen = x, None
 
     def experts(self, x: torch.Tensor, h: torch.Tensor | None = None) -> torch.Tensor:
-        """Which experts are computed for ``x``, what the part reads: bool (…, experts); the oracle must know ``h``."""
+        """Return which experts are computed for the part's input ``x``: bool (…, experts); the oracle needs ``h``."""
         scores = self.scores(x, h)
         scores[..., : self.how.shared] = torch.inf
         chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
         return chosen.scatter_(-1, scores.topk(self.how.active, -1).indices, True)
 
     def choice(self, h: torch.Tensor | None = None) -> torch.Tensor:
-        """Which neurons are computed for what was read, bool (…, neurons); the oracle must know ``h``."""
+        """Return which neurons are computed for the kept input, bool (…, neurons); the oracle needs ``h``."""
         if self.chosen is None:
             assert self.seen is not None, "a part's last layer runs before its first"
             self.chosen, self.seen = self.experts(self.seen, h)[..., self.assignment], None
@@ -81,9 +81,9 @@ class ExpertRouter(nn.Module):
 
 
 def install(model: Any, checkpoint: Checkpoint) -> Any:
-    """``model`` itself, its neurons masked as the checkpoint's config.json says, in place.
+    """Mask the neurons of ``model`` as the checkpoint's config.json says, in place, and return it.
 
-    Raises ModelError where what it names is not there or does not fit.
+    Raises ModelError where a layer or tensor that it names is missing or does not fit.
     """
     how = experts_of(checkpoint.config)
     for part in how.parts if how else ():
@@ -95,7 +95,7 @@ def install(model: Any, checkpoint: Checkpoint) -> Any:
 
 
 def hook(chooser: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
-    """Have a part's first layer tell the chooser what it reads, and its last one mask the neurons that are not chosen."""
+    """Have a part's first layer pass its input to the router, and its last layer mask the neurons not chosen."""
     down.add_module("moe", chooser)
     first.register_forward_pre_hook(lambda module, args: chooser.read(args[0]))
     down.register_forward_pre_hook(lambda module, args: (args[0] * chooser.choice(args[0]), *args[1:]))
@@ -104,9 +104,9 @@ def hook(chooser: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
 def chooser_of(
     how: ExpertsConfig, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
 ) -> ExpertRouter:
-    """The chooser of a part from the checkpoint's tensors; ``modules`` are its first and last layer and the function between.
+    """Build a part's router from the checkpoint's tensors; ``modules`` are its first layer, last layer and activation.
 
-    Raises ModelError where they do not fit.
+    Raises ModelError where the assignment is missing or does not fit the layers.
     """
     first, down, function = modules
     weight: Any = down.weight

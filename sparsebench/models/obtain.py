@@ -1,4 +1,4 @@
-"""A model as a prepared folder, from wherever its source says: fetched and converted, or random of true shape."""
+"""Making a model's prepared folder from its source: fetched and converted, or random weights of a real architecture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsebench.models.random_weights import write_random
 
 
 def weight_bytes(fetched: Path) -> int:
-    """Bytes of the weights as they were fetched, before any conversion: of a file, or of a folder's weight files."""
+    """Return the bytes of the weights as fetched, before any conversion: of a file, or of a folder's weight files."""
     if fetched.is_file():
         return fetched.stat().st_size
     for pattern in ("*.safetensors", "*.bin"):
@@ -21,11 +21,10 @@ def weight_bytes(fetched: Path) -> int:
 
 
 def obtain(model: ManifestModel, out: Path, cache: sources.Cache, seed: int) -> Path:
-    """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole.
+    """Write ``model`` to ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole.
 
-    Files of a cache are linked where they need no conversion; those of a ``path:``, which its owner may edit, are copied.
-
-    Raises SourceError when it cannot be fetched, ModelError when it cannot be read.
+    Weight files of a cache that need no conversion are hard-linked; those of a ``path:``, which its owner may edit, are
+    copied. Raises SourceError when the model cannot be fetched, ModelError when it cannot be read.
     """
     if model.source == "random":
         return write_random(model.architecture or {}, out, model.family, model.dtype, seed)

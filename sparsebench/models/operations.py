@@ -1,4 +1,4 @@
-"""How many operations a token takes in a model of these shapes, counted by torch on a forward pass without weights."""
+"""Counting a model's operations per token from its shapes, by torch on a forward pass without weights."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 LENGTH = 512
-"""Tokens of the sequence that is counted; of an encoder-decoder on either side."""
+"""The tokens of the counted sequence; for an encoder-decoder, on each side."""
 
 
 def operations_a_token(config: Mapping[str, Any], family: Family) -> float | None:
-    """Floating-point operations of one forward pass over ``LENGTH`` tokens, or as many as there are positions, over their number.
+    """Return the floating-point operations per token of a pass over ``LENGTH`` tokens, or the most a model reads.
 
-    A multiplication and an addition are two (torch's FlopCounterMode). Counted is the arithmetic of dense matrices, attention
-    over all pairs of tokens and the output head at every position among them: zeros and integers change nothing, shapes do.
-    Skipped weights count here; the ledger's view ``variants`` takes them off. Of an encoder-decoder, all is divided by the
-    decoder's tokens. None where a pass needs the weights' values, as to choose experts, and for a type that is not known here.
+    A multiplication and an addition count as two (torch's FlopCounterMode). The arithmetic of dense matrices is
+    counted, with attention over all pairs of tokens and the output head at every position: zeros and integers change
+    nothing, shapes do. Skipped weights are counted; the ledger's view ``variants`` subtracts them. For an
+    encoder-decoder, all operations are divided by the decoder's tokens. The result is None where a pass needs the
+    weights' values, as to choose experts, and for an unknown model type.
     """
     kind = config.get("model_type")
     if kind not in MODEL_TYPES or kind in NO_TEXT or dimensions(config).experts > 1:
@@ -32,7 +33,7 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
     try:
         return _counted(config, family)
     except (ModelError, RuntimeError, ValueError, TypeError):
-        return None  # transformers' code for this configuration looks at values, which there are none of
+        return None  # transformers' code for this configuration reads values, and there are none
 
 
 def _counted(config: Mapping[str, Any], family: Family) -> float:
@@ -43,7 +44,8 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
     model.set_attn_implementation("eager")
     length = tokens_counted(config)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
-    # A decoder without a mask would look at positions, any other with one at padding: there are no values.
+    # Without a mask a decoder would read its positions' values, with one other models would read the mask's.
+    # On the meta device there are no values.
     given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
     if family == "encoder-decoder":
         given |= {"decoder_input_ids": ids}
@@ -53,5 +55,5 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
 
 
 def tokens_counted(config: Mapping[str, Any]) -> int:
-    """The tokens of the sequence that is counted in a model with this config.json."""
+    """Return the number of tokens of the sequence that is counted for a model with this config.json."""
     return min(LENGTH, longest_input(config) or LENGTH)

@@ -1,9 +1,9 @@
-"""Getting to a block: the model's own forward runs up to it on a few samples, without the blocks before it.
+"""Running the model's own forward up to a chosen block on a few samples, without computing the blocks before it.
 
-In the place of every block stands a `StandIn`. Blocks that are done answer with what is known of them: the last one with
-the states that were kept, those before it with NaN, so that a model whose code reaches further back is noticed. Masks,
-positions and whatever happens between blocks are thus the model's own code, and hold a few samples only. In the place of
-the token embeddings stands a `Lookup`, so that tokens are looked up for the first block only.
+A `StandIn` replaces every block. The one just before the chosen block returns the states that were kept of it, earlier
+ones return NaN, so that a model whose code reads further back is noticed. Masks, positions and whatever happens between
+blocks are thus computed by the model's own code, for a few samples only. A `Lookup` replaces the token embeddings, so
+that tokens are embedded only when they are needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sparsebench.models.blocks import Stack
 
 Extras = tuple[Any, ...] | None
-"""What a block returns beside its hidden states; None where it returns a bare tensor."""
+"""The values that a block returns beside its hidden states; None where it returns a bare tensor."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +33,29 @@ class Call:
 
     @property
     def hidden(self) -> torch.Tensor:
-        """(group, length, width)."""
+        """The block's input states, (group, length, width)."""
         states: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
         return states
 
     def reading(self, states: torch.Tensor) -> Call:
-        """The same call with other hidden states."""
+        """Return the same call with ``states`` as its hidden states."""
         if self.args:
             return Call((states, *self.args[1:]), self.kwargs)
         return Call((), {**self.kwargs, "hidden_states": states})
 
     def lacks(self, known: list[torch.Tensor]) -> bool:
-        """Whether an argument beside the ``known`` ones (hidden and encoder states) is NaN: what nobody has kept."""
+        """Return whether an argument beside the ``known`` ones (hidden and encoder states) has NaN: it was not kept."""
         others = [one for one in tensors_in([self.args, self.kwargs]) if not any(one is other for other in known)]
         return any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in others)
 
     def storages(self, known: list[torch.Tensor]) -> set[int]:
-        """Where the arguments lie that are not among the ``known`` tensors (hidden and encoder states)."""
+        """Return the storages' addresses of arguments other than the ``known`` ones (hidden and encoder states)."""
         places = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
         return places - {tensor.untyped_storage().data_ptr() for tensor in known}
 
 
 class BlockReached(Exception):
-    """Ends a forward at the block that was asked for."""
+    """Ends a forward at the chosen block, with its ``call``."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class BlockReached(Exception):
 
 
 class StandIn(torch.nn.Module):
-    """Stands in a block's place; attributes that the model's code asks of the block are the block's."""
+    """A replacement of a block; attributes that the model's code reads from it are the block's own."""
 
     def __init__(self, partial: PartialForward, index: int, block: torch.nn.Module) -> None:
         super().__init__()
@@ -74,16 +74,16 @@ class StandIn(torch.nn.Module):
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What is known that this block gives. Raises BlockReached at the block that the forward is for."""
+        """Return what is known of this block's outputs. Raises BlockReached at the chosen block."""
         return self.__dict__["partial"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
 class Lookup(torch.nn.Module):
-    """Stands in the token embeddings' place: gives what they give while it is ``open``, else NaN of the last form."""
+    """A replacement of the token embeddings: returns theirs while ``open``, else NaN of the last embeddings' width."""
 
     def __init__(self, table: torch.nn.Module) -> None:
         super().__init__()
-        self.__dict__["table"] = table  # no submodule, as in a stand-in
+        self.__dict__["table"] = table  # not as a submodule, as in ``StandIn``
         self.open = True
         weight = next(table.parameters(), None)
         self.nothing = torch.full((1,), torch.nan, device=None if weight is None else weight.device)
@@ -92,7 +92,7 @@ class Lookup(torch.nn.Module):
         return getattr(self.__dict__["table"], name)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """(group, length, width)."""
+        """Return the embeddings of ``ids`` (group, length), or NaN: (group, length, width)."""
         if not self.open:
             return self.nothing.expand(*ids.shape, -1)
         found: torch.Tensor = self.__dict__["table"](ids)
@@ -101,13 +101,13 @@ class Lookup(torch.nn.Module):
 
 
 class PartialForward:
-    """One stack's forward, run up to a block of choice, with stand-ins for its blocks and a lookup for its token embeddings."""
+    """One stack's forward, run up to a chosen block, with a `StandIn` for each block and a `Lookup` for embeddings."""
 
     def __init__(self, stack: Stack) -> None:
         self.side = stack.side
         self.length = len(stack.places)
         self.forms: list[int | None] = [None] * self.length
-        """How many values a block returns beside its hidden states; None for a bare tensor."""
+        """For each block, the number of values that it returns beside its hidden states; None for a bare tensor."""
         self._target = 0
         self._next = 0
         self._known: tuple[torch.Tensor, Extras] | None = None
@@ -116,7 +116,7 @@ class PartialForward:
             blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
             blocks[int(number)] = StandIn(self, place.index, place.module)
         self.outside = {name: one for name, one in stack.module.named_parameters() if not one.is_meta}
-        """Parameters that are no block's."""
+        """The parameters outside the blocks, by name."""
         table = stack.module.get_input_embeddings()
         self._lookup = Lookup(table.__dict__["table"] if isinstance(table, Lookup) else table)
         stack.module.set_input_embeddings(self._lookup)
@@ -124,11 +124,10 @@ class PartialForward:
     def to(
         self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any], lookup: bool = False
     ) -> Call:
-        """The call of ``block`` when ``run`` runs the side's forward; ``known`` is what the block before it returned.
+        """Run the side's forward (``run``) and return the call of ``block``; the block before it returned ``known``.
 
-        Tokens are embedded with ``lookup`` only.
-
-        Raises UnsupportedError when the model does not run its blocks once each, in order, on their predecessor's states.
+        Tokens are embedded only with ``lookup``. Raises UnsupportedError when the model never runs the block, or runs
+        blocks out of order.
         """
         self._target, self._next, self._known = block, 0, known
         self._lookup.open = lookup
@@ -139,14 +138,14 @@ class PartialForward:
         raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
 
     def past(self, known: tuple[torch.Tensor, Extras], run: Callable[[], Any], lookup: bool = False) -> torch.Tensor:
-        """The side's result (group, length, width) when its last block returned ``known``: final norms and the like."""
+        """Return the side's result (group, length, width), with final norm, when its last block returned ``known``."""
         self._target, self._next, self._known = self.length, 0, known
         self._lookup.open = lookup
         result: torch.Tensor = run()[0]
         return result
 
     def answer(self, index: int, call: Call) -> Any:
-        """What the stand-in of block ``index`` returns."""
+        """Return what the stand-in of block ``index`` returns. Raises BlockReached at the chosen block."""
         if index != self._next:
             raise UnsupportedError(f"{self.side} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
         self._next += 1
@@ -163,14 +162,14 @@ class PartialForward:
 
 
 def split(returned: Any) -> tuple[torch.Tensor, Extras]:
-    """A block's hidden states, and what else it returned."""
+    """Return a block's hidden states and the other values that it returned."""
     if isinstance(returned, torch.Tensor):
         return returned, None
     return returned[0], tuple(returned[1:])
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Every tensor in nested arguments."""
+    """Return every tensor in nested arguments."""
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, dict):

@@ -1,11 +1,11 @@
-"""Widths that differ from block to block, or that stock transformers cannot say, on stock models.
+"""Stock models with widths that differ from block to block, or that stock transformers' configuration cannot state.
 
-config.json has them in transformers' own vocabulary, with the dense widths beside it:
+config.json states them under transformers' own key, beside the dense widths:
 
     "per_layer_config": {"0": {"intermediate_size": 1200}, "3": {"num_attention_heads": 6, "head_dim": 64}}
 
-Stock transformers 5.24 refuses such a config of every type that is declared here. So the model is built with the dense widths,
-without storage, and each block's matrices are then made as long as its own widths say.
+Stock transformers 5.24 refuses such a config for every type that is declared here. So the model is built with the dense
+widths, without storage, and each block's matrices are then shortened to its own widths.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "num_key_value_heads")
 _WIDTHS = ("all_head_size", "split_size", "embed_dim")
-"""What attention modules call the number of their heads, and what all of them are wide."""
+"""The names of attention modules' attributes for the number of heads (``_HEADS``) and for the width of all heads."""
 
 
 def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> None:
-    """Give the blocks of a ``model`` without storage, built as if all were dense, the widths of ``per_layer_config``, in place.
+    """Cut the blocks of a ``model`` without storage from the dense widths to those of ``per_layer_config``, in place.
 
-    Raises ModelError for a block that there is not, or one that would be wider than dense; UnsupportedError for a type that is
-    not declared, and for two stacks.
+    Raises ModelError for a block that does not exist or would be wider than dense, UnsupportedError for an undeclared
+    type and for a model of two stacks.
     """
     own = widths(config)
     plain = {key: value for key, value in config.items() if key != PER_LAYER}
@@ -70,7 +70,7 @@ def _left(axis: Axis, how: Architecture, own: Mapping[str, int]) -> int:
 
 
 def _cut(model: Any, axis: Axis, left: int) -> None:
-    """Shorten every tensor of an axis, and say so in its module."""
+    """Shorten every tensor of an axis, and update the sizes that its module states."""
     import torch
 
     lengths: dict[tuple[str, int], int] = {}
@@ -94,7 +94,7 @@ def _cut(model: Any, axis: Axis, left: int) -> None:
 
 
 def _tell(model: Any, axis: Axis, left: int, dense: tuple[int, int, int]) -> None:
-    """Have the module that holds the queries' projection count the heads that are left."""
+    """Set the numbers of remaining heads in the module that holds the queries' projection."""
     heads, groups, size = dense
     first = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]
     module = model.get_submodule(first)
@@ -111,13 +111,13 @@ def _tell(model: Any, axis: Axis, left: int, dense: tuple[int, int, int]) -> Non
 
 
 class Counting:
-    """A model's configuration as one block's attention sees it: what is and changes there, but for the numbers of heads."""
+    """A model's configuration as one block's attention sees it: the live one, but with its own numbers of heads."""
 
     def __init__(self, config: Any, own: Mapping[str, int]) -> None:
         self.__dict__.update(_config=config, _own=dict(own))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked of a copy in the making, which has nothing yet
+        if name.startswith("__"):  # looked up on a copy in the making, which has no attributes yet
             raise AttributeError(name)
         own = self.__dict__["_own"]
         return own[name] if name in own else getattr(self.__dict__["_config"], name)

@@ -1,4 +1,4 @@
-"""Precisions: how a manifest, safetensors, torch and a config.json each call the same thing."""
+"""The names of precisions in a manifest, safetensors, torch and a config.json."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from sparsebench.errors import ModelError
 
 NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-"""Precision (as torch names it) to safetensors dtype."""
+"""The safetensors dtype of each precision (by torch's name)."""
 
 
 def of_config(config: Mapping[str, Any]) -> str | None:
-    """The precision that config.json states, as torch names it; None when it states none."""
+    """Return the precision that config.json states, by torch's name; None when it states none."""
     for part in (config, config.get("text_config") or {}):
         value = part.get("dtype") or part.get("torch_dtype")
         if value:
@@ -21,7 +21,7 @@ def of_config(config: Mapping[str, Any]) -> str | None:
 
 
 def resolve(dtype: str, config: Mapping[str, Any], default: str = "float32") -> str:
-    """``dtype``, or for ``auto`` what config.json states, else ``default``. Raises ModelError for an unknown one."""
+    """Return ``dtype``, or for ``auto`` that of config.json, else ``default``. Raises ModelError for an unknown one."""
     name = (of_config(config) or default) if dtype == "auto" else dtype
     if name not in NAMES:
         raise ModelError(f"there is no precision {name!r} here", f"name one of {', '.join(NAMES)}")
@@ -29,7 +29,7 @@ def resolve(dtype: str, config: Mapping[str, Any], default: str = "float32") -> 
 
 
 def stated(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A copy of the config that states the precision ``name`` and no quantization."""
+    """Return a copy of the config that states the precision ``name`` and no quantization."""
     changed = {key: value for key, value in config.items() if key not in ("torch_dtype", "quantization_config")}
     if isinstance(changed.get("text_config"), dict):
         changed["text_config"] = stated(changed["text_config"], name)

@@ -1,8 +1,8 @@
-"""Any checkpoint to the one form that all stages read: a Hugging Face folder of safetensors in one precision.
+"""Converting checkpoints to the one form that all stages read: a Hugging Face folder of safetensors in one precision.
 
-A weight file is never whole in memory: tensors are read, converted and written one after another. (A GGUF file is an
-exception, because transformers dequantizes it whole; so are pickles from before torch 1.6.) What belongs to the model
-comes along: tokenizer, generation settings, sentence-transformers' modules.
+A weight file is never whole in memory: tensors are read, converted and written one after another. (Exceptions are GGUF
+files, which transformers dequantizes whole, and pickles from before torch 1.6.) The model's other files are copied:
+tokenizer, generation settings, sentence-transformers' modules.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 _SHARED = 8
-"""How often the bytes of a pickled checkpoint may count: tied tensors share theirs."""
+"""How many times its file's bytes a pickled checkpoint's tensors may have: tied tensors share theirs."""
 _PICKLE = "pytorch_model.bin"
 
 
 def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: bool = False) -> Path:
     """Write ``out`` from a Hugging Face folder (safetensors or PyTorch's .bin) or a GGUF file; it appears whole.
 
-    ``dtype`` is float32, bfloat16 or float16, or ``auto``: what each tensor has (float32 from a GGUF file). Weights
-    that are already right are copied, or hard-linked with ``link``, which is only for a source that nobody edits. A
-    weight that torch's prune left as ``weight_orig`` and ``weight_mask`` is written as their product.
-    Raises ModelError: unreadable or quantized files, values that do not fit in float16, or an unfit family.
+    ``dtype`` is float32, bfloat16 or float16, or ``auto``: each tensor's own (float32 from a GGUF file). Files whose
+    weights all have it are copied, or hard-linked with ``link``, which is only for a source that nobody edits. A weight
+    that torch's prune left as ``weight_orig`` and ``weight_mask`` is written as their product. Raises ModelError for
+    unreadable or quantized files, values that do not fit in float16, or a family that does not fit.
     """
     source, out = Path(source), Path(out)
     if dtype != "auto":
@@ -82,14 +82,14 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
 
 
 def _unmasked(found: Merged, out: Path, family: Family, dtype: str) -> Path:
-    """Each weight as its mask leaves it; the files are laid out anew, as masks fall away."""
+    """Write each weight with its mask applied; the files are laid out anew, because the masks are dropped."""
     found.drop_ties(meta_model(family, bounded.read_object(found.where / "config.json")).all_tied_weights_keys)
     layout = lay_out([(name, _target(info.dtype, dtype), info.shape) for name, info in found.infos.items()])
     return _written(found.where, out, layout, found.load, {MASKED: len(found.masked)})
 
 
 def _target(stored: str, dtype: str) -> str:
-    """The safetensors dtype to write: floating point changes, integers and booleans stay."""
+    """Return the safetensors dtype to write: floating point changes, integers and booleans stay."""
     return stored if dtype == "auto" or stored not in FLOATS else precision.NAMES[dtype]
 
 
@@ -117,11 +117,11 @@ def _written(
 
 
 def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
-    """The same bytes under a new name."""
+    """Copy or hard-link the weight files unchanged."""
     reserve(out, 0 if link else sum(info.nbytes for info in checkpoint.tensors.values()))
     with CheckpointWriter(out, [], checkpoint.folder) as writer:
         for name in (*checkpoint.files, *([] if checkpoint.files == (WEIGHTS,) else [INDEX])):
-            # The hub's cache holds links to its blobs: the file itself is wanted.
+            # The hub's cache holds links to its blobs: copy the file itself.
             original = (checkpoint.folder / name).resolve()
             if not (link and _linked(original, writer.partial / name)):
                 shutil.copyfile(original, writer.partial / name)
@@ -132,13 +132,13 @@ def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
 def _linked(original: Path, name: Path) -> bool:
     try:
         os.link(original, name)
-    except OSError:  # another file system, or one without hard links: the caller copies
+    except OSError:  # another file system, or one without hard links: the caller then copies
         return False
     return True
 
 
 def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
-    """Make config.json state the precision that most of the weights have: loading with ``auto`` follows it."""
+    """Write the precision of most of the weights into config.json: loading with ``auto`` follows it."""
     weight = Counter[str]()
     for info in tensors:
         if info.dtype in FLOATS:
@@ -150,7 +150,7 @@ def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
 
 
 def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
-    """PyTorch's own files, mapped into memory and read without running anything that they contain."""
+    """Convert PyTorch's own files, mapped into memory and read without running any code in them."""
     files = [entry]
     if entry == PICKLE_INDEX:
         files = list(shards(source / entry))
@@ -200,7 +200,10 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _gguf_file(source: Path) -> Path:
-    """The GGUF file that ``source`` is. Its name must say so: before it is fetched nothing else tells of dequantized weights."""
+    """Return ``source`` if it is a GGUF file whose name ends in .gguf, else raise ModelError.
+
+    Before a file is fetched, only its name tells that its weights are dequantized ones.
+    """
     if source.is_dir():
         first = next(iter(sorted(source.glob("*.gguf"))), None)
         if first:
@@ -217,7 +220,7 @@ def _gguf_file(source: Path) -> Path:
 
 
 def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
-    """What transformers makes of the file, dequantized, with the tokenizer that it holds."""
+    """Convert a GGUF file as transformers loads it: dequantized, with the file's tokenizer."""
     gguf.check(file)
     dtype = "float32" if dtype == "auto" else dtype
     model, tokenizer = load_gguf(file, family, dtype)

@@ -1,10 +1,10 @@
 """Quantized checkpoints: integers and scales on disk, read as the weights that they stand for.
 
-The layout is that of compressed-tensors, which stock transformers loads where that package is installed. A weight NAME.weight
-(out, in) is NAME.weight_packed (I32, along the inputs four int8 or eight int4 to a word), NAME.weight_scale (out, groups) and
-NAME.weight_shape, with zero points NAME.weight_zero_point (packed along the outputs). Where inputs are rounded as well, that
-package wants int8 as it is: NAME.weight (I8), NAME.weight_scale and NAME.weight_zero_point (I8). A Conv1D's (in, out) is
-written as (out, in), which transformers does not read.
+The layout is that of compressed-tensors, which stock transformers loads where that package is installed. A weight
+NAME.weight (out, in) becomes NAME.weight_packed (I32, along the inputs four int8 or eight int4 to a word),
+NAME.weight_scale (out, groups), NAME.weight_shape and, with zero points, NAME.weight_zero_point (packed along the
+outputs). Where inputs are quantized as well, that package wants unpacked int8: NAME.weight (I8), NAME.weight_scale and
+NAME.weight_zero_point (I8). A Conv1D's (in, out) is written as (out, in), which transformers does not read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 INT4_GROUPS = (32, 64, 128, 256)
-"""Groups of columns that torch's int4 kernel knows."""
+"""The group sizes, in columns, that torch's int4 kernel takes."""
 KEY, METHOD, FLOAT = "quantization_config", "compressed-tensors", "float"
 
 
@@ -42,7 +42,7 @@ class Codes:
     group: int | None = None
 
     def expanded(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weights in ``dtype``, each rounded once: a value less its zero point is exact in every float."""
+        """Return the weights in ``dtype``, each rounded once: a value minus its zero point is exact in every float."""
         import torch
 
         scale = self._spread(self.scale)
@@ -53,7 +53,7 @@ class Codes:
         return found.mul_(scale.to(wide)).to(dtype)
 
     def cpu(self) -> Codes:
-        """The same on the CPU."""
+        """Return a copy on the CPU."""
         return replace(
             self,
             values=self.values.cpu(),
@@ -62,7 +62,7 @@ class Codes:
         )
 
     def cut(self, rows: tuple[int, int]) -> Codes:
-        """Some rows of it."""
+        """Return the codes of the rows from ``rows[0]`` to before ``rows[1]``."""
         part = slice(*rows)
         return replace(
             self,
@@ -72,21 +72,21 @@ class Codes:
         )
 
     def offsets(self) -> torch.Tensor:
-        """Values less their zero points, around the end of int8: 0 where the weight is exactly zero."""
+        """Return values minus their zero points, wrapping around in int8: 0 where the weight is exactly zero."""
         return self.values if self.zeros is None else self.values - self._spread(self.zeros)
 
     def _spread(self, each: torch.Tensor) -> torch.Tensor:
-        """A number of each group as one that broadcasts against the values."""
+        """Return one number per group as a tensor that broadcasts against the values."""
         return each if self.group is None else each.repeat_interleave(self.group, 1)[:, : self.values.shape[1]]
 
 
 def groups_of(columns: int, group: int | None) -> int:
-    """How many groups the columns of a matrix make; the last may be narrower."""
+    """Return the number of groups that a matrix's columns form; the last may be narrower."""
     return math.ceil(columns / group) if group else 1
 
 
 def parts_of(info: TensorInfo, scheme: Scheme, across: bool) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, dtype, shape) of what a float tensor (stored (in, out) where ``across``) becomes on disk."""
+    """Return (name, dtype, shape) of the tensors that store a quantized float tensor ((in, out) where ``across``)."""
     rows, columns = info.shape[::-1] if across else info.shape
     groups, packed, each = groups_of(columns, scheme.group), scheme.packed, 32 // scheme.bits
     found: list[tuple[str, str, tuple[int, ...]]] = [
@@ -102,7 +102,7 @@ def parts_of(info: TensorInfo, scheme: Scheme, across: bool) -> list[tuple[str, 
 
 
 def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str, torch.Tensor]]:
-    """What a quantized weight NAME.weight is on disk."""
+    """Yield (name, tensor) of the tensors that store a quantized weight NAME.weight."""
     import torch
 
     stem = name.removesuffix("weight")
@@ -118,7 +118,7 @@ def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str,
 
 
 def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """int8 numbers (rows, n) as int32 words along each row, the first in the lowest bits, each plus half of its range."""
+    """Pack int8 numbers (rows, n), each plus half of its range, into int32 words along rows, first in lowest bits."""
     import torch
 
     shifted = values.to(torch.int16).add_(1 << (bits - 1)).to(torch.uint8)
@@ -130,7 +130,7 @@ def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """The reverse of ``_packed``."""
+    """Reverse ``_packed``."""
     import torch
 
     found = words.reshape(-1).contiguous().view(torch.uint8).view(len(words), -1)
@@ -141,7 +141,11 @@ def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How all quantized weights of a checkpoint are stored; ``dynamic``: what they multiply is quantized as it comes."""
+    """How all quantized weights of a checkpoint are stored.
+
+    ``group`` is the number of columns that share a scale (None: whole rows). ``dynamic``: inputs are quantized at run
+    time.
+    """
 
     bits: int
     group: int | None
@@ -155,11 +159,11 @@ class Scheme:
 
     @property
     def packed(self) -> bool:
-        """Whether values lie in words of 32 bits."""
+        """Whether values are packed into words of 32 bits."""
         return not self.dynamic
 
     def check_kernels(self) -> None:
-        """Raises UnsupportedError where no kernel multiplies weights that are stored so."""
+        """Raise UnsupportedError where no kernel multiplies weights stored in this scheme."""
         if self.bits == 8 and not self.symmetric:
             raise UnsupportedError("no int8 kernel here takes zero points", "quantize symmetrically, or only score it")
         if self.bits == 4 and self.group not in INT4_GROUPS:
@@ -169,7 +173,7 @@ class Scheme:
             )
 
     def config(self, names: Iterable[str]) -> dict[str, Any]:
-        """The ``quantization_config`` of a config.json whose weights ``names`` are stored so."""
+        """Return the ``quantization_config`` of a config.json whose weights ``names`` are stored in this scheme."""
         weights = {
             "num_bits": self.bits, "type": "int", "symmetric": self.symmetric, "dynamic": False,
             "strategy": "group" if self.group else "channel", "group_size": self.group,
@@ -184,15 +188,16 @@ class Scheme:
             "quant_method": METHOD, "format": "pack-quantized" if self.packed else "int-quantized",
             "quantization_status": "compressed", "ignore": [], "config_groups": {"group_0": scheme},
         }  # fmt: skip
-        # Left packed until they run, zero points meet a shape that compressed-tensors 0.20 has not packed, and T5's forward,
-        # which asks a layer for its weight, finds none. Rounding inputs needs that package's own layers.
+        # Without `dequantize` weights stay packed until they run. Then packed zero points fail on a shape that
+        # compressed-tensors 0.20 did not pack, and T5's forward, which asks a layer for its weight, finds none.
+        # Quantizing inputs needs that package's own layers.
         return {**found, "dequantize": True} if self.packed else found
 
 
 def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
-    """How the weights of a checkpoint with this config.json are quantized; None where they are not.
+    """Return how the weights of a checkpoint with this config.json are quantized; None where they are not.
 
-    Raises UnsupportedError for a quantization that is not one of ours.
+    Raises UnsupportedError for a quantization that sparsebench does not write.
     """
     stated = config.get(KEY)
     if not stated:
@@ -201,7 +206,7 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
         (group,) = stated["config_groups"].values()
         weights, inputs = group["weights"], group.get("input_activations")
         found = Scheme(weights["num_bits"], weights["group_size"], weights["symmetric"], bool(inputs))
-        # What we would write for it is what we can read.
+        # Only what we would write ourselves can be read.
         layout = {key: value for key, value in found.config([])["config_groups"]["group_0"].items() if key != "targets"}
         known = stated["quant_method"] == METHOD and layout == {key: group.get(key) for key in layout}
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -215,26 +220,26 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 
 
 def encoding_of(config: Mapping[str, Any]) -> str:
-    """``float``, ``int8``, ``int8-dynamic`` or ``int4``. Raises UnsupportedError as ``scheme_of`` does."""
+    """Return ``float``, ``int8``, ``int8-dynamic`` or ``int4``. Raises UnsupportedError as ``scheme_of`` does."""
     scheme = scheme_of(config)
     return scheme.encoding if scheme else FLOAT
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``, whose quantized weights read as the floats that they stand for."""
+    """Open the checkpoint in ``folder``; quantized weights read as the floats that they stand for."""
     plain = Checkpoint(folder)
     return QuantizedCheckpoint(folder) if plain.config.get(KEY) else plain
 
 
 class QuantizedCheckpoint(Checkpoint):
-    """A quantized folder under the interface of a float one: ``tensors`` have the shape and dtype of what they stand for.
+    """A quantized folder with a float one's interface: ``tensors`` have the shape and dtype of dequantized weights.
 
-    Their ``nbytes`` are those of the integers in the file, without scales; ``stored`` is what the files hold.
+    Their ``nbytes`` are those of the integers in the file, without scales; ``stored`` has the files' own tensors.
     """
 
     @cached_property
     def scheme(self) -> Scheme:
-        """How the weights are stored. Raises ModelError where they are not quantized."""
+        """The scheme of the quantized weights. Raises ModelError where they are not quantized."""
         found = scheme_of(self.config)
         if found is None:
             raise ModelError(f"{self.folder}: its weights are not quantized")
@@ -274,7 +279,7 @@ class QuantizedCheckpoint(Checkpoint):
         return int(super().load(f"{name}_shape")[1]) if self.scheme.packed else self.stored[name].shape[1]
 
     def codes(self, name: str) -> Codes:
-        """The integers and scales of a quantized weight."""
+        """Load the integers, scales and zero points of a quantized weight."""
         scheme, load = self.scheme, super().load
         values = load(f"{name}_packed" if scheme.packed else name)
         zeros = None if scheme.symmetric else load(f"{name}_zero_point")
@@ -284,12 +289,12 @@ class QuantizedCheckpoint(Checkpoint):
         return Codes(values, load(f"{name}_scale"), zeros, scheme.group)
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """One tensor, or its slice ``index``; a quantized one, which is a matrix, whole, as the floats that it stands for."""
+        """Load one tensor, or its slice ``index``; a quantized one, always a matrix, whole and dequantized."""
         if name not in self.quantized:
             return super().load(name, index)
         weights = self.codes(name).expanded(torch_dtype(self.tensors[name].dtype))
         return weights.T.contiguous() if self.across else weights
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        """One tensor's entries in order, flat; a quantized one's all at once."""
+        """Yield one tensor's entries in order, flat; a quantized one's all at once."""
         return iter([self.load(name).reshape(-1)]) if name in self.quantized else super().pieces(name)

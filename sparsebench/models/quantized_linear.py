@@ -1,9 +1,10 @@
-"""Linear layers over quantized weights: expanded to floats for scoring, or multiplied as the integers that they are.
+"""Linear layers with quantized weights: expanded to floats for scoring, or multiplied as integers.
 
-Which torch kernel does the latter on a CPU, and why: ``_weight_int8pack_mm`` reads one byte a weight and multiplies a
-token twice as fast as a dense bfloat16 product does, but several ones slower, so that these take int8 expanded to the
-activations' precision; ``_int_mm`` multiplies int8 by int8 at any number of tokens; ``_weight_int4pack_mm_for_cpu``
-reads half a byte a weight. The packed kernels are fast in bfloat16 only: activations of another precision are rounded to it.
+The latter use these torch kernels on a CPU. ``_weight_int8pack_mm`` reads one byte per weight and multiplies one token
+twice as fast as a dense bfloat16 product. For several tokens it is slower, so these use int8 expanded to the
+activations' precision. ``_int_mm`` multiplies int8 by int8 for any number of tokens. ``_weight_int4pack_mm_for_cpu``
+reads half a byte per weight. The packed kernels are fast in bfloat16 only, so activations of another precision are
+rounded to it.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from sparsebench.models.topology import View
 FEW = 8
 """Tokens up to which the int8 kernel beats a dense product of expanded weights (Zen 4: about 6 to 10, by shape)."""
 INT4_ROWS = 16
-"""The multiple that the rows of a matrix must be for torch's int4 kernel."""
+"""torch's int4 kernel requires a multiple of this number of rows."""
 
 
 def activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values, step): x (…, in) as whole numbers from -128 to 127 times a step for each token (…, 1), all in x's dtype."""
+    """Quantize x (…, in) to integers from -128 to 127 and a step per token (…, 1), both in x's dtype."""
     step = x.abs().amax(-1, keepdim=True).div_(127.5).clamp_(min=torch.finfo(x.dtype).tiny)
     return (x / step).round_().clamp_(-128, 127), step
 
 
 class RoundedInputs(nn.Linear):
-    """A linear layer whose inputs are rounded to 8 bits: what int8-dynamic calculates, in floats."""
+    """A linear layer whose inputs are rounded to 8 bits: it calculates int8-dynamic in floats."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (…, in) to (…, out), in x's dtype; every token is rounded with a step of its own."""
+        """Map x (…, in) to (…, out), in x's dtype; every token is rounded with its own step."""
         values, step = activations(x)
         return F.linear(values.mul_(step), self.weight, self.bias)
 
 
 class QuantizedLinear(nn.Module):
-    """y = x Wᵀ + b on integers, on a CPU; y has x's dtype. ``weight`` tells shape and dtype to models that ask (meta)."""
+    """y = x Wᵀ + b on integers, on a CPU; y has x's dtype. Some models read the shape or dtype of ``weight`` (meta)."""
 
     kernel: str
     values: torch.Tensor
@@ -57,20 +58,20 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and scales as the kernel takes them."""
+        """Return values and scales in the kernel's layout."""
         return codes.values, codes.scale[:, 0].contiguous()
 
     @staticmethod
     def fits(codes: Codes) -> bool:
-        """Whether the kernel takes a matrix of that shape."""
+        """Return whether the kernel takes a matrix of this shape."""
         return True
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x (tokens, in) times the weights, (tokens, out)."""
+        """Multiply x (tokens, in) with the weights: (tokens, out)."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (…, in) to (…, out), in x's dtype; a bias is added in that dtype."""
+        """Map x (…, in) to (…, out), in x's dtype; a bias is added in that dtype."""
         found = self.product(x.reshape(-1, self.in_features)).to(x.dtype)
         if self.bias is not None:
             found += self.bias
@@ -83,19 +84,19 @@ class Int8Linear(QuantizedLinear):
     kernel = f"int8 torch _weight_int8pack_mm in bfloat16, expanded above {FEW} tokens"
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """(tokens, out) in bfloat16, or in x's dtype for more than FEW tokens."""
+        """Return (tokens, out) in bfloat16, or in x's dtype for more than FEW tokens."""
         if len(x) > FEW:
             return F.linear(x, self.values.to(x.dtype)).mul_(self.scale)
         return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scale.bfloat16())
 
 
 class Int8DynamicLinear(QuantizedLinear):
-    """Weights in int8, inputs rounded to int8 as they come; sums in int32."""
+    """Weights in int8, inputs quantized to int8 at run time; sums in int32."""
 
     kernel = "int8 dynamic torch _int_mm"
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """(tokens, out) in float32."""
+        """Return (tokens, out) in float32."""
         values, step = activations(x)
         return torch._int_mm(values.to(torch.int8), self.values.T).mul(step.float()).mul_(self.scale.float())
 
@@ -107,19 +108,19 @@ class Int4Linear(QuantizedLinear):
 
     @staticmethod
     def fits(codes: Codes) -> bool:
-        """Whole groups of columns, and a multiple of INT4_ROWS rows."""
+        """Return whether the matrix has whole groups of columns and a multiple of INT4_ROWS rows."""
         rows, columns = codes.values.shape
         return columns % (codes.group or columns) == 0 and rows % INT4_ROWS == 0
 
     def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values as torch packs them, and (groups, out, 2) in bfloat16: each group's scale, and what its zero point adds."""
+        """Return values as torch packs them, and (groups, out, 2) bfloat16: scales, and what zero points add."""
         self.group = codes.group or self.in_features
         offset = torch.zeros_like(codes.scale) if codes.zeros is None else -codes.zeros * codes.scale.float()
         packed = torch._convert_weight_to_int4pack_for_cpu(codes.values.int() + 8, 1)
         return packed, torch.stack((codes.scale.T.bfloat16(), offset.T.bfloat16()), -1).contiguous()
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """(tokens, out) in bfloat16."""
+        """Return (tokens, out) in bfloat16."""
         return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.values, self.group, self.scale)
 
 
@@ -127,7 +128,7 @@ LAYERS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int8-dynamic": 
 
 
 def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
-    """What a view of a quantized matrix is made of; None for one that is stored in floats."""
+    """Load the codes of a view of a quantized matrix; None for one that is stored in floats."""
     if view.name not in weights.quantized:
         return None
     codes = weights.codes(view.tensor)
@@ -135,7 +136,7 @@ def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
 
 
 def expanding(weights: QuantizedCheckpoint) -> Replace:
-    """For ``assemble``: floats in the precision to run in, inputs rounded where the checkpoint says so."""
+    """Return a ``Replace`` for ``assemble``: float layers in the dtype to run in; int8-dynamic rounds their inputs."""
     kind = RoundedInputs if weights.scheme.dynamic else nn.Linear
 
     def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
@@ -151,7 +152,7 @@ def expanding(weights: QuantizedCheckpoint) -> Replace:
 
 
 def multiplying(weights: QuantizedCheckpoint) -> Replace:
-    """For ``assemble``: layers that multiply integers; those whose shape no kernel takes are expanded."""
+    """Return a ``Replace`` for ``assemble``: layers that multiply integers, or floats for shapes without a kernel."""
     expand, layer = expanding(weights), LAYERS[weights.scheme.encoding]
 
     def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:

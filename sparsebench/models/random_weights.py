@@ -1,4 +1,4 @@
-"""Seeded random weights of a true architecture: what memory, time and disk will be, before anything is downloaded."""
+"""Seeded random weights of a real architecture, to learn memory, time and disk use before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def write_random(
     seed: int = 0,
     beside: Path | None = None,
 ) -> Path:
-    """A folder that stock transformers loads, with the names and shapes of ``architecture`` (a config.json).
+    """Write a folder that stock transformers loads, with the names and shapes of ``architecture`` (a config.json).
 
-    With ``beside``, tokenizer and the like are those of that model folder.
+    With ``beside``, tokenizer and the like are copied from that model folder.
 
-    Matrices are normal with the configuration's ``initializer_range`` (0.02 without one), each from a seed of its own
-    (``seed`` and name), so that they do not depend on order; norms, biases and buffers are what transformers itself
-    makes of them. Tied tensors are stored once. Memory: one tensor in ``dtype`` and 16 MiB. Raises ModelError.
+    Matrices are normal with the configuration's ``initializer_range`` (0.02 without one) as standard deviation. Each
+    has its own seed (from ``seed`` and name), so that values do not depend on order. Norms, biases and buffers get
+    transformers' own initial values. Tied tensors are stored once. Memory: one tensor in ``dtype`` and 16 MiB. Raises
+    ModelError.
     """
     return write_model(meta_model(family, architecture), architecture, out, dtype, seed, beside)
 
@@ -52,7 +53,7 @@ def write_model(
     beside: Path | None = None,
     given: Mapping[str, Callable[[], torch.Tensor] | None] = MappingProxyType({}),
 ) -> Path:
-    """As ``write_random``, of an empty model: what is ``given`` under a tensor's name is not drawn, and None leaves it out."""
+    """Write an empty ``model`` like ``write_random``; tensors ``given`` by name are not drawn, and None omits one."""
     name = precision.resolve(dtype, architecture)
     small = _initialised(model)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -80,9 +81,10 @@ def _made(
 
 
 def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
-    """Names that are tied to another one, which alone is stored.
+    """Return the names that are not stored because they are tied to another one.
 
-    transformers 5 ties T5's head whatever the config says, unless a checkpoint brings one, as mT5's do: so do we.
+    transformers 5 ties T5's head whatever the config says, unless a checkpoint has one, as mT5's do. So a head is
+    written where ``tie_word_embeddings`` is false.
     """
     repeats = set(model.all_tied_weights_keys)
     if architecture.get("tie_word_embeddings") is False:
@@ -91,7 +93,7 @@ def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str
 
 
 def _normal(info: TensorInfo, std: float, seed: int) -> torch.Tensor:
-    """Normal weights, drawn in fp32 and rounded, chunk by chunk."""
+    """Draw normal weights in fp32 and round them, chunk by chunk."""
     import torch
 
     digest = hashlib.sha256(f"{seed}:{info.name}".encode()).digest()
@@ -104,9 +106,10 @@ def _normal(info: TensorInfo, std: float, seed: int) -> torch.Tensor:
 
 
 def _initialised(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Everything but matrices, by transformers' own rules: gains of one (Gemma's are zero), biases of zero.
+    """Return all but matrices, initialised by transformers' own rules: gains of one (Gemma's are zero), zero biases.
 
-    Only these get storage; for the matrices, which stay on the meta device, the rules are no-ops.
+    Only these get storage; for the matrices, which stay on the meta device, the rules are no-ops. Raises ModelError for
+    a tensor that the rules do not set.
     """
     import torch
 

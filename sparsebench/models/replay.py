@@ -1,7 +1,8 @@
-"""Calibration text through a model block by block, with one block's weights in memory at a time.
+"""Running calibration text through a model block by block, with one block's weights in memory at a time.
 
-The model's own code runs (see `stages`); of each block the visitor gets the weights and what its linear layers read. A
-stream is one version of the model: its states have gone through its own, perhaps pruned, blocks.
+The model's own code runs (see ``partial``). A visitor gets each block's weights and the statistics of its linear
+layers' inputs. A stream is one version of the model: its hidden states have passed through its own, perhaps pruned,
+blocks.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ if TYPE_CHECKING:
     from sparsebench.models.topology import View
 
 GROUP = 2048
-"""Tokens that run through a block at a time, in whole samples: a bound on activations within a block."""
+"""Tokens that run through a block at a time, in whole samples: this bounds the activations within a block."""
 STATISTICS = 2 << 30
-"""Bytes of experts' Gram matrices that are held at once: where they take more, the block runs more often."""
+"""Bytes of experts' Gram matrices that are held at once: where all take more, the block runs several times."""
 
 
 class Block:
     """One transformer block with its weights in memory, valid while it is visited.
 
-    ``tensors`` are all of the checkpoint's tensors of the block, as stored; ``groups`` are names of prunable matrices that
-    read the same input, known after the first ``observe``; ``fresh`` says that all streams have the same inputs.
+    ``tensors`` are all of the checkpoint's tensors of the block, as stored. ``groups`` are the names of prunable
+    matrices that read the same input, known after the first ``observe``. ``fresh`` is True while all streams have the
+    same inputs.
     """
 
     def __init__(self, side: StackReplay, place: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
@@ -51,7 +53,10 @@ class Block:
         self._place = place
 
     def portions(self, gram: bool) -> list[set[str]]:
-        """Names of prunable matrices whose statistics are held together: all, but of many experts no more than fit."""
+        """Return the names of prunable matrices in groups whose statistics are held in memory together.
+
+        All are one group, unless with ``gram`` the Gram matrices of the experts take more than `STATISTICS` bytes.
+        """
         found: list[set[str]] = [set()]
         room, last = STATISTICS, ""
         for name, reader in self._place.prunable.items():
@@ -71,12 +76,11 @@ class Block:
         names: Collection[str] | None = None,
         sums: bool = False,
     ) -> dict[str, InputStatistics]:
-        """What every prunable matrix's layer (of ``names``, if given) reads when the block runs as stored on the stream's
-        states.
+        """Run the block as stored on the stream's states, and return the input statistics of its prunable matrices.
 
-        Readers of the same input share one object. The block's outputs become the stream's next inputs; with
-        ``only_inputs`` they are not computed, and the stream is to be advanced. Raises ModelError when something is NaN or
-        infinite, with its name.
+        They are those of ``names``, if given; matrices with the same input share one object. The block's outputs become
+        the stream's next inputs. With ``only_inputs`` they may not be computed, and the stream must be advanced. Raises
+        ModelError, with its name, when something is NaN or infinite.
         """
         from sparsebench.models.gather import Gatherer
 
@@ -91,7 +95,10 @@ class Block:
         return gatherer.result()
 
     def advance(self, stream: int, changed: Mapping[str, torch.Tensor]) -> None:
-        """Run the block with these tensors (names of views, shapes as stored) replaced; the stream goes on from there."""
+        """Run the block with the tensors in ``changed`` (by names of views, shapes as stored) replaced.
+
+        Its outputs become the stream's next inputs.
+        """
         views = {view.name: view for view in self._place.parameters.values()}
         for name, tensor in changed.items():
             if name not in views:
@@ -104,21 +111,24 @@ class Block:
         self.changed = self.changed or bool(changed)
 
     def drop(self, stream: int) -> None:
-        """Give a stream up: neither this block nor a later one is run on its states, which need not be finite."""
+        """Give a stream up: no block runs on its states any more, and they need not be finite."""
         self._side.dropped.add(stream)
 
     def matrix(self, name: str) -> torch.Tensor:
-        """The weights (out, in) of a prunable matrix."""
+        """Return the weights (out, in) of a prunable matrix."""
         view = self._place.prunable[name].view
         assert view is not None
         return view.shaped(self.stored(view))
 
     def stored(self, view: View) -> torch.Tensor:
-        """A view's tensor or slice, as stored."""
+        """Return a view's tensor or slice, as stored."""
         return view.cut(self.tensors[view.tensor])
 
     def weights(self, changed: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-        """The block's parameters by their names inside it, in the precision that they run in."""
+        """Return the block's parameters by their names inside it, in the dtype that they run in.
+
+        Those in ``changed``, by names of views, replace the stored ones.
+        """
         given = changed or {}
         return {
             inner: view.shaped(given.get(view.name, self.stored(view))).to(self._place.dtypes[inner])
@@ -126,7 +136,7 @@ class Block:
         }
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Put these parameters, by their names inside the block, in the place of those in ``tensors``, rounded as stored."""
+        """Replace parameters, by their names inside the block, in ``tensors``, rounded to the stored dtype."""
         views = {self._place.parameters[inner]: weight for inner, weight in weights.items()}
         self.tensors |= {name: self.tensors[name].clone() for name in {view.tensor for view in views}}
         for view, weight in views.items():
@@ -135,43 +145,43 @@ class Block:
 
     @property
     def samples(self) -> Sequence[slice]:
-        """Groups of samples that run at a time."""
+        """The groups of samples that run at a time, as slices."""
         return self._side.groups
 
     def forward(self, stream: int, number: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """What the block makes with ``weights`` of the stream's states of a group of samples: (group, length, width).
+        """Run the block with ``weights`` on the stream's states of group ``number``; return (group, length, width).
 
         Nothing is kept, and gradients reach the weights.
         """
         return self._side.forward(self._place, weights, stream, number)
 
     def given(self, stream: int, rows: slice) -> torch.Tensor:
-        """What the block reads of these samples: (group, length, width)."""
+        """Return the block's input states of these samples: (group, length, width)."""
         return self._side.states.read(stream if self.index else 0, rows)
 
     def output(self, stream: int, rows: slice) -> torch.Tensor:
-        """What the block, once it was observed or advanced, made of these samples: (group, length, width)."""
+        """Return the output states of these samples, after ``observe`` or ``advance``: (group, length, width)."""
         return self._side.states.written(stream, rows)
 
     def mask(self, rows: slice, encoder: bool = False) -> torch.Tensor:
-        """Which of these samples' tokens, on the ``encoder``'s side or this one, are no padding: bool, (group, length)."""
+        """Return these samples' mask on this or the encoder's side: bool, (group, length), False for padding."""
         side = self._side.encoder if encoder else self._side
         assert side is not None, "cross-attention without an encoder"
         return side.texts.mask[rows]
 
     @property
     def path(self) -> str:
-        """Where the block stands in the model that transformers builds."""
+        """The block's module path in the model that transformers builds."""
         return self._place.path
 
     @property
     def module(self) -> torch.nn.Module:
-        """The block as transformers has it, without storage: for hooks while it is observed or advanced."""
+        """transformers' module of the block, without storage: for hooks while it is observed or advanced."""
         return self._place.module
 
     @property
     def readers(self) -> Mapping[str, PrunableLayer]:
-        """The linear layers of its prunable matrices, by the names of these."""
+        """The linear layers of the block's prunable matrices, by the matrices' names."""
         return self._place.prunable
 
     def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Any) -> None:
@@ -183,13 +193,13 @@ class Block:
 
 
 class Replay:
-    """A checkpoint's blocks, visited in order with the calibration text at hand.
+    """A checkpoint's blocks, visited in order while calibration text runs through them.
 
-    It calculates in ``dtype`` (``auto``: the checkpoint's) on ``device``, where a block's tensors lie while it is visited.
-    Memory: one block's weights (on a GPU also the next one's in main memory), two copies of every stream's
-    hidden states in that precision (files under ``spill`` when they would take more than ``memory`` bytes), and
-    activations of ``group`` samples (default: of about `GROUP` tokens).
-    Raises UnsupportedError or ModelError, with a name, before any work when the model cannot be replayed.
+    It calculates in ``dtype`` (``auto``: the checkpoint's) on ``device``, which holds a block's tensors while it is
+    visited. Memory: one block's weights (with a GPU also the next one's in main memory), activations of ``group``
+    samples (default: of about `GROUP` tokens) and two copies of every stream's hidden states in that dtype. When these
+    would take more than ``memory`` bytes, they are files under ``spill``. Raises UnsupportedError or ModelError, with a
+    name, before any work when the model cannot be replayed.
     """
 
     def __init__(
@@ -212,7 +222,7 @@ class Replay:
         self._skeleton = blocks.survey(_stated(checkpoint, dtype), family)
         _check_batch(batch, self._skeleton)
         filling.fill(self._skeleton, checkpoint, family)
-        # Where neurons are grouped, those that are chosen for a token count, as in the model itself.
+        # Where neurons are grouped into experts, only those chosen for a token count, as in the model itself.
         moefied.install(self._skeleton.model, checkpoint)
         filling.move(self._skeleton.model, device)
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
@@ -223,7 +233,7 @@ class Replay:
         self._last: StackReplay | None = None
 
     def run(self, visit: Callable[[Block], None], progress: Callable[[int, int], None] | None = None) -> None:
-        """Every block in order; ``progress`` is told how many blocks of how many are done."""
+        """Visit every block in order; ``progress`` gets the number of blocks done and their total."""
         for done, block in enumerate(self.walk()):
             if progress is not None and done:
                 progress(done, len(self))
@@ -235,8 +245,10 @@ class Replay:
         return sum(len(stack.places) for stack in self._skeleton.stacks)
 
     def walk(self) -> Iterator[Block]:
-        """Every block in order, the encoder's first. A stream that its visitor leaves out goes through the stored block, unless
-        it was dropped."""
+        """Yield every block in order, the encoder's first.
+
+        A stream that the caller neither observed nor advanced runs through the stored block, unless it was dropped.
+        """
         import torch
 
         diverged = False
@@ -262,7 +274,10 @@ class Replay:
         self._last = side
 
     def outputs(self, stream: int) -> torch.Tensor:
-        """After ``run``: the last side's final hidden states (samples, length, width), final norm included."""
+        """Return, after ``run``, the last side's final hidden states (samples, length, width), final norm included.
+
+        Raises ModelError before all blocks have run.
+        """
         import torch
 
         if self._last is None:
@@ -271,7 +286,7 @@ class Replay:
             return torch.cat([self._last.result(stream, rows) for rows in self._last.groups])
 
     def _coming(self, places: Sequence[SkeletonBlock]) -> Iterator[dict[str, torch.Tensor]]:
-        """Each block's tensors, where it calculates. If that is no CPU, a thread reads the next block's while one is visited."""
+        """Yield each block's tensors on the device; for a GPU, a thread reads the next block's while one is visited."""
         if self.device == "cpu" or not places:
             yield from map(self._read, places)
             return
@@ -281,15 +296,16 @@ class Replay:
                 tensors = ahead.result()
                 if place is not None:
                     ahead = reader.submit(self._read, place)
-                # From pinned memory copies do not hold this thread up; what the GPU computes with them waits for them.
+                # Copies from pinned memory do not block this thread; GPU work that uses them waits for them.
                 tensors = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
                 yield tensors
                 tensors = {}
 
     def _read(self, place: SkeletonBlock) -> dict[str, torch.Tensor]:
-        """A block's tensors in main memory, pinned for a GPU.
+        """Read a block's tensors into main memory, pinned for a GPU.
 
-        Raises ModelError where a weight is NaN or infinite: behind it everything would be, and another tensor blamed.
+        Raises ModelError where a weight is NaN or infinite: otherwise all later states would be, and another tensor
+        blamed.
         """
         found: dict[str, torch.Tensor] = {}
         for name in dict.fromkeys((*place.tensors, *(view.tensor for view in place.parameters.values()))):
@@ -323,7 +339,7 @@ class Replay:
 
 
 def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
-    """The config with the precision to calculate in: ``dtype``, for ``auto`` its own, else that of most of the weights."""
+    """Return the config with the dtype to calculate in: ``dtype``, or for ``auto`` its own, or that of most weights."""
     from sparsebench.models import precision
 
     if dtype != "auto":
@@ -338,7 +354,7 @@ def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
 
 
 def _check_batch(batch: Batch, skeleton: blocks.Skeleton) -> None:
-    """Raises ModelError for tokens that the model cannot read."""
+    """Raise ModelError for tokens that the model cannot read."""
     given = [("input_ids", batch.input_ids, batch.attention_mask)]
     if len(skeleton.stacks) == 2:
         if batch.decoder_input_ids is None:

@@ -1,11 +1,12 @@
-"""The hidden channels: one axis through the whole model, along which every tensor lies that reads or writes a token's states.
+"""The hidden channels: one axis through the whole model, in every tensor that reads or writes a token's hidden states.
 
-transformers tells which dimensions are channels: the model is built without storage, once as it is and once with a larger hidden
-size, and the dimensions that differ are the channels'. A head's size would follow from the hidden size, so it is written into
-config.json; a type whose config.json has no key for it is refused.
+transformers shows which dimensions are channels: the model is built without storage, once as it is and once with a
+larger hidden size; the dimensions that differ are channels. A head's size would follow from the hidden size, so it is
+written into config.json; a type without a key for it is refused.
 
-Norms divide by the width. A model without a channel therefore equals the model with zeros there only if the norms of the latter
-count the remaining channels alone. Other factors that depend on the width are corrected in the weights (``factors``).
+Norms divide by the width. A model without a channel therefore equals the model with zeros in it only if the latter's
+norms count just the remaining channels. Other factors that depend on the width are corrected in the weights
+(``factors``).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ HEAD_SIZE = {
     ),
     **dict.fromkeys(("longt5", "mt5", "t5", "umt5"), "d_kv"),
 }  # fmt: skip
-"""By model type, the key of a head's size."""
+"""The key of a head's size, by model type."""
 ROOT = frozenset({"gemma", "gemma2", "gemma3_text"})
-"""Types that multiply what they look up with the root of the hidden size."""
+"""Types that multiply embeddings by the square root of the hidden size."""
 ONE_MORE = frozenset({*ROOT, "nemotron"})
-"""Types whose norms multiply with one more than their weights."""
+"""Types whose norms multiply by one plus their weights."""
 _POOLED = ("word_embedding_dimension", "embedding_dimension")
 """What sentence-transformers calls the hidden size beside its pooling."""
 _READ = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
@@ -57,7 +58,7 @@ def refuse(config: Mapping[str, Any]) -> None:
 
 
 def words(config: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """The keys of config.json for a hidden size, and for the size of a head that would follow from it."""
+    """Return config.json's entries for a hidden size of ``width``, and for sizes that would change with it."""
     whole = transformers_config(config)
     size = HEAD_SIZE[str(config["model_type"])]
     followed = {size: stated(config, size) or whole.hidden_size // whole.num_attention_heads}
@@ -67,7 +68,7 @@ def words(config: Mapping[str, Any], width: int) -> dict[str, Any]:
 
 
 def write_pooling(folder: Path, width: int) -> None:
-    """Write the hidden size where a folder has it for sentence-transformers as well."""
+    """Write the hidden size ``width`` into the sentence-transformers configurations of a folder that state it."""
     for path in folder.glob("*/config.json"):
         said = bounded.read_object(path)
         if changed := {key: width for key in _POOLED if key in said}:
@@ -75,16 +76,16 @@ def write_pooling(folder: Path, width: int) -> None:
 
 
 def multiple(shape: ModelShape) -> int:
-    """What the hidden size must be a multiple of for transformers to take it."""
+    """Return the number that transformers requires the hidden size to be a multiple of."""
     heads = shape.how.heads
     return int(stated(shape.checkpoint.config, heads.count)) if heads and heads.whole else 1
 
 
 def channels(shape: ModelShape, family: Any) -> Axis:
-    """The axis of the hidden channels; its ``outputs`` are the matrices of blocks that read them.
+    """Return the axis of the hidden channels; its ``outputs`` are cuts in the blocks' matrices that read them.
 
     Raises UnsupportedError for a type that cannot lose a channel and for a tensor that transformers does not build, ModelError
-    for one that has not the size that config.json says.
+    for one whose size is not the one in config.json.
     """
     checkpoint, places = shape.checkpoint, shape.places
     refuse(checkpoint.config)
@@ -120,7 +121,7 @@ def channels(shape: ModelShape, family: Any) -> Axis:
 
 
 def _classes(family: Any, config: Mapping[str, Any]) -> Iterator[Any]:
-    """The auto classes whose models the checkpoint's tensors are of; None for its family's."""
+    """Yield the auto classes whose models have the checkpoint's tensors; None stands for its family's class."""
     import transformers
 
     from sparsebench.models.families import has_masked_lm, has_tagger
@@ -133,7 +134,7 @@ def _classes(family: Any, config: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _differing(shape: ModelShape, family: Any, hidden: int, more: int, kind: Any) -> dict[str, tuple[int, ...]]:
-    """By stored tensor, the dimensions that are longer where the hidden size is."""
+    """Return for each stored tensor the dimensions that grow when the hidden size grows from ``hidden`` to ``more``."""
     from sparsebench.models.families import meta_model
     from sparsebench.models.filling import named_tensors, stored_views
 
@@ -156,14 +157,15 @@ def _differing(shape: ModelShape, family: Any, hidden: int, more: int, kind: Any
 
 
 def norms(shape: ModelShape, axis: Axis) -> list[str]:
-    """The weights of the norms of a token's states."""
+    """Return the names of the weights of norms over the hidden channels."""
     return [cut.tensor for cut in axis.cuts if shape.places[cut.tensor].kind == "norm"]
 
 
 def factors(shape: ModelShape, width: int) -> dict[str, float]:
-    """By tensor, the number that it is multiplied by to correct a factor that follows from the hidden size.
+    """Return for each tensor the number to multiply it by, to correct a factor that follows from the hidden size.
 
-    Gemma multiplies its embeddings by the root of the hidden size. T5 with tied embeddings divides by it before its head.
+    Gemma multiplies embeddings by the square root of the hidden size. T5 with tied embeddings divides by it before its
+    head.
     """
     config, places = shape.checkpoint.config, shape.places
     settings = transformers_config(config)

@@ -1,8 +1,8 @@
-"""What in a model's folder could run code once transformers loads it. None of it is used, and nothing that we write has it.
+"""Leaving out everything in a model's folder that could run code when transformers loads it.
 
-``auto_map`` names Python files of the folder or of the hub, ``custom_generate`` replaces ``generate``, and an attention
-or experts implementation that transformers lacks is a kernel that it fetches from the hub. A folder of a PEFT adapter
-names a model there. What is left out is kept by name in ``sparsebench.json``.
+``auto_map`` names Python files of the folder or of the hub, and ``custom_generate`` replaces ``generate``. An attention
+or experts implementation that transformers lacks is a kernel that it fetches from the hub. A PEFT adapter's folder
+names a model there. None of it is used or written; ``sparsebench.json`` lists the names of what was left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None
 
 
 def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
-    """A JSON value at path ``at`` without the keys that name code, at any depth, and the paths of these keys."""
+    """Return a JSON value, found at path ``at``, without the keys that name code at any depth, and their paths."""
     if isinstance(settings, list):
         items, names = without_code({str(place): value for place, value in enumerate(settings)}, at)
         return list(items.values()), names
@@ -52,7 +52,7 @@ def _is_code(path: Path) -> bool:
 
 
 def copy_companion(path: Path, target: Path) -> list[str]:
-    """Copy a file or folder that belongs to a model, but no code; what was left out, such as ``config.json: auto_map``."""
+    """Copy a model's file or folder without code; return what was left out, such as ``config.json: auto_map``."""
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if _is_code(file))
         shutil.copytree(path, target, ignore=lambda _, names: [one for one in names if _is_code(Path(one))])
@@ -68,25 +68,25 @@ def copy_companion(path: Path, target: Path) -> list[str]:
 
 
 def left_out(folder: Path) -> list[str]:
-    """What was left out of a folder that we wrote, or of the one that it was made from."""
+    """Return what was left out of a folder that sparsebench wrote, or of the one that it was made from."""
     found = (read_json(Path(folder) / NOTES) or {}).get("left_out")
     return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def note_left_out(folder: Path, left: list[str]) -> None:
-    """Add what was left out of a folder to its ``sparsebench.json``."""
+    """Add the names in ``left``, which were left out of a folder, to its ``sparsebench.json``."""
     if left:
         notes = {**(read_json(folder / NOTES) or {}), "left_out": list(dict.fromkeys([*left_out(folder), *left]))}
         write_json(folder / NOTES, notes, indent=1)
 
 
 def told(left: list[str]) -> str:
-    """A note of what was left out; empty where nothing was."""
+    """Return a note of what was left out; empty where nothing was."""
     return f"left out, because code of a model is never run: {', '.join(left)}" if left else ""
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raise ModelError for a PEFT adapter: where peft is installed transformers would load it, or fetch its base model."""
+    """Raise ModelError for a PEFT adapter: if peft is installed, transformers would load it or fetch its base model."""
     path = Path(folder) / "adapter_config.json"
     if path.is_file():
         base = bounded.read_object(path).get("base_model_name_or_path")

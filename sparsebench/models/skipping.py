@@ -1,9 +1,10 @@
-"""Models that compute with some of their weights for each token: masks on what their layers read or make.
+"""Models that compute with only some of their weights for each token: masks on the inputs or outputs of their modules.
 
-The weights are the dense model's. Under ``sparsebench_skip`` config.json gives a magnitude for each of some modules: in
-``inputs`` for what a linear layer reads (TEAL), in ``outputs`` for what an activation function gives (CATS). A value up to it
-becomes zero, and the weights that would meet it need not be read. Here the arithmetic stays dense, so that scores say what the
-method costs; ``runtime/engines/skip`` leaves the weights unread. Stock transformers does not know the key and computes with all.
+The weights are the dense model's. Under ``sparsebench_skip``, config.json has thresholds by module path: in ``inputs``
+for the inputs of linear layers (TEAL), in ``outputs`` for the outputs of activation functions (CATS). Values of a
+magnitude up to the threshold become zero, and the weights that multiply them need not be read. Here the arithmetic
+stays dense, to score what the method loses; ``runtime/engines/skip`` does not read the weights. Stock transformers
+ignores the key and computes with all.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ INPUTS, OUTPUTS = "inputs", "outputs"
 
 @dataclass(frozen=True)
 class SkipThresholds:
-    """Magnitudes up to which values count as zero, by the path of a module in the model that transformers builds.
+    """Magnitudes up to which values become zero, by module path in the model that transformers builds.
 
-    ``inputs`` are of linear layers, ``outputs`` of activation functions.
+    ``inputs`` are for the inputs of linear layers, ``outputs`` for the outputs of activation functions.
     """
 
     inputs: Mapping[str, float]
     outputs: Mapping[str, float]
 
     def config(self) -> dict[str, Any]:
-        """What config.json says of it."""
+        """Return the thresholds' entry in config.json."""
         return {KEY: {INPUTS: dict(self.inputs), OUTPUTS: dict(self.outputs)}}
 
 
 def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
-    """What the model of a config.json skips; None where it computes with all of its weights.
+    """Return the thresholds in a config.json; None where it has none.
 
-    Raises ModelError for an entry that is not one of ours.
+    Raises ModelError for an entry that sparsebench would not write.
     """
     stated = config.get(KEY)
     if stated is None:
@@ -55,7 +56,7 @@ def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
 
 
 def skips(config: Mapping[str, Any]) -> bool:
-    """Whether the model of a config.json computes with some of its weights, chosen by thresholds or by a router."""
+    """Return whether a config.json's model computes with only some of its weights, chosen by thresholds or a router."""
     return bool(skip_of(config) or experts_of(config))
 
 
@@ -64,9 +65,9 @@ def _is_magnitude(value: Any) -> bool:
 
 
 def install(model: Any, config: Mapping[str, Any]) -> Any:
-    """``model`` itself, with the masks that its config.json asks for, in place.
+    """Hook the masks of config.json's thresholds into ``model``, in place, and return it.
 
-    Raises ModelError where a module that it names is not there.
+    Raises ModelError where a module that config.json names is missing.
     """
     skip = skip_of(config)
     if skip:
@@ -78,7 +79,7 @@ def install(model: Any, config: Mapping[str, Any]) -> Any:
 
 
 def module_at(model: Any, path: str, key: str) -> nn.Module:
-    """The module that config.json names under ``key``. Raises ModelError where the model has none."""
+    """Return the module at ``path``, which config.json names under ``key``. Raises ModelError where there is none."""
     name = place_of(model, path)
     if name is None:
         raise ModelError(f"config.json: `{key}`: the model has no layer {path}", "make the variant again")
@@ -87,19 +88,19 @@ def module_at(model: Any, path: str, key: str) -> nn.Module:
 
 
 def place_of(model: Any, path: str) -> str | None:
-    """The name that the module at ``path`` has in ``model``, whose base model may stand in another; None where it has none."""
+    """Return the name in ``model`` of the module at ``path``, with or without the base model's prefix, or None."""
     prefix = f"{model.base_model_prefix}."
     names = {name for name, _ in model.named_modules()}
     return next((form for form in (path, prefix + path, path.removeprefix(prefix)) if form in names), None)
 
 
 def masked(values: torch.Tensor, magnitude: float) -> torch.Tensor:
-    """``values`` with zeros where they are no larger than ``magnitude``, which every precision holds exactly."""
+    """Return ``values`` with zeros where their magnitude is at most ``magnitude``, which every dtype holds exactly."""
     return values.masked_fill(values.abs() <= magnitude, 0)
 
 
 class _Input:
-    """A hook that masks what a layer reads."""
+    """A hook that masks a layer's input."""
 
     def __init__(self, magnitude: float) -> None:
         self.magnitude = magnitude
@@ -109,7 +110,7 @@ class _Input:
 
 
 class _Output:
-    """A hook that masks what a module gives."""
+    """A hook that masks a module's output."""
 
     def __init__(self, magnitude: float) -> None:
         self.magnitude = magnitude

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class States:
-    """Per stream the states that the next block reads and those that it writes, each (samples, length, width).
+    """For each stream, the states that the next block reads and those that it writes, each (samples, length, width).
 
-    With a ``folder`` they are memory-mapped files there, which have no name from the moment they exist and vanish with
-    the last tensor: anonymous memory does not grow. A buffer is made when it is first written. What is read lies on ``device``,
-    and so do the buffers that are no files.
+    With a ``folder`` they are memory-mapped files there, unlinked at once and freed with their last tensor, so that
+    anonymous memory does not grow. A buffer is made when it is first written. Copies that are read are on ``device``,
+    and so are buffers without a ``folder``.
     """
 
     def __init__(self, streams: int, samples: int, folder: Path | None = None, device: str = "cpu") -> None:
@@ -31,19 +31,22 @@ class States:
         self._write: list[torch.Tensor | None] = [None] * streams
 
     def read(self, stream: int, rows: slice) -> torch.Tensor:
-        """A copy of the states (group, length, width) of a group of samples, which the model may write into."""
+        """Return a copy of the states (group, length, width) of a group of samples; the model may write into it."""
         states = self._read[stream]
         assert states is not None, "read before the first block was written"
         return self._copy(states[rows])
 
     def written(self, stream: int, rows: slice) -> torch.Tensor:
-        """A copy of a group's states that were written since the last ``swap``."""
+        """Return a copy of a group's states that were written since the last ``swap``."""
         states = self._write[stream]
         assert states is not None, "nothing was written"
         return self._copy(states[rows])
 
     def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
-        """Keep a group's new states, which ``swap`` makes readable. Raises UnsupportedError when groups differ in form."""
+        """Keep a group's new states until ``swap`` makes them readable.
+
+        Raises UnsupportedError when groups differ in dtype, length or width.
+        """
         states = self._write[stream]
         if states is None:
             states = self._write[stream] = self._buffer(values)
@@ -57,15 +60,15 @@ class States:
         return states.clone() if there is states else there
 
     def swap(self) -> None:
-        """What was written is what is read from now on."""
+        """Make the written states those that are read from now on."""
         self._read, self._write = self._write, self._read
-        # Embeddings may be less precise than what the first block makes of them.
+        # Embeddings may have a lower precision than the outputs of the first block.
         for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
             if new is not None and old is not None and _form(new) != _form(old):
                 self._write[stream] = None
 
     def shrink(self) -> None:
-        """Give the write buffers back."""
+        """Free the write buffers."""
         self._write = [None] * len(self._write)
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
@@ -78,7 +81,7 @@ class States:
         size = math.prod(shape)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix="states-") as file:
             try:
-                # A mapping of a file with holes dies with SIGBUS when the disk is full.
+                # Writing into a mapping of a file with holes ends in SIGBUS when the disk is full.
                 os.posix_fallocate(file.fileno(), 0, size * like.dtype.itemsize)
             except OSError as error:
                 what = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"

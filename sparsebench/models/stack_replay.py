@@ -1,4 +1,4 @@
-"""One side of a model under replay: its samples in small groups, and every stream's states between two blocks."""
+"""Replaying one side of a model: its samples in small groups, and every stream's hidden states between two blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StackTokens:
-    """What one side reads: ``ids`` (samples, length) int64 and ``mask`` of the same shape, bool."""
+    """The tokens that one side reads: ``ids`` (samples, length) int64 and ``mask`` of the same shape, bool."""
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -31,9 +31,9 @@ class StackTokens:
 class StackReplay:
     """The blocks of one side, run one after another for several streams over ``groups`` of samples.
 
-    Every block reads what was kept of the one before it, the first what the model's embeddings make of the texts: looked up
-    once, by ``begin``, and the same in all streams. ``encoder`` is, on a decoder's side, the finished encoder. Streams that are
-    ``dropped`` are not run any more.
+    Every block reads the kept outputs of the one before it. The first reads the embeddings of the texts, which
+    ``begin`` looks up once for all streams. On a decoder's side, ``encoder`` is the finished encoder. ``dropped``
+    streams do not run.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class StackReplay:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that the blocks run on."""
         return self.texts.ids.device
 
     @property
     def live(self) -> list[int]:
-        """The streams that go on."""
+        """The streams that were not dropped."""
         return [stream for stream in range(self.states.streams) if stream not in self.dropped]
 
     def begin(self) -> None:
-        """Look the texts up and keep what the first block reads, in the first stream's states."""
+        """Embed the texts and keep the first block's inputs, in the first stream's states."""
         for rows in self.groups:
-            forward, _ = self._forward(self.live[0], rows)  # a decoder's forward is given its stream's encoder states
+            forward, _ = self._forward(self.live[0], rows)  # a decoder's forward reads a live stream's encoder states
             hidden = self.partial.to(0, None, forward, lookup=True).hidden
             if not _finite(hidden, self.texts.mask[rows]):
                 raise self._broken(f"inputs of {self.stack.side} block 0")
@@ -80,9 +80,9 @@ class StackReplay:
     def run(
         self, place: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
     ) -> None:
-        """Run a block with these weights on a stream's states and keep what comes out as the next block's.
+        """Run a block with these weights on a stream's states and keep its outputs as the next block's inputs.
 
-        A gatherer that wants inputs only may end the run before anything comes out.
+        A gatherer that needs inputs only may end the run before there are outputs.
         """
         for number, rows in enumerate(self.groups):
             call, encoder = self._call(place.index, stream, number)
@@ -105,18 +105,18 @@ class StackReplay:
     def forward(
         self, place: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, number: int
     ) -> torch.Tensor:
-        """What a block makes of a group of a stream's states, (group, length, width); nothing is kept."""
+        """Return a block's outputs for one group of a stream's states, (group, length, width); nothing is kept."""
         with torch.no_grad():
             call, _ = self._call(place.index, stream, number)
         return split(functional_call(place.module, dict(weights), call.args, call.kwargs))[0]
 
     def swap(self) -> None:
-        """The block is done: what it gave is what the next one reads."""
+        """Finish a block: its outputs become the next block's inputs."""
         self.states.swap()
         self._extras, self._next_extras = self._next_extras, self._extras
 
     def result(self, stream: int, rows: slice) -> torch.Tensor:
-        """What the model makes of the last block's states: final norm and projection, (group, length, width)."""
+        """Return the side's final states of these samples, after final norm and projection: (group, length, width)."""
         forward, _ = self._forward(stream, rows)
         known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
         for lookup in (False, True):
@@ -126,7 +126,7 @@ class StackReplay:
         raise self._broken(f"what the {self.stack.side} makes of its last block")
 
     def finish(self) -> None:
-        """Put the side's results in the place of its last block's states."""
+        """Replace the states of the last block by the side's results."""
         self.states.shrink()  # results may have another width and precision
         for stream in self.live:
             for rows in self.groups:
@@ -135,7 +135,7 @@ class StackReplay:
         self.states.shrink()
 
     def _forward(self, stream: int, rows: slice) -> tuple[Callable[[], Any], torch.Tensor | None]:
-        """A run of the side's own forward on a group, and the encoder's states that it is given."""
+        """Return a call of the side's own forward on a group, and the encoder's states that the forward gets."""
         given: dict[str, torch.Tensor] = {
             "input_ids": self.texts.ids[rows],
             "attention_mask": self.texts.mask[rows].long(),
@@ -152,7 +152,7 @@ class StackReplay:
         forward, encoder = self._forward(stream, rows)
         states = self.states.read(stream if index else 0, rows)
         known = states, self._extras[stream][number]
-        # DeBERTa's convolution, for one, reads the embeddings again behind the first block.
+        # Embeddings are looked up only where needed: DeBERTa's convolution reads them again after the first block.
         for lookup in (False, True):
             call = self.partial.to(index, known, forward, lookup)
             call = call if index else call.reading(states)
@@ -164,7 +164,7 @@ class StackReplay:
         )
 
     def _broken(self, what: str) -> ModelError:
-        """The error where ``what`` is not finite: it names the tensor, if it is one that was stored so."""
+        """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
         stored = (name for name, tensor in self.partial.outside.items() if not bool(tensor.isfinite().all()))
         name = next(stored, None)
         named = f"{self.stack.prefix}{name}" if name else what
@@ -185,9 +185,10 @@ class StackReplay:
             raise ModelError(f"{name}: what it returns is NaN or infinite", "use bfloat16 or float32")
 
     def _kept(self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]) -> Extras:
-        """The extras that later blocks are given (T5's position bias): attention weights, for one, are not.
+        """Return the extras with None for those that the model does not pass to later blocks.
 
-        What the model passes on is seen once, after the first block; extras that are equal in all groups are kept once.
+        T5's position bias is passed on; attention weights are not. The first block shows which are. Equal extras of
+        several groups are stored once.
         """
         if self._passed is None:
             used: set[int] = set()
@@ -207,6 +208,6 @@ class StackReplay:
 
 
 def _finite(states: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether every token's states (group, length, width) are finite; padding may hold anything."""
+    """Return whether every token's states (group, length, width) are finite; padding may hold anything."""
     sums = states.sum(-1, dtype=torch.float32)
     return bool((sums.isfinite() | ~mask).all())

@@ -1,4 +1,4 @@
-"""What a model lets one feed it: how long an input may be, and which special tokens stand around a text."""
+"""A model's input: its greatest length, the tokens of a text, and the special tokens around it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OFFSET_TYPES = frozenset("camembert ibert mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split())
-"""Model types whose positions begin after the padding token's: a table of 514 serves inputs of 512."""
+"""Model types whose positions begin after the padding token's: a table of 514 positions allows inputs of 512."""
 _UNLIMITED = frozenset("bloom longt5 mt5 t5 umt5".split())
-"""Relative positions without a table; old T5 configurations state an ``n_positions`` that nothing reads."""
+"""Types with relative positions without a table; old T5 configurations state an ``n_positions`` that nothing reads."""
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 
 
 JOINER = "\n\n"
-"""Between the texts that a decoder reads: a blank line, which is a part of the text."""
+"""The separator between the texts that a decoder reads: a blank line, which is part of the text."""
 ORIGINAL = "original_ids.json"
-"""In a folder whose vocabulary was trimmed: the number that each token had before, a list in the order of the new ones."""
+"""A file in a folder with a trimmed vocabulary: a list of the tokens' former ids, in the order of the new ones."""
 
 
 def original_ids(folder: Path) -> Sequence[int] | None:
-    """The numbers that the tokens of a trimmed model had in the dense one, by their new numbers; None where nothing was trimmed.
+    """Return the ids that a trimmed model's tokens had in the dense one, by their new ids; None if nothing was trimmed.
 
-    Raises ModelError for a file that is no such list.
+    Raises ModelError for a file that is not a list of integers.
     """
     path = Path(folder) / ORIGINAL
     if not path.is_file():
@@ -41,9 +41,9 @@ def original_ids(folder: Path) -> Sequence[int] | None:
 
 
 def longest_input(config: Mapping[str, Any]) -> int | None:
-    """The most tokens that a sequence may have, by the model's config.json; None where nothing limits it.
+    """Return the most tokens that a sequence may have, by the model's config.json; None where nothing limits it.
 
-    What the file leaves out is transformers' default for the type. Raises ModelError for an unknown ``model_type``.
+    A key that the file lacks has transformers' default for the type. Raises ModelError for an unknown ``model_type``.
     """
     if str(config.get("model_type")) in _UNLIMITED:
         return None
@@ -58,7 +58,7 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer by itself puts before and after a text. Raises ModelError where that is unclear."""
+    """Return the tokens that the tokenizer adds before and after a text. Raises ModelError where this is unclear."""
     bare = token_ids(tokenizer, "a")
     framed = list(tokenizer("a")["input_ids"])
     for start in range(len(framed) - len(bare) + 1):
@@ -71,5 +71,5 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A text's tokens without special ones. A text longer than the model's input is no reason to warn: it will be cut."""
+    """Return a text's tokens without special ones, and without a warning for a long text: it will be cut."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

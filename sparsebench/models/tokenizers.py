@@ -1,4 +1,4 @@
-"""Whether two models read text as the same tokens."""
+"""Checking whether two models read text as the same tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ FILE = "tokenizer.json"
 
 
 def same_tokens(one: Path, other: Path) -> bool | None:
-    """Whether the tokenizer.json of two folders give every text the same ids; None where one of them has none.
+    """Return whether the tokenizer.json files of two folders give every text the same ids; None where one is missing.
 
-    The post-processors may differ: they put tokens before and behind a text and change none of its ids.
+    The post-processors may differ: they add tokens before and after a text and change none of its ids.
     """
     if not all((folder / FILE).is_file() for folder in (one, other)):
         return None
@@ -21,7 +21,7 @@ def same_tokens(one: Path, other: Path) -> bool | None:
 
 
 def _read(path: Path) -> tuple[Any, ...]:
-    """The parts of a tokenizer.json that decide the ids. Merges are written in two ways."""
+    """Return the parts of a tokenizer.json that decide the ids, with both ways of writing merges made one."""
     told = bounded.read_object(path, limit=bounded.TOKENIZER)
     model = told.get("model") if isinstance(told.get("model"), dict) else {}
     assert isinstance(model, dict)
@@ -31,7 +31,7 @@ def _read(path: Path) -> tuple[Any, ...]:
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
-    """``same_tokens``; where that cannot say, whether what transformers loads has the same tokens under the same ids.
+    """Return ``same_tokens``, or where that is None whether transformers' tokenizers have the same vocabulary and ids.
 
     Raises ModelError for a folder without a tokenizer.
     """

@@ -1,8 +1,7 @@
 """What each tensor of a transformer is, read from its name: layer, side, kind, and which linear weights it holds.
 
-Names follow Hugging Face conventions. Prunable are the linear weights inside transformer blocks, those of experts too:
-embeddings, output heads, routers, norms, biases and position tables stay as they are. Architectures are known here and
-nowhere else.
+Names follow Hugging Face conventions. The linear weights inside transformer blocks are prunable, those of experts too.
+Embeddings, output heads, routers, norms, biases and position tables are not.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transforme
 TURNED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
 """Model types whose fused experts are stored (experts, in, out) instead of (experts, out, in)."""
 LINEAR_TYPES = frozenset({"Linear", "Conv1D", "FalconLinear"})
-"""Modules that do nothing but multiply with their weight and add a bias; other subclasses may read it in another way."""
+"""Modules that only multiply with their weight and add a bias; other subclasses may use the weight in another way."""
 EXPERT_LAYERS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
-"""An expert's linear layers as Mixtral and its kin store them, and as they are called here."""
+"""The names of an expert's linear layers as Mixtral and its kin store them, and as they are called here."""
 
 _GLOBAL = "the layers of its global attention read nothing where no token has it"
 _STATE_SPACE = "its state-space layers multiply with weights without calling the layers that hold them"
@@ -41,7 +40,7 @@ REFUSED = {
 }
 """Model types that cannot be replayed block by block, and why."""
 LOOKS_AT_WEIGHTS = "choose magnitude or random"
-"""What any model can be pruned by."""
+"""The way out for a model that cannot be replayed: these two methods need no calibration text."""
 
 _FUSED = re.compile(r"experts\.(gate_up_proj|up_proj|down_proj)$|(^|\.)(input|output)_linear\.weight$")
 _APART = re.compile(r"experts\.\d+\.(gate_proj|w1)\.weight$")
@@ -68,7 +67,7 @@ _MODULES = {
     "down": "down_proj wo fc2 fc_out w2 output_linear mlp.c_proj mlp.Wo dense_4h_to_h output.dense lin2 ffn_output",
 }
 _KINDS = {name: kind for kind, names in _MODULES.items() for name in names.split()}
-"""A linear layer's kind by the end of its module's name; the longest end that is listed counts."""
+"""A linear layer's kind by the end of its module's name; the longest matching end counts."""
 _ROLES = dict.fromkeys(("qkv", "kv", "q", "k", "v", "o"), "attention") | dict.fromkeys(
     ("gate", "gate_up", "up", "down"), "mlp"
 )
@@ -77,8 +76,10 @@ _ROLES["head"] = "head"
 
 @dataclass(frozen=True)
 class View:
-    """A stored tensor, or one expert's slice of a fused one; ``turned`` where it lies (in, out), ``rows`` where only those
-    are meant."""
+    """A stored tensor or a part of it: the slice of one ``expert`` of a fused one, or only its ``rows`` (start, end).
+
+    ``turned`` says that it is stored (in, out).
+    """
 
     tensor: str
     expert: int | None = None
@@ -87,31 +88,31 @@ class View:
 
     @property
     def name(self) -> str:
-        """The tensor's, with the expert's number in brackets."""
+        """The tensor's name, with the expert's number in brackets."""
         return self.tensor if self.expert is None else f"{self.tensor}[{self.expert}]"
 
     def cut(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The slice of the whole ``tensor``, as it is stored."""
+        """Return the expert's slice of the whole ``tensor``, as stored."""
         return tensor if self.expert is None else tensor[self.expert]
 
     def shaped(self, stored: torch.Tensor) -> torch.Tensor:
-        """What is stored, as it is meant: a matrix as (out, in)."""
+        """Return the view's part of what ``cut`` gives, a matrix as (out, in)."""
         stored = stored if self.rows is None else stored[slice(*self.rows)]
         return stored.T if self.turned else stored
 
     def stored(self, shaped: torch.Tensor) -> torch.Tensor:
-        """The other way round, of a view of whole rows."""
+        """Return a matrix (out, in) as stored: the reverse of ``shaped`` for a view without ``rows``."""
         return shaped.T.contiguous() if self.turned else shaped
 
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor's place in the model.
+    """One tensor's position in the model: its block (``layer``; None outside the blocks), side and kind.
 
-    ``side`` is ``encoder``, ``decoder`` or ``""`` (shared); ``kind`` is one of q, k, v, o, kv, qkv (with the prefix
-    ``cross_`` in cross-attention), gate, up, gate_up, down, router, norm, bias, embedding, head, other;
-    ``rows_last`` says that the matrix is stored (in, out), as GPT-2 does; ``experts`` is how many matrices a fused tensor
-    holds, along its first dimension.
+    ``side`` is ``encoder``, ``decoder`` or ``""`` (shared). ``kind`` is one of q, k, v, o (with the prefix ``cross_``
+    in cross-attention), kv, qkv, gate, up, gate_up, down, router, norm, bias, embedding, head, other. ``rows_last``
+    says that the matrix is stored (in, out), as in GPT-2. ``experts`` is the number of matrices in a fused tensor,
+    along its first dimension.
     """
 
     name: str
@@ -132,7 +133,7 @@ class Part:
 
 
 def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
-    """Where ``info`` belongs in a model of ``family`` with this config.json."""
+    """Return the part that the tensor ``info`` is in a model of ``family`` with this config.json."""
     name = info.name
     # T5 nests `block.3.layer.1`: the outer number is the depth.
     found = _LAYER.search(name)
@@ -153,7 +154,10 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
 
 
 def moved(name: str, layer: int) -> str:
-    """The name that a block's tensor has in the block of another number."""
+    """Return the name of a block's tensor with the block's number replaced by ``layer``.
+
+    Raises ValueError for a tensor outside the blocks.
+    """
     found = _LAYER.search(name)
     if found is None:
         raise ValueError(f"{name} stands in no block")
@@ -161,12 +165,12 @@ def moved(name: str, layer: int) -> str:
 
 
 def stored_apart(stored: Iterable[str]) -> bool:
-    """Whether a checkpoint of these names keeps every expert's layers as tensors of their own, gate and up apart."""
+    """Return whether a checkpoint with these tensor names stores each expert's gate and up as tensors of their own."""
     return any(_APART.search(name) for name in stored)
 
 
 def unknown_experts(checkpoint: Checkpoint, places: Mapping[str, Part]) -> str | None:
-    """The first tensor of experts' weights that is stored in a form not known here, so that nothing would prune it."""
+    """Return the first tensor of experts' weights in an unknown form, which nothing would prune, or None."""
     return next(
         (
             info.name
@@ -182,7 +186,10 @@ def unknown_experts(checkpoint: Checkpoint, places: Mapping[str, Part]) -> str |
 
 
 def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
-    """``parts`` of a model that has something to prune. Raises ModelError, or UnsupportedError where experts would be missed."""
+    """Return the ``parts`` of a model to prune.
+
+    Raises ModelError where nothing is prunable, UnsupportedError where experts are stored in an unknown form.
+    """
     places = parts(checkpoint, family)
     if not any(place.prunable for place in places.values()):
         raise ModelError(
@@ -198,14 +205,14 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
 
 
 def prunable_share(checkpoint: Checkpoint, family: str) -> float:
-    """Prunable weights over all parameters, tied ones once."""
+    """Return the prunable share of all parameters, counting tied ones once."""
     places, ties = parts(checkpoint, family), checkpoint.ties
     sizes = {info.name: info.numel for info in checkpoint.tensors.values() if info.name not in ties}
     return sum(size for name, size in sizes.items() if places[name].prunable) / max(1, sum(sizes.values()))
 
 
 def is_buffer(info: TensorInfo, place: Part) -> bool:
-    """Whether it is a buffer that old checkpoints carry along: a causal mask (a 4-dimensional "bias"), frequencies."""
+    """Return whether a tensor is a buffer of old checkpoints: a causal mask (a 4-dimensional "bias"), frequencies."""
     return _BUFFER.search(info.name) is not None or (place.kind == "bias" and len(info.shape) > 2)
 
 
@@ -216,7 +223,7 @@ def refuse_replay(config: Mapping[str, Any]) -> None:
 
 
 def refusal(model_type: str) -> str:
-    """Why a type of REFUSED cannot be replayed."""
+    """Return why a type of REFUSED cannot be replayed."""
     return f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}"
 
 
@@ -230,13 +237,13 @@ def refuse_text(config: Mapping[str, Any]) -> None:
 
 
 def role(module: str) -> str:
-    """What a linear module of this name is for: ``attention``, ``mlp``, ``head`` or ``other``."""
+    """Return the role of a linear module by its name: ``attention``, ``mlp``, ``head`` or ``other``."""
     kind = part(TensorInfo(f"{module}.weight", "F32", (2, 2), "", 0, 0), {}, "").kind
     return _ROLES.get(kind.removeprefix("cross_"), "other")
 
 
 def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
-    """Every tensor's part, by name. A name that repeats a tied tensor is never prunable."""
+    """Return every tensor's part, by name. A name that repeats a tied tensor is never prunable."""
     found = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
     for name in checkpoint.ties:
         found[name] = Part(name, found[name].layer, found[name].side, found[name].kind, prunable=False)

@@ -30,32 +30,32 @@ MODEL_TYPES: dict[str, Family] = {name: family for family, names in _TYPES.items
 """Family of each transformers ``model_type`` that is known to load, prune and run here."""
 
 PER_LAYER = "per_layer_config"
-"""transformers' key for what differs from block to block."""
+"""transformers' key for settings that differ from block to block."""
 
 
 def transformers_config(config: Mapping[str, Any], path: str = "config.json") -> PreTrainedConfig:
-    """transformers' configuration object of the config.json at ``path``, without the keys that name code, and without what
-    differs from block to block: stock models of the types that can have it here refuse it, ``per_layer`` adds it.
+    """Return transformers' configuration object of the config.json at ``path``, without the keys that name code.
 
-    Raises ModelError for a ``model_type`` that transformers has no class for.
+    ``per_layer_config`` is left out as well: stock models of the types that have it here refuse it, and ``per_layer``
+    applies it. Raises ModelError for a ``model_type`` that transformers has no class for.
     """
     from transformers import CONFIG_MAPPING
 
     if words := unknown_type(config, path):
         raise ModelError(*words)
     settings, _ = without_code({key: value for key, value in config.items() if key != PER_LAYER})
-    # As transformers itself tells the two apart, which share a name.
+    # Mistral and Ministral share a name; transformers itself tells them apart in this way.
     if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
         settings["model_type"] = "ministral"
     kind = CONFIG_MAPPING[str(settings["model_type"])]
     with foreign(f"{path}: transformers cannot read it as a {settings['model_type']}", "fetch the file again"):
-        # Infinity, which JSON does not have, is stored as an object.
+        # JSON has no infinity, so transformers stores it as an object.
         found: PreTrainedConfig = kind(**kind._decode_special_floats(settings))
     return found
 
 
 def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:
-    """What is wrong, and the way out, where transformers has no class for the type that config.json at ``path`` states."""
+    """Return an error and its hint where transformers has no class for config.json's ``model_type``, else None."""
     from transformers import CONFIG_MAPPING
 
     if str(config.get("model_type")) in CONFIG_MAPPING:

@@ -1,4 +1,4 @@
-"""Compiling a source file of this folder once per compiler, system and content; two processes may ask at once."""
+"""Compiles a source file of this folder once per compiler, flags, system and content; two processes may ask at once."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from sparsebench import children
 from sparsebench.sources import Cache
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-Wall", "-Wextra")
-"""No -march: a cache may be shared by machines. Functions name their own targets and are chosen when they run."""
+"""No -march: machines may share a cache. Functions name their own instruction sets and are chosen at run time."""
 COMPILE_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Why a library cannot be had here, and what would help."""
+    """Why a library is not available here, and what would help."""
 
     reason: str
 
 
 @functools.cache
 def library(name: str, *more: str) -> ctypes.CDLL | Missing:
-    """The compiled ``native/NAME.cpp`` and its folder ``NAME``, ``more`` behind the usual flags; or why there is none."""
+    """Load ``native/NAME.cpp`` with the headers in its folder ``NAME``; compile it, with ``more`` flags, if not cached.
+
+    Return Missing with the reason where it does not compile or load.
+    """
     source = Path(__file__).with_name(f"{name}.cpp")
     found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if found is None:
@@ -58,7 +61,7 @@ def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache)
         if target.is_file():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(".compiling-*"):  # by a process that was killed: only the lock's holder compiles
+        for left in target.parent.glob(".compiling-*"):  # left by a killed process: only the lock's holder compiles
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as folder:
             out = Path(folder) / target.name

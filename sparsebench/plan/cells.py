@@ -1,4 +1,4 @@
-"""The words of a run: variant, cell, job. Frozen, hashable by content, safe to send to another process."""
+"""The terms of a run: variant, cell, job. Frozen, hashable by content, safe to send to another process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NOT_PRUNED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A model after a recipe: the steps that lead to it from the dense checkpoint, of which ``dense`` has none.
+    """A model after a recipe: the ``steps`` that lead to it from the dense checkpoint; the dense variant has none.
 
-    ``id`` is the content fingerprint: the same id means the same weights. ``parents`` are the ids of what it was made from,
-    the dense model's first. ``calibration`` is the text that its steps read, in a line.
+    ``id`` is the content fingerprint: the same id means the same weights. ``parents`` are the ids of the variants that
+    it was made from, the dense one first. ``calibration`` describes the text that its steps read, in one line.
     """
 
     id: str
@@ -42,13 +42,16 @@ class Variant:
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> Variant:
-        """A variant from a record's mapping, which has more keys than it needs."""
+        """Return a variant from a record's mapping, which has more keys than the variant needs."""
         own = {one.name: found[one.name] for one in fields(cls) if one.name in found}
         steps = tuple(Step(step["verb"], step["name"], step["settings"]) for step in own.get("steps", ()))
         return cls(**{**own, "steps": steps, "parents": tuple(own.get("parents", ()))})
 
     def record(self) -> dict[str, Any]:
-        """The variant as records and ledger have it: with the last pruning step's settings, and what else was done in words."""
+        """Return the variant as records and the ledger hold it.
+
+        It adds the settings of the last pruning step, and in words what else was done.
+        """
         settings = {key: self.last(key) for key in registry.COLUMNS}
         settings["sparsity"] = self.sparsity
         return {**asdict(self), **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
@@ -60,7 +63,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """How a person reads it: ``smollm2 magnitude/layer 50%``."""
+        """The name for people: ``smollm2 magnitude/layer 50%``."""
         return f"{self.model} {self.recipe}"
 
     @property
@@ -70,19 +73,21 @@ class Variant:
 
     @property
     def method(self) -> str:
-        """What it is called in tables: the method of its last pruning step, else of its last step, else ``dense``."""
+        """The name in tables: the method of its last pruning step, else of its last step, else ``dense``."""
         last = self._pruning or (self.steps[-1] if self.steps else None)
         return last.name if last else "dense"
 
     @property
     def heuristic(self) -> bool:
-        """Whether its scores come of a rule that reads no model."""
+        """Whether its scores come from a rule that reads no model."""
         return bool(self.steps) and (self.steps[-1].verb, self.steps[-1].name) == ("floor", HEURISTIC)
 
     @property
     def sparsity(self) -> float | None:
-        """The share of the prunable weights that was asked to be zero: what its last pruning step says, or of a step that keeps
-        zeros what that leaves of the share before. None where nothing says it: of masks."""
+        """The share of the prunable weights that was asked to be zero; None where no setting says it, as for masks.
+
+        The last pruning step gives it. A step that keeps earlier zeros adds its share of the weights that are left.
+        """
         share: float | None = 0.0
         for step in (step for step in self.steps if step.verb == "prune"):
             own: float | None = step.settings.get("sparsity")
@@ -95,12 +100,12 @@ class Variant:
         return share
 
     def values(self, key: str) -> list[Any]:
-        """The values that its steps have of a field, or the names of its steps of a verb."""
+        """Return the values of the field ``key`` in its steps, or the names of its steps of the verb ``key``."""
         named = [step.name for step in self.steps if step.verb == key]
         return named + [step.settings[key] for step in self.steps if key in step.settings]
 
     def last(self, key: str) -> Any:
-        """A setting of its last pruning step (one of ``registry.COLUMNS``); what stands for none where there is no such step."""
+        """Return a setting of its last pruning step (one of ``registry.COLUMNS``); without one, that of NOT_PRUNED."""
         pruned = self._pruning
         return pruned.settings.get(key, NOT_PRUNED[key]) if pruned else NOT_PRUNED[key]
 
@@ -110,7 +115,7 @@ class Variant:
 
     @property
     def _beside(self) -> str:
-        """What else was done than the settings of ``record`` tell, as it stands behind the method in a label."""
+        """What was done beyond the settings in ``record``, as text to follow the method in a label."""
         if not self.steps:
             return ""
         main = self._pruning or self.steps[-1]
@@ -122,12 +127,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """The unit of record and of resume: one variant × one task, runtime setting, structure or storage.
+    """The unit of record and of resume: one variant × its making, or one task, runtime setting, structure or storage.
 
-    ``stage`` is ``make`` or one of ``stages``. ``settings`` holds everything that was asked and can change the result; ``id``
-    is its fingerprint together with the variant, the stage's VERSION and its libraries, and versions of the task, the engine
-    or of measuring memory. It says nothing of a machine: what a machine makes of ``auto`` is on the record. ``documents`` is
-    about how many data of one's own have, for the estimate (0: nobody knows).
+    ``stage`` is ``make`` or one of ``stages``. ``settings`` holds everything that was asked and can change the result.
+    ``id`` is the fingerprint of the settings, the variant, the stage's VERSION and libraries, and the version of the
+    task, the engine or the measuring of memory. It does not depend on the machine: what ``auto`` became there is on the
+    record. ``documents`` is about how many documents the user's own data have, for the estimate (0: unknown).
     """
 
     id: str
@@ -138,8 +143,7 @@ class Cell:
 
     @property
     def nodes(self) -> int:
-        """On how many nodes its ranks are started by a launcher: those of a hostfile, or of a cluster; 0 where they stay with the
-        job."""
+        """On how many nodes of a hostfile or a cluster a launcher starts its ranks; 0 where they stay with the job."""
         return len(self.settings.get("hosts", ())) or int(self.settings.get("nodes", 0))
 
     @property
@@ -162,10 +166,10 @@ class Cell:
 class Job:
     """The unit of execution: cells that share one process because they share what is expensive.
 
-    ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the
-    variants whose folders the job leaves behind, ``parent`` the one that they are made from, ``after`` the jobs that must
-    have ended before it starts, ``exclusive`` that it is timed: alone on the machine, but for what ``jobs.alone`` says.
-    ``again`` is the making that is recorded and done once more, because a folder is gone: for the estimate.
+    ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the variants whose folders the job leaves behind, and
+    ``parent`` is the one that they are made from. ``after`` are the ids of jobs that must have ended before it starts.
+    ``exclusive`` means that it is timed: alone on the machine, with the exceptions of ``jobs.alone``. ``again`` are
+    ``make`` cells that are recorded already and done again because a folder is gone: for the estimate.
     """
 
     id: str
@@ -179,7 +183,7 @@ class Job:
 
     @property
     def making(self) -> tuple[Cell, ...]:
-        """All that it makes, whether that is recorded or not."""
+        """The cells that it records and those that it only makes again."""
         return (*self.cells, *self.again)
 
     @property
@@ -190,6 +194,6 @@ class Job:
 
     @property
     def label(self) -> str:
-        """What a person reads while it runs: ``make  smollm2 wanda/layer 50% and 3 more``."""
+        """The text shown while it runs: ``make  smollm2 wanda/layer 50% and 3 more``."""
         first, *others = self.variants
         return f"{self.kind}  {first.label}{f' and {len(others)} more' if others else ''}"

@@ -1,6 +1,6 @@
-"""How long, how big: rough numbers before a run, so that nobody is surprised. Refined by what the run itself shows.
+"""Rough estimates of time and size before a run, which the run refines by what it shows.
 
-The constants are for two server cores and were measured there; a faster machine is told so after its first jobs.
+The constants were measured on two server cores. On a faster machine, the first jobs correct the estimates.
 """
 
 from __future__ import annotations
@@ -24,38 +24,42 @@ WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 4}
 EMULATED_FLOPS = 10e9
 GPU_FLOPS = {"bfloat16": 150e12, "float32": 20e12}
 GPU_READ_BYTES = 1e12
-"""Bytes a second through a sweep, through structure and storage, and into an engine; floating-point operations a second, bytes
-a weight. The GPU's operations, and the bytes that it reads a second for a new token, are a guess for an H100 at small batches,
-measured on none."""
+"""SWEEP_BYTES, ASSESS_BYTES and LOAD_BYTES are bytes per second through a sweep, through structure and storage, and
+into an engine. FLOPS are floating-point operations per second, WIDTH is bytes per weight. The two GPU constants,
+operations per second and bytes read per second for a new token, are a guess for an H100 at small batches, measured on
+none."""
 
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
-"""Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
+"""Tokens that a document costs on average over all its requests; a common beginning of the requests counts once."""
 READINGS = 3
 """How often an encoder-decoder reads a document's prompt: once for each of its answers."""
 DEFAULT_DOCUMENTS = 2000
 MASKED_TOKENS = 12
 """Tokens of a document's answers, each masked once."""
 PASSAGE_TOKENS, LONGEST_PASSAGE = 130, 512
-"""Tokens of a passage of BoolQ, of which encoders read one a sample, and of the longest of 128 such: so long all are padded."""
+"""Tokens of an average passage of BoolQ, of which encoders read one per sample, and of the longest of 128 passages, to
+which all are padded."""
 SOLVE_SECONDS = 3e-8
-"""Per parameter to find one version's weights."""
+"""Seconds per parameter to find one version's weights."""
 WARM_UP_STEPS = 6
-"""Steps that warming up takes a side, typically."""
+"""Steps that warming up one side of a pair typically takes."""
 READ_BYTES = 8e9
-"""Bytes of weights that one new token reads a second."""
+"""Bytes of weights that a CPU reads per second for new tokens."""
 NODES_START_SECONDS = 6.0
-"""To start ranks on several nodes anew, which each process does. Measured on one machine with two nodes of Ray's: memory of a
-model of 1.2 million weights took 5.7 seconds, nearly all of it this."""
+"""Seconds to start ranks on several nodes anew, which each process does. Measured on one machine with two nodes of Ray:
+the memory stage of a model of 1.2 million weights took 5.7 seconds, nearly all of it this start."""
 ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
-"""What an encoder-decoder's encoder is of it, and what of it reads the encoder's output."""
+"""The share of an encoder-decoder that is its encoder, and the share that reads the encoder's output."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """``parameters`` in all, ``bytes`` on disk in the working precision; ``prunable`` is a share, None where not known;
-    ``device`` is where the model will run, ``blocks`` how many it has in all its stacks; ``active`` are the parameters that a
-    token meets where it chooses among experts, 0 where it meets all; ``longest`` is the most tokens that an input may have, None
-    where nothing is said of that."""
+    """The size of a model: ``parameters`` in all, and ``bytes`` on disk in the working precision.
+
+    ``prunable`` is the share of prunable parameters, None if unknown. ``device`` is where the model will run,
+    ``blocks`` the number of blocks in all its stacks. ``active`` are the parameters that one token uses in a mixture of
+    experts, 0 where it uses all. ``longest`` is the most tokens of an input, None if the config does not state it.
+    """
 
     parameters: int
     bytes: int
@@ -67,18 +71,18 @@ class ModelSize:
 
     @property
     def per_token(self) -> int:
-        """The parameters that one token meets: they tell the work, where all of them tell memory and disk."""
+        """The parameters that one token uses, which decide the work; all parameters decide memory and disk."""
         return self.active or self.parameters
 
 
 def comparing(cell: Cell, size: ModelSize) -> float:
-    """Seconds to run texts through the dense model once and through the variant twice."""
+    """Return the seconds to run texts through the dense model once and through the variant twice."""
     flops = 3 * cell.settings["samples"] * cell.settings["length"] * 2 * size.per_token
     return 2 * _load(size) + flops / speed(calculated(cell, size.device), size.device)
 
 
 def scoring(cell: Cell, size: ModelSize) -> float:
-    """Seconds for one task."""
+    """Return the seconds for one task."""
     if cell.variant.heuristic:
         return 1.0
     flops = _documents(cell) * _tokens(cell) * 2 * size.per_token * _passes(cell)
@@ -86,7 +90,7 @@ def scoring(cell: Cell, size: ModelSize) -> float:
 
 
 def timing(cell: Cell, size: ModelSize) -> float:
-    """Seconds to time a pair."""
+    """Return the seconds to time a pair."""
     processes = cell.settings.get("processes", 1)  # a plan from before there were several
     phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
     again = (processes - 1) * NODES_START_SECONDS if cell.nodes else 0.0
@@ -94,7 +98,7 @@ def timing(cell: Cell, size: ModelSize) -> float:
 
 
 def using_memory(cell: Cell, size: ModelSize) -> float:
-    """Seconds to measure memory: every phase once."""
+    """Return the seconds to measure memory: every phase once."""
     return _load(size) + sum(_steps(cell, size))
 
 
@@ -103,14 +107,17 @@ def _load(size: ModelSize) -> float:
 
 
 def _timed(step: float, samples: float, processes: int) -> float:
-    """Seconds in which one process times a phase of a pair: as many steps as the time cap allows, never fewer than it needs."""
+    """Return the seconds for one process to time a phase of a pair.
+
+    It takes as many steps as the time cap allows, but never fewer than it needs.
+    """
     cap = Setting.phase_seconds / processes
     needed = 2 * max(1, MIN_PAIRS / processes) + 2 * min(WARM_STEPS[0], 1 + cap // step)
     return max(needed * step, min(cap + 2 * WARM_SECONDS, 2 * (samples + WARM_UP_STEPS) * step))
 
 
 def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
-    """Seconds of one step of each phase: prompts are arithmetic, new tokens read every weight that they meet once."""
+    """Return the seconds of one step of each phase. Prompts cost arithmetic, new tokens also read the weights used."""
     load, dtype = cell.settings["workload"], calculated(cell, size.device)
     forward = 2 * size.per_token * load["batch"] / speed(dtype, size.device)
     prompt = forward * load["prompt"]
@@ -125,16 +132,16 @@ def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
 
 
 def calculated(cell: Cell, device: str = "cpu") -> str:
-    """The precision that a cell will run in on this machine: what was asked for, where that is not ``auto``."""
+    """Return the precision that a cell will run in on this machine: the one asked for, where that is not ``auto``."""
     if "engine" in cell.settings:
-        # What other nodes emulate is not known here.
+        # Which precisions other nodes emulate is not known here.
         asked = cell.settings["dtype"]
         return asked if "hosts" in cell.settings else environment.arithmetic(cell.variant.dtype, asked, device)
     return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"), device)
 
 
 def speed(dtype: str, device: str = "cpu") -> float:
-    """Floating-point operations a second in a precision, on this machine."""
+    """Return the floating-point operations per second in a precision, on this machine."""
     if devices.is_gpu(device):
         return GPU_FLOPS["float32" if dtype == "float32" else "bfloat16"]
     return EMULATED_FLOPS if dtype != "auto" and environment.emulated(dtype) else FLOPS[dtype]
@@ -147,7 +154,7 @@ def _documents(cell: Cell) -> int:
 
 
 def _tokens(cell: Cell) -> int:
-    """Tokens that a document costs: its own, those of the examples before it, and those of an answer that is written."""
+    """Return the tokens that a document costs: its own, those of few-shot examples, and those of a generated answer."""
     task, family = benchmarks.row_of(cell.settings), cell.variant.family
     usual = DOCUMENT_TOKENS[family]
     if task and task.adapter == "generation":
@@ -157,13 +164,14 @@ def _tokens(cell: Cell) -> int:
     one = (task.prompt if task else 0) * (READINGS if family == "encoder-decoder" else 1) or usual
     examples = one * (cell.settings.get("num_fewshot") or 0)
     if family == "decoder" and task and task.examples:
-        # All documents begin with the same ones. A batch has twice its longest input's tokens: examples cost less than it adds.
+        # All documents begin with the same examples. A batch has twice its longest input's tokens: examples cost less
+        # than it adds.
         examples = min(examples, one)
     return one + examples
 
 
 def _passes(cell: Cell) -> int:
-    """How often a token is read: a masked language model reads a text once for each token that it scores."""
+    """Return how often a token is read: a masked language model reads a text once for each token that it scores."""
     if cell.variant.family != "encoder":
         return 1
     task = benchmarks.row_of(cell.settings)
@@ -173,7 +181,7 @@ def _passes(cell: Cell) -> int:
 
 
 def training(job: Job, size: ModelSize) -> float:
-    """Text of their own through the whole model, by the steps that train it, each where it is done and in its precision."""
+    """Return the seconds of steps that train the model on text of their own, each on its device, in its precision."""
     return sum(_trained(step, cell, size) for cell in job.making for step in cell.variant.steps[-1:])
 
 
@@ -185,17 +193,20 @@ def _trained(step: Step, cell: Cell, size: ModelSize) -> float:
 
 
 def held(steps: Iterable[Step], size: ModelSize) -> int:
-    """Bytes that a step holds beside what any does, of ``steps`` that are made one after another."""
+    """Return the extra bytes that a step holds in memory or on disk: the most of ``steps``, done one after another."""
     return int(size.parameters * max((kinds()[step.verb].holds(step) for step in steps), default=0.0))
 
 
 def _share(step: Step, tokens: int) -> float:
-    """The share of a text of so many tokens that a step reads."""
+    """Return the share of a text of ``tokens`` tokens that a step reads."""
     return min(1.0, kinds()[step.verb].at_most(step) / tokens)
 
 
 def calibrating(job: Job, size: ModelSize) -> float:
-    """Calibration text through the model, with its second moments: once for all versions, or twice for each."""
+    """Return the seconds to run calibration text through the model, with its second moments.
+
+    That is done once for all versions, or twice for each.
+    """
     read = [cell for cell in job.making if cell.settings.get("samples")]
     if not read:
         return 0.0

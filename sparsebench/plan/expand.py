@@ -1,4 +1,4 @@
-"""From a manifest to its cells: every list swept, every setting resolved, every id computed. No torch."""
+"""Expands a manifest into its cells: every list swept, every setting resolved, every id computed. No torch."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ DEFAULT_SEED = 0
 class Plan:
     """Everything a manifest asks for, in the order in which it is done.
 
-    ``variants`` are all that must be made, by id, those that only others are made from among them. ``data`` are the sources of
-    data of one's own by their content, which is all that a cell knows of them.
+    ``variants`` are all that must be made, by id, including those that are only parents of others. ``data`` maps the
+    content hash of the user's own data, which is all that a cell holds of them, to their source.
     """
 
     manifest: str
@@ -41,23 +41,23 @@ class Plan:
     data: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, name: str) -> ManifestModel:
-        """The manifest's entry for a model."""
+        """Return the manifest's entry for a model."""
         return next(model for model in self.models if model.name == name)
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """The fingerprint of what steps read beside the model and the files that they name, the calibration text; and about how many
-    documents a task over data of one's own has, by its name."""
+    """The fingerprint of the ``calibration`` text, and about how many ``documents`` each task over the user's own data
+    has, by its name."""
 
     calibration: str = ""
     documents: Mapping[str, int] = field(default_factory=dict)
 
 
 def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: DataInfo = DataInfo()) -> Plan:
-    """All cells of ``manifest``; ``revisions`` gives the fingerprint of each model's source by model name.
+    """Return the plan of ``manifest``; ``revisions`` gives the fingerprint of each model's source by model name.
 
-    The ends of recipes are measured; what only others are made from is made, and no more.
+    The last variant of a recipe is measured. Those before it are only made.
     """
     dense = {model.name: _dense(model, revisions[model.name], manifest.seed) for model in manifest.models}
     calibration = resolved(manifest.calibration, manifest.seed)
@@ -68,7 +68,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         chains = [chain for entry in manifest.variants if is_for(entry, model.name) for chain in recipes(entry)]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
         measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
-        # What one stage alone would measure is not made where nobody asks for that.
+        # A variant that only some stages measure is not made where the manifest does not ask for these stages.
         lines = [line for line in lines if measured[line[-1].id] or not _only(line[-1])]
         made = {variant.id: variant for line in lines for variant in line}
         variants |= made
@@ -97,7 +97,7 @@ def _measurements(
         if stage.name in (_only(variant) or stages()):
             for settings in stage.settings(manifest, model, variant):
                 if stage.reads_text:
-                    # Another draw: variants are not judged by what they were made from.
+                    # Another draw: variants are not judged on the text that they were made from.
                     own = asdict(calibration) | {"source": texts.calibration, "seed": calibration.seed + 1}
                     settings = {key: value for key, value in (own | settings).items() if value is not None}
                 documents = texts.documents.get(settings.get("task", ""), 0)
@@ -105,12 +105,12 @@ def _measurements(
 
 
 def _only(variant: Variant) -> tuple[str, ...]:
-    """The only stages that a variant is measured by; empty where all may."""
+    """Return the only stages that measure a variant; empty where all may."""
     return () if variant.is_dense else kinds()[variant.steps[-1].verb].stages
 
 
 def recipes(entry: Any) -> Iterator[tuple[Step, ...]]:
-    """Each recipe that an entry of ``variants`` asks for: every combination of its steps' settings."""
+    """Yield each recipe that an entry of ``variants`` asks for: every combination of its steps' settings."""
     written = [(*verb_and_name(step, kinds()), step) for step in chain_of(entry)]
     yield from product(*([*combinations(verb, name, _settings(verb, step))] for verb, name, step in written))
 
@@ -120,20 +120,20 @@ def _settings(verb: str, step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count(manifest: Manifest) -> int:
-    """How many cells ``expand`` makes at most: as many where nothing is kept to some variants."""
+    """Return how many cells ``expand`` makes at most: as many as if no task or runtime were for some variants only."""
     timed = sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
     found = 0
     for model in manifest.models:
         chains = [chain_of(entry) for entry in manifest.variants if is_for(entry, model.name)]
         made = sum(count_variants(chain[: number + 1]) for chain in chains for number in range(len(chain)))
         measured = 1 + sum(map(count_variants, chains))
-        # Structure, storage, outputs, tasks, latency and memory; of the dense model latency twice.
+        # Structure, storage, outputs, tasks, latency and memory; latency twice for the dense model.
         found += made + measured * (3 + len(manifest.benchmarks.of(model.family)) + 2 * timed) + timed
     return found
 
 
 def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
-    """A manifest's calibration with its defaults filled in."""
+    """Return a manifest's calibration with its defaults filled in."""
     default = calibration.source is None
     source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source, Path()).text
     column = calibration.field or (DEFAULT.field if default else None)
@@ -141,7 +141,7 @@ def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
 
 
 def described(calibration: Calibration) -> str:
-    """A calibration in a line: ``SOURCE passage 128×2048 seed 0``."""
+    """Return a calibration in one line: ``SOURCE passage 128×2048 seed 0``."""
     source = calibration.source.partition("#sha256=")[0]
     size = f"{calibration.samples}×{calibration.length or 'longest'}"
     words = (source, calibration.field, calibration.target, size, f"seed {calibration.seed}")
@@ -168,7 +168,7 @@ def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
 
 
 def _is_gguf(model: ManifestModel) -> bool:
-    """Whether the source names a GGUF file; that of a wheel may be in parts, or have its name from the source."""
+    """Return whether the source names a GGUF file. One in a wheel may be in parts, or named by the source."""
     source = sources.parse(model.source)
     name = payload_name(source) if source.kind == "wheel" else source.repo or source.location
     return name.lower().endswith(".gguf")
@@ -182,7 +182,7 @@ def _line(
     calibration: Calibration,
     texts: DataInfo,
 ) -> list[Variant]:
-    """The variants of one recipe, one a step."""
+    """Return the variants of one recipe, one per step."""
     line: list[Variant] = []
     last = base
     for step in chain:
@@ -205,5 +205,5 @@ def _line(
 
 
 def _identities(named: str | Sequence[str]) -> str | list[str]:
-    """What stands in an id for one teacher, or for several."""
+    """Return what identifies one teacher, or several, in an id."""
     return of_text(named).identity if isinstance(named, str) else [of_text(one).identity for one in named]

@@ -16,26 +16,27 @@ from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
 READING = ("transformers", "tokenizers", "scipy")
-"""What turns text into a model's activations and sums of them (models/gather.py), for steps that read it."""
+"""The libraries that turn text into activations and sums of them (models/gather.py), for steps that read text."""
 DEQUANTIZING = ("transformers", "gguf")
 
 
 def digest(value: Any) -> str:
-    """A short hash of any JSON value, independent of key order."""
+    """Return a short hash of any JSON value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def dense_id(identity: Mapping[str, Any], weights: str) -> str:
-    """The id of a checkpoint as it was fetched, in its precision; a GGUF file is dequantized by libraries."""
+    """Return the id of a fetched checkpoint in its precision; a GGUF file's covers the libraries that dequantize it."""
     return digest([dict(identity), _libraries(DEQUANTIZING if weights == "dequantized" else ())])
 
 
 def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: Mapping[str, Any]) -> str:
-    """The id of what ``step`` makes of the variant ``parent``.
+    """Return the id of what ``step`` makes of the variant ``parent``.
 
-    ``read`` says what text it looks at and how, ``files`` gives the hashes of the files that its settings name. Settings
-    that are the defaults are left out, so that a new one leaves the ids of old results alone.
+    ``read`` says what calibration text it reads and how. ``files`` gives what identifies the files, texts and teachers
+    that its settings name. Settings at their defaults are left out, so that a new setting leaves the ids of old results
+    alone.
     """
     kind = kinds()[step.verb]
     settings = {**kind.unusual(step), **files}
@@ -47,7 +48,10 @@ def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: 
 
 
 def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:
-    """The id of a cell: what is measured of which variant, how, and by which version of what. A making is its variant's."""
+    """Return the id of a cell: of the stage, the variant, the settings and the versions of code and libraries.
+
+    The id of a ``make`` cell depends on its variant only, whose id covers the rest.
+    """
     if stage == "make":
         return digest([stage, variant])
     row = stages()[stage]

@@ -1,8 +1,8 @@
-"""Cells into jobs: those that share what is expensive share a process; a pass's jobs follow one another.
+"""Groups cells into jobs: cells that share something expensive share a process; the jobs of a pass follow one another.
 
 Order within a model: fetch and prepare it, the dense variant's jobs, then each pass over a parent (make, assess, score,
-time, measure memory), parents first. Timed jobs wait until nothing else can run, and the folders of what they time wait
-with them.
+time, measure memory), parents first. Timed jobs wait until nothing else can run, and the folders of the variants that
+they time stay until then.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ def jobs(
     present: Callable[[Variant], bool],
     packed: Callable[[Variant], bool] = lambda _: False,
 ) -> list[Job]:
-    """The jobs that do ``cells``, in order; ``present`` tells which variants' folders exist already, and ``packed`` which have
-    packed copies: what was made before is unpacked from these, which takes no time beside making it again."""
+    """Return the jobs that do ``cells``, in order.
+
+    ``present`` tells which variants' folders exist already, ``packed`` which have packed copies. What was made before
+    is unpacked from these, which takes almost no time compared with making it again.
+    """
     todo = list(cells)
     missing = _missing(plan, todo, present)
     passes: dict[Hashable, list[Variant]] = {}
@@ -52,7 +55,7 @@ def jobs(
         for cell in cells_here:
             if stage := measured.get(cell.stage):
                 groups.setdefault((stage.process.name, stage.shares(cell)), []).append(cell)
-        # A pair is timed beside the dense model, which must be there too.
+        # A pair needs the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
             after = (dense.id, *before) if dense else before
@@ -62,7 +65,10 @@ def jobs(
 
 
 def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant], bool]) -> list[Job]:
-    """The jobs that make ``variants``, whose folders are gone, and what of their ancestors is not ``present``; parents first."""
+    """Return the jobs that make ``variants``, whose folders are gone, and those ancestors that are not ``present``.
+
+    Parents come first.
+    """
     found: dict[str, Variant] = {}
     for variant in variants:
         for one in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
@@ -77,8 +83,11 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
 
 
 def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> dict[str, Variant]:
-    """The variants whose folders must be made: what cells need and is not there, the making that was never recorded, and
-    what these are made from and beside. What is paired needs the dense model as well."""
+    """Return the variants whose folders must be made, by id.
+
+    These are the variants that cells need and that are not there, those whose making was never recorded, and what these
+    are made from. Paired stages and steps that read the dense model need that as well.
+    """
     found: dict[str, Variant] = {}
 
     def need(variant: Variant, again: bool = False) -> None:
@@ -96,16 +105,19 @@ def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], boo
 
 
 def calculates(job: Job) -> bool:
-    """Whether a job calculates on the run's device; making from weights alone is reading and writing files."""
+    """Return whether a job calculates on the run's device. Making from weights alone only reads and writes files."""
     if job.kind == MAKE.name:
         return any(kinds()[one.steps[-1].verb].on_device(one.steps[-1]) for one in job.makes if one.steps)
     return PROCESSES[job.kind].calculates
 
 
 def alone(job: Job, on_gpu: bool) -> bool:
-    """Whether a job has the machine to itself where jobs calculate on GPUs or do not: timed ones do. On GPUs those that measure
-    memory, and those whose manifest says ``alone: device``, have only as many GPUs to themselves as they need: where all have one
-    name, since it is known only later which they get, and records are filed under it."""
+    """Return whether a job has the machine to itself; ``on_gpu`` says whether the run's jobs calculate on GPUs.
+
+    Timed jobs do. On GPUs, jobs that measure memory, and those whose manifest says ``alone: device``, have only the
+    GPUs that they need to themselves. That requires all GPUs to have the same name: records are filed under it, and
+    which GPUs a job gets is known only later.
+    """
     mixed = on_gpu and len(set(devices.names())) > 1
     if not on_gpu or mixed or any(cell.nodes for cell in job.cells):
         return job.exclusive
@@ -113,17 +125,17 @@ def alone(job: Job, on_gpu: bool) -> bool:
 
 
 def ranks_of(job: Job) -> int:
-    """How many ranks the cells of a job have, which is the same for all. On GPUs each has one of its own."""
+    """Return the number of ranks, which is the same for all cells of a job. On GPUs each rank has its own."""
     return max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
 
 
 def nodes_of(job: Job) -> int:
-    """How many nodes of a cluster a job needs at once: as many as the manifest says of its ranks, else one."""
+    """Return how many nodes of a cluster a job needs at once: as many as the manifest asks for, else one."""
     return max((cell.settings.get("nodes", 1) for cell in job.cells), default=1)
 
 
 def reads_dense(variant: Variant) -> bool:
-    """Whether the step that makes it looks at the dense model beside its parent."""
+    """Return whether the step that makes a variant reads the dense model beside its parent."""
     return bool(variant.steps) and kinds()[variant.steps[-1].verb].reads_dense(variant.steps[-1])
 
 
@@ -132,7 +144,7 @@ def _beside(variant: Variant) -> tuple[str, ...]:
 
 
 def _pass(variant: Variant) -> Hashable:
-    """What variants that are made in one pass have in common."""
+    """Return a key that is the same for variants made in one pass."""
     if variant.is_dense:
         return variant.id
     step = variant.steps[-1]
@@ -146,7 +158,7 @@ def _maker(
     makers: dict[str, Job],
     packed: Callable[[Variant], bool] = lambda _: False,
 ) -> Job:
-    """The job that leaves the folders of one pass."""
+    """Return the job that makes the folders of one pass."""
     first = variants[0]
     if first.is_dense:
         return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
@@ -159,7 +171,7 @@ def _maker(
 
 
 def _again(plan: Plan, variant: Variant) -> Cell:
-    """The making of a variant as a plan's cell has it, but for the id."""
+    """Return the ``make`` cell of a variant as a plan has it, but without its id."""
     step, text = variant.steps[-1], plan.calibration
     read = {"samples": text.samples, "length": text.length, **precision(plan.model(variant.model))}
     return Cell("", MAKE.name, variant, read if kinds()[step.verb].reads_text(step) else {})

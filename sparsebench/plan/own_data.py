@@ -1,4 +1,4 @@
-"""A manifest's tasks over data of one's own, before a run: where these lie, and what the tasks are called."""
+"""Locates the user's own data that a manifest's tasks are over, and names these tasks, before a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sparsebench.plan.stages import own_of
 from sparsebench.steps.contract import with_content
 
 Pinned = Callable[[sources.Source], sources.Source]
-"""A source of the hub's at the commit that its revision meant when it was first resolved."""
+"""A function that returns a hub source at the commit that its revision meant when it was first resolved."""
 
 
 def located(
     loaded: LoadedManifest, manifest: Manifest, pinned: Pinned, cache: sources.Cache
 ) -> tuple[ManifestBenchmarks, dict[str, int], list[Problem]]:
-    """The tasks, those over one's own data with a name, and a source in canonical notation with a hash of its content; about
-    how many documents these have, by name.
+    """Return the tasks, about how many documents those over the user's own data have, by name, and the problems.
 
-    Also what is wrong with them: data that cannot be had or do not hold what is asked for, a name that is another task's.
+    Tasks over the user's own data get a name, and a source in canonical notation with a hash of its content. A problem
+    is data that cannot be fetched or lack what is asked for, or a name that another task has.
     """
     problems: list[Problem] = []
     names: dict[str, benchmarks.OwnData] = {}

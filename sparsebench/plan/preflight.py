@@ -1,7 +1,7 @@
-"""Everything that can go wrong before any weights are fetched, found before any weights are fetched.
+"""Finds everything wrong with a run that can be found before any weights are fetched.
 
-A manifest is loaded and checked against methods, tasks and checkpoints; sources get their fingerprints; what the
-hub's moving names mean is pinned in a lock file beside the manifest.
+A manifest is loaded and checked against methods, tasks and checkpoints. Sources get their fingerprints. A lock file
+beside the manifest pins what the hub's moving names mean.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A manifest that has passed the preflight: its plan, where it goes, how big its models are, the device that is used."""
+    """A manifest that has passed the preflight: its plan, its ledger and folders, its models' sizes and its device."""
 
     request: PlanRequest
     manifest: Manifest
@@ -71,7 +71,7 @@ class Prepared:
     sizes: dict[str, ModelSize]
     device: str = "cpu"
     refused: Mapping[str, Problem] = field(default_factory=dict)
-    """The cells that the device or the executor cannot do, by id, each with the manifest's line that asks for it."""
+    """The cells that the device or the executor cannot do, by id, each with the reason at the line that asks for it."""
 
     @property
     def keep(self) -> str:
@@ -79,15 +79,15 @@ class Prepared:
         return self.manifest.storage.keep if self.manifest.storage else "none"
 
     def has(self, model: str) -> bool:
-        """Whether the model lies prepared in the work folder."""
+        """Return whether the work folder has the model, prepared."""
         return (self.work / "models" / self.plan.dense[model].id / "config.json").is_file()
 
 
 def prepare(request: PlanRequest) -> Prepared:
     """Load, check and expand a manifest.
 
-    Raises ManifestError with every problem at once, SourceError when a source cannot be found, UserError for a device that is
-    not here or that torch does not see.
+    Raises ManifestError with every problem at once, SourceError when a source cannot be found, and UserError for a
+    device that is not here or that torch does not see.
     """
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
@@ -108,7 +108,7 @@ def prepare(request: PlanRequest) -> Prepared:
 
 
 def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
-    """Refuse lists that multiply to more cells than anybody can measure, before they are written out."""
+    """Refuse lists that multiply to more cells than anybody can measure, before they are expanded."""
     most = max(bounded.CELLS, bounded.CELLS_A_MODEL * len(manifest.models))
     if (cells := count(manifest)) > most:
         message = f"the lists of `variants`, `benchmarks` and `runtime` multiply to {cells:,} cells"
@@ -118,7 +118,7 @@ def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
 
 
 def checks() -> Checks:
-    """What the package `manifest` cannot know by itself."""
+    """Return the checks that the package `manifest` cannot do by itself."""
     return Checks(
         step_files=lambda: {verb: kind.files for verb, kind in kinds().items()},
         step_names=lambda: {verb: kind.settings() for verb, kind in kinds().items()},
@@ -137,7 +137,7 @@ def checks() -> Checks:
 
 
 def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
-    """The ledger: the command line's, the manifest's, $SPARSEBENCH_LEDGER, or the default, in this order."""
+    """Return the ledger's path: the command line's, else the manifest's, else $SPARSEBENCH_LEDGER, else the default."""
     if option:
         return option
     if manifest:
@@ -146,7 +146,7 @@ def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
 
 
 def _home(text: str) -> Path:
-    """A manifest's path, ``~`` as a shell means it. Raises UserError for the home of somebody unknown."""
+    """Return a manifest's path with ``~`` expanded as by a shell. Raises UserError for the home of an unknown user."""
     found = os.path.expanduser(text)
     if found.startswith("~"):
         raise UserError(f"{text}: there is no user {found.split('/')[0][1:]}", "name the folder itself")
@@ -165,7 +165,7 @@ class Lock:
         self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
     def pinned(self, source: sources.Source, cache: sources.Cache) -> sources.Source:
-        """The source at the commit that its revision meant when it was first resolved; no other kind of source moves."""
+        """Return a hub source at the commit that its revision meant when it was first resolved; others do not move."""
         if source.kind != "hf":
             return source
         if source.text not in self.commits:
@@ -180,11 +180,10 @@ class Lock:
 def _look_up(
     loaded: LoadedManifest, manifest: Manifest, request: PlanRequest, cache: sources.Cache
 ) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], DataInfo]:
-    """The manifest with every source where it is found; fingerprint and config.json of each model; the fingerprints of
-    what steps read.
+    """Return the manifest with every source located, each model's fingerprint and config.json, and the DataInfo.
 
-    Sources are in canonical notation: paths from the current folder or absolute, revisions of the hub as commits. All that
-    fail are reported together, each at its line.
+    Sources are in canonical notation: paths from the current folder or absolute, revisions of the hub as commits. All
+    that fail are reported together, each at its line.
     """
     lock = Lock(request.path.with_suffix(".lock"))
     revisions: dict[str, str] = {}
@@ -261,7 +260,7 @@ def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
 
 
 def _overlaps(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
-    """Benchmarks whose own documents a method would be calibrated on."""
+    """Report benchmarks whose own documents a method would be calibrated on."""
     if manifest.calibration.allow_overlap:
         return
     source = _calibration_text(manifest, loaded.folder).text
@@ -279,9 +278,10 @@ def _overlaps(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
 def _with_texts(
     loaded: LoadedManifest, manifest: Manifest, lock: Lock, cache: sources.Cache
 ) -> tuple[list[Any], list[Problem]]:
-    """The entries of ``variants`` with the texts that their steps read, in canonical notation with a hash of the content.
+    """Return the entries of ``variants`` with the texts that their steps read, and the problems with these texts.
 
-    A step that names none has the calibration text. Also what is wrong with a text, among it that a benchmark is made of it.
+    Texts are in canonical notation with a hash of the content. A step that needs a text and names none gets the
+    calibration text. A text that a benchmark is made of is a problem, too.
     """
     problems: list[Problem] = []
 
@@ -334,7 +334,7 @@ def _with_texts(
 
 
 def _tasks_of(loaded: LoadedManifest, manifest: Manifest, source: str) -> list[str]:
-    """The tasks of a manifest that hold documents of a source."""
+    """Return the tasks of a manifest that hold documents of a source."""
     held = [task.task for task in manifest.benchmarks.every() if _overlap(loaded, source, task)]
     return list(dict.fromkeys(held))
 
@@ -345,19 +345,19 @@ def _overlap(loaded: LoadedManifest, source: str, task: ManifestTask) -> bool:
 
 
 def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
-    """Models that transformers has no class for, where something must run them: weights alone need none."""
+    """Report models that transformers has no class for, where something must run them; weights alone need no class."""
     calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
     for index, model in enumerate(manifest.models):
         config = configs.get(model.name)
         runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
-        # Most types are of our own table: transformers, which takes a second to import, need not be asked.
+        # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
         asked = config and runs and str(config.get("model_type")) not in MODEL_TYPES
         if words := unknown_type(config, f"{model.source}: config.json") if config and asked else None:
             yield loaded.problem(("models", index, "source"), words[0], "", words[1])
 
 
 def _unreplayed(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
-    """Steps that read text for models whose architecture cannot be calibrated block by block."""
+    """Report steps that read text for models whose architecture cannot be calibrated block by block."""
     for index, entry in enumerate(manifest.variants):
         calibrated = any(_reads_text(step) for chain in recipes(entry) for step in chain)
         for name, config in configs.items():
@@ -372,7 +372,7 @@ def _unreplayed(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, d
 def _refused_by_steps(
     loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]
 ) -> Iterator[Problem]:
-    """Steps that a model's config.json rules out."""
+    """Report steps that a model's config.json rules out."""
     for index, entry in enumerate(manifest.variants):
         told: set[tuple[str | int, ...]] = set()
         chains = list(recipes(entry))
@@ -391,7 +391,7 @@ def _refused_by_steps(
 
 
 def _not_installed(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
-    """Steps whose result a library makes that is not here: their ids could not say which version."""
+    """Report steps whose result depends on a library that is not installed: their ids could not hold its version."""
     for index, entry in enumerate(manifest.variants):
         told: set[tuple[int, str]] = set()
         for chain in recipes(entry):
@@ -412,7 +412,7 @@ def _reads_text(step: Step) -> bool:
 def _same_checkpoint(
     loaded: LoadedManifest, models: list[ManifestModel], revisions: dict[str, str]
 ) -> Iterator[Problem]:
-    """Two names for one checkpoint: its results would stand under one of them alone."""
+    """Report two names for one checkpoint: its results would be filed under only one of them."""
     seen: dict[str, str] = {}
     places = {model.name: index for index, model in enumerate(loaded.manifest.models)}
     for model in models:
@@ -428,7 +428,7 @@ def _same_checkpoint(
 
 
 def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
-    """Steps with the files that they name as absolute paths with the hashes of their contents."""
+    """Return steps in which the files that they name are absolute paths with the hashes of their contents."""
     if isinstance(written, list):
         return [_hashed(folder, cache, one) for one in written]
     if not isinstance(written, Mapping):
@@ -450,7 +450,7 @@ def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
 
 
 def _planned(written: list[Any], made: list[Any]) -> dict[tuple[str, str], str]:
-    """What has become of the files, texts and teachers that steps name, by their key and as they are written."""
+    """Return how planned steps name the files, texts and teachers, by setting and by how the manifest names them."""
     keys = {key for kind in kinds().values() for key in (*kind.files, *kind.texts, *kind.teachers)}
     found: dict[tuple[str, str], str] = {}
     for entry, planned in zip(written, made, strict=True):
@@ -464,7 +464,7 @@ def _planned(written: list[Any], made: list[Any]) -> dict[tuple[str, str], str]:
 def _selected(
     planned: Mapping[tuple[str, str], str], selections: list[dict[str, Any]] | None
 ) -> list[dict[str, Any]] | None:
-    """Selections that name files, texts and teachers as the planned steps do."""
+    """Return the selections with files, texts and teachers named as the planned steps name them."""
 
     def now(key: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -475,7 +475,7 @@ def _selected(
 
 
 def _placed(manifest: Manifest, folder: Path) -> list[ManifestRuntime]:
-    """The runtime blocks with the paths of their hostfiles made absolute."""
+    """Return the runtime blocks with the paths of their hostfiles made absolute."""
 
     def placed(runtime: ManifestRuntime) -> ManifestRuntime:
         hostfile = runtime.hostfile and str(folder.absolute() / os.path.expanduser(runtime.hostfile))

@@ -1,4 +1,4 @@
-"""What a run's GPUs or its executor cannot do, said before anything is made, as it is refused when it is measured."""
+"""Finds the cells that a run's device or executor cannot do, before anything is made: measuring would refuse them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from sparsebench.runtime import Setting, Workload, check_device
 def refused(
     loaded: LoadedManifest, manifest: Manifest, plan: Plan, device: str, executor: str = "local"
 ) -> dict[str, Problem]:
-    """The cells that ``device`` or the ``executor`` would end as unsupported, by id: why, at the line of the manifest that asks
-    for them."""
-    known: dict[object, UnsupportedError | None] = {}  # the driver's tool is asked once a question, not once a cell
+    """Return the cells that would end as unsupported on ``device`` or with ``executor``, by id.
+
+    Each has its reason, at the line of the manifest that asks for it.
+    """
+    known: dict[object, UnsupportedError | None] = {}  # the driver's tool is run once per question, not once per cell
     found: dict[str, Problem] = {}
     for cell in plan.cells:
         if "engine" not in cell.settings:
@@ -34,8 +36,10 @@ def refused(
 
 
 def _spread(nodes: int, listed: bool, beside: bool, device: str, executor: str) -> UnsupportedError | None:
-    """Why the executor has no ``nodes`` for the ranks, unless a hostfile has ``listed`` them, or cannot run jobs ``beside`` each
-    other; None where it can, or where nothing of that is asked."""
+    """Return why ranks cannot be spread over ``nodes``, or jobs not be timed ``beside`` others; None where they can.
+
+    Nodes that a hostfile has ``listed`` are possible with every executor.
+    """
     if nodes and not listed and executor != "ray":
         way = "without Ray a `hostfile` names the nodes"
         return UnsupportedError(f"nodes: {nodes}: only with --executor ray; {way}", "add --executor ray, or a hostfile")
@@ -54,7 +58,7 @@ def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedErro
 
 
 def _place(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
-    """Where the first block stands that asks for a cell: its ``alone``, ``nodes`` or ``ranks``, or the block without these."""
+    """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
     settings = cell.settings
     number = next(
         (

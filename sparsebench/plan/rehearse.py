@@ -1,6 +1,6 @@
 """A rehearsal: the same manifest with seeded random weights of the true architectures.
 
-It shows memory, time and disk before tens of gigabytes are downloaded. Nothing is scored: random weights have no scores.
+It shows memory, time and disk before tens of gigabytes are downloaded. Nothing is scored: weights are random.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REHEARSED_SPARSITY = 0.9
 
 
 def rehearsal(manifest: Manifest, full: bool) -> Manifest:
-    """The manifest to rehearse: random weights, no benchmarks, and unless ``full`` one sparsity of one method per model.
+    """Return the manifest to rehearse: random weights, no benchmarks and, unless ``full``, one sparsity of magnitude.
 
     Raises UserError naming the models that have no ``architecture:``.
     """
@@ -33,7 +33,7 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     for model in manifest.models:
         drawn = model.model_copy(update={"source": "random"})
         if any(_alike(drawn, other) for other in models):
-            # Of one shape they would be one model, and its results would stand under one of the names alone.
+            # Models of one shape would get one id, and its results would be filed under only one of the names.
             named = {**(model.architecture or {}), "_name_or_path": model.name}
             drawn = drawn.model_copy(update={"architecture": named})
         models.append(drawn)
@@ -53,21 +53,21 @@ def _alike(one: ManifestModel, other: ManifestModel) -> bool:
 
 
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
-    """The recipes of an entry that read no text, one chain of single settings each, as it might be written."""
+    """Return the recipes of an entry that read no text, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
     chains = [chain for chain in recipes(entry) if not any(_reads(step) for step in chain)]
     return [[{step.verb: step.name, **step.settings, **only} for step in chain] for chain in chains]
 
 
 def _reads(step: Step) -> bool:
-    """Whether a step needs a tokenizer: for calibration text, a text of its own, or to cut it (``trim``)."""
+    """Return whether a step needs a tokenizer: for calibration text, for a text of its own, or to trim (``trim``)."""
     kind = kinds()[step.verb]
     own = kind.settings()[step.name].model_fields
     return kind.reads_text(step) or step.verb == "trim" or any(key in own for key in kind.texts)
 
 
 def _one(entries: Sequence[Any]) -> dict[str, Any]:
-    """Magnitude at one sparsity: of those asked for the one that is rehearsed, or the middle one."""
+    """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
     first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
     given = first.get("sparsity") or REHEARSED_SPARSITY
     shares = given if isinstance(given, list) else [given]

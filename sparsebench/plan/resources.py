@@ -1,4 +1,4 @@
-"""What jobs will take: time, and at a run's fullest moment disk, memory and downloads, in bytes, rounded up."""
+"""Estimates what jobs need: time, and, in bytes and rounded up, downloads and a run's peak of disk and memory."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sparsebench.runtime.engines import engines
 from sparsebench.steps.registry import kinds
 
 PROCESS_BYTES = 700_000_000
-"""A worker with torch, transformers and DeepSpeed imported."""
+"""The memory of a worker process with torch, transformers and DeepSpeed imported."""
 PACKED_SHARE = 0.65
-"""What a kept packed copy takes of its dense size, typically, over a sweep of sparsities."""
+"""The typical size of a kept packed copy over its dense size, over a sweep of sparsities."""
 MOST_SLOTS = 4
 SILENCE_SECONDS = 3600.0
 SILENCE_ESTIMATES = 10
-"""A job may be silent, and do nothing, for an hour or so many times its estimate, whichever is longer."""
+"""A job may be silent and idle for SILENCE_SECONDS or SILENCE_ESTIMATES times its estimate, whichever is longer."""
 
 
 def cell_seconds(cell: Cell, size: ModelSize) -> float:
-    """A cell's own time, without its process's start."""
+    """Return a cell's own seconds, without the start of its process."""
     stage = stages().get(cell.stage)
     return stage.seconds(cell, size) if stage else size.bytes / SWEEP_BYTES
 
 
 def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
-    """A job's time, start included."""
+    """Return a job's seconds, start included."""
     size = sizes[job.variants[0].model]
     own = sum(cell_seconds(cell, size) for cell in job.cells)
     if job.kind == PREPARE.name:
@@ -46,12 +46,12 @@ def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
 
 
 def silence_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
-    """For how long a job may neither say nor do anything before it is given up."""
+    """Return for how many seconds a job may be silent and idle before it is ended."""
     return max(SILENCE_SECONDS, SILENCE_ESTIMATES * job_seconds(job, sizes))
 
 
 def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[str, float]) -> dict[str, float]:
-    """By ``pace``, what finished jobs took of their estimates: the median. ``seconds`` are those of the cells, by id."""
+    """Return by ``pace`` what finished jobs took over their estimates: the median. ``seconds`` has the cells' by id."""
     ratios: dict[str, list[float]] = {}
     for job in jobs:
         if job.cells:
@@ -61,20 +61,25 @@ def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[s
 
 
 def pace(job: Job) -> str:
-    """What jobs have in common whose estimates are wrong by the same factor: their kind, and what is made and how. That weights
-    were rounded in less time than expected says nothing of a training."""
+    """Return a key for jobs whose estimates err by the same factor: their kind, and for makes the step that they do.
+
+    That a rounding took less time than expected says nothing about a training.
+    """
     last = [variant.steps[-1] for variant in job.makes if variant.steps][-1:]
     return " ".join([job.kind, *(f"{step.verb} {step.name}" for step in last)])
 
 
 def expected_seconds(job: Job, sizes: dict[str, ModelSize], known: Mapping[str, float]) -> float:
-    """A job's time by its estimate and by what was ``learned`` of its like."""
+    """Return a job's seconds by its estimate, corrected by what was ``learned`` from jobs of its ``pace``."""
     return job_seconds(job, sizes) * known.get(pace(job), 1.0)
 
 
 def at_once(job: Job, slots: int, gpus: int = 0) -> int:
-    """How many jobs like this one run at once, as ``run/local`` has room: a timed one alone, those that calculate one a GPU
-    (or so many GPUs as they have ranks) where the run has ``gpus``, others in ``slots``."""
+    """Return how many jobs like this one run at once in ``run/local``.
+
+    A job that must be alone runs alone. Where the run has ``gpus``, jobs that calculate need one for each rank. Others
+    run in ``slots``.
+    """
     if alone(job, bool(gpus)):
         return 1
     return max(1, min(slots, gpus // ranks_of(job))) if gpus and calculates(job) else slots
@@ -82,10 +87,10 @@ def at_once(job: Job, slots: int, gpus: int = 0) -> int:
 
 @dataclass
 class JobGroup:
-    """The jobs of one kind: how many, at most how many ``at_once``, the ``seconds`` of their work, side by side, and of
-    the longest.
+    """The jobs of one kind: their ``count``, how many run ``at_once`` at most, their ``seconds`` if they run side by
+    side, and the seconds of the ``longest``.
 
-    ``calculates``: on a GPU; ``alone``: with the machine to itself.
+    ``calculates`` means on a GPU; ``alone``, with the machine to itself.
     """
 
     kind: str
@@ -98,7 +103,7 @@ class JobGroup:
 
     @property
     def wall(self) -> float:
-        """Seconds from the first's start to the last's end, if nothing else is in the way."""
+        """The seconds from the first start to the last end, if no other jobs interfere."""
         return max(self.seconds, self.longest)
 
 
@@ -109,7 +114,7 @@ def shares(
     known: Mapping[str, float] | None = None,
     gpus: int = 0,
 ) -> list[JobGroup]:
-    """The jobs by kind and place. ``known`` is what was ``learned``."""
+    """Group the jobs by kind, whether they use a GPU and whether they run alone. ``known`` is what was ``learned``."""
     found: dict[tuple[str, bool, bool], JobGroup] = {}
     for job in jobs:
         key = job.kind, bool(gpus) and calculates(job), alone(job, bool(gpus))
@@ -121,7 +126,7 @@ def shares(
 
 
 def total_seconds(found: Iterable[JobGroup]) -> dict[str, float]:
-    """Wall seconds by kind of job."""
+    """Return the wall seconds by kind of job."""
     totals: dict[str, float] = {}
     for share in found:
         totals[share.kind] = totals.get(share.kind, 0.0) + share.wall
@@ -130,7 +135,7 @@ def total_seconds(found: Iterable[JobGroup]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes: on disk in the work folder, in memory, and to download; ``packages`` of unknown size come on top."""
+    """Bytes on disk in the work folder, in memory and to ``fetch``. The ``packages`` of unknown size come on top."""
 
     disk: int
     memory: int
@@ -139,9 +144,12 @@ class Needs:
 
 
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
-    """The needs of ``jobs``: the dense models that are not there yet, the folders of what is kept, or timed and so waits until
-    nothing else runs, the widest sweep's, the packed copies kept; in memory two models when timed, unless only one fits into
-    what is free now, else one for each job that runs beside others."""
+    """Return the needs of ``jobs``.
+
+    On disk: the dense models that are not there yet; the folders of variants that are kept dense, or that wait to be
+    timed until nothing else runs; the folders of the widest sweep; the packed copies kept. In memory: two models for a
+    timed job, unless only one fits into what is free now; else one for each job that runs at once.
+    """
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, beside, gpus = environment.memory()[1], slots(ready), len(devices.chosen(ready.device))
     timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
@@ -165,14 +173,16 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
 
 
 def _made_bytes(variant: Variant, size: ModelSize) -> int:
-    """What a variant's folder takes of the disk, by what each of its steps leaves of its parent's bytes."""
+    """Return the bytes of a variant's folder, by the share of its parent's bytes that each step leaves."""
     return math.ceil(size.bytes * math.prod(kinds()[step.verb].size(step) for step in variant.steps))
 
 
 @dataclass(frozen=True)
 class MemoryShortage:
-    """A model for whose jobs memory is short, the machine's or one ``gpu``'s; ``alone`` where even one copy at a time is too
-    much."""
+    """A model whose jobs lack memory, the machine's or that of one ``gpu``.
+
+    ``needed`` is in bytes. ``alone`` means that even one copy at a time does not fit.
+    """
 
     model: str
     needed: int
@@ -181,7 +191,7 @@ class MemoryShortage:
 
 
 def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
-    """The models that will not fit into what is free now, or not two at a time where a pair is to be timed."""
+    """Return the models that do not fit into the memory free now, or not two at a time where a pair is to be timed."""
     free, each = environment.memory()[1], devices.free_memory(ready.device)
     found: dict[tuple[str, bool], tuple[bool, int]] = {}
     for job in jobs:
@@ -199,13 +209,16 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
 
 
 def _offloads(cell: Cell) -> bool:
-    """Whether its engine keeps a model's parameters in main memory."""
+    """Return whether the cell's engine keeps a model's parameters in main memory."""
     row = engines().get(cell.settings.get("engine", ""))
     return bool(row and row.offloads)
 
 
 def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
-    """What a job takes of memory. A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
+    """Return the bytes of memory that a job takes; ``apart``, with the sides of a timed pair one by one.
+
+    A timed pair is two models beside the mapped files. Ranks that shard hold shares of both.
+    """
     process = PROCESSES[job.kind]
     models = process.models_apart if apart else process.models
     own = held([variant.steps[-1] for variant in job.makes if variant.steps], size)
@@ -214,7 +227,7 @@ def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
 
 
 def _whole(job: Job, size: ModelSize) -> int:
-    """The model in the precision that it is read in, where a step has all of it in memory."""
+    """Return the model's bytes in the precision that it is read in, if a step has all of it in memory; else 0."""
     last = [variant.steps[-1] for variant in job.makes if variant.steps]
     if not any(kinds()[step.verb].whole(step) for step in last):
         return 0
@@ -223,13 +236,13 @@ def _whole(job: Job, size: ModelSize) -> int:
 
 
 def _held(job: Job, size: ModelSize, free: int) -> int:
-    """What a job takes where ``free`` bytes are free: the sides of a pair that does not fit are timed one by one."""
+    """Return the bytes that a job takes if ``free`` are free: a pair that does not fit is timed one side at a time."""
     pair = job_bytes(job, size)
     return pair if pair <= free else job_bytes(job, size, apart=True)
 
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
-    """A model's bytes in the widest precision in which the cells run it: not always that of its files."""
+    """Return a model's bytes in the widest precision in which the cells run it, which may be wider than its files'."""
     wide = any(
         calculated(cell, size.device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"}
     )
@@ -237,7 +250,7 @@ def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
 
 
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
-    """Bytes that models and benchmark data will take to download, and how many packages of unknown size."""
+    """Return the bytes of models, texts and data to download, and the number of packages of unknown size."""
     wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
     tasks = {
         cell.settings["task"]
@@ -261,13 +274,12 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
 
 
 def slots(ready: Prepared) -> int:
-    """Jobs to run side by side: as many as were asked for, else one per core, at most four, or one a GPU; fewer where the largest
-    model would not fit so often.
+    """Return how many jobs run side by side: as many as were asked for, else one per core.
 
-    On GPUs there are so many of either kind, those that calculate on one and those that do not: each has half of the memory.
-
-    On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
-    small matrices do not parallelize.
+    Without a request there are at most four, or one per GPU if that is more, and fewer where the largest model would
+    not fit into memory that often. On GPUs there are that many slots for jobs that calculate on one, and as many for
+    others: each kind has half of the memory. On few cores several single-threaded jobs finish more than one job with
+    several threads: imports, tokenizing and small matrices do not parallelize.
     """
     if ready.request.jobs:
         return ready.request.jobs

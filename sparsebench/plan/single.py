@@ -1,4 +1,4 @@
-"""One model named on the command line, without a manifest: the same folders in the same cache as a manifest would use."""
+"""Prepares one model named on the command line, in the same folder of the same cache as a manifest would use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T", bound=BaseModel)
 
 @dataclass(frozen=True)
 class SingleModel:
-    """A prepared model: its folder and what it is."""
+    """A prepared model: its folder, name, family and precision."""
 
     name: str
     folder: Path
@@ -48,7 +48,10 @@ class SingleModel:
     dtype: Dtype = "auto"
 
     def calculated(self, asked: Dtype, device: str) -> Dtype:
-        """The precision to calculate in: the one asked for; for ``auto`` the weights', or float32 where this CPU emulates it."""
+        """Return the precision to calculate in: the one asked for.
+
+        For ``auto`` it is the weights', or float32 where this CPU would emulate that.
+        """
         return environment.arithmetic(self.dtype, asked, device)  # type: ignore[return-value]
 
 
@@ -61,10 +64,10 @@ def single(
 ) -> SingleModel:
     """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 
-    An alias beside a folder of the same name is refused: nobody could tell which of the two was measured.
-
-    ``check`` may refuse its config.json, before anything is fetched where it can be read by itself. Raises SourceError when
-    it cannot be found, or when its family can neither be read nor was given.
+    ``check`` may refuse the model by its config.json, before anything is fetched if that file can be read by itself.
+    Raises SourceError when the model cannot be found, when its family can neither be read nor was given, and for an
+    alias that is also the name of a file or folder here: nobody could tell which of the two was measured. Raises
+    UserError when a packed model is given a ``dtype``.
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
@@ -103,9 +106,10 @@ def single(
 
 
 def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[TaskSpec]:
-    """What a manifest would score such a model on, data of one's own among it; what it picks by name or by variant counts too.
+    """Return the tasks of a manifest for the model's family, those over the user's own data included.
 
-    Raises ManifestError with every problem, UserError where it has no task for the family.
+    Their ``models`` and ``select`` are ignored. Raises ManifestError with every problem, and UserError where the
+    manifest has no task for the family.
     """
     loaded = load(manifest, checks())
     pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache)
@@ -134,7 +138,7 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
 
 
 def _packed(folder: Path, family: str | None) -> SingleModel:
-    """A packed folder stands for itself: whoever can read it reads it where it lies."""
+    """Return a packed folder as a model: it is read where it is, and nothing is prepared."""
     config = PackedCheckpoint(folder).config
     found = family or family_of(config)
     if found is None:
@@ -143,26 +147,26 @@ def _packed(folder: Path, family: str | None) -> SingleModel:
 
 
 def validated(shape: type[T], values: dict[str, object]) -> T:
-    """A manifest entry made from command-line options, held to the manifest's own rules. Raises UserError."""
+    """Return a manifest entry made from command-line options. Raises UserError where it breaks the manifest's rules."""
     with worded("--"):
         return shape.model_validate(values)
 
 
 def steps(verb: str, name: str, given: dict[str, object]) -> list[Step]:
-    """The steps that options ask for, as a manifest's entry would. Raises UserError."""
+    """Return the steps that command-line options ask for. Raises UserError where they break the manifest's rules."""
     with worded("--"):
         return [*combinations(verb, name, given)]
 
 
 @contextmanager
 def worded(prefix: str = "") -> Iterator[None]:
-    """The manifest's rules as a UserError that names the key, behind ``prefix``: ``--`` on a command line."""
+    """Raise UserError where a manifest's rule is broken, and name the key after ``prefix`` (``--`` for options)."""
     try:
         yield
     except ValidationError as error:
         first = error.errors()[0]
         words = first.get("ctx", {})
-        # A rule on several keys has no place of its own: it says at which of them it was broken, if at one.
+        # A rule on several keys has no path of its own: it says which key broke it, if it was one.
         key = next(iter(first["loc"]), words.get("at") or "")
         raise _refused(prefix, key, words.get("message", first["msg"]), words) from error
     except PydanticCustomError as error:
@@ -177,7 +181,7 @@ def _refused(prefix: str, key: object, message: str, words: Mapping[str, Any]) -
 
 
 def _family(source: sources.Source, cache: sources.Cache) -> str:
-    """The checkpoint's own family. A GGUF file says nothing that is cheap to read: those are decoders."""
+    """Return the checkpoint's own family. A GGUF file's cannot be read cheaply: such models are decoders."""
     config = sources.read_config(source, cache)
     if config is None and ".gguf" not in source.text.lower():
         folder = sources.fetch(source, cache)
@@ -189,7 +193,7 @@ def _family(source: sources.Source, cache: sources.Cache) -> str:
 
 
 def _name(source: sources.Source) -> str:
-    """A short name for tables: the repository's, the folder's, or the package's."""
+    """Return a short name for tables: the repository's, the folder's, or the package's."""
     words = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
     last = words.rstrip("/").rsplit("/", 1)[-1]
     return re.sub("[^A-Za-z0-9._-]", "-", last).lstrip("._-")[:64] or "model"

@@ -1,4 +1,4 @@
-"""How big a model is, found out as cheaply as possible: exactly from a prepared folder, else roughly from its config."""
+"""Finds the size of a model as cheaply as possible: exactly from a prepared folder, else roughly from its config."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sparsebench.plan.estimate import ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 MOST = 100_000_000_000_000
-"""Parameters; the largest models have a hundredth of these."""
+"""The most parameters that are believed; the largest models have a hundredth of these."""
 UNKNOWN = 500_000_000
 PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
-"""Parameters of a model nobody has read yet. A package index takes files up to 100 MB by default: about 160M weights of
-4 bits or 25M of 32."""
+"""The parameters assumed for a model in a package that has not been read yet. A package index takes files up to 100 MB
+by default: about 160M weights of 4 bits, or 25M of 32."""
 
 
 def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: Path) -> ModelSize:
-    """Parameters and bytes in the working precision: counted in the prepared ``folder``, else from the config.
+    """Return the size of a model in its working precision: counted in the prepared ``folder``, else from the config.
 
-    Raises ModelError for a config of sizes that no model has.
+    Without either it is a guess. Raises ModelError for a config with sizes that no model has.
     """
     try:
         checkpoint = Checkpoint(folder)
@@ -47,11 +47,11 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
 
 
 def _told(config: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """What config.json tells of a model of so many parameters, beside their number."""
+    """Return the fields of a ModelSize that config.json tells of a model of ``count`` parameters."""
     size, how = dimensions(config), ARCHITECTURES.get(str(config.get("model_type")))
     chosen = config.get(((how and how.mixture) or Mixture()).chosen)
     some = isinstance(chosen, int) and 0 < chosen < size.experts
-    # What it leaves out transformers knows, but takes seconds to be imported.
+    # Transformers knows the defaults of missing keys, but takes seconds to import.
     stated = (config.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len"))
     return {
         "blocks": size.layers + size.decoder_layers,
@@ -67,8 +67,10 @@ def _guess(source: str) -> int:
 
 
 def parameters(config: Mapping[str, Any], experts: int | None = None) -> int:
-    """A transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward; of so many
-    ``experts`` where it is a mixture, by default of all."""
+    """Return a transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward.
+
+    In a mixture, ``experts`` of the experts are counted; by default all.
+    """
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
@@ -80,6 +82,6 @@ def parameters(config: Mapping[str, Any], experts: int | None = None) -> int:
 
 
 def _tables(config: Mapping[str, Any]) -> int:
-    """Parameters of the embeddings and of an output head that is not tied to them: nearly all that is not prunable."""
+    """Return the parameters of the embeddings and of an untied output head: nearly all that is not prunable."""
     size = dimensions(config)
     return size.vocabulary * size.hidden * (2 if config.get("tie_word_embeddings") is False else 1)

@@ -1,4 +1,4 @@
-"""The stages: one kind of measurement of an artifact each, and the processes in which jobs do them.
+"""The stages, each one kind of measurement of a variant, and the kinds of jobs that do them.
 
 A new stage is a row here, a handler for its process (``run/handlers``) and a table for its results (``ledger/ingest``).
 """
@@ -22,18 +22,18 @@ from sparsebench.steps.contract import of_text
 from sparsebench.structure import outputs
 
 CellSettings = Mapping[str, Any]
-"""What is asked of a stage and can change its result."""
+"""Everything that is asked of a stage and can change its result."""
 
 
 @dataclass(frozen=True)
 class JobKind:
     """What jobs of one kind have in common.
 
-    ``start_seconds`` is how long it takes to start one and import what it needs; ``models`` how many models it holds at once,
-    with room to work, and ``models_apart`` how many where a pair's sides are timed one by one. ``timed`` jobs have the
-    machine to themselves (but for what ``jobs.alone`` says), and their results are that machine's alone. ``paired`` ones
-    need the dense model beside. ``calculates``: on a GPU, where the run has one; what reads and writes files alone stays
-    on the CPU.
+    ``start_seconds`` is how long a job takes to start and import what it needs. ``models`` is how many models it holds
+    at once, working space included; ``models_apart``, how many if a pair's sides are timed one by one. ``timed`` jobs
+    have the machine to themselves (with the exceptions of ``jobs.alone``), and their results are that machine's alone.
+    ``paired`` jobs also need the dense model. Jobs with ``calculates`` use a GPU, where the run has one; jobs that only
+    read and write files stay on the CPU.
     """
 
     name: str
@@ -53,16 +53,17 @@ COMPARE = JobKind("outputs", 5.0, 2.2, 2.2, paired=True, calculates=True)
 TIME = JobKind("latency", 9.0, 2.2, 1.2, timed=True, paired=True, calculates=True)
 MEMORY = JobKind("memory", 7.0, 1.2, 1.2, timed=True, calculates=True)
 PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
-"""In the order in which a model's jobs follow one another."""
+"""The kinds of jobs by name, in the order in which a model's jobs follow one another."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One kind of measurement, done by ``module``, whose VERSION is part of its cells' ids.
 
-    ``settings`` gives what a manifest asks of a variant, one mapping a cell; ``seconds`` is the estimate; ``libraries`` and
-    ``own`` (versions of a task or an engine) say what else can change a result; cells of equal ``shares`` are done by one job.
-    What ``reads_text`` reads the calibration's, drawn otherwise, which is then part of its settings.
+    ``settings`` gives what a manifest asks of a variant, one mapping per cell; ``seconds`` is a cell's estimate.
+    ``libraries`` and ``own`` (versions of a task or an engine) say what else can change a result. Cells of equal
+    ``shares`` are done by one job. A stage that ``reads_text`` reads another draw of the calibration text, which is
+    then part of its cells' settings.
     """
 
     name: str
@@ -77,12 +78,12 @@ class Stage:
 
 
 def stages() -> dict[str, Stage]:
-    """Every stage by name, in the order in which a variant goes through them."""
+    """Return every stage by name, in the order in which a variant goes through them."""
     return {stage.name: stage for stage in _STAGES}
 
 
 def names() -> tuple[str, ...]:
-    """What a cell's stage may be: its making, or a measurement."""
+    """Return the names that a cell's stage may have: ``make``, or a measurement."""
     return (MAKE.name, *stages())
 
 
@@ -92,7 +93,7 @@ def timed(stage: str) -> bool:
 
 
 def fits(variant: Variant, key: str, wanted: Any) -> bool:
-    """Whether a step of the variant has one of the ``wanted`` values in the field ``key``, or is a ``key`` so named."""
+    """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
     values = wanted if isinstance(wanted, list) else [wanted]
     return any(_equal(own, value) for own in variant.values(key) for value in values)
 
@@ -103,7 +104,7 @@ def _equal(own: Any, wanted: Any) -> bool:
 
 
 def _selected(wanted: Sequence[CellSettings] | None, variant: Variant) -> bool:
-    """Whether any of the selections fits, which the dense model always does."""
+    """Return whether the variant matches any of the selections. The dense model always does."""
     if wanted is None or variant.is_dense:
         return True
     return any(all(fits(variant, key, value) for key, value in one.items()) for one in wanted)
@@ -143,7 +144,7 @@ def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
 
 
 def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
-    """What a task asks of data of one's own, once the plan has found these."""
+    """Return what a task asks of the user's own data, once the plan has located these; None for other tasks."""
     if task.source is None:
         return None
     text = of_text(str(task.source))
@@ -161,7 +162,7 @@ def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
 
 
 def precision(model: ManifestModel) -> dict[str, str]:
-    """The precision of scores and calibration as a setting, where one was asked for: what ``auto`` is depends on the machine."""
+    """Return the precision of scores and calibration as a setting; none for ``auto``, which depends on the machine."""
     return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
 
 
@@ -169,7 +170,7 @@ def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> It
     for block, settings in _inference(manifest, model, variant):
         timed = settings | {"samples": block.samples, "processes": block.processes}
         yield timed
-        # What its kernels do without a zero, so that a speed-up is not all put down to zeros.
+        # How fast its kernels are without any zeros, so that a speedup is not wholly attributed to zeros.
         if variant.is_dense and engines()[settings["engine"]].skips_zeros:
             yield timed | {"forced": True}
 
@@ -194,12 +195,15 @@ def _inference(
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:
-    """Beside one rank, more are for engines that shard. Asked for alone they stay: the cell then says why it cannot be."""
+    """Return the numbers of ranks to measure: if one rank is asked for, only engines that shard get more as well.
+
+    Where only more are asked for, they stay: the cell then says why it is unsupported.
+    """
     return [1] if 1 in asked and not engines()[engine].shards else asked
 
 
 def _placed(block: ManifestRuntime, ranks: int) -> dict[str, Any]:
-    """Where several ranks lie, as a setting: on how many nodes, which a cluster chooses, or on those of a hostfile."""
+    """Return where several ranks run, as a setting: on how many nodes of a cluster, or on which of a hostfile."""
     if ranks > 1 and block.nodes > 1:
         return {"nodes": block.nodes}
     if block.hostfile is None or ranks == 1:

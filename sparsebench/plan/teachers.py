@@ -1,4 +1,4 @@
-"""Teachers and students of a manifest: find each teacher and its content, and refuse those that cannot teach or be taught."""
+"""Locates the teachers that a manifest names; refuses teachers that cannot teach and students that cannot be made."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from sparsebench.steps.registry import kinds
 
 @dataclass(frozen=True)
 class Teachers:
-    """What a manifest says of teachers and students, beside its ``models`` in canonical notation and their ``configs``.
+    """The teachers and students of a manifest, with its ``models`` in canonical notation and their ``configs``.
 
-    ``pinned`` gives a source of the hub its commit.
+    ``pinned`` returns a hub source at its commit.
     """
 
     loaded: LoadedManifest
@@ -37,7 +37,10 @@ class Teachers:
     cache: sources.Cache
 
     def located(self, entries: Sequence[Any]) -> tuple[list[Any], list[Problem]]:
-        """The entries of ``variants``, teachers in canonical notation with a hash of their content; and the problems found."""
+        """Return the entries of ``variants`` and the problems found.
+
+        Teachers are in canonical notation, with a hash of their content.
+        """
         problems: list[Problem] = []
         found: list[Any] = []
         for place, entry in enumerate(entries):
@@ -74,7 +77,7 @@ class Teachers:
         return {key: one((*at, key), step[key]) for key in kinds()[verb].teachers if key in step}
 
     def _unfit(self, source: sources.Source, meant: Sequence[ManifestModel]) -> Iterator[tuple[str, str]]:
-        """Why a model cannot teach the models of an entry, as far as is known before weights are fetched; with what to do."""
+        """Yield why a model cannot teach those of an entry, with hints, as far as known before weights are fetched."""
         config = sources.read_config(source, self.cache)
         for model in meant:
             own = self.configs.get(model.name)
@@ -90,7 +93,7 @@ class Teachers:
                 yield f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
 
     def _students(self, step: Mapping[str, Any], meant: Sequence[ManifestModel], at: At) -> Iterator[Problem]:
-        """Students that ask for more blocks than their model has, or for blocks that it lacks."""
+        """Report students that ask for more blocks than their model has, or for blocks that it lacks."""
         student = step.get("student")
         for described in student if isinstance(student, list) else [student]:
             layers = described.get("layers") if isinstance(described, dict) else None

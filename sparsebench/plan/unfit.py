@@ -1,4 +1,4 @@
-"""Whether a manifest's models can do its tasks, as far as a config.json tells."""
+"""Checks whether a manifest's models can do its tasks, as far as a config.json tells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsebench.plan.stages import own_of
 def unfit(
     loaded: LoadedManifest, manifest: Manifest, tasks: ManifestBenchmarks, configs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Problem]:
-    """Tasks that a model's config.json rules out. A model of random weights is scored on none."""
+    """Report tasks that a model's config.json rules out. A model of random weights is scored on no task."""
     for family in FAMILIES:
         for index, task in enumerate(tasks.of(family)):
             for model in manifest.models:
@@ -31,13 +31,13 @@ def unfit(
 
 
 def _ruled_out(task: ManifestTask, family: Family, config: Mapping[str, Any]) -> tuple[str, str]:
-    """The key of an entry that does not fit a model, and why; an empty reason where all keys fit."""
+    """Return the key of an entry that does not fit a model, and the reason; that is empty where all keys fit."""
     own = own_of(task)
     row = own.row("") if own else benchmarks.all_tasks().get(task.task)
     # Tasks without a row are lm-eval's.
     if family == "encoder" and (missing := lacking(row.adapter if row else "harness", config)):
         return "task", f"it needs {missing}, and its config.json has {config.get('architectures')}"
-    # What a model takes, transformers knows, which needs a second to be imported.
+    # Only transformers knows how long an input may be, and it takes a second to import.
     longest = longest_input(config) if own and row and own.window and row.form in ("passages", "published") else None
     if own and own.window and longest and own.window > longest:
         return "length" if own.length else "task", f"windows of {own.window:,} tokens, where it takes {longest:,}"

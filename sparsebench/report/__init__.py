@@ -1,4 +1,4 @@
-"""The report: prose of ours, numbers of the ledger.
+"""The report: our prose with the ledger's numbers.
 
 A section is one template in ``templates/``; a method's explanation is one template in ``templates/methods/``, named after the
 method. A number comes from a file in ``queries/``, which a reader can run as it stands.

@@ -1,4 +1,4 @@
-"""What a query gives and how a template shows it: rows by name, in groups, as tables."""
+"""The rows that a query gives, and how templates show them: by name, in groups, as tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsebench.report.words import DASH, cell
 
 AnswerRow = Mapping[str, Any]
 SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload", "weights", "seed", "measured as"))
-"""Columns that are only width where they say the same in each of MANY rows."""
+"""Columns that a table of at least MANY rows leaves out where all rows have the same value."""
 MANY = 4
 
 _NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?collapsed \(|{DASH}$|$")
@@ -19,7 +19,7 @@ _NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?collapsed \(|{DASH}$|$")
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows of one query, and its SQL; false where there are none."""
+    """The rows of one query, and its SQL; false without rows."""
 
     sql: str
     rows: tuple[AnswerRow, ...]
@@ -31,33 +31,33 @@ class Answer:
         return iter(self.rows)
 
     def where(self, **equal: Any) -> Answer:
-        """The rows in which these columns have these values."""
+        """Return the rows in which these columns have these values."""
         return self._of(row for row in self.rows if all(row[name] == value for name, value in equal.items()))
 
     def without(self, **equal: Any) -> Answer:
-        """The rows that ``where`` leaves out."""
+        """Return the rows that ``where`` leaves out."""
         return self._of(row for row in self.rows if any(row[name] != value for name, value in equal.items()))
 
     def rehearsed(self, wanted: bool) -> Answer:
-        """The rows of random weights, or all others: the two never share a table."""
+        """Return the rows with random weights, or all others if not ``wanted``: the two never share a table."""
         return self._of(row for row in self.rows if (row["weights"] == "random") == wanted)
 
     def groups(self, *columns: str) -> list[tuple[AnswerRow, Answer]]:
-        """Rows that agree in ``columns``, in order of first appearance, each group beside its first row."""
+        """Return each group of rows that agree in ``columns`` after its first row, in order of first appearance."""
         found: dict[tuple[Any, ...], list[AnswerRow]] = {}
         for row in self.rows:
             found.setdefault(tuple(row[name] for name in columns), []).append(row)
         return [(rows[0], self._of(rows)) for rows in found.values()]
 
     def values(self, column: str) -> list[Any]:
-        """The different values of a column, in order, without NULL."""
+        """Return the different values of a column, sorted, without NULL."""
         return sorted({row[column] for row in self.rows if row[column] is not None})
 
     def table(self, columns: Mapping[str, str]) -> str:
-        """A pipe table; ``columns`` maps each heading to the pattern of its cells (see ``words.cell``).
+        """Return a pipe table; ``columns`` maps each heading to the pattern of its cells (see ``words.cell``).
 
-        A column in which nothing is known is left out, and of SETTINGS one that says the same in many rows: that is told
-        below the table.
+        A column without any value is left out. So is one of SETTINGS that has the same value in MANY rows or more; the
+        value then stands below the table.
         """
         filled = {head: [cell(pattern, row) for row in self.rows] for head, pattern in columns.items()}
         known = {head: cells for head, cells in filled.items() if set(cells) != {DASH}}
@@ -69,9 +69,9 @@ class Answer:
         )
 
     def matrix(self, down: str, shown: str, heading: str = "") -> str:
-        """A pipe table: a row per ``down``, a column per sparsity, cells ``shown``; several in one place stand side by side.
+        """Return a pipe table: a row per ``down``, a column per sparsity, cells ``shown``; "/" joins several in a cell.
 
-        A line in which nothing is known is left out; without any line there is no table.
+        A row without any value is left out; without rows the result is empty.
         """
         lines: dict[str, dict[float, dict[str, None]]] = {}
         for row in self.rows:
@@ -91,7 +91,7 @@ class Answer:
 
 
 def pipe(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A GitHub pipe table; columns that hold numbers only stand to the right."""
+    """Return a GitHub pipe table; columns of numbers alone are right-aligned."""
     right = [all(_NUMBER.match(line[place]) for line in lines) for place in range(len(heads))]
     escaped = [[re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|") for text in line] for line in (heads, *lines)]
     rule = ["--:" if numeric else "---" for numeric in right]

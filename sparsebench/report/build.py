@@ -1,4 +1,4 @@
-"""From the ledger to a paper, the results behind it, and one page of both: templates ask queries and show what they answer."""
+"""Write a paper from the ledger, the results behind it, and one page of both: templates run queries to fill in."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 ROOM = Path(__file__).parent
 FILTER = "/* manifests */"
-"""Where a query takes its ``AND manifest IN (…)``; it is a comment, so that the file runs as it stands."""
+"""What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
 
 
 class Pictures:
-    """The rendered figures of a folder, each placed once, in the paper or among the results, with their titles and queries."""
+    """A folder's rendered figures, their titles and queries; each is placed once, in the paper or among the results."""
 
     def __init__(self, folder: Path, run: Callable[[str], query.Table]) -> None:
         """``run`` asks the ledger. Raises UserError for a picture that is a link to a file outside."""
@@ -48,22 +48,23 @@ class Pictures:
         self.run = run
 
     def title(self, name: str) -> words.LedgerText | str:
-        """What stands above the figure: what it finds in the ledger, else its title."""
+        """Return the sentence above the figure: its finding in the ledger, else its title."""
         if name not in self.specs:
             return words.LedgerText(name)
         spec = self.specs[name]
         rows = self.run(spec.query).dicts() if "finding" in spec.values else []
         found = spec.found(rows[0]) if rows else spec
-        # Only our own titles may mean what Markdown makes of them; a finding holds names of the ledger.
+        # Only titles of shipped figures may hold Markdown; a finding holds names from the ledger.
         return found.title if spec.shipped and found is spec else words.LedgerText(found.title)
 
     def subject(self, name: str) -> words.LedgerText | str:
-        """What the figure shows, whatever it finds: for who cannot see it."""
+        """Return what the figure shows, whatever it finds, for readers who cannot see it."""
         spec = self.specs.get(name)
         return spec.title if spec and spec.shipped else words.LedgerText(spec.title if spec else name)
 
     def place(self, name: str) -> str | None:
-        """The link to a figure from the folder ``beside``; it is then no longer left. None where there is no such picture."""
+        """Return the link to a figure from the folder ``beside``, and mark it as placed. None where there is no such
+        picture, or where it was placed before."""
         if name not in self.left:
             return None
         path = self.left.pop(name)
@@ -73,14 +74,14 @@ class Pictures:
 
 
 class Queries:
-    """The queries behind numbers, numbered as they are first cited; they stand at the end of the results."""
+    """The queries behind the numbers, numbered in the order of first citation; they stand at the end of the results."""
 
     def __init__(self) -> None:
         self.asked: dict[str, int] = {}
         self.place = ""
 
     def cite(self, sql: str) -> str:
-        """``[Q7](results.md#q7)``, from a document that sees the results at ``place``."""
+        """Return a link such as ``[Q7](results.md#q7)``, for a document that finds the results at ``place``."""
         number = self.asked.setdefault(sql, len(self.asked) + 1)
         return f"[Q{number}]({self.place}#q{number})"
 
@@ -94,14 +95,15 @@ def build(
     results: Path | None = None,
     brief: bool = False,
 ) -> list[Path]:
-    """Write the report on ``ledger``; the paths written.
+    """Write the report on ``ledger``; return the paths written.
 
     Format ``md`` is the paper, ``out``, and the results behind it with their queries, ``results`` (default: beside it,
-    ``NAME-results.md``); ``html`` is one page of both, beside ``out``. A ``brief`` report is the paper's first page alone.
-    The same ledger and pictures give the same bytes. Pictures that lie in ``figures`` are linked relatively, and are inside
-    the page. ``manifests`` limits everything to these experiments (default: all).
-    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, for a brief report in another
-    format than ``md``, and where two documents would be one file.
+    ``NAME-results.md``); ``html`` is one page of both, beside ``out``. A ``brief`` report is the paper's first page
+    alone. The same ledger and pictures give the same bytes. Markdown links to the pictures in ``figures`` by relative
+    paths, and the page embeds them. ``manifests`` limits everything to these experiments (default: all).
+
+    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, for a brief report in
+    another format than ``md``, and where two documents would be one file.
     """
     results, html = results or out.with_name(f"{out.stem}-results.md"), out.with_suffix(".html")
     if brief and set(formats) != {"md"}:
@@ -121,10 +123,10 @@ def build(
             return Answer(sql.strip(), tuple({name: words.told(value) for name, value in row.items()} for row in rows))
 
         def rendered(templates: Mapping[str, Path], place: str) -> tuple[list[str], Pictures]:
-            """Each template's text, for the folder that it will lie in."""
+            """Return each template's text, with links from the folder that its path is in, and the pictures placed."""
             pictures, queries, texts = Pictures(figures, run), Queries(), []
             if brief:
-                pictures.queries = {}  # there is nothing to cite them from
+                pictures.queries = {}  # a brief report lists no queries that could be cited
             environment = _environment(ask, pictures, queries)
             for name, path in templates.items():
                 pictures.beside = path.resolve().parent
@@ -143,7 +145,7 @@ def build(
         if "html" in formats:
             from sparsebench.report.page import page
 
-            # Both lie in one page: what is cited is on it.
+            # Both templates make one page, so citations link within it.
             whole, pictures = rendered({"paper.md.j2": out, "results.md.j2": out}, "")
             written[html] = page("\n".join(whole), pictures.files)
     for path, content in written.items():
@@ -177,7 +179,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(ROOM / "templates")
-    # Markdown, not HTML: text of the ledger escapes itself (`words.LedgerText`), `|` of ours where tables are made.
+    # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe` escapes our own `|`.
     environment = Environment(
         loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

@@ -1,4 +1,4 @@
-"""How numbers are written, and two facts about the normal distribution that measured weights are held against."""
+"""How numbers and a ledger's texts are written; how pruning changes normally distributed weights; and the sign test."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DASH = "–"
 
 
 class LedgerText:
-    """Text of a ledger: it compares as it is, and is written as Markdown that says the same and does nothing.
+    """Text from a ledger: compared as it is, and written as Markdown that shows the same text without any markup.
 
-    It is no ``str``, so that neither a template nor a function can write it in another way without asking for ``raw``.
+    It is no ``str``, so that neither a template nor a function can write it unescaped without asking for ``raw``.
     """
 
     def __init__(self, raw: str) -> None:
@@ -46,24 +46,24 @@ class LedgerText:
 
 
 def told(value: Any) -> Any:
-    """A value of the ledger as templates get it: its text, and that of its lists, as ``LedgerText``."""
+    """Return a value of the ledger as templates get it: texts, also those in lists, as ``LedgerText``."""
     if isinstance(value, list):
         return [told(item) for item in value]
     return LedgerText(value) if isinstance(value, str) else value
 
 
 def raw(value: object) -> str:
-    """A text as it is: only to decide by, or where it is a fragment that a query of ours made up."""
+    """Return a text unescaped: only to decide by, or for a fragment that one of our own queries composed."""
     return value.raw if isinstance(value, LedgerText) else str(value)
 
 
 def code(value: object) -> str:
-    """A text as a code span."""
+    """Return a text as a code span."""
     return escape.code(raw(value))
 
 
 def size(count: float) -> str:
-    """Bytes as people read them: ``269.1 MB``."""
+    """Return bytes as people read them: ``269.1 MB``."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -72,12 +72,12 @@ def size(count: float) -> str:
 
 
 def amount(number: float) -> str:
-    """A number of parameters as people say it: ``134.5 million``, ``1.32 billion``."""
+    """Return a number of parameters as people say it: ``134.5 million``, ``1.32 billion``."""
     return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share as a percentage, such as ``12.5%``; never rounded to 0% or 100% where it is neither."""
+    """Return a share as a percentage, such as ``12.5%``; a share between 0 and 1 is never rounded to 0% or 100%."""
     if share in (0, 1):
         return f"{share:.0%}"
     step = 10**-digits
@@ -89,63 +89,63 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def sparsity(share: float) -> str:
-    """A sparsity as it was asked for: ``50%``, ``99.5%``."""
+    """Return a sparsity as it was asked for: ``50%``, ``99.5%``."""
     return f"{round(100 * share, 4):g}%"
 
 
 def bare(value: float) -> str:
-    """A perplexity, or a number of its kind, to about three digits: ``25.03``, ``412``, ``8,210``, ``2.4e5``."""
+    """Return a perplexity, or a similar number, with two to four digits: ``25.03``, ``412``, ``8,210``, ``2.4e5``."""
     if abs(value) < 1e4:
         return f"{value:,.{2 if abs(value) < 100 else 0}f}"
     return re.sub(r"e\+?0*", "e", f"{value:.1e}")
 
 
 def perplexity(value: float) -> str:
-    """A perplexity; where the model has collapsed this says so, as the number then says nothing more."""
+    """Return a perplexity; where the model has collapsed, say so, because the number then means nothing more."""
     return f"collapsed ({bare(value)})" if value > collapse() else bare(value)
 
 
 def collapse() -> float:
-    """The perplexity above which a model has collapsed."""
+    """Return the perplexity above which a model has collapsed."""
     return Metric.named("perplexity").collapsed_above or math.inf
 
 
 def signed(value: float) -> str:
-    """A difference of perplexities: ``+6.12``."""
+    """Return a difference of perplexities with its sign: ``+6.12``."""
     return f"{'−' if value < 0 else '+'}{bare(abs(value))}"
 
 
 def times(ratio: float) -> str:
-    """A ratio of perplexities: ``1.016``, ``34.57``."""
+    """Return a ratio of perplexities: ``1.016``, ``34.57``."""
     return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
 
 
 def processor(machine: object) -> LedgerText:
-    """A machine's processor, without how many there are and its memory."""
+    """Return the name of a machine's processor, without the number of processors and the memory."""
     return LedgerText(raw(machine).partition("×")[0].strip())
 
 
 def points(share: float) -> str:
-    """A difference between two shares in percentage points, to two significant digits."""
+    """Return a difference between two shares in percentage points, to two significant digits."""
     shown = f"{100 * share:.2g}" if share >= 1e-5 or share == 0 else "less than 0.001"
     return f"{shown} percentage points"
 
 
 def listed(words: Sequence[object]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Join words: ``a``, ``a and b``, ``a, b and c``."""
     texts = [str(word) for word in words]
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def versions(libraries: object) -> str:
-    """``torch 2.8.0, transformers 5.24.0`` of a JSON object; libraries that are absent are left out."""
+    """Return ``torch 2.8.0, transformers 5.24.0`` for a JSON object of versions, without libraries that are absent."""
     found = json.loads(raw(libraries)).items()
     return ", ".join(escape.markdown(f"{name} {version}") for name, version in found if version != "absent")
 
 
 class _Cells(string.Formatter):
-    """Python's format language with ``size`` (bytes), ``pct`` (a share), ``ppl`` (perplexity), ``code`` (a code span), ``ours``
-    (Markdown that a query of ours made up, as it is) and more; lists joined by plus."""
+    """Python's format language plus ``size`` (bytes), ``pct`` (a share), ``ppl`` (perplexity), ``code`` (a code span),
+    ``ours`` (Markdown composed by one of our own queries, unescaped) and more. Lists are joined by plus signs."""
 
     special: ClassVar[Mapping[str, Callable[[Any], str]]] = {
         "size": size,
@@ -174,7 +174,7 @@ CELLS = _Cells()
 
 
 def cell(pattern: str, row: Mapping[str, Any]) -> str:
-    """``pattern`` filled from a row; of alternatives parted by ``||`` the first whose columns are all known, else a dash."""
+    """Fill ``pattern`` from a row: of its alternatives, separated by ``||``, the first without a NULL; else a dash."""
     for option in pattern.split("||"):
         names = [name for _, name, _, _ in CELLS.parse(option) if name]
         if all(row[name] is not None for name in names):
@@ -183,7 +183,7 @@ def cell(pattern: str, row: Mapping[str, Any]) -> str:
 
 
 def normal_change(share: float) -> float:
-    """The relative change in norm, ‖w − ŵ‖ / ‖w‖, when the smallest ``share`` of normally distributed weights becomes zero."""
+    """Return the relative change ‖w − ŵ‖ / ‖w‖ if the smallest ``share`` of normally distributed weights is zeroed."""
     if share >= 1:
         return 1.0
     edge = NormalDist().inv_cdf((1 + share) / 2)
@@ -191,7 +191,11 @@ def normal_change(share: float) -> float:
 
 
 def sign_test(wins: int, of: int) -> float:
-    """The two-sided p of so many wins if both sides were equally good: the exact binomial test, which knows no sizes."""
+    """Return the two-sided p-value of ``wins`` out of ``of`` if both sides were equally good, by the exact binomial
+    test.
+
+    It ignores how large the differences are.
+    """
     from scipy.stats import binomtest
 
     return float(binomtest(wins, of).pvalue) if of else 1.0

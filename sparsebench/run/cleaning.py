@@ -1,4 +1,4 @@
-"""What of the cache can go: everything there can be made or fetched again, and each thing says what its loss would cost."""
+"""What can be removed from the cache: all of it can be made or fetched again; each item says what its loss costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEAD = "left by a process that is no more"
 
 @dataclass(frozen=True)
 class Removable:
-    """A file or folder that can go, its bytes on the disk that nothing else holds, and why."""
+    """A file or folder that can be removed, how many bytes on the disk that frees, and why it can go."""
 
     path: Path
     kind: str
@@ -34,7 +34,10 @@ class Removable:
 
 
 def removable(work: Path) -> list[Removable]:
-    """What can go of a work folder and of the system's temporary files, the largest first; what a run uses just now stays."""
+    """Return what can be removed from a work folder and the system's temporary files, the largest first.
+
+    What a run uses just now is not among it.
+    """
     found = [Removable(path, "leftovers", _size(path), _DEAD) for path in leftovers.of_the_dead()]
     for name in (*KINDS, "scratch"):
         for path in building.of_the_dead(work / name):
@@ -47,7 +50,7 @@ def removable(work: Path) -> list[Removable]:
 
 
 def remove(one: Removable) -> bool:
-    """Take its name away, and then what it holds; False where a run has begun to use it, or another process removed it.
+    """Rename it away, then remove it; return False where a run has begun to use it, or another process removed it.
 
     Raises OSError for what cannot be removed.
     """
@@ -69,6 +72,6 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _size(path: Path) -> int:
-    """Bytes on the disk; a file that has another name elsewhere, such as a download's, is not freed."""
+    """Return the bytes on the disk that are freed; a file with another hard link, such as a download's, frees none."""
     stats = (os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names)
     return sum(stat.st_blocks * 512 for stat in stats if stat.st_nlink == 1)

@@ -1,9 +1,10 @@
 """Jobs as tasks of Ray (the extra ``ray``), on whatever nodes its cluster has.
 
-Ray finds a node with the CPUs, GPUs and memory that a job declares; a timed job declares all CPUs of one, and so has it to
-itself, or, where its ranks lie on several, those of several (``placement``). On the node the job is done as ``local`` does it,
-in a process of its own. Its events, each record with its event, come back as what a Ray generator yields; the run files them,
-and is the ledger's only writer. Weights do not travel: the work folder lies on a file system that all nodes share.
+Ray finds a node with the CPUs, GPUs and memory that a job declares. A timed job declares all CPUs of a node, and so has
+it to itself; where its ranks lie on several nodes, it declares those of all (``placement``). On the node the job is
+done as ``local`` does it, in a process of its own. A Ray generator returns its events, each cell's with its record. The
+run files the records, and is the ledger's only writer. Weights do not travel: the work folder lies on a file system
+that all nodes share.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ from sparsebench.runtime.ray_launcher import NAMESPACE
 CONNECT_SECONDS = 10.0
 REFRESH_SECONDS = 1.0
 BEAT_SECONDS = 60.0
-"""How often a node says what its job has used. A timed job is disturbed for milliseconds; it may be silent for an hour."""
+"""How often a node reports what its job has used. This disturbs a timed job for milliseconds, and the job may be silent
+for an hour."""
 
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """What must be the same wherever cells of one run are done: ids are made from it. ``place`` is in timed cells' keys."""
+    """What all nodes of one run must have in common, since ids are made from it. ``place`` is in timed cells' keys."""
 
     versions: tuple[tuple[str, str], ...]
     place: str
@@ -54,13 +56,13 @@ class NodeIdentity:
 
     @classmethod
     def here(cls, device: str) -> NodeIdentity:
-        """That of this process, for a resolved device."""
+        """Return the identity of this process, for a resolved device."""
         found = {"sparsebench": __version__, **environment.versions()}
         where = environment.where(device)
         return cls(tuple(found.items()), where["id"], where["machine"])
 
     def differs(self, other: NodeIdentity, exclusive: bool) -> str:
-        """In words what another node has that differs; ``exclusive``: where something is timed, machines must be of one class."""
+        """Say how another node differs, if at all; for times (``exclusive``) its machine must be of the same class."""
         mine, theirs = dict(self.versions), dict(other.versions)
         found = [
             f"{name} {theirs.get(name, 'absent')} instead of {mine[name]}"
@@ -75,7 +77,7 @@ class NodeIdentity:
 
 
 class Cluster:
-    """The executor on Ray's nodes. ``address`` is Ray's; without one it is the cluster that runs here, else this machine."""
+    """The executor on a Ray cluster: the one at ``address``, else that which runs here, else this machine."""
 
     def __init__(self, settings: RunSettings, address: str | None = None) -> None:
         self.settings = settings
@@ -94,7 +96,10 @@ class Cluster:
         self.ray.shutdown()
 
     def begin(self, cells: Iterable[Cell]) -> None:
-        """Ask each node whether it can do what will be done. Raises UserError naming the nodes that cannot."""
+        """Check that every node can do ``cells``.
+
+        Raises UserError, naming the nodes that cannot, and for settings that no cluster can serve.
+        """
         todo = list(cells)
         if ":" in self.settings.device:
             raise UserError(
@@ -119,11 +124,11 @@ class Cluster:
             )
 
     def _probed(self) -> list[tuple[str, dict[str, Any]]]:
-        """By node what it says of itself, and whether it sees a file that was just written into the work folder."""
+        """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         def probe(path: str) -> dict[str, Any]:
-            # Pickled by value: it must run where this package is not installed. It sees no GPU; a timed job looks for itself.
+            # Pickled by value, to run where this package is not installed. It sees no GPU: jobs check their node.
             import pathlib
 
             try:
@@ -165,7 +170,10 @@ class Cluster:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
-        """Whether Ray has a node for the job, or will when what runs there ends. Beside each other it places them itself."""
+        """Whether the nodes hold one more job of its kind: alone on a node, or not.
+
+        Running jobs of the other kind are not counted: Ray itself waits until they end.
+        """
         if time.monotonic() - self.seen > REFRESH_SECONDS:
             self.nodes = [node["Resources"] for node in self._alive()] or self.nodes
             self.seen = time.monotonic()
@@ -179,8 +187,10 @@ class Cluster:
         return resources(job, self.settings, self.nodes, job_bytes(job, size) if size else 0)
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RayTask:
-        """A task that Ray starts when a node has room. A retry by Ray would do, and record, all cells again: the run asks again
-        for those that are left."""
+        """Return a task that Ray starts when a node has room.
+
+        Ray must not retry it: that would do and record all cells again. The run itself asks again for those left.
+        """
         asked = self._resources(job)
         create(log, "wb").close()
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
@@ -199,13 +209,13 @@ class Cluster:
         return RayTask(job, self.ray, begin, group, self.settings.workspace.records, log)
 
     def end(self, running: Sequence[RunningJob]) -> None:
-        """Have Ray kill what works on the tasks; processes of ours end with the one that started them."""
+        """Have Ray kill the processes that work on the tasks; those that they started end with them."""
         for task in running:
             task.kill()
 
 
 class RayTask:
-    """A task of Ray's, and a thread that begins it, once there are the nodes of its ``group``, and passes on what it yields."""
+    """A Ray task, and a thread that starts it once its ``group`` has its nodes, and passes on what it yields."""
 
     def __init__(
         self,
@@ -229,11 +239,14 @@ class RayTask:
         self.thread.start()
 
     def used(self) -> tuple[float, float]:
-        """What the node said last; to wait for a node is no silence."""
+        """Return what the node reported last; before its first report, say that something was done just now.
+
+        A job that waits for a node must not count as silent.
+        """
         return self.told or (time.monotonic(), 0.0)
 
     def kill(self) -> None:
-        """Have Ray kill the process that works on it, and with that the job."""
+        """Have Ray kill the process that works on the task, and with it the job; stop waiting for nodes."""
         self.killed = True
         if self.group:
             self.group.given_up = True
@@ -241,7 +254,7 @@ class RayTask:
             self.ray.cancel(self.stream, force=True)
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for the task's end and return its exit code."""
         self.thread.join()
         return self.code
 
@@ -258,7 +271,7 @@ class RayTask:
                             pipe.write(_line(event))
             except (
                 self.ray.exceptions.RayTaskError
-            ) as error:  # what was raised on the node, this package not being there
+            ) as error:  # raised on the node: this package is missing there, or differs
                 pipe.write(_line({"event": "broken", "reason": redacted(_first_line(error.cause or error))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
@@ -268,7 +281,7 @@ class RayTask:
                 pipe.write(_line({"event": "broken", "reason": str(error)}))
 
     def _taken(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """File what came with an event; what the run is told, if anything."""
+        """File the record or log that came with an event; return what to pass on to the run, if anything."""
         match event["event"]:
             case "used":
                 self.told = event["used"]
@@ -284,10 +297,10 @@ class RayTask:
 
 
 def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
-    """What a job asks of Ray: CPUs, GPUs, and bytes of memory, all of which the largest node has.
+    """Return what a job asks of Ray: CPUs, GPUs and bytes of memory, no more than the largest node has.
 
-    A job that is alone asks for all its CPUs, and all its GPUs where it calculates on them; another for a slot's share, and
-    as many GPUs as it needs.
+    A job that is alone asks for all CPUs of that node, and for all its GPUs where it calculates on them. Another asks
+    for a slot's share of the CPUs, and as many GPUs as it needs.
     """
     gpu = devices.is_gpu(settings.device) and calculates(job)
     whole = alone(job, devices.is_gpu(settings.device))
@@ -301,15 +314,21 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
 
 
 def places(nodes: Sequence[dict[str, float]], asked: dict[str, float], exclusive: bool) -> int:
-    """How many jobs that ask for so much the nodes hold at once; those that fit nowhere wait for nothing, so that one starts."""
+    """Return how many jobs that ask for ``asked`` the nodes hold at once; ``exclusive``: at most one a node.
+
+    It is at least 1: a job that fits nowhere would wait for nothing, so one starts.
+    """
     needed = {name: amount for name, amount in asked.items() if amount}
     held = (int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
     return max(1, sum(min(1, one) if exclusive else one for one in held))
 
 
 def connect(ray: Any, address: str | None) -> None:
-    """Join a cluster. Raises UserError where there is none, where Ray or Python there are of another version, or the address is
-    of Ray's client, through which generators do not come."""
+    """Join a cluster.
+
+    Raises UserError where there is none, where it runs another version of Ray or Python, and for the address of Ray's
+    client, which does not pass generators on.
+    """
     where = address or os.environ.get("RAY_ADDRESS") or ""
     if "://" in where:
         raise UserError(
@@ -334,7 +353,7 @@ def connect(ray: Any, address: str | None) -> None:
             f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
             "see `ray status`; the driver needs the cluster's versions of Ray and Python",
         ) from error
-    # Ray has no setting against its printing a lost node's whole state on our standard output. A run tells itself what is lost.
+    # Ray prints a lost node's whole state to our standard output; no setting stops it. The run reports the loss itself.
     if worker := getattr(getattr(ray, "_private", None), "worker", None):
         worker.print_to_stdstream = lambda *_, **__: None
 
@@ -362,9 +381,11 @@ _kept: dict[str, Local] = {}
 def done_on_node(
     spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str = "", start: Path | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs. Yields its events, those of cells with their records,
-    now and then what it has used, and last how it ended and what it printed. This is the first node of the placement ``group``
-    where the job's ranks lie on several. ``start`` is where relative ``path:`` sources start, in a folder that nodes share.
+    """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs.
+
+    Yields the job's events (those of cells with their records), regularly what it has used, and last its exit code and
+    what it printed. Where the job's ranks lie on several nodes, this is the first of the placement ``group``. Relative
+    ``path:`` sources are resolved from ``start``, in a folder that nodes share.
 
     Raises UserError where this node is not as ``same``: it may have joined after the run had asked all nodes.
     """
@@ -399,9 +420,9 @@ def _identity(device: str) -> NodeIdentity:
 
 
 def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSpec:
-    """The specification of a job with the nodes of its placement group, of which this is the first.
+    """Return a job's specification with the nodes of its placement group; this node is the first.
 
-    Raises UserError for another that is not as ``same``, MeasureError for one that is gone.
+    Raises UserError for a node that is not as ``same``, MeasureError for one that is gone or does not answer.
     """
     import ray
 
@@ -414,7 +435,7 @@ def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSp
 
 
 def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
-    """What a job says until it has ended, and between that what it has used."""
+    """Yield a job's events until it has ended and, after every ``beat`` seconds without one, what it has used."""
     buffer = b""
     while True:
         if not select.select([task.events], [], [], beat)[0]:
@@ -428,7 +449,10 @@ def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
 
 
 def _executor(settings: RunSettings) -> Local:
-    """The one for these settings and the GPUs that Ray gives this task; another's fork server is of no use to it."""
+    """Return the kept executor if it is for these settings and this task's GPUs; else close it and make another.
+
+    A fork server made for other settings or GPUs is of no use.
+    """
     key = repr((settings, os.environ.get(devices.VISIBLE)))
     if key not in _kept:
         for other in _kept.values():

@@ -1,6 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines in a log. One interface, two faces.
 
-Time left is the plan's estimates of the jobs, scaled by how the finished ones of their like compared with theirs.
+Time left is the sum of the jobs' estimates, scaled by how the finished jobs of each kind compared with theirs.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ from sparsebench.plan.resources import at_once, expected_seconds, pace
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0
-"""After so long a log gets a line that says what goes on."""
+"""After this long without a line, a log gets one that says what goes on."""
 DAMPING_SECONDS = 30.0
-"""A kind of job is taken to be on schedule for so long: its first ones, which fetch and compile, say little about its pace."""
+"""Every kind of job is credited with this many seconds on schedule: its first jobs, which fetch and compile, say little
+about its pace."""
 COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skipped": "dim"}
 
 
 class Clock:
-    """Expected seconds still to go. ``sizes`` by model name; so many jobs run ``at_once`` on ``slots`` and ``gpus``; ``known`` is
-    what the plan ``learned``."""
+    """The expected seconds still to go.
+
+    ``sizes`` are by model name, ``slots`` and ``gpus`` say how many jobs run ``at_once``, ``known`` is what the plan
+    ``learned``.
+    """
 
     def __init__(
         self, sizes: Mapping[str, ModelSize], slots: int = 1, gpus: int = 0, known: Mapping[str, float] | None = None
@@ -50,7 +54,7 @@ class Clock:
         self.starts: dict[str, float] = {}
 
     def begin(self, jobs: Iterable[Job]) -> None:
-        """Take the jobs' estimates."""
+        """Add the jobs' estimates, in place of earlier ones."""
         for job in jobs:
             self._forget(job)
             self.jobs[job.id] = job
@@ -58,22 +62,22 @@ class Clock:
             self.by_kind[pace(job)] += self.expected[job.id]
 
     def started(self, job: Job) -> None:
-        """A job has begun."""
+        """Note that a job has begun."""
         self.starts[job.id] = time.monotonic()
 
     def ended(self, job: Job, seconds: float) -> None:
-        """A job took ``seconds``."""
+        """Note that a job took ``seconds``."""
         self.foreseen[pace(job)] += self._forget(job)
         self.spent[pace(job)] += seconds / self._side_by_side(job)
         self.starts.pop(job.id, None)
 
     def skipped(self, job: Job) -> None:
-        """A job will not run."""
+        """Drop the estimate of a job that will not run."""
         self._forget(job)
 
     def left(self) -> float:
-        """Seconds to go if the rest of each kind compares with its estimates as the finished part did."""
-        # Asked after each cell, when 100,000 jobs may wait: only those that run are looked at one by one.
+        """Return the seconds to go if the rest of each kind compares with its estimates as the finished part did."""
+        # Called after each cell, when 100,000 jobs may wait: only running jobs are looked at one by one.
         now, left = time.monotonic(), 0.0
         waiting = dict(self.by_kind)
         for name, start in self.starts.items():
@@ -83,7 +87,7 @@ class Clock:
         return left + sum(self._pace(kind) * max(0.0, expected) for kind, expected in waiting.items())
 
     def _forget(self, job: Job) -> float:
-        """Take a job's estimate away; what it was."""
+        """Remove a job's estimate and return it."""
         expected = self.expected.pop(job.id, 0.0)
         self.by_kind[pace(job)] -= expected
         if not self.expected:
@@ -98,7 +102,7 @@ class Clock:
 
 
 class Display:
-    """The plain face: one line per finished cell. Also the base of the live one."""
+    """The plain face: one line per finished cell. It is also the base of the live one."""
 
     def __init__(self, clock: Clock, stream: IO[str] | None = None) -> None:
         self.clock = clock
@@ -109,57 +113,57 @@ class Display:
         self.running: dict[str, str] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
-        """The run begins."""
+        """Begin a run of ``cells`` in ``jobs``."""
         self.total = len(cells)
         self.start = time.monotonic()
         self.clock.begin(jobs)
 
     def started(self, job: Job) -> None:
-        """A job begins."""
+        """Note that a job begins."""
         self.clock.started(job)
         self.running[job.id] = job.label
 
     def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
-        """A job says how far it is, and perhaps more."""
+        """Note how far a job is, and what else it says."""
         self.running[job.id] = f"{job.label} {done}/{total} {told}".rstrip()
 
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
-        """A cell has its record."""
+        """Show that a cell has its record."""
         self.count += 1
         self.line(self.sentence(cell, status, seconds, reason), COLOURS[status])
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
-        """A job's process is gone."""
+        """Note that a job's process has ended; show its ``trouble`` if it has no cells that could."""
         self.clock.ended(job, seconds)
         self.running.pop(job.id, None)
         if trouble and not job.cells:
             self.line(f"✗ {trouble}", COLOURS["failed"])
 
     def skipped(self, job: Job) -> None:
-        """A job will not run, because what it needs has failed."""
+        """Note that a job will not run, because what it needs has failed."""
         self.clock.skipped(job)
 
     def due(self) -> float:
-        """Seconds until something must be said, if nothing happens."""
+        """Return the seconds until a line is due if nothing happens."""
         return self.spoken + SILENCE_SECONDS - time.monotonic()
 
     def tick(self) -> None:
-        """A chance to redraw; while something is being timed only when it is due."""
+        """Write a line if one is due. While something is being timed, this is called only then."""
         if self.due() <= 0:
             what = ", ".join(map(visible, self.running.values())) or "nothing yet"
             place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
             self.line(f"… {place} {duration(time.monotonic() - self.start)}: {what}", "dim")
 
     def end(self, counts: Mapping[str, int]) -> None:
-        """The run is over."""
+        """End the display of the run."""
 
     def line(self, text: str, style: str) -> None:
-        """One line for the reader."""
+        """Write one line for the reader."""
         print(text, file=self.stream, flush=True)
         self.spoken = time.monotonic()
 
     def sentence(self, cell: Cell, status: str, seconds: float, reason: str | None) -> str:
-        """``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
+        """Return a finished cell's line: ``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
         place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
         head = f"{MARKS[status]} {place} {visible(f'{cell.variant.label} · {cell.label}')}"
         if status == "done":
@@ -177,30 +181,30 @@ class LiveDisplay(Display):
         self.jobs: dict[str, tuple[Job, str]] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
-        """Put up the bar."""
+        """Show the bar."""
         super().begin(cells, jobs)
         self.live.start()
 
     def started(self, job: Job) -> None:
-        """A job joins those below the bar."""
+        """Add a job to those below the bar."""
         super().started(job)
         self.jobs[job.id] = (job, "")
         self.tick()
 
     def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
-        """How far a job is; not redrawn while one is being timed."""
+        """Note how far a job is; do not redraw while it is being timed."""
         self.jobs[job.id] = (job, f"{done}/{total} {told}".rstrip())
         if not self._quiet(job):
             self.tick()
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
-        """A job leaves."""
+        """Remove a job from those below the bar."""
         super().ended(job, seconds, trouble)
         self.jobs.pop(job.id, None)
         self.tick()
 
     def due(self) -> float:
-        """The bar says enough."""
+        """Return infinity: the bar says enough."""
         return math.inf
 
     def tick(self) -> None:
@@ -208,11 +212,11 @@ class LiveDisplay(Display):
         self.live.update(self._bar(), refresh=True)
 
     def end(self, counts: Mapping[str, int]) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.live.stop()
 
     def line(self, text: str, style: str) -> None:
-        """One line above the bar."""
+        """Write one line above the bar."""
         self.live.console.print(text, style=style, highlight=False, markup=False)
 
     def _quiet(self, job: Job) -> bool:
@@ -231,5 +235,5 @@ class LiveDisplay(Display):
 
 
 def display(clock: Clock, console: Console) -> Display:
-    """The face that fits where the console writes."""
+    """Return the face that fits where the console writes."""
     return LiveDisplay(clock, console) if console.is_terminal else Display(clock, console.file)

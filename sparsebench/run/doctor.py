@@ -1,4 +1,4 @@
-"""What works on this machine and how to mend what does not. Every check does the thing that it reports on."""
+"""What works on this machine, and how to fix what does not. Every check does the thing that it reports on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine(offline: bool = False) -> Iterator[Finding]:
-    """One finding after another, the quick ones first."""
+    """Yield one finding after another, the quick ones first."""
     yield from _machine()
     yield from _libraries()
     yield from _compiler()
@@ -67,7 +67,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _gpus() -> Finding:
-    """What the driver lists, and whether torch sees it."""
+    """Check which GPUs the driver lists, and whether torch sees them."""
     names = devices.names()
     if not names:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
@@ -121,7 +121,7 @@ def _hub() -> str:
     import urllib.request
 
     address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    user, _, host = address.netloc.rpartition("@")  # urllib takes all of it for the host's name
+    user, _, host = address.netloc.rpartition("@")  # urllib would take the user for a part of the host's name
     request = urllib.request.Request(address._replace(netloc=host).geturl())
     if user:
         secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
@@ -131,7 +131,7 @@ def _hub() -> str:
 
 
 def _packing() -> Finding:
-    """The C++ behind the packed and the archive format is really compiled, and loaded."""
+    """Really compile and load the C++ behind the packed and the archive format."""
     from sparsebench.native import Missing, library
 
     for name in ("packing", "checksum"):
@@ -143,7 +143,7 @@ def _packing() -> Finding:
 
 
 def _sparse() -> Finding:
-    """The sparse engine's kernels are really compiled, and loaded."""
+    """Really compile and load the sparse engine's kernels."""
     from sparsebench.native import Missing
     from sparsebench.runtime.kernels import kernels
 
@@ -158,7 +158,7 @@ def _sparse() -> Finding:
 
 
 def _ranks() -> Finding:
-    """Two ranks really add a tensor up; also says whether the shared-memory op was used."""
+    """Have two ranks really add up a tensor; the finding also says whether the shared-memory op was used."""
     from sparsebench.runtime.launch import try_ranks
 
     try:

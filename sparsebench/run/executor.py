@@ -1,4 +1,4 @@
-"""What a run needs of that which does its jobs: ``local`` does them in processes of this machine, ``cluster`` on Ray's nodes."""
+"""What a run needs of its executor: ``local`` does jobs in processes of this machine, ``cluster`` on Ray's nodes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from sparsebench.run.workspace import Workspace
 from sparsebench.sources.cache import Cache
 
 GRACE_SECONDS = 5.0
-"""So long a job may take to end when it is asked to."""
+"""How long a job may take to end when it is asked to."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run. ``slots`` jobs at once on a machine, each with an equal share of the cores. On GPUs there are as many
-    of those that calculate on one, which need few cores, and of those that do not. ``keep`` is a storage format or none.
+    """How to run.
 
-    ``device`` is resolved; of several GPUs a job that calculates has one to itself, and a timed one all.
+    ``slots`` jobs run at once on a machine, each with an equal share of the cores. With GPUs, ``slots`` jobs that
+    calculate on them, which need few cores, run beside ``slots`` others. ``keep`` is a storage format or none.
 
-    ``sizes`` are those of the models; ``silence`` is for how many seconds a job may do nothing, if not for as long as usual.
+    ``device`` is resolved. Of several GPUs, a job that calculates has one per rank to itself; a job alone has all.
+
+    ``sizes`` are those of the models, by name. A job may do nothing for ``silence`` seconds, None: for the usual time.
     """
 
     workspace: Workspace
@@ -38,12 +40,15 @@ class RunSettings:
 
 
 class RunningJob(Protocol):
-    """A job that was started. ``events`` is a pipe that does not block, with a line of JSON for each of ``Recorder``'s events; it
-    is closed when the job has ended."""
+    """A job that was started.
+
+    ``events`` is a non-blocking pipe with a line of JSON for each of ``Recorder``'s events. It is closed when the job
+    has ended.
+    """
 
     @property
     def job(self) -> Job:
-        """What was started."""
+        """The job that was started."""
 
     @property
     def events(self) -> int:
@@ -51,29 +56,29 @@ class RunningJob(Protocol):
 
     @property
     def lost(self) -> str:
-        """Why the job has to be started again, once it has ended: its machine is gone. Empty where it ended by itself."""
+        """Why an ended job must be started again: its machine is gone. Empty where it ended by itself."""
 
     def used(self) -> tuple[float, float]:
-        """CPU seconds and bytes moved so far, as ``runtime.watch`` counts them: they grow while the job does anything."""
+        """Return CPU seconds and bytes moved so far, by ``runtime.watch``: they grow while the job does anything."""
 
     def kill(self) -> None:
         """End it at once, without waiting for its end."""
 
     def wait(self) -> int:
-        """The exit code, once it has ended; a negative one is a signal's number."""
+        """Wait for its end and return the exit code; a negative one is a signal's number."""
 
 
 class Executor(Protocol):
-    """Starts jobs, and knows how many may run at once. Use as a context manager around a run."""
+    """Starts jobs, and decides how many may run at once. Use as a context manager around a run."""
 
     def __enter__(self) -> Executor:
-        """Get ready to start jobs. Raises UserError where that cannot be."""
+        """Get ready to start jobs. Raises UserError where that is not possible."""
 
     def __exit__(self, *error: object) -> None:
         """Leave nothing behind; all jobs have ended."""
 
     def begin(self, cells: Iterable[Cell]) -> None:
-        """Hear what will be done. Raises UserError where some of it cannot be done here."""
+        """Prepare for the cells of the run. Raises UserError where some of them cannot be done here."""
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether a job may be started now, beside those that are running."""
@@ -82,4 +87,4 @@ class Executor(Protocol):
         """Start a job for which there is room; what it prints is in ``log`` when it has ended. Does not wait for the job."""
 
     def end(self, running: Sequence[RunningJob]) -> None:
-        """End jobs, politely and then not, and all else that was started."""
+        """End jobs, first politely and then by force, and all else that was started."""

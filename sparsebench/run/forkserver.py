@@ -1,12 +1,14 @@
-"""Processes for jobs, forked from one in which the libraries that such jobs need are imported already.
+"""Processes for jobs, forked from one that has already imported the libraries that such jobs need.
 
-Importing torch, transformers and lm-eval takes a processor five to ten seconds, and a variant is often scored in less than
-half a minute. Every job still has a process of its own, with its session, its log and its share of the cores. Only where
-forking is safe: on Linux, and without a GPU, whose driver does not survive it; elsewhere a process starts from nothing.
+Importing torch, transformers and lm-eval takes a processor five to ten seconds, and a variant is often scored in less
+than half a minute. Every job still has a process of its own, with its session, its log and its share of the cores. Jobs
+are forked only where that is safe: on Linux, and without a GPU, whose driver does not survive it. Elsewhere a process
+starts from nothing.
 
-The standard library's fork server (``multiprocessing``) cannot stand in for it. Its ``Process.start`` returns only when the
-server has imported everything, while a run goes on to start and watch other jobs. A process has one such server, in its own
-environment, where each of ours has its own number of threads; and when it dies, its jobs live on and their exit codes are lost.
+The standard library's fork server (``multiprocessing``) will not do. Its ``Process.start`` returns only when the server
+has imported everything, while a run goes on to start and watch other jobs. A process has only one such server, in its
+own environment, while each of ours has its own number of threads. And when it dies, its jobs live on and their exit
+codes are lost.
 """
 
 from __future__ import annotations
@@ -33,25 +35,25 @@ from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16
 ANSWER_SECONDS = 60.0
-"""So long the fork server may take to answer once it has imported; it has nothing to do but that."""
+"""How long the fork server may take to answer once it has imported: it has nothing else to do."""
 
 
 class Process(Protocol):
-    """What a run needs of a job's process; ``subprocess.Popen`` has it too. A negative code is a signal's number."""
+    """What a run needs of a job's process; ``subprocess.Popen`` fits too. A negative exit code is a signal's number."""
 
     @property
     def pid(self) -> int:
-        """Its number, and that of its process group."""
+        """Its id, which is also that of its process group."""
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code, or None while it runs."""
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end and return the exit code."""
 
 
 def at_work(process: Process) -> int:
-    """The number of the process that is busy with a job now, without waiting: the fork server's until it has forked."""
+    """Return the id of the process that works on a job now, without waiting: the fork server's until it has forked."""
     if isinstance(process, Forked):
         with suppress(ProcessLookupError):
             return process.pid if process.forked else process.server.process.pid
@@ -60,9 +62,10 @@ def at_work(process: Process) -> int:
 
 
 class ForkServer:
-    """The parent's end. ``modules`` are imported once, in the background; what cannot be is left to the jobs.
+    """The fork server, as its parent sees it.
 
-    ``variables`` are the environment of all its jobs, threads among them: libraries read those when they are imported.
+    It imports ``modules`` once, in the background; one that cannot be imported is left to the jobs. ``variables`` are
+    the environment of all its jobs, their number of threads included: libraries read it when they are imported.
     """
 
     def __init__(self, modules: Iterable[str], variables: Mapping[str, str]) -> None:
@@ -88,27 +91,27 @@ class ForkServer:
 
     @property
     def importing(self) -> bool:
-        """Whether nothing was answered yet: none of its jobs has begun, and it can be killed without harm."""
+        """Whether it has answered nothing yet: no job has begun, and it can be killed without harm."""
         return not self.heard and not self.spoken
 
     @property
     def spoken(self) -> bool:
-        """Whether an answer can be read, or its end."""
+        """Whether an answer, or the end of the line, can be read."""
         return bool(select.select([self.line], [], [], 0)[0])
 
     def start(self, spec: Path, log: Path, events: int) -> Forked:
-        """A job's process. Returns at once, before there is one."""
+        """Return a job's process at once, before it exists."""
         return Forked(self, self.ask({"spec": str(spec), "log": str(log)}, [events]))
 
     def ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
-        """Send an order; the number under which it is answered."""
+        """Send an order; return the number under which it is answered."""
         self.asked += 1
         with suppress(BrokenPipeError, ConnectionResetError):  # its death is found where an answer is waited for
             socket.send_fds(self.line, [json.dumps({"number": self.asked, **order}).encode()], descriptors)
         return self.asked
 
     def answer(self, number: int) -> int | None:
-        """The answer to an order. Raises ChildProcessError where none can come."""
+        """Wait for the answer to an order and return it. Raises ChildProcessError where none can come."""
         while number not in self.answers:
             if self.heard and not select.select([self.line], [], [], ANSWER_SECONDS)[0]:
                 self.process.kill()  # it was stopped: its jobs end with it
@@ -125,14 +128,14 @@ class ForkServer:
         return self.answers.pop(number)
 
     def close(self) -> None:
-        """End it; its jobs have ended."""
+        """End the fork server, after its jobs have ended."""
         self.line.close()
         self.process.kill()
         self.process.wait()
 
 
 class Forked:
-    """A job's process, of which only the fork server knows when it ends."""
+    """A job's process; only the fork server, its parent, learns when it ends."""
 
     def __init__(self, server: ForkServer, order: int) -> None:
         self.server, self.order = server, order
@@ -141,12 +144,12 @@ class Forked:
 
     @property
     def forked(self) -> bool:
-        """Whether there is a process, or will never be one: its number is known without waiting."""
+        """Whether ``pid`` need not wait: there is a process, or there will never be one."""
         return self.number is not None or self.order in self.server.answers or self.server.spoken
 
     @property
     def pid(self) -> int:
-        """Its number; waits until the fork server has imported and forked. Raises ProcessLookupError if that died."""
+        """Its id; waits until the fork server has imported and forked. Raises ProcessLookupError if the server died."""
         if self.number is None:
             try:
                 self.number = self.server.answer(self.order)
@@ -156,7 +159,10 @@ class Forked:
         return self.number
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs. A job ends with the fork server, by the signal that the fork server died of."""
+        """Return the exit code, or None while it runs.
+
+        A job ends with the fork server, by the signal that the fork server died of.
+        """
         if self.code is None:
             try:
                 self.code = self.server.answer(self.server.ask({"ended": self.pid}))
@@ -165,21 +171,21 @@ class Forked:
         return self.code
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end and return the exit code."""
         while (code := self.poll()) is None:
             time.sleep(0.01)
         return code
 
 
 def main() -> None:
-    """The fork server's own process: import, then fork whenever told to, until the parent closes the line."""
+    """Run the fork server: import, then fork on every order, until the parent closes the line."""
     redact_stderr()
     line = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         with suppress(Exception):  # the job that needs it fails with the reason
             importlib.import_module(name)
     codes: dict[int, int | None] = {}  # an answer may have been lost, and a process can be waited for only once
-    gc.freeze()  # the children need no copies of what is never collected
+    gc.freeze()  # so that the children's garbage collectors do not copy what is never collected
     while True:
         data, descriptors, *_ = socket.recv_fds(line, MESSAGE_BYTES, 1)
         if not data:
@@ -210,7 +216,7 @@ def _forked(order: Mapping[str, Any], descriptors: Sequence[int], line: socket.s
 
 
 def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socket) -> NoReturn:
-    """A new process's whole life; nothing that the fork server still had to do may happen here as well."""
+    """Do the job in the new process, and end it: nothing that the fork server still had to do may happen here too."""
     code = 1
     try:
         children.die_with_parent(parent)

@@ -1,4 +1,4 @@
-"""What each kind of job does, one function a kind: take the room's own call, hand each result to the recorder."""
+"""What each kind of job does, one function a kind: call the package that measures, hand each result to the recorder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def prepare(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def make(spec: JobSpec, recorder: Recorder) -> None:
-    """Leave the folders of the job's variants: unpacked where a packed copy is kept, else made in one pass over their parent."""
+    """Make the folders of the job's variants in one pass over their parent.
+
+    A variant that has a packed copy, and whose making is no cell of the job, is unpacked instead.
+    """
     from sparsebench import sources
     from sparsebench.steps.calibration import tokens
     from sparsebench.steps.contract import Context, Evidence
@@ -86,7 +89,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant, packed: Path) -> bool:
-    """Unpack a kept copy; one that is damaged is removed, and False says so."""
+    """Unpack a kept copy and return True; remove a damaged one and return False."""
     from sparsebench.storage import sums, unpack
 
     why = sums.damage(packed)
@@ -102,7 +105,7 @@ def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant, packed: Path)
 
 
 def assess(spec: JobSpec, recorder: Recorder) -> None:
-    """Structure and storage of each variant."""
+    """Assess the structure and storage of each variant."""
     from sparsebench import storage, structure
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.operations import operations_a_token
@@ -128,13 +131,13 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def _as_fetched(spec: JobSpec) -> Iterator[Any]:
-    """The size of the model's own file, which may be smaller than anything made of it: a GGUF file is quantized."""
+    """Yield the size of the model's own file. It may be smaller than anything made of it: a GGUF file is quantized."""
     from sparsebench import sources
     from sparsebench.models.obtain import weight_bytes
     from sparsebench.storage.measure import Size
 
     source, cache = sources.parse(spec.model.source), spec.cache
-    # Only where it lies here still: nothing is downloaded for a size.
+    # Only if it is still in the cache: nothing is downloaded for a size.
     if source.kind == "random" or sources.size(source, cache) != 0:
         return
     if found := weight_bytes(sources.fetch(source, cache)):
@@ -142,7 +145,7 @@ def _as_fetched(spec: JobSpec) -> Iterator[Any]:
 
 
 def outputs(spec: JobSpec, recorder: Recorder) -> None:
-    """The variant's blocks beside the dense model's."""
+    """Compare the outputs of each variant's blocks with those of the dense model's."""
     from sparsebench.steps.calibration import Calibration, tokens
     from sparsebench.structure.outputs import compare_outputs
 
@@ -162,7 +165,7 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def score(spec: JobSpec, recorder: Recorder) -> None:
-    """All tasks of one variant in one model load."""
+    """Score one variant on all tasks in one model load."""
     from sparsebench import benchmarks
     from sparsebench.steps.calibration import drawn
 
@@ -185,7 +188,7 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def _trained_on(step: Step, cache: Any) -> Iterator[str]:
-    """All of the texts that a step may have trained a model on."""
+    """Yield all texts that a step may have trained a model on."""
     from sparsebench import sources
 
     for text, columns in fitted_to(step):
@@ -194,7 +197,7 @@ def _trained_on(step: Step, cache: Any) -> Iterator[str]:
 
 
 def latency(spec: JobSpec, recorder: Recorder) -> None:
-    """Each variant in turn against the dense model, in one rank group that holds both."""
+    """Time each variant in turn against the dense model, in one rank group that holds both."""
     from sparsebench import runtime
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
@@ -208,7 +211,7 @@ def latency(spec: JobSpec, recorder: Recorder) -> None:
 
 
 def memory(spec: JobSpec, recorder: Recorder) -> None:
-    """The variant alone."""
+    """Measure the memory of each variant by itself."""
     from sparsebench import runtime
 
     for cell in spec.job.cells:
@@ -224,7 +227,7 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
-    # What other nodes have, their ranks find.
+    # On other nodes the ranks themselves find out which device there is.
     device = "auto" if "hosts" in wanted else spec.device
     return runtime.Setting(
         engine=wanted["engine"],
@@ -243,14 +246,14 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
 
 
 def _threads(job: Job, device: str) -> int | None:
-    """A rank's threads where its job runs beside others: of the share of the cores that the executor gave the job."""
+    """Return a rank's threads, its part of the cores that the executor gave the job; None on a CPU or when alone."""
     if not devices.is_gpu(device) or alone(job, True):
         return None
     return max(1, int(os.environ["OMP_NUM_THREADS"]) // ranks_of(job))
 
 
 def _listed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Task settings with hashable values."""
+    """Return the settings that ``TaskSpec`` takes as they are, with hashable values."""
     return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()
@@ -259,7 +262,7 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _own(cell: Cell, spec: JobSpec) -> Any:
-    """What a cell asks of data of one's own, and where these lie."""
+    """Return what a cell asks of the user's own data, with the data's source; None where it asks nothing."""
     from sparsebench import benchmarks
 
     asked = cell.settings.get("own")
@@ -267,7 +270,7 @@ def _own(cell: Cell, spec: JobSpec) -> Any:
 
 
 def variants_read(spec: JobSpec) -> list[Variant]:
-    """The variants whose folders a job reads."""
+    """Return the variants whose folders a job reads."""
     if spec.job.makes:
         beside = [spec.dense] if reads_dense(spec.job.makes[0]) else []
         return [*dict.fromkeys([*([spec.job.parent] if spec.job.parent else []), *beside])]
@@ -286,4 +289,4 @@ HANDLERS: dict[str, Callable[[JobSpec, Recorder], None]] = {
 }
 
 LIBRARIES = dict.fromkeys(("benchmarks", "outputs"), ("torch", "transformers.modeling_utils", "lm_eval.evaluator"))
-"""By kind of job, of which there are many in a run, what takes seconds to import: such jobs are forked after that."""
+"""By kind of job, libraries that take seconds to import: a run has many such jobs, so they are forked after that."""

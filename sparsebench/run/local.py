@@ -1,6 +1,6 @@
-"""Jobs in processes of this machine: those that must be alone have it to themselves, the others run side by side in ``slots``.
+"""Jobs in processes of this machine: some must have it to themselves, the others run side by side in ``slots``.
 
-Where jobs calculate on GPUs, those that stay on the CPU have as many slots of their own, so that no GPU waits for one of them.
+Where jobs calculate on GPUs, those that stay on the CPU have as many slots of their own, so that no GPU waits for them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from sparsebench.runtime import shm, watch
 
 @dataclass(frozen=True, eq=False)
 class LocalJob:
-    """A job's process, its event pipe and the GPUs that are its own (if any are), as CUDA_VISIBLE_DEVICES has them. It is not
-    lost: this machine is the run's."""
+    """A job's process, its event pipe and the GPUs that are its own, if any, as a value of CUDA_VISIBLE_DEVICES.
+
+    It is never ``lost``: it runs on the run's own machine.
+    """
 
     job: Job
     process: Process
@@ -38,21 +40,21 @@ class LocalJob:
     lost: str = ""
 
     def used(self) -> tuple[float, float]:
-        """What it, and all that it started, has used."""
+        """Return what it, and all that it started, has used."""
         return watch.used(at_work(self.process), written=True)
 
     def kill(self) -> None:
-        """End it, and the fork server instead where that has not forked yet."""
+        """Kill it, or the fork server where that has not forked it yet."""
         with suppress(ProcessLookupError):
             os.killpg(at_work(self.process), signal.SIGKILL)
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for its end and return the exit code."""
         return self.process.wait()
 
 
 class Local:
-    """The executor that needs nothing. Its jobs are ``LocalJob``."""
+    """The executor on this machine, which needs no cluster. Its jobs are ``LocalJob``."""
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
@@ -71,11 +73,11 @@ class Local:
         self.folder.cleanup()
 
     def begin(self, cells: Iterable[Cell]) -> None:
-        """Compile in the background what ranks will share."""
+        """Begin to compile in the background what ranks will share."""
         self.compiler = precompile.compiler(cells, self.temporary, self.settings.device)
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
-        """A slot among those of its kind, and GPUs where it calculates on them; for a job that is alone the whole machine."""
+        """Whether there is a slot of its kind, and GPUs if it calculates on them; or, for a job alone, the machine."""
         if self._alone(job):
             return not running
         if any(self._alone(task.job) for task in running):
@@ -92,17 +94,17 @@ class Local:
         return alone(job, bool(self.gpus))
 
     def _idle(self, running: Sequence[RunningJob]) -> list[str]:
-        """The GPUs that no job has to itself."""
+        """Return the GPUs that no job has to itself."""
         taken = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.gpu.split(",")}
         return [gpu for gpu in self.gpus if gpu not in taken]
 
     def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
-        """The GPUs that a job for which there is room would have to itself, as CUDA_VISIBLE_DEVICES has them."""
+        """Return the GPUs that a job with room would have to itself, as a value of CUDA_VISIBLE_DEVICES."""
         own = calculates(job) and not self._alone(job)
         return ",".join(self._idle(running)[: ranks_of(job)]) if own else ""
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
-        """A process for the job; a timed one waits here for the compiler."""
+        """Start a process for the job; a timed job first waits here for the compiler."""
         if job.exclusive and self.compiler:
             self._compiled(self.compiler)
         path = spec.save(log.with_suffix(".job"))
@@ -114,9 +116,9 @@ class Local:
         return LocalJob(job, process, reading, gpu)
 
     def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
-        """A process of the job's own, with what it prints in ``log``; it sees no ``gpu`` but these."""
+        """Start a process of the job's own that prints to ``log``; where ``gpu`` names some, it sees no other GPUs."""
         if job.kind in LIBRARIES and not gpu and children.may_fork():
-            create(log, "ab").close()  # a fork server that dies leaves none
+            create(log, "ab").close()  # a fork server that dies leaves no log
             if self.forkserver is None or not self.forkserver.alive:
                 self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job, gpu))
             return self.forkserver.start(spec, log, events)
@@ -132,10 +134,10 @@ class Local:
             )
 
     def _environment(self, job: Job, gpu: str) -> dict[str, str]:
-        """The one place where a worker's environment is decided: what it imports, threads, GPUs, quiet libraries, offline.
+        """Return a worker's environment, decided only here: what it imports, threads, GPUs, quiet libraries, offline.
 
-        Jobs of one kind have the same where there is no GPU. What a killed one leaves of temporary files, a compiler's too, goes
-        with the run's folder.
+        Without a GPU, jobs of one kind have the same. Temporary files that a killed job or its compiler leaves are
+        removed with the run's folder.
         """
         share = environment.cores() if self._alone(job) else max(1, environment.cores() // self.settings.slots)
         quiet = {
@@ -153,7 +155,7 @@ class Local:
         return {**os.environ, **children.imports(), **quiet, **seen}
 
     def _compiled(self, compiler: subprocess.Popen[bytes]) -> None:
-        """Wait for what ranks share; the job that needs it compiles again what does not come."""
+        """Wait for the compiler of what ranks share; the job that needs it compiles again what is missing."""
         try:
             compiler.wait(shm.COMPILE_SECONDS + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -161,7 +163,7 @@ class Local:
             compiler.wait()
 
     def end(self, running: Sequence[RunningJob]) -> None:
-        """End every job with its process group."""
+        """End every job with its process group, and the compiler."""
         if self.forkserver and self.forkserver.importing:
             self.forkserver.process.kill()  # nobody waits for imports after Ctrl-C
         if self.compiler and self.compiler.poll() is None:

@@ -1,4 +1,4 @@
-"""Nodes of a cluster for one job: a placement group of Ray's with all CPUs and GPUs of each, which ends with the job."""
+"""Nodes of a cluster for one job: a Ray placement group with all CPUs and GPUs of each, which ends with the job."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sparsebench.plan.jobs import nodes_of, ranks_of
 from sparsebench.runtime.ray_launcher import addresses, on_bundle
 
 LOOK_SECONDS = 1
-"""How often a group that waits is looked at. Ray takes whole seconds."""
+"""How often a waiting group is looked at. Ray takes whole seconds."""
 ANSWER_SECONDS = 300
-"""A node may take so long to start a process of ours and import this package."""
+"""How long a node may take to start a process of ours and import this package."""
 
 
 def bundles(nodes: Sequence[dict[str, Any]], wanted: int, ranks: int, gpu: bool) -> list[dict[str, float]]:
-    """What a job with ``ranks`` on ``wanted`` nodes asks of each: all its CPUs, and all its GPUs where it calculates on them.
+    """Return what a job with ``ranks`` on ``wanted`` nodes asks of each: all CPUs and, with ``gpu``, all GPUs.
 
-    ``nodes`` are those of Ray that live. The largest are asked for. A node must have a CPU for each of its ranks, and a GPU.
-    Raises UserError where too few nodes do.
+    ``nodes`` are Ray's live nodes; the largest are asked for. A node must have a CPU for each of its ranks and, with
+    ``gpu``, a GPU. Raises UserError where too few nodes do.
     """
     each = float(ranks // wanted)
     kinds = ("GPU", "CPU") if gpu else ("CPU",)
@@ -44,10 +44,10 @@ def _told(number: float, kind: str) -> str:
 
 
 class PlacementGroup:
-    """The nodes of one job; use as a context manager, whose beginning waits for them while enough of them live.
+    """The nodes of one job. Use as a context manager: entering it waits for the nodes, as long as enough of them live.
 
-    ``nodes`` tells which live; set ``given_up`` where nobody wants the job any more. Ray itself removes the group where this
-    process dies.
+    ``nodes`` returns the live ones. Set ``given_up`` when nobody wants the job any more. Ray itself removes the group
+    if this process dies.
     """
 
     def __init__(self, ray: Any, job: Job, gpu: bool, nodes: Callable[[], list[dict[str, Any]]]) -> None:
@@ -56,7 +56,10 @@ class PlacementGroup:
         self.given_up = False
 
     def __enter__(self) -> PlacementGroup:
-        """Raises UserError where the cluster has too few nodes left, Interrupted where the job is given up."""
+        """Wait for the nodes.
+
+        Raises UserError where the cluster has too few nodes left, Interrupted where the job is given up.
+        """
         while not self._came():
             pass
         return self
@@ -65,8 +68,10 @@ class PlacementGroup:
         self.ray.util.remove_placement_group(self.group)
 
     def _came(self) -> bool:
-        """Ask for the nodes and wait for them; False where they are to be asked for anew: other nodes are the largest by now, and
-        perhaps none has what was asked for."""
+        """Ask for the nodes and wait for them; return False where they must be asked for anew.
+
+        Other nodes are the largest by then, and perhaps none has what was asked for.
+        """
         asked, came = self._bundles(), False
         self.name = f"sparsebench-{uuid.uuid4().hex}"
         self.group = self.ray.util.placement_group(asked, strategy="STRICT_SPREAD", name=self.name)
@@ -83,12 +88,12 @@ class PlacementGroup:
         return bundles(self.nodes(), nodes_of(self.job), ranks_of(self.job), self.gpu)
 
     def first(self) -> dict[str, Any]:
-        """The options of the job's own task, which has the first node."""
+        """Return the options of the job's own task, which has the first node."""
         return on_bundle(self.ray, self.group, 0)
 
 
 def ask_others(ray: Any, name: str, function: Callable[..., Any], *words: object) -> tuple[list[str], list[Any]]:
-    """On a group's first node: the addresses of all nodes, and what ``function(*words)`` gives on each but this one.
+    """Return, on a group's first node, the addresses of all nodes and what ``function(*words)`` returns on the others.
 
     Raises MeasureError where one of them is gone, or gives no answer.
     """

@@ -1,4 +1,4 @@
-"""Compiles what several ranks share, once per machine, beside the first jobs: a timed job would have to wait for it."""
+"""Compiles what ranks share, once per machine, while the first jobs run: a timed job would have to wait for it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from sparsebench.sources import Cache
 
 
 def compiler(cells: Iterable[Cell], temporary: str, device: str = "cpu") -> subprocess.Popen[bytes] | None:
-    """A process, leader of its group, that compiles what ``cells`` will need; None where they need nothing.
+    """Start a process, leader of its group, that compiles what ``cells`` will need; None where they need nothing.
 
-    Its temporary files lie in the folder ``temporary``.
-
-    How it ended is for the job that needs the result to find: that compiles again what is not there, or says why not.
+    Its temporary files lie in the folder ``temporary``. Its exit code is not read: the job that needs the result
+    compiles again what is missing, or says why it cannot.
     """
     settings = (cell.settings for cell in cells if "ranks" in cell.settings)
     if not any(shm.used(one["engine"], one["ranks"], one.get("hosts"), device) for one in settings):

@@ -1,4 +1,7 @@
-"""Jobs that wait, for others or for room: which may start next. There may be 100,000: nothing that is done often looks at all."""
+"""Jobs that wait for others or for room, and which may start next.
+
+There may be 100,000 jobs: no frequent operation looks at all of them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 class Queue:
     """Jobs in order, each startable once all of its ``after`` have ended.
 
-    A job may wait again under its id, with less or more to do, after it was taken. Until ``end`` it needs its variants' folders.
+    A job that was taken may be added again under its id, with less or more to do. It needs its variants' folders until
+    ``end``.
     """
 
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
@@ -34,11 +38,11 @@ class Queue:
         return len(self.waiting)
 
     def __iter__(self) -> Iterator[Job]:
-        """In the order in which they would start."""
+        """Iterate over the waiting jobs in the order in which they would start."""
         return iter([self.waiting[name] for name in sorted(self.waiting, key=self._places.__getitem__)])
 
     def add(self, jobs: Iterable[Job], first: bool = False) -> None:
-        """Have jobs wait, behind all others or, one, before them."""
+        """Add jobs behind all others; ``first``: add one job before them."""
         for job in jobs:
             self.waiting[job.id] = job
             self._places[job.id] = next(self._before if first else self._next)
@@ -53,7 +57,7 @@ class Queue:
                 self._push(job)
 
     def take(self, room: Callable[[Job], bool]) -> Job | None:
-        """The first job that may start and has room, which waits no longer; None where there is none.
+        """Take the first job that may start and has room out of the queue and return it; None where there is none.
 
         Where a job has no room, others of its kind that ask for the same are taken to have none either.
         """
@@ -61,7 +65,7 @@ class Queue:
         while heads := [(heap[0], kind) for kind, heap in self._ready.items() if heap and kind not in refused]:
             (place, name), kind = min(heads, key=lambda head: head[0])
             job = self.waiting.get(name)
-            if job is None or self._places[name] != place:  # it was cleared, or waits elsewhere
+            if job is None or self._places[name] != place:  # it was taken away, or now waits at another position
                 heapq.heappop(self._ready[kind])
             elif room(job):
                 heapq.heappop(self._ready[kind])
@@ -71,7 +75,7 @@ class Queue:
         return None
 
     def end(self, job: Job) -> None:
-        """A job has ended: what waited for it may start, and it needs no folders any more."""
+        """Note that a job has ended: jobs that waited for it may start, and it needs no folders any more."""
         self.ended.add(job.id)
         self._drop(job.id)
         for name in self._behind.pop(job.id, ()):
@@ -81,7 +85,7 @@ class Queue:
                     self._push(self.waiting[name])
 
     def clear(self) -> None:
-        """Nothing waits any more; what was taken goes on."""
+        """Remove all waiting jobs; those that were taken go on."""
         for name in self.waiting:
             self._drop(name)
         self.waiting.clear()
@@ -89,7 +93,7 @@ class Queue:
         self._behind.clear()
 
     def needs(self, variant: Variant) -> bool:
-        """Whether a job that waits, or has not ended, needs a variant's folder."""
+        """Return whether a job that waits, or has not ended, needs a variant's folder."""
         return self._users[variant.id] > 0
 
     def _push(self, job: Job) -> None:
@@ -101,5 +105,5 @@ class Queue:
 
 
 def variants(job: Job) -> list[Variant]:
-    """The variants whose folders a job reads or makes."""
+    """Return the variants whose folders a job reads or makes."""
     return [*job.variants, *([job.parent] if job.parent else [])]

@@ -27,11 +27,14 @@ from sparsebench.steps.calibration import Calibration
 
 @dataclass(frozen=True)
 class JobSpec:
-    """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells,
-    ``allow_overlap`` that benchmarks may be part of the calibration text; ``expected`` is the checksum that the dense model's
-    weights had, where its folder was damaged and is made again, ``data`` the sources of data of one's own by their content.
-    ``device`` is where it is done, as the job's process sees it; ``hosts`` and ``group`` are those of a runtime ``Setting`` where
-    ranks lie on several nodes of a cluster."""
+    """All that a worker needs to know.
+
+    ``cache`` is the sources' cache, ``keep`` the format kept after storage cells. ``allow_overlap`` lets benchmarks be
+    part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder was
+    damaged and is made again. ``data`` holds the sources of the user's own data by their content. ``device`` is where
+    the job is done, as its process sees it. ``hosts`` and ``group`` are those of a runtime ``Setting``, where ranks lie
+    on several nodes of a cluster.
+    """
 
     manifest: str
     job: Job
@@ -49,7 +52,7 @@ class JobSpec:
     group: str = ""
 
     def save(self, path: Path) -> Path:
-        """Write the specification for the worker; only this program's own parent writes these files."""
+        """Pickle the specification for the worker; only the worker's own parent writes these files."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with create(path, "wb") as file:
             pickle.dump(self, file)
@@ -75,11 +78,11 @@ class Recorder:
         self._write(cell, status, reason=reason_of(error))
 
     def told(self, cell: Cell, found: Any) -> None:
-        """Record what came of a cell: a result, or an error of ours."""
+        """Record what became of a cell: a result, or an error of ours."""
         (self.failed if isinstance(found, SparsebenchError) else self.done)(cell, found)
 
     def attempt(self, cell: Cell, measure: Callable[[Cell], Any]) -> None:
-        """Record what a measurement gives; one that fails, fails alone."""
+        """Record what a measurement gives; an error of ours fails this cell alone."""
         try:
             found = measure(cell)
         except SparsebenchError as error:
@@ -87,7 +90,7 @@ class Recorder:
         self.told(cell, found)
 
     def progress(self, done: int, total: int, told: str = "") -> None:
-        """Tell the parent how far the current cell is, and in words what else there is to say."""
+        """Tell the parent how far the current cell is, and in words (``told``) what else there is to say."""
         self._tell({"event": "progress", "done": done, "total": total, "told": told})
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
@@ -100,7 +103,7 @@ class Recorder:
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
 
     def _tell(self, event: dict[str, Any]) -> None:
-        """Raises SystemExit where nobody listens any more: a lost parent is no failure of a cell."""
+        """Send an event. Raises SystemExit where the run is gone: a lost parent is no failure of a cell."""
         try:
             os.write(self.events, json.dumps(event).encode() + b"\n")
         except BrokenPipeError:
@@ -115,7 +118,7 @@ class Recorder:
         self._tell({"event": "damaged", "variants": folders})
 
     def note(self, text: str) -> None:
-        """A line for the reader of the run, and for the job's log."""
+        """Print a line to the job's log, and send it to the reader of the run."""
         print(text, file=sys.stderr, flush=True)
         self._tell({"event": "note", "text": text})
 
@@ -125,5 +128,5 @@ class Recorder:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in words: our own errors speak for themselves, others are named by type."""
+    """Return an error in words: our own as they are, others with the name of their type."""
     return str(error) if isinstance(error, SparsebenchError) else redacted(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The parent of a run: has an executor start its jobs, listens, keeps the ledger, and survives what happens to any of them.
+"""The parent of a run: it has an executor start jobs, takes in their events, keeps the ledger, and outlives failures.
 
 The parent sleeps while a timed job runs. It is the ledger's only writer.
 """
@@ -34,11 +34,11 @@ INGEST_SECONDS = 5.0
 INGEST_SHARE = 100
 """Before the next ingest the parent waits this many times as long as the last one took."""
 LOSSES = 3
-"""A job whose machine is lost is started again at most so often: the job itself may be what kills machines."""
+"""A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
 LOOKS = 10
-"""How often a silent job is looked at before it is given up."""
+"""How many times a silent job is looked at before it is given up."""
 IDLE_SHARE = 3e-5
-"""Of a processor: what uses less does nothing, though a thread of it may wake now and then (tqdm's, every ten seconds)."""
+"""Share of a processor below which a job counts as idle: a thread may wake now and then (tqdm's every ten seconds)."""
 
 Ingest = Callable[[list[dict[str, Any]]], object]
 """Takes records into the ledger in one transaction."""
@@ -46,7 +46,7 @@ Ingest = Callable[[list[dict[str, Any]]], object]
 
 @dataclass
 class Silence:
-    """How long a job has said and done nothing, of the ``limit`` seconds that it may; what it had used at the last look."""
+    """Since when a job has been silent and idle, its ``limit`` in seconds, and what it had used at the last look."""
 
     limit: float
     since: float
@@ -74,13 +74,13 @@ class Child:
 
     @property
     def job(self) -> Job:
-        """What it does."""
+        """The job that it does."""
         return self.task.job
 
 
 @dataclass(frozen=True)
 class Remade:
-    """A folder that was damaged: the checksum its weights had, the job that makes it again, and since when it is gone."""
+    """A damaged folder: the checksum that its weights had, the job that makes it again, and when it was removed."""
 
     content: str
     maker: str
@@ -111,9 +111,9 @@ class Runner:
     def run(
         self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = (), own: Iterable[Variant] | None = None
     ) -> dict[str, int]:
-        """Do ``cells``, and record why others are ``refused``; how many ended in each status.
+        """Do ``cells``, record why others are ``refused``, and return how many cells ended in each status.
 
-        The folders of its ``own`` variants, by default the plan's, are removed where no cell needs them.
+        The folders of the run's ``own`` variants, by default all of the plan, are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
@@ -133,7 +133,7 @@ class Runner:
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
-                # A model that cannot be had leaves cells that are skipped, and none that failed.
+                # A model that cannot be prepared leaves skipped cells, and none that failed.
                 if self.settings.fail_fast and self.counts["failed"] + self.counts["skipped"]:
                     self.waiting.clear()
         except KeyboardInterrupt:
@@ -146,13 +146,16 @@ class Runner:
         return self.counts
 
     def _start_ready(self) -> None:
-        """Start what may start: jobs whose predecessors have ended, as many as there is room for."""
+        """Start the jobs whose predecessors have ended, as many as there is room for."""
         while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
             if left := self._possible(job):
                 self._start(left)
 
     def _possible(self, job: Job) -> Job | None:
-        """What of a job can be done: cells are skipped where their variant, or what it is made from, could not be made."""
+        """Return the part of a job that can be done, None if nothing can.
+
+        Its cells are skipped where their variant, or what it is made from, could not be made.
+        """
         why = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
         for cell in job.cells:
             if cell.variant.id in why:
@@ -168,7 +171,7 @@ class Runner:
         return None
 
     def _loss(self, job: Job, variant: Variant) -> str | None:
-        """Why a variant is not to be had, if that is known."""
+        """Return why a variant, or what it needs, is not available; None where nothing says so."""
         made_from = (job.parent.id,) if job.parent else ()
         beside = variant.parents[:1] if job.kind == TIME.name else ()  # the dense model
         needed = made_from if variant in job.makes else (variant.id, *beside)
@@ -201,7 +204,10 @@ class Runner:
         self.display.started(job)
 
     def _listen(self) -> None:
-        """Wait for events. While a timed job runs, only its own events wake the parent, or that a log must get a line."""
+        """Wait for events and handle them.
+
+        While a timed job runs, only its events, a look at its silence or a line due in a log wake the parent.
+        """
         if not self.children:
             return
         timed = any(alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
@@ -219,7 +225,7 @@ class Runner:
             self._ingest_after(INGEST_SECONDS)
 
     def _look(self, child: Child) -> None:
-        """End a job that has said and done nothing for too long, or that has ended while somebody holds its pipe open."""
+        """End a job that has said and done nothing for too long, or whose pipe another process holds after its end."""
         silence, now = child.silence, time.monotonic()
         used = child.task.used()
         (cpu, moved), (cpu_then, moved_then) = used, silence.used
@@ -235,7 +241,7 @@ class Runner:
         self._finish(child)
 
     def _read(self, child: Child) -> bool:
-        """Take in what a child has said; False once its pipe is closed, or where there is nothing."""
+        """Take in what a child has said; return False where its pipe is closed or empty."""
         try:
             data = os.read(child.task.events, 1 << 16)
         except BlockingIOError:
@@ -268,8 +274,8 @@ class Runner:
                 child.broken = event["reason"]
 
     def _finish(self, child: Child) -> None:
-        """A job's pipe closed: collect it, record what it left undone, free what nobody needs any more."""
-        code = child.task.wait()  # before the rest: Ctrl-C finds a child whole, or not at all
+        """Collect a job whose pipe has closed, record the cells it left undone, and free what nobody needs any more."""
+        code = child.task.wait()  # first, so that Ctrl-C finds a child whole or not at all
         while self._read(child):
             pass
         self.children.remove(child)
@@ -293,7 +299,7 @@ class Runner:
         self._release(variants(child.job))
 
     def _again(self, child: Child) -> bool:
-        """Have what a job had left to do done elsewhere, where its machine is gone; False where that has happened too often."""
+        """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
         job = child.job
         self.losses[job.id] += 1
         if self.losses[job.id] > LOSSES:
@@ -313,7 +319,7 @@ class Runner:
         return True
 
     def _remake(self, child: Child) -> bool:
-        """Have folders made again that a job found damaged, and the job done after that; False where that was done before."""
+        """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
         known = {name: self.remade[name] for name in child.damaged if name in self.remade}
         if any(child.started > again.since for again in known.values()):
             return False
@@ -338,12 +344,12 @@ class Runner:
         return True
 
     def _behind(self, job: Job, first: dict[str, str]) -> Job:
-        """A job that opens variants which are made again starts when they are: ``first`` has the makers' ids by variants'."""
+        """Return a job that also waits for the makers of variants it opens; ``first`` has their ids by variant id."""
         read = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
         return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
 
     def _release(self, done: Iterable[Variant]) -> None:
-        """Drop the folders of variants that no waiting or running job needs any more."""
+        """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""
         for variant in done:
             if not self.waiting.needs(variant) and self.settings.keep != "dense":
                 self.leases.release(variant)
@@ -357,17 +363,19 @@ class Runner:
         self.display.finished(cell, status, 0.0, reason)
 
     def _ingest_after(self, seconds: float) -> None:
-        """Ingest if the last time is so long ago, and long enough that this takes little of the run: it takes longer the more the
-        ledger holds."""
+        """Ingest if the last time is more than ``seconds`` ago, and long enough that this takes little of the run.
+
+        It takes longer the more the ledger holds.
+        """
         if time.monotonic() - self.ingested > max(seconds, INGEST_SHARE * self.took):
             started = time.monotonic()
             self._ingest()
             self.took = time.monotonic() - started
 
     def _ingest(self, last: bool = False) -> None:
-        """Bring the records that have come since the last time into the ledger, in one transaction.
+        """Bring the records since the last ingest into the ledger, in one transaction.
 
-        While somebody holds the file they wait for the next time; ``last``: there is none. Raises LedgerError then.
+        While another process holds the file, they wait for the next time. ``last``: there is none; raise LedgerError.
         """
         try:
             if self.fresh:
@@ -404,7 +412,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _death(code: int, log: Path) -> str:
-    """How a process died, with the end of what it had said."""
+    """Say how a process died, with the last lines that it printed."""
     how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
     memory = " (out of memory?)" if code == -signal.SIGKILL else ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]

@@ -1,8 +1,9 @@
 """Which cells run and why.
 
-``new``, ``done``, ``not reached yet``, ``skipped before``, ``failed before`` (runs with --retry-failed), ``unsupported`` (with
-these versions, or by this machine's GPUs), ``refused before`` (by a run that had other GPUs, or fewer), which runs, ``changed``
-(the last plan asked the same, and the source, a file or a version was another), ``left out by --only``.
+These cells run: ``new``; ``not reached yet``; ``changed`` (the last plan asked the same of another source, file or
+version); ``skipped before``; ``refused before`` (by a run that had other GPUs, or fewer); and, with --retry-failed,
+``failed before``. These do not: ``done``; ``unsupported`` (with these versions, or by this machine's GPUs); ``left out
+by --only``.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ VARIANT_KEYS = ("model", "method", "recipe")
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a cell runs, and why. ``refused`` is the reason to record for one that this machine cannot do, where no record
-    says so yet."""
+    """Whether a cell runs, and why.
+
+    ``refused`` is the reason to record for a cell that this machine cannot do, where no record says so yet.
+    """
 
     cell: Cell
     runs: bool
@@ -41,11 +44,11 @@ class Decision:
 
 
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
-    """A decision for every cell of the plan. ``records`` is the folder of records."""
+    """Return a decision for every cell of the plan. ``records`` is the folder of records."""
     known = statuses(records)
     before = _previous(records / f"plan-{ready.plan.manifest}.json")
     planned = {cell.id for cell in ready.plan.cells}
-    # A cell that is asked for still, by its id, has not become another.
+    # A cell whose id the plan still has did not become another cell.
     asked = {question for cell_id, question in before.items() if cell_id not in planned}
     found = []
     for cell in ready.plan.cells:
@@ -71,13 +74,16 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
 
 
 def _refused_before(cell: Cell, device: str, records: Path) -> bool:
-    """Whether a run refused a timed cell before any job opened its model: a place is the same with one GPU and with eight. A
-    job's own word stands: it may have seen one GPU of many."""
+    """Whether a run refused a timed cell before any job opened its model.
+
+    This run may have more GPUs: a place has the same id with one and with eight. A refusal by a job stands, since a job
+    may have seen one GPU of many.
+    """
     return timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
 
 
 def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
-    """``model=opt-1.3b`` as a pair. Raises UserError for an unknown key or stage."""
+    """Parse words such as ``model=opt-1.3b`` into pairs. Raises UserError for an unknown key, stage or sparsity."""
     pairs = []
     for word in words:
         name, separator, value = word.partition("=")
@@ -92,13 +98,13 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def keys() -> tuple[str, ...]:
-    """What cells can be told apart by: words of the cell and of its variant, each verb of a step and each of its fields."""
+    """Return the keys that select cells: words of the cell and of its variant, each verb of a step and its fields."""
     fields = {name: "" for kind in kinds().values() for own in kind.settings().values() for name in own.model_fields}
     return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *fields)
 
 
 def _share(word: str, value: str) -> str:
-    """A sparsity as a share, written as one or in percent."""
+    """Convert a sparsity, a share or in percent, into a share. Raises UserError for another word."""
     try:
         return str(float(value.removesuffix("%")) / (100 if value.endswith("%") else 1))
     except ValueError:
@@ -106,7 +112,7 @@ def _share(word: str, value: str) -> str:
 
 
 def _matches(cell: Cell, only: tuple[tuple[str, str], ...]) -> bool:
-    """Values of one key are alternatives; different keys must all hold."""
+    """Whether a cell is selected: values of one key are alternatives; different keys must all hold."""
     wanted: dict[str, set[str]] = {}
     for name, value in only:
         wanted.setdefault(name, set()).add(value)
@@ -126,7 +132,7 @@ def _value(cell: Cell, name: str, values: set[str]) -> bool:
 
 
 def _with_allocation(variant: Variant) -> str:
-    """The method as tables name it: ``wanda+owl``."""
+    """Return the method as tables name it: ``wanda+owl``."""
     allocation = next(iter(variant.values("allocation")[-1:]), "uniform")
     return variant.method if allocation == "uniform" else f"{variant.method}+{allocation}"
 
@@ -144,7 +150,7 @@ def _same(own: Any, value: str) -> bool:
 
 
 def _why_open(cell: Cell, before: Mapping[str, str], asked: set[str]) -> str:
-    """A cell without a record: planned before and not reached, or asked before under another id, or new."""
+    """Say why a cell has no record: planned before and not reached, or asked before under another id, or new."""
     if cell.id in before:
         return "not reached yet"
     return "changed" if asked and _question(cell.variant, cell.stage, cell.settings) in asked else "new"
@@ -154,7 +160,7 @@ _CONTENT = re.compile(r"#(?:sha256|content)=[^\"]*")
 
 
 def _question(variant: Variant, stage: str, settings: Mapping[str, Any]) -> str:
-    """What a cell asks, in one line: all that its id covers but the content of sources and files, and versions."""
+    """Return in one line what a cell asks: what its id covers, except versions and the content of sources and files."""
     own = {key: value for key, value in settings.items() if key != "source"}
     if "own" in own:
         own["own"] = {key: value for key, value in own["own"].items() if key != "content"}
@@ -164,7 +170,7 @@ def _question(variant: Variant, stage: str, settings: Mapping[str, Any]) -> str:
 
 
 def _previous(path: Path) -> dict[str, str]:
-    """What the cells of the manifest's last plan asked, by cell id. Raises LedgerError for what is no plan."""
+    """Return by id what the cells of the manifest's last plan asked. Raises LedgerError for a file that is no plan."""
     if not path.is_file():
         return {}
     again = "remove the file: the next run writes it again"

@@ -1,4 +1,4 @@
-"""A run by a clock that jumps from one end of a job to the next: what would run where and when, if estimates were right."""
+"""A run simulated with a clock that jumps from event to event: what runs where and when if the estimates are right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsebench.run.queue import Queue
 
 
 class Moment(NamedTuple):
-    """A job ``begins`` or ends, so many ``seconds`` after the run's start."""
+    """The beginning or the end of a job, in ``seconds`` after the run's start."""
 
     seconds: float
     task: Any
@@ -29,9 +29,9 @@ def play(
     room: Callable[[Job, Sequence[Any]], bool],
     start: Callable[[Job, Sequence[Any]], RunningJob],
 ) -> Iterator[Moment]:
-    """Every job's start and end, in order, where it ``takes`` so many seconds and an executor's rules say when it has ``room``.
+    """Yield every job's start and end, in order: a job ``takes`` its seconds, an executor decides if it has ``room``.
 
-    Jobs for which there never is room are left out, and so is what waits for them.
+    Jobs for which there never is room are left out, and so are those that wait for them.
     """
     queue, numbers, now = Queue(jobs), count(), 0.0
     running: list[RunningJob] = []
@@ -51,7 +51,7 @@ def play(
 
 
 def by_gpu(local: Local, jobs: Iterable[Job], takes: Callable[[Job], float]) -> tuple[list[dict[str, float]], float]:
-    """For each GPU of this machine the seconds that it would be busy with each kind of job, and the seconds of the whole run."""
+    """Return for each GPU of this machine the busy seconds by kind of job, and the seconds of the whole run."""
     busy: dict[str, dict[str, float]] = {gpu: defaultdict(float) for gpu in local.gpus}
     last = 0.0
 
@@ -61,7 +61,7 @@ def by_gpu(local: Local, jobs: Iterable[Job], takes: Callable[[Job], float]) -> 
     for moment in play(jobs, takes, local.room, start):
         job, last = moment.task.job, moment.seconds
         if moment.begins and calculates(job):
-            # One that has the machine to itself sees all, and has a rank on each of the first.
+            # A job that has the machine to itself sees all GPUs, and has its ranks on the first ones.
             for gpu in moment.task.gpu.split(",") if moment.task.gpu else local.gpus[: ranks_of(job)]:
                 busy[gpu][job.kind] += takes(job)
     return [dict(busy[gpu]) for gpu in local.gpus], last

@@ -1,7 +1,7 @@
 """The process that does one job: this module in a child (``children.command``), or a fork of the fork server.
 
-It reads a specification, does the job, leaves one record per cell as each finishes, and tells the run on the
-event pipe. This is the boundary at which any failure becomes a record.
+It reads a specification, does the job, writes a record as each cell finishes, and reports to the run on the event pipe.
+This is the boundary at which any failure becomes a record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sparsebench.run.recorder import JobSpec, Recorder
 
 
 def main(path: Path, events: int) -> int:
-    """Do the job of the specification at ``path``, tell of it on the descriptor ``events``; the exit code."""
+    """Do the job of the specification at ``path``, report on the descriptor ``events``, and return the exit code."""
     redact_stderr()
     spec: JobSpec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
@@ -36,7 +36,7 @@ def main(path: Path, events: int) -> int:
 
 
 def _damaged(spec: JobSpec) -> dict[str, str]:
-    """By id of the variants that the job opens, what is wrong with the folder, where anything is."""
+    """Return what is wrong with the damaged folders among those that the job opens, by id of their variants."""
     variants = {variant.id: variant for variant in variants_read(spec)}
     found = {name: spec.workspace.damage(variant) for name, variant in variants.items()}
     return {name: why for name, why in found.items() if why}

@@ -20,12 +20,12 @@ from sparsebench.sources.cache import read_json, write_json
 from sparsebench.storage import sums
 
 MADE = "sparsebench.json"
-"""What a folder says of how it was made."""
+"""The file in a folder that says how it was made."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """``work`` holds what can be made again; ``ledger`` with ``records`` and ``logs`` beside it what cannot."""
+    """The paths of a run: ``work`` holds what can be made again; ``ledger``, ``records`` and ``logs`` what cannot."""
 
     work: Path
     ledger: Path
@@ -34,30 +34,30 @@ class Workspace:
 
     @classmethod
     def of(cls, ledger: Path, work: Path) -> Workspace:
-        """The layout for a ledger file and a work folder. Raises UserError where records or logs would go through a link."""
+        """Return the layout for a ledger file and a work folder. Raises UserError where records or logs are a link."""
         home = ledger.parent
         return cls(work, ledger, unlinked(home / "records"), unlinked(home / "logs"))
 
     def folder(self, variant: Variant) -> Path:
-        """The variant as a Hugging Face folder."""
+        """Return the path of the variant's Hugging Face folder."""
         return self.work / ("models" if variant.is_dense else "variants") / variant.id
 
     def packed(self, variant: Variant) -> Path:
-        """The variant in the packed format."""
+        """Return the path of the variant's packed copy."""
         return self.work / "packed" / variant.id
 
     def training(self, variant: Variant) -> Path:
-        """Where a training of the variant leaves what it is resumed from."""
+        """Return the folder that a training of the variant is resumed from."""
         return self.work / "training" / variant.id
 
     def content(self, variant: Variant) -> str:
-        """The checksum of the variant's weights, as it was taken when they were made; empty where there are none."""
+        """Return the checksum of the variant's weights, taken when they were made; empty where there is none."""
         return str((read_json(self.folder(variant) / MADE) or {}).get("content", ""))
 
     def seal(self, variant: Variant, device: str = "cpu") -> None:
-        """Note the checksum of the variant's weights in its folder, where that is not done yet, and on what they were made.
+        """Note in the variant's folder, if not yet done, the checksum of its weights and what they were made on.
 
-        Beside it the checksums of all its files are noted, for ``damage``.
+        The checksums of all its files are noted beside the folder, for ``damage``.
         """
         folder = self.folder(variant)
         made = read_json(folder / MADE) or {}
@@ -67,29 +67,29 @@ class Workspace:
         sums.write(folder)
 
     def damage(self, variant: Variant) -> str | None:
-        """What is wrong with the variant's folder, if anything is: some of its files are not what they were when it was made."""
+        """Say what is wrong with the variant's folder; None if all of its files are as they were when it was made."""
         folder = self.folder(variant)
         if not self.present(variant):
             return f"{folder} is gone"
         if not sums.written(folder) and (known := self.content(variant)):  # made before checksums were noted
             if known != checksum(folder):
                 return f"the checksum of the weights in {folder} differs"
-            with suppress(OSError):  # a cache that is only read
+            with suppress(OSError):  # a read-only cache
                 sums.write(folder)
         return sums.damage(folder)
 
     def discard(self, folder: Path) -> None:
-        """Remove a folder that can be made again, without a moment in which a part of it has its name."""
+        """Remove a folder that can be made again; a part of it never has its name."""
         with suppress(FileNotFoundError):
             shutil.rmtree(building.aside(folder), ignore_errors=True)
         sums.forget(folder)
 
     def present(self, variant: Variant) -> bool:
-        """Whether the variant's folder is there; folders appear whole or not at all."""
+        """Return whether the variant's folder is there; folders appear whole or not at all."""
         return (self.folder(variant) / "config.json").is_file()
 
     def kept(self, variant: Variant) -> bool:
-        """Whether there is a packed copy of the variant, which is unpacked in a moment."""
+        """Return whether there is a packed copy of the variant, which is unpacked in a moment."""
         return self.packed(variant).is_dir()
 
     def sweep(self) -> None:
@@ -100,18 +100,21 @@ class Workspace:
             building.sweep(self.work / name)
 
     def scratch(self) -> Path:
-        """A new folder of this process's own for temporary files; what dead processes left there is removed."""
+        """Make a folder of this process's own for temporary files; remove what dead processes left there."""
         return building.beside(self.work / "scratch" / "job")
 
 
 class Leases:
-    """The variants that a run uses. Runs with one work folder see each other's, whatever their ledgers.
+    """The variants that a run uses. Runs that share a work folder see each other's leases, whatever their ledgers.
 
-    A lease is a lock on one byte of a file, so that the system ends those of a process that dies. Use as a context manager.
+    A lease is a lock on one byte of a file: the system releases it when its process dies. Use as a context manager.
     """
 
     def __init__(self, space: Workspace, variants: Iterable[Variant]) -> None:
-        """Lease ``variants``, before it is looked which of their folders are there."""
+        """Lease ``variants``; the run must do so before it checks which of their folders are there.
+
+        Raises UserError where no file can be locked.
+        """
         self.space = space
         space.work.mkdir(parents=True, exist_ok=True)
         self.file = create(space.work / "leases", "a+b")
@@ -139,7 +142,7 @@ class Leases:
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
             if not variant.is_dense:
-                with suppress(OSError):  # it is not there, or nobody may remove it
+                with suppress(OSError):  # it is gone, or may not be removed
                     removed = building.aside(self.space.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
@@ -150,14 +153,14 @@ class Leases:
             sums.forget(self.space.folder(variant))
 
     def tidy(self, unneeded: Iterable[Variant]) -> None:
-        """Remove what killed runs have left, and give back what this one does not need."""
+        """Remove what killed runs have left, and release the ``unneeded`` variants."""
         self.space.sweep()
         for variant in unneeded:
             self.release(variant)
 
 
 def leased(work: Path, name: str) -> bool:
-    """Whether a run uses the variant of this id just now."""
+    """Return whether a run uses the variant of this id just now."""
     try:
         with (work / "leases").open("r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(name))
@@ -173,7 +176,7 @@ def _byte(name: str) -> int:
 
 
 def checksum(folder: Path) -> str:
-    """CRC-32 of the weight files' bytes, and their number: two machines that made the same weights agree on it."""
+    """Return the CRC-32 and the number of the weight files' bytes: machines that made the same weights agree on it."""
     total, size = 0, 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -183,9 +186,9 @@ def checksum(folder: Path) -> str:
 
 
 def holder(ledger: Path) -> int | None:
-    """The process that runs on a ledger just now; None where none does that this user may look at.
+    """Return the id of the process that runs on a ledger just now; None if there is none that this user may inspect.
 
-    Its lock is not tried: a run that begins at that moment would find it taken.
+    The lock is not tried: a run that begins at that moment would find it taken.
     """
     import psutil
 
@@ -199,13 +202,16 @@ def holder(ledger: Path) -> int | None:
 
 
 def _lock(ledger: Path) -> Path:
-    """Ledgers of one folder have their records and logs in common, and therefore their lock."""
+    """Return the lock file of the ledger's folder: its ledgers share their records and logs, and so their lock."""
     return ledger.with_name(".run.lock")
 
 
 @contextmanager
 def exclusive(ledger: Path) -> Iterator[None]:
-    """Hold the lock of the ledger's folder. Raises UserError naming the process that holds it. Freed by the system if we die."""
+    """Hold the lock of the ledger's folder, which the system frees if this process dies.
+
+    Raises UserError, naming the process, where another holds it.
+    """
     ledger.parent.mkdir(parents=True, exist_ok=True)
     path = _lock(ledger)
     with create(path, "a+") as file:

@@ -1,4 +1,4 @@
-"""Latency and memory of a model under an engine: one process per rank, phases apart, dense and variant side by side."""
+"""Measures latency and memory of a model under an engine: one process per rank, by phase, dense beside variant."""
 
 from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.measure import check_device, check_supported, measure_latency, measure_memory, measure_pair

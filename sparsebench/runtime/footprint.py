@@ -1,4 +1,4 @@
-"""How much memory measuring a model needs, estimated from its files and the workload before anything is loaded."""
+"""Estimates how much memory measuring a model needs, from its files and the workload, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
 RANK_BYTES = 700 * 2**20
-"""A rank without a model: its imports (430 MB measured), and room for what no file tells."""
+"""The memory of a rank without a model: its imports (430 MB measured), and a reserve for what no file shows."""
 INDEXED = 2
-"""What a packed model's nonzeros take at most when they are laid out for the kernels, over what they take packed."""
+"""The most that a packed model's nonzeros take when laid out for the kernels, divided by their packed size."""
 PREFETCHED = 50_000_000
-"""Parameters that ZeRO-3 gathers ahead of the layer that runs, DeepSpeed's default."""
+"""Parameters that ZeRO-3 gathers ahead of the running layer, by DeepSpeed's default."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def footprint(folder: Path, setting: Setting | None = None) -> int:
-    """Bytes that all ranks together need to measure the model in ``folder`` alone, estimated from file headers and workload.
+    """Estimate the bytes that all ranks together need to measure the model in ``folder`` alone.
 
-    Default: one rank in the checkpoint's dtype. Raises ModelError for a folder that is no checkpoint.
+    The estimate uses file headers and the workload. The default setting is one rank in the checkpoint's dtype. Raises
+    ModelError for a folder that is no checkpoint.
     """
     setting = setting or Setting("deepspeed", 1, Workload())
     return setting.ranks * RANK_BYTES + working_bytes(folder, setting)
 
 
 def working_bytes(folder: Path, setting: Setting) -> int:
-    """The same without the ranks themselves: what lies on GPUs where there are some."""
+    """Estimate the bytes of model and requests without the ranks' own: with GPUs, what is on them."""
     return model_bytes(folder, setting) + request_bytes(folder, setting)
 
 
 def request_bytes(folder: Path, setting: Setting) -> int:
-    """What the requests of the workload add: keys and values of every token, and on each rank the activations of one block.
+    """Estimate the bytes of the requests: keys and values of every token, and each rank's activations of one block.
 
-    A token's activations are its states and what the feed-forward part makes of them, with copies on the way.
+    A token's activations are its hidden states and the feed-forward part's intermediate values, with temporary copies.
     """
     checkpoint = PackedCheckpoint(folder) if is_packed(folder) else Checkpoint(Path(folder))
     size, work = dimensions(checkpoint.config), setting.workload
@@ -56,11 +57,11 @@ def request_bytes(folder: Path, setting: Setting) -> int:
 
 
 def model_bytes(folder: Path, setting: Setting) -> int:
-    """The model's share of a footprint: its tensors while loading, or its shortened float32 copy for parity.
+    """Estimate the model's bytes in a footprint: its tensors while loading, or its shortened float32 copies for parity.
 
-    Every rank loads the whole model before it keeps its share. In the checkpoint's own dtype that is mapped and costs
-    nothing that the system cannot take back; converted it is a copy, except where it is cut first: then only what is
-    outside of the blocks, and not cut, is a copy for each rank.
+    Every rank loads the whole model before it keeps its share. In the checkpoint's own dtype the file is mapped and
+    costs nothing that the system cannot take back; a converted model is a copy. Where the model is cut first, each rank
+    copies only what is outside of the blocks and is not cut.
     """
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
     checkpoint = packed or open_checkpoint(Path(folder))
@@ -86,7 +87,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
 
 
 def _gathered(checkpoint: Checkpoint | PackedCheckpoint, setting: Setting, size: int | None) -> int:
-    """What each rank has gathered at most beside its share: the largest tensor and what is read ahead."""
+    """Return the most bytes that a rank has gathered besides its share: the largest tensor and what is read ahead."""
     if not engines()[setting.engine].offloads:
         return 0
     counts = [info.numel for info in checkpoint.tensors.values()]

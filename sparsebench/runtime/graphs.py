@@ -1,4 +1,4 @@
-"""Decoding on a GPU as one CUDA graph a token, from a cache whose tensors stay where they are.
+"""Decoding on a GPU with one CUDA graph per token, over a static cache, whose tensors keep their addresses.
 
 An eager step launches hundreds of kernels: a small or very sparse model then waits for its launches, and no kernel can
 show a gain. Nobody has run this on a GPU yet; on a CPU the same steps are compared with eager ones, token by token.
@@ -14,14 +14,14 @@ from sparsebench.runtime.parity import distance, out_of_memory
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 
 WARM = 3
-"""Steps on a stream of their own before one is recorded, as torch asks for."""
+"""Warm-up steps on a side stream before the step is recorded, as torch requires."""
 GRAPH = "one CUDA graph a token"
 Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
-"""Takes a step and what undoes it, and gives what repeats the step."""
+"""A function that records: takes a step and the function that undoes it, and returns one that repeats the step."""
 
 
 def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-    """The launches of ``step`` as a CUDA graph. Raises RuntimeError where it asks the GPU for a value on its way."""
+    """Record ``step`` as a CUDA graph; return its replay. Raises RuntimeError where it reads a value from the GPU."""
     import torch
 
     side = torch.cuda.Stream()
@@ -37,24 +37,24 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
         with torch.cuda.graph(graph):
             step()
     except RuntimeError:
-        torch.cuda.set_stream(current)  # which torch does not do where a recording was broken off
+        torch.cuda.set_stream(current)  # torch does not do this after an aborted recording
         raise
     replay: Callable[[], None] = graph.replay
     return replay
 
 
 def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Capture = cuda_graph) -> list[Phase]:
-    """``phases``, of which decoding, at most ``tokens`` behind the prompt, is recorded where the model lets it be."""
+    """Return ``phases`` with each ``Decode`` as a ``CapturedDecode`` of at most ``tokens`` tokens after the prompt."""
     return [CapturedDecode(one.prefill, tokens, ranks, record) if isinstance(one, Decode) else one for one in phases]
 
 
 def told(phases: Sequence[Phase]) -> str:
-    """How recorded phases have decoded, as a result's ``kernel`` says it: empty where there is no such phase."""
+    """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``recorded`` made."""
     return next((f"decode: {one.how}" for one in phases if isinstance(one, CapturedDecode)), "")
 
 
 def why_eager(module: Any, ranks: int) -> str:
-    """Why decoding ``module`` is not recorded; empty where it can be."""
+    """Return why decoding by ``module`` cannot be recorded; "" where it can."""
     if ranks > 1:
         return "several ranks"
     if any(hasattr(one, "ds_id") for one in module.parameters()):
@@ -67,17 +67,18 @@ def why_eager(module: Any, ranks: int) -> str:
 
 
 def static_cache(module: Any, tokens: int) -> Any:
-    """A decoder's empty keys and values for so many ``tokens``."""
+    """Return an empty static cache of keys and values for ``tokens`` tokens."""
     from transformers import StaticCache
 
     return StaticCache(config=module.config, max_cache_len=tokens)
 
 
 class CapturedDecode(Decode):
-    """``Decode`` of at most ``tokens`` tokens behind the prompt, each a replay of one recorded step; eager where ``why`` says so.
+    """``Decode`` of at most ``tokens`` tokens after the prompt, each a replay of one recorded step.
 
-    The step reads and writes the same tensors each time: the last token and its position, both (batch, 1) int64, the
-    cache, and the logits (batch, 1, vocabulary). A block starts by copying back what they held behind the prompt.
+    With a reason in ``why`` it decodes eagerly. The recorded step reads and writes the same tensors each time: the last
+    token and its position, both (batch, 1) int64, the cache, and the logits (batch, 1, vocabulary). A block starts by
+    copying back what they held after the prompt.
     """
 
     def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, record: Capture = cuda_graph) -> None:
@@ -90,11 +91,11 @@ class CapturedDecode(Decode):
 
     @property
     def how(self) -> str:
-        """How it decodes."""
+        """How it decodes: recorded, or eager and why."""
         return f"eager ({self.why})" if self.why else GRAPH
 
     def begin(self) -> None:
-        """Go back to right behind the prompt; the first time records the step. Raises RuntimeError when out of memory."""
+        """Go back to the end of the prompt; the first call records the step. Raises RuntimeError when out of memory."""
         if not self.replay and not self.why:
             try:
                 self.replay = self._recorded()
@@ -128,11 +129,11 @@ class CapturedDecode(Decode):
             ids, side = prefill.start, "decoder_"
             own = static_cache(module, 1 + self.tokens)
             given[prefill.cache_name] = EncoderDecoderCache(own, DynamicCache())
-            # No mask of the prompt, which has no padding: transformers would ask the GPU whether it is all ones.
+            # No mask for the prompt, which has no padding: transformers would ask the GPU whether it is all ones.
             given["encoder_outputs"] = prefill.encode.output
         else:
             own = given[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
-        # Of all places from the start: a mask that grows would be another tensor each time.
+        # The mask covers all positions from the start: a growing mask would be another tensor each time.
         given[f"{side}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))
         placed = "position_ids" in inspect.signature(module.forward).parameters
 
@@ -153,14 +154,15 @@ class CapturedDecode(Decode):
         step()
         eager = logits.clone()
         self._undo()
-        # A graph knows addresses only: what the step reads and writes would be freed with it, the mask and the logits among them.
+        # Kept alive: a graph has only addresses, and the step's tensors (mask, logits) would be freed with it.
         self.recorded = step
         replay = self.record(step, self._undo)
         self._undo()
         logits.zero_()
         replay()
-        # Not compared bit for bit: cuBLAS may choose another algorithm while a graph is recorded, and all would decode eagerly.
-        # In the tests' models on a CPU, other rounding moves bfloat16 logits by at most 0.4%, a wrong token or position by 7%.
+        # Not compared bit for bit: cuBLAS may choose another algorithm while recording, and every model would be eager.
+        # In the tests' models on a CPU, other rounding moves bfloat16 logits by at most 0.4%, a wrong token or position
+        # by 7%.
         if distance(logits, eager) > max(1e-4, 4 * torch.finfo(logits.dtype).eps):
             raise RuntimeError("the recorded step does not give the logits of the eager one")
         return replay
@@ -171,6 +173,6 @@ class CapturedDecode(Decode):
 
 
 def _held(cache: Any) -> Iterator[Any]:
-    """The tensors in which a static cache keeps its state."""
+    """Yield the tensors in which a static cache keeps its state."""
     for layer in cache.layers:
         yield from (layer.keys, layer.values, layer.cumulative_length)

@@ -1,7 +1,7 @@
-"""Signs of life of a rank that its parent cannot watch, because it runs on another node: one every few seconds.
+"""Heartbeats, every few seconds, of ranks that their parent cannot watch because they were started through a launcher.
 
-A thread sends them over the rank's own connection: how long the rank has done nothing, and what it is in the middle of.
-Only ranks of several nodes have it: each costs them a tenth of a millisecond of processor time (measured: 67 µs).
+A thread sends them over the rank's own connection: how long the rank has done nothing, and which calls it is in.
+Only such ranks have the thread: a heartbeat costs a tenth of a millisecond of processor time (measured: 67 µs).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import NamedTuple
 from sparsebench.runtime.watch import ELSEWHERE, LOOK_SECONDS, STALL_CPU, STALL_SECONDS, WAITING, at
 
 GONE_SECONDS = 60.0
-"""So long a rank may say nothing: a call that holds Python's lock keeps the thread from speaking."""
+"""Seconds without a heartbeat after which a rank counts as gone. A call that holds the GIL delays heartbeats."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a rank said of itself and when: ``idle`` seconds without work, whether it ``waits`` for other ranks, or for
-    something ``elsewhere``, and where (``at``). One that has yet to speak works."""
+    """A rank's last heartbeat: when it was ``heard``, ``idle`` seconds without work, whether the rank ``waits`` for
+    other ranks or for another program (``elsewhere``), and where it is (``at``). The defaults describe a rank that
+    works."""
 
     heard: float
     idle: float = 0.0
@@ -35,12 +36,12 @@ class Heartbeat:
 
 
 def start(send: Callable[..., None]) -> None:
-    """In a rank: begin to send."""
+    """Start sending heartbeats (called in a rank)."""
     threading.Thread(target=_beat, args=(send, threading.main_thread().ident or 0), daemon=True).start()
 
 
 def stuck(heartbeats: dict[int, Heartbeat], now: float) -> dict[int, str]:
-    """The ranks that keep the group from going on, and where; as `RankWatchdog.stuck` of ranks that can be watched."""
+    """Return the ranks that block the group, and where each hangs: `RankWatchdog.stuck`, but from heartbeats."""
     gone = {rank: "does not answer" for rank, heartbeat in heartbeats.items() if now - heartbeat.heard >= GONE_SECONDS}
     if gone:
         return gone
@@ -59,20 +60,20 @@ def _beat(send: Callable[..., None], main: int) -> None:
         waits, elsewhere = (
             any(word in file for file, _, _ in calls for word in words) for words in (WAITING, ELSEWHERE)
         )
-        # One that no longer waits has only begun to do nothing.
+        # A rank that no longer waits starts a new idle time.
         let_go = waited and not (waits or elsewhere)
         if let_go or work.cpu - before.cpu >= STALL_CPU or work.read != before.read or work.state in ("R", "D"):
             since, before = now, work
         waited = waits or elsewhere
         try:
             send("heartbeat", idle=now - since, waits=waits, elsewhere=elsewhere, at=at(calls))
-        except OSError:  # the parent is gone, and this rank ends by it
+        except OSError:  # the parent is gone, which also ends this rank
             return
         time.sleep(LOOK_SECONDS)
 
 
 def _calls(thread: int) -> list[tuple[str, int, str]]:
-    """What a thread is in the middle of (file, line, function), innermost first; no file is opened for it."""
+    """Return a thread's calls as (file, line, function), innermost first, without opening a source file."""
     frame, found = sys._current_frames().get(thread), []
     while frame:
         found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
@@ -81,7 +82,7 @@ def _calls(thread: int) -> list[tuple[str, int, str]]:
 
 
 class _ProcessState(NamedTuple):
-    """CPU seconds of all threads but this one; bytes that the main thread has read; its state (R runs, D waits for a disk)."""
+    """CPU seconds of the other threads; the main thread's bytes read and state (R runs, D waits for a disk)."""
 
     cpu: float
     read: str

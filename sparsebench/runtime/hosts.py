@@ -1,4 +1,4 @@
-"""A hostfile, as DeepSpeed's launcher reads it: which nodes there are, how many ranks each may run, and what starts them."""
+"""Reads a hostfile as DeepSpeed's launcher does: nodes, and how many ranks each may run. Builds the launch command."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COPIES = {
     "torchrun": ("RANK", "WORLD_SIZE"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 }
-"""By program that starts many copies of another: the variables that number a copy, and that say how many there are."""
+"""For each program that starts many copies of another: the variables with a copy's number and the count of copies."""
 NUMBERED = ("RANK", "LOCAL_RANK")
-"""What torch reads; of another launcher's, they would be the parent's own."""
+"""The variables with a rank's numbers that torch reads; srun's ranks must not inherit the parent's own."""
 
 
 def read(path: Path) -> Hosts:
-    """The nodes of a hostfile: a line ``NAME slots=NUMBER`` each. Raises UserError naming the line of what is wrong."""
+    """Return the nodes of a hostfile, one line ``NAME slots=NUMBER`` each. Raises UserError with the wrong line."""
     found: dict[str, int] = {}
     text = bounded.read(path, UserError, bounded.MB).decode(errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
@@ -33,7 +33,7 @@ def read(path: Path) -> Hosts:
             continue
         match = _LINE.fullmatch(line.strip())
         if not match:
-            # Without what stands there: a manifest of a stranger may name any file as its hostfile.
+            # The line itself is not shown: a stranger's manifest may name any file as its hostfile.
             raise UserError(f"{path}, line {number}: no host", "write `NAME slots=NUMBER`, such as node-1 slots=4")
         if match[1] in found:
             raise UserError(f"{path}, line {number}: a second line for {match[1]}", "one line for each host")
@@ -44,9 +44,9 @@ def read(path: Path) -> Hosts:
 
 
 def share(known: Hosts, ranks: int) -> Hosts:
-    """The first of the ``known`` nodes that hold ``ranks``, equally many on each; as few nodes as will do.
+    """Return the fewest nodes, from the front of ``known``, that hold ``ranks`` in equal numbers.
 
-    Raises UserError where they cannot: DeepSpeed's launcher numbers ranks within nodes only if these are alike.
+    Raises UserError where none do: DeepSpeed's launcher numbers ranks within nodes only if all nodes have equally many.
     """
     for nodes in range(1, len(known) + 1):
         each = ranks // nodes
@@ -60,14 +60,14 @@ def share(known: Hosts, ranks: int) -> Hosts:
 
 
 def told(hosts: Hosts) -> str:
-    """``a ×2, b ×2``."""
+    """Return the hosts in words: ``a ×2, b ×2``."""
     return ", ".join(f"{name} ×{slots}" for name, slots in hosts)
 
 
 def refuse_copies() -> None:
     """Raise UserError in every copy of this program but the first, where srun, torchrun or mpirun has started several.
 
-    This program starts its ranks itself: the copies would all do the same work, beside each other.
+    This program starts its ranks itself: the copies would all do the same work at the same time.
     """
     for name, (rank, count) in COPIES.items():
         number = os.environ.get(rank, "")
@@ -80,27 +80,27 @@ def refuse_copies() -> None:
 
 
 def launcher() -> str:
-    """What starts ranks on other nodes: ``srun`` within an allocation of SLURM's, else ``pdsh``."""
+    """Return the program that starts ranks on other nodes: ``srun`` within a SLURM allocation, else ``pdsh``."""
     return "srun" if "SLURM_JOB_ID" in os.environ else "pdsh"
 
 
 def text(hosts: Hosts) -> str:
-    """The file that tells the launcher of the nodes: DeepSpeed's hostfile, or for srun a line for each rank, in order."""
+    """Return the text of the launcher's node file: DeepSpeed's hostfile, or for srun one line per rank, in order."""
     if launcher() == "srun":
         return "".join(f"{name}\n" * slots for name, slots in hosts)
     return "".join(f"{name} slots={slots}\n" for name, slots in hosts)
 
 
 def command(hostfile: Path, hosts: Hosts, port: int | str, arguments: Sequence[str]) -> list[str]:
-    """What starts ``python -m sparsebench.runtime.rank ARGUMENTS`` for each rank on ``hosts``; their ``text`` is in ``hostfile``.
+    """Return the command that starts ``python -m sparsebench.runtime.rank ARGUMENTS`` for each rank on ``hosts``.
 
-    ``port`` is one of the first node, where the ranks meet.
+    ``hostfile`` holds ``text(hosts)``; ``port`` is a port of the first node, where the ranks meet.
     """
     if launcher() == "srun":
         ranks, each = sum(slots for _, slots in hosts), hosts[0][1]
         meeting = {"MASTER_ADDR": hosts[0][0], "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_SIZE": each}
-        # Each rank takes its share of the node's cores itself, and its GPU by its number there. --overlap: the program that
-        # calls srun may hold the same cores. Options override what the batch script asked for by variables.
+        # Each rank takes its share of the node's cores itself, and its GPU by its number there. --overlap: the program
+        # that calls srun may hold the same cores. Options override what the batch script set by variables.
         return [
             "env", *(word for name in NUMBERED for word in ("-u", name)), f"SLURM_HOSTFILE={hostfile}",
             *(f"{name}={value}" for name, value in meeting.items()),

@@ -1,7 +1,7 @@
-"""What timed steps say: medians, ratios, and how far each may be off.
+"""Summarizes timed steps: medians, ratios, and how far each may be off.
 
-A process lays a model into memory once, and is up to a quarter faster or slower than the next for where that is. Its own steps
-say nothing of that, so each process gives one number, its median, and intervals are Student's t of these, in logarithms.
+A process lays a model into memory once, and by that layout is up to a quarter faster or slower than the next. Its own
+steps do not show this, so each process gives one number, its median. Intervals are Student's t of these, in logarithms.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Side, Tim
 
 P90_SAMPLES = 64
 STEADY = 0.02
-"""From half to half a steady phase changes by at most so much."""
+"""The largest relative change of a steady phase from its first half to its second."""
 WAITING = 0.8
-"""CPU seconds per rank and wall second below which a phase is flagged."""
+"""CPU seconds per rank and wall second below which a phase gets a note."""
 
 SettledCounts = Mapping[tuple[str, Side], int]
 """How many processes settled, by phase and side."""
@@ -27,7 +27,7 @@ EnergyReadings = Mapping[tuple[str, Side], Sequence[float]]
 def summaries(
     samples: Sequence[TimingSample], settled: SettledCounts, spent: EnergyReadings | None = None
 ) -> tuple[PhaseSummary, ...]:
-    """One summary per phase and side, in the order of measuring. Loading, one sample a process, is never called steady."""
+    """Return one summary per phase and side, in measuring order. Loading, one sample a process, is never steady."""
     groups: dict[tuple[str, Side], list[TimingSample]] = {}
     for sample in samples:
         groups.setdefault((sample.phase, sample.side), []).append(sample)
@@ -37,7 +37,7 @@ def summaries(
 def summary(
     phase: str, side: Side, samples: Sequence[TimingSample], settled: int, energy: Sequence[float] = ()
 ) -> PhaseSummary:
-    """The summary of one phase of one side; ``samples`` must hold at least one; ``energy`` is in joules per step."""
+    """Summarize one phase of one side. ``samples`` must not be empty; ``energy`` is in joules per step."""
     walls = sorted(sample.wall_s for sample in samples)
     middle = median(walls)
     centre, half = _interval([math.log(wall) for wall in _medians(samples)])
@@ -57,7 +57,7 @@ def summary(
 
 
 def differences(samples: Sequence[TimingSample], paired: bool) -> tuple[PhaseDifference, ...]:
-    """Variant over dense for every phase but loading, in which the one that is loaded first pays for both."""
+    """Return variant over dense for every phase but loading, where the model that is loaded first pays for both."""
     found = []
     for name in dict.fromkeys(sample.phase for sample in samples if sample.phase != "load"):
         dense = [sample for sample in samples if sample.phase == name and sample.side == "dense"]
@@ -67,10 +67,10 @@ def differences(samples: Sequence[TimingSample], paired: bool) -> tuple[PhaseDif
 
 
 def paired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[TimingSample]) -> PhaseDifference:
-    """Variant over dense from medians of blocks that ran next to each other.
+    """Return variant over dense from the medians of blocks that ran next to each other.
 
-    A process's ratio is the median of its pairs', the ratio the geometric mean of these. One process alone gives the interval
-    of its pairs, which needs at least two.
+    A process's ratio is the median of its pairs' ratios; the result is the geometric mean over processes. With one
+    process mean and interval are those of its pairs, of which it needs at least two.
     """
     logs = [
         [math.log(_median(variant, place) / _median(dense, place)) for place in blocks]
@@ -84,18 +84,18 @@ def paired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[Ti
 
 
 def unpaired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[TimingSample]) -> PhaseDifference:
-    """The ratio of two groups that did not run together, with Welch's interval; ``pairs`` is 0."""
+    """Return the ratio of two groups that did not run together, with Welch's interval; ``pairs`` is 0."""
     from scipy import stats
 
     ours, theirs = ([math.log(one) for one in _medians(side)] for side in (variant, dense))
     centre = fmean(ours) - fmean(theirs)
     interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    low, high = (centre if math.isnan(end) else float(end) for end in interval)  # where nothing varies
+    low, high = (centre if math.isnan(end) else float(end) for end in interval)  # NaN where nothing varies
     return PhaseDifference(phase, math.exp(centre), math.exp(low), math.exp(high), 0, len(_processes(variant)))
 
 
 def disagreeing(phases: Sequence[PhaseSummary], found: Sequence[PhaseDifference]) -> tuple[str, ...]:
-    """A note for each phase in which the ratio of the medians is not that of the pairs."""
+    """Return a note for each phase in which the ratio of the medians differs clearly from that of the pairs."""
     medians = {(one.phase, one.side): one.median_s for one in phases}
     notes = []
     for one in found:
@@ -109,9 +109,9 @@ def disagreeing(phases: Sequence[PhaseSummary], found: Sequence[PhaseDifference]
 
 
 def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[str, ...]:
-    """A note where ranks held a core for clearly less of a phase than one thread would.
+    """Return a note where ranks were on a core for clearly less of a phase than one thread would be.
 
-    On a GPU waiting is what the CPU does, so there is nothing to say.
+    On a GPU there is none: there the CPU only waits.
     """
     shares = {one.phase: one.cpu_s / (one.median_s * ranks) for one in phases if one.phase != "load"}
     worst = min(shares, key=lambda phase: shares[phase])
@@ -124,12 +124,12 @@ def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[st
 
 
 def wide(found: Iterable[PhaseDifference], precision: float) -> bool:
-    """Whether an interval reaches further from its ratio than ``precision`` of it."""
+    """Return whether an interval reaches further from its ratio than ``precision`` of it."""
     return any(math.log(one.high / one.low) / 2 > math.log1p(precision) for one in found)
 
 
 def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) -> bool:
-    """Whether the medians of the last two windows differ by at most ``tolerance`` of the smaller."""
+    """Return whether the medians of the last two windows differ by at most ``tolerance`` of the smaller."""
     if len(values) < 2 * window:
         return False
     first, second = median(values[-2 * window : -window]), median(values[-window:])
@@ -137,7 +137,7 @@ def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) ->
 
 
 def _interval(logs: Sequence[float]) -> tuple[float, float]:
-    """The mean and half of its 95% interval, Student's t; one value is its own interval."""
+    """Return the mean and the half-width of its 95% interval by Student's t; the half-width is 0 for one value."""
     from scipy.special import stdtrit
 
     centre = fmean(logs)
@@ -148,7 +148,7 @@ def _interval(logs: Sequence[float]) -> tuple[float, float]:
 
 
 def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
-    """Standard deviations within and between groups, by the analysis of variance of one factor; none within single pairs."""
+    """Return standard deviations within and between groups by one-way ANOVA; within is None for groups of one value."""
     means = [fmean(group) for group in logs]
     freedom = sum(len(group) - 1 for group in logs)
     grand = fmean(means)
@@ -161,7 +161,7 @@ def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
 
 
 def _processes(samples: Sequence[TimingSample]) -> dict[int, list[tuple[int, int]]]:
-    """The blocks of each process, as (process, block)."""
+    """Return the blocks of each process, as (process, block)."""
     found: dict[int, dict[tuple[int, int], None]] = {}
     for sample in samples:
         found.setdefault(sample.process, {})[sample.process, sample.block] = None
@@ -169,7 +169,7 @@ def _processes(samples: Sequence[TimingSample]) -> dict[int, list[tuple[int, int
 
 
 def _medians(samples: Sequence[TimingSample]) -> list[float]:
-    """Each process's median; of one process alone, each block's."""
+    """Return each process's median; for one process alone, each block's."""
     processes = _processes(samples)
     if len(processes) == 1:
         return [_median(samples, place) for place in next(iter(processes.values()))]
@@ -181,8 +181,10 @@ def _median(samples: Sequence[TimingSample], place: tuple[int, int]) -> float:
 
 
 def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
-    """Whether most processes settled, and the second halves of their samples were as fast as the first, on average. Steps so
-    noisy that this cannot be told are not steady. Of one process its own word counts."""
+    """Return whether most processes settled, and both halves of their samples were on average equally fast.
+
+    Steps too noisy to tell are not steady. With one process, the phase is steady if that settled.
+    """
     processes = _processes(samples)
     if len(processes) == 1:
         return settled > 0
@@ -192,6 +194,6 @@ def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
         half = len(walls) // 2
         if half:
             changes.append(math.log(median(walls[-half:]) / median(walls[:half])))
-    if not changes:  # a step so slow that each process takes one
+    if not changes:  # steps are so slow that each process takes only one
         return True
     return 2 * settled > len(processes) and abs(fmean(changes)) <= math.log1p(STEADY)

@@ -1,4 +1,4 @@
-"""Timing one model, or two in alternating blocks: what runs in the ranks, as one clock."""
+"""Times one model, or two in alternating blocks; runs in the ranks, which share one clock."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sparsebench.runtime.workload import Phase
 
 BLOCK = 4
 GPU_SECONDS = 1.0
-"""A side's phase is timed for at least so long on a GPU, where 24 steps can be over in a tenth of a second."""
+"""A side's phase is timed for at least this long on a GPU, where 24 steps can take a tenth of a second."""
 PAIRS = 3
-"""Wanted of a process where there are several: the median leaves out the one that something else disturbed."""
+"""Pairs of blocks wanted from each of several processes: the median leaves out one that something else disturbed."""
 MIN_PAIRS = 4
-"""Of all processes together, however slow a step is."""
+"""The fewest pairs of all processes together, however slow a step is."""
 WARM_STEPS = (3, 16)
-"""At least and at most so many steps."""
+"""The least and the most steps of warming up a side."""
 WARM_SECONDS = 0.3
-"""What warming up one side may take beyond its least steps."""
+"""After its least steps, warming up a side stops once it has taken this long."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class LoadedModel:
 
 Value = TypeVar("Value")
 Settled = list[tuple[str, Side]]
-"""The phases of sides that were steady."""
+"""The (phase, side) pairs that were steady."""
 Energy = dict[tuple[str, Side], float]
-"""Joules per step of the phases of sides; empty where the machine has no counter."""
+"""Joules per step by (phase, side); empty where the machine has no counter."""
 
 
 class Peers:
-    """This process and the other ranks; at one rank there is nobody to wait for."""
+    """This process and the other ranks; at one rank nothing is exchanged."""
 
     def __init__(self, ranks: int, cuda: bool) -> None:
         self.ranks, self.cuda = ranks, cuda
@@ -59,9 +59,10 @@ class Peers:
             dist.barrier()
 
     def timed(self, step: Callable[[], Value]) -> tuple[Value, tuple[float, float]]:
-        """Run ``step`` on all ranks at once: its value, (wall seconds of the slowest rank, CPU seconds of all).
+        """Run ``step`` on all ranks at once; return its value and (wall seconds, CPU seconds).
 
-        Both numbers are the same on every rank, so that decisions taken from them are, too.
+        Wall time is the slowest rank's, CPU time that of all ranks. Both numbers are the same on every rank, so that
+        all ranks decide alike.
         """
         self.barrier()
         self._finish()
@@ -81,7 +82,7 @@ class Peers:
         return value, (wall, cpu)
 
     def most(self, value: float) -> float:
-        """The largest of all ranks' values."""
+        """Return the largest of all ranks' values."""
         if self.ranks == 1:
             return value
         import torch
@@ -106,13 +107,15 @@ def run(
     meter: EnergyMeter,
     process: int = 0,
 ) -> tuple[list[TimingSample], Settled, Energy]:
-    """One process's share of timing every phase of ``sides`` (one or two); ``done`` is called between phases, never while one
-    is timed.
+    """Time one process's share of every phase of ``sides`` (one or two).
+
+    Return the samples, the steady phases and the joules per step. ``done`` is called between phases, never while one is
+    timed.
     """
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     settled: Settled = []
     spent: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
-    window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, and all run the steps
+    window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, but all run the steps
     for position, phase in enumerate(next(iter(sides.values())).phases):
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
@@ -132,7 +135,7 @@ def _phase(
     wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
     longest = BLOCK
     if next(iter(sides.values())).name == "decode":
-        longest = min(BLOCK, setting.workload.generate)  # stay within the positions that the workload was checked for
+        longest = min(BLOCK, setting.workload.generate)  # the model's positions were checked for this workload only
     warm = {side: _warm_up(phase, longest, seconds, peers) for side, phase in sides.items()}
     step = max(median(walls[-3:]) for walls in warm.values())
     least = math.ceil(MIN_PAIRS / setting.processes)
@@ -147,7 +150,7 @@ def _phase(
         enough = pair >= math.ceil(wanted / block) and spent_s >= longer * len(sides)
         if pair >= least and (enough or spent_s > seconds):
             break
-        # Turn about, so that a drift of the machine hits both sides alike.
+        # Alternate which side goes first, so that a drift of the machine hits both alike.
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
             phase = sides[side]
             phase.begin()
@@ -164,7 +167,7 @@ def _phase(
 
 
 def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> float | None:
-    """Joules a step, of as many steps as fill a window of so many seconds; what begins a block counts too."""
+    """Return the joules per step, over as many steps as fill ``window`` seconds; beginning a block counts too."""
     seconds, steps = 0.0, 0
     meter.joules()
     while seconds < window:
@@ -176,12 +179,12 @@ def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: 
 
 
 def _each(readings: Sequence[float | None], steps: int) -> float | None:
-    """Joules a step; None where a counter could not be read each time."""
+    """Return the joules per step; None where the counter could not be read each time."""
     return None if None in readings else math.fsum(one for one in readings if one is not None) / steps
 
 
 def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[float]:
-    """Steps until two rolling medians agree, or to the cap in steps or in seconds; their wall times."""
+    """Run steps until two rolling medians agree, or up to the cap in steps or seconds; return their wall times."""
     least, most = WARM_STEPS
     walls: list[float] = []
     while len(walls) < most and not steady(walls):
@@ -194,6 +197,6 @@ def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[flo
 
 
 def _is_steady(warm: Sequence[float], walls: Sequence[float]) -> bool:
-    """Whether warm-up settled, or, where its cap came first, whether the two halves of the samples agree."""
+    """Return whether warm-up settled, or, where its cap came first, whether the two halves of the samples agree."""
     half = len(walls) // 2
     return steady(warm) or (half >= 2 and steady(walls[: 2 * half], window=half))

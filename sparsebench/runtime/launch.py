@@ -1,7 +1,7 @@
-"""One process per rank, ended as a group: channels instead of polling, and an error that names the rank and why.
+"""One process per rank, ended as a group: sockets instead of polling, and an error that names the rank and the reason.
 
-The parent sleeps while ranks work: it waits on one socket per rank, over which a rank sends JSON lines; a closed
-socket is a rank that ended.
+The parent sleeps while ranks work: it waits on one socket per rank, over which the rank sends JSON lines. A closed
+socket means that the rank has ended.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENTRY = ("-m", "sparsebench.runtime.rank")
 CHANNEL = "SPARSEBENCH_CHANNEL"
 PARENT = "SPARSEBENCH_PARENT"
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"
-"""Where ranks find, and torch locks, what was compiled."""
+"""The environment variable that names the folder of compiled operations; torch keeps its lock files there too."""
 GRACE_SECONDS = 3.0
 TAIL_LINES = 8
 
@@ -42,8 +42,8 @@ TAIL_LINES = 8
 class RankGroup:
     """The ranks of one job; use as a context manager, and iterate over ``messages``.
 
-    ``spec`` is what the ranks are told (JSON-able), ``settings`` are environment variables beside the usual, ``entry``
-    the interpreter's arguments.
+    ``spec`` is the JSON-able description of the job, ``settings`` are extra environment variables, ``entry`` the
+    interpreter's arguments. After ``timeout`` seconds without a message the group has failed.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class RankGroup:
         leftovers.sweep()
         self.folder = leftovers.temporary()
         path = Path(self.folder.name)
-        # A fork's group has a port of its own: its ranks do not end all at once, and the next would meet the last's.
+        # Each fork's group has its own port: its ranks do not end all at once, and the next group would meet them.
         self.ports = [free_port() for _ in self.spec.get("processes", [0])]
         (path / "spec.json").write_text(json.dumps({**self.spec, "ports": self.ports}))
         self.kills = oom_kills()
-        self._unlink()  # a stale buffer would be mapped before it is made anew
+        self._unlink()  # a stale buffer would be mapped before the new one is made
         try:
             for rank in range(self.ranks):
                 self._start(rank, path)
@@ -83,7 +83,7 @@ class RankGroup:
         self.close()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Every message as it comes, until all ranks have ended well.
+        """Yield every message as it comes, until all ranks have ended with exit code 0.
 
         A message whose ``wait`` is true holds its rank until the iteration goes on. Raises the error that a rank sent,
         else MeasureError for a rank that died, failed, hangs, or was silent for the timeout.
@@ -124,9 +124,9 @@ class RankGroup:
                     looked = time.monotonic()
 
     def close(self) -> None:
-        """End every rank with all it started, and remove what the group left."""
+        """Kill every rank and all that it started, and remove the group's buffers and temporary folder."""
         for process in self.processes:
-            if process.returncode is None:  # the number of one that was reaped may be another's by now
+            if process.returncode is None:  # once a process is reaped, another may have its number
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
@@ -163,7 +163,7 @@ class RankGroup:
             self._spawn(command, self._log(rank), environment, pass_fds=[theirs.fileno()])
 
     def _spawn(self, command: Sequence[str], log: Path, environment: Mapping[str, str], **more: Any) -> None:
-        """Start a process in a session of its own, all that it says into its log."""
+        """Start a process in its own session, with stdout and stderr into its log."""
         with log.open("wb") as said:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
             started = subprocess.Popen(command, env=environment, start_new_session=True, **streams, **more)
@@ -172,7 +172,7 @@ class RankGroup:
     def _receive(self, rank: int) -> bytes:
         try:
             return self.channels[rank].recv(65536)
-        except OSError:  # it died with our answer unread, or its machine did
+        except OSError:  # the rank died with our answer unread, or its machine did
             return b""
 
     def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -185,14 +185,14 @@ class RankGroup:
             return
         yield message
         if message.get("wait"):
-            with contextlib.suppress(OSError):  # its end is found at the next reading
+            with contextlib.suppress(OSError):  # that the rank has ended is found at the next reading
                 self.channels[rank].sendall(b"\n")
 
     def _heartbeat(self, rank: int, heartbeat: Mapping[str, Any]) -> None:
-        """A sign of life, which ranks far away send."""
+        """Take in a heartbeat, which only ranks on several nodes send: nothing to do here."""
 
     def _look(self, watch: RankWatchdog, silent: Sequence[int], over: bool) -> None:
-        """Nobody has spoken for a while: raise MeasureError where a rank hangs, or where time is ``over``."""
+        """After a silence: raise MeasureError where a rank hangs, or where the timeout is ``over``."""
         compiled = self.settings.get(EXTENSIONS)
         held = shm.free(Path(compiled)) if compiled else {}
         if over:
@@ -202,7 +202,7 @@ class RankGroup:
         self._blame(watch.stuck(silent))
 
     def _blame(self, stuck: Mapping[int, str]) -> None:
-        """Raise MeasureError for ranks that hang, and where; nothing where none does."""
+        """Raise MeasureError for the ranks in ``stuck``, with where each hangs; do nothing where there are none."""
         if stuck:
             verb = "hangs" if len(stuck) == 1 else "hang"
             where = "; ".join(f"rank {rank} {at}" for rank, at in stuck.items())
@@ -211,11 +211,11 @@ class RankGroup:
             )
 
     def _ended(self, rank: int) -> None:
-        """A rank closed its channel: nothing to say if it ended well, else find the rank that is to blame."""
+        """Handle a closed channel: return if the rank ended with code 0, else raise for the rank that is to blame."""
         if self._code(rank, GRACE_SECONDS) == 0:
             return
-        # When one rank dies its peers fail a moment later: give them that moment, then blame a signal before an error,
-        # an error before an exit code, and last whoever only says that another is gone.
+        # When one rank dies its peers fail a moment later: give them that moment. Then blame a signal before an error,
+        # an error before an exit code, and last a rank that only reports that another is gone.
         deadline = time.monotonic() + GRACE_SECONDS
         codes = {one: self._code(one, max(0.0, deadline - time.monotonic())) for one in range(self.ranks)}
         killed = [one for one, code in codes.items() if code is not None and code < 0]
@@ -224,7 +224,7 @@ class RankGroup:
         if own := self.errors.keys() - self.echoes:
             raise self.errors[min(own)]
         crashed = [one for one, code in codes.items() if code and one not in self.errors]
-        if not crashed and rank in self.errors:  # a silent one's machine may be gone, which others' echoes do not name
+        if not crashed and rank in self.errors:  # the machine of a silent rank may be gone; echoes do not name it
             raise self.errors[min(self.errors)]
         blamed = rank if rank in crashed or not crashed else crashed[0]
         ending = "closed its channel" if codes[blamed] is None else f"ended with exit code {codes[blamed]}"
@@ -241,9 +241,10 @@ class RankGroup:
         return MeasureError(f"{self._names(ranks)} died of {name}\n{self._tails(ranks)}", hint)
 
     def _code(self, rank: int, seconds: float) -> int | None:
-        """A rank's exit code, negative for a signal; None when it still runs after so many seconds.
+        """Return a rank's exit code, negative for a signal; None when it still runs after ``seconds``.
 
-        The rank is not reaped: what it has started can then be ended by its number, which nobody else can have.
+        The rank is not reaped where the system has ``waitid``: nobody else can then get its number, by which ``close``
+        ends what it started.
         """
         process = self.processes[rank]
         if not hasattr(os, "waitid"):
@@ -268,7 +269,7 @@ class RankGroup:
         return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.ranks}"
 
     def _tails(self, ranks: Sequence[int]) -> str:
-        """The last lines of these ranks' logs, indented."""
+        """Return the last lines of these ranks' logs, indented."""
         shown = []
         for rank in ranks:
             lines = self._log(rank).read_text(errors="replace").splitlines()
@@ -277,18 +278,18 @@ class RankGroup:
 
 
 def variables(setting: Setting) -> dict[str, str]:
-    """The environment that ranks of ``setting`` get beside what starts them sets; compiles what they need, once."""
+    """Return the ranks' extra environment variables; compile DeepSpeed's shared-memory operation where it is used."""
     threads = str(threads_per_rank(setting))
     found = {
         "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,  # torch prefers it, so a user's own setting must not leak in
+        "MKL_NUM_THREADS": threads,  # torch prefers this one, so a user's own setting must not leak in
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # What other nodes' GPUs are called is not known here.
+        # The names of other nodes' GPUs are not known here.
         **(devices.only(setting.device) if setting.device == "cpu" or (setting.on_gpu and not setting.hosts) else {}),
     }
-    if setting.hosts:  # what is installed and compiled there is not this machine's business
+    if setting.hosts:  # this machine does not know what is installed and compiled on the nodes
         return {**found, shm.DISABLED: f"the ranks were started by {'Ray' if setting.group else 'a hostfile'}"}
     cache = Cache()
     found |= {"PATH": shm.path_with_tools(), EXTENSIONS: str(shm.extensions_dir(cache))}
@@ -300,9 +301,9 @@ def variables(setting: Setting) -> dict[str, str]:
 
 
 def try_ranks(ranks: int) -> str:
-    """Let DeepSpeed ranks add up one tensor here; returns over what they did. Raises MeasureError when they cannot.
+    """Let DeepSpeed ranks add up one tensor on this machine; return which transport they used, such as ``NCCL``.
 
-    On GPUs where there is one for each rank, else on the CPU.
+    They run on GPUs where there is one for each rank, else on the CPU. Raises MeasureError when they cannot.
     """
     device = "cuda" if len(devices.visible()) >= ranks else "cpu"
     setting = Setting("deepspeed", ranks, Workload(), threads=1, timeout_seconds=120, device=device)
@@ -313,7 +314,7 @@ def try_ranks(ranks: int) -> str:
 
 
 def free_port() -> str:
-    """A port of this machine that nobody uses."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
         return str(probe.getsockname()[1])

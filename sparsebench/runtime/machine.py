@@ -1,4 +1,4 @@
-"""What the machine tells while it measures: load, threads, clock; what NVML says of its GPUs."""
+"""The machine's state during a measurement: load, threads, clock, and what NVML says about its GPUs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sparsebench.energy import Unavailable, gpu, nvml
 from sparsebench.runtime.results import Machine, Setting
 
 IDLE = 0x1
-"""NVML's reason for a low clock that is none: nothing runs."""
+"""NVML's throttle reason for an idle GPU, which does not count as slowed down."""
 
 
 def threads_per_rank(setting: Setting) -> int:
-    """The setting's own number, else an equal share of the usable cores, at least one."""
+    """Return the setting's own number, else an equal share of the usable cores, at least one."""
     return setting.threads or max(1, environment.cores() // setting.ranks_per_node)
 
 
 def observe(threads: int) -> Machine:
-    """The machine now; ``threads`` are those of one rank."""
+    """Read the machine's state now; ``threads`` are those of one rank."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return Machine(
         load=os.getloadavg()[0],
@@ -36,9 +36,9 @@ def observe(threads: int) -> Machine:
 
 
 def processor_seconds(file: Path = Path("/proc/stat")) -> dict[str, float]:
-    """``cpu_s`` and ``stolen_s`` of all processors since the machine started; nothing where the system does not say (proc(5))."""
+    """Return ``cpu_s`` and ``stolen_s`` of all processors since boot (proc(5)); empty where the system does not say."""
     with suppress(OSError, ValueError, IndexError):
-        # user nice system idle iowait irq softirq steal; what guests use is part of user
+        # user nice system idle iowait irq softirq steal; guest time is part of user
         ticks = [int(word) for word in file.read_text().splitlines()[0].split()[1:9]]
         second = os.sysconf("SC_CLK_TCK")
         return {"cpu_s": sum(ticks) / second, "stolen_s": ticks[7] / second}
@@ -46,14 +46,14 @@ def processor_seconds(file: Path = Path("/proc/stat")) -> dict[str, float]:
 
 
 def stolen(before: Machine, after: Machine) -> float | None:
-    """The share of the processors' time between two moments that a hypervisor gave to others."""
+    """Return the share of the processors' time between two states that a hypervisor gave to others; None if unknown."""
     if before.cpu_s is None or after.cpu_s is None or after.cpu_s <= before.cpu_s:
         return None
     return ((after.stolen_s or 0.0) - (before.stolen_s or 0.0)) / (after.cpu_s - before.cpu_s)
 
 
 def placement(root: Path = Path("/")) -> str:
-    """What decides where in memory a model lies, and where it runs, in words; empty where the system says nothing."""
+    """Describe what decides where in memory a model is and where it runs, as far as the system says it."""
 
     def told(path: str) -> str:
         with suppress(OSError):
@@ -75,7 +75,7 @@ def placement(root: Path = Path("/")) -> str:
 
 
 def mhz(processors: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/proc/cpuinfo")) -> float | None:
-    """The processors' clock at this moment, the mean over them; None where the system does not tell."""
+    """Return the mean clock of the processors now, in MHz; None where the system does not say."""
     found = []
     for file in processors.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"):
         with suppress(OSError, ValueError):
@@ -87,9 +87,9 @@ def mhz(processors: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/
 
 
 def gpu_state(indices: Sequence[int]) -> str:
-    """How GPUs are clocked and capped, and why they run slower than they could: ``GPU 0: 1980 of 1980 MHz, 700 W at most``.
+    """Describe the GPUs' clocks, power caps and throttle reasons: ``GPU 0: 1980 of 1980 MHz, 700 W at most``.
 
-    Empty where NVML does not say.
+    Return "" where NVML does not say.
     """
     found = []
     try:
@@ -110,9 +110,9 @@ def gpu_state(indices: Sequence[int]) -> str:
 
 
 def process_bytes(index: int) -> int | None:
-    """Memory that this process holds on a GPU, with CUDA's context and kernels, which torch does not count.
+    """Return the bytes that this process holds on a GPU, with CUDA's context and kernels, which torch does not count.
 
-    None where NVML does not say: without it, and in a container, where it knows processes by other numbers.
+    Return None without NVML, and in a container, where NVML knows processes by other numbers.
     """
     try:
         with nvml() as library:

@@ -1,4 +1,4 @@
-"""Latency and memory of models on disk, for the rest of the program. Runs in the parent, which sleeps meanwhile."""
+"""Measures latency and memory of models on disk, from the parent process, which sleeps while the ranks work."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from sparsebench.storage import is_packed
 
 Emit = Callable[[str, LatencyResult | SparsebenchError], None]
 PRECISION = 0.02
-"""Where an interval reaches further than this share of its ratio, more processes are asked."""
+"""More processes are run where an interval reaches further from its ratio than this share of it."""
 
 
 def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
-    """Raise UnsupportedError where a model's config.json alone tells that the engine cannot run it so."""
+    """Raise UnsupportedError where a model's config.json alone shows that the engine cannot run it in this setting."""
     if setting.ranks > 1 and not engines()[setting.engine].shards:
         raise UnsupportedError(
             f"the {setting.engine} engine runs in one process, not at {setting.ranks} ranks",
@@ -58,7 +58,7 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
 
 
 def check_device(setting: Setting, encoding: str = FLOAT) -> None:
-    """Raise UnsupportedError where no GPU runs the engine, or weights of an ``encoding``, or there are fewer GPUs than ranks."""
+    """Raise UnsupportedError for a GPU setting whose engine or ``encoding`` needs a CPU, or with too few GPUs."""
     if not setting.on_gpu:
         return
     if setting.engine in engines() and engines()[setting.engine].cpu_only:
@@ -101,13 +101,14 @@ def _check_skipping(quantized: bool, setting: Setting) -> None:
 def measure_latency(
     dense: Path, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
 ) -> None:
-    """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each result, or why it alone has none.
+    """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each one's result or error.
 
-    In each of the setting's processes one group of ranks holds the dense model and each variant in turn, and alternates blocks
-    of steps between them; half as many processes more where an interval is still wide. A
-    variant that is the dense folder itself is measured against a second copy (an A/A run: the noise floor). Where two
-    models do not fit into memory each is measured alone and ``baseline`` says ``unpaired``.
-    Raises UnsupportedError where the engine cannot run this model so, MeasureError where a number cannot be believed.
+    In each of the setting's processes one group of ranks holds the dense model and each variant in turn, and alternates
+    blocks of steps between them. Where an interval is still wide, half as many processes are added. A variant that is
+    the dense folder itself is measured against a second copy (an A/A run: the noise floor). Where two models do not fit
+    into memory, each is measured alone and ``baseline`` says ``unpaired``.
+    Raises UnsupportedError where the engine cannot run this model in this setting, MeasureError where a number cannot
+    be believed.
     """
     for folder in (dense, *(folder for _, folder in variants)):
         _check_folder(folder, family, setting)
@@ -128,7 +129,7 @@ def measure_latency(
 
 
 def measure_pair(dense: Path, variant: Path, family: str, setting: Setting) -> LatencyResult:
-    """The same of one variant; what it alone fails with is raised."""
+    """Time one variant as ``measure_latency`` does; return its result or raise its error."""
     found: list[LatencyResult | SparsebenchError] = []
     measure_latency(dense, [("it", variant)], family, setting, lambda _, one: found.append(one))
     (one,) = found
@@ -138,7 +139,7 @@ def measure_pair(dense: Path, variant: Path, family: str, setting: Setting) -> L
 
 
 Heard = Mapping[str, Any]
-"""What a process said of one model."""
+"""The message of one process about one model."""
 
 
 def _timed(
@@ -149,10 +150,10 @@ def _timed(
     emit: Emit,
     baseline: bool = False,
 ) -> dict[str, list[Heard]]:
-    """What each process said of each of ``variants``, but for those that fail, of which ``emit`` is told.
+    """Run the processes; return each variant's messages. A variant that fails is left out, and ``emit`` gets its error.
 
-    Raises the error that two fail with one after the other, with nothing in between: it is no variant's own. A ``baseline``'s
-    error is raised too.
+    Raises an error that two variants meet one directly after the other: it is no variant's own. A ``baseline``'s error
+    is raised too.
     """
     left, heard = dict(variants), {key: list[Heard]() for key in variants}
     said = ""
@@ -176,7 +177,7 @@ def _timed(
                     raise
                 said = "" if isinstance(error, ParityError) else str(error)
                 emit(waiting[index], error)
-                # The others of that process are timed in it once more.
+                # The process is repeated for the other variants, so its results for them are dropped.
                 for key in waiting[:index]:
                     heard[key].pop()
                 del left[waiting[index]], heard[waiting[index]], waiting[index]
@@ -194,14 +195,14 @@ def _timed(
 
 
 def _forks(setting: Setting) -> bool:
-    """Whether the processes of a setting are forks of one that has imported all that they need."""
+    """Return whether a setting's processes are forks of one that has already imported what they need."""
     return children.may_fork() and not setting.hosts
 
 
 def further(samples: Sequence[TimingSample], setting: Setting) -> range:
-    """The numbers of the processes to run besides those of ``setting``, which took ``samples`` of one variant.
+    """Return the numbers of the processes to add to those of ``setting``, which took ``samples`` of one variant.
 
-    Half as many more, where there are several and a difference is not known to two percent yet; else none.
+    Half as many are added where there are several and a difference is not yet known to ``PRECISION``; else none.
     """
     paired = {"dense", "variant"} == {one.side for one in samples}
     wide = setting.processes > 1 and paired and intervals.wide(intervals.differences(samples, True), PRECISION)
@@ -215,7 +216,7 @@ def _samples(messages: Sequence[Heard]) -> list[TimingSample]:
 def _result(
     messages: Sequence[Heard], alone: Sequence[Heard], setting: Setting, before: Machine, after: Machine
 ) -> LatencyResult:
-    """What all processes found of one variant; where the dense model was ``alone``, what they found of it as well."""
+    """Build a variant's result from all processes' messages; ``alone`` are the dense model's where it ran by itself."""
     dense = [replace(sample, side="dense") for sample in _samples(alone)]
     samples = (*dense, *_samples(messages))
     settled = Counter((name, side) for message in messages for name, side in message["steady"])
@@ -248,10 +249,10 @@ def _result(
 
 
 def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
-    """Peak memory of the model in ``folder``, alone in its ranks, per phase, per rank and summed.
+    """Measure the peak memory of the model in ``folder``, alone in its ranks, per phase, per rank and summed.
 
-    Raises UnsupportedError where the engine cannot run this model so or the system has no exact peak, MeasureError
-    where it does not fit or a number cannot be believed.
+    Raises UnsupportedError where the engine cannot run this model in this setting or the system has no exact peak,
+    MeasureError where it does not fit or a number cannot be believed.
     """
     _check_folder(folder, family, setting)
     _check_fits(folder, setting)
@@ -276,7 +277,7 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
 
 
 def _group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
-    """The ranks of ``setting``, here or on its hosts."""
+    """Return the group of the setting's ranks, on this machine or on its hosts."""
     if setting.hosts:
         return NodeGroup(spec, setting.hosts, variables(setting), setting.timeout_seconds, setting.group)
     return RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds)
@@ -290,7 +291,7 @@ def _spec(
     processes: Sequence[int],
     baseline: bool,
 ) -> dict[str, Any]:
-    """What ranks are told. Without ``dense`` each variant is timed alone; a ``baseline`` is loaded as one."""
+    """Return the ranks' spec. Without ``dense`` each variant is timed alone; a ``baseline`` is loaded as one."""
     return {
         "job": "latency",
         "dense": str(dense.absolute()) if dense else None,
@@ -303,7 +304,7 @@ def _spec(
 
 
 def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    """The fields that both kinds of result share."""
+    """Return the fields that latency and memory results share."""
     said = {name: message[name] for name in ("kernel", "threads", "device", "dtype")}
     parity = Parity(**message["parity"]) if message["parity"] else None
     said |= {"engine": setting.engine, "ranks": setting.ranks}
@@ -329,7 +330,7 @@ def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
 
 
 def _gpu_room(setting: Setting) -> int | None:
-    """Bytes for a rank's share on its GPU; None where it lies elsewhere."""
+    """Return the free bytes for a rank's share on its GPU; None where the share is kept elsewhere."""
     if setting.device == "cpu" or engines()[setting.engine].offloads:
         return None
     return devices.free_memory("cuda" if setting.device == "auto" else setting.device, setting.ranks)
@@ -343,7 +344,7 @@ OFFLOAD = "use the deepspeed-zero3 engine, which keeps parameters in main memory
 
 
 def _check_fits(folder: Path, setting: Setting) -> None:
-    """Raise MeasureError where the files alone tell that memory will not do, the machine's or a GPU's."""
+    """Raise MeasureError where the files alone show that the machine's or a GPU's memory is too small."""
     if setting.hosts:
         return
     need, available = footprint(folder, setting), environment.memory()[1]

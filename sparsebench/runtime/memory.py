@@ -1,4 +1,4 @@
-"""Peak memory of a rank: the kernel's own high-water mark, reset before each phase, so that nothing is polled.
+"""Measures a rank's peak memory by the kernel's high-water mark, reset before each phase, so that nothing is polled.
 
 It sees every peak, however short; its counters are kept per CPU and exact to about a megabyte.
 """
@@ -18,17 +18,17 @@ from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
 
 VERSION = 1
-"""Counts the changes of how memory alone is measured; the package's own VERSION those of time too."""
+"""Raise it when only the way memory is measured changes; the package's VERSION also covers the timings."""
 STATUS = Path("/proc/self/status")
 CROWDED = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
 RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS
 
 
 def own(module: Any) -> None:
-    """Copy parameters and buffers of ``module`` into memory of their own, in place.
+    """Copy the parameters and buffers of ``module`` that are on the CPU into anonymous memory, in place.
 
-    transformers maps the file: its pages count as nobody's anonymous memory, come and go with memory pressure, and
-    would make a loaded model look gigabytes smaller, or its first step slower, than it is.
+    transformers maps the file. Its pages do not count as anonymous memory and come and go with memory pressure, so a
+    loaded model would look gigabytes smaller, or its first step slower, than it is.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu":
@@ -37,16 +37,16 @@ def own(module: Any) -> None:
 
 
 def settle_allocator() -> None:
-    """Free one block of just under 32 MiB, so that two models loaded one after the other lie in memory alike.
+    """Allocate and free one block of just under 32 MiB, so that two models loaded in turn are laid out alike in memory.
 
     glibc maps large blocks one by one until one is freed, and from then on takes blocks up to that size from its heap,
-    32 MiB at most. Without this the first model lies differently, and was seen 1-4% off a second copy of itself.
+    32 MiB at most. Without this the first model is laid out differently, and was seen 1-4% off a second copy of itself.
     """
     bytearray(32 * 2**20 - 2**13)
 
 
 def tensor_bytes(model: Any) -> int:
-    """Bytes of a model's parameters and buffers, each storage once, and of ``hidden_bytes`` that an engine keeps beside."""
+    """Return the bytes of a model's parameters and buffers, each storage once, plus the engine's ``hidden_bytes``."""
     module = getattr(model, "module", model)
     storages = {
         part.untyped_storage().data_ptr(): part.untyped_storage().nbytes()
@@ -57,7 +57,7 @@ def tensor_bytes(model: Any) -> int:
 
 
 def _parts(tensor: Any) -> list[Any]:
-    """The tensors that hold the bytes: a semi-structured one has no storage, but tensors of its own that have."""
+    """Return the tensors that hold the bytes: a semi-structured tensor has no storage, but its inner tensors have."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()
@@ -65,7 +65,7 @@ def _parts(tensor: Any) -> list[Any]:
 
 
 class Meter:
-    """Measures one rank phase by phase. Made after imports: what is resident then is the baseline.
+    """Measures one rank phase by phase. Create it after the imports: what is resident then is the baseline.
 
     Raises UnsupportedError where the kernel offers no resettable high-water mark.
     """
@@ -81,13 +81,13 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Whatever runs inside is the phase ``name``."""
+        """Measure what runs inside the ``with`` block as phase ``name``, and append a row."""
         _settle()
         _reset_peak()
         if self.cuda:
             import torch
 
-            torch.cuda.empty_cache()  # what the last phase reserved is not this one's
+            torch.cuda.empty_cache()  # do not count the last phase's reservation
             torch.cuda.reset_peak_memory_stats()
         yield
         peak = _status("VmHWM")
@@ -98,7 +98,7 @@ class Meter:
             torch.cuda.synchronize()
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
             held = process_bytes(torch.cuda.current_device())
-            if held is None:  # in a container NVML knows processes by other numbers
+            if held is None:  # for example in a container, where NVML knows processes by other numbers
                 free, total = torch.cuda.mem_get_info()
                 held = total - free
                 self.source = CROWDED
@@ -140,14 +140,14 @@ def _reset_peak() -> None:
 
 
 def _status(field: str) -> int:
-    """One field of /proc/self/status, in bytes."""
+    """Return one field of /proc/self/status, in bytes. Raises UnsupportedError where it is missing."""
     if not (found := environment.kernel_value(STATUS, field)):
         raise UnsupportedError(f"{STATUS} has no {field}", "measure memory on Linux 4.5 or later")
     return int(found.split()[0]) * 1024
 
 
 def _pss() -> int | None:
-    """Proportional set size of this process and all it has started, in bytes; None where the kernel does not give it."""
+    """Return the proportional set size of this process and its descendants, in bytes; None where it is unknown."""
     import psutil
 
     own = _pss_of("self")
@@ -156,6 +156,6 @@ def _pss() -> int | None:
 
 
 def _pss_of(process: str) -> int | None:
-    """Of one process; None for one that has ended, too."""
+    """Return the proportional set size of one process; None for one that has ended, too."""
     found = environment.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
     return int(found.split()[0]) * 1024 if found else None

@@ -1,7 +1,8 @@
-"""Ranks on several nodes: Ray, srun or DeepSpeed's launcher, by ssh, starts them; each calls its parent back over TCP.
+"""Ranks on several nodes, started by Ray, srun or DeepSpeed's launcher (by ssh); each calls its parent back over TCP.
 
 Nodes learn of each other only through TCP connections. A rank that ends says so; one whose connection closes without a
-message is dead. A rank ends when its parent closes the connection or is gone. TCP's keepalive notices a machine that vanishes.
+message is dead. A rank ends when its parent closes the connection or is gone. TCP's keepalive notices a machine that
+vanishes.
 """
 
 from __future__ import annotations
@@ -29,30 +30,29 @@ from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
 from sparsebench.runtime.watch import RankWatchdog, oom_kills
 
 JOIN_SECONDS = 300.0
-"""All ranks must have called back by then."""
+"""All ranks must have called back after this many seconds."""
 JOIN_LOOK_SECONDS = 0.5
 END_SECONDS = 10.0
-"""So long the launcher may take to see that its ranks have ended: it looks once a second."""
+"""The seconds that the launcher gets to notice that its ranks have ended: it looks once a second."""
 KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 6}
-"""A connection counts as closed after nine seconds without a sign of life: three, then six probes, one a second. The other
-system answers them, however busy its process is."""
+"""A connection counts as closed after nine seconds without a sign of life: three seconds, then six probes, one a
+second. The other operating system answers probes, however busy its process is."""
 UNCONFIRMED_MS = 9000
-"""In the parent a connection also counts as closed if what was sent over it stays unconfirmed for so long. A rank does not do
-this: its parent may be stopped for a while, and then confirms no more than its buffer takes."""
+"""In the parent a connection also counts as closed if what was sent over it stays unconfirmed for this long. A rank
+does not check this: its parent may be stopped for a while, and then confirms no more than its buffer takes."""
 NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",), "ray": ()}
 CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
-"""Beginnings of the names of variables that say how ranks reach each other: they go along to the nodes. srun takes all along."""
+"""Prefixes of the variables that say how ranks reach each other: they are passed to the nodes. srun passes all."""
 SIGNALLED = re.compile(r"exits with return code = (-\d+)")
-"""What DeepSpeed's launcher says of a rank that a signal ended; it looks once a second."""
+"""What DeepSpeed's launcher prints for a rank that a signal ended; it looks once a second."""
 STEP_SIGNALLED = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.+?)(?: \(core dumped\))?$", re.MULTILINE)
-"""What srun says: which ranks, and the signal in the system's words."""
+"""What srun prints: which ranks, and the signal in the system's words."""
 
 
 class NodeGroup(RankGroup):
-    """The ranks of one job on the nodes of ``where``, those of Ray's placement ``group`` or of a hostfile; what they are told and
-    how they are used is as in a RankGroup.
+    """The ranks of one job on the nodes ``where``, of Ray's placement ``group`` or of a hostfile. Used as RankGroup is.
 
-    Raises UnsupportedError without the programs that the launcher starts ranks with.
+    Entering it raises UnsupportedError without the programs that the launcher starts ranks with.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class NodeGroup(RankGroup):
         return self
 
     def close(self) -> None:
-        """Hang up, which ends the ranks, and with them the launcher.
+        """Close the connections, which ends the ranks, and with them the launcher.
 
-        Asked to end, the launcher would kill every DeepSpeed job of this account on those nodes: it is waited for instead.
+        The launcher is waited for: asked to end, it would kill every DeepSpeed job of this account on those nodes.
         """
         for channel in self.channels:
             channel.close()
@@ -118,11 +118,11 @@ class NodeGroup(RankGroup):
             hostfile.write_text(hosts.text(self.where))
             command = hosts.command(hostfile, self.where, int(self.port), call)
             environment |= self._carried()
-        # The launcher lets ranks import from its current folder.
+        # Ranks can import from the launcher's current folder, so it starts in /.
         self._spawn(command, self._log(0), environment, cwd="/")
 
     def _carried(self) -> dict[str, str]:
-        """What has DeepSpeed's launcher take variables along: a file of them, a person's own such file after them."""
+        """Write the variables that DeepSpeed's launcher passes on, the user's own file last; return DS_ENV_FILE."""
         own = Path.home() / os.environ.get("DS_ENV_FILE", ".deepspeed_env")
         ours = [f"{name}={value}\n" for name, value in os.environ.items() if name.startswith(CARRIED)]
         file = Path(self.folder.name) / "variables"
@@ -130,7 +130,7 @@ class NodeGroup(RankGroup):
         return {"DS_ENV_FILE": str(file)}
 
     def _gather(self, server: socket.socket) -> None:
-        """Wait until all ranks have called, and tell each what to do."""
+        """Wait until all ranks have called back, then send each the spec. Raises MeasureError where one does not."""
         found: dict[int, socket.socket] = {}
         deadline = time.monotonic() + JOIN_SECONDS
         server.settimeout(JOIN_LOOK_SECONDS)
@@ -155,11 +155,11 @@ class NodeGroup(RankGroup):
         order = json.dumps({**self.spec, "environment": dict(self.settings)}).encode() + b"\n"
         for rank, channel in enumerate(self.channels):
             self.heartbeats[rank] = heartbeat.Heartbeat(heard=time.monotonic())
-            with contextlib.suppress(OSError):  # one that has died since is found at the next reading
+            with contextlib.suppress(OSError):  # a rank that has died since is found at the next reading
                 channel.sendall(order)
 
     def _greet(self, channel: socket.socket, found: dict[int, socket.socket]) -> None:
-        """Take in who is calling; strangers are left alone."""
+        """Add the rank that calls to ``found``; hang up on a caller without the token."""
         channel.settimeout(10)
         try:
             hello = json.loads(channel.makefile("rb").readline())
@@ -185,7 +185,7 @@ class NodeGroup(RankGroup):
                 f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
             )
         known = {rank: self.heartbeats[rank] for rank in silent}
-        # Libraries that come from a slow disk may hold Python's lock for minutes.
+        # Importing libraries from a slow disk may hold the GIL for minutes.
         young = {
             rank: replace(one, heard=one.heard + JOIN_SECONDS) for rank, one in known.items() if rank not in self.begun
         }
@@ -196,9 +196,9 @@ class NodeGroup(RankGroup):
         self.heartbeats[rank] = heartbeat.Heartbeat(heard=time.monotonic(), **said)
 
     def _code(self, rank: int, seconds: float) -> int | None:
-        """The code that the rank said it would end with, or the signal that the launcher names; None where neither is known.
+        """Return the exit code that the rank announced, or minus the signal that the launcher names; None for neither.
 
-        What the launcher has to say may still be on its way: it gets ``seconds``.
+        The launcher's words may still be on their way: they get ``seconds``.
         """
         deadline = time.monotonic() + seconds
         while rank not in self.codes:
@@ -211,7 +211,7 @@ class NodeGroup(RankGroup):
         return self.codes.get(rank)
 
     def _said_of(self, rank: int) -> str:
-        """The launcher's lines, but for those that pdsh marks as another node's."""
+        """Return the launcher's log without the lines that pdsh marks as another node's."""
         names = [name for name, slots in self.where for _ in range(slots)]
         others = tuple(f"{name}: " for name in set(names) - {names[rank]})
         lines = self._log(0).read_text(errors="replace").splitlines()
@@ -222,7 +222,7 @@ class NodeGroup(RankGroup):
         super()._ended(rank)
 
     def _log(self, rank: int) -> Path:
-        """One for all: the launcher's, which has what every rank prints."""
+        """Return the launcher's log, which holds what every rank prints."""
         return Path(self.folder.name) / "launcher.log"
 
     def _names(self, ranks: Sequence[int]) -> str:
@@ -235,7 +235,7 @@ class NodeGroup(RankGroup):
 
 
 def _signal(said: str, rank: int) -> int | None:
-    """The signal that ended a rank, by what the launcher has said; None where it has not."""
+    """Return the signal that ended a rank, from what the launcher printed; None where it names none."""
     if found := re.search(ray_launcher.SIGNALLED.format(rank), said, re.MULTILINE):
         return int(found[1])
     if found := SIGNALLED.search(said):
@@ -249,8 +249,11 @@ def _signal(said: str, rank: int) -> int | None:
 
 
 def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]:
-    """In a rank: call the parent; the connection's descriptor, what to do, and this rank's number."""
-    if "RANK" not in os.environ:  # srun numbers ranks by names of its own
+    """Call the parent back (in a rank); return the connection's descriptor, the spec, and this rank's number.
+
+    Raises OSError where there is no connection, ConnectionError where the parent closes it first.
+    """
+    if "RANK" not in os.environ:  # srun has its own variables for ranks' numbers
         os.environ.update(RANK=os.environ["SLURM_PROCID"], LOCAL_RANK=os.environ["SLURM_LOCALID"])
     rank = int(os.environ["RANK"])
     line = socket.create_connection((address, port), timeout=60)
@@ -267,9 +270,10 @@ def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]
 
 
 def end_with_parent(descriptor: int) -> None:
-    """In a rank on Linux, before it has threads: end as soon as the parent hangs up, whatever this rank is in the middle of.
+    """Make this rank end as soon as the parent hangs up, whatever it is doing.
 
-    A process of its own waits for that, because a rank that was stopped cannot end itself; it ends with the rank.
+    It works on Linux only, and must be called before threads start. A forked process watches the connection, because a
+    stopped rank cannot end itself. The watcher ends with the rank.
     """
     import select
 
@@ -284,23 +288,23 @@ def end_with_parent(descriptor: int) -> None:
         hung_up.register(descriptor, select.POLLRDHUP)
         hung_up.poll()
         os.kill(rank, signal.SIGKILL)
-    except BaseException:  # nobody else will tell: the rank goes on, unguarded
+    except BaseException:  # nobody else will report it: the rank goes on, unguarded
         traceback.print_exc()
     finally:
         os._exit(0)
 
 
 def _address(names: Iterable[str]) -> str:
-    """This machine's address as other nodes see it; 127.0.0.1 where there are none."""
+    """Return this machine's address as the named nodes see it; a loopback address only where every name gives one."""
     found = [_reached_at(name) for name in names]
     return next((address for address in found if not address.startswith("127.")), found[0])
 
 
 def _reached_at(host: str) -> str:
-    """This machine's address as ``host`` sees it."""
+    """Return this machine's address as ``host`` sees it. Raises MeasureError where there is no way to it."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # nothing is sent: the system only picks a way
+            probe.connect((host, 9))  # nothing is sent: the system only picks a route
             address: str = probe.getsockname()[0]
             return address
     except OSError as error:
@@ -317,7 +321,7 @@ def _closed(channel: socket.socket) -> bool:
 
 
 def _keep_alive(line: socket.socket, settings: Mapping[str, int] = KEEP_ALIVE) -> None:
-    """Let the system find out that the other machine has vanished."""
+    """Turn on TCP keepalive, by which the system notices that the other machine has vanished."""
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in settings.items():
         if hasattr(socket, name):

@@ -1,6 +1,6 @@
-"""An engine's output against the plain model's, in float32, on a copy with few blocks of true width.
+"""Compares an engine's output with the plain model's, in float32, on a copy with few blocks of full width.
 
-Also what an error means that comes while a model runs: out of memory, the echo of another rank's end, or neither.
+It also classifies an error raised while a model runs: out of memory, the echo of another rank's end, or neither.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ BLOCKS = 4
 TOKENS = 32
 TOLERANCE = 1e-4
 ROUNDING = 2.0
-"""How much further than the plain model in the same dtype an engine with kernels of its own may be from that model in float32,
-besides TOLERANCE: both keep the same weights and round the same activations, in another order, and values beside a threshold may
-fall on its other side in either. A wrong kernel, scale or zero point is further off by an order."""
+"""An engine with its own kernels may differ from the float32 model by this many times what the plain model in the
+engine's dtype does, plus TOLERANCE. Both keep the same weights and round the same activations, in another order, and in
+either a value near a threshold may fall on its other side. A wrong kernel, scale or zero point is off by an order of
+magnitude more."""
 COUNTS = "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers".split()
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
 MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
-"""How torch, its allocators and the system say it."""
+"""How torch, its allocators and the system report that memory is exhausted."""
 ECHOES = ("closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed")
-"""How gloo and torch's store say that another rank is gone."""
+"""How gloo and torch's store report that another rank is gone."""
 
 
 def shorten(model: Any, blocks: int = BLOCKS) -> int:
-    """Cut every stack of transformer blocks of ``model`` to its first ``blocks``, in place; returns the longest length.
+    """Cut every stack of transformer blocks of ``model`` to its first ``blocks``, in place; return the longest length.
 
-    A stack is the outermost ModuleList that is as long as one of the configuration's layer counts.
+    A stack is an outermost ModuleList that is as long as one of the configuration's layer counts.
+    Raises UnsupportedError where there is none.
     """
     from torch import nn
 
@@ -57,7 +59,7 @@ def shorten(model: Any, blocks: int = BLOCKS) -> int:
             if isinstance(getattr(config, name, None), int):
                 setattr(config, name, min(blocks, getattr(config, name)))
         for name in LISTS:
-            # Some derive the list from the counts: it is short already.
+            # Some configurations derive the list from the counts: it is short already.
             if isinstance(getattr(config, name, None), list) and not isinstance(
                 getattr(type(config), name, None), property
             ):
@@ -66,7 +68,7 @@ def shorten(model: Any, blocks: int = BLOCKS) -> int:
 
 
 def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Prompt, wraps_only: bool) -> Parity:
-    """Run ``model`` (taken apart here) plain and as ``wrap`` makes it.
+    """Compare the outputs of ``model`` (which is changed here) plain and as ``wrap`` makes it, in float32.
 
     Raises UnsupportedError when the engine's model does not run at all, ParityError above the tolerance.
     """
@@ -91,7 +93,7 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
 
 
 Cut = Callable[[Any], None]
-"""Takes all but the first few blocks from a model, in place."""
+"""A function that removes all but the first few blocks of a model, in place."""
 
 
 def beside_rounding(
@@ -102,9 +104,10 @@ def beside_rounding(
     prompt: Prompt,
     wrong: str,
 ) -> Parity:
-    """The model that ``engine`` makes against ``reference("float32", …)``: the same weights multiplied by torch; both are cut.
+    """Compare the model that ``engine`` makes with ``reference("float32", …)``, the same weights multiplied by torch.
 
-    Raises ParityError, with ``wrong`` among its words, above ROUNDING times what ``dtype`` alone does to the reference.
+    Both are cut. Raises ParityError, with ``wrong`` in its hint, where the distance is above TOLERANCE plus ROUNDING
+    times the one that ``dtype`` alone makes in the reference.
     """
     blocks = [BLOCKS]
 
@@ -120,7 +123,7 @@ def beside_rounding(
     found = Parity(
         distance(outputs(model, family, prompt), exact),
         ROUNDING * rounding + TOLERANCE,
-        str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's own model stands in it
+        str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's wrapper holds the model
         blocks[0],
         False,
     )
@@ -128,7 +131,7 @@ def beside_rounding(
 
 
 def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
-    """‖found - plain‖₂ / ‖plain‖₂; of a model that says only zeros 0 where both do, else infinite.
+    """Return ‖found - plain‖₂ / ‖plain‖₂; where ``plain`` is all zeros, 0 if ``found`` is too, else infinity.
 
     Raises ParityError where the shapes differ.
     """
@@ -145,7 +148,7 @@ def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
 
 
 def checked(parity: Parity, hint: str) -> Parity:
-    """``parity`` itself. Raises ParityError where it is over its tolerance, or not a number."""
+    """Return ``parity``. Raises ParityError where it is above its tolerance, or not a number."""
     if not parity.relative_l2 <= parity.tolerance:
         raise ParityError(
             f"the engine's output is {parity.relative_l2:.1e} (relative L2) off the plain model's, "
@@ -156,7 +159,7 @@ def checked(parity: Parity, hint: str) -> Parity:
 
 
 def outputs(model: Any, family: str, prompt: Prompt) -> torch.Tensor:
-    """What ``model`` says to ``TOKENS`` tokens at once and to one alone, in one flat tensor of float32."""
+    """Return the outputs of ``model`` for TOKENS tokens at once and for one alone, as one flat float32 tensor."""
     import torch
 
     with torch.inference_mode():
@@ -165,8 +168,9 @@ def outputs(model: Any, family: str, prompt: Prompt) -> torch.Tensor:
 
 
 def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> torch.Tensor:
-    """The logits (batch, tokens, vocabulary), the last token's by the cache of the others, as decoding has them; or an
-    encoder's last hidden state. As float32 on the CPU.
+    """Return the logits (batch, tokens, vocabulary), or an encoder's last hidden state, as float32 on the CPU.
+
+    As in decoding, the last token's logits are computed with the cache of the others.
     """
     import torch
 
@@ -182,7 +186,7 @@ def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> to
         given[:, :1] = start_token(module.config)
 
     def said(start: int, stop: int, **ways: Any) -> Any:
-        """Of the decoder's tokens from ``start`` to ``stop``; its mask is as long as what it has read by then."""
+        """Run the decoder's tokens from ``start`` to ``stop``; its mask is as long as what it has read by then."""
         read = (
             {"input_ids": ids, "decoder_input_ids": given[:, start:stop]} if both else {"input_ids": ids[:, start:stop]}
         )
@@ -199,22 +203,22 @@ def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> to
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory was wanting, whoever asked for it."""
+    """Return whether memory ran out, on the machine or on a GPU."""
     return isinstance(error, MemoryError) or _says(error, MEMORY)
 
 
 def on_gpu(error: BaseException) -> bool:
-    """Whether the memory that was wanting is a GPU's."""
+    """Return whether the memory that ran out is a GPU's."""
     return _says(error, ("cuda", "hip out of memory"))
 
 
 def echo(error: BaseException) -> bool:
-    """Whether it only says that another rank has ended."""
+    """Return whether the error only says that another rank has ended."""
     return isinstance(error, ConnectionError) or _says(error, ECHOES)
 
 
 def not_the_models(error: BaseException) -> bool:
-    """Whether an error that came while a model ran says nothing about the model, or about the engine."""
+    """Return whether an error raised while a model ran says nothing about the model or the engine."""
     return out_of_memory(error) or echo(error)
 
 

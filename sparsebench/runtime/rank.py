@@ -1,4 +1,4 @@
-"""What one rank does: ``python -m sparsebench.runtime.rank SPEC.json RANK``, started by ``launch``; or by ``nodes``."""
+"""One rank's process, ``python -m sparsebench.runtime.rank SPEC.json RANK``: started by ``launch``, or by ``nodes``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RANKS = "measure fewer ranks, or on a machine with more GPUs"
 
 
 class Channel:
-    """The rank's end of its socket: JSON lines out, one byte in where it is told to wait."""
+    """The rank's end of its socket: writes JSON lines, and reads one byte after a message that waits for the parent."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # a compiler that outlives the rank must not keep the channel open
@@ -41,7 +41,10 @@ class Channel:
         self.writing = threading.Lock()  # a heartbeat must not come between two halves of a message
 
     def send(self, kind: str, wait: bool = False, **content: Any) -> None:
-        """One message; with ``wait`` it returns when the parent has dealt with it."""
+        """Send one message; with ``wait``, return only when the parent has dealt with it.
+
+        Raises SystemExit where the parent is gone before that.
+        """
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
         with self.writing:
             while line:
@@ -51,14 +54,14 @@ class Channel:
 
 
 def setting_of(spec: Mapping[str, Any]) -> Setting:
-    """The setting as it was before it became JSON."""
+    """Rebuild the setting from the JSON of ``spec``."""
     told = spec["setting"]
     placed = tuple((name, slots) for name, slots in told["hosts"])
     return Setting(**{**told, "workload": Workload(**told["workload"]), "hosts": placed})
 
 
 class RankWorker:
-    """A rank's engine and inputs, and the jobs it knows."""
+    """A rank's engine and setting, and the jobs that it can do."""
 
     def __init__(self, spec: Mapping[str, Any], rank: int, channel: Channel) -> None:
         self.family: str = spec["family"]
@@ -69,7 +72,7 @@ class RankWorker:
             self.engine.forced = True
 
     def imports(self, folder: Path) -> None:
-        """Import what is heavy, and what the first model of a kind makes transformers import: neither is load time or memory."""
+        """Import heavy libraries and what transformers imports for this model, so that neither counts as loading."""
         from sparsebench.models.families import meta_model
 
         for name in engines()[self.setting.engine].imports:
@@ -78,11 +81,11 @@ class RankWorker:
         meta_model(self.family, self.config)  # type: ignore[arg-type]
 
     def start(self, folder: Path) -> None:
-        """Join the group."""
+        """Import libraries, take the device, join the group of ranks and set up the energy meter."""
         import torch
 
         self.imports(folder)
-        # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
+        # With one thread too many, two ranks spin against each other: ten times slower and more, without any message.
         torch.set_num_threads(threads_per_rank(self.setting))
         self.take_device()
         cuda = devices.is_gpu(self.device)
@@ -90,16 +93,16 @@ class RankWorker:
         if self.setting.hosts:
             self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
         self.peers = Peers(self.setting.ranks, cuda)
-        # The counters are the machine's: one rank reads them.
+        # Energy counters belong to the machine: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
         nothing = energy.EnergyMeter(energy.NoMeter("" if self.rank else NO_METER))
         self.meter = energy.meter(self.device, self.setting.ranks) if reads else nothing
         memory.settle_allocator()
         gc.collect()
-        gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
+        gc.freeze()  # the libraries' objects stay: collections between phases need not visit them
 
     def take_device(self) -> None:
-        """This rank's own device, before the group joins: the GPU of its number among those of its node, else the CPU.
+        """Choose this rank's device before the group joins: the GPU with its local rank's number, else the CPU.
 
         Raises UnsupportedError where there are too few GPUs, or a GPU was asked for and torch sees none.
         """
@@ -121,12 +124,12 @@ class RankWorker:
             )
 
     def prompt(self, folder: Path) -> Prompt:
-        """The workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
+        """Return the workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
         config = bounded.read_object(folder / "config.json")
         return inputs(config, self.setting.workload, self.setting.seed, self.device)
 
     def load(self, folder: Path, baseline: bool = False) -> Any:
-        """The model as the engine makes it, in memory of its own."""
+        """Load the model with the engine and copy its tensors out of the mapped file (``memory.own``)."""
         work = self.setting.workload
         source = SavedModel(folder, self.family, self.setting.dtype)
         wrapped = self.engine.load(source, work.prompt + work.generate, baseline)
@@ -135,13 +138,13 @@ class RankWorker:
         return wrapped
 
     def parity(self, folder: Path) -> dict[str, Any] | None:
-        """The engine's agreement with the plain model, measured on a shortened copy of this folder."""
+        """Measure how far the engine's output is from the plain model's, on a shortened copy of this folder's model."""
         found = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt(folder))
         gc.collect()
         return asdict(found) if found else None
 
     def facts(self, variant: str = "", dense: str = "") -> dict[str, Any]:
-        """What every result says; ``variant`` and ``dense`` are how each has decoded, where that is recorded."""
+        """Return the fields of every result; ``variant`` and ``dense`` are what ``graphs.told`` says of each side."""
         import torch
 
         unlike = [f"dense model, {dense}"] if dense and dense != variant else []
@@ -154,13 +157,13 @@ class RankWorker:
         }
 
     def _clocks(self) -> tuple[str, ...]:
-        """A note of how the GPUs of this node are clocked, where they say."""
+        """Return a note on the clocks of this node's GPUs, where NVML tells them; only rank 0 does."""
         if self.rank or not devices.is_gpu(self.device):
             return ()
         return tuple(filter(None, [machine.gpu_state(range(self.setting.ranks_per_node))]))
 
     def latency(self, dense: Path | None, variants: list[tuple[int, Path]], baseline: bool, process: int) -> None:
-        """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone, as a ``baseline`` or not.
+        """Time ``dense`` beside each variant in turn; where it is None, each variant alone, as a ``baseline`` or not.
 
         This is one ``process`` of several; the first compares the variants' outputs with the plain model's.
         """
@@ -177,7 +180,7 @@ class RankWorker:
                 parity = None if baseline or process else self.parity(folder)
                 models["variant"], sides["variant"] = self._timed_load(folder, baseline)
                 for model in models.values():
-                    # Once more: what a process loads first lies otherwise, and was seen up to 10% slower than its copy.
+                    # Copied again: what a process loads first is laid out otherwise, and was seen up to 10% slower.
                     memory.own(model.module)
                 samples, settled, spent = latency.run(
                     sides, self.setting, self.peers, self._phase_done, self.meter, process
@@ -199,7 +202,7 @@ class RankWorker:
                 gc.collect()
 
     def memory(self, folder: Path) -> None:
-        """Peak memory of one model alone, phase by phase."""
+        """Measure the peak memory of one model alone, phase by phase."""
         import torch
 
         self.start(folder)
@@ -220,20 +223,23 @@ class RankWorker:
             facts = self.facts()
             del model, phase
             gc.collect()
-            # Last: the heap that it leaves behind would count as baseline, and the model that fills it as nothing.
+            # Parity comes last: its leftover heap would count as baseline, and a model that fills that heap as nothing.
             parity = self.parity(folder)
         rows = [asdict(row) for row in meter.rows]
         self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **facts)
 
     def add_up(self) -> None:
-        """Join the group and add up one number per rank; say how fast, on which host, and on which GPU."""
+        """Join the group, add up one number per rank, and send how fast that was, on which host, and on which GPU.
+
+        Raises MeasureError where the sum is wrong.
+        """
         import torch
         from deepspeed import comm
 
         self.take_device()
         notes = self.engine.start(self.rank, self.setting.ranks)
-        total = torch.full((1024,), float(self.rank + 1), device=self.device)  # NCCL takes nothing of a CPU's
-        comm.inference_all_reduce(total)  # what sharded layers call: over shared memory where that is used
+        total = torch.full((1024,), float(self.rank + 1), device=self.device)  # NCCL does not accept CPU tensors
+        comm.inference_all_reduce(total)  # what sharded layers call; it uses shared memory where that is on
         expected = sum(range(1, self.setting.ranks + 1))
         if not bool((total == expected).all()):
             raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
@@ -244,7 +250,7 @@ class RankWorker:
         self.channel.send("result", notes=notes, bytes_s=4 * len(block) / seconds, host=socket.gethostname(), gpu=gpu)
 
     def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, LoadedModel]:
-        """The model, and what is timed of it."""
+        """Load a model; return it with its phases and the time and energy of loading."""
         self.meter.joules()
         model, sample = self.peers.timed(lambda: self.load(folder, baseline))
         joules = self.meter.joules()
@@ -259,17 +265,17 @@ class RankWorker:
 
 
 def started_here(spec: str, rank: str) -> tuple[Channel, dict[str, Any], int]:
-    """The channel, the spec and the number of a rank that its parent has started itself."""
+    """Return the channel, the spec and the number of this rank, which its parent started on the same machine."""
     die_with_parent(int(os.environ[PARENT]))
     watch.answer()
     return Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank)
 
 
 def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str, Any], int]:
-    """The same of a rank that a launcher has started on some node."""
+    """Call the parent back and return the channel, the spec and the number of this rank, which a launcher started."""
     descriptor, spec, rank = nodes.call(address, int(port), token)
     nodes.end_with_parent(descriptor)
-    threads = str(threads_per_rank(setting_of(spec)))  # of this node, whatever the parent's has
+    threads = str(threads_per_rank(setting_of(spec)))  # by this node's cores, not the parent's
     os.environ.update(spec["environment"], OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     channel = Channel(descriptor)
     heartbeat.start(channel.send)
@@ -277,7 +283,7 @@ def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str,
 
 
 def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
-    """Do the spec's job, once for each of its ``processes``; where there are several, each is a fork of this one."""
+    """Do the spec's job once for each of its ``processes``, several of them each in a fork; return the exit code."""
     job = RankWorker(spec, rank, channel)
     processes = spec.get("processes", [0])
     if len(processes) == 1:
@@ -292,7 +298,7 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
 
 
 def do(job: RankWorker, spec: Mapping[str, Any], process: int) -> None:
-    """What the spec asks for."""
+    """Do the job that the spec names, as number ``process``."""
     if spec["job"] == "try":
         job.add_up()
     elif spec["job"] == "memory":
@@ -304,7 +310,7 @@ def do(job: RankWorker, spec: Mapping[str, Any], process: int) -> None:
 
 
 def attempt(job: RankWorker, call: Callable[[], None]) -> int:
-    """The exit code; a known error goes to the parent, any other into the log with its traceback."""
+    """Call; return the exit code. A known error is sent to the parent; any other is raised, for the log."""
     named = f"rank {job.rank} of {job.setting.ranks}"
     try:
         call()
@@ -314,7 +320,7 @@ def attempt(job: RankWorker, call: Callable[[], None]) -> int:
     except (MemoryError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if parity.out_of_memory(error):
-            # Every rank is a process with a copy of what is not shared; a GPU holds only its own share.
+            # In main memory every rank adds a copy of what is not shared; a GPU holds only its own rank's share.
             hint = "use a smaller dtype, fewer ranks, or a larger machine"
             if parity.on_gpu(error):
                 hint = "use a smaller dtype, more ranks, the deepspeed-zero3 engine, or a GPU with more memory"
@@ -330,7 +336,7 @@ def attempt(job: RankWorker, call: Callable[[], None]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """A rank's whole life: with SPEC.json and RANK under its parent, with ADDRESS, PORT and TOKEN far from it."""
+    """Run a rank: ``arguments`` are SPEC.json RANK under its parent, ADDRESS PORT TOKEN under a launcher."""
     redact_stderr()
     if len(arguments) == 2:
         return work(*started_here(*arguments))
@@ -350,5 +356,5 @@ if __name__ == "__main__":
     except BaseException:  # the worker's boundary: the launcher shows the end of this log
         traceback.print_exc()
     finally:
-        # An interpreter's orderly end aborts now and then under gloo's threads, and frees gigabytes slowly.
+        # A regular interpreter shutdown sometimes aborts under gloo's threads, and frees gigabytes slowly.
         children.leave(code)

@@ -1,7 +1,7 @@
-"""Ray as a launcher of ranks: starts them on a placement group's nodes, prints what they have printed and how they ended.
+"""Ray as a launcher of ranks: starts them on a placement group's nodes, prints their last lines and how they ended.
 
-It runs on the first node, which belongs to the job that wants the ranks; on each other node a task of Ray's, which has all
-of that node's share of the group, starts them. Ranks end with what has started them, and that with the launcher.
+It runs on the first node, beside the job that wants the ranks. On each other node a Ray task, which holds that node's
+whole share of the group, starts them. Ranks end with the process that started them, and that process with the launcher.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from sparsebench.runtime.hosts import Hosts
 from sparsebench.runtime.launch import GRACE_SECONDS, TAIL_LINES
 
 NAMESPACE = "sparsebench"
-"""Where Ray knows our placement groups by name."""
+"""The Ray namespace in which our placement groups have names."""
 SIGNALLED = r"^rank {} died of signal (\d+)$"
-"""What is said of a rank that a signal ended."""
+"""The line that reports a rank that a signal ended; ``nodes`` searches for it."""
 
 Ended = tuple[int, int, str]
-"""A rank, its exit code (negative: a signal), and the last lines that it has printed."""
+"""A rank, its exit code (negative: a signal), and the last lines that it printed."""
 
 
 def command(group: str, where: Hosts, port: str, call: Sequence[str]) -> list[str]:
-    """What starts ``python -m sparsebench.runtime.rank CALL…`` for each rank of ``where``, and ends with this process.
+    """Return the command that starts ``python -m sparsebench.runtime.rank CALL…`` for each rank of ``where``.
 
-    ``group`` is the placement group as ``ADDRESS/NAME``, the address that of the cluster; ``port`` is one of the first node,
-    where the ranks meet.
+    It ends with this process. ``group`` is the placement group as ``ADDRESS/NAME``, with the cluster's address;
+    ``port`` is a port of the first node, where the ranks meet.
     """
     return children.command(__name__, group, where[0][0], port, where[0][1], *call)
 
 
 def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
-    """The options of a task of Ray's that has all of one node's share of a placement group."""
+    """Return the options of a Ray task that holds one node's whole share of a placement group."""
     share = ray.util.placement_group_table(group)["bundles"][index]
     chosen = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, index)
     return {
@@ -53,7 +53,7 @@ def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
 
 
 def addresses(ray: Any, group: Any) -> list[str]:
-    """The addresses of a placement group's nodes, by which other nodes reach them, in the order of its bundles.
+    """Return the addresses by which other nodes reach a placement group's nodes, in the order of its bundles.
 
     Raises MeasureError where one of them is gone.
     """
@@ -66,7 +66,7 @@ def addresses(ray: Any, group: Any) -> list[str]:
 
 
 def start_ranks(numbers: Sequence[int], settings: Mapping[str, str], call: Sequence[str]) -> Iterator[Ended]:
-    """Start these ranks on this node; yields each when it has ended. ``settings`` are environment variables of all of them."""
+    """Start these ranks on this node; yield each when it has ended. ``settings`` are extra environment variables."""
     leftovers.sweep()
     with leftovers.temporary() as folder, ThreadPoolExecutor(len(numbers)) as pool:
         started: dict[int, subprocess.Popen[bytes]] = {}
@@ -94,14 +94,15 @@ def start_ranks(numbers: Sequence[int], settings: Mapping[str, str], call: Seque
 def start_there(
     address: str, numbers: Sequence[int], settings: Mapping[str, str], call: Sequence[str]
 ) -> Iterator[Ended]:
-    """The same in a task of Ray's on a node: gloo's connections take the interface that has the node's ``address`` for Ray."""
+    """Start ranks in a Ray task; gloo connects by the interface that has the node's ``address`` for Ray."""
     yield from start_ranks(numbers, {**settings, **interface(address)}, call)
 
 
 def interface(address: str) -> dict[str, str]:
-    """What has gloo use the network interface of an address of this machine, unless a person has chosen one.
+    """Return the environment variable that has gloo use the interface with ``address``, unless the user set another.
 
-    By itself gloo takes the address that this machine's name means, which may be one that no other machine reaches.
+    By itself gloo takes the address that this machine's name resolves to, which other machines may not reach. The
+    result is empty where no interface has the address.
     """
     import psutil
 
@@ -110,7 +111,7 @@ def interface(address: str) -> dict[str, str]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Start all ranks, wait until they have ended or one has failed; the exit code."""
+    """Start all ranks, wait until they have ended or one has failed, and return the exit code."""
     import ray
 
     group, first, port, each, *call = words
@@ -133,7 +134,7 @@ def main(words: Sequence[str]) -> int:
             for one in ended:
                 left.discard(one[0])
                 heard.put(one)
-        except Exception as error:  # whatever it is, nobody else would tell of these ranks
+        except Exception as error:  # of any kind: nobody else would report these ranks
             raised = isinstance(error, ray.exceptions.RayTaskError) or not isinstance(error, ray.exceptions.RayError)
             cause = getattr(error, "cause", None) or error
             why = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
@@ -152,7 +153,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _reported(heard: Callable[..., Ended], ranks: int) -> int:
-    """Print how each rank has ended, until all have, or, when one has failed, for a moment more."""
+    """Print how each rank ended until all have, or for GRACE_SECONDS after one has failed; return the exit code."""
     code, until = 0, float("inf")
     for _ in range(ranks):
         try:
@@ -169,7 +170,7 @@ def _reported(heard: Callable[..., Ended], ranks: int) -> int:
 
 
 if __name__ == "__main__":
-    from sparsebench.runtime import ray_launcher  # what Ray sends to nodes must be known there by its name
+    from sparsebench.runtime import ray_launcher  # Ray sends functions by module name, which must not be __main__
 
     code = 1
     try:
@@ -178,9 +179,9 @@ if __name__ == "__main__":
 
         ray.shutdown()
     except Exception:
-        traceback.print_exc()  # what ends below prints nothing
+        traceback.print_exc()  # os._exit below prints nothing
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Not by an orderly end: threads may wait for ranks, which end with this process.
+        # Not an orderly exit: threads may wait for ranks, which end only with this process.
         os._exit(code)

@@ -1,4 +1,4 @@
-"""What a runtime measurement is asked for and what it returns; ``dataclasses.asdict`` makes JSON of all of it."""
+"""The settings and results of runtime measurements; ``dataclasses.asdict`` makes JSON of all of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class Workload:
 class Setting:
     """How to measure.
 
-    ``dtype`` is float32, bfloat16, float16 or ``auto`` (the checkpoint's); ``samples`` are wanted per phase and side, from
-    ``processes`` together, each of which loads both models anew; ``threads`` per rank, default the cores divided by the ranks;
-    ``phase_seconds`` caps the sampling of one phase (both sides and all processes together), which then has fewer samples; a
-    group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
-    of a hostfile, or of Ray's placement group ``group`` (as ``ADDRESS/NAME``), with equally many ranks on each; default: this
-    machine, without a launcher. ``forced``: an engine that skips zeros uses
-    its kernels for every layer, however few zeros that has. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` for one rank, or
-    ``auto``: whatever torch finds where the ranks run.
+    - ``dtype``: float32, bfloat16, float16 or ``auto`` (the checkpoint's).
+    - ``samples``: wanted per phase and side, from all ``processes`` together; each process loads both models anew.
+    - ``threads``: per rank; default: a node's usable cores divided by its ranks.
+    - ``phase_seconds``: caps the sampling of one phase, of both sides and all processes together, even if that leaves
+      fewer samples.
+    - ``timeout_seconds``: a group silent for this long is ended.
+    - ``hosts``: the nodes of a hostfile, or of Ray's placement group ``group`` (as ``ADDRESS/NAME``), with equally many
+      ranks on each; default: this machine, without a launcher.
+    - ``forced``: an engine that skips zeros uses its kernels for every layer, however few zeros that has.
+    - ``device``: ``cpu``, ``cuda``, ``cuda:N`` for one rank, or ``auto``: what torch finds where the ranks run.
     """
 
     engine: str
@@ -52,12 +54,12 @@ class Setting:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU was named; of ``auto`` only the ranks know."""
+        """Whether a GPU was named; for ``auto`` this is false, as only the ranks know."""
         return devices.is_gpu(self.device)
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks that share a machine."""
+        """The number of ranks that share a machine."""
         return self.ranks // max(1, len(self.hosts))
 
 
@@ -76,12 +78,13 @@ class TimingSample:
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One phase of one side, in seconds: median of a process (mean over them), its 95% interval, MAD, number of samples, median
-    CPU time.
+    """One phase of one side, in seconds.
 
-    ``steady`` is false where warm-up did not settle in most processes, or the halves of their samples differ by more than 2% on
-    average (of one process alone: where neither its warm-up settled nor its halves agree); ``p90_s`` is None below
-    64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
+    ``median_s`` is the geometric mean over processes of their medians, ``low_s`` to ``high_s`` its 95% interval,
+    ``mad_s`` the MAD and ``n`` the number of samples, ``cpu_s`` the median CPU time. ``steady`` is false where most
+    processes' warm-up did not settle, or the halves of their samples differ by more than 2% on average (for one
+    process: where neither its warm-up settled nor its halves agree). ``p90_s`` is None below 64 samples. ``energy_j``
+    are joules per step, the mean over processes; None where the machine has no counter.
     """
 
     phase: str
@@ -101,9 +104,10 @@ class PhaseSummary:
 class PhaseDifference:
     """Variant over dense for one phase, with a 95% interval: below 1 the variant is faster.
 
-    ``pairs`` counts the pairs of blocks behind it, 0 where the two did not run together. The interval is of what ``processes``
-    found each; with one process, of its pairs. ``within_sd`` and ``between_sd`` are standard deviations of the ratio: of a pair
-    from its process, and of processes from each other, without what pairs explain; None where there is one process.
+    ``pairs`` counts the pairs of blocks behind it, 0 where the two did not run together. The interval is that of the
+    ratios of ``processes``; with one process, of its pairs. ``within_sd`` and ``between_sd`` are standard deviations of
+    the ratio's logarithm: of a pair from its process, and of processes from each other beyond what pairs explain. They
+    are None with one process.
     """
 
     phase: str
@@ -121,7 +125,7 @@ class Parity:
     """The engine's output against the plain Hugging Face model's: ‖engine - plain‖₂ / ‖plain‖₂.
 
     ``blocks`` is the number of transformer blocks of the compared copy; ``wraps_only`` says that the engine runs the
-    very same modules, so that agreement is no evidence.
+    same modules as the plain model, so that agreement is no evidence.
     """
 
     relative_l2: float
@@ -135,7 +139,7 @@ class Parity:
 class Machine:
     """The state of the machine at one moment; ``governor`` is empty and ``mhz`` None where it cannot be read.
 
-    ``cpu_s`` are the seconds of all its processors since it started, ``stolen_s`` those that a hypervisor gave to others.
+    ``cpu_s`` are the seconds of all processors since boot, ``stolen_s`` those that a hypervisor gave to others.
     """
 
     load: float
@@ -152,9 +156,9 @@ class Machine:
 class LatencyResult:
     """Latency of one variant beside its dense model (``paired``: in the same processes, in alternating blocks).
 
-    ``placement`` says what decides where in memory a model lies, and on which processor it runs; ``stolen`` is the share of
-    the processors' time that a hypervisor gave to others meanwhile, None where the system does not say. ``energy_source`` names
-    the counters behind the phases' ``energy_j``, or says why there is none.
+    ``placement`` says what decides where in memory a model is, and on which processors it runs. ``stolen`` is the share
+    of the processors' time that a hypervisor gave to others meanwhile, None where the system does not say.
+    ``energy_source`` names the counters behind the phases' ``energy_j``, or says why there are none.
     """
 
     engine: str
@@ -180,10 +184,11 @@ class LatencyResult:
 class RankMemory:
     """Memory of one rank in one phase, in bytes.
 
-    ``peak_rss_bytes`` is VmHWM, reset before the phase; ``peak_bytes`` the same less ``baseline_bytes``,
-    the RSS before loading; ``anon_bytes`` and ``pss_bytes`` (with processes that the rank started) are taken at the end of
-    the phase; ``tensor_bytes`` are parameters and buffers, each storage once. The CUDA fields are None on a CPU: peaks of what
-    torch allocated and reserved, and what NVML says that the process holds at the end of the phase, None where it does not.
+    ``peak_rss_bytes`` is VmHWM, reset before the phase. ``peak_bytes`` is that less ``baseline_bytes``, the RSS before
+    loading; on a GPU it is the peak that torch allocated there. ``anon_bytes`` and ``pss_bytes`` (with the processes
+    that the rank started) are taken at the end of the phase. ``tensor_bytes`` are parameters and buffers, each storage
+    once. The CUDA fields are None on a CPU: the peaks that torch allocated and reserved, and what the process holds at
+    the end of the phase by NVML, or, where NVML does not say, all that is taken of the GPU.
     """
 
     rank: int

@@ -1,4 +1,4 @@
-"""DeepSpeed's shared-memory all-reduce: whether it can be compiled here, compiling it once, and the files it leaves.
+"""DeepSpeed's shared-memory all-reduce: checks that it can be compiled, compiles it once, removes the files it leaves.
 
 ``python -m sparsebench.runtime.shm`` compiles it.
 """
@@ -20,26 +20,26 @@ from sparsebench import children, devices, environment
 from sparsebench.sources import Cache
 
 DISABLED = "SPARSEBENCH_PLAIN_GLOO"
-"""Environment variable of a rank: why the operation is not used; unset or empty where it is."""
+"""Environment variable of a rank with the reason why the operation is not used; unset or empty where it is used."""
 BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
 def used(engine: str, ranks: int, hosts: object = (), device: str = "cpu") -> bool:
-    """Whether ranks of this engine add up their tensors with it: those that share this machine's CPU, and that we start."""
+    """Return whether ranks use the operation: ``deepspeed``'s, where we start them and they share this CPU."""
     return engine == "deepspeed" and ranks > 1 and not hosts and not devices.is_gpu(device)
 
 
 def path_with_tools() -> str:
-    """PATH with the interpreter's own folder in front: pip puts ninja there, and it need not be activated."""
+    """Return PATH with the interpreter's folder in front: pip puts ninja there, and the venv may not be activated."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def needs() -> tuple[tuple[str, bool, str], ...]:
-    """What compiling the operation takes, whether it is here, and how to get it."""
+    """List what compiling the operation needs, whether each part is installed, and how to install it."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return (
-        # By the name that torch goes by.
+        # Looked up by the name that torch uses.
         ("C++ compiler", bool(shutil.which(os.environ.get("CXX", "c++"), path=path_with_tools())), "install g++"),
         ("ninja", bool(shutil.which("ninja", path=path_with_tools())), "pip install ninja"),
         ("Python headers", header.is_file(), "install python3-dev"),
@@ -47,24 +47,24 @@ def needs() -> tuple[tuple[str, bool, str], ...]:
 
 
 def missing() -> tuple[str, ...]:
-    """What compiling the operation lacks on this machine, each with the fix; empty where it can be compiled."""
+    """List what is missing here to compile the operation, each with the fix; empty where nothing is."""
     if sys.platform != "linux":
         return ("it exists on Linux only",)
     return tuple(f"no {what} ({fix})" for what, there, fix in needs() if not there)
 
 
 def extensions_dir(cache: Cache) -> Path:
-    """Where the compiled operation lies: a folder per set of libraries and kind of processor, for which it is built."""
+    """Return the folder of the compiled operation: one for each set of libraries and kind of processor."""
     versions = environment.versions()
     key = (versions["torch"], versions["deepspeed"], platform.python_version(), platform.machine(), _cpu_flags())
     return cache.root / "torch_extensions" / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 
 
 def ensure(cache: Cache) -> str:
-    """Compile the operation if that was not tried before; returns "" or why it cannot be used.
+    """Compile the operation if that was not tried before; return "" or the reason why it cannot be used.
 
-    Only one process compiles at a time, by a lock that dies with its holder. A compiler that was killed, such as for want of
-    memory, says nothing of the next time.
+    Only one process compiles at a time, under a lock that dies with its holder. Where the compiler was killed, for
+    example for lack of memory, the outcome is not kept, and the next call tries again.
     """
     lacks = missing()
     if lacks:
@@ -90,24 +90,24 @@ def ensure(cache: Cache) -> str:
 
 
 def free(folder: Path) -> dict[Path, int]:
-    """Remove those of torch's lock files below ``folder`` whose owner is dead; the others, with the process that holds each.
+    """Remove torch's lock files below ``folder`` whose owner is dead; return the others, each with its process.
 
-    Whoever loads a compiled operation makes such a file, keeps it open, and removes it some milliseconds later. A rank that
-    dies in between leaves it, and every later rank would wait for its end.
+    A process that loads a compiled operation makes such a file, keeps it open, and removes it some milliseconds later.
+    A rank that dies in between leaves the file, and every later rank would wait for its removal.
     """
     held = {}
     for lock in folder.glob("*/lock"):
-        with suppress(FileNotFoundError):  # it has just been released
+        with suppress(FileNotFoundError):  # the lock has just been released
             before = lock.stat()
             if owner := _owner(lock):
                 held[lock] = owner
-            elif lock.stat().st_ctime_ns == before.st_ctime_ns:  # else it is another's by now, who came after the look
+            elif lock.stat().st_ctime_ns == before.st_ctime_ns:  # else another process has made it since
                 lock.unlink()
     return held
 
 
 def _owner(path: Path) -> int | None:
-    """A process that has the file open, as far as this user may look; None where there is none on this machine."""
+    """Return a local process that has the file open, as far as this user may look; None where there is none."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
             if link.samefile(path):
@@ -116,7 +116,7 @@ def _owner(path: Path) -> int | None:
 
 
 def unlink(address: str, port: str, ranks: Iterable[int]) -> None:
-    """Remove the buffers of a group's ``ranks`` from /dev/shm, exactly those; ranks that have mapped one keep it."""
+    """Remove exactly the buffers of a group's ``ranks`` from /dev/shm; ranks that have mapped one keep it."""
     for rank in ranks:
         (BUFFERS / f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
 

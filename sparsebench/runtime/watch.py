@@ -1,6 +1,6 @@
 """Detects hung ranks from the CPU time and I/O of their process trees.
 
-The parent looks only when a group was silent for a while, and asks a rank for its stack only when it used nothing.
+The parent looks only when a group has been silent for a while, and asks a rank for its stack only when that was idle.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from pathlib import Path
 from sparsebench import environment
 
 LOOK_SECONDS = 5.0
-"""Silence after which the parent looks."""
+"""Seconds of silence after which the parent looks."""
 STALL_SECONDS = 20.0
 STALL_CPU = 0.05
-"""A rank that uses less CPU time than this in so many seconds, and reads nothing, does not work."""
+"""A rank that uses fewer CPU seconds than STALL_CPU in STALL_SECONDS, and reads nothing, is idle."""
 STACK_SECONDS = 10.0
-"""At most so long a rank may take to tell its stack: where many programs run, it has to wait for a processor."""
+"""The seconds that a rank gets to write its stack: where many programs run, it has to wait for a processor."""
 WAITING = ("torch/distributed/", "deepspeed/comm/")
-"""In a stack: it waits for other ranks."""
+"""Parts of paths that in a stack mean that the rank waits for other ranks."""
 ELSEWHERE = ("sparsebench/sources/cache.py", "filelock/", "file_baton.py", "/subprocess.py")
-"""In a stack: it waits for another program, which has a lock, or which it has started."""
+"""Parts of paths that in a stack mean that the rank waits for another program: a lock's holder, or one it started."""
 FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
 ENDING = re.compile(r"^Current thread .*\n(  File .*\n)+", re.MULTILINE)
-"""The main thread's stack, which comes last: it answers to signals."""
+"""The main thread's stack, which comes last: the main thread handles signals."""
 CALLS = 3
 ASKED = signal.SIGUSR1 if sys.platform != "win32" else None
-"""On it a rank writes its stack into its log."""
+"""The signal on which a rank writes its stacks into its log."""
 
 
 def answer() -> None:
-    """In a rank: write all threads' stacks into the log when the parent asks, whatever the rank is in the middle of."""
+    """Have this rank write all threads' stacks into its log when the parent asks, whatever it is doing."""
     import faulthandler
 
     if ASKED is not None:
@@ -44,7 +44,7 @@ def answer() -> None:
 
 
 def relay(process: int) -> None:
-    """In a rank that only waits for its fork: let that answer in its place."""
+    """Have this rank, which only waits for its fork ``process``, pass the parent's request on to the fork."""
     import faulthandler
 
     if ASKED is not None:
@@ -53,21 +53,21 @@ def relay(process: int) -> None:
 
 
 class RankWatchdog:
-    """Watches a group's processes, by rank; ``logs`` are where their stacks come."""
+    """Watches a group's processes, by rank; ``logs`` are the files that they write their stacks into."""
 
     def __init__(self, processes: Sequence[int], logs: Sequence[Path]) -> None:
         self.processes, self.logs = processes, logs
         self.seen: dict[int, tuple[float, float, float]] = {}
 
     def restart(self) -> None:
-        """Somebody spoke."""
+        """Start all idle times anew, because a rank sent a message."""
         self.seen.clear()
 
     def stuck(self, ranks: Sequence[int]) -> dict[int, str]:
-        """Those of ``ranks`` (the ones that still run) that keep the group from going on, and where; usually none.
+        """Return those of ``ranks`` (all that still run) that keep the group from going on, and where each hangs.
 
-        A rank that does nothing because it waits for one that works, or for another program, is not stuck. Where all wait
-        for each other, all are.
+        An idle rank that waits for a working one, or for another program, is not stuck. Where all wait for each other,
+        all are.
         """
         idle = [rank for rank in ranks if self._idle(rank)]
         if not idle:
@@ -79,11 +79,15 @@ class RankWatchdog:
         return {rank: place(told[rank]) for rank in guilty or (idle if len(idle) == len(ranks) else [])}
 
     def _blamed(self, rank: int, stack: str) -> bool:
-        """One that tells where it is must not wait for others; one that tells nothing must be stopped."""
+        """Return whether an idle rank is to blame.
+
+        It is if its ``stack`` shows that it does not wait for other ranks, or if it gave none and its process is
+        stopped.
+        """
         return not any(word in main_thread(stack) for word in WAITING) if stack else _stopped(self.processes[rank])
 
     def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
-        """What each of ``ranks`` is in the middle of; "" for one that does not answer."""
+        """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""
         starts = {rank: self.logs[rank].stat().st_size for rank in ranks}
 
         def told(rank: int) -> str:
@@ -100,7 +104,7 @@ class RankWatchdog:
         return {rank: told(rank) for rank in ranks}
 
     def _idle(self, rank: int) -> bool:
-        """Whether ``rank`` has done nothing for long enough; the first look only begins to count."""
+        """Return whether ``rank`` has been idle for STALL_SECONDS; the first look only starts the count."""
         now, (cpu, read) = time.monotonic(), used(self.processes[rank])
         since, cpu_then, read_then = self.seen.setdefault(rank, (now, cpu, read))
         if cpu - cpu_then >= STALL_CPU or read != read_then:
@@ -110,19 +114,19 @@ class RankWatchdog:
 
 
 def main_thread(stack: str) -> str:
-    """Of all threads' stacks that of the main one, innermost call first."""
+    """Return the main thread's part of all threads' stacks, innermost call first."""
     return stack.rpartition("(most recent call first):\n")[2]
 
 
 def place(stack: str) -> str:
-    """``at lib/module.py:12 in wait, from …``: the innermost calls of a stack's main thread."""
+    """Return the main thread's innermost calls in words: ``at lib/module.py:12 in wait, from …``."""
     calls = [FRAME.match(line) for line in main_thread(stack).splitlines()[:CALLS]]
     found = [(call[1], int(call[2]), call[3]) for call in calls if call]
     return at(found) if found else "does not answer"
 
 
 def at(calls: Sequence[tuple[str, int, str]]) -> str:
-    """The first few calls (file, line, function), innermost first, in words."""
+    """Return the first CALLS of ``calls`` (file, line, function), innermost first, in words."""
     return "at " + ", from ".join(
         f"{'/'.join(Path(file).parts[-2:])}:{line} in {name}" for file, line, name in calls[:CALLS]
     )
@@ -137,9 +141,9 @@ def _stopped(process: int) -> bool:
 
 
 def used(process: int, written: bool = False) -> tuple[float, float]:
-    """CPU seconds and bytes read so far, and ``written`` where asked, by a process and its children.
+    """Return CPU seconds and bytes read (with ``written``, also written) so far by a process and its descendants.
 
-    To wait for a processor or a disk is as good.
+    Where one of them runs, or waits for a processor or a disk, the bytes grow as well, so that it never seems idle.
     """
     import psutil
 
@@ -160,5 +164,5 @@ def used(process: int, written: bool = False) -> tuple[float, float]:
 
 
 def oom_kills() -> int:
-    """Processes that the kernel has ended for want of memory since it started; 0 where it does not say."""
+    """Return how many processes the kernel has killed for lack of memory since boot; 0 where it does not say."""
     return int(environment.kernel_value("/proc/vmstat", "oom_kill") or 0)

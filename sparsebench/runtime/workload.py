@@ -25,15 +25,15 @@ SPECIAL_IDS = (
 
 
 class Phase:
-    """One thing to time."""
+    """One phase to time, such as prefill."""
 
     name: str
 
     def begin(self) -> None:
-        """Untimed: bring the state to where a block of steps may start."""
+        """Bring the state to where a block of steps may start; not timed."""
 
     def step(self) -> None:
-        """The work that is timed."""
+        """Do the work that is timed."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -41,7 +41,7 @@ class Phase:
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a config.json that describes the language model (multimodal ones nest it)."""
+    """Return the part of a config.json that describes the language model (multimodal ones nest it)."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
 
@@ -50,7 +50,7 @@ def check_positions(config: Mapping[str, Any], family: str, workload: Workload) 
     """Raise UnsupportedError when the workload is longer than the model's table of positions."""
     settings = text_config(config)
     limit = settings.get("max_position_embeddings") or settings.get("n_positions")
-    if not limit or str(settings.get("model_type")) in ("t5", "mt5", "umt5"):  # relative positions have no end
+    if not limit or str(settings.get("model_type")) in ("t5", "mt5", "umt5"):  # relative positions have no limit
         return
     padding = settings.get("pad_token_id")
     first = (1 if padding is None else padding) + 1 if str(settings.get("model_type")) in OFFSET_TYPES else 0
@@ -64,9 +64,10 @@ def check_positions(config: Mapping[str, Any], family: str, workload: Workload) 
 
 
 def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[list[int]]:
-    """Seeded token ids (batch, prompt) inside the vocabulary, without special tokens.
+    """Draw seeded token ids (batch, prompt) from the vocabulary, without special tokens.
 
-    The same for every model of one vocabulary; padding would change masks and positions, an end token the length.
+    They are the same for every model of one vocabulary. Padding would change masks and positions, an end token the
+    length.
     """
     import random
 
@@ -87,7 +88,7 @@ class Prompt:
 
 
 def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str) -> Prompt:
-    """The prompt as tensors on ``device``."""
+    """Return the prompt as tensors on ``device``."""
     import torch
 
     ids = torch.tensor(token_ids(config, workload, seed), dtype=torch.int64, device=device)
@@ -95,7 +96,7 @@ def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str
 
 
 class Forward(Phase):
-    """An encoder's whole work."""
+    """The whole forward pass of an encoder."""
 
     name = "forward"
 
@@ -107,7 +108,7 @@ class Forward(Phase):
 
 
 class Encode(Phase):
-    """The encoder of an encoder-decoder; leaves its output for the prefill."""
+    """The encoder's pass in an encoder-decoder; keeps its output for the prefill."""
 
     name = "encode"
 
@@ -143,19 +144,19 @@ class Prefill(Phase):
             self.encode.step()
 
     def step(self) -> None:
-        """The whole prompt in one forward, with an empty cache; keeps the first new token and the cache."""
+        """Run the whole prompt in one forward pass with an empty cache; keep the first new token and the cache."""
         ids = self.start if self.encode else self.prompt.ids
         self.next, self.cache = self.call(ids, self.prompt.mask, self.extra)
 
     def call(self, ids: Any, mask: torch.Tensor, extra: Mapping[str, Any]) -> tuple[Any, Any]:
-        """The next token of each sequence (batch, 1) and the cache, of the tokens ``ids`` given to the decoder."""
+        """Give the decoder the tokens ``ids``; return the next token of each sequence (batch, 1) and the cache."""
         given = {"encoder_outputs": self.encode.output, "decoder_input_ids": ids} if self.encode else {"input_ids": ids}
         out = self.model(**given, attention_mask=mask, **extra)
         return out.logits[:, -1:].argmax(-1), out[self.cache_name]
 
 
 class Decode(Phase):
-    """One new token with the prompt in the cache (TPOT); every block starts again right behind the prompt."""
+    """One new token with the prompt in the cache (TPOT); every block starts again at the end of the prompt."""
 
     name = "decode"
 
@@ -166,7 +167,7 @@ class Decode(Phase):
         self.mask = prefill.prompt.mask
 
     def begin(self) -> None:
-        """Go back to right behind the prompt, with a copy of its cache."""
+        """Go back to the end of the prompt, with a copy of its cache, or, without ``keep_cache``, the cache itself."""
         if self.prefill.cache is None:
             self.prefill.begin()
             self.prefill.step()
@@ -187,7 +188,7 @@ class Decode(Phase):
 
 
 class Generate(Phase):
-    """A whole greedy generation of exactly ``tokens`` new tokens, as a caller of ``generate`` sees it."""
+    """A whole greedy generation of exactly ``tokens`` new tokens by the model's ``generate``."""
 
     name = "generate"
 
@@ -197,7 +198,7 @@ class Generate(Phase):
         self.model, self.prompt = model, prompt
         module = model.module
         start = start_token(module.config) if module.config.is_encoder_decoder else None
-        # The model's own configuration fills whatever this one leaves open, an end token among it.
+        # The model's own configuration would fill what the one below leaves open, such as an end token.
         module.generation_config = GenerationConfig(decoder_start_token_id=start)
         self.config = GenerationConfig(
             max_new_tokens=tokens,
@@ -213,7 +214,7 @@ class Generate(Phase):
 
 
 def phases(model: Any, family: str, prompt: Prompt, generate: int, keep_cache: bool = True) -> Sequence[Phase]:
-    """The phases of ``family`` for a wrapped model, in the order in which they feed each other.
+    """Return the phases of ``family`` for a wrapped model, in the order in which they feed each other.
 
     Without ``keep_cache`` decoding continues the prompt's cache itself, once, instead of a fresh copy per block.
     """
@@ -225,6 +226,6 @@ def phases(model: Any, family: str, prompt: Prompt, generate: int, keep_cache: b
 
 
 def start_token(config: Any) -> int:
-    """The decoder's first token. T5 and BART name it; where it is missing the padding token serves, as in T5."""
+    """Return the decoder's first token. T5 and BART name it; where it is missing it is the padding token, as in T5."""
     start = getattr(config, "decoder_start_token_id", None)
     return start if start is not None else (config.pad_token_id or 0)

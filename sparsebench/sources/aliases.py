@@ -1,7 +1,7 @@
-"""Short names of models: ``smollm2-135m`` in place of a package, its version, a path inside it and a checksum.
+"""Short names of models: ``smollm2-135m`` instead of a package, its version, a path inside it and a checksum.
 
-An alias has neither a colon nor a slash, so it can be no other notation and no ``ORG/NAME`` of the hub. It stands for its source
-and nothing else: results carry the source's own notation, and their ids are the same either way.
+An alias has neither a colon nor a slash, so it cannot be mistaken for another notation or for the hub's ``ORG/NAME``.
+It is replaced by its source: results carry the source's notation, and their ids are the same either way.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b
 4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460
 6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a
 """
-"""The sha256 of each package that holds a part of the coder, in order."""
+"""The sha256 of each package that holds a part of the Qwen2.5 coder, in order."""
 
 
 @dataclass(frozen=True)
 class KnownModel:
     """A model with an alias.
 
-    ``source`` is what the alias stands for; ``parameters`` counts tied ones once; ``size`` is the bytes to download, None
-    where only the hub can tell; ``licence`` is the model's.
+    ``source`` is what the alias stands for. ``parameters`` counts tied ones once. ``size`` is the bytes to download, None
+    if only the hub knows. ``licence`` is the model's, ``origin`` where it comes from, in words.
     """
 
     alias: str
@@ -96,9 +96,9 @@ KNOWN = {
 
 
 def source_of(alias: str) -> str | None:
-    """The notation that ``alias`` stands for, None for what is no alias.
+    """Return the notation that ``alias`` stands for, None if it is not an alias.
 
-    Raises SourceError for a model of the checkout where the package was installed without it.
+    Raises SourceError for a model in sparsebench's repository when the package was installed without the repository.
     """
     if alias not in KNOWN:
         return None

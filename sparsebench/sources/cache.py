@@ -1,4 +1,4 @@
-"""The cache: where fetched things lie, one lock per thing, and file hashes that are computed once."""
+"""The cache: the folder of fetched files, its locks, and file hashes that are computed once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sparsebench.paths import write_whole
 
 @dataclass(frozen=True, init=False)
 class Cache:
-    """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is made when first written to."""
+    """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is created on the first write."""
 
     root: Path
     offline: bool = False
-    """Whether nothing may be fetched into it."""
+    """Whether downloads are forbidden."""
 
     def __init__(self, root: Path | None = None, offline: bool = False) -> None:
         if root is None:
@@ -33,7 +33,7 @@ class Cache:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Wait until no other process holds the lock of this name; the kernel frees it when its holder dies."""
+        """Hold the lock of this name, waiting until it is free. The kernel frees it when its holder dies."""
         path = self.root / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
@@ -41,7 +41,7 @@ class Cache:
             yield
 
     def sha256(self, path: Path) -> str:
-        """The file's sha256 in hexadecimal, remembered by absolute path, size and mtime."""
+        """Return the file's sha256 in hexadecimal, remembered by absolute path, size and mtime."""
         path = path.absolute()
         stamp = [str(path), *stamp_of(path)]
         note = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
@@ -54,19 +54,19 @@ class Cache:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256 in hexadecimal."""
+    """Return the file's sha256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp_of(path: Path) -> list[int]:
-    """Size in bytes and mtime in nanoseconds: what changes when a file does."""
+    """Return size in bytes and mtime in nanoseconds, which change when a file does."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None when the file is absent or was cut short."""
+    """Read the object in a JSON file; None when the file is absent, cut short, or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> None:
-    """Write a JSON file so that nobody ever sees half of it."""
+    """Write a JSON file in one piece: no reader ever sees half of it."""
     text = json.dumps(value, indent=indent)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)

@@ -1,6 +1,6 @@
-"""``hf:``: a model, or one file of a data set, on the hub, by huggingface_hub and its own settings.
+"""``hf:``: a model, or one file of a data set, from the hub, fetched by huggingface_hub under its own settings.
 
-HF_HOME, HF_ENDPOINT (a mirror), HF_HUB_OFFLINE and HF_TOKEN mean what they mean everywhere. Only one set of weights is
+HF_HOME, HF_ENDPOINT (a mirror), HF_HUB_OFFLINE and HF_TOKEN have their usual meaning. Only one set of weights is
 fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or ONNX.
 """
 
@@ -28,9 +28,9 @@ _PYTORCH = ("pytorch_model.bin", PICKLE_INDEX)
 
 
 def commit(source: Source, offline: bool = False) -> str:
-    """The commit (40 hexadecimal digits) that the revision names; a commit names itself, without asking.
+    """Return the commit (40 hexadecimal digits) that the revision names; a commit is returned without asking the hub.
 
-    When the hub cannot be reached, the commit that the hub's cache remembers for the revision. Raises SourceError.
+    When the hub cannot be reached, return the commit that its cache remembers for the revision. Raises SourceError.
     """
     if _COMMIT.match(source.revision):
         return source.revision
@@ -46,7 +46,7 @@ def commit(source: Source, offline: bool = False) -> str:
 
 
 def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
-    """config.json alone; None when offline and not cached, and for a data set. Raises SourceError."""
+    """Read config.json alone; None when offline and not cached, and for a data set. Raises SourceError."""
     if source.file:
         return None
     if (offline or _hub_is_offline()) and not _COMMIT.match(source.revision) and not _remembered(source):
@@ -65,7 +65,7 @@ def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
 
 
 def size(source: Source, offline: bool = False) -> int | None:
-    """Bytes of the files that ``fetch`` would still download; None when the hub cannot be asked or does not tell."""
+    """Return the bytes that ``fetch`` would still download; None when the hub cannot be reached or does not say."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
@@ -88,11 +88,11 @@ def size(source: Source, offline: bool = False) -> int | None:
 
 
 def fetch(source: Source, offline: bool = False) -> Path:
-    """The folder in the hub's cache that holds the model at its commit, complete; a data set's file. Raises SourceError."""
+    """Return the hub cache's folder with the complete model at its commit, or a data set's file. Raises SourceError."""
     revision = commit(source, offline)
     found = (_file if source.file else _folder)(source, revision, offline)
     if revision != source.revision:
-        # The hub's client notes what a branch meant only when asked for the branch; offline, the note is all there is.
+        # The hub's client notes a branch's commit only when asked for the branch. Offline we have only this note.
         note = _home(source) / "refs" / source.revision
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(revision)
@@ -100,7 +100,7 @@ def fetch(source: Source, offline: bool = False) -> Path:
 
 
 def wanted_files(names: list[str]) -> list[str]:
-    """Which of a repository's files make up the model: its companions and one set of weights."""
+    """Return the files of a repository that make up the model: configuration, tokenizer and one set of weights."""
     from fnmatch import fnmatch
 
     weights = "model*.safetensors" if any(name in names for name in _SAFETENSORS) else "pytorch_model*.bin"
@@ -113,7 +113,7 @@ def wanted_files(names: list[str]) -> list[str]:
 
 
 def missing_weights(folder: Path) -> str | None:
-    """The first weight file (or config.json) that the folder lacks; None when the model is whole. Raises ModelError."""
+    """Return the first weight file (or config.json) that the folder lacks, None if there is none. Raises ModelError."""
     if not (folder / "config.json").is_file():
         return "config.json"
     for single, index in (_SAFETENSORS, _PYTORCH):
@@ -125,7 +125,7 @@ def missing_weights(folder: Path) -> str | None:
 
 
 class HubUnreachableError(SourceError):
-    """No answer from the hub: the network, a firewall, or the offline setting."""
+    """No answer from the hub: the network, a firewall, the offline setting, or an incomplete copy in its cache."""
 
 
 def _folder(source: Source, revision: str, offline: bool) -> Path:
@@ -167,7 +167,7 @@ def _download(source: Source, revision: str, offline: bool) -> Path:
             f"{source.text}: the repository has neither safetensors nor PyTorch weights",
             "name a repository of Hugging Face format, or convert it and use path:",
         )
-    # An exact commit, so that a branch that moves meanwhile cannot mix two models.
+    # An exact commit: if the branch moves during the download, files of two models cannot mix.
     return Path(_asking(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
 
 
@@ -181,7 +181,7 @@ def _info(source: Source, revision: str, offline: bool, files_metadata: bool = F
 
 
 def _asking(source: Source, question: Callable[[], T]) -> T:
-    """The hub's answer, or a SourceError that says in our words what the hub's client said in its own."""
+    """Return the hub's answer, or translate the client's error into a SourceError."""
     from huggingface_hub import constants, errors
 
     where, what = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
@@ -225,7 +225,7 @@ def _unreachable(source: Source, why: str) -> HubUnreachableError:
 
 
 def _reason(error: Exception) -> str:
-    # Redacted before it is cut: half an address would not be known for one.
+    # Redact before cutting: half an address would not be recognised as one.
     return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
@@ -247,7 +247,7 @@ def _home(source: Source) -> Path:
 
 
 def _remembered(source: Source) -> str | None:
-    """The commit that the hub's cache last saw for the revision."""
+    """Return the commit that the hub's cache last saw for the revision, else None."""
     path = _home(source) / "refs" / source.revision
     return path.read_text().strip() if path.is_file() else None
 

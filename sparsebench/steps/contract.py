@@ -1,4 +1,4 @@
-"""What a step is to the rest of the program: a name with typed settings, and a function from one folder to others."""
+"""The interface of a step: a name with typed settings, and a function that makes folders from one model folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Settings(Strict):
     """One step's settings, with defaults as published; a manifest may sweep any of them."""
 
     needs: ClassVar[Mapping[str, str]] = {}
-    """The settings without a default, each with what it may be."""
+    """The required settings, each with a description of its values."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Every setting that can change the result of the step ``name``, resolved.
+        """Return every setting that can change the result of the step ``name``, resolved.
 
-        Raises PydanticCustomError for one that is needed and left out, and for settings that do not go together.
+        Raises PydanticCustomError for a required setting that is missing, and for settings that contradict each other.
         """
         for key, example in self.needs.items():
             if getattr(self, key) is None:
@@ -36,13 +36,13 @@ class Settings(Strict):
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """The settings that a sweep of ``given`` fields asks for, where that is not simply every combination."""
+        """Return the groups of fields of which a sweep makes every combination; None: ``given`` is the only group."""
         return None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing done to a model: ``{prune: wanda, sparsity: 0.5}`` is verb ``prune``, name ``wanda`` and all its settings."""
+    """One change to a model: ``{prune: wanda, sparsity: 0.5}`` has verb ``prune``, name ``wanda`` and its settings."""
 
     verb: str
     name: str
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class TensorCount:
-    """What became of one tensor: ``zeros`` of its ``count`` weights are exactly zero in the written file."""
+    """The zeros of one tensor: ``zeros`` of its ``count`` weights are exactly zero in the written file."""
 
     name: str
     layer: int | None
@@ -63,8 +63,11 @@ class TensorCount:
 
 @dataclass(frozen=True)
 class Point:
-    """A training after ``step`` optimizer steps and ``tokens`` tokens: the mean loss of the steps since the last point (None at
-    the beginning), and the loss on text that is not trained on."""
+    """A point of a training curve, after ``step`` optimizer steps and ``tokens`` tokens.
+
+    ``loss`` is the mean over the steps since the last point (None at the beginning), ``held_out`` the loss on text that
+    is not trained on.
+    """
 
     step: int
     tokens: int
@@ -74,11 +77,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a text showed of one ``module`` (its path) where values are skipped or neurons grouped, read by the unchanged model.
+    """The activations of one ``module`` (its path) while the unchanged model reads the calibration text.
 
-    ``near_zero`` is the share of its values within 1% of their root mean square. Of a skip: ``threshold``, and ``skipped``, the
-    share of the values up to it. Of experts: ``uses``, the share of the tokens for which each is computed, those that all tokens
-    share left out; ``together`` is how often two neurons of one expert are active for the same token, over how often any two are;
+    Recorded where a step skips values or groups neurons into experts. ``near_zero`` is the share of the module's values
+    within 1% of their root mean square.
+
+    A skip has ``threshold``, and ``skipped``, the share of the values up to it. Experts have the other three. ``uses``
+    is the share of the tokens for which each expert is computed, without the experts that all tokens share.
+    ``together`` is how often two neurons of one expert are active for the same token, divided by how often any two are.
     ``inside`` is the share of all pairs' co-activation that lies inside experts: 1 less the cut.
     """
 
@@ -97,18 +103,21 @@ class Activity:
 class Evidence:
     """What a step achieved, counted in the written files.
 
-    ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once);
-    ``bits`` is what a prunable weight takes on average, scales included (0 where none was quantized), ``relative_error`` is
-    ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
-    ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others. ``trained_tokens`` are those
-    that it was trained on, every epoch counted, ``operations`` the floating-point operations that this took, by the rule of two
-    for each parameter and token of a forward pass and four of a backward pass; ``curve`` is how the loss went; ``joules`` is what
-    the counters of ``energy_source`` counted meanwhile, None where that says why there is none.
-    ``read_share`` is the share of the prunable weights that one token reads, a router's own included, where it is not all;
-    ``activity`` says what text showed of the modules concerned.
-    ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
-    ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
-    ``calibration_sha256`` (of the token ids) tell what was read, if anything.
+    ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once).
+    ``already_zero`` counts those of ``zeros`` that the parent had as zeros; the step made the others. ``bits`` is the
+    average size of a prunable weight, scales included (0 where none was quantized). ``relative_error`` is ‖W - Ŵ‖ / ‖W‖
+    over these weights. ``rounded_to_zero`` counts the zeros that a quantizer made of kept weights.
+
+    ``trained_tokens`` counts the tokens trained on, every epoch. ``operations`` are the floating-point operations of
+    that training: two for each parameter and token of a forward pass, four of a backward pass. ``curve`` is the course
+    of the loss. ``joules`` is what the counters of ``energy_source`` measured meanwhile; where it is None,
+    ``energy_source`` says why.
+
+    ``read_share`` is the share of the prunable weights that one token reads, a router's own included (1: all of them).
+    ``activity`` describes the modules concerned on the calibration text. ``seconds`` is the time of the pass, shared by
+    the ``sweep_size`` variants that it made. ``peak_rss_bytes`` is the process's. ``note`` says what a reader must
+    know. ``calibration_tokens`` (without padding) and ``calibration_sha256`` (of the token ids) identify the text that
+    was read, if any.
     """
 
     prunable: int
@@ -138,21 +147,21 @@ class Evidence:
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
-"""Called once for each step of a pass: with what it achieved, or why it alone failed."""
+"""Called once for each step of a pass, with its evidence or with the error that made this step fail."""
 
 
 class Progress(Protocol):
-    """Told how much of a pass is done, and in words what else a reader would like to know."""
+    """A callback that a pass calls as it advances."""
 
     def __call__(self, done: int, total: int, told: str = "") -> None:
-        """``done`` of ``total``."""
+        """Report that ``done`` of ``total`` parts are done; ``told`` is further information in words."""
 
 
 T = TypeVar("T")
 
 
 def reported(items: Sequence[T], progress: Callable[[int, int], None] | None) -> Iterator[T]:
-    """The items of a pass one after another; ``progress`` is told when each is done."""
+    """Yield the items of a pass one after another, and call ``progress`` when each is done."""
     for done, item in enumerate(items, start=1):
         yield item
         if progress:
@@ -161,12 +170,14 @@ def reported(items: Sequence[T], progress: Callable[[int, int], None] | None) ->
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may use: ``dense`` is the folder that its recipe began with; ``read`` gives the calibration text as the
-    model's tokens (when called first, it is fetched);
-    ``dtype`` is the precision to calculate in, ``device`` where, as torch names it; ``progress`` is told (done, of) where there
-    is somebody to tell; ``fetch`` gives the file that a source of text names, ``draw`` the samples of such a text to train on, as
-    many as there are up to the number asked for; ``resume`` names a folder in which what a killed process has done of a step is
-    found again, where there is one."""
+    """What a pass may use.
+
+    ``dense`` is the folder that its recipe began with. ``read`` returns the calibration text as the model's tokens, and
+    fetches it at the first call. ``fetch`` returns the file that a source of text names. ``draw`` returns the samples
+    of a text to train on: the number asked for, or as many as there are. ``dtype`` is the precision to calculate in,
+    ``device`` is named as torch names it. ``resume`` returns the folder in which a step keeps the state that a later
+    process resumes from if this one is killed. A field that is None is not available.
+    """
 
     family: Family
     seed: int = 0
@@ -181,14 +192,17 @@ class Context:
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
-"""Makes from the model folder one folder per step, whose settings differ. A failing step fails alone, by ``emit``."""
+"""Makes, from the model folder, one folder for each of several steps that differ in settings.
+
+A step that fails alone is reported by ``emit``; the others are made.
+"""
 
 
 @dataclass(frozen=True)
 class StepKind:
     """A row of the table of steps: all steps of one verb.
 
-    ``settings`` gives each name's settings, ``run`` is ``module:function`` (a ``Run``), imported when it is used.
+    ``settings`` returns the settings class of each name. ``run`` is ``module:function`` (a ``Run``), imported on use.
     """
 
     name: str
@@ -196,70 +210,70 @@ class StepKind:
     run: str
     _: KW_ONLY
     reads_text: Callable[[Step], bool] = lambda step: False
-    """Whether the step looks at calibration text."""
+    """Whether the step reads the calibration text."""
     passes: Callable[[Step, int], float] = lambda step, blocks: 1.0
-    """How often that text goes through a model of so many blocks, in forwards: for the plan's estimate."""
+    """The work on that text in a model of ``blocks`` blocks, in forward passes: for the plan's estimate."""
     one_pass: Callable[[Step], bool] = lambda step: False
-    """Whether the text goes through the model once for all versions of a pass together: for the plan's estimate."""
+    """Whether the text goes through the model once for all variants of a pass together: for the plan's estimate."""
     moments: bool = True
-    """Whether it gathers second moments of what layers read: for the plan's estimate."""
+    """Whether the pass gathers second moments of the layers' inputs: for the plan's estimate."""
     at_most: Callable[[Step], float] = lambda step: float("inf")
-    """How many of the text's tokens it reads, where that may be fewer than all: for the plan's estimate."""
+    """The largest number of the text's tokens that the step reads: for the plan's estimate."""
     trains: Callable[[Step], float] = lambda step: 0.0
-    """How many tokens of a text of its own go through the whole model, every forward pass counted (a backward pass is two): for
-    the plan's estimate."""
+    """The number of tokens of the step's own text that go through the whole model, counted for every forward pass (a
+    backward pass counts as two): for the plan's estimate."""
     holds: Callable[[Step], float] = lambda step: 0.0
-    """Bytes a parameter that it holds in memory, and that resuming it takes on the disk: for the plan's estimate."""
+    """Bytes for each parameter that the step holds in memory, and on disk to be resumed: for the plan's estimate."""
     whole: Callable[[Step], bool] = lambda step: False
-    """Whether it has the whole model in memory: for the plan's estimate."""
+    """Whether the step holds the whole model in memory: for the plan's estimate."""
     on_device: Callable[[Step], bool] = lambda step: False
-    """Whether it calculates on the context's device; other steps stay on the CPU."""
+    """Whether the step calculates on the context's device; other steps stay on the CPU."""
     reads_dense: Callable[[Step], bool] = lambda step: False
-    """Whether the step looks at the dense model beside their parent."""
+    """Whether the step reads the dense model as well as its parent."""
     draws: Callable[[Step], bool] = lambda step: False
-    """Whether the seed decides its result."""
+    """Whether the result depends on the seed."""
     shares: Callable[[Step], Hashable] = lambda step: step.name
-    """Steps with the same parent and the same of this are made in one pass."""
+    """A key: steps with the same parent and the same key are made in one pass."""
     label: Callable[[Step], str] | None = None
     """A step in few words; default: its name and the settings that are not the defaults."""
     version: Callable[[Step], int] = lambda step: 1
-    """Raised by hand when a change to its code can change its result."""
+    """A number raised by hand when a change to the step's code can change its result."""
     extra_libraries: Callable[[Step], tuple[str, ...]] = lambda step: ()
-    """Libraries whose major.minor can change its result, beside torch and those by which a model reads text; a plan refuses the
-    step where one is not installed."""
+    """Libraries whose major.minor version can change the result, beside torch and those with which a model reads text.
+    A plan refuses the step where one is not installed."""
     files: tuple[str, ...] = ()
-    """The settings that name files. A plan makes each absolute and adds the hash of its content (``with_hash``), which stands
-    for it in the id; whoever reads the file takes both apart (``of_file``)."""
+    """The settings that name files. A plan makes each path absolute and appends the hash of the file's content
+    (``with_hash``), which stands for the file in the id. The reader splits them again (``of_file``)."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The settings that name a source of text, each with those that name its columns. A plan fills in the calibration text, its
-    field and its target where none is named, makes each canonical and adds the hash of its content (``with_content``), which
-    stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
+    """The settings that name a source of text, each with the settings that name its columns. Where none is named, a
+    plan fills in the calibration text, its field and its target. It makes each source canonical and appends the hash of
+    its content (``with_content``), which stands for the text in the id. The reader splits them again (``of_text``)."""
     refuses: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
-    """Why a model of a config.json cannot be given the step, and the way out, as far as that tells; empty where it can."""
+    """Why a model with this config.json cannot be given the step, and a way out; empty where config.json allows it."""
     refuses_shape: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
     """As ``refuses``, but by the shapes in config.json: asked only where no earlier step of the recipe ``reshapes``."""
     reshapes: Callable[[Step], bool] = lambda step: False
-    """Whether the shapes of its result are others than those of config.json."""
+    """Whether the shapes of the result differ from those of the parent's config.json."""
     only_named: tuple[str, ...] = ()
-    """The names of steps that read one of ``texts`` only where it is named."""
+    """The names of steps for which a plan fills in none of ``texts``: they read only a text that the manifest names."""
     teachers: tuple[str, ...] = ()
-    """The settings that name models which teach, one or a list: ``dense``, or a source. A plan makes each canonical and adds the
-    hash of its content, as of ``texts``, and refuses one with another tokenizer."""
+    """The settings that name teacher models, one or a list: ``dense``, or a source. A plan makes each canonical and
+    appends the hash of its content, as for ``texts``, and refuses a teacher with another tokenizer."""
     fits: tuple[str, ...] = ()
-    """Those of ``texts`` to which weights are fitted: a benchmark whose documents stand there is refused."""
+    """Those of ``texts`` to which weights are fitted: a benchmark whose documents occur in one is refused."""
     last: bool = False
-    """Whether no step may follow: what it writes belongs to these weights alone."""
+    """Whether no step may follow: what the step writes is valid for its own weights only."""
     but: tuple[tuple[str, str], ...] = ()
     """The verb and name of steps that may follow nonetheless."""
     ends: Callable[[Step], str] = lambda step: ""
-    """The key of the setting that lets no step follow, those of ``but`` included; empty where there is none."""
+    """The key of the setting because of which no step may follow, not even those of ``but``; empty where steps may."""
     stages: tuple[str, ...] = ()
-    """The only stages that measure its results, where not all of them do."""
+    """The stages that measure the step's results; empty: all of them."""
     size: Callable[[Step], float] = lambda step: 1.0
-    """The bytes of its result over those of its parent, roughly: for the plan's estimate."""
+    """The bytes of the result divided by those of the parent, roughly: for the plan's estimate."""
 
     def load(self) -> Run:
-        """The function that makes the variants."""
+        """Import and return the function that makes the variants."""
         run: Run = resolve_name(self.run)
         return run
 
@@ -279,18 +293,21 @@ _HASH = "#sha256="
 
 
 def with_hash(path: Path, sha256: str) -> str:
-    """A file as a planned step names it: its path and the hash of its content."""
+    """Return a file as a planned step names it: its path and the hash of its content."""
     return f"{path}{_HASH}{sha256}"
 
 
 def of_file(named: str) -> tuple[Path, str]:
-    """The path and the hash of a file that a step names; the hash is empty where nothing was planned."""
+    """Split a file that a step names into its path and its hash; the hash is empty for a step that was not planned."""
     path, _, sha256 = named.rpartition(_HASH)
     return (Path(path), sha256) if path else (Path(named), "")
 
 
 def as_planned(named: str, what: str, error: type[SparsebenchError]) -> Path:
-    """The file that a step names. Raises ``error`` where it is not there (``what`` is to be named), or was changed meanwhile."""
+    """Return the path of the file that a step names.
+
+    Raises ``error`` where the file is missing (the hint says to name ``what``) or has changed since the plan.
+    """
     path, sha256 = of_file(named)
     if not path.is_file():
         raise error(f"{path}: no such file", f"name {what}")
@@ -301,19 +318,19 @@ def as_planned(named: str, what: str, error: type[SparsebenchError]) -> Path:
 
 @dataclass(frozen=True)
 class TextSource:
-    """A source of text as a planned step names it: its notation, and the hash of its content, empty where nothing was planned."""
+    """A source of text as a planned step names it: its notation and the hash of its content (empty if not planned)."""
 
     source: str
     content: str = ""
 
     @property
     def name(self) -> str:
-        """What a reader calls it: the last part of its path."""
+        """The name shown to readers: the last part of the source's path."""
         return re.split(r"[/\\]", self.source.partition("#sha256=")[0].rstrip("/"))[-1]
 
     @property
     def identity(self) -> str:
-        """What stands for it in an id."""
+        """What stands for the source in an id: the hash of its content, else its notation."""
         return self.content or self.source
 
 
@@ -321,16 +338,16 @@ _CONTENT = "#content="
 
 
 def with_content(source: str, content: str) -> str:
-    """A source of text as a planned step names it: its notation and the hash of its content."""
+    """Return a source of text as a planned step names it: its notation and the hash of its content."""
     return f"{source}{_CONTENT}{content}"
 
 
 def of_text(named: str) -> TextSource:
-    """The source of text that a step names."""
+    """Split a source of text that a step names into its notation and the hash of its content."""
     source, _, content = named.partition(_CONTENT)
     return TextSource(source, content)
 
 
 def said(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as labels have them: ``rate=0.001``."""
+    """Return settings as they appear in labels: ``rate=0.001``."""
     return [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()]

@@ -1,4 +1,4 @@
-"""What lies in a folder that a step has made, counted in its files."""
+"""The evidence of a step: zeros and parameters, counted in the files of the folder that it made."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def counted(
     made: Mapping[str, Any] | None = None,
     already: Callable[[Checkpoint, str], int] | None = None,
 ) -> Evidence:
-    """Zeros in the written files, over prunable weights and over all parameters (tied ones once).
+    """Count zeros in the written files, among prunable weights and among all parameters (tied ones once).
 
-    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts, of a tensor of
-    the written checkpoint, the zeros that the parent had as well; where it raises ModelError, the folder is removed.
+    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the zeros
+    that a tensor of the written checkpoint has in common with the parent's. Where it raises ModelError, the folder is
+    removed.
     """
     checkpoint = open_checkpoint(folder)
     places = parts(checkpoint, family)
@@ -46,7 +47,7 @@ def counted(
             try:
                 before += already(checkpoint, info.name)
             except ModelError:
-                shutil.rmtree(folder)  # what has its name would pass for whole
+                shutil.rmtree(folder)  # a folder with its final name would pass for complete
                 raise
         total_zeros += sum(counts)
         for view, zeros in zip(place.views, counts, strict=False):
@@ -73,7 +74,10 @@ def counted(
 
 
 def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
-    """How many entries of a matrix are zero in ``parent``. Raises ModelError where one of them is not in what was ``written``."""
+    """Count the entries of a matrix that are zero in ``parent``.
+
+    Raises ModelError where one of them is not zero in ``written``.
+    """
     zeros = sum(zeros_in(piece) for piece in parent.pieces(name))
     if zeros != zero_in_both(parent, written, name):
         raise ModelError(f"{written.folder}: {name}: weights that were pruned came back")
@@ -81,13 +85,13 @@ def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
 
 
 def zero_in_both(one: Checkpoint, other: Checkpoint, name: str) -> int:
-    """How many entries of a tensor are zero in two checkpoints."""
+    """Count the entries of a tensor that are zero in both checkpoints."""
     pairs = zip(one.pieces(name), other.pieces(name), strict=True)
     return sum(int(((left == 0) & (right == 0)).sum()) for left, right in pairs)
 
 
 def peak_rss() -> int:
-    """The process's peak resident set in bytes; 0 where the platform does not say."""
+    """Return the process's peak RSS in bytes; 0 on Windows."""
     import sys
 
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""``floor`` as a step: what a task gives for nothing, by weights without skill in the model's architecture, or by no model."""
+"""``floor`` as a step: what a task scores without skill, by random or zero weights or without a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.steps.contract import Context, Emit, Settings, Step
 
 HEURISTIC = "heuristic"
-"""The floor without a model: nothing is made, and its scores read the tasks alone."""
+"""The floor without a model: no weights are made, and its scores depend on the tasks alone."""
 
 
 class Zeros(Settings):
@@ -23,23 +23,23 @@ class RandomWeights(Settings):
     """Every weight is drawn as for a model before its training."""
 
     seed: int = 0
-    """What the weights are drawn from. Of several, the best score is the floor."""
+    """The seed that the weights are drawn from. Of several, the best score is the floor."""
 
 
 class Heuristic(Settings):
-    """No model: pairs and passages are ranked by shared words; of choices the shortest, or the longest, is the answer.
+    """No model: pairs and passages are ranked by shared words; the answer is the shortest, or the longest, choice.
 
     Other tasks have no heuristic and are left out.
     """
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each floor's settings, by its name."""
+    """Return each floor's settings class, by its name."""
     return {"random-weights": RandomWeights, "zero-weights": Zeros, HEURISTIC: Heuristic}
 
 
 def ends(step: Step) -> str:
-    """Its name, where there are no weights that a step could change."""
+    """Return ``floor`` for the heuristic, which leaves no weights for a further step to change; otherwise nothing."""
     return "floor" if step.name == HEURISTIC else ""
 
 
@@ -70,7 +70,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
                 writer.close()
         found = counted(folder, context.family, time.perf_counter() - started)
         if step.name == "zero-weights":
-            # Tables of zeros alone look tied: which are is told by the parent.
+            # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
             size = sum(info.numel for info in model.tensors.values() if info.name not in model.ties)
             found = replace(found, parameters=size, total_zeros=size)
         emit(step, found)

@@ -1,4 +1,4 @@
-"""The table of steps. A step is one folder (or file) and one row here; third parties add a row by an entry point.
+"""The table of steps. A step is one package (or module) and one row here; third parties add a row by an entry point.
 
 An entry point in the group ``sparsebench.steps`` names a ``StepKind``.
 """
@@ -29,9 +29,9 @@ from sparsebench.steps.skip import step as skip
 from sparsebench.steps.trim import step as trim
 
 COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
-"""Settings for which tables have columns of their own."""
+"""Settings that have columns of their own in tables."""
 _TAUGHT: Any = {"texts": {"source": ("field", "target")}, "fits": ("source",), "teachers": ("teacher",)}
-"""What may train a whole model names: a text, and who teaches."""
+"""The settings of steps that may train a whole model: the text to train on, and the teachers."""
 BUILT_IN = (
     StepKind(
         "prune",
@@ -148,19 +148,22 @@ BUILT_IN = (
 
 @cache
 def kinds() -> dict[str, StepKind]:
-    """Every kind of step by its verb: the built-in ones, then those of installed plugins. Raises UserError for a broken one."""
+    """Return every kind of step by its verb: the built-in ones, then those of installed plugins.
+
+    Raises UserError for a plugin that cannot be used.
+    """
     return table(BUILT_IN, StepKind, "sparsebench.steps")
 
 
 def label(step: Step) -> str:
-    """A step in few words, such as ``wanda/row 50%``; of one that is not installed here, all that is known."""
+    """Return a step in few words, such as ``wanda/row 50%``; with all its settings if it is not installed here."""
     if known(step):
         return kinds()[step.verb].describe(step)
     return " ".join([step.verb, step.name, *(f"{key}={value}" for key, value in step.settings.items())])
 
 
 def fitted_to(step: Step) -> list[tuple[TextSource, tuple[str, ...]]]:
-    """The texts of its own that a step fits weights to, each with the columns that it reads."""
+    """Return the texts that a step names and fits weights to, each with the columns that it reads."""
     kind = kinds()[step.verb]
     return [
         (of_text(step.settings[key]), tuple(step.settings[one] for one in kind.texts[key] if step.settings.get(one)))
@@ -170,15 +173,17 @@ def fitted_to(step: Step) -> list[tuple[TextSource, tuple[str, ...]]]:
 
 
 def known(step: Step) -> bool:
-    """Whether a step that a record tells of is one that is installed here, with the settings that it has here."""
+    """Return whether a record's step is installed here, with all the settings that the record has."""
     kind = kinds().get(step.verb)
     own = kind.settings().get(step.name) if kind else None
     return own is not None and set(step.settings) <= set(own.model_fields)
 
 
 def details(step: Step) -> list[str]:
-    """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``. A text is
-    told by its name, where it is not the usual one."""
+    """Return the settings of a step that differ from the defaults and have no column in tables: ``damping=0.1``.
+
+    A text, a file or a teacher appears by its name; the usual text is left out.
+    """
     if not known(step):
         return [f"{key}={value}" for key, value in step.settings.items() if key not in COLUMNS]
     kind = kinds()[step.verb]
@@ -199,7 +204,7 @@ def details(step: Step) -> list[str]:
 
 @cache
 def sweepable(settings: type[Settings]) -> type[Strict]:
-    """The same settings as a manifest may write them: every field a value or a list of values, and all of them optional."""
+    """Return the settings class as a manifest may write it: every field optional, and a value or a list of values."""
     fields: dict[str, Any] = {}
     for name, own in settings.model_fields.items():
         said = Field(None, description=own.description, json_schema_extra={"default": own.default})
@@ -209,13 +214,14 @@ def sweepable(settings: type[Settings]) -> type[Strict]:
 
 
 def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Step]:
-    """The steps that one written step asks for: every combination of its lists' values, resolved, each once.
+    """Yield the steps that a manifest's step asks for: every combination of its lists' values, resolved, each once.
 
-    Raises pydantic's ValidationError for a value of the wrong kind, PydanticCustomError where values do not go together.
+    Raises pydantic's ValidationError for a value of the wrong kind, PydanticCustomError for values that contradict each
+    other.
     """
     settings = kinds()[verb].settings()[name]
     read = sweepable(settings).model_validate(given)
-    # In the order of the settings: that of a set changes from run to run.
+    # The order of the fields is fixed; that of the set changes from run to run.
     written = [key for key in type(read).model_fields if key in read.model_fields_set]
     lists = {key: getattr(read, key) for key in written if getattr(read, key) is not None}
     found: dict[str, Step] = {}
@@ -227,7 +233,7 @@ def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Ste
 
 
 def single(verb: str, name: str, **given: Any) -> Step:
-    """One step from its settings, defaults filled in. Raises UserError for a verb or a name that there is not."""
+    """Return one step from its settings, defaults filled in. Raises UserError for an unknown verb or name."""
     if verb not in kinds() or name not in kinds()[verb].settings():
         raise UserError(f"there is no step {verb}: {name}", "see docs/reference/manifest.md")
     (step,) = combinations(verb, name, given)

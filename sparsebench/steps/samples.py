@@ -1,4 +1,4 @@
-"""Texts to samples of tokens, one way for each family."""
+"""Turns texts into samples of tokens: one function for each family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHARACTERS = 6
-"""Characters first tokenised for each token wanted; more when they turn out to be too few."""
+"""Characters that are tokenised for each token wanted; doubled while they give too few tokens."""
 
 Fields = tuple[str, ...]
 Sample = tuple[list[int], ...]
@@ -24,9 +24,10 @@ Sample = tuple[list[int], ...]
 
 @dataclass(frozen=True)
 class SampleTokenizer:
-    """A tokenizer with the special tokens that it puts ``before`` and ``after`` a text, and what is wanted of it.
+    """A tokenizer, its special tokens ``before`` and ``after`` a text, and the number and length of samples to make.
 
-    To train on: as many samples as there are will do, and a decoder's text keeps its last token, which is to be predicted.
+    For ``training``, fewer samples will do, and the decoder text of an encoder-decoder keeps its last token as a
+    target.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -39,10 +40,10 @@ class SampleTokenizer:
 
 
 def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
-    """For decoders: windows (samples, length) out of the joined texts, one after another, and the texts tokenised.
+    """Return a decoder's windows (samples, length), cut in sequence from the joined texts, and the texts tokenised.
 
-    Each begins with what the tokenizer puts before a text, so that every window looks like a prompt. Raises SourceError
-    when the text is too short.
+    Each window begins with the tokens that the tokenizer puts before a text, so that it looks like a prompt. Raises
+    SourceError when the text is too short.
     """
     import torch
 
@@ -68,9 +69,9 @@ def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, lis
 
 
 def passages(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
-    """For encoders: one text a sample with special tokens around it, cut at the length; and the texts used.
+    """Return an encoder's samples, one text each with special tokens around it, cut at the length, and the texts used.
 
-    Raises SourceError when there are fewer texts than samples.
+    Raises SourceError when there are fewer texts than samples; for training, when there is none.
     """
 
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
@@ -81,11 +82,11 @@ def passages(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, li
 
 
 def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
-    """For encoder-decoders: two texts a row, or one that is cut in the middle; and the rows used.
+    """Return an encoder-decoder's samples, a row's two texts each or its one text cut in the middle, and the rows used.
 
-    The decoder reads ``start`` (its config's start token) and then its text but for the last token, as in training; what is
-    trained on has that token too.
-    Raises SourceError when there are fewer rows than samples.
+    The decoder reads ``start`` (its config's start token) and then its text without the last token, as in training. For
+    training the last token is kept, as it must be predicted.
+    Raises SourceError when there are fewer rows than samples; for training, when there is none.
     """
 
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
@@ -108,7 +109,7 @@ def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[
 
 
 def _up_to(rows: Sequence[Fields], characters: int) -> list[Fields]:
-    """The first rows that hold so many characters together; all where they hold fewer."""
+    """Return the first rows that have ``characters`` characters together; all rows where they have fewer."""
     used: list[Fields] = []
     for row in rows:
         if characters <= 0:
@@ -121,7 +122,7 @@ def _up_to(rows: Sequence[Fields], characters: int) -> list[Fields]:
 def _sampled(
     reader: SampleTokenizer, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
 ) -> tuple[list[Sample], list[Fields]]:
-    """The first ``samples`` rows that ``cut`` makes something of; the rest is never tokenised."""
+    """Return the first ``samples`` samples that ``cut`` makes, and their rows; later rows are not tokenised."""
     found: list[tuple[Fields, Sample]] = []
     for begin in range(0, len(rows), reader.samples):
         part = rows[begin : begin + reader.samples]
@@ -151,7 +152,7 @@ def _framed(reader: SampleTokenizer, ids: list[int]) -> list[int]:
 
 
 def _padded(reader: SampleTokenizer, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask (rows, longest row), padded on the right."""
+    """Return ids and mask, (rows, longest row), padded on the right."""
     import torch
 
     shape = len(rows), max(len(row) for row in rows)

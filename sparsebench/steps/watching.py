@@ -1,4 +1,4 @@
-"""What modules of a block read or make, row by row, while calibration text goes through the block."""
+"""Hooks on the inputs or outputs of a block's modules, row by row, while calibration text goes through the block."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from sparsebench.models.topology import Part
 
 UNNAMED = frozenset({"bloom", "mpt"})
-"""Model types whose activation function is no module of transformers' table."""
+"""Model types whose activation function is not a module of transformers' table ``ACT2CLS``."""
 _ONE = "activation functions stand in it, where a feed-forward part has one"
 _WITHOUT = "choose a model without experts"
 _WAY_OUT = "choose another model; `skip: teal` looks at what linear layers read"
 
 Take = Callable[["torch.Tensor"], None]
-"""Given the rows of some samples' tokens, padding left out: (tokens, width)."""
+"""A function that receives the rows of some samples' tokens without padding: (tokens, width)."""
 
 
 class ActivationHooks:
-    """What each module of ``takes`` (by its path in the block) reads, or with ``outputs`` makes, while the block runs once.
+    """Passes the inputs (with ``outputs``, the outputs) of some modules to functions while the block runs once.
 
-    A module that meets something else than one row for each token, or runs more than once, such as what reads DeBERTa's
-    positions, is not among ``whole``.
+    ``takes`` has the function of each module by its path in the block. A module that runs more than once, or gets
+    anything but one row for each token, is not among ``whole``. Modules that read DeBERTa's positions are examples.
     """
 
     def __init__(self, block: Block, takes: Mapping[str, Take], outputs: bool = False) -> None:
@@ -41,13 +41,13 @@ class ActivationHooks:
         self._odd: set[str] = set()
 
     def advance(self) -> None:
-        """Run the block as it is, and watch."""
+        """Run the unchanged block with the hooks in place."""
         with hooked(map(self._hook, self.takes)):
             self.block.advance(0, {})
 
     @property
     def whole(self) -> list[str]:
-        """The modules that were met as promised, by path."""
+        """The paths of the modules that ran once for each group of samples, with one row for each token."""
         return [path for path in self.takes if path not in self._odd and self._calls[path] == len(self.block.samples)]
 
     def _hook(self, path: str) -> Any:
@@ -73,13 +73,13 @@ class ActivationHooks:
 
 
 def paths(block: Block) -> dict[str, str]:
-    """The path in the block of each prunable matrix's layer, by the matrix's name."""
+    """Return the path in the block of each prunable matrix's layer, by the matrix's name."""
     known = {id(module): path for path, module in block.module.named_modules()}
     return {name: known[id(reader.module)] for name, reader in block.readers.items()}
 
 
 def activation(module: nn.Module, where: str) -> str:
-    """The path in a block of its activation function. Raises UnsupportedError where there is not one alone."""
+    """Return the path in a block of its activation function. Raises UnsupportedError unless there is exactly one."""
     from transformers.activations import ACT2CLS
 
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
@@ -90,8 +90,10 @@ def activation(module: nn.Module, where: str) -> str:
 
 
 def lacking(config: Mapping[str, Any], activations: bool) -> tuple[str, str]:
-    """Why values inside the blocks of a config.json's model cannot be watched, those of ``activations`` if so asked, and the way
-    out; empty where they can."""
+    """Return why values inside a model's blocks cannot be observed, as far as its config.json tells, and a way out.
+
+    Both are empty where they can. ``activations`` asks for the outputs of activation functions too.
+    """
     kind = str(config.get("model_type"))
     if is_mixture(config):
         return f"{kind}: it is a mixture of experts", _WITHOUT
@@ -99,6 +101,6 @@ def lacking(config: Mapping[str, Any], activations: bool) -> tuple[str, str]:
 
 
 def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:
-    """Raise UnsupportedError, with a tensor's name, where the ``parts`` of the model in ``parent`` are a mixture of experts."""
+    """Raise UnsupportedError, naming a tensor, where ``parts`` show that the model is a mixture of experts."""
     if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
         raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", _WITHOUT)

@@ -1,4 +1,4 @@
-"""Storage: what a model takes on disk, dense, packed and archived, and how it gets there and back."""
+"""Storage: the size of a model on disk (dense, packed and archived), and how it is packed and restored."""
 
 from __future__ import annotations
 

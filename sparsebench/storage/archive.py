@@ -1,9 +1,9 @@
-"""The archive format: an index where there are zeros, the values in byte planes, all compressed. Part 2 of docs/format.md.
+"""The archive format (part 2 of docs/format.md): an index where there are zeros, values in byte planes, all compressed.
 
-Of a trained weight only the exponent and the first bits of the mantissa can be foretold, and no string of weights
-comes twice: what helps is Huffman coding of the right bits, not a search for repetitions. So words are rotated until
-the five lowest bits of the exponent and three of the mantissa make one byte (the upper bits of the exponent hardly
-vary), and zstd is told not to search. benchmarks/README.md has the comparison.
+In a trained weight only the exponent and the first bits of the mantissa are predictable, and no sequence of weights
+repeats: Huffman coding of the right bits helps, a search for repetitions does not. So words are rotated until the five
+lowest bits of the exponent and three of the mantissa make one byte (the upper bits of the exponent hardly vary), and
+zstd is told not to search. benchmarks/README.md has the comparison.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from sparsebench.storage.kernels import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
 ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
-"""By how many bits the words of a dtype are rotated to the left; others are not."""
+"""By how many bits the words of a dtype are rotated to the left; those of other dtypes are not rotated."""
 LEVEL = 3
-"""The zstd level that searches for repetitions, for the index and for tensors that are no floats."""
+"""The zstd level with a search for repetitions, for the index, quantized codes and tensors that are not floats."""
 _KINDS = ("planes", "bitmask", "gaps8")
 
 
@@ -49,7 +49,7 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
 
 
 def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
-    """What is smaller: all codes, or those that are not zero beside an index."""
+    """Encode a quantized weight in the smaller way: all codes, or an index and the codes that are not zero."""
     codes = layout.split(bits, scratch)
     scan = kernels.chosen().scan(codes, scratch)
     whole = _compressed(layout.packed(codes), search=True)
@@ -62,10 +62,10 @@ def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[st
 
 
 def _split(scan: Scan, n: int) -> tuple[str, bytes, Words]:
-    """The smaller index, compressed, and the values, of ``n`` elements of which one at least is zero."""
+    """Return the name and bytes of the smaller index, and the values, for ``n`` elements with a zero among them."""
     mask, pieces = scan.split()
     choice, index = "bitmask", _compressed(mask, search=True)
-    if scan.count * 4 < n:  # with more values than that the gaps are never smaller
+    if scan.count * 4 < n:  # with more values the gaps are never smaller
         gaps = _compressed(scan.gaps("gaps8"), search=True)
         if len(gaps) < len(index):
             choice, index = "gaps8", gaps
@@ -98,8 +98,8 @@ def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch
 
 
 def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> Words:
-    """``n`` elements from a compressed index and values."""
-    # A symbol of the gaps stands for an element at least.
+    """Return ``n`` elements from a compressed index and the values. Raises StorageError where these do not fit."""
+    # Each symbol of the gaps stands for at least one element.
     least, most = ((n + 7) // 8,) * 2 if kind == "bitmask" else (0, n)
     words, done = kernels.chosen().place(kind, _decompressed(part, least, most), values, n, scratch)
     if done != values.size:
@@ -108,7 +108,7 @@ def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> 
 
 
 def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
-    """The planes of words, the lowest byte's first, compressed."""
+    """Return the compressed byte planes of words, that of the lowest byte first."""
     rotate = ROTATE.get(info.dtype, 0)
     planes = kernels.chosen().split_planes(words, rotate)
     return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
@@ -119,7 +119,7 @@ def _part(data: bytes) -> Section:
 
 
 def _compressed(data: Bytes, search: bool) -> bytes:
-    """One zstd frame, the smaller one with and without a search where that may help; nothing for nothing."""
+    """Return one zstd frame; no bytes for no data. With ``search`` the smaller of two: with a search and without."""
     if not data.size:
         return b""
     frames = [compressor.compress(data.data) for compressor in _compressors()[: 2 if search else 1]]
@@ -127,7 +127,7 @@ def _compressed(data: Bytes, search: bool) -> bytes:
 
 
 def _decompressed(data: Bytes, least: int, most: int) -> Bytes:
-    """What a frame holds; its size, which it tells beforehand, must be within these limits."""
+    """Return the content of a frame. Raises StorageError where its declared size is not from ``least`` to ``most``."""
     import zstandard
 
     try:
@@ -144,7 +144,7 @@ def _decompressed(data: Bytes, least: int, most: int) -> Bytes:
 
 @functools.cache
 def _compressors() -> tuple[Any, Any]:
-    """Huffman coding alone (a table of 64 places finds next to nothing), and with a search."""
+    """Return two compressors: Huffman coding alone (a table of 64 entries finds few matches), and with a search."""
     import zstandard as zstd
 
     alone = zstd.ZstdCompressionParameters(

@@ -1,4 +1,4 @@
-"""How small the prunable weights could be: what the positions of the zeros and the values cost at least."""
+"""Lower bounds on the size of the prunable weights: what the positions of the zeros and the values take at least."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _BLOCK = 1 << 17
 class Bounds:
     """Sums over tensors, sizes in bytes.
 
-    ``raw_values``: H(s)·n/8 + nonzero·bytes per value; the positions of the zeros cost the entropy of a coin with
-    the tensor's own sparsity s, the values are taken as incompressible. ``entropy``: the values at the empirical
-    entropy of their bit patterns instead, per tensor and without the table a decoder needs. 16-bit patterns are
-    counted whole; of wider ones the upper 16 bits (sign, exponent, first bits of the mantissa) are counted and
-    every further bit costs a bit. A coder that uses structure, such as values that depend on their row, may go lower.
+    ``raw_values``: H(s)·n/8 + nonzero·bytes per value. The positions of the zeros take the entropy of a coin with the
+    tensor's own sparsity s; the values are taken as incompressible. ``entropy``: the values take the empirical entropy
+    of their bit patterns instead, per tensor and without the table that a decoder needs. 16-bit patterns are counted
+    whole; of wider ones the upper 16 bits (sign, exponent, first bits of the mantissa) are counted, and every further
+    bit takes a bit. A coder that uses structure, such as values that depend on their row, may be smaller.
 
-    A value of a quantized weight is its code (one byte, or half of one) less its zero point, counted whole. What else belongs
-    to it counts as well: as it is in ``raw_values``, scales and zero points at their own entropy in ``entropy``.
-    With few zeros int4 words as they are lie below ``raw_values``, because a code that marks a zero is no value any more.
+    A value of a quantized weight is its code (one byte, or half of one) less its zero point, counted whole. Scales,
+    zero points and shapes count as well: with their stored size in ``raw_values``; in ``entropy``, scales and zero
+    points at their own entropy. With few zeros, plain int4 words are smaller than ``raw_values``: there the position of
+    a zero takes extra bits, while in int4 words a zero is one of the codes.
     """
 
     weights: int
@@ -39,7 +40,7 @@ class Bounds:
 
 
 def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
-    """The bounds over those weights of a checkpoint, one in memory at a time."""
+    """Return the bounds over the named weights of a checkpoint, with one tensor in memory at a time."""
     weights = nonzero = 0
     raw = entropy = 0.0
     for info in (checkpoint.tensors[name] for name in names):
@@ -60,7 +61,7 @@ def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
 
 
 def _codes(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.int64], int, float]:
-    """How often each code occurs among those that are not zero; bytes of what else the weight needs, and at its entropy."""
+    """Return how often each nonzero code occurs; the bytes of scales, zero points and shape; these at entropy."""
     codes, stored = checkpoint.codes(name), checkpoint.stored
     offsets = codes.offsets().numpy().view(np.uint8).reshape(-1)
     counts = np.bincount(offsets & ((1 << checkpoint.scheme.bits) - 1), minlength=1)
@@ -80,7 +81,7 @@ def _read(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:
 
 
 def _upper_halves(bits: Bytes, item: int) -> npt.NDArray[np.int64]:
-    """How often each value of the upper 16 bits occurs among the elements that are not all-zero bits."""
+    """Return how often each value of the upper 16 bits occurs among the elements with any bit set."""
     words, step = bits.view(WORDS[item]), item // 2
     upper = bits.view(np.uint16)[step - 1 :: step]
     counts = np.zeros(1 << 16, np.int64)
@@ -91,7 +92,7 @@ def _upper_halves(bits: Bytes, item: int) -> npt.NDArray[np.int64]:
 
 
 def _bits(counts: npt.ArrayLike) -> float:
-    """The bits that a list of symbols with these counts takes at its empirical entropy."""
+    """Return the bits that symbols with these counts take at their empirical entropy."""
     present = np.asarray(counts, np.float64)
     present = present[present > 0]
     return float(present @ np.log2(present.sum() / present)) if present.size else 0.0

@@ -1,8 +1,8 @@
-"""What a stored file format does with one tensor. The container around it is the same for all (container.py).
+"""How a stored file format encodes one tensor. The container around it is the same for all formats (container.py).
 
-A quantized weight is kept as one code per element, 0 where the weight is zero, so that its zeros can be left out. The layout is
-that of models/quantized.py; docs/format.md says how a stored file refers to it. Any bytes come back: where zero points or the
-columns that share one are not what they seem, fewer codes are 0.
+A quantized weight is stored as one code per element, 0 where the weight is zero, so that its zeros can be left out. The
+layout is that of models/quantized.py; docs/format.md says how a stored file refers to it. The original bytes always
+come back: where zero points, or the columns that share one, are guessed wrongly, only fewer codes are 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BITS = {"int8": 8, "int4": 4}
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch of a stored file: its bytes in pieces, and the dtype and shape that its header gives them."""
+    """A contiguous part of a stored file: its bytes in pieces, and the dtype and shape that the header gives them."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,21 +34,22 @@ class Section:
 
     @property
     def nbytes(self) -> int:
-        """The size of the pieces together."""
+        """The size of all pieces in bytes."""
         return sum(piece.nbytes for piece in self.pieces)
 
 
 @dataclass(frozen=True)
 class Coding:
-    """A file format. ``name`` is that of the format and the suffix of its files.
+    """A file format; its files have ``name`` as a suffix.
 
-    ``encodings`` gives the names of those that a tensor may have, ``parts`` those of an encoding's parts for elements of so
-    many bytes, the index first (empty where there is none). ``encode`` gives an encoding and a Section for each name that is not
-    empty. ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
-    original bytes; it raises StorageError, without the tensor's name, when they do not belong together. What both give
-    may lie in the scratch memory; both can look at other tensors of the file, such as a weight's zero points. ``spare`` are
-    characters that the header may need for a part beyond those of a part as long as the tensor itself: frames around bytes
-    that do not compress make them longer.
+    ``encodings`` returns the names of the encodings that a tensor may have. ``parts`` returns the names of an
+    encoding's parts for elements of a given size in bytes, the index first (an empty name where there is none).
+    ``encode`` returns the name of an encoding and a Section for each part with a name. ``decode`` takes the encoding,
+    the bytes of every part (none for an empty name) and the tensor, and returns its original bytes; it raises
+    StorageError, without the tensor's name, when they do not belong together. Both may return scratch memory, and both
+    can read other tensors of the file, such as a weight's zero points. ``spare`` is how many more characters the header
+    may need for a part than for one as long as the tensor: a frame around incompressible bytes is longer than the
+    tensor.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Coding:
 
     @property
     def suffix(self) -> str:
-        """What is appended to a weight file's name."""
+        """The suffix that is appended to a weight file's name."""
         return f".{self.name}"
 
     @property
@@ -71,16 +72,16 @@ class Coding:
 
 
 def item_size(info: TensorInfo) -> int:
-    """Bytes per element of a tensor of any dtype; 0 when that is no whole number."""
+    """Return the bytes per element of a tensor of any dtype; 0 when that is no whole number."""
     size, rest = divmod(info.nbytes, info.numel or 1)
     return 0 if rest else size
 
 
 @dataclass(frozen=True)
 class CodeLayout:
-    """How a weight (rows, columns) lies in its bytes; the columns are those of whole words.
+    """The layout of a quantized weight (rows, columns); the columns include those that fill up the last word.
 
-    ``zeros`` (rows, groups) are the codes of zero, uint8; None: all the middle of the range.
+    ``zeros`` (rows, groups) are the zero points as codes, uint8; None: all are the middle of the range.
     """
 
     bits: int
@@ -89,7 +90,7 @@ class CodeLayout:
     zeros: Bytes | None
 
     def split(self, data: Bytes, scratch: Scratch) -> Bytes:
-        """The codes of a tensor given as its bytes, less those of zero; they lie in the scratch memory."""
+        """Return the codes less their zero points of a tensor given as its bytes; they are in scratch memory."""
         out = scratch.take("codes", self.rows * self.columns)
         if self.bits == 4:
             halves(data, out)
@@ -98,25 +99,25 @@ class CodeLayout:
         return self._moved(out, -1)
 
     def join(self, codes: Bytes) -> Bytes:
-        """The reverse of ``split``; overwrites ``codes``."""
+        """Return the tensor's bytes from what ``split`` gave; overwrites ``codes``."""
         return self.packed(self._moved(codes, 1))
 
     def packed(self, codes: Bytes) -> Bytes:
-        """Codes as they are stored: bytes, or two to a byte."""
+        """Return codes as they are stored: one to a byte, or two for 4 bits."""
         return pairs(codes) if self.bits == 4 else codes
 
     def unpacked(self, stored: Bytes) -> Bytes:
-        """Nonzero codes out of what is stored: a last half that is 0 fills the byte up."""
+        """Return nonzero codes from their stored form, without a last half byte of 0, which is only a filler."""
         if self.bits == 8:
             return stored
         found = halves(stored)
         return found[:-1] if found.size and not found[-1] else found
 
     def _moved(self, codes: Bytes, sign: int) -> Bytes:
-        """Codes plus or minus those of zero, around the end of their range."""
+        """Add (``sign`` 1) or subtract (-1) the zero points in place, modulo the range; return the codes."""
         matrix = codes.reshape(self.rows, self.columns)
         if self.zeros is None:
-            matrix ^= 1 << (self.bits - 1)  # half of the range, either way
+            matrix ^= 1 << (self.bits - 1)  # adds half of the range modulo the range, which also subtracts it
             return codes
         width = _width(self.columns, self.zeros.shape[1])
         for number, start in enumerate(range(0, self.columns, width)):
@@ -127,13 +128,16 @@ class CodeLayout:
 
 
 def encodings(info: TensorInfo, indices: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the encodings that a tensor may have as a quantized weight: each index for each size of code."""
+    """Return the encodings that a tensor may have as a quantized weight: each index for each size of code."""
     packed, plain = _kind(info)
     return tuple(f"{code}-{index}" for code in BITS for index in indices if packed or (plain and code == "int8"))
 
 
 def quantized(info: TensorInfo, near: Near) -> CodeLayout | None:
-    """The grid of a quantized weight; None for another tensor, and for one whose bytes are its codes already."""
+    """Return the layout of a quantized weight; None for any other tensor.
+
+    An int8 weight without zero points is None too: its bytes are its codes already.
+    """
     packed, plain = _kind(info)
     if plain and near(_sibling(info, "zero_point")) is not None:
         bits = 8
@@ -144,12 +148,12 @@ def quantized(info: TensorInfo, near: Near) -> CodeLayout | None:
         return None
     try:
         return grid(info, bits, near) if bits else None
-    except StorageError:  # it is stored in another way, and no less well than any tensor
+    except StorageError:  # it is then stored like any other tensor
         return None
 
 
 def grid(info: TensorInfo, bits: int, near: Near) -> CodeLayout:
-    """The grid of a weight stored in codes of so many bits. Raises StorageError where its zero points do not fit."""
+    """Return the layout of a weight in ``bits``-bit codes. Raises StorageError for zero points that do not fit."""
     packed, _ = _kind(info)
     rows, each = info.shape[0], 32 // bits if packed else 1
     columns = info.shape[1] * each
@@ -169,7 +173,7 @@ def grid(info: TensorInfo, bits: int, near: Near) -> CodeLayout:
 
 
 def _kind(info: TensorInfo) -> tuple[bool, bool]:
-    """Whether a tensor can be codes packed into words, and codes as they are."""
+    """Return whether a tensor can hold codes packed into 32-bit words, and whether it can hold plain int8 codes."""
     matrix = len(info.shape) == 2 and info.numel > 0
     packed = matrix and info.dtype == "I32" and info.name.endswith("weight_packed")
     return packed, matrix and info.dtype == "I8" and info.name.endswith("weight")
@@ -180,6 +184,6 @@ def _sibling(info: TensorInfo, end: str) -> str:
 
 
 def _width(columns: int, groups: int) -> int:
-    """The columns of a group, which the file does not tell: a power of two where one makes as many groups, else equal shares."""
+    """Guess the columns of a group, which the file does not give: a power of two if one fits, else equal shares."""
     powers = (1 << power for power in range(columns.bit_length() + 1))
     return next((width for width in powers if math.ceil(columns / width) == groups), math.ceil(columns / groups))

@@ -1,4 +1,4 @@
-"""The bits of a tensor with our C++ (native/packing.cpp, native/checksum.cpp)."""
+"""The operations on a tensor's bits in C++ (native/packing.cpp, native/checksum.cpp)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sparsebench.native import Missing, library
 from sparsebench.storage.words import ESCAPE, Bytes, Scratch, Words
 
 _VECTOR = 64
-"""Bytes that a buffer for values needs beyond them, because whole vectors are stored."""
+"""Extra bytes that a buffer for values needs, because whole vectors are written to it."""
 _SIGNATURES: dict[str, tuple[type | None, str]] = {
     "packing_simd": (ctypes.c_int, ""),
     "packing_split": (ctypes.c_int64, "pnippi"),
@@ -35,7 +35,7 @@ _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
 
 @dataclass(frozen=True)
 class Compiled:
-    """The operations of ``portable.Portable``. ``simd`` and ``crc_simd`` are how wide the vectors may be; 0 is portable code."""
+    """The operations of ``portable.Portable`` in C++; ``simd`` and ``crc_simd`` are vector widths, 0 for none."""
 
     packing: ctypes.CDLL
     checksum: ctypes.CDLL
@@ -44,7 +44,7 @@ class Compiled:
 
     @classmethod
     def available(cls) -> Compiled | None:
-        """With all that this processor can do; None where there is no compiler."""
+        """Return the operations with this processor's widest vectors; None where a library cannot be built."""
         packing, checksum = library("packing"), library("checksum")
         if isinstance(packing, Missing) or isinstance(checksum, Missing):
             return None
@@ -54,13 +54,14 @@ class Compiled:
         return cls(packing, checksum, packing.packing_simd(), checksum.checksum_simd())
 
     def scan(self, words: Words, scratch: Scratch) -> CompiledScan:
-        """Take a tensor apart; mask and values lie in the scratch memory until the next scan."""
+        """Split a tensor into mask and values, which are in scratch memory until the next scan."""
         return CompiledScan(self, words, scratch)
 
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
-        """``n`` elements in the scratch memory, and how many values the index places. ``encoding``: bitmask, gaps8 or gaps4.
+        """Return ``n`` elements in scratch memory, and how many values the index places.
 
-        Raises StorageError when the index places more values than there are, or one beyond the last element.
+        ``encoding`` is bitmask, gaps8 or gaps4. Raises StorageError when the index places more values than there are,
+        or one beyond the last element.
         """
         words = scratch.take("words", n * values.itemsize).view(values.dtype)
         ends = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
@@ -73,14 +74,14 @@ class Compiled:
         return words, done
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
-        """(bytes per word, words): each word rotated to the left by ``rotate`` bits, its lowest byte in row 0."""
+        """Return byte planes (bytes per word, words) of words rotated left by ``rotate`` bits, lowest byte first."""
         words = np.ascontiguousarray(words)
         planes = np.empty((words.itemsize, words.size), np.uint8)
         self.packing.packing_split_planes(words.ctypes.data, words.size, words.itemsize, rotate, planes.ctypes.data)
         return planes
 
     def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
-        """The words that ``split_planes`` took apart; ``rotate`` is the same number as there."""
+        """Return the words that ``split_planes`` split with the same ``rotate``."""
         words = np.empty(planes[0].size, word)
         for number, plane in enumerate(planes):
             ends = plane.ctypes.data, words.size, words.itemsize, number, rotate, words.ctypes.data
@@ -88,14 +89,14 @@ class Compiled:
         return words
 
     def crc32(self, bits: Bytes) -> int:
-        """The CRC-32 of zlib (polynomial 0xEDB88320, reflected)."""
+        """Return the CRC-32 of zlib (polynomial 0xEDB88320, reflected)."""
         if not self.crc_simd:  # without carry-less multiplication zlib is as fast
             return zlib.crc32(bits.data)
         return int(self.checksum.checksum_crc32(bits.ctypes.data, bits.size, self.crc_simd))
 
 
 class CompiledScan:
-    """A tensor taken apart in one pass, as by ``portable.NumpyScan``."""
+    """A tensor split in one pass, with the interface of ``portable.NumpyScan``."""
 
     def __init__(self, by: Compiled, words: Words, scratch: Scratch) -> None:
         self.by = by
@@ -109,16 +110,16 @@ class CompiledScan:
         self.symbols: dict[str, int] = {}
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
-        """The bitmask, (elements + 7) // 8 bytes, and the nonzero elements in order, in one piece; both in the scratch memory."""
+        """Return the bitmask, (elements + 7) // 8 bytes, and the nonzero elements in one piece, in scratch memory."""
         values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
         return self.mask, (values,)
 
     def gap_bytes(self) -> dict[str, int]:
-        """The bytes that ``gaps8`` and ``gaps4`` would take; counted in a pass over the mask, once."""
+        """Return the bytes that ``gaps8`` and ``gaps4`` would take, counted in one pass over the mask."""
         return self._sizes
 
     def gaps(self, encoding: str) -> Bytes:
-        """The index as ``gaps8`` or ``gaps4``, in the scratch memory until the next call."""
+        """Return the index as ``gaps8`` or ``gaps4``, in scratch memory until the next call."""
         out = self.scratch.take("gaps", self._sizes[encoding])
         at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
         self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)

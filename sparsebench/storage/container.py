@@ -1,7 +1,7 @@
 """One stored file: a safetensors container whose tensors are the parts of the source file's tensors.
 
-docs/format.md is the specification. The parts stream to disk as they are made; room for the header is kept
-in front of them and filled in at the end.
+docs/format.md is the specification. Parts are written to disk as they are made. Space for the header is reserved in
+front of them, and the header is written at the end.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from sparsebench.storage.words import Bytes, Scratch
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a stored file: its place in the source file, how it is kept, and where.
+    """One tensor of a stored file: its ``info`` in the source file, its encoding, and its parts.
 
-    ``parts`` are the begin and end of its index (of no length where it has none) and of its other parts in the file.
+    ``parts`` are the begin and end, in the stored file, of its index (of length 0 where it has none) and of its other
+    parts.
     """
 
     info: TensorInfo
@@ -39,7 +40,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """What the tensor takes in the stored file."""
+        """The bytes of the tensor in the stored file."""
         return sum(end - begin for begin, end in self.parts)
 
 
@@ -53,7 +54,7 @@ class StoredFile:
     coding: Coding
 
     def load(self, entry: StoredTensor, scratch: Scratch | None = None) -> Bytes:
-        """The original bytes of one tensor; with ``scratch`` they lie there, until the next tensor is loaded.
+        """Return the original bytes of one tensor; with ``scratch`` they are there until the next tensor is loaded.
 
         Raises StorageError naming file and tensor when they are damaged.
         """
@@ -81,14 +82,14 @@ class StoredFile:
 
 
 def again(coding: Coding) -> str:
-    """What to do about a damaged file."""
+    """Return the advice for a damaged file."""
     return f"make it again: sparsebench pack --format {coding.name}"
 
 
 def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
-    """Store one safetensors file, one tensor in memory at a time. Returns each tensor's encoding.
+    """Store one safetensors file, with one tensor in memory at a time; return each tensor's encoding.
 
-    Raises ModelError when ``source`` is not a whole safetensors file.
+    Raises ModelError when ``source`` is not a complete safetensors file.
     """
     told, start = read_header(source)
     infos = tensor_infos(told, start, source)
@@ -122,7 +123,7 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
 
 
 def read(path: Path, coding: Coding) -> StoredFile:
-    """What a stored file holds; no tensor is read.
+    """Read the header of a stored file; no tensor is read.
 
     Raises StorageError naming the file when it is truncated, damaged, foreign, or of a newer version.
     """
@@ -152,7 +153,7 @@ def read(path: Path, coding: Coding) -> StoredFile:
 
 
 def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> Bytes:
-    """Those bytes of a file, in memory of their own or in ``into``. Raises StorageError when the file ends before."""
+    """Read bytes ``begin`` to ``end`` of a file, into ``into`` if given. Raises StorageError for a short file."""
     found = np.empty(end - begin, np.uint8) if into is None else into
     view, done = found.data, 0
     with path.open("rb", buffering=0) as file:
@@ -177,14 +178,14 @@ class _Header:
         self.offset = 0
 
     def add(self, info: TensorInfo, encoding: str, crc32: int, parts: Sequence[Section]) -> None:
-        """Append a tensor kept so."""
+        """Append an encoded tensor."""
         self.tensors[info.name] = {"encoding": encoding, "crc32": f"{crc32:08x}"}
         names = [name for name in self.coding.parts(encoding, item_size(info)) if name]
         for name, part in zip(names, parts, strict=True):
             self._part(f"{info.name}#{name}", part.dtype, part.shape, part.nbytes)
 
     def text(self) -> bytes:
-        """The header as it is written, before padding."""
+        """Return the header as it is written, before padding."""
         metadata = {
             "format": self.coding.identifier,
             "version": str(self.coding.version),
@@ -195,7 +196,7 @@ class _Header:
         return json.dumps({"__metadata__": metadata, **self.parts}, separators=(",", ":")).encode()
 
     def room(self, infos: list[TensorInfo]) -> int:
-        """Bytes that always hold the length and the header of a file with these tensors; a multiple of 8."""
+        """Return a number of bytes, a multiple of 8, that always holds the length and header for these tensors."""
         longest = _Header(self.coding, self.source)
         shapes = 0
         for info in infos:
@@ -203,8 +204,8 @@ class _Header:
             encoding = max(names, key=lambda name: len(name) + sum(map(len, names[name])))
             longest.tensors[info.name] = {"encoding": encoding, "crc32": "00000000"}
             index, *others = names[encoding]
-            # No part is longer than the raw tensor, so no real number has more digits than these; else see ``spare``. (I32
-            # kept as U8 counts up to four times as many: a digit more, and a letter less.)
+            # No part is longer than the raw tensor, except by ``spare``; so no real number has more digits than these.
+            # (I32 stored as U8 has up to four times as many elements: one digit more, and one letter less.)
             if index:
                 longest._part(f"{info.name}#{index}", "U8", (info.nbytes,), info.nbytes)
             for name in others:
@@ -224,7 +225,7 @@ def _parsed(text: str | bytes, path: Path) -> Any:
 
 
 def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> None:
-    """Raise StorageError for what would take so much more memory than the file that it must be made up."""
+    """Raise StorageError where so little is stored for so much memory that the file must be forged."""
     if promised > max(least, bounded.ZEROS * stored):
         message = f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many"
         raise StorageError(message, f"nothing of more than {least / bounded.MB:,.0f} MB is kept in so little")

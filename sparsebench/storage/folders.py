@@ -1,6 +1,6 @@
-"""A model folder whose weight files are stored in a format, and back, bit for bit.
+"""Store a model folder with its weight files in a format, and restore it bit for bit.
 
-``NAME.safetensors`` becomes ``NAME.safetensors.FORMAT``, so that nothing takes a stored folder for a model.
+``NAME.safetensors`` becomes ``NAME.safetensors.FORMAT``, so that no loader takes a stored folder for a model.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``store`` wrote.
+    """A summary of what ``store`` wrote.
 
-    ``dense_bytes`` and ``stored_bytes`` are those of the weight files, headers included; ``encodings`` counts tensors
-    by encoding; ``left_out`` names the files that hold weights once more, in another format, and were not copied.
+    ``dense_bytes`` and ``stored_bytes`` are sizes of the weight files, headers included; ``encodings`` counts tensors
+    by encoding; ``left_out`` names the files that were not copied because they hold the weights again in another
+    format.
     """
 
     folder: str
@@ -40,11 +41,11 @@ class Summary:
 
 
 def store(folder: Path, out: Path, coding: Coding) -> Summary:
-    """Store a Hugging Face folder in ``out``, one tensor in memory at a time; the other files are copied, but for code.
+    """Store a Hugging Face folder in ``out``, with one tensor in memory at a time; copy the other files, except code.
 
-    Weights that the folder holds a second time in another format (pytorch_model.bin and the like) are left out.
-    ``out`` appears only when it is whole. Raises ModelError when the folder cannot be read and StorageError
-    when ``out`` exists and is not an earlier folder in this format.
+    Weights that the folder holds again in another format (pytorch_model.bin and the like) are left out. ``out`` appears
+    only when it is complete. Raises ModelError when the folder cannot be read; StorageError when ``out`` is inside the
+    folder, or is not empty and not an earlier folder in this format.
     """
     folder, out = Path(folder), Path(out)
     checkpoint = Checkpoint(folder)
@@ -53,7 +54,7 @@ def store(folder: Path, out: Path, coding: Coding) -> Summary:
     left_out = [path for path in others if path.is_file() and path.suffix in _OTHER_WEIGHTS]
     encodings: Counter[str] = Counter()
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
-        # A loader that finds the index would look for its shards.
+        # The index is renamed too: a loader that finds it would look for its shards.
         _copy(
             {path: path.name + coding.suffix * (path.name == INDEX) for path in others if path not in left_out}, partial
         )
@@ -64,7 +65,7 @@ def store(folder: Path, out: Path, coding: Coding) -> Summary:
 
 
 def restore(stored: Path, out: Path, coding: Coding) -> Path:
-    """Restore the Hugging Face folder that was stored, one tensor in memory at a time; returns ``out``.
+    """Restore the Hugging Face folder that was stored, with one tensor in memory at a time; return ``out``.
 
     Every tensor is checked against its checksum. Raises StorageError naming file and tensor when the stored folder
     is truncated, damaged or of another version, and when ``out`` exists and is not empty.
@@ -86,7 +87,7 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
 
 
 def tensors(stored: Path, coding: Coding) -> Iterator[tuple[TensorInfo, Bytes]]:
-    """Every tensor of a stored folder with its original bytes, one at a time. Raises StorageError as ``restore``."""
+    """Yield every tensor of a stored folder with its original bytes. Raises StorageError as ``restore``."""
     for path in _stored_files(stored, coding):
         source = read(path, coding)
         for entry in source.entries:
@@ -94,7 +95,7 @@ def tensors(stored: Path, coding: Coding) -> Iterator[tuple[TensorInfo, Bytes]]:
 
 
 def sizes(stored: Path, coding: Coding) -> tuple[int, dict[str, int]]:
-    """Bytes of the stored weight files, headers included, and of each tensor by name."""
+    """Return the bytes of the stored weight files, headers included, and those of each tensor by name."""
     files = _stored_files(stored, coding)
     each = {entry.info.name: entry.nbytes for path in files for entry in read(path, coding).entries}
     return sum(path.stat().st_size for path in files), each
@@ -106,7 +107,11 @@ def holds(folder: Path, coding: Coding) -> bool:
 
 
 def _stored_files(stored: Path, coding: Coding) -> list[Path]:
-    """The files with weights of a stored folder that nothing leads out of and that lacks none. Raises StorageError."""
+    """Return a stored folder's weight files.
+
+    Raises StorageError where there is none, a shard of the index is missing, or a link or the index leads out of the
+    folder.
+    """
     suffix = coding.suffix
     index = Path(stored) / (INDEX + suffix)
     try:
@@ -124,7 +129,10 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
 
 @contextmanager
 def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
-    """A folder under a temporary name that becomes ``out`` when all went well, and vanishes otherwise."""
+    """Yield a folder under a temporary name; it becomes ``out`` on success and is removed on failure.
+
+    Raises StorageError where ``out`` is in ``source``, or is not empty and must not be replaced.
+    """
     if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
         raise StorageError(f"{out}: lies in {source}, which is read", "choose a folder elsewhere")
     if out.exists() and not replace and (out.is_file() or any(out.iterdir())):
@@ -138,5 +146,5 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
 
 
 def _copy(names: Mapping[Path, str], folder: Path) -> None:
-    """Copy files under their new names, code left out."""
+    """Copy files under their new names, without code, and note what was left out."""
     note_left_out(folder, [left for path, name in names.items() for left in copy_companion(path, folder / name)])

@@ -1,4 +1,4 @@
-"""What a storage format is, and the table of those that exist. A new one is one file and one row here.
+"""The interface of a storage format, and the table of all formats. A new one is one file and one row here.
 
 Third parties add a row by an entry point in the group ``sparsebench.formats`` that names a ``Format``.
 """
@@ -21,11 +21,11 @@ from sparsebench.storage.words import Bytes
 
 @dataclass(frozen=True)
 class Format:
-    """How a model folder is written in a format, sized, and read back.
+    """A storage format: how a model folder is written, measured and read back.
 
-    ``write`` makes a folder out of a Hugging Face folder (None: the folder is sized where it is). ``sizes`` gives
-    the bytes of all weight files and those of each tensor, by name. ``read`` yields every tensor's original bytes.
-    ``restore`` makes the Hugging Face folder again; ``holds`` tells whether a folder is in this format.
+    ``write`` makes a folder from a Hugging Face folder (None: the folder is measured where it is). ``sizes`` returns
+    the bytes of all weight files and those of each tensor by name. ``read`` yields every tensor's original bytes.
+    ``restore`` makes the Hugging Face folder again; ``holds`` returns whether a folder is in this format.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Format:
     restore: Callable[[Path, Path], Path] | None = None
     holds: Callable[[Path], bool] | None = None
     libraries: tuple[str, ...] = ()
-    """Those whose version can change a size: part of the ids of the cells that list the format."""
+    """Libraries whose version can change a size; they are part of the ids of the cells that list the format."""
 
 
 def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
-    """The model folder as it is, safetensors with every zero stored."""
+    """Return the bytes of a model folder's weight files as they are, and those of each tensor by name."""
     checkpoint = Checkpoint(folder)
     files = sum((checkpoint.folder / file).stat().st_size for file in checkpoint.files)
     return files, {name: info.nbytes for name, info in checkpoint.tensors.items()}
 
 
 def _coded(coding: Coding, about: str, *libraries: str) -> Format:
-    """The format whose files are made tensor by tensor in a coding."""
+    """Return the format that stores each tensor of a folder in ``coding``."""
     calls = (folders.store, folders.sizes, folders.tensors, folders.restore, folders.holds)
     write, sizes, read, restore, holds = (cast("Any", partial(call, coding=coding)) for call in calls)
     return Format(coding.name, about, write, sizes, read, restore, holds, libraries)
@@ -62,14 +62,14 @@ BUILT_IN = (
 
 @cache
 def formats() -> dict[str, Format]:
-    """Every storage format by name: the built-in ones, then those of installed plugins."""
+    """Return every storage format by name: the built-in ones, then those of installed plugins."""
     return table(BUILT_IN, Format, "sparsebench.formats")
 
 
 def unpack(stored: Path, out: Path) -> Path:
-    """Restore a stored folder to the model folder that it was made from; the format is told from its files.
+    """Restore the model folder that a stored folder was made from; its files tell the format. Return ``out``.
 
-    Returns ``out``. Raises StorageError when the folder is in no format that can be restored, or is damaged.
+    Raises StorageError when the folder is in no format that can be restored, or is damaged.
     """
     for row in formats().values():
         if row.restore and row.holds and row.holds(stored):

@@ -1,4 +1,4 @@
-"""Who does the work on the bits: our C++ where it can be compiled, else numpy. The bytes are the same either way."""
+"""The choice of kernels: C++ where it can be compiled, else numpy. The resulting bytes are the same."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ Scan = CompiledScan | NumpyScan
 
 @functools.cache
 def chosen() -> PackingKernels:
-    """The fastest that this machine has."""
+    """Return the fastest kernels that this machine has."""
     return Compiled.available() or Portable()

@@ -1,4 +1,4 @@
-"""The size of a model in each format, written, read back and compared, beside what is possible."""
+"""Measure the size of a model in each format: write it, read it back and compare, and compute the lower bounds."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from sparsebench.storage.words import Bytes
 
 @dataclass(frozen=True)
 class Size:
-    """A model in one format.
+    """The size of a model in one format.
 
-    ``bytes`` are those of the weight files, headers included; ``prunable_bytes`` those of the prunable tensors alone, of
-    quantized ones with scales, zero points and shapes (None: not known); ``seconds`` the time to write it (0 for the format in
-    which it lies); ``round_trip`` whether every tensor came back bit for bit (None: nothing was written).
+    ``bytes`` is the size of the weight files, headers included. ``prunable_bytes`` is that of the prunable tensors
+    alone, for quantized ones with scales, zero points and shapes (None: not known). ``seconds`` is the time to write
+    the format (0 if it is not written, as ``dense``). ``round_trip`` is whether every tensor came back bit for bit
+    (None: not read back).
     """
 
     format: str
@@ -42,9 +43,9 @@ class Size:
 class StorageResult:
     """Sizes per format, and the bounds over the prunable tensors (see bounds.Bounds), in bytes.
 
-    ``prunable`` and ``nonzero`` count prunable weights; here -0.0 is not zero, and a quantized weight is where it equals
-    its zero point. ``unprunable_bytes`` are the dense
-    bytes of all other tensors, ``folder_bytes`` those of the whole folder, tokenizer and configuration included.
+    ``prunable`` and ``nonzero`` count prunable weights. Here -0.0 is not zero, and a quantized weight is zero where it
+    equals its zero point. ``unprunable_bytes`` is the dense size of all other tensors, ``folder_bytes`` that of the
+    whole folder, tokenizer and configuration included.
     """
 
     sizes: tuple[Size, ...]
@@ -59,9 +60,9 @@ class StorageResult:
 def measure(
     folder: Path, family: str, formats: Sequence[str], workspace: Path, keep_packed: Path | None = None
 ) -> StorageResult:
-    """Size the model at ``folder`` in each of ``formats``; what is written in ``workspace`` is removed again.
+    """Measure the model at ``folder`` in each of ``formats``; files written in ``workspace`` are removed again.
 
-    With ``keep_packed`` the packed folder is left there. Raises StorageError for an unknown format and for one
+    With ``keep_packed`` the packed folder is kept at that path. Raises StorageError for an unknown format and for one
     that cannot be read back, ModelError for a folder that cannot be read.
     """
     for name in formats:
@@ -101,7 +102,7 @@ def _size(row: Format, checkpoint: Checkpoint, stored: Sequence[str], place: Pat
 
 
 def _same(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
-    """Whether the tensors are the checkpoint's, all of them, by dtype, shape and bytes."""
+    """Return whether the restored tensors equal all of the checkpoint's in dtype, shape and bytes."""
     seen = set()
     for info, bits in restored:
         original = checkpoint.stored.get(info.name)

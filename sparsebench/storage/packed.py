@@ -1,7 +1,8 @@
-"""The packed format: raw, or the nonzero values beside a bitmask or the gaps between them; the smallest wins.
+"""The packed format, the smallest of three: raw, or the nonzero values with a bitmask or with their gaps.
 
-Part 1 of docs/format.md. An element is zero when all of its bits are zero: -0.0 is a value like any other, so every encoding
-gives back the same bits. Floor of the cost: one read of the dense bytes, one write of the packed ones.
+Part 1 of docs/format.md. An element is zero when all of its bits are zero: -0.0 is a value like any other. So every
+encoding restores the same bits. The least possible cost is one read of the dense bytes and one write of the packed
+ones.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ ENCODINGS = ("raw", "bitmask", *ESCAPE)
 
 @dataclass(frozen=True)
 class Encoded:
-    """A packed tensor: ``index`` says where the nonzeros are (empty for raw), ``values`` are they, in order, in pieces.
+    """A packed tensor: ``index`` locates the nonzero elements, ``values`` are these in order, in pieces.
 
-    The values of raw are the tensor's bytes.
+    For raw, ``index`` is empty, and ``values`` are the tensor's bytes.
     """
 
     encoding: str
@@ -42,21 +43,22 @@ class Encoded:
 
     @property
     def value_bytes(self) -> int:
-        """The size of the values together."""
+        """The size of all values in bytes."""
         return sum(piece.nbytes for piece in self.values)
 
 
 def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
-    """The smallest encoding of a tensor given as its bytes, of ``item`` bytes per element.
+    """Encode a tensor, given as its bytes with ``item`` bytes per element, in the smallest encoding.
 
-    On equal sizes the simpler encoding wins: raw, then bitmask, then gaps. With ``scratch`` the result lies there.
+    Of equal sizes the simpler encoding is taken: raw, then bitmask, then gaps. With ``scratch`` the result is in that
+    memory.
     """
     found = smallest(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
     return found or Encoded("raw", np.empty(0, np.uint8), (bits,))
 
 
 def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
-    """The smallest encoding that leaves zeros out, where a value is kept in ``width`` bits; None where raw is no larger."""
+    """Return the smallest encoding without the zeros, for values of ``width`` bits; None where raw is no larger."""
     scan = kernels.chosen().scan(words, scratch)
     n, count = words.size, scan.count
     room = (n * width + 7) // 8 - (count * width + 7) // 8
@@ -64,7 +66,7 @@ def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
         return None
     mask, values = scan.split()
     choice = "bitmask"
-    if count * 4 < n:  # a gap takes half a byte at least, the bitmask n / 8
+    if count * 4 < n:  # a gap takes at least half a byte, the bitmask n / 8 bytes
         sizes = scan.gap_bytes()
         smaller = min(ESCAPE, key=sizes.__getitem__)
         if sizes[smaller] < mask.size:
@@ -74,7 +76,7 @@ def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
 
 
 def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scratch: Scratch | None = None) -> Bytes:
-    """The ``size`` bytes of a tensor from its ``index`` and ``values``; with ``scratch`` they may lie there.
+    """Decode a tensor of ``size`` bytes from its ``index`` and ``values``; with ``scratch`` it may be in that memory.
 
     Raises StorageError (without the tensor's name) when index, values and size do not belong together.
     """
@@ -132,13 +134,13 @@ def pack(folder: Path, out: Path) -> folders.Summary:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder holds packed weight files."""
+    """Return whether a folder holds packed weight files."""
     return folders.holds(folder, CODING)
 
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A tensor as a packed file keeps it: its encoding, index (uint8) and nonzero values (the tensor's dtype, flat)."""
+    """A tensor in its packed form: its encoding, index (uint8) and nonzero values (the tensor's dtype, flat)."""
 
     encoding: str
     index: torch.Tensor
@@ -157,12 +159,12 @@ class PackedCheckpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's config.json, as it is."""
+        """The model's config.json, unchanged."""
         return bounded.read_object(self.folder / "config.json")
 
     @cached_property
     def places(self) -> dict[str, tuple[StoredFile, StoredTensor]]:
-        """Every tensor's file and entry by name. Raises StorageError where a file is damaged."""
+        """The file and entry of every tensor, by name. Raises StorageError where a file is damaged."""
         files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
         return {entry.info.name: (file, entry) for file in files for entry in file.entries}
 
@@ -172,9 +174,9 @@ class PackedCheckpoint:
         return {name: entry.info for name, (_, entry) in self.places.items()}
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
-        """One dense tensor, or its slice ``index``, checked against its checksum."""
+        """Load one dense tensor, or its slice ``index``, checked against the tensor's checksum."""
         if index is not None:
-            # A tensor is decoded whole: it stays until slices of another one are asked for.
+            # A tensor is decoded whole, and kept until slices of another one are loaded.
             if self._decoded is None or self._decoded[0] != name:
                 self._decoded = None
                 self._decoded = (name, self.load(name))
@@ -183,7 +185,7 @@ class PackedCheckpoint:
         return _tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
     def kept(self, name: str) -> PackedTensor | None:
-        """One tensor as it is kept, never dense; None where it is raw or holds codes. No checksum covers this form.
+        """Load one tensor in its packed form; None where it is raw or holds codes. No checksum covers this form.
 
         Raises StorageError where the file is too short, or its values are no whole number of elements.
         """
@@ -198,9 +200,9 @@ class PackedCheckpoint:
 
 
 def _tensor(bits: Bytes, dtype: str) -> torch.Tensor:
-    """Bytes as a flat tensor of a safetensors dtype."""
+    """Return bytes as a flat tensor of a safetensors dtype."""
     import torch
 
-    # torch gives an empty array of numpy's a stride of 0, and then takes it for no row of elements.
+    # torch gives an empty numpy array a stride of 0, and then refuses to view it as another dtype.
     flat = torch.from_numpy(bits) if bits.size else torch.empty(0, dtype=torch.uint8)
     return flat.view(torch_dtype(dtype))

@@ -1,4 +1,4 @@
-"""The bits of a tensor with numpy, in blocks whose temporaries stay in the cache."""
+"""The operations on a tensor's bits in numpy, in blocks whose temporaries stay in the cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sparsebench.storage.words import ESCAPE, Bytes, Scratch, Words, halves, pai
 
 
 class Portable:
-    """The operations that cost; ``compiled.Compiled`` has the same."""
+    """The expensive operations; ``compiled.Compiled`` has the same in C++."""
 
     def scan(self, words: Words, scratch: Scratch) -> NumpyScan:
-        """Begin to take a tensor apart; the parts may lie in the scratch memory."""
+        """Return a scan that splits a tensor; its parts may be in scratch memory."""
         return NumpyScan(words)
 
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
-        """``n`` elements from an index and values, and how many values the index places.
+        """Return ``n`` elements from an index and values, and how many values the index places.
 
         A bitmask has ``(n + 7) // 8`` bytes: the caller has checked that.
         Raises StorageError when it places more values than there are, or one beyond the last element.
@@ -37,7 +37,7 @@ class Portable:
         return words, done
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
-        """Words rotated to the left by ``rotate`` bits, taken apart into bytes: (bytes per word, words), lowest first."""
+        """Return byte planes (bytes per word, words) of words rotated left by ``rotate`` bits, lowest byte first."""
         item = words.itemsize
         planes = np.empty((item, words.size), np.uint8)
         for start in range(0, words.size, layout.BLOCK):
@@ -46,7 +46,7 @@ class Portable:
         return planes
 
     def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
-        """The words again."""
+        """Return the words that ``split_planes`` split with the same ``rotate``."""
         words = np.empty(planes[0].size, word)
         each = words.view(np.uint8).reshape(-1, words.itemsize)
         for number, plane in enumerate(planes):
@@ -54,14 +54,14 @@ class Portable:
         return _rotated(words, words.itemsize * 8 - rotate)
 
     def crc32(self, bits: Bytes) -> int:
-        """The CRC-32 of zlib."""
+        """Return the CRC-32 of zlib."""
         return zlib.crc32(bits.data)
 
 
 class NumpyScan:
-    """One tensor taken apart, as far as it was asked for; ``count`` is the number of its nonzero elements.
+    """One tensor, split on request; ``count`` is the number of its nonzero elements.
 
-    The gaps are kept from one pass over the elements for both codings.
+    ``split`` keeps the gaps between them, from which both gap codings are made.
     """
 
     def __init__(self, words: Words) -> None:
@@ -70,7 +70,7 @@ class NumpyScan:
         self.runs: list[npt.NDArray[np.unsignedinteger]] = []
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
-        """The bitmask, and the nonzero elements in order, in pieces. Asked for only where there is a zero."""
+        """Return the bitmask, and the nonzero elements in order, in pieces. Called only where there is a zero."""
         words, block, n = self.words, layout.BLOCK, self.words.size
         mask = np.empty((n + 7) // 8, np.uint8)
         values = []
@@ -86,7 +86,7 @@ class NumpyScan:
         return mask, tuple(values)
 
     def gap_bytes(self) -> dict[str, int]:
-        """The size of each gap coding. Only after ``split``, and where less than a quarter is nonzero."""
+        """Return the bytes of each gap coding. Call only after ``split``, and where less than a quarter is nonzero."""
         symbols = {
             name: self.count + sum(int((gaps // escape).sum(dtype=np.int64)) for gaps in self.runs)
             for name, escape in ESCAPE.items()
@@ -94,7 +94,7 @@ class NumpyScan:
         return {"gaps8": symbols["gaps8"], "gaps4": (symbols["gaps4"] + 1) // 2}
 
     def gaps(self, encoding: str) -> Bytes:
-        """A gap coding; only after ``split``."""
+        """Return the index in a gap coding. Call only where ``gap_bytes`` may be called."""
         escape = ESCAPE[encoding]
         pieces = [np.empty(0, np.uint8)]
         for gaps in self.runs:

@@ -1,7 +1,8 @@
-"""Checksums of a folder that was made and can be made again, to see before it is used that it still is what it was.
+"""Checksums of a folder that can be made again, to check before each use that it has not changed.
 
-They are no protection against malice: XXH3, by the library that datasets has too, which costs a tenth of zlib's CRC-32.
-``FOLDER.sums.json`` beside the folder holds them, so that the folder's own size says nothing of it.
+They are XXH3, which protects against accidents, not malice. xxhash is installed with datasets anyway and takes a tenth
+of the time of zlib's CRC-32. The checksums are beside the folder, in ``FOLDER.sums.json``, so that they do not add to
+the folder's size.
 """
 
 from __future__ import annotations
@@ -18,22 +19,25 @@ _PIECE = 1 << 20
 
 
 def beside(folder: Path) -> Path:
-    """The file that holds the checksums of ``folder``."""
+    """Return the path of the file with the checksums of ``folder``."""
     return folder.with_name(folder.name + SUFFIX)
 
 
 def write(folder: Path) -> None:
-    """Note what every file of ``folder`` holds."""
+    """Write the size and checksum of every file of ``folder``."""
     write_json(beside(folder), {ALGORITHM: {name: list(_sum(folder / name)) for name in _names(folder)}})
 
 
 def written(folder: Path) -> bool:
-    """Whether the checksums of ``folder`` are noted."""
+    """Return whether the checksums of ``folder`` are written."""
     return ALGORITHM in (read_json(beside(folder)) or {})
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder whose checksums are noted, naming a file; None where nothing is, or nothing is noted."""
+    """Return what changed in a folder since its checksums were written, naming a file.
+
+    None where nothing changed, or no checksums are written.
+    """
     known = (read_json(beside(folder)) or {}).get(ALGORITHM)
     if not isinstance(known, dict):
         return None
@@ -50,7 +54,7 @@ def damage(folder: Path) -> str | None:
 
 
 def forget(folder: Path) -> None:
-    """Remove the checksums of a folder that goes."""
+    """Remove the checksums of a folder that is removed."""
     beside(folder).unlink(missing_ok=True)
 
 
@@ -59,7 +63,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _sum(path: Path) -> tuple[int, str]:
-    """Size in bytes, and the checksum."""
+    """Return a file's size in bytes and its checksum."""
     size, sum_, piece = 0, xxhash.xxh3_64(), memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
     with path.open("rb", buffering=0) as file:
         while got := file.readinto(piece):

@@ -1,4 +1,4 @@
-"""The sparsity structure of a model: which share of its weights is zero, near zero, far from zero, and where."""
+"""The sparsity structure of a model: how much of its weights is zero, near zero or far from zero, and where."""
 
 from __future__ import annotations
 

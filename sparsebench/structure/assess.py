@@ -1,4 +1,4 @@
-"""What fraction of a model's weights is zero or near zero: tensor by tensor, and added up by layer and kind of module."""
+"""Count which weights of a model are zero or near zero: by tensor, and summed by layer and kind of module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsebench.structure.numbers import EDGES, Numbers, numbers
 
 @dataclass(frozen=True)
 class TensorStructure(Numbers):
-    """One tensor: its place in the model (see models.topology.Part) beside its numbers."""
+    """One tensor: its position in the model (see models.topology.Part) and its numbers."""
 
     name: str
     layer: int | None
@@ -31,11 +31,11 @@ class TensorStructure(Numbers):
 
 @dataclass(frozen=True)
 class StructureResult:
-    """Every tensor of a model that holds floating-point weights, a tied tensor once, in file order.
+    """All tensors of a model with floating-point weights, in file order; a tied tensor once.
 
-    ``absolute`` and ``relative`` are the thresholds of ``below_absolute`` and ``below_relative``;
-    ``edges`` are the histograms' bin edges as log2(|w| / rms): the first and last count lie outside of them.
-    ``operations_token`` is what ``models.operations`` counts of one token; None where nothing was counted.
+    ``absolute`` and ``relative`` are the thresholds of ``below_absolute`` and ``below_relative``; ``edges`` are the
+    histograms' bin edges as log2(|w| / rms): the first and last count are of the weights outside of them.
+    ``operations_token`` is the operations for one token by ``models.operations``; None where they were not counted.
     """
 
     family: str
@@ -47,7 +47,7 @@ class StructureResult:
 
 
 def assess(folder: Path, family: str, absolute: Sequence[float], relative: Sequence[float]) -> StructureResult:
-    """Count zeros and near-zeros in the checkpoint at ``folder``, one tensor in memory at a time.
+    """Count zeros and near-zeros in the checkpoint at ``folder``, with one tensor in memory at a time.
 
     ``absolute`` are thresholds on |w|, ``relative`` on |w| / rms of the tensor. All counts are exact.
     Raises ModelError naming the tensor that holds NaN or infinity, or whose weights are not floating point.
@@ -106,11 +106,12 @@ def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """Shares over a group of tensors, all between 0 and 1.
+    """Shares of the weights in a group of tensors, all between 0 and 1.
 
     ``scope`` is ``all``, ``prunable``, ``layer`` (the prunable weights of one block) or ``kind``; ``side`` and
-    ``layer`` or ``kind`` say which. ``near_absolute`` and ``near_relative`` are the shares with |w| < t and
-    |w| < t · rms of their own tensor, per threshold of the result; ``far_from_zero`` is 1 - ``near_relative``.
+    ``layer`` or ``kind`` identify the group. ``near_absolute`` and ``near_relative`` are the shares with |w| < t and
+    with |w| < t · rms of their own tensor, one for each threshold of the result; ``far_from_zero`` is 1 -
+    ``near_relative``.
     """
 
     scope: str
@@ -126,16 +127,16 @@ class GroupSummary:
 
 
 def summary(result: StructureResult) -> tuple[GroupSummary, ...]:
-    """Rows in the order in which a person reads them: all, prunable, each layer, each kind.
+    """Return rows in reading order: all, prunable, each layer, each kind.
 
-    Layers come by side and index, kinds in order of size. A group without weights has no row.
+    Layers are sorted by side and index, kinds by decreasing number of weights. A group without weights has no row.
     """
     prunable = [tensor for tensor in result.tensors if tensor.prunable]
     rows = [_row(scope, members) for scope, members in (("all", result.tensors), ("prunable", prunable)) if members]
     layers: dict[tuple[str, int], list[TensorStructure]] = {}
     for tensor in prunable:
         layers.setdefault((tensor.side, tensor.layer or 0), []).append(tensor)
-    # An encoder comes before the decoder that reads it.
+    # The encoder's layers come before the decoder's.
     for (side, layer), members in sorted(layers.items(), key=lambda item: (item[0][0] == "decoder", item[0])):
         rows.append(_row("layer", members, side=side, layer=layer))
     kinds: dict[tuple[str, str], list[TensorStructure]] = {}

@@ -1,7 +1,7 @@
-"""What the numbers of one tensor are: counts, moments and a histogram, in bounded memory.
+"""The numbers of one tensor: counts, moments and a histogram, in bounded memory.
 
-16-bit floats are counted by bit pattern, so a tensor of any size becomes 65,536 counts in one pass and
-everything else follows exactly. Wider floats are read twice in blocks that fit the processor's cache.
+16-bit floats are counted by bit pattern: a tensor of any size becomes 65,536 counts in one pass, from which everything
+else follows exactly. Wider floats are read three times, in blocks that fit the processor's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sparsebench.errors import ModelError
 
 BLOCK = 1 << 17
-"""Weights per block: 512 KiB of float32, which stays in the second-level cache."""
+"""The number of weights in a block: 512 KiB of float32, which stays in the second-level cache."""
 BINS_PER_OCTAVE = 3
 LOWEST, HIGHEST = -16, 6
 EDGES: tuple[float, ...] = tuple(
@@ -32,11 +32,11 @@ Floats = npt.NDArray[np.floating]
 class Numbers:
     """Counts and moments of one tensor.
 
-    ``zeros`` counts +0 and -0. ``below_absolute`` and ``below_relative`` count the weights with |w| < t and
-    |w| < t · rms, exact zeros always included, so that an all-zero tensor is not "far from zero".
-    ``histogram`` counts the weights other than zero: below 2^-16 rms, the bins between EDGES, from 2^6 rms on.
-    ``std`` is the population's; ``kurtosis`` is the excess (0 for a normal distribution, population moments)
-    and None where all weights are equal. Everything that is counted is exact.
+    ``zeros`` counts +0 and -0. ``below_absolute`` and ``below_relative`` count the weights with |w| < t and |w| < t ·
+    rms, exact zeros always included, so that an all-zero tensor is not "far from zero". ``histogram`` counts the
+    nonzero weights: below 2^-16 rms, in the bins between EDGES, and from 2^6 rms on. ``std`` is the population's.
+    ``kurtosis`` is the excess (0 for a normal distribution, population moments), None where all weights are equal or
+    their variance is too small to square. All counts are exact.
     """
 
     count: int
@@ -53,7 +53,7 @@ class Numbers:
 
 
 def numbers(bits: npt.NDArray[np.uint8], dtype: str, absolute: Sequence[float], relative: Sequence[float]) -> Numbers:
-    """Describe a tensor given as its bytes, of safetensors dtype BF16, F16, F32 or F64, not empty.
+    """Return the numbers of a non-empty tensor, given as its bytes, of safetensors dtype BF16, F16, F32 or F64.
 
     ``absolute`` are thresholds on |w|, ``relative`` on |w| in units of the tensor's root mean square.
     Raises ModelError (without the tensor's name) when a weight is NaN or infinite.
@@ -91,7 +91,7 @@ def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[
     total = square = second = fourth = 0.0
     lowest, highest, finite = np.inf, -np.inf, True
     for block in _blocks(weights):
-        finite &= bool(np.isfinite(block).all())  # min and max lose a NaN of any block but the first
+        finite &= bool(np.isfinite(block).all())  # min and max below lose a NaN of any block but the first
         wide = block.astype(np.float64)
         total += float(wide.sum())
         square += float(wide @ wide)
@@ -126,10 +126,14 @@ def _assemble(
     absolute: Sequence[float],
     relative: Sequence[float],
 ) -> Numbers:
-    """``moments``: mean, mean square, sums of squares and of fourth powers about the mean."""
+    """Return a tensor's numbers.
+
+    ``moments`` are the mean, the mean square, and the sums of squares and of fourth powers about the mean. ``below``
+    counts the weights with |w| less than each of some thresholds.
+    """
     mean, square, second, fourth = moments
     rms = square**0.5
-    # Equal weights have no spread: what is left of it is the rounding of their mean.
+    # Equal weights have no variance: a computed one is the rounding error of their mean.
     variance = second / count if extremes[0] < extremes[1] else 0.0
     smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
     edges = rms * np.exp2(np.array(EDGES))
@@ -158,7 +162,7 @@ def _blocks(weights: Floats) -> Iterator[Floats]:
 
 
 def _round_up(thresholds: npt.NDArray[np.float64], dtype: np.dtype) -> Floats:
-    """The smallest numbers of ``dtype`` that are at least the thresholds: comparing with them is exact."""
+    """Return the smallest numbers of ``dtype`` that are at least the thresholds: comparisons with them are exact."""
     rounded: Floats = thresholds.astype(dtype)
     return np.where(rounded < thresholds, np.nextafter(rounded, np.array(np.inf, dtype)), rounded)
 

@@ -1,10 +1,10 @@
-"""How far a variant's blocks are from the dense model's, by what they give on the same text.
+"""The error of a variant's blocks: how far their outputs are from the dense model's on the same text.
 
-    error = mean over tokens of ‖h' - h‖ / ‖h‖        h is a block of the dense model's output, h' the variant's
-    own   = the same where the variant's block reads what the dense model's block reads, of an encoder-decoder also what the
-            dense encoder gives
+    error = mean over tokens of ‖h' - h‖ / ‖h‖        h is the output of a block of the dense model, h' the variant's
+    own   = the same where the variant's block reads the dense model's block's input, and in an encoder-decoder also
+            the dense encoder's output
 
-``error`` is all that has come together behind so many blocks, ``own`` is one block's part.
+``error`` is the error accumulated up to and including the block, ``own`` is that block's part.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 VERSION = 2
 """Bumped by hand when a change here can change a result."""
 GROUP = 1024
-"""Tokens that run at a time, in whole samples: what all blocks give for them is held."""
+"""Tokens that run at once, in whole samples; the outputs of all blocks for them are held in memory."""
 
 
 ENCODED = "the encoder's output"
-"""Beside the blocks' paths: what the decoder's cross-attentions read."""
+"""A key beside the blocks' paths: the input of the decoder's cross-attentions."""
 _OUT = "its outputs cannot be compared block by block: leave `outputs` out, or let this one stand as it is"
 
 
 @dataclass(frozen=True)
 class BlockError:
-    """One block: its ``side`` (encoder or decoder), its index on it, and both errors, 0 where nothing differs."""
+    """One block: its ``side`` (encoder or decoder), its index there, and both errors, 0 where nothing differs."""
 
     side: str
     block: int
@@ -49,7 +49,7 @@ class BlockError:
 
 @dataclass(frozen=True)
 class OutputsResult:
-    """The errors of all blocks in order, over so many ``tokens`` (padding left out)."""
+    """The errors of all blocks in order, and the number of ``tokens`` that were read, padding left out, of all sides."""
 
     tokens: int
     blocks: tuple[BlockError, ...]
@@ -71,10 +71,10 @@ def compare_outputs(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> OutputsResult:
-    """Run both models over ``batch``, in ``dtype`` (``auto``: the checkpoint's) on ``device``; both are in memory at once.
+    """Run both models over ``batch`` in ``dtype`` (``auto``: the checkpoint's), and compare their blocks' outputs.
 
-    Raises UnsupportedError where their blocks, widths or vocabularies are not the same, or the blocks cannot be found;
-    ModelError where an output is not finite.
+    Both are on ``device`` at once. Raises UnsupportedError where their blocks, widths or vocabularies differ, or their
+    blocks are not found; ModelError where an output is not finite.
     """
     import torch
 
@@ -112,7 +112,7 @@ def compare_outputs(
 
 
 def _places(dense: Path, variant: Path, family: Family) -> list[_Place]:
-    """The blocks of both."""
+    """Return the blocks of both models. Raises UnsupportedError where they differ."""
     from sparsebench.models import blocks
     from sparsebench.models.checkpoint import Checkpoint
 
@@ -132,7 +132,7 @@ def _places(dense: Path, variant: Path, family: Family) -> list[_Place]:
 
 
 def _inputs(batch: Batch, rows: slice, device: str) -> dict[str, torch.Tensor]:
-    """What the model is called with for some of the samples."""
+    """Return the model's inputs for some of the samples."""
     given = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
@@ -147,7 +147,7 @@ def _inputs(batch: Batch, rows: slice, device: str) -> dict[str, torch.Tensor]:
 
 
 def _mask(side: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Which tokens of a side are no padding, bool (samples, length)."""
+    """Return which positions of a side are tokens, not padding: bool (samples, length)."""
     import torch
 
     if "decoder_input_ids" not in inputs or side == "encoder":
@@ -157,7 +157,7 @@ def _mask(side: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _difference(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> float:
-    """The sum over the tokens that count of ‖found - wanted‖ / ‖wanted‖, in double precision."""
+    """Return the sum over the tokens in ``mask`` of ‖found - wanted‖ / ‖wanted‖, in double precision."""
     left, right = (states[mask].double() for states in (found, wanted))
     return float(((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(sys.float_info.min)).sum())
 
@@ -165,7 +165,10 @@ def _difference(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -
 def _run(
     model: Any, places: list[_Place], inputs: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor] = {}
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What every block reads and gives, by its path; a block reads what is ``given`` to it, else what the one before gives."""
+    """Run a model, and return the input and the output of every block by its path.
+
+    A block's input is replaced by the one ``given`` for it, if any. Raises UnsupportedError where a block does not run.
+    """
     reads: dict[str, torch.Tensor] = {}
     gives: dict[str, torch.Tensor] = {}
     with _hooked(model, places, reads, gives, given):
@@ -177,7 +180,7 @@ def _run(
 
 
 def _caches(model: Any) -> bool:
-    """Whether a model keeps keys and values, which nobody needs here; plain encoders have no such switch."""
+    """Return whether a model would keep a KV cache, which is not needed here; plain encoders have no such switch."""
     return bool(getattr(model.config, "use_cache", False))
 
 

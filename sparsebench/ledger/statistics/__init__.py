@@ -1,9 +1,10 @@
-"""How sure a score is, whether two variants differ on the same documents, and what so many documents could have shown.
+"""How certain a score is, whether two variants differ on the same documents, and what their number could have shown.
 
 0/1 outcomes: Wilson's interval for a score; for a difference the exact McNemar test and Newcombe's interval for paired
-proportions; for retained the same interval solved for the ratio. All else (average precision, rank
-correlation, perplexity, graded outcomes): a seeded bootstrap over documents (perplexity: windows of text), both sides resampled
-together. Documents that share a context count as one cluster. docs/statistics.md has the formulas.
+proportions; for the share retained the same interval solved for the ratio. Perplexity per token: Student's t of the
+log-losses of windows of text. All else (average precision, rank correlation, graded outcomes): a seeded bootstrap over
+documents, both sides resampled together, but a jackknife for the interval of an average precision. Documents that share
+a context count as one cluster. docs/statistics.md has the formulas.
 """
 
 from sparsebench.ledger.statistics.contract import (

@@ -1,4 +1,4 @@
-"""What passes in and out of a comparison."""
+"""The data types of intervals, comparisons and verdicts, and what is known of each metric."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Z95_ONE_SIDED = NormalDist().inv_cdf(0.95)
 
 @dataclass(frozen=True)
 class Metric:
-    """What the ledger's view ``metrics`` says of one; the defaults are those of a metric that it does not know.
+    """What the ledger's view ``metrics`` says of one metric. The defaults are those of a metric that it does not list.
 
-    ``pooling`` says what the labels of outcomes are. A ranking's are 1 and 0, a correlation's what its values are correlated
-    with; per token they count the tokens that an outcome's log-likelihood sums up, per symbol those of the right
-    answer (of an F1 the entities that are there and those that were found). ``guessed`` is what a model without skill gets in
-    every task, where that is so.
+    ``pooling`` says how outcomes make a score, and so what their labels are. For a ranking they are 1 and 0; for a
+    correlation, what the values are correlated with. Per token, a label counts the tokens that an outcome's
+    log-likelihood sums up. Per symbol, it counts the symbols of the right answer (for an F1, the entities that are
+    there plus those that were found). ``guessed`` is the score of a model without skill, where every task has the same.
     """
 
     higher_is_better: bool = True
@@ -44,14 +44,14 @@ class Metric:
     @classmethod
     @cache
     def named(cls, name: str) -> Metric:
-        """The metric that results, such as ``scores.metric``, call by this name."""
+        """Return the metric that results, such as ``scores.metric``, call ``name``."""
         found = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
         return cls(*found[0]) if found else cls()
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval; None and the reason in ``method`` where there is none."""
+    """A 95% interval. Where there is none, its ends are None and ``method`` gives the reason."""
 
     low: float | None
     high: float | None
@@ -59,17 +59,17 @@ class Interval:
 
 
 def count_clusters(n: int, clusters: Integers | None) -> int:
-    """How many clusters ``n`` outcomes are in: as many as there are outcomes where each is its own."""
+    """Return the number of clusters of ``n`` outcomes; ``n`` where each outcome is its own (``clusters`` is None)."""
     return n if clusters is None else int(clusters.max()) + 1
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The outcomes (n,) of a variant and of what it is held against (``dense``) on the same documents.
+    """The outcomes (n,) of a variant and of the model it is compared with (``dense``), on the same documents.
 
-    ``label`` has the gold labels, NaN where there are none; ``cluster`` the number of each document's cluster, as
-    ``codes`` gives it, None where every document is its own. ``variant_label`` has the variant's labels where they are not the
-    dense model's: what an F1 divides by holds what each has found.
+    ``label`` holds the gold labels, NaN where there are none. ``cluster`` holds the number of each document's cluster,
+    as ``codes`` gives it; None where every document is its own. ``variant_label`` holds the variant's labels where they
+    differ from the dense model's: the divisor of an F1 counts the entities that each model found.
     """
 
     variant: Floats
@@ -80,12 +80,12 @@ class Pairs:
 
     @property
     def clusters(self) -> int:
-        """How many clusters there are."""
+        """The number of clusters."""
         return count_clusters(len(self.variant), self.cluster)
 
     @property
     def sides(self) -> list[ValuesAndLabels]:
-        """The variant's outcomes with their labels, and the dense model's."""
+        """The outcomes with their labels: the variant's, then the dense model's."""
         own = self.label if self.variant_label is None else self.variant_label
         return [(self.variant, own), (self.dense, self.label)]
 
@@ -94,11 +94,11 @@ class Pairs:
 class Comparison:
     """Variant minus dense over ``n`` shared documents in ``clusters`` contexts: 95% interval, two-sided p value.
 
-    ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (0/1 outcomes; of an
-    error 0 is right).
-    ``loss_at_most`` is the largest loss that the documents leave possible, in the metric's unit: the one-sided 95% limit.
-    ``detectable`` is the smallest true difference that such documents show in four samples of five; None where none
-    would be. ``retained`` is (variant - chance) / (dense - chance), None where dense cannot be told from chance.
+    ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (for 0/1
+    outcomes; where lower is better, 0 is right). ``loss_at_most`` is the largest loss that the documents leave
+    possible, in the metric's unit: the one-sided 95% limit. ``detectable`` is the smallest true difference that such
+    documents show with a power of 80%; None where they show none. ``retained`` is (variant - chance) / (dense -
+    chance), None where dense cannot be told from chance.
     """
 
     n: int
@@ -120,9 +120,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Standing:
-    """What overrides the test of a comparison: ``separable`` is False where the task does not tell the model from one without
-    skill, ``collapsed`` is True where the variant has and what it is held against has not, ``at_chance`` where the interval of
-    the variant's score reaches chance.
+    """What overrides the test of a comparison.
+
+    ``separable`` is False where the task does not tell the model from one without skill. ``collapsed`` is True where
+    the variant has collapsed and the model it is compared with has not. ``at_chance`` is True where the interval of the
+    variant's score reaches chance.
     """
 
     separable: bool | None = None
@@ -131,7 +133,7 @@ class Standing:
 
 
 def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
-    """Rows of a query of what the ledger's views say of metrics and verdicts: rules that SQL and Python both need stand there."""
+    """Return the rows of a query on the views of metrics and verdicts, which hold rules that SQL and Python share."""
     import duckdb
 
     with interruptible(), duckdb.connect() as connection:
@@ -140,17 +142,20 @@ def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
 
 
 def none(reason: str, higher_is_better: bool = True) -> Comparison:
-    """The comparison that cannot be made, recorded so that it is not tried again."""
+    """Return a comparison that cannot be made, with the reason. It is recorded so that it is not tried again."""
     return Comparison(0, None, None, None, None, None, None, f"none: {reason}", higher_is_better)
 
 
 def unexplained(metric: str) -> Comparison:
-    """The comparison of scores that their documents do not explain."""
+    """Return the comparison, without numbers, of scores that do not follow from the outcomes of their documents."""
     return none(UNEXPLAINED, Metric.named(metric).higher_is_better)
 
 
 def codes(names: Iterable[str | None]) -> Integers | None:
-    """Numbers for the clusters named, in order of appearance; None when no two documents share one."""
+    """Number the clusters named in order of appearance; a None among ``names`` is a cluster of one document.
+
+    Returns None when no two documents share a cluster.
+    """
     import numpy as np
 
     known: dict[str | tuple[int], int] = {}

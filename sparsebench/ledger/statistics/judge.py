@@ -1,4 +1,4 @@
-"""From outcomes to an interval, a comparison, a verdict."""
+"""Turns outcomes into intervals, comparisons and verdicts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def interval(
     metric: str, score: float, values: Floats, labels: Floats, clusters: Integers | None = None, seed: int = 0
 ) -> Interval:
-    """The 95% interval of ``score`` from its outcomes ``values`` (n,) and, for pooled metrics, ``labels`` (n,).
+    """Return the 95% interval of ``score`` from its outcomes ``values`` (n,) and, for pooled metrics, ``labels`` (n,).
 
-    ``clusters`` (n,) numbers the documents' contexts (``codes``); None where each has its own.
+    ``clusters`` (n,) numbers the documents' contexts (``codes``); None where each document has its own.
     """
     if not explains(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
@@ -54,9 +54,9 @@ def interval(
 
 
 def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
-    """Compare two variants by outcomes that ``metric`` is made of (``explains`` says whether it is).
+    """Compare two variants by the outcomes that make up their scores (``explains`` says whether they do).
 
-    ``chance`` is the score of no skill, as good as it was measured to be: what is retained is counted from there.
+    ``chance`` is the best score known to need no skill: the share retained is counted from there.
     """
     n, known = len(pairs.variant), Metric.named(metric)
     if not n:
@@ -75,10 +75,10 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
 def judged(
     found: Sequence[Comparison], stood: Sequence[Standing] | None = None
 ) -> list[tuple[float | None, str | None]]:
-    """Of each comparison the p value after Holm's correction for all of them, and the verdict at it, as ``vs_dense`` has it.
+    """Return each comparison's p value, with Holm's correction for all of them, and its verdict, as in ``vs_dense``.
 
-    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value; or, by where the scores
-    ``stood``, ``invalid``, ``collapsed`` or ``at chance``.
+    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``stood`` may
+    override it with ``invalid``, ``collapsed`` or ``at chance``.
     """
     columns = {name: [getattr(one, name) for one in found] for name in ("p", "difference", "higher_is_better")}
     places = stood or [Standing()] * len(found)
@@ -87,7 +87,7 @@ def judged(
 
 
 def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
-    """Whether ``score`` is what its outcomes give: a metric that this package does not know gets no interval."""
+    """Return whether ``score`` follows from its outcomes; one that is computed in an unknown way gets no interval."""
     if not len(values):
         return False
     found = resampling.value(Metric.named(metric).pooling, values, labels)
@@ -95,7 +95,7 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
 
 
 def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
-    """0/1 outcomes, by how many documents each side alone gets right. Where lower is better, 0 is right."""
+    """Compare 0/1 outcomes by how many documents only one side gets right. Where lower is better, 0 is right."""
     import numpy as np
 
     if not metric.higher_is_better:
@@ -143,7 +143,7 @@ def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None)
 
 
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
-    """All else, by both sides on the same resamples."""
+    """Compare all other outcomes by scoring both sides on the same resamples."""
     n, many = len(pairs.variant), pairs.clusters
     drawn = resampling.resampled(metric.pooling, pairs.sides, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
@@ -158,7 +158,7 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
     if chance is not None and around and (around[0] > chance if metric.higher_is_better else around[1] < chance):
         base = drawn[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
-            # A random ranking's average precision is the share of true pairs, in each resample its own.
+            # A random ranking's average precision is the share of true pairs, which differs between resamples.
             chance = float(pairs.label.mean())
             base = resampling.resampled("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
         above = drawn - base

@@ -1,4 +1,4 @@
-"""0/1 outcomes: exact tests of pairs, and intervals that hold near 0 and 1. Counts may be effective ones, not whole."""
+"""0/1 outcomes: exact paired tests, and intervals that hold near 0 and 1. Counts may be effective, so not integers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
 
 _FAR = 1e6
-"""A ratio beyond which an interval has no end."""
+"""How far from the estimate the end of a ratio's interval is sought; beyond, the interval has no end."""
 
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """Documents by who is right; of clustered documents, as many as independent ones would have to be."""
+    """Counts of documents by which side is right; clustered documents count as fewer, independent ones."""
 
     both: float
     gained: float
@@ -28,15 +28,15 @@ class PairedCounts:
 
     @property
     def n(self) -> float:
-        """All documents."""
+        """The number of all documents."""
         return self.both + self.gained + self.lost + self.neither
 
     def scaled(self, factor: float) -> PairedCounts:
-        """The same shares of ``factor`` times the documents."""
+        """Return the same shares for ``factor`` times as many documents."""
         return PairedCounts(self.both * factor, self.gained * factor, self.lost * factor, self.neither * factor)
 
     def correlation(self) -> float:
-        """Newcombe's φ of the pairs, with his continuity correction, which applies to positive correlation only."""
+        """Return Newcombe's φ of the pairs, with his continuity correction, which is for positive correlation only."""
         margins = (self.both + self.gained) * (self.lost + self.neither)
         margins *= (self.both + self.lost) * (self.gained + self.neither)
         excess = self.both * self.neither - self.gained * self.lost
@@ -45,24 +45,25 @@ class PairedCounts:
 
 
 def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (1927); ``n`` is above 0."""
+    """Return Wilson's score interval of a proportion (1927); ``n`` must be above 0."""
     centre = (successes + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(max(0.0, successes * (n - successes)) / n + z * z / 4)
-    # Without a success it begins at 0, to the bit: rounding must not put it above a chance of 0.
+    # Without a success the interval begins at exactly 0: rounding must not put it above a chance of 0.
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half)
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p value of McNemar's test: a binomial test of the discordant pairs at one half."""
+    """Return the exact two-sided p value of McNemar's test: a binomial test of the discordant pairs at one half."""
     from scipy.special import bdtr
 
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
 
 
 def sign_flip(net: Integers) -> float:
-    """The exact two-sided p value when the sides of each cluster may be swapped; ``net`` is gained less lost in each.
+    """Return the exact two-sided p value of swapping both sides of whole clusters; ``net`` is gained less lost in each.
 
-    The sum of ±|net| over all swaps, by convolution. McNemar's test where every cluster has one document.
+    Convolution gives the distribution of the sum of ±|net| over all swaps. Where every cluster has one document, this
+    is McNemar's test.
     """
     import numpy as np
 
@@ -80,7 +81,7 @@ def sign_flip(net: Integers) -> float:
 
 
 def binomial(k: Integers, n: int, share: float) -> Floats:
-    """The probabilities of ``k`` hits of ``n``."""
+    """Return the probabilities of ``k`` hits in ``n`` trials, each a hit with probability ``share``."""
     import numpy as np
     from scipy.special import gammaln, xlog1py, xlogy
 
@@ -90,7 +91,9 @@ def binomial(k: Integers, n: int, share: float) -> Floats:
 
 
 def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
-    """Newcombe's interval (95% by default) of the difference of paired proportions, (both + gained) / n - (both + lost) / n.
+    """Return Newcombe's interval (95% by default) of the difference of two paired proportions.
+
+    The difference is (both + gained) / n - (both + lost) / n.
 
     Method 10 of Statistics in Medicine 17, 2635-2650 (1998): square-and-add with the correlation of the pairs.
     """
@@ -104,17 +107,18 @@ def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
 
 
 def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | None]:
-    """The 95% interval of (variant - chance) / (dense - chance): the ratios r for which variant - r dense, both above chance,
-    may be 0 by ``newcombe``'s square-and-add (MOVER: Zou & Donner, Statistics in Medicine 27, 1693-1702, 2008).
+    """Return the 95% interval of (variant - chance) / (dense - chance).
 
-    Without clusters it holds 1 exactly when the interval of the difference holds 0. None where it has no end.
+    It holds the ratios r for which variant - r dense, both counted from chance, may be 0 by ``newcombe``'s
+    square-and-add (MOVER: Zou & Donner, Statistics in Medicine 27, 1693-1702, 2008). Without clusters it holds 1
+    exactly when the interval of the difference holds 0. An end is None where there is none.
     """
     (first, low, high), (second, other_low, other_high) = _sides(table)
     phi = table.correlation()
     top, base = first - chance, second - chance
 
     def excess(ratio: float, upper: bool) -> float:
-        # The side of r x dense that adds to the limit: with r < 0 its ends change places, and so does the correlation's sign.
+        # The end of r x dense that widens the limit. With r < 0 its ends swap, and the correlation changes its sign.
         own = high - first if upper else first - low
         other = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
         root = _root(own, abs(ratio) * other, phi if ratio >= 0 else -phi)
@@ -124,7 +128,7 @@ def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | 
 
 
 def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> float | None:
-    """The ratio, from ``start`` outwards, at which the limit of variant - r dense reaches 0.
+    """Return the ratio r, from ``start`` outwards, where the limit of variant - r dense reaches 0; None if none does.
 
     Going down from the estimate the difference grows, until its lower limit is above 0; going up, the reverse.
     """
@@ -142,7 +146,7 @@ def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> f
 
 
 def _sides(table: PairedCounts, z: float = Z95) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Each side's share with Wilson's interval: the variant's, the dense model's."""
+    """Return the share and both ends of its Wilson interval: the variant's, then the dense model's."""
     n, right = table.n, (table.both + table.gained, table.both + table.lost)
     first, second = ((count / n, *wilson(count, n, z)) for count in right)
     return first, second

@@ -1,4 +1,4 @@
-"""The bootstrap over documents, or over their clusters: of any metric that is one number of all documents together."""
+"""The bootstrap over documents, or over their clusters, for any metric that is one number of all documents together."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 CHUNK = 1 << 21
-"""Numbers drawn at once: the memory is bounded."""
+"""Numbers drawn at once, so that memory stays bounded."""
 LARGEST = math.log(sys.float_info.max)
 _NORMAL = NormalDist()
 
 
 def value(pooling: str, values: Floats, labels: Floats) -> float:
-    """The score of the documents themselves, made of them as ``pooling`` says (``Metric``)."""
+    """Return the score of the documents themselves, each counted once, computed as ``pooling`` says (``Metric``)."""
     import numpy as np
 
     return float(statistic(pooling, values, labels, np.ones((1, len(values))))[0])
 
 
 def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """The score (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
+    """Return the score (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
     import numpy as np
 
     if pooling == "per token":
         with np.errstate(invalid="ignore", divide="ignore"):
-            # A collapsed model's resample may lie beyond a double: the largest double stands for it.
+            # A collapsed model's perplexity may lie beyond a double: the largest double stands for it.
             mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
         return np.exp(mean_nll)
     if pooling == "per symbol":
@@ -49,8 +49,10 @@ def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> 
 
 
 def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | None, seed: int) -> Floats:
-    """The score of every side, its values with its labels, on the same resamples: (RESAMPLES, sides); the same ``seed`` and
-    shape draw the same."""
+    """Return the score of each side (its values and labels) on the same resamples: (RESAMPLES, sides).
+
+    The same ``seed`` and the same numbers of documents and clusters draw the same resamples.
+    """
     import numpy as np
 
     n = len(sides[0][0])
@@ -69,7 +71,7 @@ def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | N
 
 
 def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, float]:
-    """The interval (95% by default) of resamples of ``n`` documents (or clusters): percentiles, moved out for small n.
+    """Return the interval (95% by default) of resamples of ``n`` documents or clusters: percentiles, wider for small n.
 
     Hesterberg's expanded percentile interval (The American Statistician 69, 371-386, 2015): the normal quantile is
     replaced by t(n - 1) times the root of n / (n - 1).
@@ -83,12 +85,11 @@ def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, floa
 
 
 def jackknife(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, float] | None:
-    """The 95% interval of an average precision: Student's t of its logit, whose error is the jackknife's over documents or
-    clusters (in RESAMPLES groups where they are more). None at 0 and 1, which have no logit, and where every group left out
-    gives the same.
+    """Return the 95% interval of an average precision: Student's t of its logit, with the jackknife's standard error.
 
-    A share's bootstrap is skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, and this in 93%
-    (benchmarks/power.py).
+    The jackknife leaves out one document or cluster at a time, or one of RESAMPLES groups where there are more. None at
+    0 and 1, which have no logit, and where the score is the same whatever is left out. The bootstrap of a share is
+    skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, this in 93% (benchmarks/power.py).
     """
     import numpy as np
     from scipy.special import expit, logit, stdtrit
@@ -108,10 +109,11 @@ def jackknife(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, 
 
 
 def p_value(shifts: Floats, n: int) -> float:
-    """Two-sided: twice the smaller share of resampled differences on one side of 0, expanded as ``quantiles`` is.
+    """Return the two-sided p value: twice the smaller share of ``shifts`` on a side of 0, expanded as in ``quantiles``.
 
-    Where no resample crosses 0 their number would set the p value, which few documents then could not bring below 5%: how
-    many standard deviations 0 is away tells more. Of a mean that is Student's paired t test.
+    Where no resample crosses 0, the number of resamples would set the p value, and few documents could not bring it
+    below 5%. Then the distance of 0 in standard deviations counts, where it is larger. For a mean, that is Student's
+    paired t test.
     """
     import numpy as np
     from scipy.special import stdtr
@@ -128,10 +130,10 @@ def p_value(shifts: Floats, n: int) -> float:
 
 
 def design_effect(values: Floats, clusters: Integers | None) -> float:
-    """How many documents in clusters say as much as one on its own, at least 1: the ratio of the mean's two variances.
+    """Return how many documents in clusters say as much as one on its own, at least 1.
 
-    Few clusters make their own variance uncertain: it is enlarged by (t(K - 1) / t(n - 1))², as Korn & Graubard do
-    (Survey Methodology 24, 193-201, 1998).
+    It is the variance of the mean over clusters divided by that over documents. Few clusters make their variance
+    uncertain: it is enlarged by (t(K - 1) / t(n - 1))², as Korn & Graubard do (Survey Methodology 24, 193-201, 1998).
     """
     import numpy as np
     from scipy.special import stdtrit

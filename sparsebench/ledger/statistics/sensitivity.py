@@ -10,30 +10,30 @@ from sparsebench.ledger.statistics.contract import Z95, ask
 from sparsebench.ledger.statistics.proportions import binomial
 
 ASSUMED = 0.1
-"""The share of documents on which two models are taken to differ in being right, where nothing has been measured yet."""
+"""The share of documents on which exactly one of two models is assumed to be right, before anything is measured."""
 WANTED = 0.8
 LEVEL = 0.05
 _WIDE = 6.0
-"""Standard deviations after which a binomial's tail is left out."""
+"""Standard deviations beyond which a binomial's tail is left out."""
 _RARE = 8
-"""So many more, because that of a rare event is longer."""
+"""Counts added to that width, because the tail of a rare event is longer."""
 _ROWS = 150
-"""Of more numbers of discordant documents than this, every third, fifth, … is looked at."""
+"""From twice as many possible numbers of discordant documents on, only every third, fifth, … is evaluated."""
 _CLOSE = 1e-3
 
 
 @lru_cache(maxsize=4096)
 def detectable(n: int, discordance: float = ASSUMED) -> float | None:
-    """The smallest drop that ``n`` paired documents show with a power of 80%, two-sided 0.05; None where none is that large.
+    """Return the smallest drop that ``n`` paired documents show with 80% power, two-sided 0.05; None if there is none.
 
-    ``discordance`` is the share of documents on which exactly one model is right; a larger drop needs as much.
+    ``discordance`` is the share of documents on which exactly one model is right; it is at least the drop.
     """
     if power(n, discordance, 1.0) < WANTED:
         return None
     low, high = 0.0, 1.0
     drop = _normal(n, discordance)
-    # Newton's steps on the normal scale, where power is close to a line of slope √(n / ψ) in the drop; kept between what is
-    # known to be too little and what is known to be enough.
+    # Newton's steps on the normal scale, where power is close to a line of slope √(n / ψ) in the drop; kept between a
+    # drop known to be too small and one known to be enough.
     for _ in range(40):
         found = power(n, discordance, drop)
         low, high = (drop, high) if found < WANTED else (low, drop)
@@ -46,15 +46,15 @@ def detectable(n: int, discordance: float = ASSUMED) -> float | None:
 
 
 def needed(drop: float, discordance: float = ASSUMED) -> int:
-    """Paired documents on which a true ``drop`` shows with a power of 80%, two-sided 0.05, by an approximation (Connor)."""
+    """Return how many paired documents show a true ``drop`` with 80% power, two-sided 0.05 (Connor's approximation)."""
     return int(ask("SELECT documents_needed($drop, $discordance)", drop=drop, discordance=discordance)[0][0])
 
 
 def power(n: int, discordance: float, drop: float) -> float:
-    """The chance that the exact McNemar test finds (p < 0.05) a true ``drop`` in ``n`` documents.
+    """Return the probability that the exact McNemar test finds (p < 0.05) a true ``drop`` in ``n`` documents.
 
-    The number of discordant documents is binomial (n, ψ), of which a share (1 + drop / ψ) / 2 is lost; ψ is
-    ``discordance``, or ``drop`` where that is more.
+    The number of discordant documents is binomial (n, ψ), and a share (1 + drop / ψ) / 2 of them is lost; ψ is the
+    larger of ``discordance`` and ``drop``.
     """
     import numpy as np
     from scipy.special import bdtrc, bdtrik
@@ -75,7 +75,7 @@ def power(n: int, discordance: float, drop: float) -> float:
 
 
 def of_interval(low: float, high: float, n: int) -> float:
-    """The difference found with a power of 80%, from the width of the 95% interval of ``n`` documents or clusters."""
+    """Return the difference found with 80% power, from the width of the 95% interval of ``n`` documents or clusters."""
     from scipy.special import stdtrit
 
     beyond, found = stdtrit(n - 1, [0.975, WANTED])
@@ -83,7 +83,7 @@ def of_interval(low: float, high: float, n: int) -> float:
 
 
 def _normal(n: int, psi: float) -> float:
-    """Connor's approximation (Biometrics 43, 207-211, 1987), solved for the drop: where the search begins."""
+    """Return where the search begins: Connor's approximation (Biometrics 43, 207-211, 1987), solved for the drop."""
     beta = _probit(WANTED)
     drop = (Z95 + beta) * math.sqrt(psi / n)
     for _ in range(5):

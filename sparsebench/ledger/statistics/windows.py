@@ -1,7 +1,7 @@
 """Perplexity: its logarithm is a mean of log-losses over windows of text, judged by Student's t.
 
-A window's outcome is the sum of -ln p over its tokens; the mean is that of all tokens, and its error comes from how windows
-differ from it (a ratio estimator; with windows of one length, the usual standard error).
+A window's outcome is the sum of -ln p over its tokens. The mean is taken over all tokens, and its standard error comes
+from how windows differ from it (a ratio estimator; for windows of one length, the usual standard error).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
 
 LEAST = 3
-"""Windows below which there is no interval: two say next to nothing of how much windows vary."""
+"""The fewest windows that give an interval: two say next to nothing of how much windows vary."""
 FEW = 8
-"""Windows below which an interval is marked: it stands on windows being alike, which so few cannot show."""
+"""With fewer windows an interval is marked ``(few)``: it assumes that windows are alike, which so few cannot show."""
 WANTED = 0.8
 """The power at which a difference counts as detectable."""
 _LARGEST = math.log(sys.float_info.max)
@@ -27,7 +27,7 @@ _LARGEST = math.log(sys.float_info.max)
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean log-loss a token, with its standard error, over ``n`` windows (or clusters of windows)."""
+    """A mean log-loss per token, with its standard error, over ``n`` windows (or clusters of windows)."""
 
     value: float
     error: float
@@ -41,7 +41,7 @@ class Mean:
 
     @property
     def p(self) -> float:
-        """Two-sided, against 0. Where all windows say the same, it is 0 (they differ from 0) or 1."""
+        """The two-sided p value against 0. Where all windows agree, it is 1 for a mean of 0, and 0 for any other."""
         from scipy.special import stdtr
 
         if not self.error:
@@ -50,7 +50,7 @@ class Mean:
 
     @property
     def detectable(self) -> float:
-        """The rise that so many windows show in four samples of five (noncentral t), the error's small-sample bias removed."""
+        """The rise that ``n`` windows show with 80% power (noncentral t), the error's small-sample bias removed."""
         from scipy.special import gammaln, nctdtrinc
 
         freedom = self.n - 1
@@ -59,7 +59,7 @@ class Mean:
 
 
 def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Mean:
-    """The mean of ``losses`` (n,), each the sum over ``tokens`` (n,), of two windows or more."""
+    """Return the mean of ``losses`` (n,), each the sum over that window's ``tokens`` (n,), for two windows or more."""
     import numpy as np
 
     value = losses.sum() / tokens.sum()
@@ -71,7 +71,7 @@ def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Me
 
 
 def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
-    """The 95% interval of a perplexity."""
+    """Return the 95% interval of a perplexity."""
     many = count_clusters(len(losses), clusters)
     if many < LEAST:
         return Interval(None, None, f"none: {_windows(many)} do not show how much windows vary")
@@ -80,10 +80,10 @@ def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Inter
 
 
 def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
-    """Two perplexities on the same windows: the ratio's interval, as a difference from the dense model's perplexity.
+    """Compare two perplexities on the same windows: the ratio's interval, as a difference from the dense perplexity.
 
-    ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity without skill;
-    what is retained is counted in logarithms.
+    ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity
+    without skill; the share retained is computed from logarithms.
     """
     many = pairs.clusters
     if many < LEAST:
@@ -110,10 +110,11 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
 
 
 def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
-    """The share of dense's log-loss below ``chance``'s that is left, by Fieller's interval of a ratio of two means.
+    """Return the share left of dense's gain in log-loss over ``chance``, with Fieller's interval of a ratio of means.
 
-    It holds each ratio r for which the mean of variant - r dense, both from chance, may be 0 by Student's t (Fieller, J. of the
-    Royal Statistical Society B 16, 175-185, 1954). None where dense cannot be told from chance: the interval has no ends then.
+    It holds each ratio r for which the mean of variant - r dense, both from chance, may be 0 by Student's t (Fieller,
+    J. of the Royal Statistical Society B 16, 175-185, 1954). Empty where dense cannot be told from chance: the interval
+    has no ends then.
     """
     if chance is None or chance <= 0:
         return {}
@@ -151,5 +152,5 @@ def _quantile(share: float, n: int) -> float:
 
 
 def _exp(value: float) -> float:
-    """The largest double stands for what a collapsed model's perplexity would be beyond it."""
+    """Return exp(``value``), at most the largest double: a collapsed model's perplexity may lie beyond it."""
     return math.exp(min(value, _LARGEST))

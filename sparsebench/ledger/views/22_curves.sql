@@ -56,6 +56,25 @@ JOIN (
 ) USING (line)
 QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_at DESC, manifest) = 1;
 
+-- Curves of pruned models only, each method by one name in all panels: of a method that was calibrated in several ways the usual one
+-- (figure calibration has the others). Points of N:M patterns stand `apart`: no line joins them.
+CREATE OR REPLACE VIEW _pruned_curves AS
+WITH usual AS (
+    SELECT panel, c.line, method_label(method, if(nm, '', granularity), if(nm, 'N:M', 'unstructured')) AS short
+    FROM (SELECT *, pattern LIKE '%:%' AS nm FROM curves) c
+    JOIN ways USING (variant_id)
+    WHERE NOT resized AND method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
+    GROUP BY panel, c.line, method, granularity, nm
+    QUALIFY rank() OVER (PARTITION BY panel, method, granularity, nm ORDER BY min(text_number), min(inputs)) = 1
+), named AS (
+    SELECT panel, line, if(count(*) OVER (PARTITION BY panel, short) = 1, short, line) AS name FROM usual
+)
+SELECT c.* REPLACE (name AS line, min(place) OVER (PARTITION BY name) AS place), bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, name) AS apart
+FROM curves c
+JOIN named USING (panel, line)
+WHERE NOT resized
+QUALIFY sparsity > 0 OR NOT apart;
+
 COMMENT ON VIEW curves IS 'scores as figures draw them: one line a method, which begins at the dense model; the newest where several manifests have a point';
 COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, what tells it from its like (inputs, text, seed)';
 COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';

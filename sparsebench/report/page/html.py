@@ -1,6 +1,6 @@
-"""Markdown to one self-contained page: nothing on it is fetched from anywhere.
+"""Turn Markdown into one self-contained page, which fetches nothing from anywhere.
 
-Only the Markdown that the templates write is understood as markup: HTML that a ledger's text may hold is shown, not obeyed.
+Only the Markdown that the templates write is understood as markup: HTML in a ledger's text is shown as text.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 ROOM = Path(__file__).parent
 _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
-"""Bars of a modulus or a norm, around which a browser would leave the room of an operator."""
+"""Bars of an absolute value or a norm, around which a browser would leave the space of an operator."""
 HEAVY = 1_500_000
-"""Bytes from which a drawing is left for its bitmap: one of very many points."""
+"""The most bytes of an SVG on the page: a larger one, which has very many points, is replaced by its bitmap."""
 
 
 def page(markdown: str, pictures: Mapping[str, Path]) -> str:
-    """``markdown`` as an HTML document with ``pictures`` (files by link) inside it. No other file is read, whatever is linked."""
+    """Return ``markdown`` as an HTML document that embeds ``pictures`` (files by link); it reads no other."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -72,11 +72,11 @@ def _parser() -> MarkdownIt:
 
 
 def _formula(latex: str, options: Mapping[str, bool]) -> str:
-    """A formula as MathML, which browsers draw by themselves; one that cannot be read stays as it is written."""
+    """Return a formula as MathML, which browsers draw by themselves; one that cannot be converted stays as written."""
     from latex2mathml import exceptions
     from latex2mathml.converter import convert
 
-    # The converter's errors have no ancestor of their own.
+    # The converter's errors have no base class of their own.
     found = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     unreadable: tuple[type[Exception], ...] = (LookupError, ValueError, *found)
     try:
@@ -109,7 +109,7 @@ def _figure(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: A
 
 
 def _embedded(path: Path) -> str:
-    """A picture as a data URI: the drawing where there is one beside the bitmap, since it stays sharp at every size."""
+    """Return a picture as a data URI: the SVG if one lies beside the bitmap, since it stays sharp at every size."""
     drawing = path.with_suffix(".svg")
     if drawing.is_file() and drawing.stat().st_size <= HEAVY:
         return _uri("image/svg+xml", _lean(drawing.read_text(encoding="utf-8")).encode())
@@ -121,6 +121,6 @@ def _uri(kind: str, content: bytes) -> str:
 
 
 def _lean(svg: str) -> str:
-    """An SVG without its prolog, metadata, comments and spare white space."""
+    """Return an SVG without its prolog, metadata, comments and spare white space."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()

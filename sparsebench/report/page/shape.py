@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 LONG = 32
-"""Characters from which a cell is running text, which needs room and may be broken."""
+"""A cell of more characters is running text, which needs room and may be wrapped."""
 _FOLD = re.compile(r"<details><summary>(.+)</summary>|</details>")
 
 
@@ -26,7 +26,7 @@ class Heading:
 
 
 def details(state: StateBlock, line: int, end: int, silent: bool) -> bool:
-    """A block rule: the two lines between which a report folds something away."""
+    """Parse the two lines between which a report folds something away (a block rule of markdown-it)."""
     found = _FOLD.fullmatch(state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]])
     if not found:
         return False
@@ -39,12 +39,12 @@ def details(state: StateBlock, line: int, end: int, silent: bool) -> bool:
 
 
 def shaped(tokens: Sequence[Token]) -> list[Token]:
-    """The tokens with anchors in headings, figures in place of captioned images, and scopes in tables."""
+    """Return the tokens with anchors in headings, figures in place of captioned images, and scopes in tables."""
     return _tables(_figures(_anchored(tokens)))
 
 
 def headings(tokens: Sequence[Token]) -> list[Heading]:
-    """The headings in order."""
+    """Return the headings in order."""
     return [
         Heading(int(token.tag[1:]), str(token.attrs["id"]), _plain(tokens[at + 1]))
         for at, token in enumerate(tokens)
@@ -53,7 +53,7 @@ def headings(tokens: Sequence[Token]) -> list[Heading]:
 
 
 def nested(found: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
-    """Each heading of the second level with those of the third below it."""
+    """Return each heading of the second level with those of the third below it."""
     chapters: list[tuple[Heading, list[Heading]]] = []
     for heading in found:
         if heading.level == 2:
@@ -64,7 +64,7 @@ def nested(found: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
 
 
 def _anchored(tokens: Sequence[Token]) -> list[Token]:
-    """Anchors as GitHub makes them, so that a link into ``report.md`` holds in the page too."""
+    """Give headings the anchors that GitHub would, so that a link into ``report.md`` works on the page too."""
     used: dict[str, int] = {}
     for token, inline, end in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if token.type == "heading_open":
@@ -76,7 +76,7 @@ def _anchored(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _figures(tokens: Sequence[Token]) -> list[Token]:
-    """A paragraph that is one image becomes a figure. Its caption is the paragraph below that begins with emphasis."""
+    """Turn a paragraph that is one image into a figure, captioned by the next one if that begins with emphasis."""
     from markdown_it.token import Token
 
     shown: list[Token] = []
@@ -97,13 +97,13 @@ def _figures(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _paragraph(tokens: Sequence[Token], at: int) -> Sequence[Token]:
-    """What is inside the paragraph that begins at a token; nothing where none does."""
+    """Return what is inside the paragraph that begins at a token; nothing where none begins."""
     begins = at < len(tokens) and tokens[at].type == "paragraph_open"
     return (tokens[at + 1].children or []) if begins else []
 
 
 def _tables(tokens: Sequence[Token]) -> list[Token]:
-    """Columns of numbers by class, headings with their scope; the first cell of a line names the line."""
+    """Give cells a class, and headings their scope; the first cell of a row is the row's heading."""
     section, first, in_body = "", False, False
     for at, token in enumerate(tokens):
         if token.type == "heading_open":
@@ -122,7 +122,7 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
-    """A heading of ``scope``, or a cell where there is none; its class says how it may be broken."""
+    """Make a cell a heading of ``scope`` unless that is empty; its class says how it may be wrapped."""
     numeric = "right" in str(token.attrs.get("style", ""))
     kind = "number" if numeric else "text" if len(inline.content) > LONG else "name"
     token.attrs = {"class": kind, "scope": scope} if scope else {"class": kind}

@@ -1,7 +1,7 @@
-"""Sixteen checks of a machine's GPUs: does what this program does there do what it says? Random weights, offline, minutes.
+"""Sixteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
 
-``--device cpu`` runs those that mean something on a CPU, on small models, so that the checks themselves are checked where there
-is no GPU.
+``--device cpu`` runs the checks that mean something on a CPU, on small models, so that the checks themselves are tested
+where there is no GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
     "energy": instruments.energy,
     "several nodes": parallel.several_nodes,
 }
-"""By what is checked, in the order of their numbers."""
+"""The checks by what they check, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,16 @@ class Check:
 
 
 def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
-    """Every check in turn on a resolved ``device`` with at most so many ranks, the last one on other ``nodes``; one that fails
-    with an error says no, and the next ones go on."""
+    """Run every check in turn on a resolved ``device`` with at most ``ranks`` ranks, the last one on other ``nodes``.
+
+    A check that ends in an error says no, and the next ones go on.
+    """
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
         bench = Bench(device, ranks, Path(folder), nodes)
         if bench.gpu:
             import torch
 
-            torch.cuda.set_device(device)  # what names no GPU means this one
+            torch.cuda.set_device(device)  # code that names no GPU then uses this one
         for number, (what, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}
@@ -75,7 +77,7 @@ def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
 
 
 def report(device: str, checks: list[Check]) -> dict[str, Any]:
-    """What gpu-acceptance.json holds."""
+    """Return the content of gpu-acceptance.json."""
     return {
         "where": environment.where(device),
         "environment": environment.as_json(device),
@@ -84,7 +86,7 @@ def report(device: str, checks: list[Check]) -> dict[str, Any]:
 
 
 def _stored(check: Check) -> dict[str, Any]:
-    """A check as JSON, which has no infinity and no NaN: such a number is null, and ``not_finite`` says which it was."""
+    """Return a check as JSON, which has no infinity and no NaN: such a number is null, and ``not_finite`` names it."""
     numbers = check.numbers
     lost = {key: str(one) for key, one in numbers.items() if isinstance(one, float) and not math.isfinite(one)}
     return asdict(check) | {"numbers": numbers | dict.fromkeys(lost)} | ({"not_finite": lost} if lost else {})

@@ -1,4 +1,4 @@
-"""What the checks share: the device, models of random weights, and how they are measured."""
+"""What the checks share: the device, models of random weights, and ways to measure them."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Bench:
 
     @property
     def several(self) -> list[int]:
-        """The numbers of ranks that can share a model. Raises CheckSkipped where there is one rank."""
+        """The numbers of ranks that can share a model. Raises CheckSkipped where there is only one rank."""
         found = [ranks for ranks in (2, 4, 8) if ranks <= self.ranks]
         if not found:
             raise CheckSkipped(f"{self.ranks} rank: it takes two")
         return found
 
     def model(self, name: str) -> tuple[Path, Any]:
-        """A model of random weights, made when it is first wanted, and its family."""
+        """Return a model of random weights, made when first asked for, and its family."""
         from sparsebench.models.random_weights import write_random
 
         shape = (TRUE if self.gpu else TINY)[name]
@@ -62,22 +62,22 @@ class Bench:
         return folder, shape.family
 
     def setting(self, engine: str, ranks: int = 1, **more: Any) -> Setting:
-        """How to measure on the device; short, unless ``more`` says otherwise."""
+        """Return how to measure on the device: briefly, unless ``more`` says otherwise."""
         usual: dict[str, Any] = {"workload": Workload(1, 32, 4), "samples": 4, "processes": 1, "phase_seconds": 1.0}
         return Setting(engine, ranks, **usual | {"dtype": self.dtype, "device": self.device} | more)
 
     def memory(self, name: str, engine: str, ranks: int = 1, folder: Path | None = None) -> MemoryResult:
-        """Memory of a model, with parity and a decode with a cache on the way."""
+        """Measure the memory of a model; this also checks parity and runs a decode with a cache."""
         own, family = self.model(name)
         return measure_memory(folder or own, family, self.setting(engine, ranks))
 
     def latency(self, variant: Path, name: str, engine: str, **more: Any) -> LatencyResult:
-        """Times of a variant beside the model."""
+        """Time a variant against the model."""
         folder, family = self.model(name)
         return measure_pair(folder, variant, family, self.setting(engine, **more))
 
     def added_up(self, ranks: int, hosts: Hosts = ()) -> list[dict[str, Any]]:
-        """What each rank says that has added up numbers with the others: ``host``, ``gpu`` (its UUID) and ``bytes_s``."""
+        """Have ranks add up numbers; return what each reports: ``host``, ``gpu`` (its UUID) and ``bytes_s``."""
         setting = self.setting("deepspeed", ranks, hosts=hosts)
         spec = {"job": "try", "family": "encoder", "setting": asdict(setting)}
         told, limit = variables(setting), setting.timeout_seconds
@@ -85,7 +85,7 @@ class Bench:
             return [message for message in group.messages() if message["kind"] == "result"]
 
     def pruned(self, name: str, pattern: str, sparsity: float) -> Path:
-        """The model after magnitude pruning."""
+        """Prune the model by magnitude and return its folder."""
         from sparsebench.steps.contract import Context
         from sparsebench.steps.registry import kinds, single
 
@@ -102,5 +102,5 @@ class Bench:
 
 
 def off(found: MemoryResult | LatencyResult) -> float:
-    """The relative L2 distance from the plain model's output; infinite where nothing was compared."""
+    """Return the relative L2 distance from the plain model's output; infinity where nothing was compared."""
     return found.parity.relative_l2 if found.parity else math.inf

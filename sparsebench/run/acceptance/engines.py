@@ -1,4 +1,4 @@
-"""Whether each engine gives at one rank what the plain model gives, and times it without bias."""
+"""Checks that each engine gives at one rank what the plain model gives, and times it without bias."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsebench.runtime.graphs import GRAPH
 
 
 def one_rank(bench: Bench) -> CheckResult:
-    """Every family under ``hf`` and ``deepspeed``, a decode with a cache among its phases; outputs as the plain model's."""
+    """Check that every family under ``hf`` and ``deepspeed``, with a decode from a cache, gives the plain outputs."""
     models, engines = ("deberta", "bert", "opt", "t5"), ("hf", "deepspeed")
     found = {f"{name} {engine}": bench.memory(name, engine) for name in models for engine in engines}
     # The others' outputs are compared with those of hf.
@@ -22,7 +22,7 @@ def one_rank(bench: Bench) -> CheckResult:
 
 
 def sparse(bench: Bench) -> CheckResult:
-    """The sparse engine really uses a sparse kernel, and is right: 2:4 on a GPU, most weights zero on a CPU."""
+    """Check that the sparse engine uses a sparse kernel and is right: 2:4 on a GPU, most weights zero on a CPU."""
     variant = bench.pruned("opt", "2:4" if bench.gpu else "unstructured", 0.9)
     found = bench.latency(variant, "opt", "sparse", workload=Workload(1, 128, 4))
     ratios = {one.phase: one.ratio for one in found.differences}
@@ -32,7 +32,7 @@ def sparse(bench: Bench) -> CheckResult:
 
 
 def quantized(bench: Bench) -> CheckResult:
-    """Quantized weights run, or are refused by name before a rank starts."""
+    """Check that quantized weights run, or are refused by name before a rank starts."""
     from sparsebench.steps.quantize.grid import Quantize
     from sparsebench.steps.quantize.sweep import run
 
@@ -50,14 +50,14 @@ def quantized(bench: Bench) -> CheckResult:
 
 
 def against_itself(bench: Bench) -> CheckResult:
-    """A model against its own copy: no difference, and little noise; on a GPU each token is one recorded graph."""
+    """Check that a model and its copy differ by nothing but little noise; on a GPU each token is one recorded graph."""
     folder, _ = bench.model("opt")
     work = {"workload": Workload(1, 32, 16), "samples": 24, "phase_seconds": 4.0 if bench.gpu else 1.0}
     found = bench.latency(folder, "opt", "hf", **work)
     decode = next(one for one in found.differences if one.phase == "decode")
     numbers = {"ratio": decode.ratio, "low": decode.low, "high": decode.high}
     detail = f"{decode.ratio:.4f} [{decode.low:.4f}, {decode.high:.4f}], {found.kernel}"
-    if not bench.gpu:  # a CPU that others use as well says nothing of the program
+    if not bench.gpu:  # times on a CPU that others use too say nothing of the program
         return None, detail, numbers
     quiet = decode.low <= 1 <= decode.high and decode.high - decode.low <= 0.03
     return quiet and GRAPH in found.kernel, detail, numbers

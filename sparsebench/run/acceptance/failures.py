@@ -1,4 +1,4 @@
-"""Whether what cannot go on says so: a killed rank, a model that does not fit."""
+"""Checks that what cannot go on says so: a killed rank, a model that does not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sparsebench.runtime.launch import RankGroup, variables
 
 
 def killed(bench: Bench) -> CheckResult:
-    """A rank that is killed while another waits for it is named at once, and nothing is left."""
+    """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
     ranks = bench.several[0]
     folder, family = bench.model("opt")
     setting = bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)
@@ -38,13 +38,16 @@ def killed(bench: Bench) -> CheckResult:
         took = time.monotonic() - sent
         after = devices.free_memory(bench.device)
         named = f"rank 1 of {ranks} died of SIGKILL" in error.message
-        freed = before is None or after is None or after > before - GIB // 4  # a process that is left holds more
+        freed = before is None or after is None or after > before - GIB // 4  # a process left behind would hold more
         return named and took <= 10 and freed, f"{error.message.splitlines()[0]}, after {took:.1f} s", {"seconds": took}
     return False, "nobody noticed", {}
 
 
 def too_large(bench: Bench) -> CheckResult:
-    """What cannot fit is refused before it starts, with a way out: on a GPU, more ranks. A pair that cannot is timed apart."""
+    """Check that what cannot fit is refused before it starts, with a way out: on a GPU, more ranks.
+
+    A pair that cannot fit must be timed apart.
+    """
     folder, family = bench.model("opt")
     if not bench.gpu:
         return _refused(folder, family, bench.setting("hf", workload=Workload(10**8, 32, 4)), "ranks")

@@ -1,4 +1,4 @@
-"""Whether the driver, torch and the card do what they say."""
+"""Checks that the driver, torch and the card do what they say."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NOMINAL = {
     "H200": (4.8e12, 989e12), "H100 PCIe": (2.0e12, 756e12), "H100": (3.35e12, 989e12), "A100": (2.0e12, 312e12),
     "L40S": (0.864e12, 362e12), "L4": (0.3e12, 121e12), "A10": (0.6e12, 125e12),
 }  # fmt: skip
-"""By a part of the GPU's name, bytes a second of its memory and bfloat16 operations a second, as its maker says."""
+"""By a part of the GPU's name, its maker's figures: memory bandwidth in bytes/s, and bfloat16 operations/s."""
 
 
 def visible(bench: Bench) -> CheckResult:
-    """The driver's count against torch's, and what else decides whether anything works."""
+    """Check that torch sees all GPUs that the driver lists; note what else decides whether anything works."""
     if not bench.gpu:
         raise CheckSkipped("a CPU is examined")
     import torch
@@ -36,7 +36,7 @@ def visible(bench: Bench) -> CheckResult:
 
 
 def _driver(index: int) -> dict[str, Any]:
-    """The driver's version and whether the GPU is parted (MIG), by NVML; why not where it does not say."""
+    """Return the driver's version and whether the GPU is partitioned (MIG), by NVML, or why NVML does not say."""
     from sparsebench.energy import Unavailable, gpu, nvml
 
     found: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def _driver(index: int) -> dict[str, Any]:
 
 
 def throughput(bench: Bench) -> CheckResult:
-    """A copy of 1 GiB and a bfloat16 product of 8192³, against what the card is said to do."""
+    """Check a copy of 1 GiB and a bfloat16 product of 8192³ against the card's nominal speed."""
     import torch
 
     side, size = (8192, GIB) if bench.gpu else (512, 2**26)

@@ -1,4 +1,4 @@
-"""Whether time, memory and energy are measured right, each against another way to know it."""
+"""Checks that time, memory and energy are measured right, each against another way to know it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparsebench.runtime.latency import Peers
 
 
 def clock(bench: Bench) -> CheckResult:
-    """A step that sleeps, timed by this program and by another clock; without waiting for the GPU it must come out wrong."""
+    """Check a sleeping step's time against another clock; without waiting for the GPU it must come out wrong."""
     import torch
 
     if not bench.gpu:
@@ -38,13 +38,13 @@ def clock(bench: Bench) -> CheckResult:
 
 
 def peaks(bench: Bench) -> CheckResult:
-    """So much taken in one phase and nothing in the next: the peaks say so."""
+    """Take memory in one phase and none in the next, and check that the peaks say so."""
     import torch
 
     from sparsebench.runtime.memory import Meter
 
     size = GIB if bench.gpu else 2**28
-    # What libraries hold on the GPU by now, such as cuBLAS, is not of the phase.
+    # What libraries such as cuBLAS hold on the GPU by now does not belong to the phase.
     before = torch.cuda.memory_allocated() if bench.gpu else 0
     meter = Meter(0, bench.device)
     with meter.phase("taken"):
@@ -62,7 +62,7 @@ def peaks(bench: Bench) -> CheckResult:
 
 
 def energy(bench: Bench) -> CheckResult:
-    """Five seconds of load: the counter's joules are the power that the card shows, times the time."""
+    """Check over five seconds of load that the counter's joules are the power that the card shows, times the time."""
     if not bench.gpu:
         raise CheckSkipped("a CPU is examined, whose counter few may read")
     import torch

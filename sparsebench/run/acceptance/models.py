@@ -16,7 +16,7 @@ class Shape(NamedTuple):
 
 
 def _shapes(blocks: int, wide: bool) -> dict[str, Shape]:
-    """DeBERTa-v2-xxlarge, BERT-large, OPT-1.3b, T5-XL and a Llama of 2048, or what is like them and small."""
+    """Return DeBERTa-v2-xxlarge, BERT-large, OPT-1.3b, T5-XL and a Llama of width 2048, or small models like them."""
 
     def size(true: int, small: int) -> int:
         return true if wide else small
@@ -51,8 +51,7 @@ TRUE, TINY = _shapes(4, True), _shapes(2, False)
 
 
 def tokenizer(words: int) -> Any:
-    """A tokenizer of so many words, ``w0`` and on, beside four special tokens: what a random model is asked, it need not be
-    text."""
+    """Return a tokenizer of ``words`` words (``w0``, …) and four special tokens: a random model needs no real text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

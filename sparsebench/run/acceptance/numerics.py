@@ -1,4 +1,4 @@
-"""Whether scores and masks are on the device what they are on a CPU."""
+"""Checks that scores and masks are on the device what they are on a CPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 WORDS = 90
-"""Of the vocabulary that questions are made of."""
+"""How many words the questions are made of."""
 
 
 def scoring(bench: Bench) -> CheckResult:
-    """Fifty questions on the device and on the CPU: the same log-likelihoods, and on a GPU ten times as fast."""
+    """Check that fifty questions get the CPU's log-likelihoods on the device, on a GPU ten times as fast."""
     from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.models.load import load_model
 
@@ -29,7 +29,7 @@ def scoring(bench: Bench) -> CheckResult:
     asked = [SimpleNamespace(args=pair) for pair in pairs]
     found, seconds = [], []
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that is loaded already
-    # On a CPU lm-eval's own way is compared with sharing what prompts have in common.
+    # On a CPU, lm-eval's own way is compared with sharing what prompts have in common.
     for device, share in (("cpu", True), (bench.device, bench.gpu)):
         model = load_model(folder, "decoder", device=device)
         scorer: Any = CausalScorer(
@@ -47,7 +47,7 @@ def scoring(bench: Bench) -> CheckResult:
 
 
 def pruning(bench: Bench) -> CheckResult:
-    """SparseGPT of one layer on the device, against the CPU's (there, against its own in float64): the same weights go."""
+    """Check that SparseGPT prunes the same weights of a layer on the device as on the CPU (on a CPU: as in float64)."""
     import torch
 
     rows, width = (2048, 2048) if bench.gpu else (96, 128)

@@ -1,4 +1,4 @@
-"""Whether several ranks share a model as their engine promises, on one node and on several."""
+"""Checks that several ranks share a model as their engine promises, on one node and on several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparsebench.runtime import MemoryResult, hosts
 
 
 def tensor_parallel(bench: Bench) -> CheckResult:
-    """DeepSpeed at several ranks: the same output, each rank with its share of the blocks' matrices, and a GPU of its own."""
+    """Check DeepSpeed at several ranks: the same output, and for each rank its share of the blocks and its own GPU."""
     numbers: dict[str, Any] = {}
     alike = shared = True
     apart = all(
@@ -28,7 +28,7 @@ def tensor_parallel(bench: Bench) -> CheckResult:
 
 
 def _share(bench: Bench, name: str, whole: MemoryResult, found: MemoryResult) -> float:
-    """The share of the blocks' matrices that the fullest rank holds: all that it holds, less what every rank has whole."""
+    """Return the share of the blocks' matrices on the fullest rank: all it holds, less what every rank has whole."""
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.topology import parts
 
@@ -36,7 +36,7 @@ def _share(bench: Bench, name: str, whole: MemoryResult, found: MemoryResult) ->
     checkpoint = Checkpoint(folder)
     sizes = {key: info.nbytes for key, info in checkpoint.tensors.items()}
     cut = sum(sizes[one.name] for one in parts(checkpoint, family).values() if one.prunable)
-    # Where several ranks share a model whose head is tied to the embedding, that gets a matrix of its own.
+    # Where several ranks share a model, a head that is tied to the embedding gets a matrix of its own.
     tied = family != "encoder" and "lm_head.weight" not in sizes
     rows = checkpoint.config["vocab_size"]
     head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
@@ -45,7 +45,10 @@ def _share(bench: Bench, name: str, whole: MemoryResult, found: MemoryResult) ->
 
 
 def zero3(bench: Bench) -> CheckResult:
-    """ZeRO-3: the same output, and never most of the model on a GPU, which holds what it gathers ahead and the tied embedding."""
+    """Check ZeRO-3: the same output, and never most of the model on one GPU.
+
+    A GPU also holds what it gathers ahead, and the tied embedding.
+    """
     folder, _ = bench.model("opt")
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     numbers: dict[str, Any] = {}
@@ -59,7 +62,7 @@ def zero3(bench: Bench) -> CheckResult:
 
 
 def several_nodes(bench: Bench) -> CheckResult:
-    """One rank a slot of the hostfile: they add up right, each on a GPU of its own, and say how fast."""
+    """Check one rank per slot of the hostfile: they add up right, each on a GPU of its own, and say how fast."""
     if not bench.nodes:
         raise CheckSkipped("one machine is examined: name others with --hostfile")
     ranks = sum(slots for _, slots in bench.nodes)

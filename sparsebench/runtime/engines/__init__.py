@@ -17,7 +17,7 @@ from sparsebench.runtime.engines.base import Engine
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """One engine: ``place`` is ``module:class``, imported when it is used; the rest must be known before that."""
+    """One engine: ``place`` is ``module:class``, imported on first use; the other fields are needed before that."""
 
     name: str
     place: str
@@ -25,22 +25,22 @@ class EngineInfo:
     shards: bool = False
     """Whether it runs at more than one rank."""
     cuts_first: bool = False
-    """Whether several ranks cut bfloat16 weights before they widen them, so that only shares are widened."""
+    """Whether several ranks cut bfloat16 weights before widening them, so that each rank widens only its share."""
     offloads: bool = False
-    """Whether parameters lie in main memory, whatever the device."""
+    """Whether parameters are kept in main memory, whatever the device."""
     encodings: tuple[str, ...] = ("float",)
-    """How the weights of what it runs may be stored: float, int8, int8-dynamic, int4; quantized ones at one rank."""
+    """The stored weights that it runs: float, int8, int8-dynamic, int4; quantized ones at one rank only."""
     skips_zeros: bool = False
-    """Whether its kernels leave zeros out, so that sparsity can make it faster."""
+    """Whether its kernels skip zeros, so that sparsity can make it faster."""
     imports: tuple[str, ...] = ()
     """Modules that its ranks import before anything is loaded."""
     skipping: Literal["", "masked", "unread"] = ""
-    """How it runs models that compute with some of their weights for each token (the steps ``skip`` and ``moefy``): not at all,
-    with masks and dense arithmetic, or leaving the others unread."""
+    """How it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``): not at
+    all (""), with masks and dense arithmetic (``masked``), or without reading the other weights (``unread``)."""
     cpu_only: bool = False
     """Whether it has no kernels for GPUs."""
     version: int = 0
-    """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
+    """Raise it when the engine's own code changes what is measured: only this engine's cells are then measured anew."""
 
     @property
     def dense(self) -> bool:
@@ -70,12 +70,12 @@ BUILT_IN = (
 
 @cache
 def engines() -> dict[str, EngineInfo]:
-    """Every engine by name: the built-in ones, then those of installed plugins."""
+    """Return every engine by name: the built-in ones, then those of installed plugins."""
     return table(BUILT_IN, EngineInfo, "sparsebench.engines")
 
 
 def engine(name: str) -> Engine:
-    """A new engine of that name; only its own module is imported. Raises MeasureError for one that does not exist."""
+    """Make the engine ``name``, importing only its own module. Raises MeasureError for a name that does not exist."""
     if name not in engines():
         raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(engines())}")
     made: Engine = resolve_name(engines()[name].place)()

@@ -1,4 +1,4 @@
-"""What an engine must do. It lives in a rank's process; its imports are heavy and happen in its methods."""
+"""What an engine must do. It runs in a rank's process; heavy libraries are imported inside its methods."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sparsebench.runtime.workload import Prompt
 
 DENSE = ("Linear", "Conv1D")
 KERNELS_TAKE = ("float32", "bfloat16")
-"""The dtypes of activations that our own kernels have."""
+"""The activation dtypes that our own kernels support."""
 
 
 def check_dtype(engine: str, model: Any) -> None:
-    """Raise UnsupportedError for a model in a dtype that none of our kernels takes."""
+    """Raise UnsupportedError for a model in a dtype that our kernels do not support."""
     if str(model.dtype).removeprefix("torch.") not in KERNELS_TAKE:
         raise UnsupportedError(f"the {engine} engine does not run in {model.dtype}", "measure it in bfloat16")
 
@@ -34,7 +34,7 @@ class SavedModel:
     dtype: str = "auto"
 
     def plain(self) -> Any:
-        """The dense model as stock transformers loads it, on the CPU."""
+        """Load the dense model with stock transformers, on the CPU."""
         from sparsebench.models.load import load_model
 
         return load_model(self.folder, self.family, self.dtype)
@@ -45,9 +45,9 @@ class SavedModel:
         return encoding_of(Checkpoint(self.folder).config) != FLOAT
 
     def running(self, prepare: Callable[[Any], object] = lambda model: None) -> Any:
-        """A quantized model as it is run, multiplying integers; ``prepare`` may cut the empty model.
+        """Load a quantized model with kernels that multiply its integers; ``prepare`` may cut the still empty model.
 
-        Raises UnsupportedError where there is a GPU: torch's kernels that are used are those of a CPU.
+        Raises UnsupportedError where there is a GPU: the torch kernels that are used run on a CPU only.
         """
         import torch
 
@@ -58,9 +58,9 @@ class SavedModel:
         return load_kernels(self.folder, self.family, self.dtype, prepare)
 
     def against_floats(self, prompt: Prompt, wrap: Callable[[Any], Any]) -> Parity:
-        """What multiplies integers, as ``wrap`` makes it, against the same weights as floats; kernels round to bfloat16 as well.
+        """Compare the integer model, as ``wrap`` makes it, with the same weights as floats; it rounds to bfloat16.
 
-        Raises ParityError where it is further off than that rounding explains.
+        Raises ParityError where the difference is larger than that rounding explains.
         """
         from sparsebench.models.load import load_expanded
         from sparsebench.runtime.parity import Cut, beside_rounding
@@ -77,37 +77,37 @@ class SavedModel:
 class Engine(Protocol):
     """Turns a model on disk into one that runs.
 
-    What it makes is called as the Hugging Face model is, has ``generate`` and ``get_encoder`` where the model has, and
-    the model itself as ``module``.
+    The result is called like the Hugging Face model, has ``generate`` and ``get_encoder`` where that model has them,
+    and holds the model itself as ``module``.
     """
 
     reads_packed: bool
     """Whether it loads packed folders."""
     forced: bool
-    """Of one that skips zeros: whether its kernels take every layer, however few zeros that has."""
+    """Of an engine that skips zeros: whether it uses its kernels for every layer, however few zeros that has."""
 
     @property
     def kernel(self) -> str:
-        """What multiplies weights, as the report shall name it; said when the phases have run."""
+        """What multiplies the weights, in the report's words; read after the phases have run."""
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError where it is known, before anything is loaded, that this cannot work."""
+        """Raise UnsupportedError where the config alone shows, before anything is loaded, that this cannot work."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Import libraries and join the group; returns notes for the result."""
+        """Import libraries and join the group; return notes for the result."""
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
-        """The model, placed for ``tokens`` tokens at most; as a ``baseline`` it is what others are compared with."""
+        """Load the model for at most ``tokens`` tokens; a ``baseline`` is the model that others are compared with."""
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """Compare with the plain model, on a shortened copy; None where the engine is the plain model.
+        """Compare with the plain model, on a shortened copy; return None where there is nothing to compare.
 
-        Raises UnsupportedError when the engine's model does not run, MeasureError above the tolerance.
+        Raises UnsupportedError when the engine's model does not run, ParityError above the tolerance.
         """
 
 
 def products(model: Any) -> str:
-    """Such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; nothing for a model of floats."""
+    """Return text such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; "" for a float model."""
     from sparsebench.models.quantized_linear import QuantizedLinear
 
     kinds = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
@@ -117,19 +117,19 @@ def products(model: Any) -> str:
 
 
 class Wrapping:
-    """The part of an engine that takes a plain model and makes it its own, the same for both sides of a pair."""
+    """The common part of engines that wrap a plain model, the same way for both sides of a pair."""
 
     reads_packed = False
     forced = False
     multiplied = ""
-    """What multiplies the weights of a quantized model, once one is loaded."""
+    """What multiplies the weights of the last loaded model, if that was quantized; else empty."""
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
-        """The plain model in the source's dtype, or the quantized one, wrapped; a baseline is wrapped as well."""
+        """Load the plain model in the source's dtype, or the quantized one, and wrap it; a baseline too."""
         model = source.running() if source.quantized else source.plain()
         self.multiplied = products(model)
         return self.wrap(model, model.dtype, tokens)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
-        """Place ``model`` (a PreTrainedModel on the CPU, which this may take apart) for ``tokens`` tokens at most."""
+        """Wrap ``model``, a PreTrainedModel on the CPU that may be changed here, for at most ``tokens`` tokens."""
         raise NotImplementedError

@@ -35,19 +35,18 @@ NOT_SHARDED = {
 }
 """Model types that AutoTP cannot shard, and why."""
 BY_HEADS = ("mt5", "t5", "umt5")
-"""Types of whose every layer AutoTP gives a rank as much as it has whole heads; of others it halves at least the feed-forward
-part."""
+"""Model types in which AutoTP shards every layer by whole heads; in others it cuts at least the feed-forward part."""
 
 
 class DeepSpeed(Wrapping):
-    """DeepSpeed's inference engine, with torch's kernels: under transformers 5 its own run no model that is measured here."""
+    """DeepSpeed's inference engine, with torch's kernels: under transformers 5 its own run no model measured here."""
 
     def __init__(self) -> None:
         self.ranks, self.cuda = 1, False
 
     @property
     def kernel(self) -> str:
-        """torch's, of floats or of integers."""
+        """torch's kernels for floats or for integers."""
         return self.multiplied or "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
@@ -65,7 +64,7 @@ class DeepSpeed(Wrapping):
             raise UnsupportedError(f"{reason}: not measured at {ranks} ranks", "measure it at one rank")
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Join the group of ranks; notes say where the shared-memory all-reduce was given up."""
+        """Join the group of ranks; return a note where the shared-memory all-reduce is not used on a CPU."""
         import torch
 
         self.ranks, self.cuda = ranks, torch.cuda.is_available()
@@ -76,7 +75,7 @@ class DeepSpeed(Wrapping):
         return (f"plain gloo: {reason}",) if reason and not self.cuda else ()
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
-        """As every engine that wraps; but what is cut first is widened only then (see ``cut_first``)."""
+        """Load and wrap; where ``cut_first`` holds, cut the weights before they are widened to float32."""
         if not self._cuts_first(source):
             return super().load(source, tokens, baseline)
         return self._cut_and_widen(SavedModel(source.folder, source.family).plain(), tokens)
@@ -86,10 +85,10 @@ class DeepSpeed(Wrapping):
         return not self.cuda and cut_first(stored, source.dtype, self.ranks)
 
     def _cut_and_widen(self, model: Any, tokens: int) -> Any:
-        """``wrap`` in bfloat16, which all weights of ``model`` are exact in, then float32."""
+        """Wrap ``model`` in bfloat16, which holds all its weights exactly, then widen it to float32."""
         import torch
 
-        # DeepSpeed rounds these to the weights' precision, rotary frequencies among them.
+        # DeepSpeed rounds these buffers, such as rotary frequencies, to the weights' precision.
         exact = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
         engine = self.wrap(model.bfloat16(), torch.bfloat16, tokens)
         engine.module.float()
@@ -99,8 +98,9 @@ class DeepSpeed(Wrapping):
         return engine
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
-        """``deepspeed.init_inference`` with AutoTP. Raises UnsupportedError where DeepSpeed refuses, MeasureError where it
-        shards nothing.
+        """Wrap by ``deepspeed.init_inference`` with AutoTP.
+
+        Raises UnsupportedError where DeepSpeed refuses the model, MeasureError where it shards nothing.
         """
         import deepspeed
 
@@ -128,7 +128,10 @@ class DeepSpeed(Wrapping):
         return engine
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
+        """Compare with the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so.
+
+        A quantized model is compared with its weights as floats.
+        """
         import torch
 
         if source.quantized:
@@ -145,29 +148,30 @@ class DeepSpeed(Wrapping):
 
 
 def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
-    """Whether weights of the dtypes ``stored`` are cut as the file has them and widened to ``dtype`` as shares.
+    """Return whether weights of the dtypes ``stored`` are cut as stored, and only shares are widened to ``dtype``.
 
-    Every rank reads the whole model: in the file's precision that is mapped and free, widened it is a copy for each rank.
-    bfloat16 to float32 is exact, so that the order makes no difference. On a GPU shares are what counts anyway.
+    Every rank reads the whole model. In the file's precision it is mapped, which costs nothing; widened, it is a copy
+    for each rank. Widening bfloat16 to float32 is exact, so the order makes no difference. On a GPU only the shares
+    count anyway.
     """
     return ranks > 1 and dtype == "float32" and set(stored) == {"BF16"}
 
 
 def join(rank: int, without_shm: str | None) -> None:
-    """Join the group that the environment describes; the shared-memory operation stays out for a reason given."""
+    """Join the group that the environment describes; a reason ``without_shm`` turns the shared-memory operation off."""
     import deepspeed
     import torch.distributed as dist
 
     if without_shm:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
-    # Behind the barrier all ranks have mapped all buffers: names that go now are not left behind, even by SIGKILL.
+    # After the barrier all ranks have mapped all buffers: names removed now are not left behind, even by SIGKILL.
     dist.barrier()
     shm.unlink(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], [rank])
 
 
 def block_parameters(model: Any) -> int:
-    """Parameters inside lists of modules: the transformer blocks.
+    """Count the parameters inside lists of modules, which are the transformer blocks.
 
     Embeddings do not count: AutoTP leaves them whole, and unties an output head to shard it, so that a small model's
     total can even rise.

@@ -13,7 +13,7 @@ from sparsebench.runtime.workload import Prompt
 
 
 class Plain:
-    """The model under the interface of a wrapped one."""
+    """A model that nothing wraps, with the interface of a wrapped one."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -25,13 +25,13 @@ class Plain:
 
 
 class HuggingFace(Wrapping):
-    """transformers without anything around it."""
+    """transformers, with nothing around it but the interface ``Plain``."""
 
     masks = False
-    """Whether the last model that was loaded skips weights: it computes with all of them here."""
+    """Whether the last loaded model skips weights; this engine masks values and computes with all weights."""
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
-        """As every engine that wraps."""
+        """Load and wrap the model, noting whether it skips weights."""
         self.masks = skips(Checkpoint(source.folder).config)
         return super().load(source, tokens, baseline)
 
@@ -40,18 +40,18 @@ class HuggingFace(Wrapping):
         return (self.multiplied or "dense torch linear") + "; what is to be skipped is masked" * self.masks
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Any model."""
+        """Accept any model."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Nothing to join, nothing to note."""
+        """Return no notes: there is no group to join."""
         return ()
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
-        """The model itself, on the GPU where there is one."""
+        """Move the model to the GPU where there is one."""
         import torch
 
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """None where this is what others are compared with; integer kernels against the floats that they stand for."""
+        """Compare a quantized model with its weights as floats; return None for others, which are the reference."""
         return source.against_floats(prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None

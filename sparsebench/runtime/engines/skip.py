@@ -1,4 +1,4 @@
-"""Our engine for models that skip weights: for a few tokens it reads, on a CPU, only the weights that meet something."""
+"""Our engine for models that skip weights: for a few tokens, on a CPU, it reads only the weights that are needed."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ DENSE = "dense torch linear"
 
 
 class SkipEngine:
-    """One process. A model that skips nothing runs as it is, beside those that do."""
+    """One process on a CPU. A model that skips nothing, such as the dense side of a pair, runs as it is."""
 
     reads_packed = False
 
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
-        # Facts, not the model: the next one is loaded when this one is gone.
+        # Numbers only, not the model: it must be freed before the next one is loaded.
         self.tallies: list[Tally] = []
         self.dense = 0
         self.item = 4
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Any model: what a layer's kernel cannot do is known when it is loaded."""
+        """Accept any model: what a layer's kernel cannot do is known when it is loaded."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels. Raises UnsupportedError where there are none."""
@@ -56,13 +56,13 @@ class SkipEngine:
         return ()
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
-        """The model with layers that skip in the place of those that do; a ``baseline`` that skips nothing stays as it is."""
+        """Load the model and replace the layers that skip; a model that skips nothing stays as it is."""
         model = source.plain()
         self._replace(model, source)
         return Plain(model)
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """Against the same model with masks and dense arithmetic, in float32; None where nothing is skipped."""
+        """Compare with the same model by masks and dense float32 arithmetic; return None where nothing is skipped."""
         if not skips(Checkpoint(source.folder).config):
             return None
 
@@ -81,8 +81,9 @@ class SkipEngine:
 
     @property
     def kernel(self) -> str:
-        """Such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear ×1; more than 16
-        tokens: dense``; of layers without zeros also what is multiplied, and the bytes over those of all weights."""
+        """Text such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear
+        ×1; more than 16 tokens: dense``. For layers stored without zeros it also says which share of the weights is
+        multiplied, and which share of the dense bytes is read."""
         if not self.tallies or isinstance(self.kernels, Missing):
             return DENSE
         from sparsebench.runtime.kernels.skipping import TOKENS, instructions
@@ -97,14 +98,14 @@ class SkipEngine:
         return ", ".join([*parts, f"{DENSE} ×{self.dense}"]) + f"; more than {TOKENS} tokens: dense"
 
     def _replace(self, model: Any, source: SavedModel) -> None:
-        """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype that no kernel takes."""
+        """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype without a kernel."""
         config, self.tallies = Checkpoint(source.folder).config, []
         if not skips(config) or isinstance(self.kernels, Missing):
             return
         check_dtype("skip", model)
         put = _Putting(model, self.kernels)
         skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
-        # A model that was cut for a comparison lacks blocks.
+        # A model that was cut for the parity check lacks blocks.
         for path, limit in skip.inputs.items():
             if name := place_of(model, path):
                 put.columns(name, limit)
@@ -119,7 +120,7 @@ class SkipEngine:
 
 
 def _read(layers: list[Tally], tokens: int, item: int) -> str:
-    """What layers of one kind read for so many tokens at once, ``item`` being the bytes of a weight."""
+    """Say what layers of one kind read for ``tokens`` tokens at once; ``item`` is the bytes of a weight."""
     met, multiplied, read = (sum(each) for each in zip(*(one.product(tokens) for one in layers), strict=True))
     weights = sum(one.weights for one in layers)
     if not layers[0].packed:
@@ -131,7 +132,7 @@ def _read(layers: list[Tally], tokens: int, item: int) -> str:
 
 
 def _beside(model: Any, path: str, config: Mapping[str, Any], family: str) -> dict[str, str]:
-    """The linear layers of an activation function's block, by kind."""
+    """Return the names of the linear layers in the block of the activation function at ``path``, by kind."""
 
     def where(name: str) -> Any:
         return part(TensorInfo(f"{name}.weight", "F32", (2, 2), "", 0, 0), config, family)
@@ -143,14 +144,14 @@ def _beside(model: Any, path: str, config: Mapping[str, Any], family: str) -> di
 
 
 class _Putting:
-    """Layers of one model on their way to others; ``tallies`` are those of what was made."""
+    """Replaces layers of one model by skipping layers, whose tallies it collects in ``tallies``."""
 
     def __init__(self, model: Any, kernels: Kernels) -> None:
         self.model, self.kernels = model, kernels
         self.tallies: list[Tally] = []
 
     def columns(self, name: str, limit: float) -> nn.Module:
-        """A linear layer that reads the weights of inputs above ``limit``."""
+        """Replace a linear layer by one that reads only the weights of inputs above ``limit``; return it."""
         from sparsebench.runtime.kernels.skipping import SkipColumns
 
         module = self.model.get_submodule(name)
@@ -159,7 +160,7 @@ class _Putting:
         return self._put(name, SkipColumns(self.kernels, turned.contiguous(), module.bias, limit))
 
     def rows(self, name: str, decide: Callable[[], torch.Tensor | None]) -> nn.Module:
-        """A linear layer that reads the weights of outputs that ``decide`` names."""
+        """Replace a linear layer by one that reads only the weights of outputs that ``decide`` names; return it."""
         from sparsebench.runtime.kernels.skipping import SkipRows
 
         module = self.model.get_submodule(name)
@@ -168,11 +169,11 @@ class _Putting:
         return self._put(name, SkipRows(self.kernels, whole.contiguous(), module.bias, decide))
 
     def behind(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
-        """An activation function whose values up to ``limit`` are zero, and the layers that meet them."""
+        """Replace an activation function, so that values up to ``limit`` become zero, and the layers that skip them."""
         from sparsebench.runtime.kernels.skipping import ThresholdedActivation
 
         function = self.model.get_submodule(name)
-        function._forward_hooks.clear()  # the mask of scoring
+        function._forward_hooks.clear()  # remove the hook that masks for scoring
         deciding = ThresholdedActivation(function, limit)
         self.model.set_submodule(name, deciding)
         if "gate" in beside and "up" in beside:
@@ -180,7 +181,10 @@ class _Putting:
         self.columns(beside["down"], 0.0)
 
     def experts(self, part: FeedForward) -> None:
-        """A part whose router names the neurons to compute. The oracle, which knows what all give, saves in the last layer."""
+        """Replace the layers of a feed-forward part whose router names the neurons to compute.
+
+        The oracle router needs all neurons' values, so that only the last layer can skip.
+        """
         from sparsebench.models.moefied import hook
 
         first, second, down = (place_of(self.model, path) for path in (part.first, part.second, part.down))

@@ -1,4 +1,4 @@
-"""Our own engine: linear layers without their zeros. On a CPU by C++ kernels, on a GPU by cuSPARSELt and Triton (untested)."""
+"""Our own engine: linear layers without zeros. C++ kernels on a CPU; cuSPARSELt and Triton on a GPU (untested)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 DENSE = "dense torch linear"
 FORCED = "bitmask"
-"""The layout of a layer with hardly any zeros, where it must not stay dense: the one with the least beside the values."""
+"""The layout of a layer with few zeros that must not stay dense: the one that stores least besides the values."""
 
 
 class Sparse:
-    """One process; a layer is sparse where enough of its weights are zero, the others stay torch's."""
+    """One process; a layer is stored sparse where enough of its weights are zero, the others stay torch's."""
 
     reads_packed = True
     forced = False
@@ -46,7 +46,7 @@ class Sparse:
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError for a model that reads weights past the layers that would hold them without zeros."""
+        """Raise UnsupportedError for a model of STATE_SPACE: it uses weights without calling their layers."""
         kind = str(config.get("model_type"))
         if kind in topology.STATE_SPACE:
             raise UnsupportedError(
@@ -54,7 +54,7 @@ class Sparse:
             )
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Compile or load the kernels and time their layouts; notes say what is used where there are none."""
+        """Compile or load the kernels and time their layouts; notes say what is used instead where there are none."""
         import torch
 
         from sparsebench.runtime.kernels import Choices, kernels, speeds_here
@@ -68,14 +68,14 @@ class Sparse:
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
-        # Which layout suits which density is measured now, where nobody has before, and not while a model's loading is timed.
+        # The layouts are timed now, unless they were before, and not while a model's loading is timed.
         speeds_here(self.kernels, torch.bfloat16, torch.bfloat16)
         if not self.kernels.shared:
             return ("no OpenMP of torch's was found: each product starts threads of its own",)
         return ()
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
-        """A ``baseline`` is the plain dense model, whatever its zeros."""
+        """Load the model with sparse layers; a ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
             return Plain(self._assembled(source))
         weights = opened(source)
@@ -83,7 +83,7 @@ class Sparse:
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """Against the same weights, zeros and all."""
+        """Compare with the same weights, zeros included, multiplied by torch."""
         weights = opened(source)
 
         def plain(dtype: str, cut: Cut) -> Any:
@@ -94,12 +94,15 @@ class Sparse:
             found = beside_rounding(plain, source.dtype, sparse, source.family, prompt, wrong)
         finally:
             if self.choices:
-                self.choices.faster.clear()  # what it found for its own few tokens is no answer for the workload's
+                self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
         return replace(found, wraps_only=not self.kinds)
 
     @property
     def kernel(self) -> str:
-        """Such as ``runs avx512-bf16 ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); several tokens: …``."""
+        """Such as ``runs avx512-bf16 ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); several tokens: …``.
+
+        The part after the semicolon says how sparse layers multiplied several tokens at once.
+        """
         found: dict[str, Counter[str]] = {}
         for (layer, role), count in sorted(self.layers.items()):
             found.setdefault(layer, Counter())[role] = count
@@ -109,7 +112,7 @@ class Sparse:
         return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
 
     def _many(self) -> str:
-        """How sparse layers multiplied several tokens, by number of layers."""
+        """Say how sparse layers multiplied several tokens: each way with its number of layers."""
         assert self.choices
         words = {"dense": "dense tiles", "sparse": "sparse kernel"}
         found: Counter[str] = Counter()
@@ -137,7 +140,7 @@ class Sparse:
                 "measure it with another engine",
             )
         check_dtype("sparse", model)
-        # Facts, not the model: the next one is loaded when this one is gone.
+        # Names and numbers only, not the model: it must be freed before the next one is loaded.
         named = dict(model.named_modules())
         sparse = {
             name: module for name, module in named.items() if hasattr(module, "layout") and hasattr(module, "nonzeros")
@@ -152,7 +155,7 @@ class Sparse:
         return model.to("cuda") if self.cuda else model
 
     def _replace(self, weights: StoredWeights) -> Replace:
-        """The layer that takes a linear module's place, or None where its zeros do not pay."""
+        """Return a function that makes the layer to replace a linear module by, or None where its zeros do not pay."""
         from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
 
         def replaced(view: View, module: Any, dtype: Any) -> Any:
@@ -161,7 +164,7 @@ class Sparse:
                 return self._on_gpu(_dense(weights, view, dtype, across))
             if isinstance(self.kernels, Missing):
                 weight = _dense(weights, view, dtype, across)
-                # torch's CSR takes eight bytes a nonzero, the dense matrix in float32 four a weight.
+                # torch's CSR takes eight bytes per nonzero, the dense float32 matrix four per weight.
                 pays = (weight != 0).sum() * 2 < weight.numel()
                 return TorchCsr(weight, None) if pays or self.forced else None
             assert self.choices
@@ -178,10 +181,10 @@ class Sparse:
         return replaced
 
     def _on_gpu(self, weight: Any) -> Any:
-        """The layer of a matrix (out, in) on the GPU, None where its zeros do not pay."""
+        """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
         from sparsebench.runtime.kernels import semi_structured
 
-        # Where nearly all is zero, 2:4 comes about by chance, and a bitmask reads less than half of it.
+        # Where nearly all weights are zero, a matrix may be 2:4 by chance; a bitmask then reads less than half as much.
         nearly_empty = self.bitmask and int((weight != 0).sum()) * 4 < weight.numel()
         if not nearly_empty and (regular := semi_structured(weight)):
             return regular
@@ -194,7 +197,7 @@ class Sparse:
 
 
 def _no_triton() -> str:
-    """Why Triton compiles nothing here; empty where it does. It takes a C compiler and Python's headers, not only its package."""
+    """Return why Triton cannot compile here, or "". It needs a C compiler and Python's headers besides its package."""
     if find_spec("triton") is None:
         return "there is no triton"
     import torch
@@ -211,29 +214,29 @@ def _no_triton() -> str:
 
 
 def _counted(roles: Counter[str]) -> str:
-    """``head``, or ``attention ×120, mlp ×90``."""
+    """Return the roles in words: ``head``, or ``attention ×120, mlp ×90``."""
     return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
 
 
 def opened(source: SavedModel) -> StoredWeights:
-    """The folder's tensors, packed or dense."""
+    """Open the folder's tensors, packed or dense."""
     return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
 
 
 def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
-    """One matrix as (out, in)."""
+    """Load one matrix as (out, in); ``across`` says that it is stored (in, out)."""
     weight = weights.load(view.tensor, view.expert).to(dtype)
     weight = weight if view.rows is None else weight[slice(*view.rows)]
     return weight.t().contiguous() if across else weight
 
 
 def _nonzeros(kernels: Kernels, weights: StoredWeights, view: View, dtype: Any, across: bool) -> Nonzeros:
-    """A matrix's nonzeros, from a packed tensor without its dense form unless rows lie across."""
+    """Return a matrix's nonzeros; a whole packed tensor stored (out, in) is not expanded for that."""
     import torch
 
     from sparsebench.runtime.kernels import from_dense, from_packed
 
-    # In float32 bfloat16 weights keep their 16 bits: the products are the same, and half as many bytes are read.
+    # bfloat16 weights stay 16 bits wide in float32: the products are the same, and half as many bytes are read.
     held = torch.bfloat16 if weights.tensors[view.tensor].dtype == "BF16" and dtype == torch.float32 else dtype
     whole = not across and view.expert is None and view.rows is None
     kept = weights.kept(view.tensor) if isinstance(weights, PackedCheckpoint) and whole else None
@@ -244,6 +247,6 @@ def _nonzeros(kernels: Kernels, weights: StoredWeights, view: View, dtype: Any, 
 
 
 def _narrow(layer: Any) -> str:
-    """What is said of a layer that holds its values in fewer bits than it calculates in."""
+    """Return text such as `` from bfloat16`` for a layer that stores another dtype than it runs in; else ""."""
     held = getattr(layer, "dtype", layer.weight.dtype)
     return "" if held == layer.weight.dtype else f" from {str(held).removeprefix('torch.')}"

@@ -1,8 +1,8 @@
 """DeepSpeed's ZeRO stage 3 without training: each rank keeps a share of every parameter, outside of the accelerator.
 
-``deepspeed.initialize`` without an optimizer. A layer's parameters are gathered on each rank just before it runs and let
-go after it; every rank computes the whole request. So it is memory that ranks share, not work, and on a machine without
-an accelerator, where parameters are offloaded to the memory that they would be in anyway, it saves none at one rank.
+It is ``deepspeed.initialize`` without an optimizer. A layer's parameters are gathered on each rank just before it runs
+and freed after it; every rank computes the whole request. So ranks share memory, not work. On a machine without an
+accelerator parameters are offloaded to the memory that they would be in anyway, which saves nothing at one rank.
 Seen on 0.19.8: right at one rank and two, for encoders, decoders and encoder-decoders, on a CPU.
 """
 
@@ -23,7 +23,7 @@ NOTE = "ZeRO-3: every rank computes the whole request, parameters are gathered l
 
 
 class Zero3(Wrapping):
-    """ZeRO-3 with the parameters in the processor's memory."""
+    """ZeRO-3 with the parameters in main memory."""
 
     kernel = "dense torch linear, ZeRO-3: parameters gathered layer by layer"
 
@@ -31,10 +31,10 @@ class Zero3(Wrapping):
         self.ranks, self.device = 1, "cpu"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Any model and any number of ranks: nothing is cut along a dimension that must divide."""
+        """Accept any model at any number of ranks: nothing is cut along a dimension that the ranks must divide."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Join the process group, also at one rank. Gives the notes for the record."""
+        """Join the process group, also at one rank; return the notes for the record."""
         import torch
 
         self.ranks, self.device = ranks, "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,9 +42,10 @@ class Zero3(Wrapping):
         return (NOTE,)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
-        """DeepSpeed's engine around the model, with this rank's shares in main memory; ``hidden_bytes`` is what they take.
+        """Wrap the model in DeepSpeed's engine, with this rank's shares in main memory; ``hidden_bytes`` is their size.
 
-        Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several ranks.
+        Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several
+        ranks.
         """
         import deepspeed
         from deepspeed.runtime.zero import parameter_offload
@@ -58,7 +59,7 @@ class Zero3(Wrapping):
             if not_the_models(error):
                 raise
             raise UnsupportedError(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}: {error}") from error
-        # A global list of DeepSpeed's would keep every model that was ever wrapped; while a model runs it fills it itself.
+        # This global list of DeepSpeed's would keep every wrapped model alive; a running model fills it again.
         parameter_offload.FWD_MODULE_STACK.clear()
         engine.module.eval()
         shares = [one.ds_tensor for one in engine.module.parameters()]
@@ -70,7 +71,7 @@ class Zero3(Wrapping):
         return engine
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """How far the outputs are from plain transformers' in float32. The engines made for it are destroyed at the end."""
+        """Compare the outputs with plain transformers' in float32; destroy the engine made for that at the end."""
         import torch
 
         made: list[Any] = []
@@ -89,9 +90,9 @@ class Zero3(Wrapping):
 
 
 def cut(model: Any, dtype: Any, device: str) -> None:
-    """Leave of each parameter of ``model`` this rank's share, in main memory; buffers, which nobody cuts, go to ``device``.
+    """Cut each parameter of ``model`` to this rank's share, in main memory; move the uncut buffers to ``device``.
 
-    ``deepspeed.initialize`` moves a model that is whole to the GPU before it cuts it: too much just where sharing is wanted.
+    ``deepspeed.initialize`` would move the whole model to the GPU before cutting it, where it may not fit.
     """
     import deepspeed
 
@@ -103,12 +104,12 @@ def cut(model: Any, dtype: Any, device: str) -> None:
 
 
 def settings(dtype: Any) -> dict[str, Any]:
-    """DeepSpeed's configuration; everything that is not named is DeepSpeed's default."""
+    """Return DeepSpeed's configuration; what is not named keeps DeepSpeed's default."""
     import torch
 
     cuda = torch.cuda.is_available()
     return {
-        "train_micro_batch_size_per_gpu": 1,  # it must be some number
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed requires a number
         "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu", "pin_memory": cuda}},
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are stored without their zeros, and the kernels that multiply them on a CPU."""
+"""Linear layers whose weights are stored without zeros, and the CPU kernels that multiply them."""
 
 from sparsebench.runtime.kernels.linear import Choices, SparseLinear
 from sparsebench.runtime.kernels.matrix import LEVELS, Kernels, Nonzeros, SparseMatrix, from_dense, from_packed, kernels

@@ -1,8 +1,8 @@
-"""Linear layers without their zeros on a GPU: a Triton kernel over a bitmask, for the few tokens of decoding.
+"""Linear layers stored without zeros on a GPU: a Triton kernel over a bitmask, for the few tokens of decoding.
 
-Of each row there are its nonzeros in order, one bit a column that says where they are, and for each BLOCK of columns how many
-nonzeros lie before it. A program takes some rows through all blocks; the running sum of a block's bits says where each column's
-value is. At a density d a 16-bit weight takes 16 d + 1 + 32 / BLOCK bits of reading.
+Each row is stored as its nonzeros in order, one bit per column that marks them, and for each BLOCK of columns the count
+of nonzeros before it. A program takes some rows through all blocks; the running sum of a block's bits gives the
+position of each column's value. At density d, reading a 16-bit weight takes 16 d + 1 + 32 / BLOCK bits.
 
 It has run in Triton's interpreter on a CPU, where its products are tested, and on no GPU yet: nobody has timed it.
 """
@@ -20,18 +20,18 @@ BLOCK = tl.constexpr(256)
 """Columns between two counts."""
 WORD = tl.constexpr(32)
 FEW = 16
-"""Tokens at most that the kernel multiplies; more are multiplied by a dense matrix that is made for the while."""
+"""The most tokens that the kernel multiplies; more are multiplied by a temporary dense matrix."""
 PART = 1 << 22
-"""Weights that are packed at a time: on a GPU torch counts what it picks out in int64, eight bytes a weight."""
+"""Weights packed at a time: on a GPU torch counts selected elements in int64, eight bytes a weight."""
 ROWS = {1: 4, FEW: 16}
-"""Rows of a program, by the tokens that it multiplies: a tensor core's product takes sixteen of both."""
+"""Rows per program, by the number of tokens it multiplies: a tensor core's product takes sixteen of both."""
 SHARE = 0.75
-"""Of the dense bytes: what a layer may read at most to be worth it, as long as nobody has measured that."""
+"""The largest share of the dense bytes that a layer may read to be worth it: a guess, until somebody measures it."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _weights(values: Any, words: Any, starts: Any, row: Any, inside: Any, block: Any, blocks: Any) -> Any:
-    """The dense weights (rows, BLOCK) of a block of columns."""
+    """Return the dense weights (rows, BLOCK) of a block of columns."""
     lane = tl.arange(0, BLOCK)
     word = tl.load(
         words + (row[:, None] * blocks + block) * (BLOCK // WORD) + (lane // WORD)[None, :],
@@ -46,7 +46,7 @@ def _weights(values: Any, words: Any, starts: Any, row: Any, inside: Any, block:
 def _expand(
     values: Any, words: Any, starts: Any, dense: Any, rows: Any, cols: Any, blocks: Any, height: tl.constexpr
 ) -> None:
-    """dense (rows, cols) from its bitmask; ``height`` rows and a block of columns a program."""
+    """Write ``dense`` (rows, cols) from its bitmask; each program takes ``height`` rows and a block of columns."""
     row, block = tl.program_id(0) * height + tl.arange(0, height), tl.program_id(1)
     column, inside = block * BLOCK + tl.arange(0, BLOCK), row < rows
     weight = _weights(values, words, starts, row, inside, block, blocks)
@@ -59,7 +59,10 @@ def _multiply(
     values: Any, words: Any, starts: Any, x: Any, y: Any, bias: Any, rows: Any, cols: Any, tokens: Any,
     biased: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
 ) -> None:  # fmt: skip
-    """y (tokens, rows) = x (tokens, cols) Wᵀ + bias; ``height`` rows a program, ``width`` tokens (1, or room for all)."""
+    """Compute y (tokens, rows) = x (tokens, cols) Wᵀ + bias, ``height`` rows a program.
+
+    ``width`` is 1 for one token, else a number of tokens with room for all.
+    """
     row = tl.program_id(0) * height + tl.arange(0, height)
     token = tl.arange(0, width)
     lane = tl.arange(0, BLOCK)
@@ -89,7 +92,7 @@ def _multiply(
 class BitmaskLinear(nn.Module):
     """y = x Wᵀ + b for x (…, in) in the weight's dtype. Sums are kept in float32 and rounded once. No gradients.
 
-    The weight's shape and dtype are told on the meta device: some models ask a layer for them.
+    ``weight`` has only its shape and dtype, on the meta device: some models ask a layer for them.
     """
 
     layout = "bitmask"
@@ -115,16 +118,16 @@ class BitmaskLinear(nn.Module):
 
     @property
     def bytes(self) -> int:
-        """What one token reads of it."""
+        """The bytes that one token reads."""
         return sum(part.nbytes for part in (self.values, self.words, self.starts))
 
     @property
     def pays(self) -> bool:
-        """Whether that is enough less than the dense matrix."""
+        """Whether ``bytes`` is at most SHARE of the dense matrix."""
         return self.bytes <= SHARE * self.weight.nbytes
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out)."""
+        """Multiply (…, in) to (…, out)."""
         flat = x.reshape(-1, self.in_features).contiguous()
         if len(flat) > FEW:
             return nn.functional.linear(x, self.expanded(), self.bias)
@@ -137,7 +140,7 @@ class BitmaskLinear(nn.Module):
         return found.reshape(*x.shape[:-1], self.out_features)
 
     def expanded(self) -> torch.Tensor:
-        """The dense matrix (out, in), which is all the memory that it takes."""
+        """Return the dense matrix (out, in), without further temporary memory."""
         dense = torch.empty((self.out_features, self.in_features), dtype=self.values.dtype, device=self.values.device)
         blocks = triton.cdiv(self.in_features, BLOCK.value)
         _expand[triton.cdiv(self.out_features, ROWS[FEW]), blocks](
@@ -147,11 +150,11 @@ class BitmaskLinear(nn.Module):
 
 
 def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The nonzeros of some rows, their words (the lowest bit is the first column's), and each block's count."""
+    """Return the nonzeros of some rows, their bitmask words (lowest bit: first column), and the count of each block."""
     live = weight != 0
     eights = nn.functional.pad(live, (0, -weight.shape[1] % BLOCK.value)).view(-1, 8).view(torch.uint8)
     places = torch.tensor([1 << place for place in range(8)], dtype=torch.uint8, device=weight.device)
-    # Not more than a byte a weight: a sum of bytes into int64 first makes int64 of them.
+    # uint8 sums keep this at a byte per weight: a sum into int64 would first convert the bytes to int64.
     words = (eights * places).sum(-1, dtype=torch.uint8).view(torch.int32)
     counts = eights.sum(-1, dtype=torch.uint8).view(-1, BLOCK.value // 8).sum(-1)
     return weight[live], words, counts

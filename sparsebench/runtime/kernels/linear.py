@@ -1,4 +1,4 @@
-"""The linear layer that holds a sparse matrix: in the place of ``nn.Linear`` or of GPT-2's ``Conv1D``."""
+"""The linear layer that holds a sparse matrix, in place of ``nn.Linear`` or of GPT-2's ``Conv1D``."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from sparsebench.errors import MeasureError
 from sparsebench.runtime.kernels.matrix import LEVELS, TILE, TYPES, Kernels, SparseMatrix
 
 TILE_BYTES = 2 << 20
-"""Dense rows that are expanded at a time: they are read back from the cache."""
+"""Bytes of dense rows expanded at a time: few enough to be read back from the cache."""
 CODES = {torch.float32: TYPES["torch.float32"], torch.bfloat16: TYPES["torch.bfloat16"]}
 TOKENS = 128
-"""Tokens at most that the kernel is given at once, and that the two ways are timed with: its scratch stays small."""
+"""The most tokens that the kernel gets at once (its scratch stays small), and that the two ways are timed with."""
 
 
 TRIALS = 3
 
 
 class Choices:
-    """What was found faster, by kind of layer and number of tokens; one for all layers of a process.
+    """The faster way by kind of layer and number of tokens; all layers of a process share one object.
 
-    Both ways are timed once, on the first tokens that come, which is in warming up. They agree to within rounding.
+    Both ways are timed once, on the first tokens, which come during warm-up. Their results agree to within rounding.
     """
 
     def __init__(self) -> None:
         self.faster: dict[tuple[Any, ...], str] = {}
 
     def pick(self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]]) -> str:
-        """The name of the faster of ``ways`` for layers of this ``kind``."""
+        """Return the name of the fastest of ``ways`` for layers of this ``kind``; the first call times them."""
         if kind not in self.faster:
             self.faster[kind] = min(ways, key=lambda name: _seconds(ways[name]))
         return self.faster[kind]
 
 
 def bucket(number: float) -> int:
-    """Numbers within a factor of two of each other share a bucket."""
+    """Return the power of two nearest to ``number`` (in logarithms), as its exponent; -99 for zero and below."""
     return round(math.log2(number)) if number > 0 else -99
 
 
 def _seconds(act: Callable[[], object]) -> float:
-    """The best of a few."""
+    """Return the shortest of TRIALS times."""
     best = float("inf")
     for _ in range(TRIALS):
         start = time.perf_counter()
@@ -56,15 +56,15 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 class SparseLinear(nn.Module):
-    """y = x Wᵀ + b for x (…, in) of bfloat16 or float32; y (…, out) has x's dtype, which need not be that of the values.
+    """y = x Wᵀ + b for x (…, in) in bfloat16 or float32; y (…, out) has x's dtype, the values may have another.
 
-    Sums are kept in float32 and rounded once. One token is multiplied by the sparse kernel; several by it or by a dense
-    product of rows that are expanded tile by tile, whichever ``choices`` finds faster. No gradients.
+    Sums are kept in float32 and rounded once. One token is multiplied by the sparse kernel. Several are multiplied by
+    it or by dense products with rows expanded tile by tile, whichever ``choices`` finds faster. No gradients.
     """
 
     data: torch.Tensor
     weight: torch.Tensor
-    """Shape and the dtype to run in only (on the meta device): some models ask a layer for them."""
+    """Only the shape and the dtype to run in, on the meta device: some models ask a layer for them."""
     bias: nn.Parameter | None
 
     def __init__(
@@ -88,11 +88,11 @@ class SparseLinear(nn.Module):
 
     @property
     def instructions(self) -> str:
-        """The instruction set of the kernel for vectors of the dtype it runs in."""
+        """The instruction set of the kernel for vectors of the dtype that the layer runs in."""
         return LEVELS[self.kernels.library.sparse_needs(self.data.data_ptr(), CODES[self.weight.dtype])]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out) in x's dtype, bfloat16 or float32 on a CPU. Raises MeasureError for any other input."""
+        """Multiply (…, in) to (…, out) in x's dtype: bfloat16 or float32 on a CPU. Raises MeasureError otherwise."""
         if x.dtype not in CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
             raise MeasureError(
                 f"a sparse layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
@@ -108,7 +108,10 @@ class SparseLinear(nn.Module):
         return found.reshape(*x.shape[:-1], self.out_features)
 
     def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out) by the sparse kernel, token after token. For one token Python's share counts: it is short."""
+        """Multiply (…, in) to (…, out) with the sparse kernel, at most TOKENS tokens a call.
+
+        The code is short because Python's share of the time counts for one token.
+        """
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
         tokens, size, x = y.numel() // self.out_features, x.dtype.itemsize, x.contiguous()
         bias: torch.Tensor | None = self._parameters["bias"]
@@ -127,9 +130,9 @@ class SparseLinear(nn.Module):
         return y
 
     def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
-        """(tokens, in) to (tokens, out) by dense products of some rows at a time."""
+        """Multiply (tokens, in) to (tokens, out) by dense products, with one tile of rows at a time."""
         y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
-        # Neither is rounded to the other's dtype, nor multiplied in one that this CPU emulates.
+        # Neither side is rounded to the other's dtype, nor multiplied in a dtype that this CPU emulates.
         alike = x.dtype == self.dtype and not emulated(str(x.dtype).removeprefix("torch."))
         common = x.dtype if alike else torch.float32
         x, bias = x.to(common), None if self.bias is None else self.bias.to(common)
@@ -141,10 +144,10 @@ class SparseLinear(nn.Module):
         return y
 
     def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
-        """Rows ``first`` to ``last`` as dense words in ``out``; ``first`` is a multiple of ``TILE``."""
+        """Write rows ``first`` up to ``last`` densely into ``out`` and return it; ``first`` is a multiple of TILE."""
         self.kernels.library.sparse_expand(self.data.data_ptr(), first, last, out.data_ptr(), torch.get_num_threads())
         return out
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` says of the layer."""
+        """Return the description of the layer in ``print(model)``."""
         return f"{self.in_features}, {self.out_features}, {self.layout}, nonzeros={self.nonzeros}"

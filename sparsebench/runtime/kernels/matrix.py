@@ -1,4 +1,4 @@
-"""A matrix without its zeros, one tensor of bytes, and the compiled kernels of ``native/sparse.cpp`` that lay it out so."""
+"""A matrix stored without zeros in one tensor of bytes, and the kernels of ``native/sparse.cpp`` that lay it out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     import torch
 
 LEVELS = ("portable", "avx2", "avx512", "avx512-vbmi2", "avx512-bf16")
-"""Instruction sets in rising order; each kernel uses the best one that it has a form for."""
+"""Instruction sets in rising order; each kernel uses the best one for which it has code."""
 LAYOUTS = ("bitmask", "csr16", "runs")
 TYPES = {"torch.float32": 0, "torch.bfloat16": 1}
-"""What vectors may be, as the library numbers it."""
+"""The dtypes that vectors may have, with the library's numbers for them."""
 ENCODINGS = {"dense": -1, "bitmask": 0, "gaps8": 1, "gaps4": 2}
 WIDEST = {"bitmask": math.inf, "csr16": 2**16 - 1, "runs": 2**21}
-"""Columns that each layout reaches: 16 bits name one of them, but for the one that stands for none, or a run of 32."""
+"""The most columns of each layout. 16 bits name a column in csr16 (one number means none), and a run of 32 in runs."""
 MOST = 2**32 - 1
-"""Nonzeros that 32-bit row pointers reach."""
+"""The most nonzeros that 32-bit row pointers can count."""
 TILE = 512
-"""Rows that are expanded together, or multiples of it: the window in which csr16 sorts its rows; runs take sixteen."""
+"""Rows are expanded in multiples of this: csr16 sorts its rows within windows of this size; runs need only sixteen."""
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SOURCE = [_I, _P, _L, _P, _L, _I, _L, _L, _P]
@@ -47,7 +47,7 @@ _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 
 @dataclass(frozen=True)
 class Kernels:
-    """The library, its file, and whose threads it uses: torch's own, or (``shared`` false) some started for each call."""
+    """The library, its file, and whether it shares torch's threads; where not, it starts threads for each call."""
 
     library: ctypes.CDLL
     path: Path
@@ -59,13 +59,13 @@ class Kernels:
         return LEVELS[self.library.sparse_level()]
 
     def use(self, level: str) -> None:
-        """Use ``level``, or the best below it that this CPU has: for tests and for tables."""
+        """Use ``level``, or the best level below it that this CPU has; for tests and tables."""
         self.library.sparse_use(LEVELS.index(level))
 
 
 @functools.cache
 def kernels() -> Kernels | Missing:
-    """The kernels, compiled when nobody has before; or why there are none."""
+    """Load the kernels, compiling them if they are not in the cache; return why there are none where that fails."""
     import torch  # noqa: F401 - loads the OpenMP runtime that is looked for below
 
     found = library("sparse", "-pthread")
@@ -97,8 +97,9 @@ class SparseMatrix:
 class Nonzeros:
     """Where the nonzeros of a (rows, cols) matrix are, before a layout is chosen.
 
-    ``values`` are the words of the dense matrix, or with an ``encoding`` of the packed format the values that ``index``
-    (uint8) places; ``counts`` (rows,) int32 are the nonzeros of each row. Zeros among the values, -0.0 too, do not count.
+    ``values`` are all words of the dense matrix. With an ``encoding`` of the packed format they are the stored values,
+    and ``index`` (uint8) gives their positions. ``counts`` (rows,) int32 are the nonzeros of each row; zeros among the
+    values do not count, -0.0 included.
     """
 
     encoding: str
@@ -111,11 +112,14 @@ class Nonzeros:
 
     @property
     def density(self) -> float:
-        """The share of weights that are not zero."""
+        """The share of nonzero weights."""
         return self.total / max(1, self.rows * self.cols)
 
     def laid_out(self, kernels: Kernels, layout: str) -> SparseMatrix:
-        """The matrix in ``layout``; its size is measured first, so nothing is held twice."""
+        """Return the matrix in ``layout``; its size is computed first, so nothing is held twice.
+
+        Raises StorageError (without the tensor's name) when index and values do not belong together.
+        """
         import torch
 
         given = (LAYOUTS.index(layout), *_arguments(self), self.counts.data_ptr())
@@ -126,7 +130,7 @@ class Nonzeros:
 
 
 def from_dense(kernels: Kernels, weight: torch.Tensor) -> Nonzeros:
-    """The nonzeros of a dense (rows, cols) matrix, bfloat16 or float32."""
+    """Return the nonzeros of a dense (rows, cols) matrix. Raises ModelError unless it is bfloat16 or float32."""
     import torch
 
     rows, cols = weight.shape
@@ -136,9 +140,10 @@ def from_dense(kernels: Kernels, weight: torch.Tensor) -> Nonzeros:
 def from_packed(
     kernels: Kernels, encoding: str, index: torch.Tensor, values: torch.Tensor, rows: int, cols: int
 ) -> Nonzeros:
-    """The nonzeros of a packed tensor (bitmask, gaps4 or gaps8), without its dense form.
+    """Return the nonzeros of a packed tensor (bitmask, gaps4 or gaps8), without expanding it.
 
-    Raises StorageError (without the tensor's name) when index, values and shape do not belong together.
+    Raises StorageError (without the tensor's name) when index, values and shape do not belong together, ModelError for
+    values that are neither bfloat16 nor float32.
     """
     import torch
 

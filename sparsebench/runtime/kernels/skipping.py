@@ -1,8 +1,9 @@
-"""Linear layers that for a few tokens read only the weights that meet values above a threshold; more are multiplied densely.
+"""Linear layers that read, for a few tokens, only the weights of values above a threshold; more tokens run densely.
 
-Of several tokens each has values of its own; a row of weights is read once, if any token needs it, and counts for those alone
-that do. That is never more bytes than each token's rows by itself, or than all. With a share s skipped independently, n tokens
-together still leave out a share of sⁿ: at 50% a sixteenth for four, nothing to speak of beyond eight.
+Each of several tokens has its own values. A row of weights is read once, if any token needs it, and is used only for
+the tokens that do. That is never more bytes than reading each token's rows by itself, or than reading all rows. Where
+each token skips a share s independently, n tokens together still skip sⁿ: at 50% a sixteenth for four, next to nothing
+beyond eight.
 """
 
 from __future__ import annotations
@@ -23,28 +24,31 @@ from sparsebench.runtime.kernels.matrix import LEVELS, Kernels, SparseMatrix, fr
 from sparsebench.runtime.kernels.speeds import DENSE_ABOVE
 
 WIDEST = LEVELS.index("avx512")
-"""The highest instruction set that these kernels have a form for."""
+"""The highest instruction set for which these kernels have code."""
 TOKENS = 16
-"""Tokens at most that are multiplied by what any of them needs. By inputs 16 took three quarters of the time of the dense product
-with the transposed matrix, though they read nearly all, and 32 as much (bfloat16, one thread with AVX-512)."""
+"""The most tokens that are multiplied by only the rows that any of them needs. By inputs, 16 tokens took three quarters
+of the time of the dense product with the transposed matrix, though they read nearly all rows; 32 took as long as that
+(bfloat16, one thread with AVX-512)."""
 MULTIPLIED = 1.25
-"""Rows that several tokens multiply, each token's counted, over all rows: beyond that torch's product with all of them is faster,
-by outputs in bfloat16. At 1.0 it took 1.1 to 1.3 times as long, at 1.5 0.8 to 0.95 times (as above)."""
+"""The limit of the rows that several tokens multiply, summed over the tokens and divided by all rows. Above it, by
+outputs in bfloat16, torch's product with all rows is faster: it took 1.1 to 1.3 times as long at 1.0, and 0.8 to 0.95
+times at 1.5 (measured as above)."""
 PANEL = 256
-"""Outputs, about, between two places at which a thread can begin in a bitmask that is stored by inputs."""
+"""About how many outputs separate the positions where a thread can start in a bitmask that is stored by inputs."""
 
 
 def instructions(kernels: Kernels) -> str:
-    """The instruction set of these kernels here."""
+    """Return the instruction set that these kernels use on this machine."""
     return LEVELS[min(kernels.library.sparse_level(), WIDEST)]
 
 
 @dataclass
 class Tally:
-    """What one layer of ``weights`` has read, by the number of tokens that were multiplied at once.
+    """What one layer with ``weights`` weights has read, by the number of tokens that were multiplied at once.
 
-    ``met`` are the weights of rows that were read, zeros too, ``multiplied`` those of them that are stored, ``bytes`` what was
-    read for them, each summed over ``products``. ``whole`` is (multiplied, bytes) of one product that skips nothing.
+    ``met`` counts the weights of the rows that were read, zeros included, ``multiplied`` those of them that are stored,
+    and ``bytes`` the bytes read for them; each is summed over ``products``. ``whole`` is (multiplied, bytes) of one
+    product that skips nothing.
     """
 
     way: str
@@ -57,25 +61,28 @@ class Tally:
     bytes: Counter[int] = field(default_factory=Counter)
 
     def add(self, tokens: int, met: int, multiplied: int, nbytes: int) -> None:
-        """Count one product of so many tokens."""
+        """Count one product of ``tokens`` tokens."""
         self.products[tokens] += 1
         self.met[tokens] += met
         self.multiplied[tokens] += multiplied
         self.bytes[tokens] += nbytes
 
     def product(self, tokens: int) -> tuple[float, float, float]:
-        """``met``, ``multiplied`` and ``bytes`` of a product of so many tokens, on average; all there is before any."""
+        """Return the mean ``met``, ``multiplied`` and ``bytes`` of a product of ``tokens`` tokens.
+
+        Before any such product, return the numbers of one that skips nothing.
+        """
         if count := self.products[tokens]:
             return self.met[tokens] / count, self.multiplied[tokens] / count, self.bytes[tokens] / count
         return self.weights, *self.whole
 
 
 class Skipping(nn.Module):
-    """What both kinds share: for a few tokens some rows of the stored matrix are read. No gradients.
+    """The common part of both kinds: for a few tokens only some rows of the stored matrix are read. No gradients.
 
-    The matrix is bfloat16 or float32 on a CPU, so that what is read for an input (or output) lies side by side: dense, or
-    without zeros as a bitmask where that saves time. Set ``reads_all`` to have the same kernel read everything and compare
-    nothing, to measure what comparing costs.
+    The matrix is bfloat16 or float32 on a CPU, stored so that the weights of an input (or output) are contiguous:
+    dense, or as a bitmask without zeros where that saves time. Set ``reads_all`` to have the same kernel read
+    everything without comparing, to measure what comparing costs.
     """
 
     way: str
@@ -83,7 +90,7 @@ class Skipping(nn.Module):
     matrix: torch.Tensor
     bias: nn.Parameter | None
     packed: tuple[int, int] | None
-    """Rows and columns of the bitmask that ``matrix`` is, uint8; None of a dense one."""
+    """Rows and columns of the bitmask that ``matrix`` holds as uint8; None for a dense matrix."""
     reads_all = False
 
     def __init__(
@@ -107,15 +114,15 @@ class Skipping(nn.Module):
 
     @property
     def index_bytes(self) -> int:
-        """What is read of a bitmask beside a row's nonzeros: a bit for each weight, and where its panels begin."""
+        """The bytes read of a bitmask besides a row's nonzeros: a bit for each weight, and where its panels begin."""
         return (-(-self.packed[1] // 32) * 4 + 4) * self.panels if self.packed else 0
 
     def few(self, x: torch.Tensor) -> bool:
-        """Whether so few tokens read only what they need."""
+        """Return whether ``x`` has few enough tokens to read only the rows that they need."""
         return 0 < x.numel() <= TOKENS * self.in_features
 
     def some(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
-        """The product with a few tokens, reading what ``decides`` (of x's dtype) says, where it is above ``limit`` for any."""
+        """Multiply a few tokens, reading the rows where |``decides``| (of x's dtype) is above ``limit`` for any."""
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype, device="cpu")
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -130,16 +137,16 @@ class Skipping(nn.Module):
         return y
 
     def all_of(self, x: torch.Tensor) -> torch.Tensor:
-        """The product with all weights."""
+        """Multiply by all weights."""
         whole = self.whole()
         if not self.by_columns:
             return nn.functional.linear(x, whole, self.bias)
-        # By a matrix that lies transposed torch is eight times as slow where it has no instructions for bfloat16; else a copy is.
+        # Without bfloat16 instructions a transposed matrix makes torch eight times as slow; with them a copy is slower.
         slow = x.dtype == torch.bfloat16 and environment.emulated("bfloat16")
         return nn.functional.linear(x, whole.T.contiguous() if slow else whole.T, self.bias)
 
     def whole(self) -> torch.Tensor:
-        """The dense matrix as it was given, (rows, width)."""
+        """Return the dense matrix as it was given, (rows, width)."""
         if not self.packed:
             return self.matrix
         found = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
@@ -150,9 +157,10 @@ class Skipping(nn.Module):
 
 
 def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> SparseMatrix | None:
-    """A bitmask of a (rows, width) matrix, each row cut into ``panels`` of whole words.
+    """Return a (rows, width) matrix as a bitmask, each row cut into ``panels`` of whole 32-bit words.
 
-    None where zeros are too few to save, and below AVX-512: there to place the nonzeros takes longer than to read the zeros.
+    Return None where there are too few zeros to save anything, and below AVX-512, where placing the nonzeros takes
+    longer than reading the zeros.
     """
     rows, width = matrix.shape
     few = int(matrix.count_nonzero()) > DENSE_ABOVE * matrix.numel()
@@ -165,7 +173,7 @@ def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Spars
 
 
 class SkipColumns(Skipping):
-    """y = W x' + b, x' being x with zeros up to ``limit``: rows of Wᵀ (in, out) are read for the inputs above it."""
+    """y = W x' + b, where x' is x with magnitudes up to ``limit`` set to zero; Wᵀ (in, out) is read for the others."""
 
     way, by_columns = "inputs above a threshold", True
 
@@ -174,14 +182,14 @@ class SkipColumns(Skipping):
         self.limit = limit
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out)."""
+        """Multiply (…, in) to (…, out)."""
         if self.few(x):
             return self.some(x, x, self.limit)
         return self.all_of(masked(x, self.limit))
 
 
 class ThresholdedActivation(nn.Module):
-    """An activation function whose values up to ``limit`` become zero; of a few tokens they are kept for ``SkipRows``."""
+    """An activation function whose values up to ``limit`` become zero; a few tokens' are kept for ``SkipRows``."""
 
     def __init__(self, function: nn.Module, limit: float) -> None:
         super().__init__()
@@ -189,20 +197,22 @@ class ThresholdedActivation(nn.Module):
         self.values: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the function, masked."""
+        """Apply the function and mask its values."""
         made = masked(self.function(x), self.limit)
         self.values = made if made.numel() <= TOKENS * made.shape[-1] else None
         return made
 
     def taken(self) -> torch.Tensor | None:
-        """What was kept, once: it says nothing of the next tokens."""
+        """Return the kept values and forget them: they say nothing about the next tokens."""
         found, self.values = self.values, None
         return found
 
 
 class SkipRows(Skipping):
-    """y = W x + b where ``decide`` gives, for a few tokens, something other than 0, and 0 elsewhere: rows of W (out, in) that are
-    0 for all of them are not read. Where it gives None all are."""
+    """y = W x + b at outputs where ``decide`` returns a nonzero value, and 0 elsewhere, for a few tokens.
+
+    Rows of W (out, in) where it is 0 for all tokens are not read. Where ``decide`` returns None, y is W x + b.
+    """
 
     way, by_columns = "outputs that are used", False
 
@@ -217,7 +227,7 @@ class SkipRows(Skipping):
         self.decide = decide
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out)."""
+        """Multiply (…, in) to (…, out)."""
         values = None
         if self.few(x):
             values = x if self.reads_all else self.decide()
@@ -230,7 +240,7 @@ class SkipRows(Skipping):
         return self.some(x, values.to(x.dtype), 0.0)
 
     def _many(self, values: torch.Tensor, tokens: int) -> bool:
-        """Whether tokens need so much that all rows at once are faster."""
+        """Return whether the tokens need so many rows that multiplying by all is faster."""
         if tokens == 1 or self.reads_all or self.packed or self.item == 4 or environment.emulated("bfloat16"):
             return False
         return int(values.count_nonzero()) > MULTIPLIED * self.out_features

@@ -1,4 +1,4 @@
-"""How fast and how large each layout is at each density on this machine: measured once, and kept beside the compiled kernels."""
+"""Speed and size of each layout by density on this machine, measured once and kept beside the compiled kernels."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from sparsebench.sources.cache import read_json, write_json
 
 DENSITIES = (0.02, 0.08, 0.25, 0.5)
 PAIRS = (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32"))
-"""Of what dtypes values are held and vectors given."""
+"""The dtypes of (stored values, vectors) that are measured."""
 SIDE, STREAMED, ROUNDS = 2048, 128 << 20, 3
-"""Rows and columns of the matrix, bytes of its copies (a model's layers come from memory), and how often they take turns."""
+"""Rows and columns of the matrix, bytes of its copies (a model's layers come from memory), and rounds of timing."""
 SECONDS = 300
-"""How long all of that may take at most; on one free core it is ten seconds."""
+"""The most that all measurements may take; on one free core they take ten seconds."""
 DENSE_ABOVE = 0.8
-"""Density from which zeros save too little: at 20% of them a bitmask saves an eighth of the bytes."""
+"""Density above which zeros save too little: with 20% zeros a bitmask saves an eighth of the bytes."""
 NEAR = 1.1
-"""How much slower than the fastest a layout may be that is smaller."""
+"""A smaller layout may take up to this many times as long as the fastest."""
 WAITED, AGAIN = 0.05, 600.0
-"""A measurement that waited for a processor for more than this share of its time was disturbed: threads that spin for each other
-then tell nothing of layouts. It holds for so many seconds, and is made again."""
+"""The share of its time waiting for a processor above which a measurement counts as disturbed, because threads that
+spin for each other then say nothing about layouts; and the seconds after which a disturbed one is made again."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,21 @@ class Speeds:
     bytes: dict[str, list[float]]
 
     def best(self, density: float, layouts: Collection[str]) -> str:
-        """The layout, of some, that is the smallest of those about as fast as the fastest at ``density``."""
+        """Return the smallest of ``layouts`` among those within NEAR of the fastest at ``density``."""
         limit = NEAR * min(at(self.seconds[layout], density) for layout in layouts)
         about = [layout for layout in layouts if at(self.seconds[layout], density) <= limit]
         return min(about, key=lambda layout: at(self.bytes[layout], density))
 
 
 def layout_for(found: Nonzeros, speeds: Speeds) -> str:
-    """``dense``, or the layout that suits one token and the matrix's density best, of those that reach its columns."""
+    """Return ``dense``, or the best layout for one token at the matrix's density among those that reach its columns."""
     if found.density > DENSE_ABOVE or found.total > MOST or not found.rows * found.cols:
-        return "dense"  # torch multiplies what has no rows, or no columns
+        return "dense"  # torch also multiplies matrices without rows or columns
     return speeds.best(found.density, [layout for layout, widest in WIDEST.items() if found.cols <= widest])
 
 
 def at(measured: list[float], density: float) -> float:
-    """What was measured at DENSITIES, at another one: a power of it between two of them and beyond the outer ones."""
+    """Interpolate ``measured`` (at DENSITIES) to ``density`` by a power law between neighbours, or beyond the ends."""
     if density <= 0:
         return 0.0
     after = min(max(bisect_right(DENSITIES, density), 1), len(DENSITIES) - 1)
@@ -72,11 +72,11 @@ def at(measured: list[float], density: float) -> float:
 
 
 def speeds_here(found: Kernels, held: torch.dtype, given: torch.dtype) -> Speeds:
-    """For values ``held`` and vectors ``given`` in a dtype, with the instructions in use and torch's threads.
+    """Return the speeds for values ``held`` and vectors ``given`` in these dtypes, with the current instructions.
 
     Which layout is fastest depends on the processor: a bitmask's work does not shrink with its nonzeros, csr16 looks up
-    an input for each, runs permute registers and need instructions of AVX-512 for it. Raises MeasureError when the
-    process that measures fails.
+    an input for each nonzero, and runs permute registers, which needs AVX-512 instructions. Raises MeasureError when
+    the process that measures fails.
     """
     name = " times ".join(str(dtype).removeprefix("torch.") for dtype in (held, given))
     return Speeds(**_known(found, found.level, torch.get_num_threads())[name])
@@ -102,13 +102,13 @@ def _known(found: Kernels, level: str, threads: int) -> dict[str, Any]:
                 pairs, waited = _measured_apart(level, threads)
                 entry = {"densities": DENSITIES, "pairs": pairs, "waited": waited, "at": time.time()}
                 write_json(kept, (read_json(kept) or {}) | {name: entry})
-    except OSError:  # a cache that is only read
+    except OSError:  # a read-only cache
         pairs = pairs or _measured_apart(level, threads)[0]
     return dict(pairs)
 
 
 def _measured_apart(level: str, threads: int) -> tuple[dict[str, Any], float]:
-    """In a process of its own: what it leaves in memory would be a part of the next model's. Also the share of time it waited."""
+    """Measure in a separate process, whose memory is not the next model's; also return the share of time it waited."""
     command = children.command(__name__, level, threads)
     try:
         done = children.run(command, SECONDS, os.environ | children.imports())
@@ -122,7 +122,7 @@ def _measured_apart(level: str, threads: int) -> tuple[dict[str, Any], float]:
 
 
 def measured(found: Kernels) -> dict[str, Any]:
-    """Of each of PAIRS seconds and bytes per weight by layout, as lists over DENSITIES; the layouts take turns."""
+    """Time each of PAIRS: seconds and bytes per weight by layout, as lists over DENSITIES; the layouts take turns."""
     draw, pairs = torch.Generator().manual_seed(0), {}
     for held, given in PAIRS:
         seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
@@ -146,7 +146,7 @@ def measured(found: Kernels) -> dict[str, Any]:
 
 
 def _turns(layers: dict[str, list[Any]], x: torch.Tensor) -> dict[str, float]:
-    """Seconds of one product by layout: the best round."""
+    """Return the seconds of one product by layout, from the best round."""
     best = dict.fromkeys(layers, math.inf)
     for _ in range(ROUNDS):
         for layout, copies in layers.items():
@@ -158,7 +158,7 @@ def _turns(layers: dict[str, list[Any]], x: torch.Tensor) -> dict[str, float]:
 
 
 def main(level: str, threads: str) -> None:
-    """What this module does when it runs by itself: print ``measured`` as JSON, and the share of the time that was waiting."""
+    """Print, as JSON, what ``measured`` returns and the share of the time spent waiting (run as a module)."""
     found = kernels()
     assert isinstance(found, Kernels)
     found.use(level)
@@ -170,7 +170,7 @@ def main(level: str, threads: str) -> None:
 
 
 def _waiting() -> float:
-    """Seconds for which threads of this process were ready to run and had no processor; 0 where the system does not say."""
+    """Return the seconds that threads of this process waited for a processor; 0 where the system does not say."""
     waited = 0
     for file in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError, IndexError, ValueError):

@@ -11,17 +11,17 @@ from torch import nn
 from sparsebench.errors import UnsupportedError
 
 TOKENS = 32
-"""Tokens multiplied at a time: more at once are slower each."""
+"""Tokens multiplied at a time: with more at once each takes longer."""
 CAPABILITY = (8, 0)
-"""Ampere: the first with sparse tensor cores."""
+"""The compute capability of Ampere, the first GPUs with sparse tensor cores."""
 DENSE_ROWS = 8
-"""Tokens that the kernels divide by."""
+"""The kernels need a multiple of this many tokens."""
 MULTIPLE = 64
-"""Rows and columns that the kernels divide by, for 16-bit values."""
+"""The kernels need rows and columns in multiples of this, for 16-bit values."""
 
 
 class TorchCsr(nn.Module):
-    """The same product as ``SparseLinear`` through ``torch.sparse_csr_tensor``, values widened to float32."""
+    """The product of ``SparseLinear`` by ``torch.sparse_csr_tensor``, with values widened to float32."""
 
     layout = "torch-csr"
     instructions = ""
@@ -37,7 +37,7 @@ class TorchCsr(nn.Module):
         present = weight != 0
         self.nonzeros = int(present.sum())
         ends = present.sum(1).cumsum(0)
-        # Tensors of their own: those of a sparse tensor are views that keep it, and its 64-bit indices, alive.
+        # Separate tensors: a sparse tensor's own are views that keep it, and its 64-bit indices, alive.
         self.register_buffer("crow", torch.cat([ends.new_zeros(1), ends]).to(torch.int32), persistent=False)
         self.register_buffer("col", present.nonzero()[:, 1].to(torch.int32), persistent=False)
         self.register_buffer("values", weight[present].float(), persistent=False)
@@ -45,10 +45,10 @@ class TorchCsr(nn.Module):
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out) in x's dtype, multiplied in float32."""
+        """Multiply (…, in) to (…, out) in float32; the result has x's dtype."""
         flat = x.reshape(-1, self.in_features).float()
         matrix = self.matrix()
-        # One token by `mv`; `F.linear` on CSR is 2 to 10 times slower than this.
+        # One token is multiplied by `mv`; `F.linear` on CSR is 2 to 10 times slower than this.
         parts = (
             [matrix.mv(flat[0])[None]]
             if len(flat) == 1
@@ -58,18 +58,18 @@ class TorchCsr(nn.Module):
         return found.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def matrix(self) -> torch.Tensor:
-        """torch's view of the three arrays, made anew so that nothing else keeps them."""
+        """Return torch's CSR view of the three arrays, made anew so that nothing else keeps them alive."""
         shape = (self.out_features, self.in_features)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's CSR calls itself a beta, once
+            warnings.simplefilter("ignore")  # torch warns once that CSR is in beta
             return torch.sparse_csr_tensor(self.crow, self.col, self.values, shape, check_invariants=False)
 
 
 class SemiLinear(nn.Module):
-    """The linear layer of a 2:4 matrix, compressed on the ``device`` by cuSPARSELt, whose product is called by itself.
+    """The linear layer of a 2:4 matrix, compressed on ``device`` by cuSPARSELt, whose product is called directly.
 
-    torch's tensor of this kind cannot be moved while gradients are off, and costs nine times as long to call. The weight's shape
-    and dtype are told on the meta device.
+    torch's own 2:4 tensor cannot be moved while gradients are off, and takes nine times as long to call. ``weight`` has
+    only its shape and dtype, on the meta device.
     """
 
     layout = "2:4 semi-structured"
@@ -88,11 +88,11 @@ class SemiLinear(nn.Module):
         self.fastest: dict[int, int] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out) on the GPU: (W xᵀ)ᵀ, tokens filled up to a multiple of ``DENSE_ROWS``."""
+        """Multiply (…, in) to (…, out) on the GPU: (W xᵀ)ᵀ, with tokens padded to a multiple of ``DENSE_ROWS``."""
         flat = x.reshape(-1, self.in_features)
         tokens = flat.shape[0]
         padded = nn.functional.pad(flat, (0, 0, 0, -tokens % DENSE_ROWS)).t()
-        if padded.shape[1] not in self.fastest:  # which of its algorithms is fastest is asked once, while warming up
+        if padded.shape[1] not in self.fastest:  # cuSPARSELt searches its fastest algorithm once, during warm-up
             self.fastest[padded.shape[1]] = int(
                 torch._cslt_sparse_mm_search(self.packed, padded, transpose_result=True)
             )
@@ -104,8 +104,10 @@ class SemiLinear(nn.Module):
 
 
 def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
-    """A layer for ``weight`` (out, in), or None where it is not 2:4. Raises UnsupportedError on an older GPU, or without
-    cuSPARSELt."""
+    """Return a layer for ``weight`` (out, in), or None where the kernels cannot take it as 2:4.
+
+    Raises UnsupportedError for a 2:4 weight on a GPU before Ampere, or without cuSPARSELt.
+    """
     rows, cols = weight.shape
     if rows % MULTIPLE or cols % MULTIPLE or weight.dtype not in (torch.bfloat16, torch.float16):
         return None

@@ -1,1 +1,1 @@
-"""Feed-forward neurons grouped into experts of equal size, of which a router chooses some for each token."""
+"""Feed-forward neurons are grouped into experts of equal size; a router chooses some of the experts for each token."""

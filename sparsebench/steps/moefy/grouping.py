@@ -1,14 +1,15 @@
-"""Neurons into groups of equal size: balanced k-means on a matrix of inner products, or METIS (``metis``) on its graph.
+"""Group neurons into groups of equal size, by balanced k-means on a matrix of inner products or by METIS on its graph.
 
-With G_ij the inner product of what stands for neurons i and j, the squared distance of i to the mean of group e is
-G_ii - 2/|e| Σ_{j∈e} G_ij + 1/|e|² Σ_{j,k∈e} G_jk, so that nothing but G is needed:
+G_ij is the inner product of the vectors that represent neurons i and j. The squared distance of i to the mean of group
+e is G_ii - 2/|e| Σ_{j∈e} G_ij + 1/|e|² Σ_{j,k∈e} G_jk, so that G is all that is needed:
 
     kmeans        G = Ŵ Ŵᵀ, the rows of the first matrix (gate, without a gate up) at length 1 (MoEfication, 2110.01786)
     coactivation  G_ij = how often both are among the largest tenth of a token's |h|, over √(how often i · how often j)
-    cmoe          the counts themselves; neurons that are most often among them are experts that all tokens share (2502.04416)
-    random        no G: drawn
+    cmoe          the counts themselves; the neurons active most often make experts that all tokens share (2502.04416)
+    random        groups are drawn; G only decides which neuron represents an expert
 
-A tenth of all neurons counts as active in every way; CMoE itself counts the ten largest of a token, whatever the width.
+Wherever activity is counted, the largest tenth of a token's neurons is active; CMoE itself counts the ten largest at
+any width.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from sparsebench.steps.moefy.metis import partitioned
 
 ROUNDS = 8
 LARGEST = 0.1
-"""The share of a token's neurons that count as active."""
+"""The share of a token's neurons that counts as active."""
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """``assignment`` (neurons,) int64 gives each neuron's expert, ``representatives`` (experts,) int64 the neuron of each that
-    stands nearest to the mean of its own."""
+    """A partition of neurons: ``assignment`` (neurons,) int64 is each neuron's expert, ``representatives`` (experts,)
+    int64 the neuron of each expert that is nearest to the expert's mean."""
 
     assignment: torch.Tensor
     representatives: torch.Tensor
@@ -38,8 +39,11 @@ class Grouping:
 def grouped(
     way: str, gram: torch.Tensor, experts: int, shared: int, seed: int, partition: str = "balanced"
 ) -> Grouping:
-    """Group neurons by ``gram`` (neurons, neurons) float32: ``experts`` groups, the first ``shared`` those of the neurons with
-    the largest diagonal. Neurons are a multiple of experts. Raises UserError for ``metis`` where that is not installed."""
+    """Group neurons into ``experts`` groups by ``gram`` (neurons, neurons) float32.
+
+    The first ``shared`` groups hold the neurons with the largest diagonal. The number of neurons must be a multiple of
+    ``experts``. Raises UserError for ``metis`` where pymetis cannot be imported.
+    """
     neurons = len(gram)
     size = neurons // experts
     generator = torch.Generator().manual_seed(seed)
@@ -59,7 +63,7 @@ def grouped(
 
 
 def balanced(gram: torch.Tensor, groups: int, generator: torch.Generator) -> torch.Tensor:
-    """Groups of equal size whose members stand near to their mean: (neurons,) int64."""
+    """Return each neuron's group by balanced k-means, (neurons,) int64: groups of equal size around their means."""
     start = torch.randperm(len(gram), generator=generator)[:groups]
     found = _nearest(gram.diagonal()[start] - 2 * gram[:, start])
     for _ in range(ROUNDS):
@@ -70,14 +74,14 @@ def balanced(gram: torch.Tensor, groups: int, generator: torch.Generator) -> tor
 
 
 def _distances(gram: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
-    """Squared distances of neurons to the means of groups, (neurons, groups), each less the neuron's own inner product."""
+    """Return squared distances of neurons to the means of groups, (neurons, groups), each less the neuron's G_ii."""
     share = torch.nn.functional.one_hot(assignment, groups).to(gram.dtype) * (groups / len(gram))
     across = gram @ share
     return (share * across).sum(0) - 2 * across
 
 
 def _nearest(cost: torch.Tensor) -> torch.Tensor:
-    """The assignment of rows to columns, as many to each, with the least cost."""
+    """Return the assignment of rows to columns with the least cost and equally many rows to a column."""
     size = len(cost) // cost.shape[1]
     _, columns = linear_sum_assignment(np.repeat(cost.double().numpy(), size, axis=1))
     return torch.from_numpy(columns // size)

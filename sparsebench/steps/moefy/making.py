@@ -1,4 +1,4 @@
-"""Grouping the neurons of every feed-forward part, and the folders that say how."""
+"""Group the neurons of every feed-forward part, and write the folders that hold the grouping."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeedForwardPart:
-    """One feed-forward part: its modules, its matrices' names by kind, and which block's it is."""
+    """One feed-forward part: its modules, its matrices' names by kind, and its block."""
 
     paths: FeedForward
     matrices: Mapping[str, str]
@@ -48,11 +48,11 @@ class FeedForwardPart:
 
     @property
     def where(self) -> str:
-        """Its block, for messages."""
+        """The part's block, as messages name it."""
         return f"{self.side} block {self.layer}"
 
     def weights(self, matrix: Callable[[str], torch.Tensor], bias: torch.Tensor | None) -> routers.FeedForwardWeights:
-        """Its matrices in float32, given by ``matrix`` as (out, in), with the ``bias`` of the first."""
+        """Return the part's weights, float32; ``matrix`` gives a matrix as (out, in), ``bias`` is that of ``up``."""
         norms = matrix(self.matrices["down"]).float().norm(dim=0)
         if "gate_up" in self.matrices:
             gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
@@ -65,13 +65,13 @@ class FeedForwardPart:
 
 @dataclass
 class RouterTables:
-    """What is written beside the weights: each part's assignment, and by router its tables; and what the text shows of each."""
+    """The parts' assignments and the routers' tables, to be written beside the weights; the parts' activity on text."""
 
     assignments: dict[FeedForward, torch.Tensor] = field(default_factory=dict)
     tables: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """By router, tensors by their names in the checkpoint."""
+    """For each router, its tensors by their names in the checkpoint."""
     activity: dict[Step, list[Activity]] = field(default_factory=dict)
-    """By step, a row a part; none where no text is read."""
+    """For each step, a row for each part; empty where no text is read."""
 
 
 def make(
@@ -81,7 +81,7 @@ def make(
     read: Callable[[], Calibrated] | None,
     emit: Emit,
 ) -> None:
-    """Write each target: the parent's weights, and how they are grouped. Raises as ``step.run`` says."""
+    """Write each target: the parent's weights and their grouping. Raises what ``step.run`` lists."""
     started, checkpoint = time.perf_counter(), Checkpoint(parent)
     if encoding_of(checkpoint.config) != FLOAT:
         raise ModelError(f"{parent}: its weights are quantized", "start from the model that it was made from")
@@ -135,7 +135,7 @@ def make(
 
 
 def _places(checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], experts: int) -> dict[str, FeedForwardPart]:
-    """The feed-forward part of every block, by the block's path. Raises UnsupportedError for one that cannot be grouped."""
+    """Return every block's feed-forward part by the block's path. Raises UnsupportedError for an unfit one."""
     skeleton = blocks.survey(checkpoint.config, family)
     filling.fill(skeleton, checkpoint, family)
     return {
@@ -184,7 +184,7 @@ def _visited(
     text: Calibrated | None,
     spill: Path,
 ) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], routers.NeuronStatistics | None]]:
-    """Every part with its matrices as (out, in), and what the text shows of it, if there is text."""
+    """Yield every part, a function that gives its matrices as (out, in), and its statistics on the text, if any."""
     if text is None:
         turned = prunable_parts(checkpoint, context.family)
         for place in places.values():
@@ -201,7 +201,10 @@ def _on_cpu(block: Block, name: str) -> torch.Tensor:
 
 
 def _seen(block: Block, place: FeedForwardPart) -> routers.NeuronStatistics:
-    """What the part reads and what its neurons give, as the text goes through the block."""
+    """Run the text through the block and return the statistics of the part's inputs and neurons.
+
+    Raises UnsupportedError for a part that does not read each token once.
+    """
     inside = len(block.path) + 1
     seen = routers.NeuronStatistics(block.module.get_submodule(place.paths.activation[inside:]))
     takes = {place.paths.first[inside:]: seen.read, place.paths.down[inside:]: seen.gave}
@@ -215,20 +218,20 @@ def _seen(block: Block, place: FeedForwardPart) -> routers.NeuronStatistics:
 
 
 def _bias(checkpoint: Checkpoint, place: FeedForwardPart) -> torch.Tensor | None:
-    """The bias of ``up``, or of gate and up in one, where there is one."""
+    """Return the bias of ``up``, or of the joint gate and up; None where there is none."""
     name = place.matrices.get("up") or place.matrices["gate_up"]
     bias = name.removesuffix("weight") + "bias"
     return checkpoint.load(bias) if bias in checkpoint.tensors else None
 
 
 def _how(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
-    """What config.json is to say of some parts."""
+    """Return the entry of config.json for some parts."""
     own = step.settings
     return ExpertsConfig(own["router"], own["experts"], count(own["experts"], own["active"]), own["shared"], parts)
 
 
 def _write(parent: Path, folder: Path, how: ExpertsConfig, made: RouterTables, told: dict[str, Any]) -> None:
-    """Write a folder: the parent's weights, the assignments, and the router's tables."""
+    """Write the parent's weights, the assignments, and the router's tables into ``folder``."""
     stored = Checkpoint(parent)
     added = {part.name("assignment"): given.to(torch.int32) for part, given in made.assignments.items()}
     added |= made.tables[how.router]

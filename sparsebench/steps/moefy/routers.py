@@ -1,4 +1,4 @@
-"""What routers multiply with, made from a part's weights, its groups and, for the learned one, from what text shows."""
+"""The routers' tables, made from a part's weights and groups; the learned router is trained on text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ EPOCHS, RATE, BATCH = 30, 0.01, 512
 
 @dataclass(frozen=True)
 class FeedForwardWeights:
-    """A part's, float32: ``gate``, which goes through the function (None where ``up`` does), and ``up``, (neurons, in), the
-    ``bias`` of the latter, and the length of each neuron's column in the last matrix (``norms``)."""
+    """A feed-forward part's weights, float32.
+
+    ``gate`` and ``up`` are (neurons, in). ``gate`` is the input of the activation function; None where ``up`` is.
+    ``bias`` is that of ``up``, ``norms`` is the length of each neuron's column in the last matrix.
+    """
 
     gate: torch.Tensor | None
     up: torch.Tensor
@@ -31,19 +34,22 @@ class FeedForwardWeights:
 
     @property
     def first(self) -> torch.Tensor:
-        """Whose rows stand for neurons, at length 1."""
+        """The matrix whose rows represent neurons (gate, without a gate up), rows at length 1."""
         return F.normalize(self.up if self.gate is None else self.gate, dim=1)
 
     def gram(self) -> torch.Tensor:
-        """Inner products of the rows that stand for neurons: (neurons, neurons)."""
+        """Return the inner products of the rows that represent neurons, (neurons, neurons)."""
         return self.first @ self.first.T
 
 
 @dataclass
 class NeuronStatistics:
-    """What a text shows of a part: ``counts`` (neurons, neurons) says how often two are active together, of the first
-    ``SAMPLES`` tokens ``inputs`` and ``neurons`` keep what was read and given, and ``magnitudes`` how large the latter are of
-    all; ``function`` is the part's own between its layers."""
+    """Statistics of a part's neurons on a text.
+
+    ``counts`` (neurons, neurons) is how often two neurons are active together. ``inputs`` and ``neurons`` keep the
+    part's inputs and its neurons' values for the first ``SAMPLES`` tokens. ``magnitudes`` are of the neurons' values
+    for all tokens. ``function`` is the part's activation function.
+    """
 
     function: torch.nn.Module
     counts: torch.Tensor | None = None
@@ -52,11 +58,11 @@ class NeuronStatistics:
     neurons: list[torch.Tensor] = field(default_factory=list)
 
     def read(self, rows: torch.Tensor) -> None:
-        """Some tokens' inputs, (tokens, in)."""
+        """Take the part's inputs for some tokens, (tokens, in)."""
         self._keep(self.inputs, rows)
 
     def gave(self, rows: torch.Tensor) -> None:
-        """What the neurons make of them, (tokens, neurons)."""
+        """Take the neurons' values for some tokens, (tokens, neurons), and count which are active together."""
         self._keep(self.neurons, rows)
         self.magnitudes.add(rows)
         sizes = rows.float().abs()
@@ -67,13 +73,13 @@ class NeuronStatistics:
         self.counts += active.T @ active
 
     def on_cpu(self) -> NeuronStatistics:
-        """The same, once all tokens were seen, on the CPU, where neurons are grouped and routers trained."""
+        """Return a copy on the CPU after the last token: neurons are grouped and routers trained there."""
         counts = None if self.counts is None else self.counts.cpu()
         kept = [[rows.cpu() for rows in own] for own in (self.inputs, self.neurons)]
         return NeuronStatistics(self.function, counts, self.magnitudes, *kept)
 
     def gram(self, way: str) -> torch.Tensor:
-        """Inner products of what stands for neurons: their counts, for ``coactivation`` over how often each is active."""
+        """Return the Gram matrix for a ``way`` of grouping: counts, for ``coactivation`` over each one's frequency."""
         assert self.counts is not None
         if way == "cmoe":
             return self.counts
@@ -90,7 +96,7 @@ class NeuronStatistics:
 def tables(
     router: str, weights: FeedForwardWeights, found: Grouping, experts: int, seen: NeuronStatistics | None, seed: int
 ) -> Mapping[str, torch.Tensor]:
-    """A router's tensors by their names behind ``moe.``, float32; none for the oracle."""
+    """Return a router's tensors, float32, by their names after ``moe.``; none for the oracle."""
     if router == "oracle":
         return {}
     centroids = F.normalize(F.one_hot(found.assignment, experts).float().T @ weights.first, dim=1)
@@ -106,8 +112,11 @@ def tables(
 def _learned(
     centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, seen: NeuronStatistics, seed: int
 ) -> dict[str, torch.Tensor]:
-    """MoEfication's network (linear, tanh, linear), begun at the centroids and the identity, after the oracle's scores over the
-    largest of a token."""
+    """Train MoEfication's network (linear, tanh, linear), and return its two matrices.
+
+    It starts from the centroids and the identity. Its targets are the oracle's scores over the largest score of each
+    token.
+    """
     inputs, neurons = torch.cat(seen.inputs), torch.cat(seen.neurons)
     experts = len(centroids)
     wanted = torch.zeros(len(inputs), experts).index_add_(1, assignment, neurons.abs() * norms)

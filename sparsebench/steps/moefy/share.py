@@ -1,4 +1,4 @@
-"""The share of a model's weights that a token reads where its neurons are grouped, counted in the written files."""
+"""The share of a model's weights that one token reads where neurons are grouped, counted in the written files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from sparsebench.models.topology import prunable_parts
 
 
 def read_share(checkpoint: Checkpoint, family: Any) -> float:
-    """Weights that a token reads, the router's tables included, over the blocks' prunable weights; 1 without groups."""
+    """Return the weights that a token reads, router tables included, over the blocks' prunable weights.
+
+    The share is 1 for a model without grouped neurons.
+    """
     how = experts_of(checkpoint.config)
     if how is None:
         return 1.0
@@ -18,7 +21,7 @@ def read_share(checkpoint: Checkpoint, family: Any) -> float:
     for name, part in prunable_parts(checkpoint, family).items():
         if part.prunable:
             sizes[part.kind] = sizes.get(part.kind, 0) + checkpoint.tensors[name].numel
-    # An oracle must know what all neurons give.
+    # An oracle needs the values of all neurons: only the last matrix is read in part.
     chosen = ("down",) if how.router == "oracle" else ("gate", "up", "gate_up", "down")
     unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - how.active / how.experts)
     tables = sum(info.numel for info in checkpoint.tensors.values() if ".moe.router." in info.name)

@@ -1,4 +1,4 @@
-"""``moefy`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+"""``moefy`` as a step of a recipe: its settings in a manifest, and the pass that groups the neurons."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ WAYS = ("coactivation", "kmeans", "cmoe", "random")
 
 
 class Moefy(Settings):
-    """Feed-forward neurons are grouped into experts of equal size; for each token some are computed."""
+    """Group feed-forward neurons into experts of equal size; for each token only some experts are computed."""
 
     experts: Count = 32
-    """How many groups; the neurons of every part must be a multiple."""
+    """How many experts; the number of neurons of every feed-forward part must be a multiple of it."""
     active: Share | None = None
-    """The share of the experts that is computed for a token, those that all share included; at least one."""
+    """The share of the experts that is computed for a token, shared ones included; at least one expert."""
     router: Literal["oracle", "centroid", "representative", "learned"] = "representative"
-    """What chooses: `oracle` knows what the neurons give (the bound; it saves in the last matrix alone); `centroid` compares the
-    input with the mean of an expert's first rows; `representative` computes one neuron of each; `learned` is a network."""
+    """How experts are chosen. `oracle`: by the values of all neurons, an upper bound that saves work in the last matrix
+    alone. `centroid`: by comparing the input with the mean of an expert's rows in the first matrix. `representative`:
+    by the value of one neuron of each expert. `learned`: by a small network trained on calibration text."""
     shared: Annotated[int, Field(ge=0)] | None = None
-    """Experts that are computed for every token, of the neurons that are active most often. Default: of cmoe an eighth of all,
-    of others none."""
+    """How many experts are computed for every token; they hold the neurons that are active most often. Default: an
+    eighth of the experts for `cmoe`; the others have none."""
     partition: Literal["balanced", "metis"] = "balanced"
-    """Of coactivation, what makes the groups: `balanced` is k-means with a linear assignment; `metis` cuts the graph of neurons
-    that are active together, as published, and needs `pip install 'pymetis>=2025.2'`."""
+    """How `coactivation` makes its groups. `balanced`: k-means with a linear assignment. `metis`: cutting the graph of
+    neurons that are active together, as published; needs `pip install 'pymetis>=2025.2'`."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """With the published number of shared experts filled in; there is no default for how many are active."""
+        """Return the settings with the published number of shared experts filled in.
+
+        Raises PydanticCustomError where `active` is missing, or settings exclude each other.
+        """
         if not self.active:
             raise wrong("`active` is missing", "the share of neurons that a token is given, such as 0.5", at="active")
         if self.partition == "metis" and name != "coactivation":
@@ -52,37 +56,37 @@ class Moefy(Settings):
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each grouping's settings, by its name."""
+    """Return the settings class of each way of grouping, by name."""
     return dict.fromkeys(WAYS, Moefy)
 
 
 def reads_text(step: Step) -> bool:
-    """Whether the grouping or the router looks at text."""
+    """Whether the grouping or the router needs calibration text."""
     return step.name in COUNTED or step.settings["router"] == "learned"
 
 
 def draws(step: Step) -> bool:
-    """All start from a draw."""
+    """Whether the step draws at random: every way of grouping does."""
     return True
 
 
 def ends(step: Step) -> str:
-    """Its router, where that looks at the weights: what trains these would change which are computed."""
+    """Return ``router`` for an oracle, else nothing: later training of the weights would change its choices."""
     return "router" if step.settings["router"] == "oracle" else ""
 
 
 def metis(step: Step) -> bool:
-    """Whether METIS cuts its graph; a record may be of a time before that could be said."""
+    """Whether METIS makes the groups; an old record may lack this setting."""
     return step.settings.get("partition") == "metis"
 
 
 def libraries(step: Step) -> tuple[str, ...]:
-    """What makes its groups."""
+    """Return the libraries that make the groups."""
     return ("scipy", "pymetis") if metis(step) else ("scipy",)
 
 
 def label(step: Step) -> str:
-    """``cmoe/representative 8 of 32 experts``."""
+    """Return a label such as ``cmoe/representative 8 of 32 experts``."""
     own = step.settings
     usual = own["experts"] // 8 if step.name == "cmoe" else 0
     shared = f", {own['shared']} shared" if own["shared"] != usual else ""
@@ -91,20 +95,20 @@ def label(step: Step) -> str:
 
 
 def shares(step: Step) -> tuple[Any, ...]:
-    """What is grouped alike is grouped once."""
+    """Return the key by which steps share a pass: those with the same grouping are grouped once."""
     return step.name, step.settings["experts"], step.settings["shared"], metis(step), reads_text(step)
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Why the neurons of a config.json's model cannot be grouped, and the way out, as far as that tells."""
+    """Return why the neurons of a config.json's model cannot be grouped, and the way out; else empty strings."""
     kind = str(config.get("model_type"))
-    if kind in REFUSED and not reads_text(step):  # what reads text is refused by the plan itself
+    if kind in REFUSED and not reads_text(step):  # if the step reads text, the plan itself refuses these
         return refusal(kind), "choose another model"
     return lacking(config, activations=True)
 
 
 def refuses_shape(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """The same of their number, which a step before may have changed."""
+    """Return why the number of neurons, which an earlier step may have changed, is unfit, and the way out."""
     experts = step.settings["experts"]
     odd = [one for one in sorted(neurons(config)) if one % experts]
     why = f"{odd[0]} neurons make no {experts} experts of equal size" if odd else ""
@@ -112,10 +116,11 @@ def refuses_shape(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every share and router over one grouping.
+    """Make every variant, by active share and router, from one grouping.
 
-    Raises UnsupportedError for a mixture of experts, or neurons that the experts do not divide; ModelError for a quantized
-    parent, without text where text is needed, or where the parent leaves weights out already.
+    Raises UnsupportedError for a mixture of experts, for a number of neurons that is no multiple of the experts, and
+    for blocks without a known feed-forward part. Raises ModelError for a quantized parent, for one that leaves weights
+    out already, and without text where text is needed.
     """
     from sparsebench.steps.moefy import making
 

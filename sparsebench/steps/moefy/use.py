@@ -1,4 +1,4 @@
-"""What a text shows of a grouped part: how often its router chooses each expert, and whether an expert's neurons go together."""
+"""A grouped part's activity on text: how often experts are chosen, and how often their neurons are active together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 512
 
 
 def activity(chooser: ExpertRouter, seen: NeuronStatistics, side: str, layer: int, module: str) -> Activity:
-    """One part's row of the ledger's table, from what the unchanged model read and gave."""
+    """Return one part's row of the ledger's table, from its inputs and neurons' values in the unchanged model."""
     uses = chosen(chooser, torch.cat(seen.inputs), torch.cat(seen.neurons))
     near_zero = seen.magnitudes.near_zero
     pairs = inside(seen.gram("coactivation"), chooser.assignment)
@@ -27,8 +27,10 @@ def activity(chooser: ExpertRouter, seen: NeuronStatistics, side: str, layer: in
 
 
 def chosen(chooser: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -> tuple[float, ...]:
-    """The share of the tokens, rows of ``inputs`` (tokens, in) and ``neurons`` (tokens, neurons), for which each expert is
-    computed; those that all tokens share are left out."""
+    """Return the share of the tokens for which each expert is computed; experts that all tokens share are left out.
+
+    Tokens are the rows of ``inputs`` (tokens, in) and ``neurons`` (tokens, neurons).
+    """
     counts = torch.zeros(chooser.how.experts)
     for x, h in zip(inputs.split(ROWS), neurons.split(ROWS), strict=True):
         counts += chooser.experts(x, h).sum(0)
@@ -36,9 +38,10 @@ def chosen(chooser: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -
 
 
 def together(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:
-    """How often two neurons of one expert are active for the same token, over how often any two are; None where no two ever are.
+    """Return how often two neurons of one expert are active for the same token, over how often any two neurons are.
 
-    ``counts`` (neurons, neurons) says how often, ``assignment`` (neurons,) is each neuron's expert.
+    ``counts`` (neurons, neurons) is how often two are active together, ``assignment`` (neurons,) each neuron's expert.
+    None where there are no counts, no two neurons are ever active together, or every expert has only one neuron.
     """
     if counts is None:
         return None
@@ -49,8 +52,10 @@ def together(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | N
 
 
 def inside(gram: torch.Tensor, assignment: torch.Tensor) -> float | None:
-    """The share of all pairs' co-activation ``gram`` (neurons, neurons) that is of two neurons of one expert, 1 less the cut;
-    None where no two are ever active together. ``assignment`` (neurons,) is each neuron's expert."""
+    """Return the share of all pairs' co-activation, ``gram`` (neurons, neurons), inside experts: 1 minus the cut.
+
+    ``assignment`` (neurons,) is each neuron's expert. None where no two neurons are ever active together.
+    """
     pairs = gram.clone().fill_diagonal_(0)
     whole = float(pairs.sum())
     return float(pairs[assignment[:, None] == assignment].sum()) / whole if whole else None

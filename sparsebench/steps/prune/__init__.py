@@ -1,1 +1,1 @@
-"""Sparsified versions of a model: masks with exact counts, one file per method, one pass for a whole sweep."""
+"""Pruned variants of a model: masks with exact counts, one module per method, one pass for a whole sweep."""

@@ -1,7 +1,7 @@
-"""How a model's sparsity is spread over its transformer blocks: evenly, or by their outliers (OWL).
+"""The allocation of a model's sparsity to its transformer blocks by their outliers (OWL).
 
 OWL (Yin et al. 2023, Outlier Weighed Layerwise Sparsity, arXiv:2310.05175): a block with more outliers among its
-Wanda scores keeps more. Its authors say layer where this file says block.
+Wanda scores keeps more weights. The paper's "layer" is called a block here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from sparsebench.steps.prune.settings import SPREAD
 
 
 def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int], int]:
-    """How many Wanda scores of a block lie above each of ``limits`` times their mean, and how many weights it has.
+    """Count a block's Wanda scores above each of ``limits`` times their mean, and its weights.
 
-    The mean is over all its linear ``layers`` together. The scores are computed twice, so that those of one layer
-    are held at a time. Raises ModelError by tensor.
+    The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
+    are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
     """
     from sparsebench.steps.prune.factor import check_weights
     from sparsebench.steps.prune.methods.wanda import score
@@ -33,12 +33,13 @@ def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int
 
 
 def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:
-    """The sparsity s_l of each block, from its share D_l of outliers and its ``sizes`` n_l of weights.
+    """Return the sparsity s_l of each block, from its share D_l of outliers and its number n_l of weights (``sizes``).
 
     d_l = (D_l − min D) / (max D − min D) · 2·spread,  s_l = clip(s + c − d_l, 0, 1)
 
-    The paper has c = mean(d) and no clipping, which passes 1 above about 92%, and weighs blocks alike whatever their
-    size. Here c is the number that keeps Σ n_l·s_l = s·Σ n_l: the same where blocks are alike and nothing is clipped.
+    The paper has c = mean(d) without clipping, which exceeds 1 above a sparsity of about 92%, and gives all blocks the
+    same weight whatever their size. Here c is chosen so that Σ n_l·s_l = s·Σ n_l. Both agree where blocks have equal
+    sizes and nothing is clipped.
     """
     low, high = min(shares), max(shares)
     width = high - low
@@ -52,7 +53,7 @@ def _clip(value: float) -> float:
 
 
 def _shift(values: Sequence[float], sizes: Sequence[int], wanted: float) -> float:
-    """c with Σ sizes·clip(values + c) = ``wanted``: the sum grows with c, and is linear between the points of clipping."""
+    """Return c with Σ sizes·clip(values + c) = ``wanted``; between clipping points the sum grows linearly with c."""
     points = sorted([-value for value in values] + [1 - value for value in values])
 
     def removed(shift: float) -> float:

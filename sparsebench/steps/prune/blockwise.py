@@ -1,8 +1,8 @@
-"""Methods that look at what layers read: calibration text goes through the model block by block, once for a whole sweep.
+"""Calibrated methods: calibration text goes through the model block by block, once for a whole sweep.
 
-``propagate: pruned``, as published, gives every version its own inputs: those that its pruned predecessors leave.
-``propagate: dense`` takes the unpruned model's inputs for all versions, so that statistics, factorisations and the
-pass itself are shared by all methods and sparsities.
+``propagate: pruned``, as published, gives every variant its own inputs: the outputs of its own pruned blocks before.
+``propagate: dense`` takes the unpruned model's inputs for all variants, so that all methods and sparsities share
+statistics, factorisations and the pass itself.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ BlockKey = tuple[str, int]
 
 @dataclass
 class BlockSweep:
-    """A sweep whose versions share a calibration; ``batch`` is what the model reads, calculating in ``dtype`` on ``device``.
+    """A sweep whose variants share a calibration: the model reads ``batch`` and calculates in ``dtype`` on ``device``.
 
-    Blocks, statistics and solutions lie there; what is written comes back to the CPU, matrix by matrix.
+    Blocks, statistics and solutions stay on that device; each matrix is moved to the CPU when it is written.
     """
 
     checkpoint: Checkpoint
@@ -60,10 +60,10 @@ class BlockSweep:
         self.views = {view.name: view for part in self.places.values() for view in part.views}
 
     def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
-        """Write every tensor of every version."""
+        """Write every tensor of every variant."""
         passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
-        # Where the versions are being made there is room for them, and so for activations too.
+        # The disk on which the variants are written has room for them, and so for activations too.
         with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
             if passes == 2:
                 scout = self._replay(1, spill)
@@ -87,7 +87,7 @@ class BlockSweep:
         return Replay(self.checkpoint, self.family, self.batch, streams, spill, self.dtype, device=self.device)
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
-        """A first pass over the dense model: each block's share of outliers decides its sparsity."""
+        """Make a first pass over the dense model: each block's share of outliers decides its sparsity."""
         found: dict[BlockKey, tuple[list[int], int, int]] = {}
 
         def visit(block: Block) -> None:
@@ -113,7 +113,7 @@ class BlockSweep:
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: VariantWriters) -> None:
-        """Each version in turn; at the first block all read the same, and one look serves all."""
+        """Prune the block for each variant in turn; the inputs of the first block are the same, and observed once."""
         left = self._left(self.targets, outputs)
         together = [left] if block.fresh else [[target] for target in left]
         for targets in together:
@@ -124,7 +124,7 @@ class BlockSweep:
                     break
                 try:
                     inputs = block.observe(stream, self._needs_gram, only_inputs=True, names=names)
-                except SparsebenchError as error:  # what these versions alone have done to their activations
+                except SparsebenchError as error:  # caused by these variants' own weights
                     outputs.fail(left, error)
                     break
                 for target, layer, solution in self._solutions(block, inputs, left, outputs):
@@ -144,9 +144,10 @@ class BlockSweep:
     def _solutions(
         self, block: Block, inputs: dict[str, InputStatistics], targets: list[Target], outputs: VariantWriters
     ) -> Iterator[tuple[Target, Layer, Solution]]:
-        """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last.
+        """Yield pruned weights (out, in) of the block's layers, group by group.
 
-        A version whose solution is an error, or whose method fails, is given up.
+        Methods that overwrite the statistics come last. A variant whose solution is an error, or whose method fails, is
+        given up.
         """
         order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
         for group in block.groups:
@@ -167,13 +168,13 @@ class BlockSweep:
                                 yield target, layer, solution
                 except SparsebenchError as error:
                     outputs.fail(self._left(wanted, outputs), error)
-            inputs[group[0]].gram = None  # the group's own, and as large as a layer
+            inputs[group[0]].gram = None  # shared by this group alone, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
     def _left(self, targets: list[Target], outputs: VariantWriters) -> list[Target]:
-        """Those that have not been given up."""
+        """Return the targets that have not been given up."""
         return [target for target in targets if target not in outputs.failed]
 
     def _quota(self, target: Target, place: BlockKey) -> Quota:
@@ -181,7 +182,7 @@ class BlockSweep:
         return target.quota(share)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
-        """Solutions for experts that no token reached."""
+        """Return solutions for expert matrices that no token reached."""
         return _solve(methods()["magnitude"], layers, quotas)
 
     def _write(
@@ -201,7 +202,7 @@ class BlockSweep:
 
 
 def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
-    """Each layer's solutions: by the method's own solver, or by masking the lowest of its scores."""
+    """Yield each layer's solutions, by the method's own solver or by masking its lowest scores."""
     if method.solve:
         found: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
         for layer, solutions in zip(layers, found, strict=True):
@@ -214,7 +215,7 @@ def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator
 
 
 def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
-    """The solution, or an error where a quota keeps zeros and the solver, perhaps a plugin's, gave one of them a value."""
+    """Return the solution; an error where a quota keeps zeros but the solver (a plugin's, say) gave one a value."""
     if isinstance(solution, Solution) and quota.keep_zeros and bool(solution.weights[layer.weights == 0].any()):
         message = f"{layer.name}: the method gives weights that were zero a value"
         return UnsupportedError(message, "leave out `keep_zeros`, or choose another method")
@@ -227,7 +228,7 @@ def _outlier_and_spread(target: Target) -> tuple[float, float]:
 
 
 def _step(progress: Progress | None, number: int, passes: int) -> Progress | None:
-    """Progress of one of several passes over the blocks."""
+    """Return a progress callback for pass ``number`` of ``passes`` passes over the blocks."""
     if progress is None:
         return None
     return lambda done, total, told="": progress(number * total + done, passes * total, told)

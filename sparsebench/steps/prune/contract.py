@@ -1,4 +1,4 @@
-"""What passes between the sweep and a method: layers with what they read in, scores or pruned weights out."""
+"""The interface between the sweep and a method: layers and their inputs in, scores or pruned weights out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T", bound="Prune")
 
 @dataclass(frozen=True)
 class Target:
-    """One version to make.
+    """One variant to make.
 
-    ``granularity`` is what weights compete with (global, layer or row), ``pattern`` unstructured, N:M, RxC blocks, or whole
-    rows, columns, neurons or heads. ``allocation`` is how the sparsity is spread over the transformer blocks (uniform or
-    owl), ``options`` are what the method alone has settings for. ``keep_zeros``: what is zero already stays so, and
-    ``sparsity`` is a share of the rest.
+    ``granularity`` is the group within which weights compete (global, layer or row). ``pattern`` is unstructured, N:M,
+    RxC blocks, or whole rows, columns, neurons or heads. ``allocation`` is how the sparsity is spread over the
+    transformer blocks (uniform or owl). ``options`` are the method's own settings. With ``keep_zeros`` weights that are
+    zero stay zero, and ``sparsity`` is a share of the others.
     """
 
     method: str
@@ -37,17 +37,18 @@ class Target:
     keep_zeros: bool = False
 
     def quota(self, sparsity: float) -> Quota:
-        """What one matrix must lose, where its share is ``sparsity``."""
+        """Return the quota of one matrix whose sparsity is to be ``sparsity``."""
         return Quota(sparsity, self.granularity, self.pattern, self.options, keep_zeros=self.keep_zeros)
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``.
+    """The weights that one matrix must lose: a share ``sparsity``, compared within ``granularity`` (layer or row).
 
-    ``options`` are the method's own settings. With ``keep_zeros`` the weights that are zero stay zero, and ``sparsity`` is a
-    share of the others. ``quantize`` asks a solver that can (sparsegpt) to round what stays in the same
-    sweep; with a sparsity of 0 it is GPTQ, and weights that are zero stay zero.
+    They are removed in ``pattern``. ``options`` are the method's own settings. With ``keep_zeros`` the weights that are
+    zero stay zero, and ``sparsity`` is a share of the others. ``quantize`` asks a solver that supports it (sparsegpt)
+    to round the weights that stay in the same sweep. With a sparsity of 0 that is GPTQ, and weights that are zero stay
+    zero.
     """
 
     sparsity: float
@@ -58,15 +59,15 @@ class Quota:
     keep_zeros: bool = False
 
     def read(self, settings: type[T]) -> T:
-        """The method's own settings, the published ones where nothing else was asked for."""
+        """Return the method's own settings, with the published defaults for those that were not asked for."""
         return settings(sparsity=self.sparsity, **dict(self.options))
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear layer: ``weights`` (out, in) in the checkpoint's dtype, never modified, and what it reads.
+    """One linear layer: ``weights`` (out, in) in the checkpoint's dtype, never modified, and statistics of its inputs.
 
-    ``inputs`` is None for methods that need no calibration; layers that read the same share one object.
+    ``inputs`` is None for methods that need no calibration. Layers that read the same input share one object.
     """
 
     name: str
@@ -79,8 +80,8 @@ class Layer:
 class Solution:
     """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know.
 
-    Of a quota that quantizes ``codes`` are what the weights are made of, ``removed`` how many were set to zero (the others of
-    the zeros were rounded to it).
+    For a quota that quantizes, ``codes`` are the integers and scales of the weights, and ``removed`` is how many
+    weights pruning set to zero (the other zeros are the result of rounding).
     """
 
     weights: torch.Tensor
@@ -92,11 +93,11 @@ class Solution:
 Score = Callable[[Layer], "torch.Tensor"]
 """Layer → scores of its weights' shape, float or int32, never negative; the lowest are removed.
 
-Scores keep the order exact: never rounded to fewer bits than what they are computed from.
+Scores keep the exact order: they are not rounded to fewer bits than the numbers that they are computed from.
 """
 
 Solve = Callable[[Sequence[Layer], Sequence[Quota]], "list[list[Solution]] | list[list[Solution | SparsebenchError]]"]
-"""Layers that read the same inputs → for each layer, for each quota, a solution, or why that quota alone has none.
+"""Layers that read the same inputs → for each layer and each quota a solution, or the error of that quota alone.
 
 May overwrite ``inputs.gram``.
 """

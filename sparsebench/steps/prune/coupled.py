@@ -1,6 +1,6 @@
-"""Whole neurons or heads as zeros: every row, column and bias that makes or reads one. Shapes stay.
+"""Sets whole neurons or heads to zero: every row, column and bias that makes or reads one. Shapes stay.
 
-``shrink`` by the norm of the same order chooses the same ones and cuts them out: the outputs are the same.
+``shrink`` by the norm of the same order chooses the same neurons or heads and cuts them out, with the same outputs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import torch
 
 Marks = dict[str, "list[tuple[Cut, torch.Tensor]]"]
-"""By tensor: where elements of an axis lie in it, and which of them go, (units,) bool."""
+"""By tensor: the positions of an axis's elements in it, and a mask of the elements to remove, (units,) bool."""
 
 
 class CoupledSweep:
-    """Neurons and heads of one checkpoint; of every block (of T5's heads, every stack) each target takes round(s · units)."""
+    """The sweep that zeroes neurons and heads: round(s · units) of every block, for T5's heads of every stack."""
 
     def __init__(
         self, checkpoint: Checkpoint, places: dict[str, Part], family: Family, targets: list[Target], seed: int
@@ -39,15 +39,15 @@ class CoupledSweep:
         self.seed = seed
         self.shape = shape(checkpoint, family)
         self.scores: dict[tuple[str, int], Scores] = {}
-        """By pattern and norm (0: drawn), for all targets that share them."""
+        """The scores by pattern and norm (0: random draws), for all targets that share them."""
 
     def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
-        """Write every tensor of every version, one in memory at a time."""
+        """Write every tensor of every variant, with one tensor in memory at a time."""
         marks: dict[Target, Marks] = {}
         for target in self.targets:
             try:
                 marks[target] = self._marks(target, outputs)
-            except UnsupportedError as error:  # this axis's alone
+            except UnsupportedError as error:  # the type lacks this target's axis
                 outputs.fail([target], error)
         for name in reported([*self.checkpoint.tensors], progress):
             if not any(name in own for own in marks.values()):
@@ -60,7 +60,10 @@ class CoupledSweep:
                 outputs.write(target, View(name), zeroed(tensor, mask), removed)
 
     def _marks(self, target: Target, outputs: VariantWriters) -> Marks:
-        """What goes, where it lies. Raises UnsupportedError where the type has no such axis."""
+        """Choose the elements to remove, and return their positions in the tensors that hold them.
+
+        Raises UnsupportedError for a model type without the axis.
+        """
         import torch
 
         axes = self.shape.of(cast(AxisKind, target.pattern))
@@ -82,7 +85,7 @@ class CoupledSweep:
 
 
 def _mask(tensor: torch.Tensor, marks: list[tuple[Cut, torch.Tensor]]) -> torch.Tensor:
-    """True at the entries of all elements that go."""
+    """Return a mask that is True at the entries of all elements to remove."""
     import torch
 
     mask = torch.zeros(tensor.shape, dtype=torch.bool, device="cpu")

@@ -1,4 +1,4 @@
-"""How sparse a model is to be at each step of its training, and helpers that choose the zeros.
+"""The scheduled sparsity at each step of a training, and helpers that choose the zeros.
 
 The course is that of TensorFlow's Model Optimization Toolkit: ``PolynomialDecay`` with a power of 3, or ``ConstantSparsity``.
 """
@@ -26,7 +26,7 @@ class SparsitySchedule:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], steps: int) -> SparsitySchedule:
-        """The course of a training of so many ``steps``; at the latest its last step has the whole sparsity."""
+        """Return the schedule for a training of ``steps`` steps; the last step at the latest has the final sparsity."""
         last = max(0, steps - 1)
         start = min(last, round(settings["start"] * steps))
         if settings["schedule"] == "constant":
@@ -35,26 +35,26 @@ class SparsitySchedule:
         return cls(settings["initial"], settings["sparsity"], start, end, settings["frequency"])
 
     def share(self, step: int) -> float:
-        """s_f + (s_i - s_f)(1 - (t - t_0) / (t_1 - t_0))³, the time kept between its ends."""
+        """Return the sparsity at step t, s_f + (s_i - s_f)(1 - (t - t_0) / (t_1 - t_0))³, t clamped to [t_0, t_1]."""
         time = (step - self.start) / (self.end - self.start) if self.end > self.start else 1.0
         return self.final + (self.initial - self.final) * (1 - min(1.0, max(0.0, time))) ** POWER
 
     def due(self, step: int) -> bool:
-        """Whether masks are chosen before this step: every ``frequency`` of the course, and at its end."""
+        """Return whether masks are chosen at this step: every ``frequency`` steps from ``start`` on, and at ``end``."""
         if not self.start <= step <= self.end:
             return False
         return step == self.end or (step - self.start) % self.frequency == 0
 
 
 def forget(optimizer: Any, parameter: torch.Tensor, where: torch.Tensor) -> None:
-    """Set AdamW's moments of some entries to zero: even without a gradient, old moments would move removed weights."""
+    """Zero AdamW's moments of some entries: even without a gradient, old moments would move removed weights."""
     for name in ("exp_avg", "exp_avg_sq"):
         if name in optimizer.state[parameter]:
             optimizer.state[parameter][name].masked_fill_(where, 0)
 
 
 def bottom(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Mask of the ``count`` lowest scores of a matrix, of their shape."""
+    """Return a mask of the ``count`` lowest scores of a matrix, in their shape."""
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[scores.flatten().topk(count, largest=False, sorted=False).indices] = True
     return mask.view(scores.shape)

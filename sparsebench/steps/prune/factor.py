@@ -1,9 +1,9 @@
-"""From what a layer reads to SparseGPT's factor: U upper triangular with UᵀU = H⁻¹, H the damped Hessian.
+"""Computes SparseGPT's factor from a layer's input statistics: upper triangular U, UᵀU = H⁻¹, H the damped Hessian.
 
-With J the reversal of the order of columns and J H J = L Lᵀ (Cholesky), U = J L⁻¹ J. The explicit inverse, which the
-published code forms and factorises once more, is never needed; reversing both axes of a matrix is reversing its
-memory; and both steps work in place. So one in × in matrix is all that is held, the statistics' own. Products of
-PyTorch do the work: LAPACK as SciPy brings it has threads of its own, which get in the way of PyTorch's.
+With J the reversal of the order of columns and J H J = L Lᵀ (Cholesky), U = J L⁻¹ J. So the explicit inverse, which the
+published code forms and factorises once more, is never needed. Reversing both axes of a matrix is reversing its memory,
+and both steps work in place: the only in × in matrix in memory is that of the statistics. The work is done by PyTorch's
+matrix products, because SciPy's LAPACK has threads of its own, which get in the way of PyTorch's.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from sparsebench.models.inputs import InputStatistics
 
 DAMPING = (0.01, 0.1, 1.0, 10.0)
-"""Shares of the mean diagonal that are added to it: the published one, then what is tried when Cholesky fails."""
+"""Shares of the mean diagonal to add to the diagonal: the published one, then those tried when Cholesky fails."""
 PANEL = 128
-"""Columns that are factorised together."""
+"""The number of columns factorised at once."""
 CHUNK = 1 << 22
-"""Entries moved together."""
+"""The number of entries moved at once."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Factor:
 def factorise(
     inputs: InputStatistics, name: str, dtype: torch.dtype | None = None, first: float = DAMPING[0]
 ) -> Factor:
-    """U for H = 2/n · Σ x xᵀ + damping, in ``dtype`` (default float32); a float32 gram is used up, and gone.
+    """Return U for H = 2/n · Σ x xᵀ + damping, in ``dtype`` (default float32).
 
-    ``first`` is the share of the mean diagonal that is tried before larger ones of DAMPING. A dead input gets H_jj = 1.
-    Raises ModelError, naming the tensor, for NaN or infinite statistics and where no damping up to ten times the mean
-    diagonal makes H positive definite.
+    A gram that already has that dtype is overwritten, and ``inputs.gram`` becomes None. ``first`` is the share of the
+    mean diagonal that is tried before larger ones of DAMPING. A dead input gets H_jj = 1. Raises ModelError, naming the
+    tensor, for NaN or infinite statistics, and where no damping up to ten times the mean diagonal makes H positive
+    definite.
     """
     import torch
 
@@ -73,7 +74,7 @@ def factorise(
 
 
 def check_finite(tensor: torch.Tensor, name: str, what: str, hint: str) -> None:
-    """Raises ModelError "tensor NAME: WHAT" where an element is NaN or infinite."""
+    """Raise ModelError "tensor NAME: WHAT" where an element is NaN or infinite."""
     import torch
 
     if tensor.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):
@@ -81,21 +82,22 @@ def check_finite(tensor: torch.Tensor, name: str, what: str, hint: str) -> None:
 
 
 def check_weights(layers: Sequence[Layer]) -> None:
-    """Raises ModelError, naming the tensor, for NaN and infinite weights."""
+    """Raise ModelError, naming the tensor, for NaN or infinite weights."""
     for layer in layers:
         check_finite(layer.weights, layer.name, "NaN or infinite values", "repair or fetch the checkpoint again")
 
 
 def check_gram(gram: torch.Tensor, name: str) -> None:
-    """Raises ModelError, naming the tensor, for NaN and infinite statistics of what it reads."""
+    """Raise ModelError, naming the tensor, for NaN or infinite statistics of its inputs."""
     hint = "calibrate in float32 or bfloat16, or with other text"
     check_finite(gram, name, "NaN or infinite activations reach it", hint)
 
 
 def _cholesky(matrix: torch.Tensor) -> bool:
-    """L of ``matrix`` = L Lᵀ into its lower triangle, with the inverses of L's diagonal blocks in place of those.
+    """Write L of ``matrix`` = L Lᵀ into its lower triangle, with L's diagonal blocks replaced by their inverses.
 
-    Panel by panel, each brought up to date by one product. False, with the matrix as it was, if it is not positive definite.
+    It goes panel by panel, and updates each by one product. Returns False, with the matrix restored, if the matrix is
+    not positive definite.
     """
     import torch
 
@@ -115,9 +117,9 @@ def _cholesky(matrix: torch.Tensor) -> bool:
 
 
 def _invert(matrix: torch.Tensor) -> None:
-    """L⁻¹ into the lower triangle, from what ``_cholesky`` left there; zero above.
+    """Write L⁻¹ into the lower triangle, from the result of ``_cholesky``, and zeros above it.
 
-    With rows a..b next, L⁻¹[a:b, :a] = −(L[a:b, a:b])⁻¹ · L[a:b, :a] · L⁻¹[:a, :a], whose last factor is triangular.
+    For the next rows a..b, L⁻¹[a:b, :a] = −(L[a:b, a:b])⁻¹ · L[a:b, :a] · L⁻¹[:a, :a], whose last factor is triangular.
     """
     matrix.tril_()
     for start, stop in _panels(len(matrix)):
@@ -133,14 +135,14 @@ def _panels(size: int) -> Iterator[tuple[int, int]]:
 
 
 def _restore(matrix: torch.Tensor, corners: list[torch.Tensor]) -> None:
-    """The symmetric matrix again, from what lies right of the panels' corners and the first corners themselves."""
+    """Restore the symmetric matrix from the saved corners of its panels and the entries to the right of them."""
     for corner, (start, stop) in zip(corners, _panels(len(matrix)), strict=False):
         matrix[start:stop, start:stop] = corner
         matrix[stop:, start:stop] = matrix[start:stop, stop:].T
 
 
 def _reverse(matrix: torch.Tensor) -> None:
-    """The order of rows and of columns, in place: the memory from its end."""
+    """Reverse the order of rows and of columns in place, by reversing the memory."""
     flat = matrix.view(-1)
     size = flat.numel()
     for start in range(0, size // 2, CHUNK):

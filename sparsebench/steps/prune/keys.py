@@ -1,8 +1,8 @@
-"""Scores as integer keys, and the exact k-th smallest of any number of them in constant memory.
+"""Turns scores into integer keys, and finds the exact k-th smallest of any number of keys in constant memory.
 
-A non-negative float32 orders like its bit pattern read as an integer, and bfloat16 and float16 widen to float32
-exactly. So every score becomes an int32 key, and a threshold is found by counting: a histogram over the upper
-16 bits, then, where the lower bits matter, one over the lower 16 of the bins in question.
+Non-negative float32 numbers have the same order as their bit patterns read as integers, and bfloat16 and float16 widen
+to float32 exactly. So every score becomes an int32 key, and a threshold is found by counting: a histogram over the
+upper 16 bits, then, where the lower bits matter, one over the lower 16 of the bins in question.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 UPPER_BINS = 1 << 15
 LOWER_BINS = 1 << 16
 CHUNK = 1 << 24
-"""Elements counted at once: bounds the temporaries to a few hundred MB whatever the tensor."""
+"""Elements counted at once: bounds the temporaries to a few hundred MB, whatever the tensor's size."""
 
 
 @dataclass(frozen=True)
 class KeyThreshold:
-    """Remove every key below ``key`` and the first ``ties`` of those equal to it."""
+    """A threshold: every key below ``key`` is removed, and the first ``ties`` of those equal to it."""
 
     key: int
     ties: int
 
 
 def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
-    """Scores (float, or int32 ≥ 0) as int32 keys of the same order and shape.
+    """Return scores (float, or int32 ≥ 0) as int32 keys of the same order and shape.
 
     Raises ModelError, naming the tensor, for NaN, infinite or negative scores and for float64.
     """
@@ -47,7 +47,7 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
-    """As ``keys``, but 16-bit floats become int16 keys: half as much to go through, and one pass for thresholds."""
+    """Return keys as ``keys`` does, but int16 for 16-bit floats: half as many bytes, and one pass for thresholds."""
     import torch
 
     if scores.dtype not in (torch.bfloat16, torch.float16):
@@ -56,7 +56,7 @@ def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
-    """As ``keys``, and float64 scores as int64 keys of the same order: for one tensor, not for ``thresholds``."""
+    """Return keys as ``keys`` does, but int64 for float64 scores: for one tensor, not for ``thresholds``."""
     import torch
 
     if scores.dtype != torch.float64:
@@ -65,7 +65,7 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> torch.Tensor:
-    """Floats as their bit patterns. Raises ModelError for that of NaN, ``infinity`` or a negative number."""
+    """Return floats as their bit patterns. Raises ModelError for NaN, infinite or negative numbers."""
     import torch
 
     found = scores.contiguous().view(kind)
@@ -79,15 +79,15 @@ def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> 
 
 
 def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[KeyThreshold]:
-    """The threshold below which exactly ``rank`` keys lie, ties included in part, for each of ``ranks``.
+    """Return, for each rank of ``ranks``, the threshold that removes exactly ``rank`` keys, some of the ties included.
 
-    ``passes`` gives the same key tensors, int32 or int16, once or twice: the second is consumed only if int32 keys have a
-    lower half that is not zero.
+    ``passes`` yields the same key tensors, int32 or int16, once or twice. The second pass is consumed only if some
+    int32 key has a lower half that is not zero.
     """
     import torch
 
     source = iter(passes)
-    # Counts are few, and lie on the CPU wherever the keys do.
+    # The counts are small, and stay on the CPU wherever the keys are.
     upper = torch.zeros(UPPER_BINS, dtype=torch.int64, device="cpu")
     fine = torch.zeros((), dtype=torch.int32, device="cpu")
     width = 16
@@ -116,7 +116,7 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
 
 
 def _locate(cumulative: torch.Tensor, rank: int) -> tuple[int, int]:
-    """The bin that holds the ``rank``-th key (the first non-empty one for 0), and how many keys lie below that bin."""
+    """Return the bin of the ``rank``-th key (for 0 the first non-empty bin), and the number of keys below that bin."""
     import torch
 
     place = int(torch.searchsorted(cumulative, max(rank, 1)))

@@ -1,8 +1,9 @@
-"""Which weights go: exact counts, ties broken by position, for every granularity and pattern.
+"""Chooses the weights to remove: exact counts, ties broken by position, for every granularity and pattern.
 
 A mask is True where a weight is removed. Counts are ``round(s·n)`` per comparison group, as in
-``torch.nn.utils.prune``; among equal scores the earlier weight (row by row) goes first. A quota that keeps zeros has them
-in its mask, and n counts the others alone, as in torch's ``PruningContainer``: here zeros have keys below all others.
+``torch.nn.utils.prune``. Among equal scores the earlier weight (row by row) is removed first. With a quota that keeps
+zeros the mask includes them, and n counts the other weights only, as in torch's ``PruningContainer``. To that end zeros
+get keys below all others.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK = 1 << 23
-"""Weights looked at together: bounds the temporaries."""
+"""Weights processed at once: bounds the temporaries."""
 WHOLE = 1 << 24
-"""Weights that are partially sorted together; of more, the threshold is found by counting."""
+"""The most weights that are partially sorted at once; for more, the threshold is found by counting."""
 FEW = 8
-"""Groups of at most so many are ranked by comparing every pair."""
+"""The largest group whose entries are ranked by comparing every pair."""
 
 
 @dataclass(frozen=True)
 class RemovalMask:
-    """What goes (True), in the scores' shape; ``notes`` say what a reader must know."""
+    """The removed weights (True), in the scores' shape; ``notes`` say what a reader must know."""
 
     mask: torch.Tensor
     notes: tuple[str, ...] = ()
@@ -41,12 +42,12 @@ class RemovalMask:
 def choose(
     scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", before: torch.Tensor | None = None
 ) -> Iterator[RemovalMask]:
-    """What goes for each quota, lowest scores first, from one look at ``scores`` (out, in); made when asked for.
+    """Yield, for each quota, the mask of the lowest ``scores`` (out, in); the quotas share the work on the scores.
 
-    Scores: int32 or any float, not negative. A block's score is the sum of its entries', in float64; a whole row's or column's
-    is their norm where the method has a setting ``norm``, else their sum. An N:M pattern fixes its own sparsity.
-    ``before`` are the weights as they were given, for quotas that keep their zeros. Raises ModelError, naming the tensor, for
-    NaN and infinite scores, UnsupportedError where ``before`` is missing.
+    Scores are int32 or any float, not negative. A block's score is the sum of its entries' scores, in float64. A whole
+    row's or column's score is their norm where the method has a setting ``norm``, else their sum. An N:M pattern fixes
+    its own sparsity. ``before`` are the weights before pruning, for quotas that keep their zeros. Raises ModelError,
+    naming the tensor, for NaN and infinite scores. Raises UnsupportedError where ``before`` is missing.
     """
     found: dict[tuple[str, bool, object], torch.Tensor] = {}
     limits: dict[tuple[str, str, bool, object], Iterator[torch.Tensor]] = {}
@@ -80,7 +81,7 @@ def choose(
 
 
 def kind_of(pattern: str) -> str:
-    """``unstructured``, ``N:M``, ``blocks`` or ``lines``. Raises UnsupportedError for any other text."""
+    """Return ``unstructured``, ``N:M``, ``blocks`` or ``lines``. Raises UnsupportedError for any other pattern."""
     if pattern == "unstructured":
         return pattern
     if PATTERN.fullmatch(pattern):
@@ -95,13 +96,13 @@ def kind_of(pattern: str) -> str:
 
 
 def pair(pattern: str) -> tuple[int, int]:
-    """The two numbers of an N:M pattern or of blocks RxC."""
+    """Return the two numbers of an N:M pattern or of RxC blocks."""
     first, second = re.split("[:x]", pattern)
     return int(first), int(second)
 
 
 def notes(shape: Sequence[int], pattern: str) -> tuple[str, ...]:
-    """What of a matrix (out, in) a pattern cannot reach."""
+    """Return notes of the rows and columns of a matrix (out, in) that a pattern does not cover."""
     kind = kind_of(pattern)
     if kind == "N:M" and shape[1] % pair(pattern)[1]:
         return (f"columns beyond the last whole group of {pattern} kept",)
@@ -111,12 +112,12 @@ def notes(shape: Sequence[int], pattern: str) -> tuple[str, ...]:
 
 
 def count(sparsity: float, size: int) -> int:
-    """How many of ``size`` weights to remove: Python's round, so a half goes to the even number."""
+    """Return how many of ``size`` weights to remove, by Python's round: halves are rounded to the even number."""
     return round(sparsity * size)
 
 
 def lowest(keys: torch.Tensor, threshold: KeyThreshold) -> torch.Tensor:
-    """Mask of the keys below the threshold and of the first ``ties`` equal to it, in row-major order."""
+    """Return a mask of the keys below the threshold and of the first ``ties`` keys equal to it, in row-major order."""
     mask = keys < threshold.key
     if threshold.ties:
         equal = (keys == threshold.key).reshape(-1).nonzero().reshape(-1)
@@ -125,9 +126,9 @@ def lowest(keys: torch.Tensor, threshold: KeyThreshold) -> torch.Tensor:
 
 
 def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
-    """N:M along the input (dimension 1): of every M, the M−N lowest go.
+    """Return the N:M mask along the input (dimension 1): of every M keys, the M−N lowest are removed.
 
-    Columns beyond the last whole group of M stay, as no kernel could use them.
+    Columns beyond the last whole group of M stay, as no kernel could use zeros there.
     """
     import torch
 
@@ -142,7 +143,7 @@ def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
 
 
 def lowest_of_each(keys: torch.Tensor, remove: int) -> torch.Tensor:
-    """Mask of the ``remove`` lowest of each column of ``keys`` (M, n); among equals the upper go first."""
+    """Return a mask of the ``remove`` lowest of each column of ``keys`` (M, n); of equal keys the upper comes first."""
     import torch
 
     group = keys.shape[0]
@@ -160,7 +161,7 @@ def lowest_of_each(keys: torch.Tensor, remove: int) -> torch.Tensor:
 
 
 def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
-    """The scores of the whole blocks of R rows and C columns, (out // R, in // C), float64."""
+    """Return the sums of scores over whole blocks of R rows and C columns, (out // R, in // C), float64."""
     import torch
 
     height, width = pair(pattern)
@@ -178,8 +179,10 @@ def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
 
 
 def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch.Tensor:
-    """One number for each row or column of scores (out, in): their sum in float64, or their norm in float32, of order 1, 2 or
-    ``inf``, as ``torch.nn.utils.prune.ln_structured`` takes it of float32 weights."""
+    """Return one number for each row or column of scores (out, in): their sum in float64, or their norm in float32.
+
+    The norm is of order 1, 2 or ``inf``, as ``torch.nn.utils.prune.ln_structured`` computes it for float32 weights.
+    """
     import torch
 
     axis = _across(pattern)
@@ -189,7 +192,7 @@ def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch
 
 
 def _across(pattern: str) -> int:
-    """The dimension that a row, or a column, lies along."""
+    """Return the dimension along which the entries of a row, or of a column, are."""
     return 1 if pattern == "rows" else 0
 
 
@@ -198,7 +201,7 @@ def _norm_of(quota: Quota) -> object:
 
 
 def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
-    """The scores of what goes as one: of blocks, of rows or columns, else of each weight."""
+    """Return the scores of the units that are removed whole: blocks, rows or columns, else single weights."""
     kind = kind_of(pattern)
     if kind == "blocks":
         return block_sums(scores, pattern)
@@ -206,7 +209,7 @@ def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
 
 
 def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
-    """A mask of blocks as a mask of weights; what no whole block covers stays."""
+    """Expand a mask of blocks to a mask of weights; weights that no whole block covers stay."""
     import torch
 
     height, width = pair(pattern)
@@ -217,14 +220,14 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
 
 
 def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
-    """One mask per sparsity; all weights of the matrix compete, and with ``keep`` those below 0 go beforehand."""
+    """Yield one mask per sparsity; all weights of the matrix compete. With ``keep``, keys below 0 always go first."""
     import torch
 
     live = keys[keys >= 0] if keep else keys
     gone = keys.numel() - live.numel()
     ranks = [count(sparsity, live.numel()) for sparsity in sparsities]
     if keys.numel() <= WHOLE or keys.dtype != torch.int32:
-        # A partial sort is faster than counting, but copies.
+        # A partial sort is faster than counting, but makes a copy.
         every = _lowest_in_rows(keys.reshape(1, -1), [gone + rank for rank in ranks])
         yield from (mask.view(keys.shape) for mask in every)
         return
@@ -233,7 +236,7 @@ def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> 
 
 
 def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
-    """One mask per sparsity; the weights of each output row (dimension 0) compete, as in ``_each_layer``."""
+    """Return one mask per sparsity, as ``_each_layer``; the weights of each output row (dimension 0) compete."""
     import torch
 
     columns = keys.shape[1]
@@ -241,7 +244,7 @@ def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> It
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
     found = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
     gone = (keys < 0).sum(1)
-    for number in gone.unique().tolist():  # rows with equally many zeros lose equally many
+    for number in gone.unique().tolist():  # rows with the same number of zeros have the same count
         rows = (gone == number).nonzero().flatten()
         counts = [number + count(sparsity, columns - number) for sparsity in sparsities]
         for mask, part in zip(found, _lowest_in_rows(keys[rows], counts), strict=True):
@@ -250,7 +253,7 @@ def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> It
 
 
 def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch.Tensor]:
-    """For each of ``counts`` a mask of so many lowest of every row, from one partial sort of the rows."""
+    """Yield, for each count of ``counts``, a mask of the ``count`` lowest keys of every row, from one partial sort."""
     import numpy as np
     import torch
 
@@ -266,7 +269,7 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
         ordered = np.array(values[start : start + step], order="C")
         done = 0
         for place, number in enumerate(inner):
-            # What lies left of the last limit is lower: only the rest is looked at again.
+            # Entries left of the last limit are already the lowest: only the rest is partitioned again.
             ordered[:, done:].partition(number - 1 - done, axis=1)
             limits[place, start : start + step, 0] = ordered[:, number - 1]
             done = number
@@ -281,7 +284,7 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
 
 
 def _lowest_by_sorting(keys: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
-    """The same masks where numpy does not reach, on a GPU: from a stable sort, in which of equals the earlier come first."""
+    """Return the same masks for keys on a GPU, where numpy cannot work: a stable sort keeps equal keys in order."""
     import torch
 
     rows, columns = keys.shape
@@ -296,7 +299,7 @@ def _lowest_by_sorting(keys: torch.Tensor, counts: Sequence[int]) -> list[torch.
 
 
 def _mark_lowest(keys: NDArray[np.integer], limit: NDArray[np.integer], number: int, mask: NDArray[np.bool_]) -> None:
-    """Marks the ``number`` lowest of each row, whose ``number``-th lowest is ``limit`` (rows, 1)."""
+    """Mark in ``mask`` the ``number`` lowest keys of each row; ``limit`` (rows, 1) is the ``number``-th lowest."""
     import numpy as np
 
     np.less_equal(keys, limit, out=mask)

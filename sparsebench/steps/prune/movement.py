@@ -1,13 +1,16 @@
-"""Movement pruning (Sanh et al. 2020, 2005.07683), the hard form: weights stay that the training moves away from zero.
+"""Movement pruning (Sanh et al. 2020, 2005.07683), the hard form: keeps the weights that training moves away from zero.
 
-The model runs W ⊙ M, where W are the weights and M the mask. The score of a weight is S = -Σ W · ∂L/∂(W ⊙ M) over all steps until
-now, with gradients before they are clipped. These are the paper's scores under plain gradient steps, whose rate changes no order.
-Gradients reach the scores of masked weights too, straight through the mask. A masked weight keeps its value. It comes back with
-that value, and with moments of zero, when its score becomes high enough. M keeps the highest scores of each matrix, as many as
-the course's sparsity leaves (the paper's top v). It is chosen once the gradients of a step are known, and the optimizer takes
-that step with it, so that there are scores at the first choice. Weights that were zero before the training stay zero.
+The model runs W ⊙ M, where W are the weights and M the mask. The score of a weight is S = -Σ W · ∂L/∂(W ⊙ M) over all
+steps so far, with gradients before clipping. These are the paper's scores under plain gradient steps, whose rate does
+not change the order. Gradients reach the scores of masked weights too, straight through the mask.
 
-Published: BERT on SQuAD, ten epochs over 88,524 samples of 384 tokens, padding counted. A run under a hundredth of that says so.
+A masked weight keeps its value. When its score becomes high enough, it returns with that value and with moments of
+zero. M keeps the highest scores of each matrix, as many as the scheduled sparsity leaves (the paper's top v). M is
+chosen when the gradients of a step are known, so that the first choice has scores, and the optimizer takes that step
+with the new M. Weights that were zero before the training stay zero.
+
+Published: BERT on SQuAD, ten epochs over 88,524 samples of 384 tokens, padding counted. A run with less
+than a hundredth of that gets a note.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
 
 
 class MovementPruning(Pruning):
-    """The masks of a training by its scores, and the values of masked weights."""
+    """The masks of a training, its movement scores, and the values of masked weights."""
 
     def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
@@ -35,7 +38,7 @@ class MovementPruning(Pruning):
 
     @torch.no_grad()
     def gradients(self, step: int) -> None:
-        """Update the scores, and choose the mask where the course asks for that."""
+        """Update the scores, and choose the masks at the steps that the schedule sets."""
         for held, score, value, zeros in zip(self.held, self.scores, self.values, self.zeros, strict=True):
             parameter, gone = held.parameter, held.gone
             value.copy_(torch.where(gone, value, parameter))
@@ -53,16 +56,16 @@ class MovementPruning(Pruning):
             gone.copy_(chosen)
 
     def _lowest(self, scores: torch.Tensor, step: int) -> torch.Tensor:
-        """Mask of the weights of a matrix that go: the lowest scores, or those that the pattern does not keep."""
+        """Return a mask of the weights to remove: a matrix's lowest scores, among those that an N:M pattern removes."""
         if self.pattern != "unstructured":
             scores = scores.masked_fill(~by_pattern(scores, self.pattern), torch.inf)
         return bottom(scores, min(round(self.course.share(step) * scores.numel()), int((scores < torch.inf).sum())))
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
-        """Whether the course has ended."""
+        """Yield whether the schedule has ended."""
         yield step > self.course.end
 
     def tensors(self) -> list[torch.Tensor]:
-        """The masks, the scores, and the values."""
+        """Return the masks, the scores, and the values."""
         return [*(held.gone for held in self.held), *self.scores, *self.values]

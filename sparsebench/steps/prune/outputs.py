@@ -1,4 +1,4 @@
-"""The folders of a sweep: written side by side, tensor by tensor, and counted again from what lies on disk."""
+"""The folders of a sweep: written side by side, tensor by tensor; their zeros are then counted in the written files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import torch
 
 EmitTarget = Callable[[Any, "Evidence | SparsebenchError"], None]
-"""Called once for each version: with what was achieved, or why it alone failed."""
+"""Called once for each variant, with its evidence or with the error that made this variant fail."""
 
 
 class VariantWriters:
-    """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
+    """Writes one folder per target. As a context manager, on an error it removes every folder that was not emitted."""
 
     def __init__(self, checkpoint: Checkpoint, folders: Mapping[Any, Path]) -> None:
         self.started = time.perf_counter()
@@ -57,10 +57,10 @@ class VariantWriters:
             for writer in self.writers.values():
                 writer.abort()
             for folder in self.unverified.values():
-                shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
+                shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
     def fail(self, targets: Iterable[Target], error: SparsebenchError) -> None:
-        """Give up some versions, whose neighbours go on. Raises the error where there are none."""
+        """Give up some variants; the others go on. Raises the error where no other is left."""
         for target in targets:
             self.failed[target] = error
             self.writers.pop(target).abort()
@@ -68,28 +68,28 @@ class VariantWriters:
             raise error
 
     def _stored(self, target: Target) -> list[TensorInfo]:
-        """What the files of a version hold: the tensors of the checkpoint."""
+        """Return the tensors in a variant's files: those of the checkpoint."""
         return list(self.checkpoint.tensors.values())
 
     def _config(self, target: Target) -> Mapping[str, Any]:
-        """What a version's config.json has in place of the checkpoint's."""
+        """Return the entries of a variant's config.json that replace the checkpoint's."""
         return {}
 
     def write(
         self, target: Target, view: View, stored: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
     ) -> None:
-        """One matrix of one version as it is stored, of which ``removed`` weights were set to zero."""
+        """Write one matrix of one variant, as ``stored``; ``removed`` of its weights were set to zero."""
         self.writers[target].write(view.tensor, stored, view.expert)
         self.removed[target] += removed
         self.notes[target].update(notes)
 
     def same(self, name: str, tensor: torch.Tensor) -> None:
-        """A tensor that all versions share."""
+        """Write a tensor that all variants share."""
         for writer in self.writers.values():
             writer.write(name, tensor)
 
     def copy(self, name: str) -> None:
-        """A tensor that all versions share, from the checkpoint, piece by piece."""
+        """Copy a tensor that all variants share from the checkpoint, piece by piece."""
         start = 0
         for piece in self.checkpoint.pieces(name):
             for writer in self.writers.values():
@@ -100,27 +100,27 @@ class VariantWriters:
 
     @property
     def missing(self) -> list[str]:
-        """Names that are not written yet, in the checkpoint's order; every version has the same."""
+        """The names that are not written yet, in the checkpoint's order; they are the same for every variant."""
         left = next(iter(self.writers.values())).missing
         return [name for name in self.layout if name in left]
 
     @cached_property
     def _zeroed(self) -> frozenset[str]:
-        """The tensors of the checkpoint that have a zero: few of a dense model's."""
+        """The checkpoint's tensors that contain a zero; a dense model has few."""
         pieces = self.checkpoint.pieces
         return frozenset(name for name in self.layout if any(zeros_in(piece) for piece in pieces(name)))
 
     def _already(self, written: Checkpoint, name: str) -> int:
-        """How many entries of a tensor are zero in the checkpoint and in a version."""
+        """Count the entries of a tensor that are zero both in the checkpoint and in a variant."""
         if name not in self._zeroed:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
     def finish(self, family: str, made: dict[str, Any], emit: EmitTarget) -> None:
-        """Give each folder its name, count what lies in all of them, and emit the results.
+        """Give each folder its final name, count the zeros in its files, and emit all results.
 
-        ``made`` says how all of them were made. Raises ModelError, before any is emitted, when fewer zeros are on disk than were
-        written.
+        ``made`` has the settings that all variants share. Raises ModelError, before any result is emitted, when a
+        folder has fewer zeros on disk than were written.
         """
         every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
         for target, settings in every.items():

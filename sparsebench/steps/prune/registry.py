@@ -1,4 +1,4 @@
-"""The table of methods. A method is one file and one row here; third parties add a row by an entry point.
+"""The table of methods. A method is one module and one row here; third parties add a row by an entry point.
 
 An entry point in the group ``sparsebench.methods`` names a ``Method``.
 """
@@ -26,9 +26,10 @@ from sparsebench.steps.recover.step import unusual
 
 @dataclass(frozen=True)
 class Method:
-    """One row. A method ranks weights (``score``), or also updates those that stay (``solve``), or does neither (``run``).
+    """One pruning method, which has exactly one of three functions.
 
-    All are spelled ``module:function`` and imported when used, as they may import torch.
+    ``score`` ranks weights, ``solve`` also updates those that stay, and ``run`` makes whole variants by itself. Each is
+    spelled ``module:function`` and imported when used, as it may import torch.
     """
 
     name: str
@@ -38,19 +39,19 @@ class Method:
     run: str = ""
     """A ``contract.Run`` that makes the method's steps by itself; its settings need not be those of ``Prune``."""
     needs: str = ""
-    """What calibration must gather: nothing, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
+    """The statistics that calibration must gather: none, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
     granularities: tuple[str, ...] = ("layer",)
-    """What weights may compete with; the first is the default, as published."""
+    """The groups within which weights may compete; the first is the default, as published."""
     trains: bool = False
     """Whether ``run`` trains the whole model, as ``recover`` does."""
     consumes: bool = False
     """Whether ``solve`` overwrites the gram, so that it must come last."""
     version: int = 1
-    """Bumped by hand when a change to the method can change its results."""
+    """A number raised by hand when a change to the method can change its results."""
     settings: type[Settings] = Prune
-    """What a manifest may say of it; fields beyond ``Prune``'s reach ``solve`` as a quota's options."""
+    """The method's settings in a manifest; fields beyond those of ``Prune`` reach ``solve`` as a quota's options."""
     libraries: tuple[str, ...] = ()
-    """What it calculates with beside torch."""
+    """The libraries that it calculates with besides torch."""
     summary: str
     paper: str = ""
 
@@ -64,12 +65,12 @@ class Method:
             raise UserError(f"method {self.name}: granularities {self.granularities}", "some of global, layer, row")
 
     def load_score(self) -> Score:
-        """The function that ranks a layer's weights."""
+        """Import and return the function that ranks a layer's weights."""
         score: Score = resolve_name(self.score)
         return score
 
     def load_solve(self) -> Solve:
-        """The function that prunes and updates layers that read the same inputs."""
+        """Import and return the function that prunes and updates layers that read the same inputs."""
         solve: Solve = resolve_name(self.solve)
         return solve
 
@@ -125,17 +126,17 @@ BUILT_IN = (
 
 @cache
 def methods() -> dict[str, Method]:
-    """Every method by name: the built-in ones, then those of installed plugins."""
+    """Return every method by name: the built-in ones, then those of installed plugins."""
     return table(BUILT_IN, Method, "sparsebench.methods")
 
 
 def needs_calibration(method: str, allocation: str = "uniform") -> bool:
-    """Whether a method, or how the sparsity is spread over the blocks, looks at activations."""
+    """Return whether a method, or the allocation of sparsity to blocks, needs activations of calibration text."""
     return bool(methods()[method].needs) or allocation != "uniform"
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each method's settings, by its name."""
+    """Return each method's settings class, by its name."""
     return {name: _settings_of(method) for name, method in methods().items()}
 
 
@@ -146,18 +147,20 @@ def _settings_of(method: Method) -> type[Settings]:
 
 
 def reads_text(step: Step) -> bool:
-    """Whether a pruning step looks at calibration text."""
+    """Return whether a pruning step reads calibration text."""
     return needs_calibration(step.name, step.settings.get("allocation", "uniform"))
 
 
 def trained(step: Step) -> bool:
-    """Whether a pruning step trains the whole model."""
+    """Return whether a pruning step trains the whole model."""
     return methods()[step.name].trains
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Why a config.json's model cannot be pruned as a step asks, and the way out, as far as that tells: where neurons or heads
-    go, they must be declared."""
+    """Return why a model cannot be pruned as a step asks, as far as its config.json tells, and a way out; else nothing.
+
+    A pattern of neurons or heads needs an architecture for which these are declared.
+    """
     kind = step.settings.get("pattern")
     if kind not in COUPLED:
         return recover.refuses(step, config)
@@ -169,19 +172,22 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def shares(step: Step) -> tuple[str, ...]:
-    """What one pass has in common. The dense model's activations serve any method."""
+    """Return the key that the steps of one pass have in common; any method can use the dense model's activations."""
     if step.settings.get("propagate") == "dense":
         return ("calibrated",)
     return step.name, step.settings.get("granularity", ""), step.settings.get("allocation", "")
 
 
 def label(step: Step) -> str:
-    """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out.
-    Masks are called after their file: ``mask masks.safetensors``; of a training it is told as of a recovery."""
+    """Return a step's label, such as ``wanda+owl/row 2:4 50%``, followed by the options that differ from the defaults.
+
+    Settings that a record lacks are left out. Masks are labelled by their file: ``mask masks.safetensors``. The
+    settings of a training are written as those of ``recover``.
+    """
     if trained(step):
         own, others = step.settings, {key: step.settings[key] for key in step.settings if key not in TARGET}
         words = [step.name, own.get("pattern", "unstructured").replace("unstructured", ""), percent(own["sparsity"])]
-        # What ADMM gets to says nothing without its budget.
+        # The result of ADMM depends on its training budget, so the label always states it.
         budget = [f"tokens={others.pop('tokens')}"] if step.name == "elsa" else []
         return " ".join(filter(None, [*words, *budget, *unusual(others, methods()[step.name].settings)]))
     if methods()[step.name].run:
@@ -199,5 +205,5 @@ def label(step: Step) -> str:
 
 
 def percent(share: float) -> str:
-    """A share without rounding: ``50%``, ``99.5%``."""
+    """Return a share in percent, with up to six decimals: ``50%``, ``99.5%``."""
     return f"{round(100 * share, 6):.8g}%"

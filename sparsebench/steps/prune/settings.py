@@ -1,4 +1,4 @@
-"""What a manifest may say of ``prune``: the fields that all methods share, and those of some methods alone."""
+"""The settings of ``prune`` in a manifest: the fields that all methods share, and those of single methods."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 
 OUTLIER = 5.0
-"""OWL: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
+"""OWL: an outlier is a score above this multiple of the mean of its block's scores (M of the paper)."""
 SPREAD = 0.08
-"""OWL: sparsities differ by at most twice this (λ of the paper), before clipping."""
+"""OWL: the blocks' sparsities differ by at most twice this (λ of the paper), before clipping."""
 TARGET = ("sparsity", "granularity", "pattern", "allocation", "keep_zeros")
 """The fields of a ``Target``; the rest are the method's own options."""
 OWL = ("outlier", "spread")
-"""Fields that only an allocation by outliers looks at."""
+"""The fields that only an allocation by outliers uses."""
 
 
 class Prune(Settings):
-    """The settings that all methods share. A method's own class knows what its weights may compete with, the published first,
-    whether it reads text, and whether it ranks weights or solves for those that stay (``of``)."""
+    """The settings that all methods share.
+
+    ``of`` makes a method's own class, with its granularities (the published one first). ``calibrated`` says whether the
+    method reads calibration text, ``ranks`` whether it ranks weights or solves for those that stay.
+    """
 
     granularities: ClassVar[tuple[str, ...]] = ("layer", "global", "row")
     calibrated: ClassVar[bool] = False
@@ -48,28 +51,29 @@ class Prune(Settings):
     sparsity: Share | None = None
     """Share of the prunable weights to remove, between 0 and 1; an N:M pattern fixes its own."""
     granularity: Granularity | None = None
-    """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`);
-    default: as the method was published (`layer` for magnitude and random)."""
+    """The group within which weights compete: all prunable weights (`global`), their matrix (`layer`) or their output
+    row (`row`); default: as the method was published (`layer` for magnitude and random)."""
     pattern: Pattern = "unstructured"
-    """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, blocks such as `4x4`, or whole `rows`
-    (a layer's outputs) or `columns` (its inputs), for methods that rank weights. `magnitude` and `random` have whole `neurons`
-    and `heads` too, with everything that makes or reads one."""
+    """`unstructured`; `N:M` (N kept of every M along the input), which fixes the sparsity; blocks such as `4x4`; or,
+    for methods that rank weights, whole `rows` (a layer's outputs) or `columns` (its inputs). `magnitude` and `random`
+    can also remove whole `neurons` and `heads`, with every row, column and bias that makes or reads them."""
     allocation: Allocation = "uniform"
-    """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""
+    """How sparsity is spread over the transformer blocks: `uniform`, or `owl` (less in blocks with more outliers)."""
     propagate: Propagate = "pruned"
-    """Whose activations a calibrated method sees: those behind its own pruned layers (`pruned`, as published), or the dense
-    model's (`dense`), which lets all sparsities and methods share one pass."""
+    """Which activations a calibrated method reads: those of its own pruned blocks (`pruned`, as published), or the
+    dense model's (`dense`), which lets all sparsities and methods share one pass."""
     outlier: Positive = OUTLIER
-    """With `owl`: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
+    """With `owl`: an outlier is a score above this multiple of the mean of its block's scores (M of the paper)."""
     spread: Share = SPREAD
-    """With `owl`: sparsities differ by at most twice this (λ of the paper), before clipping."""
+    """With `owl`: the blocks' sparsities differ by at most twice this (λ of the paper), before clipping."""
     keep_zeros: bool = False
     """Weights that are zero already stay zero, and `sparsity` is the share to remove of the others, as in PyTorch's
-    PruningContainer; N:M counts them among those of their group that go. Default: they compete, and may get a value again."""
+    PruningContainer. With N:M they count among the removed weights of their group. Default: zeros compete like other
+    weights, and a method that updates weights may give them a value again."""
 
     @classmethod
     def of(cls, granularities: tuple[str, ...], calibrated: bool, ranks: bool = True) -> type[Prune]:
-        """These settings for one method."""
+        """Return the settings class of one method."""
         own = {"granularities": granularities, "calibrated": calibrated, "ranks": ranks}
         meta: Any = type(cls)
         made: type[Prune] = meta(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **own})
@@ -105,7 +109,7 @@ class Prune(Settings):
         return abs((self.sparsity or 0) - pattern_sparsity(self.pattern)) < 1e-6
 
     def complete(self, name: str) -> dict[str, Any]:
-        """With the method's own granularity and an N:M pattern's sparsity filled in, without what nothing looks at."""
+        """Fill in the method's granularity and an N:M pattern's sparsity, and leave out settings without effect."""
         if self.granularity not in (None, *self.granularities):
             message = f"`{name}` has no granularity `{self.granularity}`"
             raise wrong(message, one_of(self.granularities), at="granularity")
@@ -123,7 +127,7 @@ class Prune(Settings):
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """N:M patterns stand beside the sparsities of a sweep, which are those of its other patterns."""
+        """Separate N:M patterns, which fix the sparsity, from other patterns, which take the sparsities of a sweep."""
         patterns = given.get("pattern", ["unstructured"])
         fixed = [pattern for pattern in patterns if is_nm(str(pattern))]
         if not fixed or len(fixed) == len(patterns):
@@ -134,24 +138,24 @@ class Prune(Settings):
 
 
 class Mask(Settings):
-    """The settings of masks from a file, which say by themselves what goes."""
+    """The settings of masks from a file, which alone decide the weights to remove."""
 
     needs: ClassVar = {"file": "a safetensors file of masks, such as masks.safetensors"}
 
     file: NonEmpty | None = None
-    """A safetensors file with a tensor of 0 and 1 for each weight to prune, under the weight's name, or that and `_mask`:
-    1 keeps, 0 prunes. Paths start from the manifest's folder. A result is known by the file's content."""
+    """A safetensors file with a tensor of 0 (prune) and 1 (keep) for each weight to prune, under the weight's name or
+    that name plus `_mask`. Paths are relative to the manifest's folder. A result's id contains the file's hash."""
 
 
 class Magnitude(Prune):
     """Magnitude's settings."""
 
     norm: Literal[1, 2, "inf"] | None = None
-    """With `pattern: rows` or `columns`: the order of the norm that they are ranked by (`n` of PyTorch's `ln_structured`), with
-    `neurons` or `heads` 1 or 2; default: 2."""
+    """With `pattern: rows`, `columns`, `neurons` or `heads`: the order of the norm by which these are ranked (`n` of
+    PyTorch's `ln_structured`). Neurons and heads take 1 or 2; default: 2."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without a norm where weights are ranked one by one or in blocks."""
+        """Leave out the norm where weights are ranked one by one or in blocks."""
         found = super().complete(name)
         if self.pattern in COUPLED and self.norm == "inf":
             raise wrong(f"`norm: inf` beside `pattern: {self.pattern}`", "1 or 2", at="norm")
@@ -170,17 +174,17 @@ class SparseGPT(Prune):
     """SparseGPT's settings."""
 
     damping: Positive = 0.01
-    """Share of the Hessian's mean diagonal that is added to it; raised, with a note, where it is not enough."""
+    """The share of the Hessian's mean diagonal that is added to its diagonal; raised, with a note, if too small."""
     columns: Count = 128
-    """Columns whose mask is chosen together."""
+    """The number of columns whose mask is chosen together."""
     bits: Bits | None = None
-    """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as the paper's joint form does; default:
-    they keep their precision."""
+    """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as in the paper's joint form;
+    default: they keep their precision."""
     group: Count = GROUP
-    """With `bits: int4`: columns that share a scale."""
+    """With `bits: int4`: the number of columns that share a scale."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what no grid looks at. A joint sweep has one form: as published."""
+        """Leave out settings of the grid without effect; with `bits`, allow only the published form of the sweep."""
         found = super().complete(name)
         form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
         for key, only in (form | {"keep_zeros": False}).items():
@@ -199,12 +203,13 @@ class ALPS(Prune):
     """ALPS's settings."""
 
     damping: Positive = 0.01
-    """λ: share of the mean diagonal of XᵀX that is added to it."""
+    """λ: the share of the mean diagonal of XᵀX that is added to its diagonal."""
     penalty: Positive = 0.1
-    """ρ at first, for a Hessian of unit diagonal."""
+    """The initial ρ, for a Hessian scaled to a unit diagonal."""
     growth: Annotated[float, Field(gt=1)] = 1.3
-    """By what ρ grows while much of the support still changes; by two thirds or a third of that where less does."""
+    """The factor by which ρ grows while much of the support still changes; where less changes, by two thirds or a third
+    of that increase."""
     iterations: Count = 300
-    """ADMM's steps at most."""
+    """The largest number of ADMM steps."""
     refine: Annotated[int, Field(ge=0)] = 10
-    """Steps of conjugate gradients on the support that was found."""
+    """The number of conjugate-gradient steps on the support that was found."""

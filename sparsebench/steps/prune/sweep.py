@@ -1,4 +1,4 @@
-"""A sweep: every version of a model that is asked for, with what is expensive done once for all of them."""
+"""A sweep: makes all variants of a model that are asked for, and does expensive work once for all of them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from sparsebench.steps.calibration import Calibrated
 
 Places = dict[str, Part]
-"""What each tensor is, by name."""
+"""The part of the model that each tensor is, by the tensor's name."""
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every pruning step of one pass over the model in ``parent``, each into its folder.
+    """Make every pruning step of one pass over the model in ``parent``, each in its folder.
 
-    Those that round what stays in the same sweep are made by the sweep of ``quantize``.
+    Steps with ``bits``, which also round the weights that stay, are made by the sweep of ``quantize``.
     """
     joint = {step: folder for step, folder in targets.items() if step.settings.get("bits")}
     if joint:
@@ -53,10 +53,10 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
 
 def _rounded(parent: Path, joint: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Those that round in the same sweep; what is refused is told of these alone, since others of the pass do not round."""
+    """Make the steps that prune and round in one sweep; a refusal is reported for these steps only."""
     try:
         quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
-    except SparsebenchError as error:  # it comes before any of them is told
+    except SparsebenchError as error:  # raised before any of them was emitted
         for step in joint:
             emit(step, error)
 
@@ -69,7 +69,7 @@ def _joint(step: Step) -> Quantize:
 
 
 def target_of(step: Step) -> Target:
-    """A pruning step as the sweep knows it."""
+    """Return the ``Target`` of a pruning step."""
     settings = step.settings
     own = tuple((key, value) for key, value in settings.items() if key not in (*TARGET, "propagate"))
     return Target(step.name, options=own, **{key: settings[key] for key in TARGET})
@@ -77,10 +77,11 @@ def target_of(step: Step) -> Target:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Versions of the model in ``dense``; ``folders`` says where each goes, ``tokens`` is the calibration, if any.
+    """Variants of the model in ``dense``, each in its folder of ``folders``; ``tokens`` is the calibration text or
+    None.
 
-    ``propagate`` (pruned or dense) matters to calibrated methods alone: whose inputs they see; so does ``dtype``, the
-    precision in which the model reads the text (``auto``: the checkpoint's), and the ``device`` that does.
+    Three settings apply to calibrated methods only. ``propagate`` (pruned or dense) is the model whose activations they
+    read. ``dtype`` is the precision in which the model reads the text (``auto``: the checkpoint's), on ``device``.
     """
 
     dense: Path
@@ -93,10 +94,10 @@ class Sweep:
     device: str = "cpu"
 
     def run(self, emit: EmitTarget, progress: Progress | None = None) -> None:
-        """Make every version, count each from its files, and emit its result, or why it alone has none.
+        """Make every variant, count each in its files, and emit its result or its error.
 
-        Raises ModelError for weights or text that cannot be used, UnsupportedError for an architecture or a pattern, where
-        that leaves no version at all.
+        Raises ModelError for unusable weights or text, and UnsupportedError for an architecture or a pattern, but only
+        where no variant is left.
         """
         checkpoint = Checkpoint(self.dense)
         places = prunable_parts(checkpoint, self.family)
@@ -115,7 +116,7 @@ class Sweep:
                         sweep.run(outputs, progress)
                         outputs.finish(self.family, {"seed": self.seed, **made}, emit)
                 failed |= own
-            except SparsebenchError as error:  # of all; what failed before has a reason of its own
+            except SparsebenchError as error:  # fails all that have no earlier error of their own
                 failed |= dict.fromkeys(targets, error) | own
         if len(failed) == len(self.folders):
             raise next(iter(failed.values()))
@@ -123,15 +124,15 @@ class Sweep:
             emit(target, reason)
 
     def _tensorwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
-        """The sweep of versions that read no text, and what their ``sparsebench.json`` says of how they were made."""
+        """Return the sweep of variants that read no text, and the entries of their ``sparsebench.json``."""
         return TensorSweep(checkpoint, places, targets, self.seed), {}
 
     def _coupled(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
-        """The sweep of versions in which whole neurons or heads are zero, and what their ``sparsebench.json`` says."""
+        """Return the sweep of variants that zero neurons or heads, and the entries of their ``sparsebench.json``."""
         return CoupledSweep(checkpoint, places, self.family, targets, self.seed), {}
 
     def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
-        """The sweep of calibrated versions, and the same of these."""
+        """Return the sweep of calibrated variants, and the entries of their ``sparsebench.json``."""
         if self.tokens is None:
             raise ModelError(f"{targets[0].method} needs calibration text", "name it under `calibration:`")
         ways = (self.tokens.batch, self.seed, self.propagate, self.dtype, self.device)

@@ -1,7 +1,7 @@
-"""Methods that look at weights alone: one pass over a checkpoint makes every version, tensor by tensor.
+"""Methods that use only the weights: one pass over a checkpoint makes every variant, tensor by tensor.
 
 The weights are read once (twice or three times for a global threshold, which must be known before the first
-tensor is written); at any moment one tensor is in memory, whatever the size of the model.
+tensor is written). One tensor is in memory at a time, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TensorSweep:
-    """Random, magnitude and their like over one checkpoint; ``places`` tells what each tensor is."""
+    """A sweep of random, magnitude and similar methods over one checkpoint, whose tensors ``places`` describes."""
 
     def __init__(self, checkpoint: Checkpoint, places: dict[str, Part], targets: list[Target], seed: int) -> None:
         self.checkpoint = checkpoint
@@ -46,7 +46,7 @@ class TensorSweep:
                 )
 
     def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
-        """Write every tensor of every version."""
+        """Write every tensor of every variant."""
         limits = self._global_thresholds()
         for name in reported([*self.checkpoint.tensors], progress):
             part = self.places[name]
@@ -56,7 +56,7 @@ class TensorSweep:
                 outputs.copy(name)
 
     def _prune(self, view: View, limits: dict[Target, KeyThreshold], outputs: VariantWriters) -> None:
-        """All versions of one matrix. The tie budgets in ``limits`` are spent here."""
+        """Write all variants of one matrix, and deduct the ties that it uses from those in ``limits``."""
         weights = self._weights(view)
 
         def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
@@ -68,7 +68,7 @@ class TensorSweep:
                 continue
             try:
                 scores = self.scores[method](Layer(view.name, weights, self.seed))
-            except SparsebenchError as error:  # this method's alone
+            except SparsebenchError as error:  # fails this method only
                 outputs.fail(targets, error)
                 continue
             whole, layer, other = _by_reach(targets)
@@ -79,7 +79,7 @@ class TensorSweep:
                 ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
                 own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
             for target in (*whole, *layer):
-                # A zero that stays must not take the place of a tie.
+                # A zero that stays a zero must not use up one of the ties.
                 those = ranked.masked_fill(weights == 0, -1) if target.keep_zeros else ranked
                 version, removed, spent = cut(weights, those, own[target])
                 if target in limits:
@@ -90,11 +90,11 @@ class TensorSweep:
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
     def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
-        """Keys that compare over all prunable tensors: of 16 bits where all weights have the same 16-bit precision."""
+        """Return keys that compare across all prunable tensors, in 16 bits where all weights share a 16-bit dtype."""
         return (narrow if self.narrow else keys)(scores, name)
 
     def _global_thresholds(self) -> dict[Target, KeyThreshold]:
-        """One exact threshold per global target over all prunable weights."""
+        """Return the exact threshold over all prunable weights of each global target."""
         found: dict[Target, KeyThreshold] = {}
         for method, keep in product(self.sweeps, (False, True)):
             whole = [t for t in self.sweeps[method] if t.granularity == "global" and t.keep_zeros == keep]
@@ -105,7 +105,7 @@ class TensorSweep:
         return found
 
     def _competing(self, keep_zeros: bool) -> int:
-        """How many prunable weights there are, or how many that are not zero."""
+        """Count the prunable weights; with ``keep_zeros`` only those that are not zero."""
         names = [name for name, part in self.places.items() if part.prunable]
         zeros = sum(zeros_in(piece) for name in names for piece in self.checkpoint.pieces(name)) if keep_zeros else 0
         return sum(self.checkpoint.tensors[name].numel for name in names) - zeros
@@ -117,12 +117,12 @@ class TensorSweep:
             yield found[weights != 0] if keep_zeros else found
 
     def _weights(self, view: View) -> torch.Tensor:
-        """(out, in), one matrix in memory at a time."""
+        """Load the weights of one matrix, (out, in)."""
         return view.shaped(self.checkpoint.load(view.tensor, view.expert))
 
 
 def _by_reach(targets: list[Target]) -> tuple[list[Target], list[Target], list[Target]]:
-    """Targets of one threshold for all tensors, of one for each, and those that masks are made for."""
+    """Separate the targets with one threshold for all tensors, with one for each tensor, and with masks."""
     whole = [target for target in targets if target.granularity == "global"]
     layer = [t for t in targets if t.granularity == "layer" and t.pattern == "unstructured" and not t.keep_zeros]
     return whole, layer, [target for target in targets if target not in (*whole, *layer)]

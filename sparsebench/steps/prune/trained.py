@@ -1,4 +1,4 @@
-"""The settings of methods that prune while the whole model is trained: `recover`'s, and how many weights are to go."""
+"""The settings of methods that prune while the whole model is trained: those of `recover`, and of the sparsity."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from sparsebench.steps.recover.step import Distill, TrainingSettings, together
 
 
 class Gradual(Distill):
-    """What `distill` may say, and how the sparsity grows while it trains."""
+    """The settings of `distill`, and how the sparsity grows during the training."""
 
     by: Literal["magnitude", "movement", "rigl"] = "magnitude"
-    """Which weights go: the smallest (`magnitude`); those that the training moves towards zero the most, of which some may come
-    back (`movement`); or the sparsity is there from the beginning, and now and then the smallest that stay make room for zeros
-    with the largest gradients (`rigl`)."""
+    """The weights to remove. `magnitude`: the smallest. `movement`: those that training moves towards zero the most;
+    removed weights may return. `rigl`: the final sparsity applies from the first step, and every `frequency` steps the
+    smallest remaining weights are exchanged for zeros with the largest gradients."""
     sparsity: Share | None = None
-    """Share of each prunable matrix to remove in the end, between 0 and 1; an N:M pattern fixes its own."""
+    """Share of each prunable matrix to remove by the end, between 0 and 1; an N:M pattern fixes its own."""
     pattern: Pattern = "unstructured"
-    """`unstructured`, or `N:M` (N kept of every M along the input): each time that weights go, the smallest of those that the
-    pattern would remove by then."""
+    """`unstructured`, or `N:M` (N kept of every M along the input): each choice of masks removes the lowest of the
+    weights that the pattern would remove at that step."""
     initial: Share = 0.0
-    """The share that goes first; what is zero already stays so besides."""
+    """The sparsity of the first masks. Weights that are zero already stay zero."""
     schedule: Literal["cubic", "constant"] = "cubic"
-    """How it grows: `cubic`, ever slower, as TensorFlow's `PolynomialDecay`; or all at once, at `start` (`constant`)."""
+    """How sparsity grows: ever slower, as TensorFlow's `PolynomialDecay` (`cubic`); at once at `start` (`constant`)."""
     start: Share = 0.0
-    """The share of the steps before it begins to grow."""
+    """The share of the steps before the sparsity begins to grow."""
     end: Share = 0.75
-    """The share of the steps after which it grows no more; the rest trains what is left."""
+    """The share of the steps after which the masks change no more; the remaining steps train the weights that stay."""
     frequency: Count = 10
-    """Steps between two choices of what goes."""
+    """The number of steps between two choices of masks."""
     drop_fraction: Share = 0.3
-    """With `rigl`: the share of the remaining weights that is replaced at first; it falls along half a cosine to 0 at `end`."""
+    """With `rigl`: the share of the remaining weights replaced at first; it falls to 0 at `end` along half a cosine."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at, with an N:M pattern's sparsity filled in."""
+        """Fill in an N:M pattern's sparsity, and leave out settings without effect."""
         for key in ("initial", "schedule", "start") if self.by == "rigl" else ():
             if key in self.model_fields_set:
                 raise wrong(f"`{key}` beside `by: rigl`", "none: the sparsity is there from the beginning", at=key)
@@ -55,20 +55,20 @@ class Gradual(Distill):
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """As of other methods."""
+        """Separate N:M patterns from the sparsities of a sweep, as other methods do."""
         given = together(given)
         return Prune.alternatives(given) or [given]
 
 
 class Elsa(TrainingSettings):
-    """The whole model on its own loss, pulled towards weights that are as sparse as they are to be, by ADMM."""
+    """The settings of ELSA: ADMM trains the whole model on its own loss and pulls it towards a sparse copy."""
 
     tokens: Count = 2_000_000
-    """How many tokens are trained on; the published run reads 67,108,864."""
+    """The number of tokens to train on; the published run reads 67,108,864."""
     rate: float = 2e-4
     """The highest learning rate (Adam)."""
     warm_up: float = 0.0
-    """The share of the steps in which the rate rises to it."""
+    """The share of the steps in which the learning rate rises to `rate`."""
     sparsity: Share | None = None
     """Share of each prunable matrix to remove, between 0 and 1; an N:M pattern fixes its own."""
     pattern: Pattern = "unstructured"
@@ -76,14 +76,15 @@ class Elsa(TrainingSettings):
     penalty: float = 0.01
     """λ: how strongly weights are pulled towards their sparse copy."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Whether λ is the same all the time, or grows from 0 to it along half a cosine."""
+    """Whether λ stays the same (`constant`), or grows from 0 to `penalty` along half a cosine (`cosine`)."""
     interval: Count = 32
-    """Optimizer steps between two choices of the sparse copy."""
+    """The number of optimizer steps between two choices of the sparse copy."""
     projection: Literal["fisher", "magnitude"] = "fisher"
-    """What the sparse copy keeps: the weights whose square times Adam's second moment is largest, or the largest."""
+    """The weights that the sparse copy keeps: the largest (`magnitude`), or those whose square times Adam's second
+    moment is largest (`fisher`)."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """With an N:M pattern's sparsity filled in."""
+        """Fill in an N:M pattern's sparsity."""
         sparsity = _aim(self.sparsity, self.pattern, self.train)
         if not 0 < self.penalty < 1e6:
             raise wrong(f"penalty is {self.penalty:g}", "a number above 0, such as 0.01", at="penalty")
@@ -91,12 +92,12 @@ class Elsa(TrainingSettings):
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """As of other methods."""
+        """Separate N:M patterns from the sparsities of a sweep, as other methods do."""
         return Prune.alternatives(given)
 
 
 def _aim(sparsity: float | None, pattern: str, train: str) -> float:
-    """The sparsity of the end."""
+    """Return the final sparsity. Raises PydanticCustomError for settings that contradict it."""
     if train != "weights":
         raise wrong(f"`train: {train}` while weights go", "`train: weights`", at="train")
     if pattern != "unstructured" and not is_nm(pattern):

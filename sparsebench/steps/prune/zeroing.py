@@ -1,4 +1,4 @@
-"""Setting weights to zero at the speed of memory: piece by piece within the cache, by multiplying bit patterns."""
+"""Sets weights to zero at memory speed: piece by piece within the cache, by multiplying bit patterns by 0 or 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIECE = 1 << 18
 
 
 def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """A copy of ``weights`` that is zero where ``mask`` is True; same shape, dtype and device."""
+    """Return a copy of ``weights`` that is zero where ``mask`` is True, with the same shape, dtype and device."""
     import numpy as np
     import torch
 
@@ -32,9 +32,9 @@ def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple[torch.Tensor, int, int]:
-    """A copy of ``weights`` without those whose key is below the limit, or among its first ties in row-major order.
+    """Zero the weights whose key is below the limit, and the first ``limit.ties`` equal to it in row-major order.
 
-    Returns the copy, how many were removed, and how many of the ties that took.
+    Returns a copy of ``weights``, the number of weights zeroed, and how many of these were ties.
     """
     import numpy as np
     import torch
@@ -55,18 +55,18 @@ def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple
 
 
 def zeros_in(tensor: torch.Tensor) -> int:
-    """How many entries are exactly zero, of either sign."""
+    """Count the entries that are exactly zero, of either sign."""
     import numpy as np
 
     bits = _bits(tensor.detach().contiguous())
     floating = tensor.is_floating_point()
     pieces = (bits[piece] for piece in _pieces(bits.size))
-    # Shifting the sign out leaves zero of -0 as well.
+    # Shifting the sign out turns -0 into 0 as well.
     return bits.size - sum(int(np.count_nonzero(piece << 1 if floating else piece)) for piece in pieces)
 
 
 def _bits(tensor: torch.Tensor) -> npt.NDArray[np.signedinteger[Any]]:
-    """A contiguous tensor's bit patterns as integers of its width, flat, sharing its memory."""
+    """Return a contiguous tensor's bit patterns as integers of the same width: flat, sharing its memory."""
     import torch
 
     widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -1,1 +1,1 @@
-"""Linear weights on a grid of 8 or 4 bits: rounded to the nearest, or column by column (GPTQ)."""
+"""Quantization of linear weights to 8 or 4 bits: rounding to the nearest, or column by column (GPTQ)."""

@@ -1,10 +1,10 @@
-"""What quantizing is asked for, and the grids that weights are rounded to.
+"""The settings of a quantized variant, and the grids that weights are rounded to.
 
     symmetric:   step = max|w| / ((2ᵇ - 1) / 2),       value = round(w / step)
     asymmetric:  step = (max w - min w) / (2ᵇ - 1),    value = round(w / step) + zero,   zero = lowest + round(-min w / step)
 
-with 0 between the smallest and the largest w, so that a weight that is zero stays exactly zero on either grid. Values are
-clamped to -2ᵇ⁻¹ … 2ᵇ⁻¹ - 1. The step is rounded to the checkpoint's precision first: it is what is stored.
+The range from min w to max w is extended to contain 0, so that a weight of zero stays exactly zero on either grid.
+Values are clamped to -2ᵇ⁻¹ … 2ᵇ⁻¹ - 1. The step is first rounded to the checkpoint's precision, in which it is stored.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 Bits = Literal["int8", "int8-dynamic", "int4"]
 BITS: tuple[Bits, ...] = ("int8", "int8-dynamic", "int4")
 GROUP = 64
-"""Columns that share a scale in int4, unless told otherwise."""
+"""The default number of columns that share a scale in int4."""
 CHUNK = 1 << 23
-"""Weights rounded together."""
+"""The number of weights rounded at once."""
 
 
 @dataclass(frozen=True)
 class Quantize:
-    """One quantized version of a model.
+    """The settings of one quantized variant of a model.
 
-    ``bits`` is int8, int8-dynamic (what is multiplied with the weights is quantized as it comes) or int4; ``group`` columns
-    share a scale in int4 (default GROUP), a whole row in int8. ``rounding`` is nearest, or gptq, which needs calibration text;
-    ``damping`` is the share of the mean diagonal that gptq adds to its Hessian. With ``sparsity`` above 0 gptq's sweep is
-    SparseGPT's: it prunes in ``pattern`` and rounds what stays, column by column.
+    ``bits`` is int8, int8-dynamic (activations are quantized at run time) or int4. In int4 ``group`` columns share a
+    scale (default GROUP), in int8 a whole row. ``rounding`` is nearest, or gptq, which needs calibration text.
+    ``damping`` is the share of its mean diagonal that gptq adds to the Hessian's diagonal. With ``sparsity`` above 0
+    gptq's sweep is SparseGPT's: it prunes in ``pattern`` and rounds the weights that stay, column by column.
     """
 
     bits: str = "int8"
@@ -68,15 +68,16 @@ class Quantize:
 
     @property
     def scheme(self) -> Scheme:
-        """How it is stored."""
+        """The format in which the weights are stored."""
         return Scheme(4 if self.bits == "int4" else 8, self.group, self.symmetric, self.bits == "int8-dynamic")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where groups of weights may lie: ``step`` and ``zero`` (a whole number) of each, ``low`` and ``high`` its values' bounds.
+    """The grids of groups of weights: each group's ``step`` and ``zero`` point, and the bounds of its values.
 
-    All broadcast against weights; ``zero`` is a float so that nothing is cast on the way.
+    The bounds are ``low`` and ``high``. All broadcast against weights. ``zero`` is a whole number in floating point, so
+    that no tensor needs a cast.
     """
 
     step: torch.Tensor
@@ -85,24 +86,24 @@ class Grid:
     high: torch.Tensor
 
     def values(self, weights: torch.Tensor) -> torch.Tensor:
-        """The nearest values, as whole floats."""
+        """Return the nearest grid values of ``weights``: whole numbers in floating point."""
         return (weights / self.step).round_().add_(self.zero).clamp_(self.low, self.high)
 
     def weights(self, values: torch.Tensor) -> torch.Tensor:
-        """What values stand for."""
+        """Return the weights that grid values stand for."""
         return (values - self.zero).mul_(self.step)
 
 
 def grid(weights: torch.Tensor, dim: int, scheme: Scheme, stored: torch.dtype) -> Grid:
-    """The grid of ``weights`` (float32 or float64), which share a step along ``dim``; steps are exact in ``stored``."""
+    """Return the grid of float32 or float64 weights that share a step along ``dim``; steps are exact in ``stored``."""
     import torch
 
     high = (1 << (scheme.bits - 1)) - 1
     low, span = -high - 1, 2 * high + 1
     least, most = weights.amin(dim).clamp_(max=0), weights.amax(dim).clamp_(min=0)
     step = torch.maximum(most, -least) * (2 / span) if scheme.symmetric else (most - least) / span
-    # Too small for the precision is rounded up to its least number that is still exact to a percent, of float16 a subnormal one;
-    # where all is zero any step will do.
+    # A step that is too small for the dtype is raised to the smallest number that it still represents to within a
+    # percent (in float16 a subnormal number). Where all weights are zero, any step will do.
     least_step = 2.0**-18 if stored == torch.float16 else torch.finfo(stored).tiny
     step = step.clamp_(min=least_step).to(stored).to(weights.dtype).masked_fill_(most == least, 1)
     zero = torch.zeros_like(step) if scheme.symmetric else ((-least / step).round_() + low).clamp_(low, high)
@@ -110,7 +111,7 @@ def grid(weights: torch.Tensor, dim: int, scheme: Scheme, stored: torch.dtype) -
 
 
 def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
-    """A matrix (out, in), each weight at the nearest place of its grid; some million weights at a time."""
+    """Round each weight of a matrix (out, in) to the nearest value of its grid, some million weights at a time."""
     import torch
 
     rows, columns = weights.shape
@@ -122,7 +123,7 @@ def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
     height = max(1, CHUNK // max(columns, 1))
     for start in range(0, rows, height):
         part = slice(start, start + height)
-        # Zeros that fill the last group up are on every grid, and change none.
+        # The zeros that pad the last group do not change its grid, since every grid contains 0.
         wide = torch.nn.functional.pad(weights[part].float(), (0, groups * width - columns)).unflatten(
             1, (groups, width)
         )

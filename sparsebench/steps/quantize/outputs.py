@@ -1,4 +1,4 @@
-"""The folders of quantized versions: written side by side, and their zeros counted again from what lies on disk."""
+"""The folders of quantized variants: written side by side; their zeros are then counted in the written files."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ STOCK = "stock transformers loads this folder with the package compressed-tensor
 
 @dataclass(frozen=True)
 class QuantizeEvidence:
-    """What was done to the prunable weights, counted in the written files.
+    """The result of quantization for the prunable weights, counted in the written files.
 
-    ``zeros`` are weights that pruning made zero, before or in the same sweep; ``rounded_to_zero`` are zero besides;
-    ``already_zero`` are those of both that the parent has as zeros; ``other_zeros`` are parameters that are not prunable.
-    ``bits_per_weight`` counts scales, zero points and shapes; ``relative_error`` is ‖W - Ŵ‖ / ‖W‖ over all of them.
-    ``seconds`` and ``peak_rss_bytes`` are those of all versions made together, ``tokens`` what calibration read.
+    ``zeros`` counts weights that pruning set to zero, before or in the same sweep, ``rounded_to_zero`` the other zeros.
+    ``already_zero`` counts those of both that are zero in the parent. ``other_zeros`` counts zeros among the parameters
+    that are not prunable. ``bits_per_weight`` includes scales, zero points and shapes. ``relative_error`` is ‖W - Ŵ‖ /
+    ‖W‖ over all prunable weights. ``seconds`` and ``peak_rss_bytes`` are those of all variants made together.
+    ``tokens`` is the number of calibration tokens read.
     """
 
     prunable: int
@@ -54,14 +55,14 @@ class QuantizeEvidence:
 
 @dataclass(frozen=True)
 class QuantizeTarget(Target):
-    """A version to quantize, as the sweeps of pruning know it."""
+    """A quantized variant, as a target of the pruning sweeps."""
 
     quantize: Quantize = field(default_factory=Quantize)
 
 
 @dataclass
 class _Tally:
-    """Sums over the weights of one version that are written."""
+    """Sums over the weights written for one variant."""
 
     removed: int = 0
     zeros: int = 0
@@ -71,7 +72,7 @@ class _Tally:
 
 
 class QuantizedWriters(VariantWriters):
-    """One folder per version, the prunable weights of ``places`` in integers."""
+    """Writes one folder per variant, with the prunable weights of ``places`` as integers."""
 
     folders: dict[QuantizeTarget, Path]
 
@@ -110,7 +111,10 @@ class QuantizedWriters(VariantWriters):
         removed: int,
         notes: Sequence[str] = (),
     ) -> None:
-        """One weight of one version: ``weights`` (out, in) as the parent has them, of which ``removed`` are zero by pruning."""
+        """Write one matrix of one variant as ``codes``, and add it to the variant's sums.
+
+        ``weights`` (out, in) are the parent's; ``removed`` of them were set to zero by pruning.
+        """
         import torch
 
         for part, tensor in stored_parts(codes, name, target.quantize.scheme):
@@ -127,7 +131,10 @@ class QuantizedWriters(VariantWriters):
     def close(
         self, family: str, made: dict[str, Any], tokens: int
     ) -> dict[QuantizeTarget, QuantizeEvidence | SparsebenchError]:
-        """Give each folder its name, count what lies in it, and say what became of each version; one that fails is dropped."""
+        """Give each folder its final name, count its zeros, and return each variant's evidence or error.
+
+        The folder of a variant that fails is removed.
+        """
         found: dict[QuantizeTarget, QuantizeEvidence | SparsebenchError] = {}
         for target in self.folders:
             if target in self.failed:
@@ -138,7 +145,7 @@ class QuantizedWriters(VariantWriters):
             except SparsebenchError as error:
                 self.writers[target].abort()
                 if named := self.unverified.pop(target, None):
-                    shutil.rmtree(named, ignore_errors=True)  # what has its name already would pass for whole
+                    shutil.rmtree(named, ignore_errors=True)  # a folder with its final name would pass for complete
                 found[target] = error
         return found
 
@@ -177,7 +184,7 @@ class QuantizedWriters(VariantWriters):
         return evidence
 
     def _unreadable(self, target: QuantizeTarget) -> str:
-        """Why stock transformers cannot load the folder, with whatever package; nothing where it can."""
+        """Return why stock transformers cannot load the folder, whatever packages are installed; empty where it can."""
         group = target.quantize.group
         if self.across:
             return "stock transformers cannot load this folder: compressed-tensors knows no Conv1D"

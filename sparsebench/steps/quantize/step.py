@@ -1,4 +1,4 @@
-"""``quantize`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+"""``quantize`` as a step of a recipe: its settings in a manifest, and the pass that makes its variants."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from sparsebench.steps.quantize.grid import BITS, GROUP, Quantize
 
 
 class Grid8(Settings):
-    """Weights in 8 bits, one scale a row."""
+    """Weights in 8 bits, one scale for each row."""
 
     rounding: Literal["nearest", "gptq"] = "nearest"
-    """To the `nearest` place of the grid, or column by column, adjusting those to the right each time (`gptq`; it reads text)."""
+    """Round to the `nearest` value of the grid, or column by column, each time adjusting the columns to the right
+    (`gptq`, which reads calibration text)."""
     symmetric: bool = True
     """A grid around zero; otherwise one from the smallest to the largest weight, with a zero point."""
     damping: float = 0.01
-    """With `gptq`: share of the Hessian's mean diagonal that is added to it."""
+    """With `gptq`: the share of the Hessian's mean diagonal that is added to its diagonal."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what rounding to the nearest does not look at."""
+        """Leave out the damping for rounding to the nearest, which does not use it."""
         if self.damping <= 0:
             raise wrong(f"a damping of {self.damping:g}", "a share above 0, such as 0.01", at="damping")
         return self.model_dump(exclude=set() if self.rounding == "gptq" else {"damping"})
 
 
 class Grid4(Grid8):
-    """Weights in 4 bits, one scale a group of columns."""
+    """Weights in 4 bits, one scale for each group of columns of a row."""
 
     group: Count = GROUP
-    """Columns that share a scale."""
+    """The number of columns that share a scale."""
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each number format's settings, by its name."""
+    """Return each number format's settings class, by its name."""
     return {name: Grid4 if name == "int4" else Grid8 for name in BITS}
 
 
 def reads_text(step: Step) -> bool:
-    """GPTQ looks at what layers read."""
+    """Return whether a step reads calibration text, as GPTQ does."""
     return bool(step.settings["rounding"] == "gptq")
 
 
 def size(step: Step) -> float:
-    """Of a checkpoint in 16 bits, most of it in scope."""
+    """Return the rough size of the result relative to a 16-bit checkpoint of mostly prunable weights."""
     return 0.35 if step.name == "int4" else 0.6
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every version of one pass over the model in ``parent``, each into its folder."""
+    """Make every quantized variant of one pass over the model in ``parent``, each in its folder."""
     wanted = {Quantize(step.name, **step.settings): step for step in targets}
     quantized(parent, {own: (step, targets[step]) for own, step in wanted.items()}, context, emit)
 
 
 def quantized(parent: Path, wanted: Mapping[Quantize, tuple[Step, Path]], context: Context, emit: Emit) -> None:
-    """Make what is ``wanted`` and tell of each by its step; the text is read where one of them needs it."""
+    """Make the variants of ``wanted`` and emit each under its step; calibration text is read only if one needs it."""
     from sparsebench.steps.quantize import outputs, sweep
 
     def tell(own: Quantize, found: outputs.QuantizeEvidence | SparsebenchError) -> None:
@@ -71,7 +72,7 @@ def quantized(parent: Path, wanted: Mapping[Quantize, tuple[Step, Path]], contex
 
 
 def evidence(found: Any, made: int, tokens: Any) -> Evidence:
-    """What was counted, in the words that all steps have: all zeros together, those of rounding besides."""
+    """Convert a ``QuantizeEvidence`` to the evidence of a step, whose ``zeros`` include those made by rounding."""
     zeros = found.zeros + found.rounded_to_zero
     return Evidence(
         prunable=found.prunable,

@@ -1,4 +1,4 @@
-"""Quantized versions of a model from one reading of its weights: rounded tensor by tensor, or by GPTQ block by block."""
+"""Makes a model's quantized variants in one pass each for rounding to nearest (by tensor) and GPTQ (by block)."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def run(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Quantize every prunable weight of the model in ``parent`` into one folder per target; each is told to ``emit``.
+    """Quantize every prunable weight of the model in ``parent`` into one folder per target, and ``emit`` each result.
 
-    What a target reads of ``tokens`` goes through its own, quantized, blocks in ``dtype`` on ``device``. A target that fails is
-    told as its error, and the others are made. Raises ModelError where nothing can be made: the parent is quantized already,
-    or has no prunable weight; UnsupportedError for experts in one tensor.
+    For GPTQ the text of ``tokens`` goes through each target's own quantized blocks, in ``dtype`` on ``device``. A
+    target that fails is emitted as its error, and the others are made. Raises ModelError where nothing can be made: the
+    parent is quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
     checkpoint = Checkpoint(parent)
     if encoding_of(checkpoint.config) != FLOAT:
@@ -72,7 +72,7 @@ def _target(quantize: Quantize) -> QuantizeTarget:
 
 @dataclass(frozen=True)
 class _QuantizePass:
-    """What is shared by the versions of one parent."""
+    """The settings shared by all variants of one parent."""
 
     checkpoint: Checkpoint
     places: dict[str, Part]
@@ -84,7 +84,7 @@ class _QuantizePass:
     device: str
 
     def attempt(self, folders: dict[QuantizeTarget, Path], emit: EmitQuantize) -> None:
-        """Make all together; where that fails before any is whole, each by itself, so that only what must fails."""
+        """Make all targets together; if that fails as a whole, each by itself, so that only the faulty ones fail."""
         try:
             found = self._make(folders)
         except SparsebenchError as error:
@@ -114,7 +114,7 @@ class _QuantizePass:
             return outputs.close(self.family, made, self.tokens.tokens)
 
     def _round(self, outputs: QuantizedWriters) -> None:
-        """Every weight to the nearest place of its grid, tensor by tensor."""
+        """Round every weight to the nearest value of its grid, tensor by tensor."""
         for name in reported([*self.checkpoint.tensors], self.progress):
             for view in self.places[name].views:
                 tensor = self.checkpoint.load(name)
@@ -129,7 +129,7 @@ class _QuantizePass:
 
 
 class GptqSweep(BlockSweep):
-    """SparseGPT's sweep over the blocks, each weight that stays rounded in it."""
+    """SparseGPT's sweep over the blocks, which also rounds each weight that stays."""
 
     unread_way = "pruned by magnitude and rounded to the nearest"
 

@@ -1,4 +1,4 @@
-"""Recovery: what stays of a model is trained to do what the dense model does."""
+"""Recovery: the weights that remain after compression are trained to do what the dense model does."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 OWN = ("finetune", "elsa")
-"""What trains a whole model on its own loss alone."""
+"""The methods that train a whole model on its own loss alone."""
 LIBRARIES = ("transformers", "tokenizers", "accelerate")
-"""What the training of a whole model calculates with beside torch."""
+"""The libraries besides torch that training a whole model uses."""
 DENSE = "dense"
-"""The teacher that every model has: what its recipe began with."""
+"""The default teacher: the dense model that the recipe began with."""
 SEVERAL = ("the states of several encoders have no mean", "one `teacher`")
 PREDICTS = ("an encoder is distilled by its states, which are no predictions", "alpha: 1, without `alpha_schedule`")
-"""Why an encoder is refused, and the way out."""
+"""``SEVERAL`` and ``PREDICTS``: why an encoder is refused, and the way out."""
 
 
 def teachers(own: Mapping[str, Any]) -> list[str]:
-    """Who teaches, by the settings of a training."""
+    """Return the teachers that a training's settings name; the dense model where they name none."""
     named = own.get("teacher", DENSE)
     return [named] if isinstance(named, str) else list(named)

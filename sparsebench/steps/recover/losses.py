@@ -1,6 +1,6 @@
-"""What a student is trained by, as TextBrewer defines it (losses.py of airaria/TextBrewer; Hinton et al. 1503.02531 for ``kl``).
+"""The losses of a student, as in TextBrewer (losses.py of airaria/TextBrewer; ``kl``: Hinton et al. 1503.02531).
 
-Each gives a scalar, float32. ``mask`` (samples, length) is true where a token is; what is padding counts nowhere.
+Each returns a scalar, float32. ``mask`` (samples, length) is true for tokens and false for padding, which is left out.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch.nn import functional
 
 TINY = 1e-9
 PIECE = 1 << 22
-"""Logits that are looked at together, 16 MB in float32: what fits a processor's cache."""
+"""How many logits are processed at once: 16 MB in float32, which fits a processor's cache."""
 
 
 class _InPieces(torch.autograd.Function):
-    """The mean of a loss over tokens, and its gradient, which is known at once and kept in the logits' own precision."""
+    """The mean of a loss over tokens. The forward pass also computes the gradient, in the logits' precision."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, logits: torch.Tensor, loss: Callable[..., torch.Tensor], beside: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        # A mean over nothing is no number.
+        # A mean over no tokens is NaN.
         total = torch.full((), 0.0 if len(logits) else math.nan, device=logits.device)
         size = max(1, PIECE // logits.shape[-1])
         for start in range(0, len(logits), size):
@@ -45,22 +45,23 @@ class _InPieces(torch.autograd.Function):
 
 
 def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
-    """``loss`` of ``logits`` (tokens, vocabulary) and what is ``beside`` them, (tokens, …): a mean over tokens.
+    """Return the mean over tokens of a ``loss`` of ``logits`` (tokens, vocabulary) and ``beside`` (tokens, …).
 
-    It is calculated for some tokens at a time. Losses over a vocabulary make several float32 copies of the logits, and whole
-    ones take gigabytes, and longer to be had from the system than to be calculated.
+    The tokens are processed in pieces. A loss over a vocabulary makes several float32 copies of the logits. Copies of
+    all of them would take gigabytes, and allocating those would take longer than the calculation.
     """
     found: torch.Tensor = _InPieces.apply(logits, loss, beside)
     return found
 
 
 def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The forward Kullback-Leibler divergence of the student from the teacher, in nats, the mean over tokens.
+    """Return the forward Kullback-Leibler divergence of the student from the teacher in nats, the mean over tokens.
 
-    ``student`` (tokens, vocabulary) are logits. ``teacher`` (tokens, k) are the teacher's logarithms of probabilities at the
-    ``temperature``, normalised over the whole vocabulary, of its k likeliest tokens ``ids`` (tokens, k). All other tokens are
-    one outcome more, so that a student pays for what it gives them; with k of the whole vocabulary nothing is left of it.
-    As TextBrewer's ``kd_ce_loss`` it has no factor T², and differs from it by the teacher's entropy, which has no gradient.
+    ``student`` (tokens, vocabulary) are logits. ``ids`` (tokens, k) are the teacher's k likeliest tokens, and
+    ``teacher`` (tokens, k) their log probabilities at the ``temperature``, normalised over the whole vocabulary. All
+    other tokens count as one more outcome, so that the student pays for the probability that it gives them; if k is the
+    whole vocabulary, there is no such outcome. Like TextBrewer's ``kd_ce_loss`` it has no factor T². It differs from
+    that by the teacher's entropy, which has no gradient.
     """
     scaled = student.float() / temperature
     own = scaled.gather(-1, ids) - scaled.logsumexp(-1, keepdim=True)
@@ -72,9 +73,10 @@ def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperat
 
 
 def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What ``kl`` takes of a teacher's ``logits`` (…, vocabulary): ids int64 and log probabilities float32, (…, count) each.
+    """Return what ``kl`` needs of a teacher's ``logits`` (…, vocabulary): ids int64, log probabilities float32.
 
-    Without a ``count`` all of them, in the order of the vocabulary.
+    Both are (…, count). Without a ``count``, or with one of the vocabulary's size or more, all tokens are returned in
+    the vocabulary's order.
     """
     spread = torch.log_softmax(logits.float() / temperature, -1)
     if count is None or count >= spread.shape[-1]:
@@ -84,35 +86,37 @@ def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tu
 
 
 def relative(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The squared difference of a token's states (samples, length, width) over the teacher's square, the mean over tokens.
+    """Return the squared difference of states (samples, length, width) over the teacher's square, mean over tokens.
 
-    As block by block: a few tokens have states hundreds of times as large, and would be all that counts.
+    The ratio is taken token by token, as in ``reconstruct``: a few tokens have states hundreds of times as large as the
+    others, and would dominate a plain mean.
     """
     lost = (student.float() - teacher.float())[mask].square().sum(-1)
     return (lost / teacher.float()[mask].square().sum(-1).clamp_min(TINY)).mean()
 
 
 def hidden_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean square by which the states of tokens (samples, length, width) differ."""
+    """Return the mean squared difference of the states of tokens (samples, length, width)."""
     return (student.float() - teacher.float())[mask].square().mean()
 
 
 def cos(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """One less the cosine of the angle between a token's states (samples, length, width), the mean over tokens."""
+    """Return 1 minus the cosine of the angle between states (samples, length, width), the mean over tokens."""
     return (1 - functional.cosine_similarity(student.float()[mask], teacher.float()[mask], dim=-1)).mean()
 
 
 def attention_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean square by which attention (samples, heads, length, length) differs, over heads and pairs of tokens.
+    """Return the mean squared difference of attention (samples, heads, length, length) over heads and pairs of tokens.
 
-    The field's libraries give attention as probabilities, where TextBrewer's models gave what stands before the softmax.
+    Here attention is probabilities, which is what transformers returns; TextBrewer's models gave the scores before the
+    softmax.
     """
     pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand(student.shape)
     return (student.float() - teacher.float())[pairs].square().mean()
 
 
 def attention_ce(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of attention (samples, heads, length, length), probabilities, the mean over heads and tokens."""
+    """Return the cross-entropy of attention probabilities, (samples, heads, length, length), over heads and tokens."""
     rows = mask[:, None, :].expand(student.shape[:-1])
     return -(teacher.float() * student.float().clamp_min(TINY).log()).sum(-1)[rows].mean()
 
@@ -122,7 +126,10 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def fsp(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
-    """The mean square by which the flows between two depths differ, (width, width): Xᵀ Y over the number of tokens (Yim 2017)."""
+    """Return the mean squared difference of the flows between two depths (Yim 2017).
+
+    A flow is Xᵀ Y over the number of tokens, (width, width).
+    """
     lengths = mask.sum(1)[:, None, None]
 
     def flow(states: Pair) -> torch.Tensor:
@@ -133,9 +140,10 @@ def fsp(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
 
 
 def nst(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
-    """The squares by which X Yᵀ over the width, (length, length), differs: the mean over pairs of tokens (TextBrewer's ``mmd``).
+    """Return the mean squared difference of X Yᵀ over the width, (length, length), over pairs of tokens.
 
-    Neuron selectivity transfer (Huang and Wang, 1707.01219) with a linear kernel; widths may differ.
+    This is neuron selectivity transfer (Huang and Wang, 1707.01219) with a linear kernel, TextBrewer's ``mmd``; widths
+    may differ.
     """
 
     def gram(states: Pair) -> torch.Tensor:

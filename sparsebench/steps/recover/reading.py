@@ -1,4 +1,4 @@
-"""The text that a whole model is trained on: samples, what is to be predicted in them, and the order in which they are read."""
+"""The text that a whole model is trained on: its samples, their labels, and the order in which they are read."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ if TYPE_CHECKING:
 
 LENGTH = 512
 NONE = -100
-"""A label where nothing is to be predicted, as torch's cross-entropy has it."""
+"""The label of a position without a prediction, torch's ``ignore_index`` of the cross-entropy."""
 MASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1
-"""The share of words that a masked language model is asked for; of these, what share it does not see or sees replaced by any
-other token (Devlin et al. 1810.04805)."""
+"""The share of tokens that a masked language model must predict; of these, the share that is hidden by the mask token
+and the share that is replaced by a random token (Devlin et al. 1810.04805)."""
 
 
 @dataclass(frozen=True)
 class TrainingText:
-    """Samples for a model of ``family``. What is read is cut to the longest of the samples that are read together."""
+    """Samples for a model of ``family``. Samples that are read together are cut to the longest of them."""
 
     family: Family
     batch: Batch
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """The number of samples."""
         return len(self.batch.input_ids)
 
     def counts(self) -> list[int]:
-        """Tokens of each sample, of both sides where there are two."""
+        """Return the tokens of each sample; for an encoder-decoder those of both sides together."""
         count = self.batch.attention_mask.sum(1)
         if self.batch.decoder_attention_mask is not None:
             count = count + self.batch.decoder_attention_mask[:, 1:].sum(1)
         return [int(one) for one in count]
 
     def given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """What the model is called with: ids and masks, (rows, length) int64."""
+        """Return the model's inputs for some samples: ids and masks, (rows, length) int64."""
         mask = self.batch.attention_mask[list(rows)]
         end = int(mask.sum(1).max())
         found = {"input_ids": self.batch.input_ids[list(rows)][:, :end], "attention_mask": mask[:, :end].long()}
@@ -60,14 +60,14 @@ class TrainingText:
         return found
 
     def mask(self, rows: Sequence[int]) -> torch.Tensor:
-        """Where the tokens are of the side that the outputs belong to, (rows, length) bool."""
+        """Return which positions of the outputs (a decoder's, if there is one) are tokens, (rows, length) bool."""
         mask = self.batch.attention_mask[list(rows)]
         if self.batch.decoder_attention_mask is not None:
             mask = self.batch.decoder_attention_mask[list(rows)][:, 1:]
         return mask[:, : int(mask.sum(1).max())]
 
     def next_tokens(self, rows: Sequence[int]) -> torch.Tensor:
-        """What comes after each token of the outputs' side, (rows, length) int64; NONE behind the last."""
+        """Return the token that follows each position of the outputs, (rows, length) int64; NONE where none follows."""
         mask = self.mask(rows)
         if self.batch.decoder_input_ids is not None:
             wanted = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
@@ -76,7 +76,7 @@ class TrainingText:
         return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), NONE)], 1)
 
     def groups(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """The rows in parts of about GROUP tokens, padding counted: what runs at once."""
+        """Return the rows in groups that run at once, of about GROUP tokens each, padding included."""
         batch = self.batch
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         size = max(1, GROUP // length)
@@ -85,7 +85,7 @@ class TrainingText:
 
 @dataclass(frozen=True)
 class WordMasking:
-    """How words are masked: by the token ``hidden``; ``special`` ones are never asked for."""
+    """How tokens are masked: ``hidden`` is the id of the mask token; ``special`` tokens are never masked."""
 
     hidden: int
     special: frozenset[int]
@@ -93,7 +93,7 @@ class WordMasking:
 
     @classmethod
     def of(cls, folder: Path, vocabulary: int) -> WordMasking:
-        """As the tokenizer in ``folder`` has them. Raises ModelError where it has no token for a masked word."""
+        """Return the masking for the tokenizer in ``folder``. Raises ModelError where it has no mask token."""
         from sparsebench.models.load import load_tokenizer
 
         tokenizer: Any = load_tokenizer(folder)
@@ -102,12 +102,12 @@ class WordMasking:
         return cls(tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), vocabulary)
 
     def masked(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ids (rows, length) with words masked by the draw ``seed``, and the labels, NONE where none is asked for."""
+        """Return the ids (rows, length) with tokens masked at random by ``seed``, and the labels, NONE elsewhere."""
         draw = torch.Generator().manual_seed(seed)
         special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special
         asked = allowed & (torch.rand(ids.shape, generator=draw, device="cpu") < MASKED)
-        if not asked.any():  # a loss over nothing is no number
+        if not asked.any():  # a loss over no tokens would be NaN
             asked.view(-1)[int(allowed.view(-1).int().argmax())] = True
         way = torch.rand(ids.shape, generator=draw, device="cpu")
         others = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
@@ -117,9 +117,10 @@ class WordMasking:
 
 
 def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
-    """The samples of the step's text, enough for its tokens where there are enough, and how many are held out, the last ones.
+    """Return the samples of the step's text, and how many of them, the last ones, are held out.
 
-    Raises ModelError where none is left to train on.
+    There are enough samples for the step's tokens unless the text is too short. Raises ModelError where none is left to
+    train on.
     """
     from sparsebench.steps.calibration import DEFAULT, Calibration
     from sparsebench.steps.contract import of_text
@@ -133,7 +134,8 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     while True:
         text = context.draw(Calibration(source, asked, length, context.seed, column, own["target"]))
         found = len(text.batch.input_ids)
-        # Texts of encoders and encoder-decoders are as long as they are.
+        # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
+        # tokens.
         if found < asked or text.tokens * share >= own["tokens"]:
             break
         asked = ceil(1.1 * asked * own["tokens"] / share / text.tokens) + 1
@@ -147,9 +149,10 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
 
 
 def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:
-    """The samples of each optimizer step, ``size`` at a time, until so many ``tokens`` are read; ``counts`` are each one's.
+    """Return the samples of each optimizer step, ``size`` at a time, until ``tokens`` are read.
 
-    Every epoch has an order of its own, drawn from the seed and its number alone: a place in it is a number of steps.
+    ``counts`` are each sample's tokens. The order of an epoch is drawn from the seed and the epoch's number alone. A
+    resumed training needs only its step number.
     """
     steps: list[list[int]] = []
     read = epoch = 0

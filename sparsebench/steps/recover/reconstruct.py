@@ -1,12 +1,13 @@
-"""Reconstruction: one block after another is trained to give what the dense model's block gives.
+"""Reconstruction: one block after another is trained to give the dense model's block outputs.
 
-Both models read the same text. The block in training reads what the recovered blocks before it give, so that it also makes up
-for what they could not; its target is what the dense block gives from the dense model's own states. After "A Free Lunch in LLM
-Compression: Revisiting Retraining after Pruning" (2510.14444), which trains attention and MLP apart; with ``norms``, after PERP
-(2312.15230). No more than one block of either model is in memory, with its gradients and Adam's two moments, in float32.
-The published run reads 128 samples of 512 tokens, at most ten times; a run on a smaller text says what share of it that is.
-Where neurons are grouped (``moefy``), the block in training computes those that its router chooses; the router stays as it is.
-A block that is done is kept. A killed run goes on behind the last one: the text is read through those that are done once more.
+Both models read the same text. The block in training reads the outputs of the recovered blocks before it, so that it
+also corrects their remaining errors; its target is the dense block's output for the dense model's own states. After "A
+Free Lunch in LLM Compression: Revisiting Retraining after Pruning" (2510.14444), which trains attention and MLP apart;
+with ``norms``, after PERP (2312.15230). Only one block of each model is in memory, in float32, with its gradients and
+Adam's two moments. The published run reads 128 samples of 512 tokens, at most ten times; a run on a smaller text
+reports its share of that. Where neurons are grouped (``moefy``), the block in training computes the neurons that its
+router chooses; the router is not trained. Every finished block is saved. A killed run continues after the last one: it
+runs the text through the finished blocks again and trains the next.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 TINY = torch.finfo(torch.float32).tiny
 PUBLISHED = 128 * 512
-"""Tokens of text that the paper named above trains on."""
+"""Tokens that the first paper named above trains on."""
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
 
@@ -53,10 +54,10 @@ BlockTensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Fit:
-    """What training one block achieved in ``epochs`` over ``tokens``, by how many floating-point ``operations``.
+    """The result of training one block: ``epochs`` over ``tokens``, in ``operations`` floating-point operations.
 
-    ``before`` and ``after`` are, on the text held out, a token's squared difference from the dense block's output over that
-    output's square, on average.
+    ``before`` and ``after`` are errors on held-out text: a token's squared difference from the dense block's output
+    over that output's square, the mean over tokens.
     """
 
     side: str
@@ -70,10 +71,10 @@ class Fit:
 
 @dataclass
 class KeptBlocks:
-    """What killed processes have done of a reconstruction: a file for each block, with all that was spent until then.
+    """The blocks that killed processes have finished: a file for each, with the seconds and joules spent until then.
 
-    Each is known by the blocks that it was made from, and by what the one before it is known by; nothing is kept without a
-    ``place``.
+    A block's ``identity`` is a checksum of the two blocks that it was made from and of the identity before it. Without
+    a ``place`` nothing is kept.
     """
 
     place: Path | None
@@ -83,7 +84,7 @@ class KeptBlocks:
     restored: int = 0
 
     def restore(self, ours: Block, theirs: Block) -> Fit | None:
-        """Put the block's recovered tensors in place; None where they are not here."""
+        """Put the recovered tensors into the block ``ours`` and return its fit; None where they are not kept."""
         if self.place is None:
             return None
         total = zlib.crc32(self.identity.encode())
@@ -101,7 +102,7 @@ class KeptBlocks:
         return Fit(**found["fit"])
 
     def keep(self, ours: Block, fit: Fit, seconds: float, joules: float | None) -> None:
-        """Leave a block behind, whole or not at all."""
+        """Save a recovered block; the file appears only when it is complete."""
         if self.place is None:
             return
         self.place.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,10 @@ class KeptBlocks:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One recovered model: made from ``parent`` after ``dense``, by the settings of ``step``; ``turn`` is (number, of)."""
+    """The making of one recovered model: ``parent`` is trained towards ``dense`` by the settings of ``step``.
+
+    ``turn`` is the number of this model and how many the pass makes.
+    """
 
     dense: Checkpoint
     parent: Checkpoint
@@ -128,10 +132,10 @@ class Reconstruction:
 
     @heap.kept_for_reuse()
     def run(self, folder: Path) -> Evidence:
-        """Train, write and count.
+        """Train the blocks, write the model to ``folder``, and count its zeros.
 
-        Raises UnsupportedError where the models' blocks differ in number or width, ModelError where a pruned weight came back or
-        too little text is there.
+        Raises UnsupportedError where the models' blocks differ in number or width; ModelError where a pruned weight
+        came back, or there is too little text.
         """
         started, fits = time.perf_counter(), list[Fit]()
         with (
@@ -178,7 +182,7 @@ class Reconstruction:
         return replace(evidence, seconds=seconds, joules=joules, energy_source=source)
 
     def _comparable(self, theirs: int, ours: int) -> None:
-        """Raise UnsupportedError where the models' blocks, of which there are so many, differ in number or width."""
+        """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
         if theirs != ours:
             raise UnsupportedError(
                 f"{ours} blocks are left of {theirs}: which of them is to give what, is not known",
@@ -192,7 +196,7 @@ class Reconstruction:
             )
 
     def _evidence(self, folder: Path, fits: list[Fit], left_out: list[str]) -> Evidence:
-        """What was made, counted in the written files; raises ModelError where a pruned weight came back."""
+        """Return the evidence, counted in the written files. Raises ModelError where a pruned weight came back."""
         first, last = fits[0], fits[-1]
         read = sum(one.tokens for one in fits) // len(fits)
         words = [
@@ -211,12 +215,12 @@ class Reconstruction:
         return replace(result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share)
 
     def _earlier(self) -> KeptBlocks:
-        """What is kept of the same reconstruction."""
+        """Return the blocks that earlier processes kept of the same reconstruction."""
         told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.text.sha256])
         return KeptBlocks(self.context.resume(self.step) if self.context.resume else None, told)
 
     def _tell(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
-        """Say how much of all turns is done: ``done`` of this one's ``blocks``, ``trained`` of them in so many seconds."""
+        """Report progress over all turns: ``done`` of this one's ``blocks``, ``trained`` of them in ``seconds``."""
         if self.context.progress is None:
             return
         number, turns = self.turn
@@ -225,7 +229,10 @@ class Reconstruction:
         self.context.progress(number * blocks + done, turns * blocks, told)
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, BlockTensors]:
-        """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""
+        """Train one block to give the ``dense`` block's outputs; return what that achieved, and the block's parameters.
+
+        Raises ModelError where all of the text is held out.
+        """
         groups = list(range(len(block.samples)))
         held = max(1, round(self.step.settings["held_out"] * len(groups)))
         seen, unseen = groups[:-held], groups[-held:]
@@ -240,7 +247,7 @@ class Reconstruction:
             rows = block.samples[number]
             kept, target = block.mask(rows), dense.output(0, rows)
             lost = (block.forward(0, number, weights()) - target)[kept].square().sum(-1)
-            # Token by token: a few have states hundreds of times as large, and would be all that counts.
+            # A ratio for each token: a few have states hundreds of times as large, and would dominate a plain mean.
             return (lost / target[kept].square().sum(-1).clamp_min(TINY)).mean()
 
         def told() -> float:
@@ -268,12 +275,13 @@ class Reconstruction:
             sum(int(block.mask(block.samples[number]).sum()) for number in some) for some in (seen, unseen)
         )
         own, theirs = (sum(one.numel() for one in each.tensors.values()) for each in (block, dense))
-        # Two for each parameter and token of a forward pass, four of a backward one; both blocks once to give what the next read.
+        # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
+        # once more, to give the inputs of the next blocks.
         operations = own * (6.0 * tokens * done + 2.0 * looked * (done + 1)) + 2.0 * (own + theirs) * (tokens + looked)
         return Fit(block.side, block.index, tokens, done, operations, first, best), kept
 
     def _parameters(self, block: Block) -> tuple[list[torch.Tensor], Callable[[], BlockTensors]]:
-        """What is trained, and the block's parameters as a function of it. An entry of a matrix that is zero stays so."""
+        """Return the trained parameters, and a function from them to the block's. Zeros of matrices stay zeros."""
         stored = block.weights()
         train = self.step.settings["train"]
         matrices = {name for name, weight in stored.items() if weight.ndim > 1}

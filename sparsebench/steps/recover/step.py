@@ -1,4 +1,4 @@
-"""``recover`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+"""``recover`` as a step of a recipe: its settings in a manifest, and the pass that makes the recovered models."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from sparsebench.steps.recover import DENSE, OWN, PREDICTS, SEVERAL, teachers
 
 
 class Reconstruct(Settings):
-    """Block by block, each trained on calibration text to give what the dense model's block gives. Zeros stay zeros."""
+    """Train one block after another on calibration text to give the dense model's block outputs. Zeros stay zeros."""
 
     train: Literal["weights", "low_rank", "norms"] = "weights"
-    """All `weights` of the block; or a product of `rank` that is added to what stays of each matrix, beside norms and biases
-    (`low_rank`); or `norms` and biases alone."""
+    """What is trained. `weights`: all parameters of the block. `low_rank`: norms, biases, and a product of `rank` that
+    is added to the nonzero entries of each matrix. `norms`: norms and biases alone."""
     rank: Count = 16
     """With `low_rank`: columns of the one factor, rows of the other."""
     tokens: Count | None = None
-    """At most so many of the calibration text's tokens are read, in whole samples, those held out among them; default: all."""
+    """The most tokens of the calibration text that are read, in whole samples, held-out ones included; default: all."""
     epochs: Count = 5
-    """How often each block reads the text; the best of them stays, by windows that are held out, or none of them."""
+    """The most epochs for each block; its best weights by the held-out text, or the original ones, are kept."""
     batch: Count = 4
     """Samples of text in each step."""
     rate: float = 5e-4
-    """The learning rate (Adam) of the first step; it falls to 0 in a line."""
+    """The learning rate (Adam) of the first step; it falls to 0 linearly."""
     held_out: float = 0.125
     """The share of the text that is not trained on."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at."""
+        """Return the settings without those that this step ignores. Raises PydanticCustomError for one out of range."""
         if not 0 < self.rate < 1:
             raise wrong(f"a rate of {self.rate:g}", "a learning rate between 0 and 1, such as 5e-4", at="rate")
         if not 0 < self.held_out < 1:
@@ -45,25 +45,27 @@ class Reconstruct(Settings):
 
 
 class TrainingSettings(Settings):
-    """What training a whole model asks for, whatever its loss."""
+    """The settings of every training of a whole model, whatever its loss."""
 
     tokens: Count = 1_000_000
-    """How many tokens are trained on; the text is read again where it has fewer."""
+    """How many tokens are trained on; a shorter text is read again."""
     source: NonEmpty | None = None
-    """The text, in any notation that `calibration` takes; default: the calibration text's. A result is known by the content."""
+    """The text, in any notation that `calibration` takes; default: the manifest's calibration text. A result is
+    identified by the text's content, not by its name."""
     field: NonEmpty | None = None
     """The column that holds the text, where the source has columns."""
     target: NonEmpty | None = None
     """The column of what an encoder-decoder is to write; without one, each text is cut in two."""
     length: Count | None = None
-    """Tokens a sample; default: 512, or the model's maximum."""
+    """Tokens in a sample; default: 512, or the model's maximum if that is less."""
     held_out: float = 0.05
-    """The share of the samples that is not trained on: by them the best weights are chosen, or those before the training."""
+    """The share of the samples that is not trained on. The weights with the least loss on it are kept, even if they
+    are those from before the training."""
     evaluations: Count = 8
-    """How often the loss on these is looked at."""
+    """How often the loss on the held-out samples is measured during the training, besides once before it."""
     train: Literal["weights", "low_rank", "norms"] = "weights"
-    """All `weights`; or a product of `rank` that is added to what stays of each prunable matrix, beside norms and biases
-    (`low_rank`); or `norms` and biases alone."""
+    """What is trained. `weights`: all parameters. `low_rank`: norms, biases, and a product of `rank` that is added to
+    the nonzero entries of each prunable matrix. `norms`: norms and biases alone."""
     rank: Count = 16
     """With `low_rank`: columns of the one factor, rows of the other."""
     batch: Count = 8
@@ -71,19 +73,22 @@ class TrainingSettings(Settings):
     rate: float = 1e-4
     """The highest learning rate (AdamW)."""
     warm_up: float = 0.05
-    """The share of the steps in which the rate rises to it."""
+    """The share of the steps during which the learning rate rises to `rate`."""
     decay: Literal["linear", "cosine", "none"] = "linear"
-    """How it falls to 0 afterwards, if it does."""
+    """How the learning rate falls to 0 after the warm-up; `none` keeps it at `rate`."""
     weight_decay: float = 0.0
-    """AdamW's."""
+    """AdamW's weight decay."""
     clip: float = 1.0
-    """The longest gradient; a longer one is scaled to it."""
+    """The largest norm of the gradient; a larger gradient is scaled down to it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights are float32. `auto`: bfloat16 for a bfloat16 checkpoint where the machine has instructions for
-    it."""
+    """The precision of matrix products; weights are float32. `auto`: bfloat16 for a bfloat16 checkpoint where the
+    machine has instructions for it."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at."""
+        """Return the settings without those that this step ignores.
+
+        Raises PydanticCustomError for one out of range, or a `target` without a `field`.
+        """
         _between(self, "rate", 0, 1, "1e-4")
         _between(self, "held_out", 0, 1, "0.05")
         _between(self, "clip", 0, 1e9, "1.0")
@@ -96,39 +101,46 @@ class TrainingSettings(Settings):
 
 
 class Finetune(TrainingSettings):
-    """The whole model on its own loss: the next token, masked words, or what an encoder-decoder is to write. Zeros stay zeros."""
+    """Train the whole model on its own loss: next token, masked words, or decoder output. Zeros stay zeros."""
 
 
 LayerPair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 
 class Distill(TrainingSettings):
-    """The whole model, to say what the dense model says. Zeros stay zeros; any shape may have been cut but the vocabulary."""
+    """Train the whole model to reproduce the outputs of the dense model or other teachers. Zeros stay zeros. The model
+    may be smaller in any dimension but the vocabulary."""
 
     teacher: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = DENSE
-    """Who teaches: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A list is
-    several at once: the divergences from each are averaged; a list of lists is swept. A result is known by the content."""
+    """The teacher: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A
+    list names several teachers at once, and their divergences are averaged; a list of lists is swept. A result is
+    identified by the teachers' content."""
     alpha: float = 1.0
     """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
     alpha_schedule: Literal["none", "linear_decay", "linear_growth"] = "none"
-    """Whether that share falls from `alpha` to 0 while the model is trained, or grows from 0 to it, as TextBrewer's schedulers of
-    weights. The loss on what is held out has `alpha` all the time."""
+    """Whether that share falls from `alpha` to 0 during the training (`linear_decay`) or grows from 0 to `alpha`
+    (`linear_growth`), as in TextBrewer's weight schedulers. The loss on held-out text always uses `alpha`."""
     temperature: float = 1.0
-    """By which the logits of both are divided."""
+    """The number by which the logits of model and teacher are divided."""
     top_k: Annotated[int, Field(ge=0)] = 64
-    """Tokens of which the teacher's probability is looked at, the likeliest; all others count as one. They are asked for
-    once and kept on the disk while the training lasts. 0: all of the vocabulary, asked for at every step."""
+    """How many of the teacher's likeliest tokens are compared at each position; all others count as one token. Without
+    a `match`, they are computed once and kept on disk during the training. 0: the whole vocabulary, computed at every
+    step."""
     match: Literal["none", "hidden_mse", "cos", "attention_mse", "attention_ce", "fsp", "nst"] = "none"
-    """What else is compared inside, as TextBrewer calls it: hidden states, attention, or the flow between layers."""
+    """What else is compared, by TextBrewer's names: hidden states, attention, or the flow between layers."""
     match_weight: float = 1.0
-    """What that counts beside the rest of the loss."""
+    """The weight of that comparison in the loss."""
     layers: Literal["uniform", "last"] | LayerPair | Annotated[list[LayerPair], Field(min_length=1)] = "uniform"
-    """The layers that are compared: every one of the model's, with the teacher's spread evenly; or the last; or named pairs of
-    the model's and the teacher's, such as `[[1, 2], [2, 4]]`. They are numbered from 1; 0 is what the first one reads, which
-    has states alone. A list of such lists is swept."""
+    """The layers that `match` compares: each layer of the model with evenly spaced layers of the teacher (`uniform`);
+    the `last` of both; or pairs of a layer of the model and one of the teacher, such as `[[1, 2], [2, 4]]`. Layers are
+    numbered from 1. 0 is the input of the first one, which has hidden states but no attention. A list of such lists is
+    swept."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at."""
+        """Return the settings without those that this step ignores; one teacher in a list becomes a plain name.
+
+        Raises PydanticCustomError for a setting out of range, or settings that exclude each other.
+        """
         if not 0 <= self.alpha <= 1:
             raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
         _between(self, "temperature", 0, 1000, "2.0")
@@ -145,16 +157,16 @@ class Distill(TrainingSettings):
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """A plain list of teachers, or of pairs of layers, is one setting; lists of such lists are swept."""
+        """Return the sweep, in which a plain list of teachers, or of pairs of layers, is a single value."""
         return [together(given)]
 
 
 class Student(Strict):
-    """A smaller model by its numbers; a number that is left out is that of the model that it is made from."""
+    """The dimensions of a smaller model. Those left out are as in the original, the model that it is made from."""
 
     layers: Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    """How many blocks, which begin as evenly spaced blocks of the model that it is made from; or the list of those blocks, such
-    as `[0, 4, 8, 12]`. In an encoder-decoder the same in both stacks."""
+    """How many blocks; they start as evenly spaced blocks of the original. Or the list of the original's blocks to
+    start from, such as `[0, 4, 8, 12]`. In an encoder-decoder both stacks get the same."""
     hidden: Count | None = None
     """The hidden size."""
     neurons: Count | None = None
@@ -162,14 +174,14 @@ class Student(Strict):
     heads: Count | None = None
     """Heads of each attention."""
     key_heads: Count | None = None
-    """Heads of keys and values; default: in the proportion of the model that it is made from."""
+    """Heads of keys and values; default: in the same proportion to `heads` as in the original."""
     head_size: Count | None = None
     """The size of each head, where config.json has a key for it."""
     narrow: Literal["sliced", "random"] = "sliced"
-    """How a tensor begins that is smaller than the original: from evenly spaced rows and columns of it, or drawn at random."""
+    """How a tensor smaller than the original's starts: as evenly spaced rows and columns of it, or drawn at random."""
 
     def checked(self) -> None:
-        """Raises PydanticCustomError where nothing is described, or numbers do not go together."""
+        """Raise PydanticCustomError where no dimension is given, `layers` are out of order, or heads do not divide."""
         if not self.model_dump(exclude_none=True, exclude={"narrow"}):
             raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
         if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
@@ -179,15 +191,15 @@ class Student(Strict):
 
 
 class DistillInto(Distill):
-    """The whole model, or a smaller `student` of it, to say what the dense model says. Zeros stay zeros; any shape may have been
-    cut but the vocabulary."""
+    """Train the whole model, or a smaller `student` of it, to reproduce the outputs of the dense model or other
+    teachers. Zeros stay zeros. The model may be smaller in any dimension but the vocabulary."""
 
     student: Student | None = None
-    """A smaller model that is trained in its place and begins with weights taken from it, such as `{layers: 6, hidden: 384}`. To
-    have a criterion choose what goes, use `shrink` as a step before."""
+    """A smaller model to train instead, such as `{layers: 6, hidden: 384}`; it starts with weights of the original. To
+    let a criterion choose what is removed, use a `shrink` step before this one."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at."""
+        """Return the settings as ``Distill`` does, with the given dimensions of the student, which are checked."""
         found = super().complete(name)
         if self.student is None:
             return {key: value for key, value in found.items() if key != "student"}
@@ -196,7 +208,7 @@ class DistillInto(Distill):
 
 
 def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
-    """The values of a sweep, with a plain list of teachers, or of pairs of layers, as one of them."""
+    """Return the values of a sweep, with a plain list of teachers, or of pairs of layers, as a single value."""
     named, layers = given.get("teacher", ()), given.get("layers", ())
     several = len(named) > 1 and all(isinstance(one, str) for one in named)
     pairs = layers and all(isinstance(one, list) and isinstance(one[0], int) for one in layers)
@@ -210,17 +222,17 @@ def _between(own: Settings, key: str, low: float, high: float, example: str) -> 
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each way's settings, by its name."""
+    """Return the settings class of each kind of recovery, by name."""
     return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": DistillInto}
 
 
 def label(step: Step) -> str:
-    """``distill tokens=100000``: what differs from the defaults, the text by its name where it is not the usual one."""
+    """Return a label such as ``distill tokens=100000``: the name, and the settings that differ from their defaults."""
     return " ".join([step.name, *unusual(step.settings, settings()[step.name])])
 
 
 def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
-    """The settings of a training that differ from their defaults, each in a word."""
+    """Return a training's settings that differ from their defaults, as ``key=value`` words or by name."""
     fields = kind.model_fields
     told = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
     named = told.pop("source", None)
@@ -235,7 +247,7 @@ def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
 
 
 def text_name(named: str) -> str:
-    """The name of a text that a step reads; empty where it is the usual one."""
+    """Return the name of a text that a step reads; empty for the default calibration text."""
     from sparsebench.steps.calibration import DEFAULT
 
     text = of_text(named)
@@ -243,7 +255,7 @@ def text_name(named: str) -> str:
 
 
 def taught(own: Mapping[str, Any]) -> str:
-    """``taught by dense and wide``."""
+    """Return words such as ``taught by dense and wide``."""
     return "taught by " + " and ".join(of_text(one).name for one in teachers(own))
 
 
@@ -252,18 +264,25 @@ def _listed(value: Any) -> str:
 
 
 def passes(step: Step, blocks: int) -> float:
-    """A forward and a backward pass, of about twice the work, an epoch; the dense block's, and those before and behind."""
+    """Return how often the text passes through the model, counted in forward passes; 0 unless blocks are reconstructed.
+
+    An epoch takes three: a forward pass, and a backward pass at about twice the work. Three more: the dense block's,
+    and those before and after the training.
+    """
     return float(3 * step.settings["epochs"] + 3) if step.name == "reconstruct" else 0.0
 
 
 def at_most(step: Step) -> float:
-    """Tokens of the calibration text that are read."""
+    """Return the most tokens of the calibration text that are read; infinity for all."""
     return float(step.settings.get("tokens") or "inf")
 
 
 def trains(step: Step) -> float:
-    """Tokens in forward passes: three for each that is trained on, what is held out, and the teachers', as if each model were as
-    large as the dense one."""
+    """Return how many tokens pass through the model, counted in forward passes; 0 where blocks are reconstructed.
+
+    Each trained token takes three, and one more for every teacher; held-out tokens take one at each evaluation. Every
+    model is taken to be as large as the dense one.
+    """
     if step.name == "reconstruct":
         return 0.0
     own = step.settings
@@ -271,12 +290,12 @@ def trains(step: Step) -> float:
 
 
 def _asked(step: Step) -> int:
-    """How many teachers there are."""
+    """The number of teachers."""
     return 0 if step.name in OWN else len(teachers(step.settings))
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Why the model of a config.json cannot be trained as a step asks, and the way out, as far as that tells."""
+    """Return why a step cannot train the model of a config.json, and the way out; else empty strings."""
     own = step.settings
     if "alpha" not in own or family_of(config) != "encoder":
         return "", ""
@@ -286,8 +305,12 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def holds(step: Step) -> float:
-    """Weights, gradients and two moments in float32, the best weights, and the dense model; of ADMM a sparse copy, multipliers,
-    and once more the weights; of movement scores, and the weights with those that are gone."""
+    """Return the bytes per parameter that a training holds in memory; 0 where blocks are reconstructed.
+
+    Weights, gradients, two moments and the best weights take 20 (float32), each teacher in memory 4. ADMM (``elsa``)
+    adds a sparse copy, multipliers and another copy of the weights. Movement adds scores, and the weights including
+    pruned ones.
+    """
     if step.name == "reconstruct":
         return 0.0
     more = 12.0 * (step.name == "elsa") + 8.0 * (step.settings.get("by") == "movement")
@@ -297,10 +320,12 @@ def holds(step: Step) -> float:
 def run(
     parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
 ) -> None:
-    """Every recovered model of one pass, each into its folder; by a ``pruner`` weights go on the way (``prune: gradual``).
+    """Make every recovered model of one pass, each in its folder; a ``pruner`` (``prune: gradual``) prunes meanwhile.
 
-    Raises ModelError for a quantized parent, and for one that leaves weights out but by ``reconstruct`` of grouped neurons;
-    UnsupportedError where its blocks or its tokens are not the dense model's, or an oracle chooses its neurons.
+    Raises ModelError without the dense model or the calibration text, for a quantized parent, and for one that leaves
+    weights out. Grouped neurons, which leave weights out, are allowed in ``reconstruct`` alone. Raises UnsupportedError
+    where its vocabulary is not the dense model's, or an oracle chooses its neurons. A step that fails later, for
+    example because its blocks do not match the dense model's, is emitted as an error.
     """
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.grouped import experts_of
@@ -325,7 +350,7 @@ def run(
             raise UnsupportedError(
                 f"{parent}: its oracle chooses by weights that would be trained", "another `router` in `moefy`"
             )
-    # Where neither config.json says it, nothing is known to differ.
+    # Where neither config.json names a vocabulary size, both are None and count as equal.
     sizes = {{**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense)}
     if name not in OWN and len(sizes) > 1:
         raise UnsupportedError("the vocabulary is not the dense model's", "recover first, then trim")

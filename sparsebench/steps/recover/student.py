@@ -1,8 +1,9 @@
-"""A smaller model described by its own numbers, which begins with weights taken from the teacher.
+"""A smaller model, the student, described by its dimensions; it starts with weights taken from the teacher.
 
-Its block i begins as the teacher's block ``layers[i]``. A tensor of the same shape is taken whole. From a larger tensor evenly
-spaced rows and columns are taken (weight selection, Xu et al., 2311.18823), in whole heads and groups where heads are fewer; with
-``narrow: random`` it is drawn anew. A tensor that the teacher lacks is always drawn. The vocabulary stays.
+Its block i starts as the teacher's block ``layers[i]``. A tensor of the same shape is taken whole. From a larger tensor
+evenly spaced rows and columns are taken (weight selection, Xu et al., 2311.18823), in whole heads and groups where
+heads are fewer; with ``narrow: random`` the student's tensor is drawn instead. A tensor that the teacher lacks is
+always drawn. The vocabulary stays.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 Levels = tuple[int, ...]
-"""Sizes of nested runs of rows, the outermost first: groups of heads, heads of a group, entries of a head."""
+"""Sizes of nested runs of rows, the outermost first: groups of heads, heads in a group, entries in a head."""
 
 
 def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], seed: int, folder: Path) -> str:
-    """Write the untrained student of a ``teacher`` into ``folder``; gives a description of it.
+    """Write the untrained student of a ``teacher`` into ``folder``; return a description of it in words.
 
-    ``described`` are ``step.Student``'s settings, what was left out being absent. Raises UnsupportedError for an architecture
-    that is not declared, a setting that its config.json has no key for, a shape that transformers refuses, or one that is larger.
+    ``described`` are the settings of ``step.Student`` that were given. Raises UnsupportedError for an architecture that
+    is not declared, a setting without a key in its config.json, a shape that transformers refuses, or one larger than
+    the teacher's.
     """
     found = shape(teacher, family)
     if teacher.config.get(PER_LAYER) or dimensions(teacher.config).experts > 1:
@@ -67,7 +69,7 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
 
 
 def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:
-    """The teacher's blocks that the student's begin as: those named, or so many evenly, the first among them."""
+    """Return the teacher's blocks that the student's start as: those named, or evenly spaced ones from the first on."""
     where = f" of the {side}" if side else ""
     if layers is None:
         return list(range(count))
@@ -83,7 +85,7 @@ def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[i
 
 
 def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
-    """The teacher's config.json with the student's numbers, under all names that it has there."""
+    """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, how = found.checkpoint.config, found.how
     gone = {side: [one for one in range(found.blocks[side]) if one not in stay] for side, stay in blocks.items()}
     changed = writing.without(found, {side: some for side, some in gone.items() if some}).config
@@ -121,7 +123,7 @@ def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str
 
 
 def _kind(teacher: Checkpoint, family: Family) -> Any:
-    """The class whose tensors the student gets: with the head for masked words where the teacher's files hold one."""
+    """Return AutoModelForMaskedLM for an encoder whose files hold all of the masked-LM head; else None."""
     from transformers import AutoModelForMaskedLM
 
     if family != "encoder" or not has_masked_lm(teacher.config):
@@ -164,7 +166,11 @@ class _Draft:
     def given(
         self, own: PreTrainedModel, theirs: PreTrainedModel
     ) -> tuple[dict[str, Callable[[], torch.Tensor] | None], int, int]:
-        """For ``write_model``; how many parameters are taken, and how many there are."""
+        """Return the tensors to take from the teacher, how many parameters these are, and how many there are.
+
+        None in place of a tensor's function leaves the tensor out: the teacher's files lack it, though its class has
+        it.
+        """
         views = stored_views(theirs, self.teacher.tensors)
         there = theirs.state_dict()
         given: dict[str, Callable[[], torch.Tensor] | None] = {}
@@ -172,7 +178,7 @@ class _Draft:
         for name, tensor in own.state_dict().items():
             source = self._source(name, tensor, there)
             if source in there and source not in views:
-                given[name] = None  # the teacher's files lack it: a head or a pooler that nobody trained
+                given[name] = None  # the teacher's files lack it: an untrained head or pooler
                 continue
             if name not in own.all_tied_weights_keys:
                 total += tensor.numel()
@@ -185,12 +191,12 @@ class _Draft:
         return given, taken, total
 
     def _source(self, name: str, tensor: torch.Tensor, there: Mapping[str, Any]) -> str:
-        """The teacher's name of a tensor."""
+        """Return the teacher's name for a tensor of the student."""
         place = part(self._info(name, tuple(tensor.shape)), self.config, self.family)
         if place.layer is None or place.side not in self.blocks:
             return name
         found = moved(name, self.blocks[place.side][place.layer])
-        # T5's table of positions stands in the first block alone, wherever that comes from.
+        # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
         return name if name.endswith(POSITIONS) and found not in there else found
 
     def _info(self, name: str, dims: tuple[int, ...]) -> TensorInfo:
@@ -204,7 +210,10 @@ class _Draft:
         return tensor
 
     def _where(self, name: str, new: tuple[int, ...], old: tuple[int, ...]) -> list[torch.Tensor] | None:
-        """Which entries of the teacher's tensor are taken along each dimension; None where it is drawn."""
+        """Return the indices of the teacher's tensor to take along each dimension; None where the tensor is drawn.
+
+        Raises UnsupportedError where the student's tensor would be larger.
+        """
         import torch
 
         if len(new) != len(old) or any(one > other for one, other in zip(new, old, strict=True)):
@@ -228,11 +237,11 @@ class _Draft:
         return found
 
     def _grouped(self, kind: str, outward: bool) -> bool:
-        """Whether a tensor holds the rows of several matrices, so that its rows cannot be chosen without knowing their order."""
+        """Whether the rows belong to several matrices in one tensor, so that choosing among them needs their order."""
         return outward and kind in ("qkv", "kv", "gate_up")
 
     def _runs(self, kind: str, outward: bool | None) -> list[list[Levels]] | None:
-        """How the rows that a kind of matrix writes, or reads, are made up, in the student and in the teacher."""
+        """Return how a kind of matrix divides its outputs or inputs into runs, in student and teacher, if it does."""
         if outward is None or kind not in ("q", "k", "v", "qkv", "o", "gate_up"):
             return None
         if kind == "gate_up":
@@ -251,7 +260,7 @@ class _Draft:
 
 
 def _index(new: Sequence[Levels], old: Sequence[Levels]) -> torch.Tensor:
-    """The entries that are taken of runs one behind another: at every level so many, evenly, from the first on."""
+    """Return the entries to take from consecutive runs: at each level evenly spaced ones, from the first on."""
     import torch
 
     found, start = [], 0

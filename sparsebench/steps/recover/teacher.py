@@ -1,9 +1,9 @@
-"""What teachers say of the samples, at once or kept on the disk, and the loss that follows from it.
+"""Distillation: the teachers' outputs for the samples, computed at each step or kept on disk, and the student's loss.
 
-Of several, the loss is the mean of the divergences from each. Over the whole vocabulary the divergence from the mean of their
-probabilities differs from that by what does not depend on the student, so that its gradient is the same. Where the likeliest
-tokens are kept, each teacher's are its own, and so is what counts as all others. (TextBrewer's MultiTeacherDistiller averages
-logits, which is another mean of the same probabilities.)
+With several teachers, the loss is the mean of the divergences from each. Over the whole vocabulary, the divergence from
+the mean of their probabilities differs from this only by a term that does not depend on the student; the gradient is
+the same. Where only the likeliest tokens are compared, each teacher has its own, and its own rest. (TextBrewer's
+MultiTeacherDistiller averages logits, which is another mean of the same probabilities.)
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ PAIRED = {"fsp": losses.fsp, "nst": losses.nst}
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a model gives for some samples: ``logits`` (rows, length, vocabulary), None of an encoder; ``states`` before the first
-    block and after each, ``attentions`` of each block where they were asked for, of the side that the outputs belong to."""
+    """A model's outputs for some samples.
+
+    ``logits`` are (rows, length, vocabulary), None for an encoder. ``states`` are those before the first block and
+    after each block, ``attentions`` those of each block if they were requested; for an encoder-decoder both are the
+    decoder's.
+    """
 
     logits: torch.Tensor | None
     states: tuple[torch.Tensor, ...]
@@ -54,7 +58,7 @@ class ModelOutputs:
 def ask(
     model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], attentions: bool = False
 ) -> ModelOutputs:
-    """Run a model; of an encoder the body alone."""
+    """Run a model, for an encoder without its head, and return its outputs."""
     called: Any = model.base_model if family == "encoder" else model
     quiet = {} if family == "encoder" else {"use_cache": False}
     found = called(**given, **quiet, output_hidden_states=True, output_attentions=attentions)
@@ -65,8 +69,12 @@ def ask(
 
 
 class TeacherCache:
-    """One teacher's likeliest tokens at every place of the samples, in two files: ids int32 and logarithms float32, (samples,
-    length, k). What a killed process has left is not asked for again: what it wrote is the system's."""
+    """One teacher's likeliest tokens at every position of the samples, (samples, length, k), in two files: ids int32
+    and log probabilities float32. A third file notes which samples are done.
+
+    Samples that a killed process finished are not computed again: the system keeps what a process wrote to a mapped
+    file.
+    """
 
     def __init__(self, folder: Path, samples: int, length: int, count: int) -> None:
         shape = (samples, length, count)
@@ -75,14 +83,14 @@ class TeacherCache:
         self.done = _file(folder / "done.npy", np.bool_, (samples,))
 
     def put(self, rows: Sequence[int], ids: torch.Tensor, logs: torch.Tensor) -> None:
-        """Keep what was said of some samples."""
+        """Store a teacher's likeliest tokens for some samples."""
         length = ids.shape[1]
         self.ids[list(rows), :length] = ids.numpy()
         self.logs[list(rows), :length] = logs.numpy()
         self.done[list(rows)] = True
 
     def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What was said of some samples: ids int64 and logarithms."""
+        """Return the stored tokens of some samples: ids int64 and log probabilities float32."""
         return (
             torch.from_numpy(self.ids[list(rows), :length].astype(np.int64)),
             torch.from_numpy(np.array(self.logs[list(rows), :length])),
@@ -96,8 +104,10 @@ def _file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]
 
 
 def mapped(student: int, teacher: int, layers: str | list[list[int]], least: int = 0) -> list[tuple[int, int]]:
-    """The student's layers, from 1, each with the teacher's that it is compared with: all of them evenly, the last alone, or the
-    pairs that are named. Raises UnsupportedError for a pair that lies outside, or below the ``least`` number.
+    """Return pairs of a student's and a teacher's layer to compare: all evenly, the last, or named ones.
+
+    Layers are numbered from 1. Raises UnsupportedError for a pair with a number above the layers of its model or below
+    ``least``.
     """
     if layers == "last":
         return [(student, teacher)]
@@ -109,15 +119,16 @@ def mapped(student: int, teacher: int, layers: str | list[list[int]], least: int
                     f"pairs of the model's and the teacher's, from {least} on",
                 )
         return [(one, other) for one, other in layers]
-    # Of a much shallower teacher the first layers round to 0, which has states and no attention.
+    # With a much shallower teacher the first layers round to 0, which has states but no attention.
     return [(layer, max(least, round(layer * teacher / student))) for layer in range(1, student + 1)]
 
 
 @dataclass
 class Distillation:
-    """The loss of a student: what its logits (an encoder's last states) differ from the teachers', its own loss, and a match.
+    """The loss of a student: its divergence from the teachers (for an encoder, in states), its own loss, a match.
 
-    Without ``teachers`` all that is needed of them is ``kept``, each one's apart.
+    ``teachers`` are in memory and run at each step; ``kept`` holds the stored outputs of those that are not needed any
+    more.
     """
 
     model: PreTrainedModel
@@ -130,16 +141,16 @@ class Distillation:
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     parameters: float = 0.0
-    """Those that a token meets, of all teachers together."""
+    """How many parameters of all teachers together a token uses."""
     steps: int = 0
-    """Of the training."""
+    """The number of steps of the training."""
     asked: int = 0
-    """Tokens that each teacher was asked about, where what it says is kept."""
+    """Tokens for which each teacher's outputs are stored; 0 where teachers run at each step."""
 
     def prepare(self, seed: int, steps: int) -> None:
-        """Of a training of so many ``steps``: find which layers are matched, with a linear projection each where widths differ.
+        """Prepare a training of ``steps`` steps: pair the layers to match, with projections where widths differ.
 
-        Raises UnsupportedError where the match cannot be had of these two models.
+        Raises UnsupportedError where these models cannot be compared as the settings ask.
         """
         match, asked = self.settings["match"], self.settings
         if self.family == "encoder" and (asked["alpha"] < 1 or "alpha_schedule" in asked):
@@ -170,7 +181,7 @@ class Distillation:
         if match in FLOWS and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
         if match == "nst":
-            return  # its Gram matrices are of tokens
+            return  # its Gram matrices are (tokens, tokens), whatever the widths
         draw = torch.Generator().manual_seed(seed)
         for one, other in self.pairs:
             width, wanted = own.states[one].shape[-1], theirs.states[other].shape[-1]
@@ -190,7 +201,7 @@ class Distillation:
     def keep(
         self, teacher: PreTrainedModel, folder: Path, rows: Sequence[int], tell: Callable[[int, int], None]
     ) -> None:
-        """Ask a teacher for its likeliest tokens in all samples; afterwards it is not needed any more."""
+        """Store a teacher's likeliest tokens for the samples ``rows`` in ``folder``; it is not needed afterwards."""
         length = self.text.mask(range(self.text.samples)).shape[1]
         count = min(self.settings["top_k"], teacher.config.get_text_config().vocab_size)
         folder.mkdir(exist_ok=True)
@@ -216,14 +227,14 @@ class Distillation:
         return {name: tensor.to(self.device) for name, tensor in self.text.given(rows).items()}
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
-        """The loss on some samples."""
+        """Return the loss on some samples at step ``number``; -1 for held-out ones."""
         own, match = self.settings, self.settings["match"]
         given, mask = self._given(rows), self.text.mask(rows).to(self.device)
         said = ask(self.model, self.family, given, match in ATTENTION)
         theirs = [self._teach(one, given) for one in self.teachers]
         if self.family == "encoder":
             same = said.states[-1].shape[-1] == theirs[0].states[-1].shape[-1]
-            # Where widths differ, the match with its projections is all there is.
+            # Where widths differ, the match alone makes the loss.
             nothing = torch.zeros((), device=self.device)
             total = losses.relative(said.states[-1], theirs[0].states[-1], mask) if same else nothing
         else:
@@ -238,7 +249,7 @@ class Distillation:
         return total
 
     def alpha(self, number: int) -> float:
-        """The teacher's part in a step's loss; of what is held out (-1) the same all the time, so that its losses compare."""
+        """Return the teacher's share of a step's loss; constant for held-out text (-1), so that losses compare."""
         whole: float = self.settings["alpha"]
         way = self.settings.get("alpha_schedule")
         if way is None or number < 0:
@@ -248,7 +259,7 @@ class Distillation:
     def _divergence(
         self, logits: torch.Tensor, theirs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
     ) -> torch.Tensor:
-        """The mean of the divergences from each teacher."""
+        """Return the mean of the divergences from each teacher."""
         own, told = self.settings, []
         for said in theirs:
             assert said.logits is not None
@@ -262,7 +273,7 @@ class Distillation:
         return torch.stack(each).mean()
 
     def _matched(self, said: ModelOutputs, theirs: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
-        """The mean of the match over the layers, or over pairs of layers that follow one another."""
+        """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""
         match, attentive = self.settings["match"], self.settings["match"] in ATTENTION
         projections = iter(self.projections)
         compared: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -285,7 +296,7 @@ class Distillation:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The mean negative log-likelihood of the labels (rows, length), NONE left out, by logits (rows, length, vocabulary)."""
+    """Return the mean negative log-likelihood of labels (rows, length) other than NONE by logits (…, vocabulary)."""
     asked = labels != NONE
 
     def loss(piece: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

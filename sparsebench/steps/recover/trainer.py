@@ -1,8 +1,8 @@
 """The loop that trains a whole model: AdamW in float32, warm-up and decay, clipped gradients, the mask held at every step.
 
-Accelerate has the device. Every random choice is a function of the seed and of the step's number, and
-dropout stays off, so that weights, optimizer, schedule and the number of the step are all that a training is resumed from: it
-ends in the same weights, bit for bit on one machine.
+Accelerate manages the device. Every random choice is a function of the seed and the step's number, and dropout stays
+off. So weights, optimizer, schedule and step number are all that resuming needs, and a resumed training ends in the
+same weights, bit for bit on one machine.
 """
 
 from __future__ import annotations
@@ -41,42 +41,43 @@ CHECKPOINT_SECONDS = 300.0
 STATE = "training.pt"
 
 Loss = Callable[[Sequence[int], int], torch.Tensor]
-"""From the samples that run together and the number of the step (-1: none of training) to their mean loss."""
+"""Takes the samples that run together and the step's number (-1: an evaluation); returns their mean loss."""
 
 
 class Pruning:
-    """What makes zeros while weights are trained: here nothing does. Steps are counted from 0."""
+    """Hooks for pruning during the training; these do nothing. Steps are counted from 0."""
 
     def before(self, step: int) -> None:
-        """Called before the gradients of a step are."""
+        """Called before a step's gradients are computed."""
 
     def gradients(self, step: int) -> None:
-        """Called when they are there, those of zeros too."""
+        """Called when a step's gradients are computed; those of masked weights are not yet set to zero."""
 
     def pull(self, step: int) -> None:
-        """Called when gradients are clipped, before the optimizer takes its step."""
+        """Called after gradients are clipped, before the optimizer's step."""
 
     def after(self, step: int) -> None:
-        """Called when it has taken it."""
+        """Called after the optimizer's step."""
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
-        """While the model is looked at after so many steps: whether it is as sparse as it is to be."""
+        """Wrap the evaluation after ``step`` steps; yield whether the model has its final sparsity."""
         yield True
 
     def tensors(self) -> list[torch.Tensor]:
-        """What it must have again to go on."""
+        """Return the tensors that a resumed training must restore."""
         return []
 
 
 Pruner = Callable[["TrainedWeights", Any, int], Pruning]
-"""From the weights, their optimizer and the number of steps to what makes zeros on the way."""
+"""Takes the weights, their optimizer and the number of steps; returns the hooks that prune during the training."""
 
 
 class LowRank(nn.Module):
-    """A matrix as the stored one, which stays, plus a product of two factors wherever that one is not zero.
+    """A stored matrix, which is not trained, plus a product of two factors wherever the matrix is not zero.
 
-    As ``reconstruct`` has it, after PERP (2312.15230): W + M ⊙ (L R), where L begins at zero and R is normal.
+    After PERP (2312.15230): W + M ⊙ (L R), where L starts at zero and R is normal with a variance of 1 over the input
+    width.
     """
 
     live: torch.Tensor
@@ -91,28 +92,28 @@ class LowRank(nn.Module):
         self.register_buffer("live", stored != 0)
 
     def forward(self, stored: torch.Tensor) -> torch.Tensor:
-        """The matrix, of the same shape."""
+        """Return the matrix with the product added, in the shape of ``stored``."""
         found: torch.Tensor = stored + self.live * (self.left @ self.right)
         return found
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter of the model: where it is, and what it is of a stored tensor."""
+    """A parameter of the model: its module and attribute, and the view of the stored tensor that it holds."""
 
     module: nn.Module
     attribute: str
     view: View
 
     def value(self) -> torch.Tensor:
-        """As the model runs it."""
+        """Return the parameter as the model computes with it, with its low-rank product, if any."""
         found: torch.Tensor = getattr(self.module, self.attribute)
         return found
 
 
 @dataclass(frozen=True)
 class MaskedParameter:
-    """A prunable parameter, whose entries stay zero where ``gone`` is true; ``turned`` where it lies (in, out)."""
+    """A prunable parameter whose entries stay zero where ``gone`` is true; ``turned`` where its layout is (in, out)."""
 
     name: str
     parameter: nn.Parameter
@@ -120,17 +121,17 @@ class MaskedParameter:
     turned: bool
 
     def matrices(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Views of what has the parameter's shape, (out, in) each: one, or one for each expert."""
+        """Yield views of a tensor of the parameter's shape, (out, in) each: one, or one for each expert."""
         return (one.T if self.turned else one for one in (like if like.ndim == 3 else like[None]))
 
 
 class TrainedWeights:
-    """A model's parameters: which are trained, where a mask holds them, and what they are called in the checkpoint."""
+    """A model's parameters: which of them are trained, where masks hold them, and their names in the checkpoint."""
 
     def __init__(
         self, model: PreTrainedModel, parent: Checkpoint, family: Family, train: str, rank: int, seed: int
     ) -> None:
-        """Raises UnsupportedError for a prunable tensor that the model keeps in another form."""
+        """Raise UnsupportedError for a prunable tensor in another form in the model, or experts with ``low_rank``."""
         self.model, self.parent = model, parent
         places = parts(parent, family)
         views = stored_views(model, parent.tensors)
@@ -168,13 +169,13 @@ class TrainedWeights:
             self.trained.append(weight)
 
     def hold(self) -> None:
-        """Set gradients to zero where a mask is: without one, AdamW's step of a zero is exactly zero."""
+        """Set the gradients of masked entries to zero: AdamW then leaves a weight that is zero exactly at zero."""
         for held in self.held:
             if held.parameter.grad is not None:
                 held.parameter.grad.masked_fill_(held.gone, 0)
 
     def stored(self) -> dict[str, torch.Tensor]:
-        """The trained tensors under the names, and in the shapes and precisions, of the checkpoint."""
+        """Return the trained tensors with the checkpoint's names, shapes and precisions."""
         found: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             for weight in self.trained:
@@ -185,7 +186,7 @@ class TrainedWeights:
                     whole[slice(*view.rows)] = view.stored(value)
                 else:
                     found[view.tensor] = view.stored(value)
-        for name, twin in self.parent.ties.items():  # stored twice, and one in the model
+        for name, twin in self.parent.ties.items():  # tied: stored twice, but one parameter of the model
             if (name in found) != (twin in found):
                 found[name] = found[twin] = found[name if name in found else twin]
         return found
@@ -193,8 +194,9 @@ class TrainedWeights:
 
 @dataclass
 class State:
-    """How far a training is: steps done, seconds spent, the curve, the losses since its last point, the best weights, the
-    seconds before its first step, and all joules, None where no counter was read for a part of it."""
+    """The progress of a training: steps done, seconds spent, the losses since the curve's last point, the curve, the
+    best held-out loss and its weights, the seconds before the first step, and all joules (None where a part was not
+    counted)."""
 
     number: int = 0
     seconds: float = 0.0
@@ -208,8 +210,9 @@ class State:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: the tensors that changed, as they are stored; tokens read, in how many epochs; seconds; the loss on what
-    is held out of the weights that stay."""
+    """The result of a training: the changed tensors as they are stored (none where the first weights were best), the
+    curve, the tokens and epochs read, the seconds, ``best``, the held-out loss of the weights that are kept, and the
+    joules."""
 
     weights: dict[str, torch.Tensor]
     curve: tuple[Point, ...]
@@ -222,10 +225,10 @@ class Trained:
 
 @dataclass
 class Trainer:
-    """Trains ``weights`` by ``loss`` on the samples of ``text`` but the last ``held``.
+    """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held``.
 
-    Matrix products are in ``arithmetic``; ``extra`` are parameters that only the loss has; ``place`` is where
-    a killed training is found again, if anywhere.
+    ``arithmetic`` is the precision of matrix products, ``extra`` are parameters that only the loss has, and ``place``
+    is the folder from which a killed training is resumed, if any.
     """
 
     weights: TrainedWeights
@@ -239,15 +242,15 @@ class Trainer:
     extra: list[nn.Parameter] = field(default_factory=list)
     place: Path | None = None
     pruner: Pruner | None = None
-    """What makes zeros on the way, if anything does."""
+    """Makes the hooks that prune during the training, if any."""
     prepared: float = 0.0
-    """Seconds that were spent before: what the teachers said of the samples."""
+    """Seconds spent before the training, such as on the teachers' outputs."""
     joules: Callable[[], float | None] = lambda: None
-    """Joules since that began, where there is a counter."""
+    """Returns the joules since that preparation began; None without a counter."""
 
     @heap.kept_for_reuse()
     def run(self) -> Trained:
-        """Train. Raises ModelError where the loss is no number any more."""
+        """Train, or resume a killed training. Raises ModelError where the loss is not finite."""
         from transformers import get_scheduler
 
         own = self.step.settings
@@ -299,7 +302,7 @@ class Trainer:
         optimizer: Any,
         pruning: Pruning,
     ) -> None:
-        """One optimizer step over a batch, some samples at a time."""
+        """Take one optimizer step over a batch in groups. Raises ModelError where the loss is not finite."""
         optimizer.zero_grad()
         total, whole = sum(counts[place] for place in rows), 0.0
         for group in self.text.groups(rows):
@@ -324,9 +327,10 @@ class Trainer:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
 
     def _look(self, state: State, tokens: int, whole: bool) -> None:
-        """The loss on what is held out, and the weights if they are the best until now: none may be better than those before.
+        """Measure the held-out loss, add a point to the curve, and keep the weights if they are the best so far.
 
-        Only those count that are ``whole``: as sparse as they are to be.
+        Only weights at the final sparsity (``whole``) can be kept. Those before the first step count too: training may
+        not help.
         """
         counts = self.text.counts()
         rows = range(len(counts) - self.held, len(counts))
@@ -350,7 +354,7 @@ class Trainer:
 
     @property
     def _identity(self) -> str:
-        """What a training must have in common with one that it is resumed from: all that its weights follow from."""
+        """A checksum of all that decides the result: a training is resumed only from a state with the same one."""
         told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.held])
         total = zlib.crc32(told.encode())
         for tensor in (*vars(self.text.batch).values(), *(weight.value() for weight in self.weights.trained)):
@@ -359,7 +363,7 @@ class Trainer:
         return f"{total:08x}"
 
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
-        """Leave the state behind, whole or not at all."""
+        """Save the state; the file appears only when it is complete."""
         assert self.place is not None
         partial = self.place / f"{STATE}.{os.getpid()}"
         whole = {
@@ -375,7 +379,7 @@ class Trainer:
         partial.replace(self.place / STATE)
 
     def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
-        """What a killed process has left of the same training, put in place; None where there is nothing."""
+        """Restore what a killed process saved of the same training; return its state, or None without one."""
         self.identity = self._identity if self.place else ""
         if self.place is None or not (self.place / STATE).is_file():
             return None
@@ -393,5 +397,5 @@ class Trainer:
 
 
 def _sum(earlier: float | None, joules: float | None) -> float | None:
-    """Of two processes that did one training; None where one had no counter."""
+    """Return the joules of two processes that did one training; None where one of them had no counter."""
     return None if earlier is None or joules is None else earlier + joules

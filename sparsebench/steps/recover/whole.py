@@ -1,7 +1,8 @@
-"""``finetune`` and ``distill``: the whole model trained, on its own loss or to say what the dense model says.
+"""``finetune`` and ``distill``: the whole model is trained, on its own loss or to reproduce its teachers' outputs.
 
-Published runs read far more than a machine without a GPU can: Sheared LLaMA (2310.06694) goes on pretraining its shrunk models
-for 50 billion tokens, Minitron (2407.14679) distils into its own for 94 billion. A run under a hundredth of that says so.
+Published runs read far more text than a machine without a GPU can: Sheared LLaMA (2310.06694) continues to pretrain its
+shrunk models on 50 billion tokens, Minitron (2407.14679) distils on 94 billion. A run on less than a hundredth of that
+says so.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ PUBLISHED = {
     "movement": 10 * 88_524 * 384,
     "gates": 3200 * 32 * 4096,
 }
-"""Tokens that these papers train on, and those of what prunes on the way."""
+"""Tokens that the published runs train on: of the papers above, and of methods that prune during training."""
 CHANGING = {"rigl": 25_000}
-"""Steps in which masks of a published run change that reads no tokens."""
+"""Steps during which the masks of a published run change, for a method whose run is not counted in tokens."""
 FEW = 0.01
 
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """A model's loss on its own predictions: of the next token, or of masked words where ``words`` says how."""
+    """A model's loss on its own predictions: of the next token, or of masked tokens where ``words`` is given."""
 
     model: PreTrainedModel
     text: TrainingText
@@ -63,10 +64,10 @@ class OwnLoss:
     words: WordMasking | None = None
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
-        """The mean over what is predicted in some samples."""
+        """Return the mean loss over the predicted tokens of some samples."""
         given = self.text.given(rows)
         if self.words:
-            # Another draw at every step, and always the same one for the same samples at the same step.
+            # Each step draws other tokens; the same samples at the same step always get the same draw.
             seed = self.seed + (number + 1) * 1_000_003 + rows[0]
             given["input_ids"], labels = self.words.masked(given["input_ids"], given["attention_mask"], seed)
             quiet = {}
@@ -78,26 +79,26 @@ class OwnLoss:
 
 @dataclass(frozen=True)
 class Training:
-    """One model trained as a whole: made from ``parent`` after ``dense``, by the settings of ``step``."""
+    """The training of one whole model, ``parent``, by the settings of ``step``; ``dense`` may be its teacher."""
 
     dense: Checkpoint
     parent: Checkpoint
     step: Step
     context: Context
     pruner: Callable[..., Pruning] | None = None
-    """From the step's settings and what a ``Pruner`` takes to what makes zeros on the way, if anything does."""
+    """Takes the step's settings and a ``Pruner``'s arguments; returns the hooks that prune in training, if any."""
 
     def run(self, folder: Path, kept: Callable[[Checkpoint, str], int] | None = None) -> Evidence:
-        """Train, write and count; ``kept`` counts the zeros of the parent that a written checkpoint has as well.
+        """Train the model, write it, and count its zeros; ``kept`` counts the parent's zeros in it.
 
-        Raises UnsupportedError for a model that has no such loss, ModelError where the loss is no number any more, or a pruned
+        Raises UnsupportedError for a model without such a loss; ModelError where the loss is not finite, or a pruned
         weight came back.
         """
         own, family = self.step.settings, self.context.family
         model = self._student()
         text, held = draw(self.step, self.context, self.parent.config)
         with self._place(folder) as place:
-            # Before the clock runs: fetching is no part of a training.
+            # Before the clock starts: fetching teachers is no part of a training.
             taught_by = [] if self.step.name in OWN else self._taught_by(place)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
@@ -129,7 +130,7 @@ class Training:
         )  # fmt: skip
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
-        """Write the trained tensors, and the others as they are; gives what else a reader must know."""
+        """Write the trained tensors and, unchanged, all others; return notes for a reader, such as on omitted code."""
         with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
             for name in list(writer.missing):
                 changed = weights.get(name)
@@ -138,7 +139,10 @@ class Training:
         return [told(writer.left_out)]
 
     def _a_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
-        """How many parameters a token meets, tied ones once: of two stacks each side's, by its share of the text's tokens."""
+        """Return how many parameters a token uses, tied ones once.
+
+        In an encoder-decoder each side's parameters are weighted by the side's share of the text's tokens.
+        """
         places, share = parts(checkpoint, self.context.family), dict[str, float]()
         if self.context.family == "encoder-decoder":
             encoder = int(text.batch.attention_mask.sum()) / sum(text.counts())
@@ -147,7 +151,7 @@ class Training:
         return sum(info.numel * share.get(places[info.name].side, 1.0) for info in met)
 
     def _budget(self, trained: Trained) -> str:
-        """What the published run had, where this one had less than a hundredth of it."""
+        """Return a note on the published run's tokens or steps where this run had less than a hundredth of them."""
         what, steps = self.step.settings.get("by", self.step.name), trained.curve[-1].step
         if trained.tokens < FEW * PUBLISHED.get(what, 0):
             return f"{trained.tokens:,} tokens, where the published run read {PUBLISHED[what]:,}"
@@ -156,7 +160,7 @@ class Training:
         return ""
 
     def _student(self) -> PreTrainedModel:
-        """The model to be trained, in float32 and without dropout. Raises UnsupportedError where it has no loss of its own."""
+        """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
         config = self.parent.config
         if self.step.name not in OWN or self.context.family != "encoder":
             return load_model(self.parent.folder, self.context.family, "float32")
@@ -170,7 +174,7 @@ class Training:
     def _trainer(
         self, model: PreTrainedModel, text: TrainingText, held: int, place: Path, taught_by: Sequence[Path]
     ) -> tuple[Trainer, Any]:
-        """The loop, and its loss; what the teachers say is asked for here, where it is kept."""
+        """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
         own, seed, family = self.step.settings, self.context.seed, self.context.family
         from accelerate import Accelerator
 
@@ -203,9 +207,10 @@ class Training:
         ), loss  # fmt: skip
 
     def _taught_by(self, place: Path) -> list[Path]:
-        """The folder of each teacher, made from its source in ``place`` where it is not the dense model.
+        """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``place``.
 
-        Raises UnsupportedError for one that does not read text as the same tokens.
+        Raises ModelError without a way to fetch its source (outside of a manifest), UnsupportedError for another
+        tokenizer.
         """
         found = []
         for number, named in enumerate(teachers(self.step.settings)):
@@ -216,7 +221,7 @@ class Training:
             if self.context.fetch is None:
                 raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
             fetched = self.context.fetch(source.source)
-            # What lies in a folder of the user's may change meanwhile.
+            # A folder of the user's is copied, not linked: it may change during the training.
             link = sources.parse(source.source).kind != "path"
             folder = prepare(fetched, place / f"teacher-{number}", self.context.family, link=link)
             rows = [dimensions(one.config).vocabulary for one in (Checkpoint(folder), self.parent)]
@@ -232,13 +237,17 @@ class Training:
             self.context.progress(done, total, "samples shown to a teacher")
 
     def _arithmetic(self) -> str:
-        """The precision of matrix products."""
+        """Return the precision of matrix products."""
         stored = precision.of_config(self.parent.config) or "float32"
         return environment.training_arithmetic(stored, self.step.settings["precision"], self.context.device)
 
     @contextmanager
     def _place(self, folder: Path) -> Iterator[Path]:
-        """Where the loop and the teacher keep what they need: found again after a kill, where the run has a folder for that."""
+        """Yield the folder for the loop's state and the teachers' outputs.
+
+        A run with a ``resume`` folder uses that one, so that a killed process's files are found; else the folder is
+        temporary.
+        """
         if self.context.resume is None:
             with temporary(folder.parent / ".training") as place:
                 yield place
@@ -256,9 +265,9 @@ def run(
     folder: Path,
     pruner: Callable[..., Pruning] | None,
 ) -> Evidence:
-    """Train the model of ``checkpoint``, or the student that its settings describe, by one step, into ``folder``.
+    """Train the model of ``checkpoint``, or the student that the step describes, and write it into ``folder``.
 
-    Raises as ``Training.run`` and ``student.write``.
+    Raises ModelError without a source of text, and what ``Training.run`` and ``student.write`` raise.
     """
     if context.draw is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")

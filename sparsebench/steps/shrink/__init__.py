@@ -1,1 +1,1 @@
-"""``shrink`` as a step of a recipe: whole blocks, neurons and heads that really go, on models that stock transformers loads."""
+"""``shrink`` as a step of a recipe: it removes blocks, neurons, heads, experts or hidden channels from the tensors."""

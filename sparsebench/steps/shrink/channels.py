@@ -1,13 +1,13 @@
-"""Hidden channels that go, the same ones everywhere: score them, find how many stay, and write the smaller model.
+"""Remove hidden channels, the same ones everywhere: score them, find how many stay, and write the smaller model.
 
-With x what a matrix of a block reads, channel by channel, and y what it writes into the states:
+With x_j what a matrix of a block reads in channel j:
 
-    l1, l2      Σ|w|, or √Σw², over everything that would go: tables and the output head too, biases and norms not
-    activation  Σ √(mean of x_j² over the tokens), of what attention and feed-forward part of each block read, as Minitron ranks
-                its embedding channels (Muralidharan et al. 2024): behind the norms, where blocks have them first
+    l1, l2      Σ|w|, or √Σw², over all that would go, embeddings and output head too, without biases and norms
+    activation  Σ √(mean of x_j² over the tokens) over the inputs of each block's attention and feed-forward part, as
+                Minitron ranks its embedding channels (Muralidharan et al. 2024): after the norm where it comes first
     taylor      Σ |Σ W_:j·∂L/∂W_:j| over the matrices W that read channel j, plus |Σ V_j:·∂L/∂V_j: + b_j·∂L/∂b_j| over all
-                V that write it together, added up over batches: what a neuron's score is, of all blocks
-    random      drawn
+                V that write it together, summed over batches: the score of a neuron, taken over all blocks
+    random      drawn at random
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def make(
     shape: ModelShape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit
 ) -> None:
-    """Make every hidden size that is asked for of one model by one criterion; ``emit`` gets the result or the error of each."""
+    """Make every hidden size that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
     work = _ChannelPass(shape, context, text)
     made: dict[Step, list[str]] = {}
@@ -59,7 +59,7 @@ def make(
 
 
 def _made(work: _ChannelPass, step: Step, folder: Path) -> list[str]:
-    """Cut the model in equal parts, each scored on what the one before has left; what a reader must know."""
+    """Cut the model in equal parts, each scored on what the last one left; return the notes for its variant."""
     shape, hidden, cuts = work.shape, work.axis.units, int(step.settings["iterations"])
     count, each = staying(shape, work.axis, step), residual.multiple(shape)
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
@@ -74,7 +74,7 @@ def _made(work: _ChannelPass, step: Step, folder: Path) -> list[str]:
 
 
 def staying(shape: ModelShape, axis: Axis, step: Step) -> int:
-    """How many channels stay, in multiples of what the step and transformers ask for.
+    """Return how many channels stay, in multiples of what the step and transformers require.
 
     Raises UnsupportedError where hidden channels hold too few parameters or operations for the share.
     """
@@ -97,7 +97,7 @@ def staying(shape: ModelShape, axis: Axis, step: Step) -> int:
 
 @dataclass
 class _ChannelPass:
-    """A model whose channels go; after a first cut, Taylor's ``answers`` are still those that the whole model drew."""
+    """A model whose channels go. After a first cut, Taylor's ``answers`` are still those drawn from the whole model."""
 
     shape: ModelShape
     context: Context
@@ -107,12 +107,12 @@ class _ChannelPass:
 
     @cached_property
     def axis(self) -> Axis:
-        """The channels. Raises UnsupportedError, by name, where none can go."""
+        """The axis of hidden channels. Raises UnsupportedError, naming the model type or tensor, where none can go."""
         return residual.channels(self.shape, self.context.family)
 
     @cached_property
     def model(self) -> WholeModel:
-        """The model in memory, for what reads the text through all of it."""
+        """The whole model in memory, for Taylor's scores and for rescaling."""
         return WholeModel.load(self.shape.checkpoint.folder, self.context.family, self.batch, self.context.dtype)
 
     @property
@@ -121,11 +121,11 @@ class _ChannelPass:
         return self.text.batch
 
     def after(self, folder: Path) -> _ChannelPass:
-        """The same work on what a cut has left in ``folder``."""
+        """Return the pass for the model that a cut has written to ``folder``."""
         return _ChannelPass(shape_of(Checkpoint(folder), self.context.family), self.context, self.text, self.answers)
 
     def scores(self, step: Step) -> torch.Tensor:
-        """Of each channel its score, (channels,) float64; worked out once for all settings that share it."""
+        """Return each channel's score, (channels,) float64; computed once for all settings that share it."""
         labels = step.settings.get("labels", "")
         if labels not in self.scored:
             self.scored[labels] = self._scores(step.name, labels)
@@ -141,7 +141,7 @@ class _ChannelPass:
             return scores.norms(self.shape, [once], int(name[1]), context.progress)[once]
         if name == "taylor":
             matrices = tuple(cut for cut in axis.cuts if self.shape.places[cut.tensor].prunable)
-            # Of all blocks at once what of one block is a neuron: columns that read it, and rows that make it.
+            # A channel is scored as one neuron of all blocks at once: columns that read it, and rows that make it.
             neurons = replace(axis, kind="neurons", cuts=matrices)
             return scores.taylor(self.model, [neurons], labels, context.seed, context.progress, self.answers)[neurons]
         reading = _ChannelScorer(axis)
@@ -151,7 +151,7 @@ class _ChannelPass:
         return reading.found
 
     def cut(self, step: Step, count: int, folder: Path) -> list[str]:
-        """Write the model with the ``count`` channels that matter most; what a reader must know of the folder."""
+        """Write the model with the ``count`` channels that score highest; return the notes for its variant."""
         shape, checkpoint = self.shape, self.shape.checkpoint
         stay = choosing.best(self.scores(step), count)
         smaller = writing.Smaller(shape, {self.axis: stay}, config=residual.words(checkpoint.config, count))
@@ -174,7 +174,7 @@ class _ChannelPass:
 
 
 class _ChannelScorer:
-    """What blocks read of each channel, by the root of its mean square."""
+    """Scores by ``activation``: the root mean square of each channel in what the blocks read, summed."""
 
     def __init__(self, axis: Axis) -> None:
         import torch
@@ -183,7 +183,7 @@ class _ChannelScorer:
         self.found = torch.zeros(axis.units, dtype=torch.float64)
 
     def visit(self, block: Block) -> None:
-        """Look at one block of the replay; what several matrices read counts once."""
+        """Score one block of the replay; an input that several matrices read counts once."""
         names = [cut.tensor for _, cut in scores.outputs_in([self.axis], block)]
         seen = block.observe(0, gram=False, names=names)
         for inputs in {id(one): one for one in seen.values()}.values():

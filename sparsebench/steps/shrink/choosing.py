@@ -1,4 +1,4 @@
-"""How many neurons and heads stay, the same in every block, and which: those with the highest scores."""
+"""How many neurons, heads and experts stay, and which ones: those with the highest scores."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Of = Literal["neurons", "heads", "both", "experts"]
 ROUTED = ("frequency", "reap")
 """Criteria of whole experts: how often, and how strongly, text is routed to them."""
 DOCUMENTS, LENGTH = 128, 512
-"""Labelled documents that are read where nothing says how many, and tokens at which each is cut."""
+"""The default number of labelled documents to read, and the number of tokens to which each is cut."""
 ALIGNED = 8
-"""An expert's neurons are a multiple of this: transformers hands fused experts to torch's `grouped_mm`, which wants rows of whole
-16 bytes, also of two-byte weights."""
+"""An expert's number of neurons is a multiple of this: transformers runs fused experts with torch's `grouped_mm`, whose
+rows must be multiples of 16 bytes, for two-byte weights too."""
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """What one step asks for: the share of the blocks' ``parameters`` or ``operations`` that stays, the share to ``keep`` of each
-    axis, or how many ``neurons`` of each block or expert, ``heads`` of each attention and ``experts`` of each block stay."""
+    """What one step asks to keep: a share of the blocks' ``parameters`` or ``operations``, a share of each axis
+    (``keep``), or a number: of ``neurons`` per block or expert, ``heads`` per attention, ``experts`` per block."""
 
     of: Of
     parameters: float | None = None
@@ -46,20 +46,21 @@ class Cutting:
 
 
 def by_labels(step: Step) -> bool:
-    """Whether a step looks at labelled documents."""
+    """Whether a step scores on labelled documents."""
     return bool(step.settings.get("labels") == "task")
 
 
 def kinds_of(of: Of) -> tuple[AxisKind, ...]:
-    """Which axes are meant."""
+    """Return the kinds of axes that ``of`` means."""
     return ("heads", "neurons") if of == "both" else (of,)
 
 
 def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
-    """How many elements of every axis stay: the same share of all, heads in whole groups, at least one.
+    """Return how many elements of every axis stay: the same share of all, heads in whole groups, at least one.
 
-    Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where so many parameters
-    or operations cannot go that way, where there are not so many elements, or an axis cannot be cut at all.
+    Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where the axes hold
+    too few parameters or operations for the share, where they have fewer elements than asked for, or where one cannot
+    be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(wanted.of)}
     if wanted.neurons or wanted.heads or wanted.experts:
@@ -106,34 +107,32 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
 
 
 def alignment(axes: Iterable[Axis]) -> int:
-    """What the number of neurons that stay is a multiple of."""
+    """Return what the number of remaining neurons is a multiple of: ``ALIGNED`` if any axis is an expert's, else 1."""
     return ALIGNED if any(axis.within for axis in axes) else 1
 
 
 def fitting_experts(shape: ModelShape, axis: Axis) -> list[int]:
-    """The numbers of experts that can stay: as many in each group that the router knows, and enough for a token's choice.
-
-    Raises UnsupportedError for an axis of which none can go.
-    """
+    """Return the numbers of experts that can stay: as many in each of the router's groups, and enough for one token."""
     groups, mixture = expert_groups(shape), shape.how.mixture
     assert mixture is not None
     chosen = int(stated(shape.checkpoint.config, mixture.chosen))
     taken = int(stated(shape.checkpoint.config, mixture.taken)) if mixture.taken else 1
-    # Routers that know groups compare the sums of their two best.
+    # Routers with groups compare them by the sum of each group's two best experts.
     least = max(2, -(-chosen // taken)) if mixture.groups else chosen
     return list(range(groups * least, axis.units + 1, groups))
 
 
 def expert_groups(shape: ModelShape) -> int:
-    """In how many groups a router chooses its experts."""
+    """Return the number of groups into which routers divide their experts; 1 without groups."""
     mixture = shape.how.mixture
     return int(stated(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
 
 
 def costs(shape: ModelShape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis, int], int]:
-    """What an element of each axis costs, and what all blocks do: in parameters, or in floating-point operations a token.
+    """Return the cost of one element of each axis, and of all blocks: in parameters, or in operations per token.
 
-    A matrix takes two of these for each weight, attention four for each value that o reads and token that is looked at.
+    A matrix takes two operations for each weight. Attention takes four for each value that o reads and each token
+    attended to.
     """
     tensors = shape.checkpoint.tensors
     if key == "parameters":
@@ -155,7 +154,8 @@ def costs(shape: ModelShape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis,
 
 
 def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:
-    """So many neurons (in multiples of ``step``) or experts, or so many heads in groups, of an axis."""
+    """Return how many elements of an axis are ``count`` neurons, experts or heads. Raises UnsupportedError where so
+    many cannot stay: neurons in multiples of ``step``, heads in whole groups."""
     if axis.kind == "neurons":
         fitting = [*range(step, axis.units // axis.times + 1, step)]
         said = f"at most {fitting[-1]}" if step == 1 else f"multiples of {step} up to {fitting[-1]}"
@@ -173,12 +173,12 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
 
 
 def _nearest(counts: Iterable[int], wanted: float) -> int:
-    """Of two as near, the larger."""
+    """Return the count nearest to ``wanted``, the larger of two that are equally near."""
     return min(counts, key=lambda count: (abs(count - wanted), -count))
 
 
 def _fitting(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
-    """The numbers of groups of heads that config.json can say."""
+    """Return the numbers of groups of heads that config.json can state."""
     how = shape.how.heads
     assert how is not None
     heads, groups, _ = _heads_of(shape)
@@ -189,11 +189,11 @@ def _fitting(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
 def part_way(
     shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
 ) -> dict[Axis, int]:
-    """How many elements stay after ``cut`` of ``cuts`` equal cuts, heads as config.json can say."""
+    """Return how many elements stay after ``cut`` of ``cuts`` equal cuts; numbers of heads fit config.json."""
     found: dict[Axis, int] = {}
     for axis, last in numbers.items():
         step = axis.times * (alignment(numbers) if axis.kind == "neurons" else 1)
-        # What is there need not be a multiple of the step, but what stays must be.
+        # The number before the cut need not be a multiple of the step, but the number that stays must be.
         full = -(-axis.units // step) * step
         count = min(axis.units, full - round((full - last) * cut / cuts / step) * step)
         if axis.kind == "heads":
@@ -206,9 +206,9 @@ def part_way(
 def spread(
     numbers: Mapping[Axis, int], scores: Mapping[Axis, torch.Tensor], tensors: Mapping[str, TensorInfo], joint: bool
 ) -> dict[Axis, list[int]]:
-    """The elements with the highest scores of all blocks, as many as ``numbers`` are together; one stays in each.
+    """Return the elements with the highest scores across all blocks: ``numbers`` in total, at least one per axis.
 
-    Neurons and heads are ranked apart, or ``joint``, an element counting as many parameters as it has (FLAP).
+    Neurons and heads are ranked apart or, if ``joint``, together within one budget of parameters (FLAP).
     """
     kinds = {axis.kind for axis in numbers}
     kept: dict[Axis, list[int]] = {}
@@ -221,7 +221,7 @@ def spread(
         stay: dict[Axis, list[int]] = {axis: [] for axis in axes}
         for _, _, _, unit, axis in sorted(order, key=lambda one: one[:4]):
             cost = axis.cost(tensors)
-            # To the nearest whole element.
+            # Round to the nearest whole element.
             if stay[axis] and budget < cost / 2:
                 break
             stay[axis].append(unit)
@@ -231,7 +231,8 @@ def spread(
 
 
 def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
-    """The ``count`` elements with the highest scores (units,), in order, as many of each group; of equal ones the first stay."""
+    """Return the ``count`` elements with the highest scores (units,), in order, as many of each group; ties go to the
+    elements that come first."""
     import torch
 
     order = torch.argsort(scores.double().reshape(groups, -1), dim=1, descending=True, stable=True)
@@ -240,11 +241,11 @@ def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
 
 
 def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
-    """What config.json says of a model with these elements: where stock transformers can say it, one number for all blocks, else
-    each block's own in ``per_layer_config``.
+    """Return the keys of config.json that change for a model with these elements: one number for all blocks where stock
+    transformers can express that, otherwise each block's own in ``per_layer_config``.
 
-    Raises UnsupportedError for widths that differ in an encoder-decoder, whose blocks that key cannot tell apart, and in a
-    mixture of experts.
+    Raises UnsupportedError for widths that differ between the blocks of a mixture of experts or of an encoder-decoder,
+    whose two stacks ``per_layer_config`` cannot tell apart, and for experts or neurons of experts that cannot be run.
     """
     how, config = shape.how, shape.checkpoint.config
     changed: dict[str, Any] = {}
@@ -287,13 +288,13 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
 
 
 def _said_once(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
-    """Whether config.json can say for all blocks at once how many groups of heads stay."""
+    """Whether one number in config.json can state for all blocks how many groups of heads stay."""
     axis, count = next(iter(left.items()))
     return bool(shape.how.heads and shape.how.heads.size) and count in _fitting(shape, axis, uneven=False)
 
 
 def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> None:
-    """Raises UnsupportedError where a router could not choose among the experts that stay."""
+    """Raise UnsupportedError where a router could not choose among the experts that stay."""
     groups = expert_groups(shape)
     for axis, stay in kept.items():
         if axis.kind != "experts":
@@ -308,12 +309,12 @@ def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> Non
 
 
 def _heads_of(shape: ModelShape) -> tuple[int, int, int]:
-    """Heads, groups and a head's size as config.json has them for all blocks."""
+    """Return the number of heads and of groups, and a head's size, as config.json states them for all blocks."""
     return sizes(shape.checkpoint.config, shape.how)
 
 
 def _words(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dict[str, int]:
-    """So many elements in config.json's words."""
+    """Return the keys of config.json that state ``count`` elements."""
     if kind != "heads":
         return {key: count}
     how = shape.how.heads
@@ -324,7 +325,8 @@ def _words(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dict[str,
 
 
 def told(shape: ModelShape, left: Mapping[Axis, int]) -> str:
-    """What stays, in words: ``of each block 1229 of 1536 neurons and 6 of 9 heads stay, 20.0% of the blocks' parameters go``."""
+    """Return a note, such as ``1229 of 1536 neurons and 6 of 9 heads of each block stay; 20.0% of the blocks'
+    parameters went``."""
     words = []
     for kind in ("neurons", "heads", "experts"):
         heads, groups, _ = _heads_of(shape) if kind == "heads" and shape.how.heads else (1, 1, 1)

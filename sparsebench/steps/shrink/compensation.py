@@ -1,4 +1,4 @@
-"""What makes up for the elements that went: a bias with their mean (FLAP), or the columns that stay refitted to the text."""
+"""Compensation for what went: a bias with its mean output (FLAP), or the columns that stay, refitted to the text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 _GROUPS = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up", "down")}
-"""The matrices to which a switch in config.json gives biases together."""
+"""By kind of output matrix, the matrices that one switch in config.json gives biases together."""
 
 
 def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], list[str]]:
-    """The switches of config.json that give every output matrix a bias, and the biases that the checkpoint lacks.
+    """Return the config.json switches that give every output matrix a bias, and the biases that the checkpoint lacks.
 
     Raises UnsupportedError, by name, where an output matrix cannot have one.
     """
@@ -51,14 +51,14 @@ def _bias(weight: str) -> str:
 
 
 def mean_output(weights: torch.Tensor, mean: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
-    """W·(mean ⊙ gone) (out,) float32: what the columns that go gave on average (FLAP)."""
+    """Return W·(mean ⊙ gone), (out,) float32: the mean output of the columns that go (FLAP)."""
     gone = mean.clone()
     gone[stay] = 0
     return (weights.double() @ gone).float()
 
 
 def columns(axis: Axis, cut: Cut, stay: Iterable[int], length: int) -> torch.Tensor:
-    """Which columns of a matrix (out, ``length``) stay."""
+    """Return the indices of the columns of a matrix (out, ``length``) that stay."""
     import torch
 
     gone = torch.ones(axis.units, dtype=torch.bool)
@@ -67,7 +67,7 @@ def columns(axis: Axis, cut: Cut, stay: Iterable[int], length: int) -> torch.Ten
 
 
 def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: str, damping: float) -> torch.Tensor:
-    """The columns that stay (out, kept) float32, so that they alone give what all gave on the text.
+    """Refit the columns that stay, (out, kept) float32, so that alone they give what all columns gave on the text.
 
     With G = Σ x xᵀ, S what stays and D what goes, the minimum over Ŵ of ‖(W - Ŵ)X‖² + λ‖Ŵ - W_S‖² is
     Ŵ = W_S + W_D G_DS (G_SS + λI)⁻¹. λ is ``damping`` times the mean of G_SS's diagonal, raised where that is not enough.

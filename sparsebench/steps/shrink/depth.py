@@ -1,10 +1,11 @@
-"""Which blocks go.
+"""Choose which blocks go, and write the model without them.
 
-``influence`` removes those that change the states least: BI_l = 1 - E cos(x_l, x_{l+1}) over all tokens (ShortGPT, Men et al.
-2024). ``angular`` removes the n consecutive ones between whose first input and last output the angle arccos(cos)/π at
-each sample's last token is smallest (Gromov et al. 2024). ``sleb`` removes greedily, one at a time, the block without which
-the loss on the text is least (Song et al. 2024); of an encoder, which has no loss on text, that without which its outputs
-stay nearest to the dense model's. ``random``, ``first`` and ``last`` are floors.
+``influence`` removes those that change the states least: BI_l = 1 - E cos(x_l, x_{l+1}) over all tokens (ShortGPT, Men
+et al. 2024). ``angular`` removes the n consecutive blocks with the smallest angle arccos(cos)/π between the first one's
+input and the last one's output, at each sample's last token (Gromov et al. 2024). ``sleb`` removes greedily, one at a
+time, the block whose removal leaves the least loss on the text (Song et al. 2024). An encoder has no loss on text;
+there it is the block whose removal leaves the outputs nearest to the dense model's. ``random``, ``first`` and ``last``
+are floors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 def make(
     shape: ModelShape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit
 ) -> None:
-    """Every number of blocks that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
+    """Make every depth that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
     free: dict[Step, dict[str, list[int]]] = {}
     for step in targets:
@@ -61,7 +62,7 @@ def make(
 
 
 def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
-    """By side, the blocks that may go."""
+    """Return, by side, the blocks that may go."""
     stacks = step.settings["stacks"]
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
@@ -70,14 +71,14 @@ def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
 
 
 def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
-    """What stays of each stack, in words."""
+    """Yield a note for each stack: how many blocks stay, and which went."""
     for side, gone in removed.items():
         total, named = shape.blocks[side], f" of the {side}" if len(shape.blocks) > 1 else ""
         yield f"{total - len(gone)} of {total} blocks{named} stay, without {', '.join(map(str, gone))}"
 
 
 def going(blocks: int, removed: int, pinned: int, side: str) -> list[int]:
-    """The blocks that may go. Raises UnsupportedError where ``removed`` are more than that, or all."""
+    """Return the blocks that may go. Raises UnsupportedError where ``removed`` is more than that, or all blocks."""
     free = list(range(pinned, blocks))
     most = min(len(free), blocks - 1)
     if removed > most:
@@ -87,7 +88,7 @@ def going(blocks: int, removed: int, pinned: int, side: str) -> list[int]:
 
 
 def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
-    """Blocks chosen without looking at anything."""
+    """Choose blocks without looking at the model: the ``first``, the ``last`` or random ones."""
     if name == "first":
         return free[:removed]
     if name == "last":
@@ -102,8 +103,8 @@ def chosen(
     text: Calibrated | None,
     spill: Path | None = None,
 ) -> dict[Step, dict[str, list[int]]]:
-    """By step, the blocks of every side that go; ``free`` are those that may. All steps are of one criterion. Hidden states that
-    are too large for memory lie in files under ``spill``."""
+    """Return, by step, the blocks of every side that go, out of those in ``free``. All steps have the same criterion.
+    Hidden states that are too large for memory are kept in files under ``spill``."""
     name = next(iter(free)).name
     if name in ("random", "first", "last"):
         return {
@@ -139,7 +140,7 @@ def chosen(
 
 
 def influences(replay: Replay, progress: Progress | None = None) -> dict[str, list[float]]:
-    """BI of every block, by side."""
+    """Return the block influence (BI) of every block, by side."""
     import torch
 
     found: dict[str, list[float]] = {}
@@ -160,7 +161,8 @@ def influences(replay: Replay, progress: Progress | None = None) -> dict[str, li
 
 
 def states_of_last_tokens(replay: Replay, progress: Progress | None = None) -> dict[str, torch.Tensor]:
-    """By side, what each block reads at every sample's last token and what the last one returns: (blocks + 1, samples, width)."""
+    """Return, by side, what each block reads at every sample's last token, then what the last block returns there:
+    (blocks + 1, samples, width)."""
     import torch
 
     seen: dict[str, list[torch.Tensor]] = {}
@@ -180,7 +182,7 @@ def states_of_last_tokens(replay: Replay, progress: Progress | None = None) -> d
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
-    """The ``removed`` consecutive blocks across which the states (blocks + 1, samples, width) turn least."""
+    """Return the ``removed`` consecutive blocks across which the states (blocks + 1, samples, width) turn least."""
     import torch
 
     def turned(start: int) -> float:
@@ -197,7 +199,8 @@ def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int
 def greedy(
     model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: Progress | None = None
 ) -> list[list[tuple[str, int]]]:
-    """After each of ``removed`` rounds, the blocks that are gone: one more of every side in ``free``, by least loss."""
+    """Return the blocks that are gone after each of ``removed`` rounds. A round removes one more block of every side in
+    ``free``: the one whose removal leaves the least loss."""
     gone: list[tuple[str, int]] = []
     rounds: list[list[tuple[str, int]]] = []
     total = sum(max(0, len(own) - number) for own in free.values() for number in range(removed))
@@ -214,11 +217,11 @@ def greedy(
 
 
 def _tell(progress: Progress, done: int, trials: int, total: int, part: int, parts: int) -> None:
-    """So many parts of a round's trials are done, behind those of earlier rounds."""
+    """Report that ``part`` of ``parts`` of a round's trials are done, after the ``done`` trials of earlier rounds."""
     progress(done + trials * part // parts, total)
 
 
 def lowest(scores: Iterable[float], free: list[int], removed: int) -> list[int]:
-    """The ``removed`` of the ``free`` blocks with the lowest scores."""
+    """Return the ``removed`` blocks of ``free`` with the lowest scores."""
     listed = list(scores)
     return sorted(sorted(free, key=lambda index: (listed[index], index))[:removed])

@@ -1,4 +1,4 @@
-"""The settings of ``shrink: gates``: those of `recover: distill`, because it trains the whole model, and how much stays."""
+"""The settings of ``shrink: gates``: how much stays, and those of `recover: distill`, as the whole model is trained."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ _PART = Annotated[Share, Field(gt=0, lt=1)]
 
 
 class Gates(Distill):
-    """Neurons and heads go whose gates close: each has a gate, which is learned while the whole model is trained."""
+    """Learns a gate for each neuron and head while the whole model is trained, and removes those whose gates close."""
 
     parameters: _PART | None = None
-    """The share of the blocks' parameters that stays, between 0 and 1. Or say one of `operations` and `keep`."""
+    """The share of the blocks' parameters that stays, between 0 and 1. Alternatives are `operations` and `keep`."""
     operations: _PART | None = None
-    """The share of the blocks' floating-point operations a token that stays, counted over 512 tokens, attention included."""
+    """The share of the blocks' floating-point operations per token that stays, attention included. They are counted for
+    a sequence of 512 tokens, or of the model's longest input where that is shorter."""
     keep: _PART | None = None
     """The share of the neurons, or of the heads, that stays."""
     of: Literal["neurons", "heads", "both"] = "both"
-    """What goes. Heads go in whole groups that share keys and values; with `both` the same share of either goes, and neurons make
-    up for what whole groups leave over."""
+    """What is removed. Heads go in whole groups that share keys and values. With `both`, the same share of neurons and
+    heads goes, and neurons make up for what whole groups leave over."""
     uneven: bool = False
-    """Whether one Lagrangian covers all blocks, so that some lose more than others; otherwise each block has its own. Such
-    a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
+    """Whether one Lagrangian covers all blocks, so that some lose more than others; otherwise each block has its own.
+    Such a model is written in transformers' `per_layer_config`, which only sparsebench loads. Not for
+    encoder-decoders."""
     multiple_of: Count = 1
-    """The number of neurons that stay is a multiple of this."""
+    """The number of neurons that stay is rounded to a multiple of this."""
     gate_rate: float = 0.2
     """The learning rate (Adam) of the gates' log α."""
     penalty: float = 10.0
-    """λ2 at the beginning; λ1 is 0 then."""
+    """The initial λ2; λ1 begins at 0."""
     multiplier_rate: float = 0.1
-    """By what share of Δ, and of Δ², the multipliers λ1 and λ2 grow in a step."""
+    """The shares of Δ and of Δ² by which the multipliers λ1 and λ2 grow in each step."""
     end: Share = 0.25
-    """The target sparsity grows linearly from 0 until this share of the steps."""
+    """The share of the steps over which the target sparsity grows linearly from 0 to its final value."""
     settle: Share = 0.5
     """The share of the steps after which gates are open or closed for good; the rest trains what is left."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at."""
+        """Check the settings; return them with the one of `parameters`, `operations` and `keep` that is given."""
         given = [key for key in _SHARES if getattr(self, key) is not None]
         if len(given) != 1:
             what = " beside ".join(f"`{key}`" for key in given) or "no share of what stays"
@@ -64,7 +66,10 @@ class Gates(Distill):
 
 
 def label(step: Step) -> str:
-    """``gates/both to 0.8 of parameters, tokens=1000000``: what stays says nothing without the budget."""
+    """Return the step's label, such as ``gates/both to 0.8 of parameters, tokens=1000000``.
+
+    It names the token budget, without which what stays says nothing.
+    """
     own = step.settings
     (share,) = (key for key in _SHARES if key in own)
     said = f"{own[share]:.4g}" if share == "keep" else f"{own[share]:.4g} of {share}"

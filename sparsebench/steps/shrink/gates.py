@@ -1,20 +1,20 @@
 """Gates on neurons and heads, learned while the whole model is trained (BMCook's ``sprune``).
 
-Each element's output is multiplied by a gate z, drawn anew at every step from the hard-concrete distribution (Louizos et al.
-1712.01312), which gives exactly 0 and exactly 1 with some probability:
+Each element's output is multiplied by a gate z, drawn anew at every step from the hard-concrete distribution (Louizos
+et al. 1712.01312), which gives exactly 0 and exactly 1 with some probability:
 
     s = σ((log u - log(1 - u) + log α) / β),  u uniform in (0, 1)
     z = min(1, max(0, s(ζ - γ) + γ))
     P(z ≠ 0) = σ(log α - β log(-γ/ζ))
 
-λ1 Δ + λ2 Δ² is added to the training's loss (Wang et al. 1910.04732). Δ is the expected sparsity less the target, with each
-element weighted by the parameters that go with it. Weights and log α descend; λ1 and λ2 ascend. λ2 begins above 0, because with
-few steps λ1 alone drives the sparsity far beyond its target and back. Where widths stay even, each axis has a Δ and multipliers
-of its own. The target grows from 0. Later in the training the gates with the highest log α are opened, as many as were asked
-for, and all others closed; the rest of the training sees no other gates.
+λ1 Δ + λ2 Δ² is added to the training's loss (Wang et al. 1910.04732). Δ is the expected sparsity less the target, with
+each element weighted by the parameters that go with it. Weights and log α descend; λ1 and λ2 ascend. λ2 begins above 0,
+because with few steps λ1 alone drives the sparsity far beyond its target and back. Where widths stay even, each axis
+has a Δ and multipliers of its own. The target grows from 0. Later in the training, the gates with the highest log α are
+opened, as many as were asked for, and all others are closed. They stay so for the rest of the training.
 
-Sheared LLaMA (2310.06694) trains its masks so, also on layers and the hidden size, for 3,200 steps of 32 x 4,096 tokens. A run
-under a hundredth of these tokens says so.
+Sheared LLaMA (2310.06694) trains its masks this way, also those of layers and of the hidden size, for 3,200 steps of
+32 x 4,096 tokens. A run on less than a hundredth of these tokens says so in its note.
 """
 
 from __future__ import annotations
@@ -44,29 +44,30 @@ if TYPE_CHECKING:
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 START = log((1 - GAMMA) / (ZETA - 1))
-"""The log α that gates begin with: from there on a gate that is not drawn is wholly open, so that the model begins as it was."""
+"""The initial log α of every gate: without a draw the gates are then exactly 1, so that the model begins unchanged."""
 
 
 def likely_open(alphas: torch.Tensor) -> torch.Tensor:
-    """P(z ≠ 0) of gates with these log α, of the same shape."""
+    """Return P(z ≠ 0) of gates with these log α, of the same shape."""
     return torch.sigmoid(alphas - BETA * log(-GAMMA / ZETA))
 
 
 def steady(alphas: torch.Tensor) -> torch.Tensor:
-    """The gates without a draw, of the same shape: σ(log α) stretched and cut as a drawn s is."""
+    """Return the gates without a draw, of the same shape: σ(log α), stretched and clipped as a drawn s is."""
     return (torch.sigmoid(alphas) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 def drawn(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The gates that numbers in (0, 1) give, of the same shape."""
+    """Return the gates drawn with ``uniform`` numbers in (0, 1), of the same shape."""
     s = torch.sigmoid((uniform.log() - (-uniform).log1p() + alphas) / BETA)
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 class GatePruning(Pruning):
-    """The gates of a model, from its shape to the elements that stay.
+    """The gates of a model, and the choice of the elements that stay.
 
-    ``numbers`` says how many elements of each axis are to stay. Raises UnsupportedError where so many cannot, or nothing goes.
+    ``numbers`` says how many elements of each axis are to stay. Raises UnsupportedError where that cannot be reached,
+    or where nothing would go.
     """
 
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
@@ -81,11 +82,11 @@ class GatePruning(Pruning):
         self.noise: torch.Tensor | None = None
 
     def begin(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> GatePruning:
-        """Put the gates into the model that is trained, before the matrices that read the elements (down, o)."""
+        """Put the gates into the model that is trained, in front of the matrices that read the elements (down, o)."""
         device, total = weights.leaves[0].device, sum(self.units)
         self.alphas = torch.full((total,), START, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.alphas], lr=settings["gate_rate"])
-        # As Adam makes it at its first step: a training that is resumed puts its own there.
+        # The state that Adam would make at its first step: a resumed training copies its own into it.
         self.optimizer.state[self.alphas] = {
             "step": torch.tensor(0.0, device="cpu"),
             "exp_avg": torch.zeros_like(self.alphas),
@@ -112,7 +113,7 @@ class GatePruning(Pruning):
         return self
 
     def _multiplied(self, own: slice, size: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
-        """What a matrix reads, (.., columns), each element's columns times its gate."""
+        """Multiply a matrix's input, (.., columns), by the gates of the elements that its columns belong to."""
         if self.mask is not None:
             gates = self.mask[own]
         else:
@@ -121,13 +122,13 @@ class GatePruning(Pruning):
         return (args[0] * gates.repeat_interleave(size).to(args[0].dtype), *args[1:])
 
     def sparsity(self) -> torch.Tensor:
-        """The share of the parameters that the gates expect to go: of each axis, or (1,) of all together."""
+        """Return the expected share of the parameters that go: (axes,), of each axis, or (1,), of all together."""
         lost = self.shares * (1 - likely_open(self.alphas))
         sums = torch.stack([part.sum() for part in lost.split(self.units)])
         return sums.sum(0, keepdim=True) if self.joint else sums
 
     def before(self, step: int) -> None:
-        """Draw the step's numbers, from the seed and its number alone."""
+        """Draw the step's random numbers, from the seed and the step's number alone, or fix the gates for good."""
         self.optimizer.zero_grad()
         if step >= self.settled:
             self._settle()
@@ -137,7 +138,7 @@ class GatePruning(Pruning):
         self.noise = uniform.to(self.alphas.device)
 
     def pull(self, step: int) -> None:
-        """The gates' step: log α down the loss and the Lagrangian, λ1 and λ2 up the latter."""
+        """Update the gates: log α descends the loss and the Lagrangian, λ1 and λ2 ascend the Lagrangian."""
         if self.mask is not None:
             return
         excess = self.sparsity() - self.target * min(1.0, (step + 1) / self.growing)
@@ -158,18 +159,18 @@ class GatePruning(Pruning):
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
-        """The model without a draw; whether gates are open or closed for good by now."""
+        """Use the gates without a draw; yield whether they are open or closed for good by now."""
         self.noise = None
         if step >= self.settled:
             self._settle()
         yield step >= self.settled
 
     def tensors(self) -> list[torch.Tensor]:
-        """log α, what Adam knows of it, λ1 and λ2."""
+        """Return log α, its optimizer state, λ1 and λ2."""
         return [self.alphas.detach(), *self.optimizer.state[self.alphas].values(), self.multipliers]
 
     def kept(self) -> dict[Axis, list[int]]:
-        """The elements that stay: as many as were asked for, with the highest log α."""
+        """Return the elements that stay: as many as were asked for, those with the highest log α."""
         parts = self.alphas.detach().cpu().double().split(self.units)
         scores = dict(zip(self.numbers, parts, strict=True))
         if self.joint:
@@ -177,18 +178,18 @@ class GatePruning(Pruning):
         return {axis: choosing.best(scores[axis], count) for axis, count in self.numbers.items()}
 
     def smaller(self, kept: dict[Axis, list[int]]) -> writing.Smaller:
-        """The model with these elements alone."""
+        """Return the model with these elements alone."""
         return writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
 
     def missed(self) -> float:
-        """The largest difference between an expected sparsity and its target."""
+        """Return the largest difference between an expected sparsity and its target."""
         with torch.no_grad():
             return float((self.sparsity() - self.target).abs().max())
 
 
 @dataclass(frozen=True)
 class GateTraining(Training):
-    """A training after which the elements whose gates are closed are left out of the folder."""
+    """A training that writes its model without the elements whose gates are closed."""
 
     gating: GatePruning = field(kw_only=True)
 
@@ -217,7 +218,7 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
     for step, folder in targets.items():
         try:
             gating = GatePruning(shape, step, context.seed)
-            # What cannot be written is refused before the training.
+            # Refuse before the training what could not be written after it.
             first = {axis: [*range(count)] for axis, count in gating.numbers.items()}
             writing.checked(gating.smaller(first), context.family)
             training = GateTraining(dense, parent, step, context, gating.begin, gating=gating)

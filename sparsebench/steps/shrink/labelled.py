@@ -1,4 +1,4 @@
-"""Labelled documents, on which Taylor's criterion takes the loss of a classification head, as TextPruner does."""
+"""Labelled documents, on which Taylor's criterion takes the loss of a classification head, as in TextPruner."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The tokens of some documents, and the class of each, an output of the head: (documents,) int64."""
+    """The tokens of labelled documents, and their classes as numbers of the head's outputs, (documents,) int64."""
 
     text: Calibrated
     classes: Any
 
     def note(self, step: Step) -> str:
-        """For the variant's note: how many documents, and from where."""
+        """Return a note for the variant: how many documents were read, and from where."""
         return f"scored by the labels of {len(self.classes)} documents of {of_text(step.settings['source']).name}"
 
 
 def lacking(config: Mapping[str, Any]) -> str:
-    """Why a model has no loss on labelled documents; empty where it has one."""
+    """Return why a model has no loss on labelled documents; empty where it has one."""
     if not has_classifier(config):
         return f"`labels: task` needs a sequence-classification head, and its config.json has {config.get('architectures')}"
     if len(_outputs(config)) < 2 or config.get("problem_type") in ("regression", "multi_label_classification"):
@@ -42,7 +42,7 @@ def lacking(config: Mapping[str, Any]) -> str:
 
 
 def read(folder: Path, step: Step, context: Context) -> Labelled:
-    """The step's documents, as many as there are up to the number asked for, in the order of the context's seed.
+    """Read the step's documents, up to the number asked for, in the order that the context's seed gives.
 
     Raises SourceError for a file that holds no labelled documents, ModelError for a label that is no output of the head.
     """
@@ -74,9 +74,10 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
 
 
 def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
-    """The number of the head's output for each label, which is its name in config.json or that number.
+    """Return, for each label, the number of the head's output. A label is the output's name in config.json or its
+    number.
 
-    Raises ModelError, naming the label and the outputs, for one that is neither.
+    Raises ModelError, naming the label and the outputs, for a label that is neither.
     """
     outputs = _outputs(config)
     named = {name.strip().lower(): place for place, name in enumerate(outputs)}
@@ -95,7 +96,7 @@ def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
 
 
 def _outputs(config: Mapping[str, Any]) -> list[str]:
-    """The names of the head's outputs, in order; transformers gives two to a head of which nothing is said."""
+    """Return the names of the head's outputs, in order; transformers' default is two outputs."""
     named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
     count = len(named) or int(config.get("num_labels") or 2)
     return [named.get(place, f"LABEL_{place}") for place in range(count)]

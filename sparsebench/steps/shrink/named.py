@@ -1,9 +1,10 @@
-"""A file in which somebody names the neurons and heads that go, or that must stay.
+"""A JSON file that names neurons and heads that go, or that must stay.
 
     {"neurons": {"0": {"go": [3, 17]}, "1": {"stay": [0, 5]}}, "heads": {"0": {"go": [2]}}}
 
-By kind, by block (``encoder.0`` where there are two stacks), the numbers of elements from 0; heads count in groups that share
-keys and values. ``cross_heads`` are cross-attention's. Heads that go in a whole stack at once (T5) stand under its block 0.
+It lists elements by kind and by block (``encoder.0`` where there are two stacks), numbered from 0. The numbers of heads
+are those of the groups that share keys and values. ``cross_heads`` are cross-attention's. Heads that go from a whole
+stack at once (T5) are listed under its block 0.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ _EXAMPLE = 'as in {"neurons": {"0": {"go": [3, 17]}, "1": {"stay": [0]}}}'
 
 @dataclass(frozen=True)
 class NamedElements:
-    """Of each axis that a file names, by its place in ``ModelShape.axes``: the elements that go and those that stay."""
+    """The elements that a file says ``go`` and ``stay``, by the position of their axis in ``ModelShape.axes``."""
 
     path: Path
     go: Mapping[int, list[int]] = field(default_factory=dict)
     stay: Mapping[int, list[int]] = field(default_factory=dict)
 
     def over(self, place: int, scores: torch.Tensor, origin: Sequence[int]) -> torch.Tensor:
-        """The scores (units,) with those that go below and those that stay above all others; ``origin`` are the elements'
-        numbers in the model that the file is about."""
+        """Return the scores (units,) with those of elements that go below, and of those that stay above, all others.
+        ``origin`` has each element's number in the model that the file is about."""
         scores = scores.clone()
         for named, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
             wanted = set(named.get(place, ()))
@@ -43,7 +44,8 @@ class NamedElements:
         return scores
 
     def check(self, shape: ModelShape, numbers: Mapping[Axis, int], uneven: bool) -> None:
-        """Raises UserError, naming file and block, for more that go or stay than do: in a block, ``uneven`` in all."""
+        """Raise UserError, naming file and block, where the file names more elements to go or to stay than the step
+        lets: in a block or, if ``uneven``, in all blocks together."""
         sums: dict[str, list[int]] = {}
         for place, axis in enumerate(shape.axes):
             go, stay = len(self.go.get(place, ())), len(self.stay.get(place, ()))
@@ -62,9 +64,10 @@ class NamedElements:
                 raise UserError(f"{where}: {stay} stay, where {left} are to stay", "name fewer, or keep more")
 
     def exactly(self, shape: ModelShape) -> dict[Axis, list[int]]:
-        """What stays where the file alone decides: all but what goes, or those alone that stay.
+        """Return what stays where the file alone decides: all elements but those under ``go``, or only those under
+        ``stay``.
 
-        Raises UserError for a block of which it says both.
+        Raises UserError for a block with both.
         """
         kept: dict[Axis, list[int]] = {}
         kinds = {shape.axes[place].kind for place in (*self.go, *self.stay)}
@@ -81,7 +84,7 @@ class NamedElements:
 
 
 def read(named: str, shape: ModelShape) -> NamedElements:
-    """The file that a step names. Raises UserError, by file, kind and block, for what is not there in the model."""
+    """Read the file that a step names. Raises UserError, by file, kind and block, for what the model does not have."""
     path = as_planned(named, f"a JSON file, {_EXAMPLE}", UserError)
     places: dict[str, dict[str, int]] = {}
     for place, axis in enumerate(shape.axes):

@@ -1,12 +1,13 @@
-"""Correct norms that divide by another width: one factor for each norm, by which its weights are multiplied.
+"""Correct norms that divide by another width: multiply the weights of each norm by one factor.
 
-y is the dense norm's output for a token in the channels that stay, before the norm's weights. ŷ is what the norm makes of these
-channels alone. The factor
+y is the dense norm's output for a token in the channels that stay, before the norm's weights. ŷ is the norm's output
+for these channels alone. The factor
 
     c = Σ y·ŷ / Σ ŷ·ŷ     over the calibration tokens
 
-makes Σ ‖y - c ŷ‖² least. For a root mean square norm over k of H channels it is √(H/k) · E(‖x_S‖ / ‖x‖): 1 where the channels
-that stay are like the others, and √(H/k) where they hold all of the sum of squares. So it cannot be found without text.
+minimizes Σ ‖y - c ŷ‖². For a root mean square norm over k of H channels it is √(H/k) · E(‖x_S‖ / ‖x‖): 1 where the
+channels that stay are like the others, and √(H/k) where they hold all of the sum of squares. So it cannot be computed
+without text.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def factors(
     stay: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """By the name of a norm's weights, its factor for the channels that ``stay``, with the dense model's states.
+    """Return each norm's factor for the channels that ``stay``, by the name of its weights, from the dense model's
+    states.
 
-    Raises UnsupportedError where norms have no weights, ModelError where something is not finite.
+    Raises UnsupportedError where norms have no weights, ModelError where what a norm reads is not finite or only zeros.
     """
     import torch
 
@@ -61,10 +63,10 @@ def factors(
 
 
 def normed(module: Any, states: torch.Tensor) -> torch.Tensor:
-    """What a norm makes of states (tokens, width) before its weights."""
+    """Return a norm's output for states (tokens, width), before its weights."""
     import torch
 
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
-    # T5's own class is called LayerNorm and takes no mean.
+    # T5's own class is called LayerNorm but subtracts no mean.
     centred = states - states.mean(-1, keepdim=True) if isinstance(module, torch.nn.LayerNorm) else states
     return centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()

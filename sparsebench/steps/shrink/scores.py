@@ -1,21 +1,21 @@
-"""How much each neuron and each group of heads matters.
+"""Scores: how much each neuron, group of heads or expert matters.
 
 With W the matrix that reads the elements (down, o) and x what it reads:
 
-    l1, l2      Σ|w|, or √Σw², over all rows and columns that would go
+    l1, l2      Σ|w|, or √Σw², over all rows and columns that would go with the element
     activation  √Σ_j ‖x_j‖²·‖W_:j‖²  over the element's columns j, as Wanda weighs single weights
     flap        Var(x_j)·‖W_:j‖², brought to mean 0 and deviation 1 in every matrix, averaged over the element's columns
                 (FLAP, An et al. 2024)
-    taylor      |Σ W_:j·∂L/∂W_:j| over the element's columns, summed over batches, as TextPruner has it (Yang et al. 2022).
-                Where widths stay even it adds, of a neuron, |Σ V_j:·∂L/∂V_j: + b_j·∂L/∂b_j| over the rows V that make it (of a
-                gated part, gate and up together). These sums equal Σ x_j·∂L/∂x_j and Σ z_j·∂L/∂z_j over the batch's tokens,
-                with z what the rows give, so that no gradient of a weight is ever held
-    random      drawn
+    taylor      |Σ W_:j·∂L/∂W_:j| over the element's columns, summed over batches, as in TextPruner (Yang et al. 2022).
+                Where widths stay even, a neuron also gets |Σ V_j:·∂L/∂V_j: + b_j·∂L/∂b_j| over the rows V that make it
+                (gate and up together where it is gated). These sums equal Σ x_j·∂L/∂x_j and Σ z_j·∂L/∂z_j over the
+                batch's tokens, with z what the rows give, so that no gradient of a weight is ever held
+    random      drawn at random
 
-TextPruner's loss for Taylor is the task's own: the cross-entropy of a classification head on labelled documents (``labels:
-task``). It can also be that of the text's next tokens (``text``), or that of
-answers drawn from what the model itself says (``own``): tokens from its softmax, and around an encoder's hidden states a
-normal deviation. At the unpruned model the gradient of a cross-entropy to its own soft output would be zero everywhere.
+TextPruner's loss for Taylor is the task's own: the cross-entropy of a classification head on labelled documents
+(``labels: task``). It can also be that of the text's next tokens (``text``), or that of answers drawn from the model's
+own outputs (``own``): tokens from its softmax or, for an encoder's hidden states, a normal deviation around them. The
+cross-entropy against the model's own soft output will not do: at the unpruned model its gradient is zero everywhere.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ if TYPE_CHECKING:
     from sparsebench.steps.shrink.whole import WholeModel
 
 Scores = dict[Axis, "torch.Tensor"]
-"""Of each axis its elements' scores, (units,) float64."""
+"""The scores of each axis's elements, (units,) float64."""
 Answers = dict[int, "torch.Tensor"]
 """Tokens drawn from a model's own softmax, by the first sample of their group."""
 TOKENS = 512
-"""Tokens of a batch whose gradients are summed before the absolute value is taken, in whole samples."""
+"""Tokens of a batch, in whole samples: gradients are summed over a batch before the absolute value is taken."""
 
 
 def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
-    """Sums (units,) float64 of ``values`` (entries along the cut's dimension,) over each element's entries."""
+    """Sum ``values`` (entries along the cut's dimension,) over each element's entries: (units,) float64."""
     own = values.double()[cut.offset : cut.offset + units * cut.size]
     return own.reshape(units, cut.size).sum(1)
 
 
 def norms(shape: ModelShape, axes: Iterable[Axis], power: int, progress: Progress | None = None) -> Scores:
-    """The l1 (``power`` 1) or l2 norm of everything that would go with an element, biases left out."""
+    """Return the l1 (``power`` 1) or l2 norm of the matrices' entries that would go with each element (no 1-D
+    tensors)."""
     import torch
 
     meant: dict[str, list[tuple[Axis, Cut]]] = {}
@@ -75,7 +76,7 @@ def norms(shape: ModelShape, axes: Iterable[Axis], power: int, progress: Progres
 
 
 def drawn(axes: Iterable[Axis], seed: int) -> Scores:
-    """Scores that know nothing."""
+    """Return random scores, uniform in [0, 1), for the random baseline."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -83,7 +84,7 @@ def drawn(axes: Iterable[Axis], seed: int) -> Scores:
 
 
 class ActivationScorer:
-    """What the output matrices read, seen block by block: scores of one criterion, and the means that FLAP's bias needs."""
+    """Scores by ``activation`` or ``flap`` from what the output matrices read, and the means that FLAP's bias needs."""
 
     def __init__(self, name: str, axes: Iterable[Axis]) -> None:
         import torch
@@ -94,13 +95,13 @@ class ActivationScorer:
         self.unseen: list[Axis] = []
 
     def visit(self, block: Any) -> None:
-        """Look at one block of the replay."""
+        """Score one block of the replay."""
         read = outputs_in(self.scores, block)
         found = block.observe(0, gram=False, names=[cut.name for _, cut in read], sums=True)
         for axis, cut in read:
             inputs, weights = found[cut.name], block.matrix(cut.name)
             columns = weights.double().square().sum(0)
-            if not inputs.tokens:  # no token took this expert
+            if not inputs.tokens:  # no token was routed to this expert
                 self.unseen.append(axis)
                 self.scores[axis] += per_element(columns, cut, axis.units)
                 continue
@@ -115,15 +116,16 @@ class ActivationScorer:
             self.scores[axis] += per_element(standard, cut, axis.units) / cut.size
 
     def result(self) -> Scores:
-        """The scores, after the last block."""
+        """Return the scores, after the last block."""
         return {axis: own.sqrt() for axis, own in self.scores.items()} if self.name == "activation" else self.scores
 
 
 class Routing:
-    """How often (``frequency``) the text takes each expert, or how strongly, seen block by block.
+    """Scores of experts from how the text is routed, block by block.
 
-    ``reap`` is the mean over an expert's tokens of g·‖f(x)‖, with g the router's weight and f(x) what the expert gives (Lasby et
-    al. 2510.13999). Where the model weights what an expert reads and not what it gives (Llama 4), ‖f(gx)‖.
+    ``frequency`` is the number of an expert's tokens. ``reap`` is the mean over them of g·‖f(x)‖, with g the router's
+    weight and f(x) the expert's output (Lasby et al. 2510.13999). Where the model weights an expert's input instead of
+    its output (Llama 4), it is the mean of ‖f(gx)‖.
     """
 
     def __init__(self, name: str, axes: Iterable[Axis]) -> None:
@@ -135,7 +137,7 @@ class Routing:
         self.tokens = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
 
     def visit(self, block: Any) -> None:
-        """Look at one block of the replay."""
+        """Count one block of the replay."""
         from sparsebench.models.experts import Experts
 
         axis = self.places.get((block.side, block.index))
@@ -164,7 +166,7 @@ class Routing:
             block.advance(0, {})
 
     def result(self) -> Scores:
-        """The scores, after the last block."""
+        """Return the scores, after the last block."""
         return {
             axis: counts if self.name == "frequency" else self.sums[axis] / counts.clamp(min=1)
             for axis, counts in self.tokens.items()
@@ -172,7 +174,7 @@ class Routing:
 
 
 def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
-    """The matrices of a block that read elements of the axes."""
+    """Return the block's matrices whose input columns are elements of the axes, each with its axis."""
     return [(axis, cut) for axis in axes for cut in axis.outputs if cut.tensor in block.tensors]
 
 
@@ -185,17 +187,17 @@ def taylor(
     answers: Answers | None = None,
     even: bool = True,
 ) -> Scores:
-    """TextPruner's score of every element, ``even`` that of widths that stay even.
+    """Return TextPruner's score of every element; with ``even``, that for widths that stay even (see above).
 
-    ``answers`` are those that an earlier model drew (``labels: own``), kept there when they are drawn first. Raises ModelError
-    for gradients that are not finite.
+    ``answers`` holds the tokens that an earlier model drew (``labels: own``); what is drawn here is added to it. Raises
+    ModelError for gradients that are not finite.
     """
     import torch
 
     answers = {} if answers is None else answers
 
     found: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
-    # Sums of one batch, by matrix: value times gradient of what it reads, or of what it gives.
+    # By matrix, one batch's sums of value times gradient: of the matrix's input, or of its output.
     sums: dict[str, torch.Tensor] = {}
 
     def watch(name: str, values: torch.Tensor) -> None:
@@ -206,7 +208,7 @@ def taylor(
         values.register_hook(back)
 
     def read(name: str, module: Any, args: Any) -> Any:
-        # A view of its own: others may read the same, and their gradients are not this matrix's.
+        # A view of its own: other matrices may read the same tensor, and their gradients must not be counted here.
         own = args[0].view_as(args[0])
         watch(name, own)
         return (own, *args[1:])
@@ -224,7 +226,7 @@ def taylor(
             _loss(model, rows, labels, generator, answers).backward()
             for axis in axes:
                 for cut in axis.outputs:
-                    # An expert that no token of the batch takes reads nothing.
+                    # An expert to which no token of the batch is routed reads nothing.
                     if cut.name in sums:
                         found[axis] += per_element(sums[cut.name], cut, axis.units).abs()
                 made = [per_element(sums[cut.name], cut, axis.units) for cut in rows_of[axis] if cut.name in sums]
@@ -239,14 +241,14 @@ def taylor(
 
 
 def _rows_of(axis: Axis) -> list[Cut]:
-    """Of neurons, where the matrices lie that make them (gate, up)."""
+    """Return the rows that make an axis's neurons (of gate and up); nothing for other kinds of axes."""
     if axis.kind != "neurons":
         return []
     return [cut for cut in axis.cuts if cut not in axis.outputs and not cut.tensor.endswith("bias")]
 
 
 def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers) -> torch.Tensor:
-    """Mean loss over the tokens of a group; what is drawn from the model's own answers is looked for in ``answers`` first."""
+    """Return the mean loss over a group's tokens; draw the model's own answers only where ``answers`` lacks them."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -274,13 +276,13 @@ def _with_gradients(module: Any, args: Any, returned: torch.Tensor) -> torch.Ten
 
 
 def _tables(model: Any) -> list[Any]:
-    """The modules that look tokens up, each once."""
+    """Return the modules of the token embeddings, each once."""
     sides = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     return list({id(table): table for table in (side.get_input_embeddings() for side in sides)}.values())
 
 
 def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """Raises ModelError, naming the tensor, where a weight is NaN or infinite."""
+    """Return the tensor. Raises ModelError, by name, where a value is NaN or infinite."""
     if not bool(tensor.isfinite().all()):
         raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
     return tensor

@@ -1,4 +1,4 @@
-"""What a manifest may say of ``shrink``: the settings of each criterion."""
+"""The settings of ``shrink`` in a manifest, for each criterion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sparsebench.steps.shrink.gated import GATES, Gates
 DEPTH = ("sleb", "influence", "angular", "first", "last")
 WIDTH = ("flap", "taylor", "activation", "l1", "l2")
 NAMED = "list"
-"""The criterion that is a file: it names what goes."""
+"""The criterion that removes what a file names."""
 COUNTS = ("heads", "neurons", "experts")
 SIZES = ("parameters", "operations", "keep", *COUNTS)
 """The settings that say how much stays, ``COUNTS`` as numbers and the others as shares."""
@@ -23,59 +23,64 @@ _PART = Annotated[Share, Field(gt=0, le=1)]
 
 
 class Depth(Settings):
-    """Whole blocks go; those that stay close up, and stock transformers loads the model."""
+    """Removes whole blocks. Those that stay are renumbered without gaps, and stock transformers loads the model."""
 
     needs: ClassVar = {"blocks": "how many blocks go, such as 4"}
 
     blocks: Count | None = None
-    """How many blocks go. Of an encoder-decoder so many of each stack that `stacks` names."""
+    """The number of blocks to remove; in an encoder-decoder, from each stack that `stacks` names."""
     stacks: Literal["both", "encoder", "decoder"] = "both"
-    """Of an encoder-decoder, the stacks that lose blocks."""
+    """The stacks of an encoder-decoder that lose blocks."""
 
 
 class Width(Settings):
-    """Neurons of the feed-forward parts and heads go, as many in every block or where they matter least; or hidden channels,
-    the same ones everywhere; or whole experts, as many in every block."""
+    """Removes neurons of the feed-forward parts and attention heads, as many from every block or where they matter
+    least. Or removes hidden channels, the same ones everywhere, or whole experts, as many from every block."""
 
     compensates: ClassVar[str] = "none"
 
     parameters: _PART | None = None
-    """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Or say one of
-    `operations`, `keep`, `neurons`, `heads` and `experts`."""
+    """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Alternatives
+    to this are `operations`, `keep`, `neurons`, `heads` and `experts`."""
     operations: _PART | None = None
-    """The share of the blocks' floating-point operations a token that stays, counted over 512 tokens, attention included."""
+    """The share of the blocks' floating-point operations per token that stays, attention included. They are counted for
+    a sequence of 512 tokens, or of the model's longest input where that is shorter."""
     keep: _PART | None = None
-    """The share of the neurons, of the heads, of the hidden channels or of the experts that stays."""
+    """The share of the neurons, heads, hidden channels or experts that stays."""
     neurons: Count | None = None
-    """How many neurons stay of each block, or of each expert, such as 512; with `heads` beside it, both are cut."""
+    """The number of neurons that stay in each block or expert, such as 512; together with `heads`, both are cut."""
     heads: Count | None = None
-    """How many heads stay of each attention, as config.json counts them: whole groups that share keys and values."""
+    """The number of heads that stay in each attention, as config.json counts them. They go in whole groups that share
+    keys and values."""
     experts: Count | None = None
-    """How many experts stay of each block of a mixture, at least as many as a token takes."""
+    """The number of experts that stay in each block of a mixture, at least as many as a token is routed to."""
     of: Literal["neurons", "heads", "both", "hidden", "experts"] = "both"
-    """What goes; it follows from `neurons`, `heads` and `experts` where these are said. Heads go in whole groups that share keys
-    and values; with `both` the same share of either goes, and neurons make up for what whole groups leave over. `hidden` are the
-    channels of a token's states, cut alone: out of all that reads or writes them, embeddings and output head too. `experts` go
-    with their rows of the router."""
+    """What is removed; `neurons`, `heads` and `experts`, where given, decide it. Heads go in whole groups that share
+    keys and values. With `both`, the same share of neurons and heads goes, and neurons make up for what whole groups
+    leave over. `hidden` removes channels of the hidden states, and nothing else, from every tensor that reads or writes
+    them, embeddings and output head included. `experts` go with their rows of the router."""
     uneven: bool = False
-    """Whether the elements with the lowest scores of all blocks go, more from some blocks than from others, and not as many from
-    each. Such a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
+    """Whether the elements are ranked across all blocks, so that some blocks lose more than others; otherwise each
+    loses the same number. Such a model is written in transformers' `per_layer_config`, which only sparsebench loads.
+    Not for encoder-decoders or mixtures of experts."""
     multiple_of: Count = 1
-    """The number of neurons, or of hidden channels, that stay is a multiple of this."""
+    """The number of neurons, or of hidden channels, that stay is rounded to a multiple of this."""
     compensation: Literal["none", "bias", "least_squares", "rescale"] | None = None
-    """What makes up for what went: nothing; a `bias` with its mean output, where the model has such a bias (FLAP, which alone
-    sees the means); `least_squares`, the columns that stay refitted to the calibration text; or, of hidden channels, `rescale`:
-    a factor for each norm, which divides by another width. Default: as published, `bias` for flap and `none` for the others."""
+    """How the removal is compensated. `none`: not at all. `bias`: by a bias that holds the removed elements' mean
+    output, where the model can have one (only with flap, which measures the means). `least_squares`: by refitting the
+    columns that stay to the calibration text. `rescale`, for hidden channels: by a factor for each norm, since it
+    divides by another width now. Default, as published: `bias` for flap and `none` for the others."""
     damping: Positive = 0.01
-    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to it."""
+    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to its diagonal."""
     iterations: Count = 1
-    """In how many equal cuts it is done; what is left is scored anew, and compensated, after each (TextPruner)."""
+    """The number of equal cuts. After each, what is left is compensated, and scored anew for the next (TextPruner)."""
     file: NonEmpty | None = None
-    """A JSON file with neurons or heads that go before all others, or stay longer than all others, by block:
-    `{"neurons": {"0": {"go": [3, 17], "stay": [5]}}, "heads": {"1": {"stay": [0]}}}`. A result is known by the file's content."""
+    """A JSON file that names neurons or heads by block: those to remove before all others (`go`), and those to keep
+    longer than all others (`stay`): `{"neurons": {"0": {"go": [3, 17], "stay": [5]}}, "heads": {"1": {"stay": [0]}}}`.
+    The file's content, not its name, identifies a result."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """With the published compensation filled in, without what nothing looks at."""
+        """Check the settings against each other; return those that count, with the published compensation filled in."""
         given = [key for key in SIZES if getattr(self, key) is not None]
         counts = [key for key in given if key in COUNTS]
         if "experts" in counts and len(counts) > 1:
@@ -96,7 +101,8 @@ class Width(Settings):
         return _without(found, idle)
 
     def _rules(self, name: str, of: str, counts: Sequence[str]) -> Iterator[tuple[bool, str, str, str]]:
-        """What does not go together: whether a rule is broken, in words, what would do, and the key at fault."""
+        """Yield, for each rule about settings that exclude each other: whether it is broken, what is wrong, what to
+        write instead, and the key at fault."""
         how, hidden, experts = self.compensation, of == "hidden", of == "experts"
         said, key = f"`compensation: {how}`", "compensation"
         yield how == "rescale" and not hidden, f"{said} without `of: hidden`", "`least_squares` or `none`", key
@@ -110,7 +116,7 @@ class Width(Settings):
         single = experts and name in ("flap", "taylor", "activation")
         others = f"one of l1, l2, random, {', '.join(ROUTED)}"
         yield single, f"experts by {name}: it scores single neurons and heads", others, "of"
-        # Only a number of neurons or heads can say so: `of` takes nothing else there.
+        # Only a number of `neurons` or `heads` can break this rule: `of` accepts only experts for these criteria.
         whole = f"`{of}` by {name}: it scores whole experts"
         yield (
             name in ROUTED and not experts,
@@ -129,7 +135,7 @@ class Width(Settings):
 
 
 class Flap(Width):
-    """FLAP's settings."""
+    """The settings of FLAP."""
 
     compensates: ClassVar[str] = "bias"
 
@@ -138,20 +144,20 @@ class Taylor(Width):
     """The settings of Taylor's criterion."""
 
     labels: Literal["own", "text", "task"] = "own"
-    """Whose loss it is: that of answers drawn from what the model itself says (`own`), of the text's next tokens (`text`; not
-    for encoders), or of a classification head on labelled documents (`task`, as TextPruner has it)."""
+    """The targets of the loss: answers drawn from the model's own outputs (`own`), the text's next tokens (`text`; not
+    for encoders), or the labels of documents, through a classification head (`task`, as in TextPruner)."""
     source: NonEmpty | None = None
-    """With `labels: task`: the documents, in any notation that `calibration` takes, such as `path:train.jsonl`. A result is known
-    by the content."""
+    """With `labels: task`: the documents, in any notation that `calibration` takes, such as `path:train.jsonl`. Their
+    content, not this name, identifies a result."""
     field: NonEmpty | None = None
-    """The column that holds their text; default: `text`."""
+    """The column that holds the documents' text; default: `text`."""
     label: NonEmpty = "label"
-    """The column that holds their labels, as config.json's `id2label` names them or as numbers from 0."""
+    """The column that holds the documents' labels, as config.json's `id2label` names them or as numbers from 0."""
     documents: Count = DOCUMENTS
-    """How many of them are read; all where there are fewer."""
+    """The number of documents to read; all where there are fewer."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """With what labelled documents need filled in, and without it where there are none."""
+        """Check and return the settings, those of labelled documents only with `labels: task`."""
         own = ("source", "field", "label", "documents")
         given = [key for key in own if key in self.model_fields_set]
         if self.labels != "task" and given:
@@ -167,41 +173,41 @@ class Taylor(Width):
 
 
 class Routed(Width):
-    """Whole experts go, those that calibration text takes least."""
+    """Removes whole experts: those that the calibration text uses least."""
 
     of: Literal["experts"] = "experts"  # type: ignore[assignment]
-    """What goes."""
+    """What is removed: whole experts only."""
 
 
 class Listed(Settings):
-    """Neurons and heads that a file names go, and no others."""
+    """Removes the neurons and heads that a file chooses, and no others."""
 
     needs: ClassVar = {"file": "a JSON file that names what goes, such as heads.json"}
 
     file: NonEmpty | None = None
-    """A JSON file: by kind and block the numbers of those that go, or of those that alone stay:
-    `{"neurons": {"0": {"go": [3, 17]}, "1": {"go": [4, 5]}}}`. A result is known by the file's content."""
+    """A JSON file that lists, by kind and block, the elements to remove (`go`) or the only ones to keep (`stay`):
+    `{"neurons": {"0": {"go": [3, 17]}, "1": {"go": [4, 5]}}}`. The content, not the name, identifies a result."""
     compensation: Literal["none", "least_squares"] = "none"
-    """What makes up for what went: nothing, or the columns that stay refitted to the calibration text."""
+    """How the removal is compensated: not at all, or by refitting the columns that stay to the calibration text."""
     damping: Positive = 0.01
-    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to it."""
+    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to its diagonal."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Without what nothing looks at."""
+        """Return the settings, without `damping` where nothing is refitted."""
         found = super().complete(name)
         return _without(found, () if self.compensation != "none" else ("damping",))
 
 
 class RandomCut(Width):
-    """The settings of what goes at random: blocks, or neurons and heads."""
+    """Removes whole blocks, neurons, heads, hidden channels or experts at random."""
 
     blocks: Count | None = None
-    """How many blocks go, in place of what says how many neurons and heads stay."""
+    """The number of blocks to remove, in place of the settings that say how many neurons and heads stay."""
     stacks: Literal["both", "encoder", "decoder"] = "both"
-    """With `blocks`, of an encoder-decoder: the stacks that lose blocks."""
+    """With `blocks`: the stacks of an encoder-decoder that lose blocks."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Those of blocks, or those of what goes from within them."""
+        """Return `blocks` and `stacks` alone where `blocks` is given, otherwise what ``Width`` returns."""
         if self.blocks is None:
             return _without(super().complete(name), ("stacks",))
         if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
@@ -210,7 +216,7 @@ class RandomCut(Width):
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each criterion's settings, by its name."""
+    """Return each criterion's class of settings, by the criterion's name."""
     own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": RandomCut, NAMED: Listed, GATES: Gates}
     own |= dict.fromkeys(ROUTED, Routed)
     names = (*DEPTH, *WIDTH, *ROUTED, "random", NAMED, GATES)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from sparsebench.steps.calibration import Calibrated
 
 READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *ROUTED)
-"""Criteria that look at text."""
+"""Criteria that read calibration text."""
 REFITS = ("least_squares", "rescale")
-"""Compensations that do."""
+"""Compensations that read it."""
 
 
 def reads_text(step: Step) -> bool:
-    """Whether the criterion, or the compensation, looks at calibration text."""
+    """Whether the criterion or the compensation reads calibration text."""
     return (step.name in READ_TEXT and not by_labels(step)) or step.settings.get("compensation") in REFITS
 
 
@@ -35,12 +35,12 @@ def draws(step: Step) -> bool:
 
 
 def version(step: Step) -> int:
-    """Taylor's score of even widths has since 2 what the rows that make a neuron say of it."""
+    """Return 2 for Taylor with even widths, whose score includes the rows that make a neuron since then; else 1."""
     return 2 if step.name == "taylor" and not step.settings["uneven"] else 1
 
 
 def label(step: Step) -> str:
-    """``sleb -4 blocks``, ``flap/both to 80%``: what goes, or to what share of the blocks' parameters."""
+    """Return the step's label, such as ``sleb -4 blocks`` or ``flap/both to 0.8 of parameters``."""
     own = step.settings
     if step.name == GATES:
         return gated.label(step)
@@ -64,8 +64,11 @@ _PLAIN = {"multiple_of": 1, "labels": "own", "damping": 0.01, "iterations": 1, "
 
 
 def passes(step: Step, blocks: int) -> float:
-    """How often the text goes through the model: of sleb once a round, and on average half of the way for each block that is
-    tried; of Taylor there and back, where the way back costs one forward, because no weight has a gradient."""
+    """Return how many forward passes over the text a step costs.
+
+    sleb takes one per round, and on average half a pass for each block that it tries. Taylor takes two: its backward
+    pass costs as much as a forward one, because no weight has a gradient.
+    """
     own = step.settings
     if step.name == "sleb":
         return float(sum(1 + max(1, blocks - gone) / 2 for gone in range(own["blocks"])))
@@ -75,7 +78,7 @@ def passes(step: Step, blocks: int) -> float:
 
 
 def own_tokens(step: Step) -> float:
-    """How many tokens of labelled documents go through the whole model, there and back."""
+    """Return how many tokens of labelled documents, at most, go through the whole model, forward and backward."""
     return 2.0 * LENGTH * step.settings["documents"] * step.settings["iterations"] if by_labels(step) else 0.0
 
 
@@ -85,18 +88,19 @@ def trains(step: Step) -> bool:
 
 
 def whole(step: Step) -> bool:
-    """Whether the model is run as it stands, and not block by block."""
+    """Whether the whole model runs in memory, rather than block by block."""
     return step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale"
 
 
 def size(step: Step) -> float:
-    """Blocks are most of a model."""
+    """Return the result's estimated size as a share of the parent's: the share that stays of the blocks, which are most
+    of a model, or 0.9 where the step gives none."""
     shares = (step.settings[key] for key in SIZES if key in step.settings and key not in COUNTS)
     return float(next(shares, 0.9))
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every smaller model of one pass, each into its folder; what fails, fails alone.
+    """Make every smaller model of one pass, each in its folder. A step that fails does not stop the others.
 
     Raises UnsupportedError for an architecture that is not declared, ModelError for a quantized parent.
     """

@@ -1,4 +1,4 @@
-"""Whether a model can be cut as a step asks, as far as its config.json tells."""
+"""Whether a model can be cut as a step asks, judged by its config.json alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsebench.steps.shrink.labelled import lacking
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Why nothing of a config.json's model can go as a step asks, and the way out, as far as that alone tells."""
+    """Return why a step cannot cut the model of a config.json, and the way out; empty where it shows no reason."""
     try:
         check(step, config, family_of(config))
     except UnsupportedError as error:
@@ -28,7 +28,7 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def check(step: Step, config: Mapping[str, Any], family: Family | None) -> None:
-    """Raise UnsupportedError for what ``refuses`` tells of, but for what only a training rules out."""
+    """Raise UnsupportedError for every reason that ``refuses`` gives, except those that only concern training."""
     own, how, type_ = step.settings, architecture(config), config.get("model_type")
     of: Any = "blocks" if "blocks" in own else own.get("of")
     if of == "hidden":

@@ -1,4 +1,4 @@
-"""The whole model in memory, run on the calibration text: for what cannot be seen block by block, losses and their gradients."""
+"""The whole model in memory, run on the calibration text: for losses and gradients, which need all blocks at once."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 Place = tuple[str, int]
 """A block: its side, and its number there."""
 Passed = tuple[Any, tuple[Any, ...] | None]
-"""The states that a block was given, (samples, length, width), and what it returned beside states."""
+"""A block's input states, (samples, length, width), and what it returned besides its output states."""
 
 
 @dataclass
 class WholeModel:
-    """A model with its blocks by side, and the text in groups of about GROUP tokens; ``layers`` are the paths of experts' linear
-    layers by the names of their matrices, ``classes`` (samples,) int64 what a classification head should say."""
+    """A model with its blocks by side, and the text that it runs on, in groups of about GROUP tokens.
+
+    ``dense`` keeps an encoder's outputs before any block was removed, by group. ``layers`` has the paths of experts'
+    linear layers by the names of their matrices. ``classes`` (samples,) int64 are the targets of a classification head.
+    """
 
     model: PreTrainedModel
     family: Family
@@ -45,7 +48,7 @@ class WholeModel:
 
     @classmethod
     def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> WholeModel:
-        """The model in ``folder`` in ``dtype``. Raises ModelError, or UnsupportedError where its blocks are no lists."""
+        """Load the model in ``folder``. Raises ModelError, or UnsupportedError where its blocks are not in lists."""
         from sparsebench.models.experts import show_layers
 
         checkpoint = Checkpoint(folder)
@@ -59,17 +62,17 @@ class WholeModel:
         return cls(model, family, batch, found, layers=layers)
 
     def module(self, matrix: str) -> Any:
-        """The linear layer whose weights a matrix of the checkpoint is, by its view's name."""
+        """Return the linear layer that holds a matrix of the checkpoint, by the name of the matrix's view."""
         return self.model.get_submodule(self.layers[matrix]) if matrix in self.layers else module_of(self.model, matrix)
 
     def groups(self, tokens: int = GROUP) -> list[slice]:
-        """The samples in groups of about so many ``tokens`` that run together."""
+        """Return the samples in groups that run together, of about ``tokens`` tokens each."""
         samples, length = self.batch.input_ids.shape
         size = max(1, tokens // length)
         return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
 
     def mask(self, rows: slice, side: str) -> torch.Tensor:
-        """Where a side's tokens are, (samples, length) bool."""
+        """Return where a side has tokens and no padding, (samples, length) bool."""
         batch = self.batch
         if self.family == "encoder-decoder" and side == "decoder":
             assert batch.decoder_input_ids is not None
@@ -78,7 +81,7 @@ class WholeModel:
         return batch.attention_mask[rows].bool()
 
     def run(self, rows: slice) -> Any:
-        """What the model says of a group: logits, or an encoder's last hidden states where it has no classifier."""
+        """Return the outputs for a group: logits, or the last hidden states of an encoder without a classifier."""
         given: dict[str, Any] = {
             "input_ids": self.batch.input_ids[rows],
             "attention_mask": self.batch.attention_mask[rows].long(),
@@ -98,7 +101,7 @@ class WholeModel:
         return list(self.blocks)[-1]
 
     def next_tokens(self, rows: slice) -> torch.Tensor:
-        """What a decoder should say at each position but the last, (samples, length - 1); -100 where that is padding."""
+        """Return the next token at each position but the last, (samples, length - 1); -100 where it is padding."""
         ids = self.batch.input_ids if self.batch.decoder_input_ids is None else self.batch.decoder_input_ids
         wanted = ids[rows][:, 1:].clone()
         return wanted.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
@@ -106,11 +109,11 @@ class WholeModel:
     def losses(
         self, gone: Sequence[Place], tried: Sequence[Place], progress: Progress | None = None
     ) -> dict[Place, float]:
-        """How much worse the model is without the blocks that are ``gone`` and one of those ``tried``, over the whole text.
+        """Return, for each block in ``tried``, the loss over the whole text without it and the blocks in ``gone``.
 
-        Of a model that predicts tokens the mean negative log-likelihood of the text's; of an encoder, which has no such loss,
-        the squared distance of what it says to what the whole model says, over that one's squared length. What comes before a
-        block is run once for all that are tried.
+        For a model that predicts tokens it is the mean negative log-likelihood of the text's tokens. An encoder has no
+        such loss; there it is the squared distance between its outputs and the whole model's, divided by the squared
+        length of the latter. The blocks before the tried one in its stack run once for all of ``tried``.
         """
         import torch
 
@@ -130,7 +133,7 @@ class WholeModel:
         return {place: float(total / max(count, 1e-30)) for place, (total, count) in sums.items()}
 
     def _worse(self, said: torch.Tensor, number: int, rows: slice) -> torch.Tensor:
-        """Of a group, the loss of what a model ``said`` (``losses``), and what it is divided by: (2,) float64."""
+        """Return, for a group's outputs ``said``, the loss of ``losses`` as a sum, and its divisor: (2,) float64."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -147,7 +150,7 @@ class WholeModel:
 
     @contextmanager
     def _seen(self) -> Iterator[dict[Place, Passed]]:
-        """By block, what it was given and what it returned beside the states, in the run that follows."""
+        """Record, by block, its input states and what it returns besides its output states, in the runs within."""
         seen: dict[Place, Passed] = {}
 
         def note(place: Place) -> Any:
@@ -165,8 +168,8 @@ class WholeModel:
 
     @contextmanager
     def _from(self, place: Place, gone: Sequence[Place], seen: Mapping[Place, Passed]) -> Iterator[None]:
-        """While this lasts, a block returns what it was given in the run that was ``seen``, and neither those before it in its
-        stack nor those that are ``gone`` compute anything."""
+        """While this lasts, the block returns its input in the run that was ``seen``. Neither the blocks before it in
+        its stack nor those in ``gone`` compute anything."""
         side, index = place
         idle = {*gone, *((side, before) for before in range(index + 1))}
         for one in idle:
@@ -179,20 +182,23 @@ class WholeModel:
                 del self.block(one).forward
 
     def without(self, skipped: Sequence[Place]) -> ExitStack:
-        """While this lasts, what these blocks make of the states is dropped: later blocks read what they read.
+        """While this lasts, drop the output states of these blocks: the next block reads the same states as they do.
 
-        They run all the same, for what T5's first block makes besides: the position biases of the whole stack.
+        They run all the same, since T5's first block also makes the position biases of the whole stack.
         """
         return hooked(self.block(one).register_forward_hook(_pass_on, with_kwargs=True) for one in skipped)
 
     def block(self, place: Place) -> Any:
-        """The module of a block."""
+        """Return the module of a block."""
         side, index = place
         return self.blocks[side][index]
 
 
 def module_of(model: Any, tensor: str) -> Any:
-    """The module whose weight a checkpoint's tensor is; an encoder's file may leave the model's prefix out, or have it."""
+    """Return the module whose weight a checkpoint's tensor is, named with or without the model's prefix.
+
+    Raises ModelError, naming the tensor, where there is none.
+    """
     modules, path = dict(model.named_modules()), tensor.removesuffix(".weight")
     prefix = f"{model.base_model_prefix}."
     for name in (path, prefix + path, path.removeprefix(prefix)):
@@ -207,7 +213,7 @@ def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
 
 
 def _stand_in(states: torch.Tensor | None, beside: tuple[Any, ...] | None) -> Any:
-    """A block's forward that returns the ``states``, or those that it is given, with what it had returned ``beside`` them."""
+    """Return a block's forward that returns ``states`` (None: its input) and what it had returned ``beside`` them."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         found = read(args, kwargs) if states is None else states
@@ -217,6 +223,6 @@ def _stand_in(states: torch.Tensor | None, beside: tuple[Any, ...] | None) -> An
 
 
 def read(args: Any, kwargs: Any) -> torch.Tensor:
-    """The hidden states that a block is given."""
+    """Return the hidden states that a block is given."""
     found: torch.Tensor = args[0] if args else kwargs["hidden_states"]
     return found

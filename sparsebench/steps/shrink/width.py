@@ -1,4 +1,4 @@
-"""Neurons and heads that go: scored once for all settings of a pass, or anew after each cut, compensated, written."""
+"""Remove neurons, heads or experts: score them once for a pass, or anew after each cut, then compensate and write."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one step asks for of a model: how many elements of each axis stay, and what a file names of them."""
+    """What one step asks for of a model: how many elements of each axis stay, and which elements its file names."""
 
     step: Step
     numbers: Mapping[Axis, int]
@@ -46,7 +46,7 @@ class _Plan:
 
 @dataclass
 class _Making:
-    """One step's folder while it is written, or why it failed alone."""
+    """One step's folder while it is written; ``error`` says why this step failed while others go on."""
 
     step: Step
     smaller: writing.Smaller
@@ -62,7 +62,7 @@ class _Making:
 def make(
     shape: ModelShape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit
 ) -> None:
-    """Every width that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
+    """Make every width that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
     plans: list[_Plan] = []
     for step in targets:
@@ -114,7 +114,7 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
 
 
 def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Making | None:
-    """The model cut in equal parts, each scored on what the one before has left; None where that failed, which is told."""
+    """Cut the model in equal parts, each scored on what the last one left. Return None where ``emit`` got an error."""
     whole, cuts, last = work.shape, _cuts(plan.step), None
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
         for cut in range(1, cuts + 1):
@@ -132,7 +132,7 @@ def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Making
 
 
 def cutting(step: Step) -> Cutting:
-    """What a step asks for."""
+    """Return what a step's settings ask for."""
     own = step.settings
     targets = {key: own.get(key) for key in ("parameters", "operations", "keep", "neurons", "heads", "experts")}
     return Cutting(own["of"], **targets, multiple_of=own.get("multiple_of", 1), uneven=own["uneven"])
@@ -143,8 +143,8 @@ def _cuts(step: Step) -> int:
 
 
 ScoreKey = tuple[str, bool, tuple[Any, ...]]
-"""What two steps of one criterion must share to share its scores: Taylor's labels, whether its widths stay even, and where
-labelled documents are read."""
+"""Steps of one criterion with the same key share its scores: Taylor's labels, whether widths stay even, and the
+settings of labelled documents."""
 
 
 def _scored(step: Step) -> ScoreKey:
@@ -156,7 +156,7 @@ def _scored(step: Step) -> ScoreKey:
 
 @dataclass
 class _WidthPass:
-    """What the settings of a pass share; after a first cut, ``origin`` has the elements' numbers in the whole model."""
+    """What the steps of a pass share. ``origin`` has, by axis, each element's number in the model before any cut."""
 
     shape: ModelShape
     context: Context
@@ -177,14 +177,14 @@ class _WidthPass:
         return self.text.batch
 
     def after(self, smaller: writing.Smaller, folder: Path) -> _WidthPass:
-        """The same work on what a cut has left in ``folder``."""
+        """Return the pass for the model that a cut has written to ``folder``."""
         kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
         found = shape_of(Checkpoint(folder), self.context.family)
         return _WidthPass(found, self.context, self.text, origin, self.answers, documents=self.documents)
 
     def cut(self, wanted: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Making]:
-        """Each step's smaller model in its folder; one that fails is told by ``emit`` and left out."""
+        """Write each step's smaller model into its folder. Steps that fail are left out; ``emit`` gets their errors."""
         found = self.score(list(wanted), emit)
         making: list[_Making] = []
         try:
@@ -213,7 +213,8 @@ class _WidthPass:
         return {one.step: one for one in making if not one.error}
 
     def score(self, steps: list[Step], emit: Emit) -> dict[ScoreKey, scores.Scores]:
-        """Every axis that a step may cut, by how a step asks to have it scored; a way that fails alone is told by ``emit``."""
+        """Score every axis that a step may cut, for each key of scores. Where Taylor fails for one key, ``emit`` gets
+        the error for its steps."""
         name = steps[0].name
         if name == "list":
             return {_scored(steps[0]): {}}
@@ -251,7 +252,7 @@ class _WidthPass:
         return {_scored(steps[0]): reading.result()}
 
     def whole(self, step: Step) -> WholeModel:
-        """The model in memory, on the text that a step's score is of."""
+        """Load the whole model, with the text on which a step is scored."""
         if not by_labels(step):
             return WholeModel.load(self.folder, self.context.family, self.batch, self.context.dtype)
         documents = self.documents[_scored(step)] = labelled.read(self.folder, step, self.context)
@@ -259,19 +260,19 @@ class _WidthPass:
         return replace(model, classes=documents.classes)
 
     def told(self, step: Step) -> dict[str, Any]:
-        """What is said of the text that a step read."""
+        """Return what is recorded about the text that a step read; empty where it read none."""
         read = self.text or (self.documents[_scored(step)].text if _scored(step) in self.documents else None)
         return read.told() if read else {}
 
     def replay(self, streams: int) -> Replay:
-        """The text through the model block by block."""
+        """Return a replay that runs the text through the model block by block."""
         folder = self.folder.parent if streams > 1 else None
         return Replay(
             self.shape.checkpoint, self.context.family, self.batch, streams, spill=folder, dtype=self.context.dtype
         )
 
     def open(self, plan: _Plan, found: scores.Scores, folder: Path) -> _Making:
-        """Choose what stays, and begin the folder."""
+        """Choose what stays, and begin to write the folder."""
         step = plan.step
         kept = self.kept(plan, found)
         smaller = writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
@@ -282,7 +283,7 @@ class _WidthPass:
         return _Making(step, smaller, writing.opened(smaller, self.context.family, folder), len(self.unseen))
 
     def kept(self, plan: _Plan, found: scores.Scores) -> dict[Axis, list[int]]:
-        """What stays of each axis, in order."""
+        """Return the elements of each axis that stay, in order."""
         if plan.step.name == "list":
             assert plan.named is not None
             return plan.named.exactly(self.shape)
@@ -300,7 +301,7 @@ class _WidthPass:
         }
 
     def compensate(self, making: list[_Making]) -> None:
-        """Write the output matrices and biases that make up for what went."""
+        """Write the biases and the refitted output matrices that compensate for what went."""
         for one in making:
             if one.compensation == "bias":
                 self._biases(one)
@@ -325,7 +326,7 @@ class _WidthPass:
 
 
 def _refitting(making: list[_Making]) -> Callable[[Block], None]:
-    """A visit that refits a block's output matrices: each version on what its own, smaller, blocks before it give."""
+    """Return a visitor that refits a block's output matrices, each version on the outputs of its own smaller blocks."""
     import torch
 
     def visit(block: Block) -> None:
@@ -357,7 +358,8 @@ def _refitting(making: list[_Making]) -> Callable[[Block], None]:
 def _refitted(
     block: Block, one: _Making, axis: Axis, cut: Cut, gram: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is left of an output matrix, as it is stored; and with zeros in place of what went, as the next blocks read it."""
+    """Refit an output matrix. Return the columns that stay, as they are stored, and the matrix with zeros in place of
+    the others, with which the replay goes on."""
     assert gram is not None
     weights, view = block.matrix(cut.name), one.smaller.view(cut)
     index = compensation.columns(axis, cut, one.smaller.kept[axis], weights.shape[1])

@@ -1,4 +1,4 @@
-"""The folder of a smaller model: what stays of every tensor, under the name that it has there, and the config that says so."""
+"""Write a smaller model's folder: what stays of every tensor, under its new name, and the config to match."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Smaller:
     """What is left of a model.
 
-    ``kept`` are the elements of an axis that stay, in order; ``blocks`` those blocks of a side that stay, in order;
-    ``config`` what config.json says instead; ``biases`` (name: length) are stored besides, in the dtype of the matrix.
+    ``kept`` has the elements of each axis that stay, in order, and ``blocks`` the blocks of each side that stay, in
+    order. ``config`` has the changed keys of config.json. ``biases`` (name: length) are added, in the dtype of their
+    matrix.
     """
 
     shape: ModelShape
@@ -47,12 +48,12 @@ class Smaller:
 
     @property
     def loads(self) -> str:
-        """What config.json says that stock transformers does not take; empty where it takes all."""
+        """A note on the key of config.json that stock transformers refuses; empty where it loads the model."""
         named = {**self.shape.checkpoint.config, **self.config}.get(PER_LAYER)
         return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if named else ""
 
     def name(self, stored: str) -> str | None:
-        """The name that a tensor has in the smaller model; None where it goes with its block or its expert."""
+        """Return a tensor's name in the smaller model; None where it goes with its block or its expert."""
         if stored in self._moved:
             return self._moved[stored]
         place = self.shape.places[stored]
@@ -61,7 +62,7 @@ class Smaller:
             return stored
         if place.layer in stay:
             return moved(stored, stay.index(place.layer))
-        # T5's table of positions serves the whole stack, wherever it stands.
+        # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         only = (
             sum(name.endswith(POSITIONS) and self.shape.places[name].side == place.side for name in self.shape.places)
             == 1
@@ -69,7 +70,7 @@ class Smaller:
         return moved(stored, 0) if stored.endswith(POSITIONS) and only else None
 
     def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
-        """Which entries of a tensor stay along ``dim``, of one ``expert``'s slice of a fused one; None for all."""
+        """Return the entries of a tensor, or of an ``expert``'s slice of it, that stay along ``dim``; None for all."""
         import torch
 
         length = self.shape.checkpoint.tensors[stored].shape[dim]
@@ -86,11 +87,11 @@ class Smaller:
         return any(cut.expert is not None for _, cut in self._cuts.get(stored, ()))
 
     def view(self, cut: Cut) -> View:
-        """A matrix as (out, in)."""
+        """Return the view of a cut's matrix as (out, in)."""
         return View(cut.tensor, cut.expert, self.shape.places[cut.tensor].rows_last)
 
     def add_biases(self, names: Sequence[str]) -> None:
-        """Give the matrices that lack them these biases, as long as what is left of them has rows."""
+        """Add biases to matrices that lack them, each as long as its matrix has rows left."""
         for name in names:
             weight = name.removesuffix("bias") + "weight"
             rows = 1 if self.shape.places[weight].rows_last else 0
@@ -98,7 +99,7 @@ class Smaller:
             self.biases[name] = self.shape.checkpoint.tensors[weight].shape[rows] if index is None else len(index)
 
     def cut(self, stored: str, tensor: torch.Tensor) -> torch.Tensor:
-        """What is left of a tensor."""
+        """Return what is left of a tensor."""
         import torch
 
         if self.by_expert(stored):
@@ -116,14 +117,14 @@ class Smaller:
         return tensor
 
     def layout(self) -> list[TensorInfo]:
-        """The tensors of the smaller model."""
+        """Return the tensors of the smaller model."""
         tensors = self.shape.checkpoint.tensors
         found: list[tuple[str, str, tuple[int, ...]]] = []
         for info in tensors.values():
             name = self.name(info.name)
             if name is None:
                 continue
-            # Of all experts as many stay.
+            # All experts keep the same number of entries: the first one stands for them.
             expert = 0 if self.by_expert(info.name) else None
             kept = [self.index(info.name, dim, expert) for dim in range(len(info.shape))]
             lengths = tuple(
@@ -136,12 +137,12 @@ class Smaller:
 
 
 def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
-    """The model without some blocks, by side. Raises UnsupportedError where what is left would not be the same blocks."""
+    """Return the model without the blocks in ``removed``, by side. Raises UnsupportedError as ``per_layer``."""
     stay = {side: [one for one in range(shape.blocks[side]) if one not in gone] for side, gone in removed.items()}
     config: dict[str, Any] = {}
     for side, left in stay.items():
         config |= per_layer(shape.checkpoint.config, shape.blocks[side], left)
-    # The numbers last: transformers calls an encoder-decoder's first one by the name that a decoder's has.
+    # The numbers of blocks last: an encoder-decoder may state its encoder's as `num_hidden_layers`, a decoder's key.
     for side, left in stay.items():
         config[shape.how.key(shape.how.layers, side)] = len(left)
     if "num_hidden_layers" in shape.checkpoint.config and "encoder" in stay and len(shape.blocks) == 2:
@@ -150,13 +151,14 @@ def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
 
 
 _NUMBERED = ("moe_layers", "mlp_only_layers")
-"""Lists of blocks by their numbers: those that have experts, and those that have none."""
+"""Keys of config.json that list blocks by number: those that have experts, and those that have none."""
 
 
 def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> dict[str, Any]:
-    """What config.json must say of each block where blocks go: kinds of attention, which of them have positions.
+    """Return the per-block keys of config.json where only the blocks in ``stay`` are left: attention, experts, widths.
 
-    A list that transformers makes by itself from the number of blocks is written where its entries differ.
+    A list that transformers would make from the number of blocks is written where its entries differ. Raises
+    UnsupportedError where what a block does depends on its number.
     """
     changed: dict[str, Any] = {}
     whole = transformers_config(config).to_dict()
@@ -164,7 +166,7 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
         if key in whole and (config.get(key) is not None or whole[key]):
             changed[key] = [place for place, layer in enumerate(stay) if layer in (whole[key] or ())]
     if isinstance(step := whole.get("decoder_sparse_step"), int) and step > 1:
-        # Blocks that lack experts because of their number are named.
+        # Blocks that have no experts because of their number are now listed.
         without = {layer for layer in range(layers) if (layer + 1) % step or layer in (whole["mlp_only_layers"] or ())}
         changed |= {
             "decoder_sparse_step": 1,
@@ -178,7 +180,7 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
             if differs or config.get(key) is not None:
                 changed[key] = [value[layer] for layer in stay]
     if "attention_layers" in changed and "attention_types" in whole:
-        # GPT-Neo reads the list of kinds in this form alone.
+        # GPT-Neo reads the kinds of attention only in this form.
         changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
     if own := widths(config):
         changed[PER_LAYER] = {str(place): own[layer] for place, layer in enumerate(stay) if layer in own} or None
@@ -193,9 +195,9 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
 
 
 def check(smaller: Smaller, family: Family, layout: Sequence[TensorInfo]) -> None:
-    """Stock transformers must build the smaller model with these names and shapes.
+    """Check that stock transformers builds the smaller model, and with the shapes of ``layout``.
 
-    Raises UnsupportedError, naming what it refuses, where it does not.
+    Raises UnsupportedError, naming the tensor or the reason, where it does not.
     """
     config = {**smaller.shape.checkpoint.config, **smaller.config}
     kind = config.get("model_type")
@@ -227,7 +229,7 @@ def write(
 ) -> CheckpointWriter:
     """Write the smaller model; tensors of ``ready`` (by their names there) replace what would be cut from the checkpoint.
 
-    Returns the writer, closed, which knows what was left out of the folder.
+    Return the closed writer, whose ``left_out`` lists what was left out of the folder.
     """
     with opened(smaller, family, folder) as writer:
         for name, tensor in (ready or {}).items():
@@ -237,13 +239,13 @@ def write(
 
 
 def opened(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
-    """A writer for the smaller model, once its shape has been checked."""
+    """Check the smaller model's shape and return a writer for it."""
     layout = checked(smaller, family)
     return CheckpointWriter(folder, layout, smaller.shape.checkpoint.folder, smaller.config)
 
 
 def checked(smaller: Smaller, family: Family) -> list[TensorInfo]:
-    """The tensors of the smaller model, once config.json has all of its names. Raises as ``check``."""
+    """Add the aliases of changed keys, check the smaller model and return its tensors. Raises as ``check``."""
     smaller.config |= aliases(smaller.shape.checkpoint.config, smaller.config)
     layout = smaller.layout()
     check(smaller, family, layout)
@@ -251,14 +253,14 @@ def checked(smaller: Smaller, family: Family) -> list[TensorInfo]:
 
 
 def aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """Other names of changed keys that config.json has as well: transformers may believe either."""
+    """Return the changed keys under other names that config.json has as well: transformers may read either."""
     pairs = type(transformers_config(config)).attribute_map.items()
     both = [*pairs, *((real, alias) for alias, real in pairs)]
     return {one: changed[other] for one, other in both if other in changed and one in config and one not in changed}
 
 
 def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) -> None:
-    """Write what is not written yet, biases that are new as zeros, and give the folder its name."""
+    """Write what is not written yet, new biases as zeros, and give the folder its name."""
     import torch
 
     from sparsebench.models.checkpoint import torch_dtype

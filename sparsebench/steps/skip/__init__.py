@@ -1,1 +1,1 @@
-"""Skipping: weights that would meet values near zero are left out, for each token anew; no weight changes."""
+"""Skipping: for each token, weights that would be multiplied with values near zero are not read; no weight changes."""

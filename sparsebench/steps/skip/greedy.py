@@ -1,9 +1,10 @@
-"""TEAL's greedy allocation (2408.14690, algorithm 1): which of a block's layers skip more, so that all together skip a share.
+"""TEAL's greedy allocation (2408.14690, algorithm 1): spreads a block's target share of skipped weights over its
+layers.
 
-    until Σ share_i size_i / Σ size_i reaches the target: that layer i, whose share grown by STEP · Σ size / size_i leaves
-    the least ‖Y - Ŷ‖, keeps the growth; Y is what the block makes as it is, Ŷ with all masks
+    until Σ share_i size_i / Σ size_i reaches the target: raise the share of one layer i by STEP · Σ size / size_i, the
+    layer for which ‖Y - Ŷ‖ is then least; Y is the block's output as it is, Ŷ with all layers masked
 
-A growth is the same number of weights whatever the layer. A layer that would pass `MOST` grows no more.
+Each raise is the same number of weights, whatever the layer. A layer whose share would exceed `MOST` is raised no more.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ STEP, MOST = 0.02, 0.95
 
 
 def allocated(block: Block, places: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
-    """For each target the share of each place. The block's first group of samples says what an allocation costs.
+    """Return, for each target, the share of each site in ``places``; costs are measured on the first group of samples.
 
-    A target that cannot be reached because every layer skips as much as it may gets the largest shares that there are.
+    A target beyond what the layers may skip gets the largest shares that were reached.
     """
     whole = sum(place.weights for place in places)
     growths = [STEP * whole / place.weights for place in places]
@@ -48,7 +49,7 @@ def allocated(block: Block, places: Sequence[SkipSite], targets: Sequence[float]
 
 
 class _Cost:
-    """How far a block is from what it makes as it is, by the shares of its places."""
+    """The distance of a block's output from its output as it is, by the shares of its sites."""
 
     def __init__(self, block: Block, places: Sequence[SkipSite]) -> None:
         self.block, self.places = block, places
@@ -62,7 +63,7 @@ class _Cost:
             return float((self._output() - self.whole).norm())
 
     def _output(self) -> torch.Tensor:
-        """Of the tokens that are no padding, in float32."""
+        """Return the block's output for all tokens but padding, in float32."""
         with torch.no_grad():
             return self.block.forward(0, 0, self.weights)[self.kept].float()
 

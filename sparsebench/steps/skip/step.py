@@ -1,4 +1,4 @@
-"""``skip`` as a step of a recipe: what a manifest may say of it, and the pass that finds its thresholds."""
+"""``skip`` as a step of a recipe: its settings in a manifest, and the pass that finds its thresholds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsebench.steps.watching import lacking
 
 
 class Skip(Settings):
-    """Values up to a threshold count as zero, and the weights that would meet them are not read."""
+    """Values up to a threshold count as zero, and the weights that they would be multiplied with are not read."""
 
     needs: ClassVar = {"share": "the share of values that are skipped, such as 0.4"}
 
@@ -21,43 +21,43 @@ class Skip(Settings):
     """The share of a layer's values that count as zero, by magnitude on the calibration text."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """As it stands."""
+        """Refuse a share of 1; every other setting is kept."""
         if self.share == 1:
             raise wrong("a `share` of 1", "less than 1: nothing would be computed", at="share")
         return super().complete(name)
 
 
 class Teal(Skip):
-    """TEAL (2408.14690): what every linear layer of the blocks reads is cut at a magnitude of its own."""
+    """TEAL (2408.14690): the inputs of every linear layer of the blocks have a threshold of their own."""
 
     allocation: Literal["uniform", "greedy"] = "uniform"
-    """The same `share` in every layer; or `share` of each block's weights, from the layers where its output suffers least,
-    as published (`greedy`: it runs each block some hundred times)."""
+    """The same `share` in every layer (`uniform`), or `share` of each block's weights, taken from the layers where the
+    block's output suffers least, as published (`greedy`: it runs each block some hundred times)."""
 
 
 class Cats(Skip):
-    """CATS (2404.08763): what the activation function of each feed-forward part gives is cut at a magnitude of its own."""
+    """CATS (2404.08763): the outputs of each feed-forward part's activation function have a threshold of their own."""
 
 
 def settings() -> dict[str, type[Settings]]:
-    """Each way's settings, by its name."""
+    """Return each method's settings class, by its name."""
     return {"teal": Teal, "cats": Cats}
 
 
 def label(step: Step) -> str:
-    """``teal 40% of inputs``."""
+    """Return a step's label, such as ``teal 40% of inputs``."""
     what = "inputs" if step.name == "teal" else "activations"
     greedy = ", greedy" if _allocation(step) == "greedy" else ""
     return f"{step.name} {100 * step.settings['share']:.4g}% of {what}{greedy}"
 
 
 def shares(step: Step) -> object:
-    """Steps of which this is equal are found in one pass."""
+    """Return the key of a pass: the thresholds of steps with equal keys are found in one pass."""
     return step.name, _allocation(step)
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Why nothing of a config.json's model can be skipped as a step asks, and the way out, as far as that tells."""
+    """Return why a model cannot be given the step, as far as its config.json tells, and a way out; else nothing."""
     return lacking(config, activations=step.name == "cats")
 
 
@@ -66,9 +66,10 @@ def _allocation(step: Step) -> str:
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every share of one way, from one pass of the text through the model.
+    """Make every share of one method, from one pass of the text through the model.
 
-    Raises UnsupportedError for a mixture of experts, ModelError without text or where the parent leaves weights out already.
+    Raises UnsupportedError for a mixture of experts. Raises ModelError without text, or where the parent skips weights
+    already.
     """
     from sparsebench.steps.skip import thresholds
 

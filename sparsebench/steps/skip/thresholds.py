@@ -3,8 +3,8 @@
     TEAL    t = the magnitude with P(|x| ≤ t) = share, of each linear layer's input x; y = W (x where |x| > t, else 0)
     CATS    t = the magnitude with P(|a| ≤ t) = share, of each feed-forward part's a = σ(W_gate x), without a gate σ(W_up x)
 
-The text goes through the model as it is: what a layer reads behind skipping layers differs a little. A text's padding does
-not count.
+The text goes through the model as it is. Behind layers that skip, a layer's inputs will differ a little from those
+measured. Padding does not count.
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ if TYPE_CHECKING:
     from sparsebench.steps.calibration import Calibrated
 
 FEW = 0.01
-"""Zeros of which nothing is said, as a share of the weights."""
+"""The share of zero weights up to which the note does not mention them."""
 
 
 @dataclass
 class SkipStatistics:
-    """What the text showed: the places, the number of ``weights`` in all matrices of the blocks, of which ``nonzeros`` are not
-    zero, and how many layers are ``left`` as they are, because they read something else than one row for each token. ``greedy``
-    are shares of a block that are to be allocated to its layers, and ``shares`` those of each place for each of them."""
+    """The statistics of one pass of the text.
+
+    ``places`` are the sites where values can be skipped. ``weights`` is the number of weights in all matrices of the
+    blocks, ``nonzeros`` how many of these are not zero. ``left`` counts the layers that stay as they are, because they
+    do not read one row for each token. ``greedy`` are shares of a block to allocate to its layers, and ``shares`` has,
+    for each of them, the share of each site.
+    """
 
     greedy: tuple[float, ...] = ()
     shares: dict[float, dict[str, float]] = field(default_factory=dict)
@@ -50,7 +54,7 @@ class SkipStatistics:
     left: int = 0
 
     def look(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
-        """Take one block through the text as it is, and keep what it shows."""
+        """Run the text through one block as it is, and add its statistics."""
         matrices = paths(block)
         function = activation(block.module, f"{block.side} block {block.index}") if outputs else ""
         counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
@@ -73,12 +77,12 @@ class SkipStatistics:
         self.left += len(counts) - len(places)
 
     def threshold(self, place: SkipSite, share: float) -> tuple[float, float]:
-        """The magnitude at which a place is cut for a share of its block, and the share of its own values up to that."""
+        """Return a site's threshold for a share of its block, and the share of the site's values up to it."""
         return place.magnitudes.threshold(self.shares.get(share, {}).get(place.path, share))
 
 
 def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> int:
-    """The weights that meet a block's activations: those of down, and of up where there is a gate beside it."""
+    """Count the weights multiplied with a block's activations: those of down, and of up beside a gate."""
     by_kind = {kind: sizes[name] for name, kind in kinds.items()}
     up = by_kind.get("up", 0) if "gate" in by_kind else by_kind.get("gate_up", 0) // 2
     return by_kind.get("down", 0) + up
@@ -87,7 +91,7 @@ def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> in
 def make(
     parent: Path, targets: Mapping[Step, Path], context: Context, read: Callable[[], Calibrated], emit: Emit
 ) -> None:
-    """Write each target: the parent's files, with thresholds in config.json. Raises as ``step.run`` says."""
+    """Write each target: the parent's files, with thresholds in config.json. Raises as ``step.run`` does."""
     started, checkpoint = time.perf_counter(), open_checkpoint(parent)
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
@@ -97,7 +101,7 @@ def make(
     greedy = next(iter(targets)).settings.get("allocation") == "greedy"
     seen = SkipStatistics(tuple(step.settings["share"] for step in targets) if greedy else ())
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
-        # What is tried again and again is tried on one sample.
+        # The greedy allocation runs each block again and again, so its groups have one sample.
         group = 1 if greedy else None
         replay = Replay(
             checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group, device=context.device
@@ -111,14 +115,14 @@ def make(
             _copy(parent, folder, found, made)
             told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
             emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))
-        except SparsebenchError as error:  # of this share alone
+        except SparsebenchError as error:  # fails this share only
             emit(step, error)
 
 
 def _chosen(
     seen: SkipStatistics, share: float, outputs: bool
 ) -> tuple[SkipThresholds, tuple[Activity, ...], dict[str, Any]]:
-    """The thresholds for a share, what they do at each place, and what is to be told of them."""
+    """Return the thresholds for a share, their effect at each site, and notes for the folder's description."""
     magnitudes = {place.path: seen.threshold(place, share) for place in seen.places}
     unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
     multiplied = seen.nonzeros - sum(place.nonzeros * magnitudes[place.path][1] for place in seen.places)
@@ -148,7 +152,10 @@ def _chosen(
 
 
 def _beside_zeros(seen: SkipStatistics, read: float, multiplied: float) -> str:
-    """What a token costs where weights are zero too; a bitmask has two bytes for each other one, and a bit for each."""
+    """Describe what a token reads where weights are zero too; empty where at most the share FEW is.
+
+    A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
+    """
     if seen.nonzeros > (1 - FEW) * seen.weights:
         return ""
     size = (2 * multiplied + read / 8) / (2 * seen.weights)
@@ -159,7 +166,7 @@ def _beside_zeros(seen: SkipStatistics, read: float, multiplied: float) -> str:
 
 
 def _copy(parent: Path, folder: Path, skip: SkipThresholds, made: dict[str, Any]) -> None:
-    """The parent's files in a folder whose config.json says what is skipped."""
+    """Copy the parent's files to a folder whose config.json has the thresholds."""
     stored = Checkpoint(parent)
     with CheckpointWriter(folder, list(stored.tensors.values()), parent, skip.config()) as writer:
         for name in stored.tensors:

@@ -1,3 +1,3 @@
-"""Fewer tokens: what a text does not use leaves the tokenizer, the embeddings and the output head."""
+"""Vocabulary trimming: tokens that a text does not use are removed from tokenizer, embeddings and output head."""
 
 from __future__ import annotations

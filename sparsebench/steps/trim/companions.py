@@ -1,6 +1,6 @@
-"""What lies beside the weights and names tokens by number: config.json, how to generate, what the tokenizer's files say.
+"""The files beside the weights that name tokens by id: config.json, generation_config.json and the tokenizer's files.
 
-Files that repeat the vocabulary in older forms fall away: tokenizer.json says it all.
+Files that repeat the vocabulary in older forms are removed: tokenizer.json holds all of it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ REPEATS = (
     "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
     "source.spm", "target.spm",
 )  # fmt: skip
-"""Files from which a tokenizer can be made too, with the ids of before."""
+"""Files from which a tokenizer can be built too, but with the old ids; they are removed."""
 _IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids", "sequence_bias")
 _DEFAULTS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "sep", "decoder_start", "cls", "mask", "unk"))
-"""What a configuration may leave to transformers, which then has a number of its own."""
+"""Token ids that a configuration may leave out: transformers then uses defaults of its own."""
 
 
 def named_ids(folder: Path) -> set[int]:
-    """The tokens that the configuration of the model in ``folder`` names: those of its defaults too.
+    """Return the token ids that the configuration of the model in ``folder`` names, transformers' defaults included.
 
-    Where positions begin behind the padding token's number, that must not change: all ids up to it are among them.
+    Where positions are counted from the padding token's id, that id must not change: all ids up to it are included.
     """
     found = {place for path in _present(folder) for place in _numbers(bounded.read_object(path))}
     config = bounded.read_object(folder / CONFIG)
@@ -40,9 +40,9 @@ def named_ids(folder: Path) -> set[int]:
 
 
 def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
-    """Bring the files in ``folder`` to a vocabulary in which the token ``old`` has the number ``new[old]``.
+    """Rewrite the files in ``folder`` for a vocabulary in which the token with the id ``old`` has the id ``new[old]``.
 
-    Raises ModelError for a configuration that names a number without a token.
+    ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.
     """
     config = folder / CONFIG
     said = bounded.read_object(config)
@@ -73,7 +73,7 @@ def _present(folder: Path) -> list[Path]:
 
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, int]:
-    """What transformers fills in where the configuration leaves a token open."""
+    """Return the token ids that transformers fills in where the configuration leaves them out."""
     whole = transformers_config(config)
     inner = getattr(whole, NESTED, None)
     found = {}
@@ -90,7 +90,7 @@ def _is_id(key: str) -> bool:
 
 
 def _numbers(value: Any, inside: bool = False) -> Iterator[int]:
-    """Every token's number in a configuration."""
+    """Yield every token id in a configuration."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(inner, inside or _is_id(str(key)))

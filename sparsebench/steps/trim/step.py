@@ -1,4 +1,4 @@
-"""``trim`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+"""``trim`` as a step of a recipe: its settings in a manifest, and the pass that trims the vocabulary."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
 
 
 class Corpus(Settings):
-    """What a text does not use goes."""
+    """Remove from the vocabulary the tokens that a corpus does not use."""
 
     source: NonEmpty | None = None
-    """The text, in any notation that `calibration` takes (`path:`, `wheel:`, `hf:datasets/…`), whole; default: the
-    calibration text's file. A result is known by the content."""
+    """The corpus, in any notation that `calibration` takes (`path:`, `wheel:`, `hf:datasets/…`), read whole; default:
+    the file of the manifest's calibration text. A result is identified by the corpus's content, not by its name."""
     field: NonEmpty | None = None
     """The column that holds the text, where the source has columns."""
     target: NonEmpty | None = None
     """A second column whose texts count as well: what an encoder-decoder writes."""
     min_count: Count = 1
-    """A token stays that the text uses so many times."""
+    """How many times the corpus must use a token to keep it."""
     characters: bool = True
-    """Every token of a single character stays too, so that any other text can still be written; `false` drops those that the
-    text does not use. Bytes, special and added tokens always stay."""
+    """Whether all tokens of a single character are kept too, so that any other text can still be tokenized; `false`
+    removes those that the corpus does not use. Bytes, special and added tokens are always kept."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """As it stands."""
+        """Return all settings. Raises PydanticCustomError for a `target` without a `field`."""
         if self.target is not None and self.field is None:
             raise wrong("`target` without `field`", "`field` names the first column", at="target")
         return self.model_dump()
 
 
 class Tokens(Settings):
-    """What a list does not name goes."""
+    """Remove from the vocabulary the tokens that a file does not list."""
 
     needs: ClassVar = {"file": "a text file with a token a line, such as tokens.txt"}
 
     file: NonEmpty | None = None
-    """A text file with a token a line, as the tokenizer spells it (`Ġthe`, `##ing`, `▁house`). A result is known by the file's
-    content."""
+    """A text file with one token on each line, as the tokenizer spells it (`Ġthe`, `##ing`, `▁house`). A result is
+    identified by the file's content."""
     characters: bool = True
-    """Every token of a single character stays too, so that any text can still be written."""
+    """Whether all tokens of a single character are kept too, so that any text can still be tokenized."""
 
 
 def settings() -> dict[str, type[Settings]]:
-    """What decides which tokens stay."""
+    """Return the settings class of each way to choose the tokens that are kept, by name."""
     return {"corpus": Corpus, "list": Tokens}
 
 
 def label(step: Step) -> str:
-    """``trim passages.jsonl min_count=2``: what the tokens are of, and what differs from the defaults."""
+    """Return a label such as ``trim passages.jsonl min_count=2``: text or list, and non-default settings."""
     of = step.settings.get("source") or step.settings.get("file")
     name = (of_text(of).name if step.name == "corpus" else of_file(of)[0].name) if of else step.name
     rest = {key: value for key, value in step.settings.items() if key not in ("source", "file")}
@@ -71,7 +71,7 @@ def label(step: Step) -> str:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The ids that must stay and, where a text says which, how it uses them."""
+    """The ids that must be kept and, if a text chose them, that text and its usage."""
 
     ids: frozenset[int]
     texts: Sequence[str] = ()
@@ -79,7 +79,7 @@ class _Wanted:
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every version of one pass over the model in ``parent``, each into its folder; what fails, fails alone.
+    """Make every trimmed version of the model in ``parent``, each in its folder; each step fails alone.
 
     Raises UnsupportedError, before any text is read, for a tokenizer that cannot be rewritten.
     """
@@ -97,7 +97,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
 
 def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
-    """The tokens that a text uses often enough."""
+    """Return the tokens that the step's text uses at least ``min_count`` times."""
     from sparsebench.steps.calibration import DEFAULT
     from sparsebench.steps.trim.usage import used
 
@@ -113,7 +113,7 @@ def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
 
 
 def _listed(step: Step, vocabulary: Any) -> _Wanted:
-    """The tokens that a file lists. Raises UserError by file and line for one that there is not."""
+    """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     from sparsebench import bounded
 
     path = as_planned(step.settings["file"], "a text file with a token a line", UserError)
@@ -129,7 +129,10 @@ def _listed(step: Step, vocabulary: Any) -> _Wanted:
 
 
 def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Wanted, context: Context) -> Any:
-    """Write the model with what is wanted, read the text again with its tokenizer, and count what lies there."""
+    """Write the trimmed model, read the text again with its tokenizer, and return the evidence.
+
+    Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
+    """
     from sparsebench.models.load import load_tokenizer
     from sparsebench.steps.evidence import counted
     from sparsebench.steps.trim import companions, usage, weights
@@ -159,7 +162,7 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Want
 
 
 def _told(usage: Usage, reading: Any) -> str:
-    """What a text costs in the tokens that are left."""
+    """Return a note on how many tokens the text takes after the trim."""
     if reading.same:
         return f"the text takes {usage.tokens:,} tokens, the same as before"
     more = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"

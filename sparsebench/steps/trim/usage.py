@@ -20,7 +20,7 @@ TOGETHER = 256
 
 @dataclass
 class Usage:
-    """A text as the tokenizer of a model reads it: ``counts`` of each token, ``ids`` in batches, ``texts`` how many."""
+    """A model's tokenization of ``texts`` texts: ``counts`` of each token id, and the ids in ``batches``."""
 
     counts: dict[int, int]
     batches: list[npt.NDArray[np.int32]] = field(repr=False)
@@ -28,14 +28,14 @@ class Usage:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the text takes, without special ones."""
+        """The number of tokens that the text takes, without special ones."""
         return sum(self.counts.values())
 
 
 @dataclass(frozen=True)
 class RetokenizedText:
-    """The same text after a trim: the ``tokens`` that it takes, how many more of them than before stand for something
-    ``unknown``, and whether they are the ``same`` ones."""
+    """The same text after a trim: the ``tokens`` that it takes, how many more of them than before are ``unknown``, and
+    whether they are the ``same`` tokens as before."""
 
     tokens: int
     unknown: int
@@ -43,7 +43,7 @@ class RetokenizedText:
 
 
 def used(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool) -> Usage:
-    """How often the texts use each token. ``joined`` texts are read as decoders read them, a blank line between them."""
+    """Tokenize the texts and count each token; ``joined`` texts are separated by a blank line, as for decoders."""
     import numpy as np
 
     batches = list(_read(tokenizer, texts, joined))
@@ -55,7 +55,7 @@ def used(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool)
 def read_again(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool, before: Usage, new: Mapping[int, int]
 ) -> RetokenizedText:
-    """The texts by the trimmed tokenizer, beside how they were read before; ``new`` gives a kept token's new number."""
+    """Tokenize the texts with the trimmed tokenizer and compare with ``before``; ``new`` maps kept ids to new ids."""
     import numpy as np
 
     table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
@@ -71,7 +71,7 @@ def read_again(
 
 
 def check_numbers(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], where: Any) -> None:
-    """Raise ModelError where the trimmed tokenizer, as transformers loads it, gives a token another number than its row."""
+    """Raise ModelError where the trimmed tokenizer, as transformers loads it, gives a token another id than its row."""
     found: dict[str, int] = tokenizer.get_vocab()
     wrong = next((token for token in {**expected, **found} if found.get(token) != expected.get(token)), None)
     if wrong is not None:
@@ -83,12 +83,12 @@ def check_numbers(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int
 
 
 def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
-    """The token ids of some texts at a time, one after another."""
+    """Yield the token ids of ``TOGETHER`` texts at a time, in one flat array."""
     import numpy as np
 
     for start in range(0, len(texts), TOGETHER):
         part = texts[start : start + TOGETHER]
-        # With what joins them to the texts behind.
+        # The last text too is followed by the joiner, which separates it from the next batch.
         given = [JOINER.join([*part, ""])] if joined else list(part)
         rows = tokenizer(given, add_special_tokens=False, verbose=False)["input_ids"]
         yield np.fromiter((place for row in rows for place in row), dtype=np.int32)

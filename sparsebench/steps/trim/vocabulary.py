@@ -1,8 +1,9 @@
-"""A tokenizer.json with fewer tokens, which reads what it keeps as before.
+"""A tokenizer.json with fewer tokens, which still tokenizes a text of kept tokens as before.
 
-BPE merges by rank: a text's merges all lie on the paths to the tokens that it ends in, so with those paths kept the merge of
-lowest rank is the same at every step. WordPiece takes the longest match, Unigram the path of highest score: what won stays,
-and wins among fewer. Ids are given anew in the old order.
+BPE merges by rank. All merges of a text are on the paths that build its final tokens. With these paths kept, the merge
+of lowest rank is the same at every step. WordPiece takes the longest match and Unigram the path of highest score: what
+won is kept, and wins again among fewer. The algorithm's own tokens get new ids in the old order, and added tokens get
+the ids after these.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ _WAY = "leave the model out of this step with `models:`"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of one tokenizer: ``data`` is its tokenizer.json, ``ids`` its tokens with their ids, those that the class
-    in transformers adds among them, ``added`` those outside of the algorithm: special ones, and words that nothing splits."""
+    """The tokens of one tokenizer.
+
+    ``data`` is its tokenizer.json. ``ids`` are its tokens with their ids, those that its transformers class adds
+    included. ``added`` are the tokens outside of the algorithm: special tokens, and words that are never split.
+    """
 
     path: Path
     data: dict[str, Any]
@@ -34,9 +38,10 @@ class Vocabulary:
 
     @classmethod
     def read(cls, folder: Path, tokenizer: Any) -> Vocabulary:
-        """The vocabulary of a model folder, whose ``tokenizer`` is loaded.
+        """Read the vocabulary of a model folder; ``tokenizer`` is its loaded tokenizer.
 
-        Raises UnsupportedError for a tokenizer that has no vocabulary in a tokenizer.json, or of a kind not known here.
+        Raises UnsupportedError for a tokenizer without a tokenizer.json, of an unknown kind, or with other ids than the
+        file's.
         """
         path, name = folder / FILE, type(tokenizer).__name__
         if not path.is_file() or not tokenizer.is_fast:
@@ -54,12 +59,12 @@ class Vocabulary:
 
     @property
     def kind(self) -> str:
-        """BPE, WordPiece, Unigram or WordLevel."""
+        """The algorithm: BPE, WordPiece, Unigram or WordLevel."""
         return str(self.model.get("type") or _guessed(self.model))
 
     @property
     def model(self) -> dict[str, Any]:
-        """The algorithm with its tokens, as the file has it."""
+        """The file's ``model``: the algorithm's settings and its tokens."""
         return _model(self.data, self.path)
 
     @cached_property
@@ -69,13 +74,14 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> dict[int, str]:
-        """Each id's token."""
+        """The token of each id."""
         return {place: token for token, place in self.ids.items()}
 
     def closed(self, wanted: Iterable[int], characters: bool) -> list[int]:
-        """The ids that must stay so that those ``wanted`` can, in the new order: the algorithm's own, then added ones.
+        """Return the ids to keep so that the ``wanted`` ones work, in the new order: the algorithm's, then added ones.
 
-        With ``characters`` all tokens of one character are among them, which write what was removed; those of one byte always.
+        With ``characters`` all tokens of one character are included, so that the text of removed tokens can still be
+        tokenized; tokens of one byte always are.
         """
         kept = {place for place in wanted if place in self.tokens}
         kept |= {self.ids[token] for token in self.added if token in self.ids}
@@ -88,7 +94,7 @@ class Vocabulary:
         return sorted(kept, key=lambda place: (self.tokens[place] not in self.stored, place))
 
     def _always(self, characters: bool) -> Iterator[str]:
-        """What stays whatever is wanted."""
+        """Yield the tokens that are kept in any case."""
         model = self.model
         unknown = model.get("unk_token")
         if unknown in self.stored:
@@ -97,7 +103,8 @@ class Vocabulary:
             entries = model["vocab"]
             if isinstance(model.get("unk_id"), int):
                 yield entries[model["unk_id"]][0]
-            # Ten below the lowest score is what a character without a token costs: it must not change.
+            # An unknown character scores ten below the lowest score of all tokens. That token is kept, so that this
+            # score stays.
             yield min(entries, key=lambda entry: entry[1])[0]
         bytewise = _is_bytewise(self.data)
         for token in self.stored:
@@ -109,14 +116,14 @@ class Vocabulary:
                 yield token
 
     def _bare(self, token: str) -> str:
-        """A token without the marks of a word's inside or end."""
+        """Return a token without the prefix of a word's continuation and the suffix of a word's end."""
         model = self.model
         return token.removeprefix(model.get("continuing_subword_prefix") or "").removesuffix(
             model.get("end_of_word_suffix") or ""
         )
 
     def without(self, kept: list[int]) -> dict[str, Any]:
-        """The tokenizer.json of the tokens ``kept``, whose new ids are their places in that list."""
+        """Return the tokenizer.json of the tokens ``kept``; their new ids are their positions in that list."""
         new = {place: number for number, place in enumerate(kept)}
         names = {self.tokens[place] for place in kept}
         model = dict(self.model)
@@ -141,7 +148,7 @@ class Vocabulary:
 
 
 class Merges:
-    """The merges of a BPE ``model``, in the order of their rank; ``ids`` are its tokens."""
+    """The merges of a BPE ``model`` in the order of their rank; ``ids`` maps its tokens to ids."""
 
     def __init__(self, model: Mapping[str, Any], ids: Mapping[str, int]) -> None:
         self.written = list(model.get("merges") or ())
@@ -152,7 +159,7 @@ class Merges:
         self.ids = ids
 
     def path(self, token: str) -> set[str]:
-        """All tokens that come up while ``token`` is put together of its characters, as the algorithm does alone or in a word."""
+        """Return all tokens that arise while the algorithm merges the characters of ``token``, and these."""
         bare = token.removeprefix(self.prefix).removesuffix(self.suffix)
         inner = [character if not place else self.prefix + character for place, character in enumerate(bare)]
         if inner and token.startswith(self.prefix) and token != bare:
@@ -171,11 +178,11 @@ class Merges:
         return seen
 
     def joined(self, left: str, right: str) -> str:
-        """The token that a merge makes."""
+        """Return the token that a merge makes."""
         return left + right.removeprefix(self.prefix)
 
     def within(self, names: set[str]) -> list[Any]:
-        """The merges, as the file writes them, whose parts and results are all among ``names``."""
+        """Return the merges, as the file writes them, whose parts and result are all in ``names``."""
         return [
             one
             for one, (left, right) in zip(self.written, self.pairs, strict=True)
@@ -191,7 +198,7 @@ def _model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _guessed(model: Mapping[str, Any]) -> str:
-    """The kind of a model that old files do not name."""
+    """Return the algorithm of a ``model`` without a type, as in old files."""
     if "merges" in model:
         return "BPE"
     if isinstance(model["vocab"], list):
@@ -218,7 +225,7 @@ def _is_bytewise(data: Mapping[str, Any]) -> bool:
 
 
 def _template_ids(processor: Any) -> Iterator[int]:
-    """The ids that a post-processor puts around a text."""
+    """Yield the ids that a post-processor adds to a text."""
     if not isinstance(processor, dict):
         return
     for inner in processor.get("processors") or ():
@@ -229,7 +236,7 @@ def _template_ids(processor: Any) -> Iterator[int]:
 
 
 def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
-    """A post-processor with new ids."""
+    """Return a post-processor with new ids."""
     if not isinstance(processor, dict):
         return processor
     made = dict(processor)

@@ -1,7 +1,7 @@
-"""Which tensors of a model have a row for each token, and the model with fewer of them.
+"""Find the tensors of a model that have a row for each token, and write the model with fewer rows.
 
-Nothing is known of architectures here: transformers builds the empty model with two sizes of vocabulary, and what differs
-in shape is what the vocabulary decides, output heads, their biases and ties included.
+Nothing here depends on the architecture: transformers builds the empty model with two vocabulary sizes, and the tensors
+that differ in shape are those with a row for each token, output heads, their biases and tied tensors included.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SIZE = "vocab_size"
 NESTED = "text_config"
-"""Where a model of several modalities has its language model's configuration."""
+"""The key under which a multimodal model keeps its language model's configuration."""
 
 
 def rows_of(config: Mapping[str, Any]) -> int:
-    """The rows of the embeddings, by config.json. Raises UnsupportedError where it does not say."""
+    """Return the number of rows of the embeddings by config.json. Raises UnsupportedError where it has none."""
     own = config.get(NESTED) if SIZE not in config else config
     size = (own or {}).get(SIZE)
     if not isinstance(size, int):
@@ -34,7 +34,7 @@ def rows_of(config: Mapping[str, Any]) -> int:
 
 
 def resized(config: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """The same configuration for another number of tokens."""
+    """Return the configuration with another vocabulary size."""
     made = {**config, SIZE: size} if SIZE in config else dict(config)
     if isinstance(made.get(NESTED), dict) and SIZE in made[NESTED]:
         made[NESTED] = {**made[NESTED], SIZE: size}
@@ -42,9 +42,9 @@ def resized(config: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
-    """The tensors that have a slice for each token, by their names in the files, with the dimension it lies along.
+    """Return the tensors with a slice for each token: their names in the files, each with the dimension of the tokens.
 
-    Raises UnsupportedError where none is found, or one is not stored as it is.
+    Raises UnsupportedError where there is none, or one is not stored with a plain slice for each token.
     """
     from transformers import AutoModelForMaskedLM
 
@@ -62,7 +62,7 @@ def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
         views, prefix = stored_views(model, checkpoint.tensors), model.base_model_prefix + "."
         for name, tensor in named_tensors(model):
             differing = [axis for axis, (a, b) in enumerate(zip(tensor.shape, other[name], strict=True)) if a != b]
-            # Tied tensors are one in the model, and a file may repeat them.
+            # Tied tensors are one parameter of the model, but a file may hold each of them.
             forms = {name, name.removeprefix(prefix), prefix + name} | (
                 {views[name].tensor} if name in views else set()
             )
@@ -79,9 +79,10 @@ def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
 
 
 def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> CheckpointWriter:
-    """The model in ``parent`` with the ``rows`` of its vocabulary, in this order, written but not closed.
+    """Write the model in ``parent`` with these ``rows`` of its vocabulary, in this order; return the open writer.
 
-    Everything else is copied in pieces; quantized weights stay as they are. Raises ModelError for a row that there is not.
+    All other tensors are copied in pieces; quantized weights stay as they are. Raises ModelError for a row that does
+    not exist.
     """
     import torch
 

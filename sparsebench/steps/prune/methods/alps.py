@@ -1,4 +1,4 @@
-"""ALPS (Meng et al. 2024): the best few weights of a layer and their values, searched together.
+"""ALPS (Meng et al. 2024): searches the weights of a layer to keep and their values together.
 
     min ‖X (Ŵ − W)ᵀ‖²   subject to as many zeros in W as asked for;   Ŵ is the dense layer, H = XᵀX + λI
 
@@ -8,10 +8,10 @@ scaled so that H has a unit diagonal. ADMM splits W from its sparse copy D (equa
     D  ←  projection of W + V/ρ: the largest stay
     V  ←  V + ρ (W − D)
 
-Every third step ρ grows by how much of the support of D has changed, until it changes no more; at most ten steps of
-conjugate gradients then improve the values on that support.
+Every third step ρ grows, by a factor that depends on how much of the support of D has changed, until the support
+settles. Ten steps of conjugate gradients (``refine``) then improve the values on that support.
 
-V is ρ(Z − D) with Z = W + V/ρ, of which D is the part that stays. So Z and the mask are all that is carried along.
+V is ρ(Z − D) with Z = W + V/ρ, and D is the part of Z that stays. So only Z and the mask are kept from step to step.
 """
 
 from __future__ import annotations
@@ -32,19 +32,23 @@ if TYPE_CHECKING:
     from sparsebench.models.inputs import InputStatistics
 
 SOFTER = 5.0
-"""ρ is divided by this as long as it is too large to let the support move at all."""
+"""ρ is divided by this as long as it is too large for the support to change at all."""
 LEAST = 1e-5
-"""Below this ρ nothing holds W to D: a support that does not move then is what it was from the start."""
+"""Below this ρ nothing holds W to D, and the search stops: a support that has not changed by then will not change."""
 PERIOD = 3
 SETTLED = (30, 3e-4)
-"""After so many steps a change of the support below this share of it counts as none, as in the authors' code."""
+"""(steps, share): after these steps, a change of less than this share of the support counts as none, as in the authors'
+code."""
 KEPT = 256 << 20
-"""Bytes of inverses that are kept."""
+"""The most bytes of inverses that are cached."""
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """What layers that read the same share. ``hessian`` (in, in) has a unit diagonal; ``root`` (in,) is what scales to it."""
+    """The problem shared by layers that read the same inputs: H scaled to a unit diagonal, and its eigenvectors.
+
+    ``hessian`` is (in, in); ``root`` (in,) is the square root of the diagonal that it was divided by.
+    """
 
     hessian: torch.Tensor
     root: torch.Tensor
@@ -53,7 +57,7 @@ class LeastSquares:
     inverses: dict[float, torch.Tensor] = field(default_factory=dict)
 
     def inverse(self, penalty: float) -> torch.Tensor:
-        """(H + ρI)⁻¹. Layers and sparsities go through much the same ρ: inverses are kept as far as KEPT goes."""
+        """Return (H + ρI)⁻¹, cached up to KEPT bytes: layers and sparsities go through much the same values of ρ."""
         found = self.inverses.get(penalty)
         if found is None:
             found = (self.vectors / (self.values + penalty)) @ self.vectors.T
@@ -65,7 +69,7 @@ class LeastSquares:
 def solve(
     layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None
 ) -> list[list[Solution | ModelError]]:
-    """For each of ``layers``, which read the same inputs, a solution per quota; the gram is left as it is.
+    """Return a solution per quota for each of ``layers``, which read the same inputs; the gram is not changed.
 
     ``dtype`` is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinity.
     """
@@ -89,7 +93,10 @@ def solve(
 
 
 def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype, damping: float = 0.01) -> LeastSquares:
-    """H damped, scaled to a unit diagonal, and its eigenvectors. An input that is always zero is independent of all."""
+    """Damp H, scale it to a unit diagonal, and compute its eigenvectors.
+
+    An input that is always zero gets a row of the identity matrix.
+    """
     import torch
 
     if inputs.gram is None:
@@ -108,12 +115,12 @@ def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype, damping: flo
 def _attempt(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> Solution | ModelError:
     try:
         return _prune(problem, layer, quota, setting)
-    except ModelError as error:  # weights that do not fit the layer's precision: of this quota alone
+    except ModelError as error:  # weights beyond the range of the layer's dtype, for this quota only
         return error
 
 
 def _prune(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> Solution:
-    """One layer to one quota: ADMM for the support, then conjugate gradients for the values."""
+    """Prune one layer to one quota: ADMM for the support, then conjugate gradients for the values."""
     import torch
 
     dense = layer.weights.to(problem.hessian.dtype) * problem.root
@@ -134,7 +141,7 @@ def _prune(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> 
 
 
 def _project(weights: torch.Tensor, quota: Quota, layer: Layer) -> torch.Tensor:
-    """Mask of what goes to be nearest to ``weights``: the smallest squares, or blocks of smallest sums of squares."""
+    """Return the mask that changes ``weights`` least: the smallest squares, or blocks of smallest sums of squares."""
     (choice,) = masks.choose(weights.square(), [quota], layer.name, layer.weights)
     return choice.mask
 
@@ -142,7 +149,7 @@ def _project(weights: torch.Tensor, quota: Quota, layer: Layer) -> torch.Tensor:
 def _search(
     problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """ADMM from the mask ``start``: D, the mask of its zeros, and whether that settled in time."""
+    """Run ADMM from the mask ``start``; return D, the mask of its zeros, and whether the mask settled in time."""
     import torch
 
     stays = start.numel() - int(start.sum())
@@ -152,7 +159,7 @@ def _search(
     state, mask = dense.masked_fill(start, 0), start
     before = start
     for step in range(1, setting.iterations + 1):
-        # V = held·Z where removed, for the ρ at which Z was made, and D = Z where it stays.
+        # Removed entries have V = held·Z (``held`` is the ρ of the step that made Z); the others have D = Z.
         signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
         right = signs.mul_(state).sub_(dense, alpha=penalty)
         state = state.mul_(mask).mul_(held / penalty).add_(dense).addmm_(right, inverse)
@@ -178,9 +185,9 @@ def _search(
 def _refine(
     problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor, steps: int
 ) -> torch.Tensor:
-    """Conjugate gradients on the support, all rows at once; H has a unit diagonal, so it is preconditioned by it.
+    """Run conjugate gradients on the support, all rows at once, and keep the rows whose error falls.
 
-    A row is taken where its error falls.
+    H has a unit diagonal, so the steps are already preconditioned by the diagonal.
     """
     import torch
 
@@ -203,5 +210,5 @@ def _refine(
 
 
 def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """Row by row, as a column; 0 where there is nothing left to divide by."""
+    """Return the ratio of each row as a column; 0 where the denominator is not positive."""
     return (above / below).nan_to_num_(0, 0, 0).masked_fill_(below <= 0, 0)[:, None]

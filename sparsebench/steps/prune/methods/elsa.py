@@ -1,12 +1,13 @@
-"""ELSA (Lee et al. 2025, 2510.01650): the model's own loss under the condition that so many weights are zero, by ADMM.
+"""ELSA (Lee et al. 2025, 2510.01650): minimises the model's own loss under a constraint of sparsity, by ADMM.
 
-min f(x) where x = z and z is sparse. Between two choices of z, Adam takes steps of x on f(x) + λ/2 ‖x - z + u‖²; the gradient
-of f is clipped, that of the penalty is not. Then z = the entries of x + u that weigh most, zeros elsewhere, and u = u + x - z.
-What an entry weighs is its square times Adam's second moment, which stands for the Fisher information (the paper's
-objective-aware projection), or its square alone. Where λ grows, u shrinks with it: u is the multiplier over λ. In the end x
-itself is projected. Each matrix has the sparsity that is asked for, to the weight.
+min f(x) where x = z and z is sparse. Between two choices of z, Adam takes steps of x on f(x) + λ/2 ‖x - z + u‖²; the
+gradient of f is clipped, that of the penalty is not. Then z keeps the entries of x + u with the highest scores, with
+zeros elsewhere, and u = u + x - z. The score of an entry is its square times Adam's second moment, which stands for the
+Fisher information (the paper's objective-aware projection), or its square alone. Where λ grows, u shrinks in
+proportion, as u is the multiplier divided by λ. In the end x itself is projected. Each matrix has exactly the sparsity
+asked for.
 
-Published: 4,096 steps of 8 samples of 2,048 tokens of C4. A run under a hundredth of these tokens says so.
+Published: 4,096 steps of 8 samples of 2,048 tokens of C4. A run with less than a hundredth of these tokens gets a note.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ class ElsaPruning(Pruning):
         self.duals = [torch.zeros_like(held.parameter) for held in self.held]
 
     def penalty(self, step: int) -> float:
-        """λ after so many steps; it changes when z does."""
+        """Return λ after ``step`` steps; it changes only when z does."""
         asked, interval = float(self.settings["penalty"]), self.settings["interval"]
         if self.settings["schedule"] == "constant":
             return asked
         return asked * (1 - cos(pi * (step // interval * interval) / self.steps)) / 2
 
     def projected(self, held: MaskedParameter, values: torch.Tensor) -> torch.Tensor:
-        """The values of one parameter, zero but for those that weigh most."""
+        """Return the values of one parameter with all but those of highest score set to zero."""
         found, moment = values.clone(), self.optimizer.state[held.parameter].get("exp_avg_sq")
-        # Roots, in the same order: squares of small weights times squares of small gradients are below what a float can be.
+        # Square roots keep the order; small squared weights times small squared gradients would underflow.
         fisher = self.settings["projection"] == "fisher" and moment is not None
         scores = values.abs() * moment.sqrt() if fisher else values.abs()
         for score, kept in zip(held.matrices(scores), held.matrices(found), strict=True):
@@ -59,7 +60,7 @@ class ElsaPruning(Pruning):
             held.parameter.grad.add_(held.parameter.detach() - copy + dual, alpha=self.penalty(step))
 
     def after(self, step: int) -> None:
-        """Choose z anew, and let u take up what x differs from it by."""
+        """Choose z anew, and add x - z to u."""
         if (step + 1) % self.settings["interval"]:
             return
         scale = self.penalty(step) / self.penalty(step + 1)
@@ -70,7 +71,7 @@ class ElsaPruning(Pruning):
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
-        """The model with x projected, as it would be written after so many steps."""
+        """Project x meanwhile, as it would be written after ``step`` steps; always yield True."""
         whole = [held.parameter.detach().clone() for held in self.held]
         for held, values in zip(self.held, whole, strict=True):
             held.parameter.data.copy_(self.projected(held, values))
@@ -81,12 +82,12 @@ class ElsaPruning(Pruning):
                 held.parameter.data.copy_(values)
 
     def tensors(self) -> list[torch.Tensor]:
-        """z and u."""
+        """Return z and u."""
         return [*self.copies, *self.duals]
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every model of one pass, each into its folder. Raises as ``recover`` does."""
+    """Make every model of one pass, each in its folder. Raises as ``recover`` does."""
     from sparsebench.steps.recover.step import run as recover
 
     recover(parent, targets, context, emit, ElsaPruning)

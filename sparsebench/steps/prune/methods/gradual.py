@@ -1,11 +1,13 @@
 """Gradual magnitude pruning: the sparsity grows while the whole model is trained, after Zhu and Gupta (1710.01878).
 
-Every ``frequency`` steps the smallest weights of each matrix go, until the sparsity of the course is reached; what is gone stays
-so, with gradients of zero. With an N:M pattern the smallest go of those that the pattern would remove by then, so that every
-group has it in the end; its masks are made anew each time, as BMCook does for 2:4.
+Every ``frequency`` steps the smallest weights of each matrix are removed, up to the scheduled sparsity. Removed weights
+stay zero, with gradients of zero. With an N:M pattern only weights that the pattern would remove at that step are
+candidates, so that every group fits the pattern in the end. The pattern's masks are made anew each time, as BMCook does
+for 2:4.
 
-The training is that of ``recover: distill``. The paper prunes during a whole training; here a run starts from a trained
-model, and no budget in tokens is published for that. Other choices of what goes are in ``movement`` and ``rigl``.
+The training is that of ``recover: distill``. The paper prunes during a whole training. Here a run starts from a trained
+model, and no budget in tokens is published for that. ``movement`` and ``rigl`` choose the weights to remove in other
+ways.
 """
 
 from __future__ import annotations
@@ -27,19 +29,19 @@ from sparsebench.steps.recover.trainer import MaskedParameter, Pruning, TrainedW
 
 
 class GradualPruning(Pruning):
-    """The masks of a training, which grow along its course."""
+    """The masks of a training, which grow by a schedule."""
 
     def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
         self.held, self.optimizer = weights.held, optimizer
 
     def before(self, step: int) -> None:
-        """Let the smallest weights of each matrix go until so many are zero, and what the optimizer knows of them."""
+        """Zero the smallest weights of each matrix up to the scheduled sparsity, and clear their optimizer state."""
         if not self.course.due(step):
             return
         for held in self.held:
             parameter, gone, scores = held.parameter, held.gone, self._scores(held)
-            # Experts lie in one tensor, a matrix each.
+            # Fused experts are one tensor of a matrix each.
             stacks = (one if one.ndim == 3 else one[None] for one in (scores, gone))
             for one, mask in zip(*stacks, strict=True):
                 count = round(self.course.share(step) * one.numel())
@@ -49,7 +51,7 @@ class GradualPruning(Pruning):
             forget(self.optimizer, parameter, gone)
 
     def _scores(self, held: MaskedParameter) -> torch.Tensor:
-        """Magnitudes; infinite of what the pattern keeps."""
+        """Return magnitudes, infinite for the weights that the pattern keeps."""
         scores = held.parameter.detach().abs()
         if self.pattern != "unstructured":
             for one in held.matrices(scores):
@@ -58,11 +60,11 @@ class GradualPruning(Pruning):
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
-        """Whether the course has ended."""
+        """Yield whether the schedule has ended."""
         yield step > self.course.end
 
     def tensors(self) -> list[torch.Tensor]:
-        """The masks."""
+        """Return the masks."""
         return [held.gone for held in self.held]
 
 
@@ -71,11 +73,11 @@ KINDS: dict[str, type[GradualPruning] | type[MovementPruning] | type[RiglPruning
     "movement": MovementPruning,
     "rigl": RiglPruning,
 }
-"""What makes the zeros, by the setting ``by``."""
+"""The class that makes the zeros, by the setting ``by``."""
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every gradually pruned model of one pass, each into its folder. Raises as ``recover`` does."""
+    """Make every gradually pruned model of one pass, each in its folder. Raises as ``recover`` does."""
     from sparsebench.steps.recover.step import run as recover
 
     recover(parent, targets, context, emit, lambda settings, *rest: KINDS[settings["by"]](settings, *rest))

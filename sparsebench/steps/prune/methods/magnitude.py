@@ -1,6 +1,6 @@
-"""Magnitude pruning (Han et al. 2015): the smallest |w| go.
+"""Magnitude pruning (Han et al. 2015): the weights of smallest |w| are removed.
 
-The score is |w| itself: exact in every dtype, so that ties are the weights' own.
+The score is |w| itself, exact in every dtype, so that scores are tied only where weights are.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 
 def score(layer: Layer) -> torch.Tensor:
-    """|w|, in the weights' dtype and shape."""
+    """Return |w|, in the weights' dtype and shape."""
     return layer.weights.abs()

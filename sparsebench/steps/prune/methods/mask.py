@@ -1,8 +1,8 @@
-"""Masks from a file: somebody else has chosen what goes.
+"""Pruning by masks from a file, chosen elsewhere.
 
-A file has a tensor for each weight that it prunes, under the weight's own name or that and ``_mask``, as
-``torch.nn.utils.prune`` calls its masks: 1 keeps, 0 removes. Any weight can have one, embeddings and biases too. Weights and
-masks are read and written in pieces, so that memory stays small whatever the model.
+A file has a tensor for each weight that it prunes: 1 keeps, 0 removes. The tensor has the weight's name, or that name
+plus ``_mask``, as ``torch.nn.utils.prune`` names its masks. Any weight can have one, embeddings and biases too. Weights
+and masks are read and written in pieces, so that memory stays small whatever the model's size.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of a file by the tensors of a checkpoint; of a tied tensor that is stored twice by the one that is repeated."""
+    """The masks of a file, by the name of the checkpoint's tensor (of a tied tensor stored twice, the original's)."""
 
     path: Path
     found: Mapping[str, TensorInfo]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        """One mask's entries in order, flat, true where the weight stays. Raises ModelError for other values than 0 and 1."""
+        """Yield one mask's entries in order, flat, True where the weight stays.
+
+        Raises ModelError for values other than 0 and 1.
+        """
         info = self.found[name]
         return (kept(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
 
     def note(self, places: Mapping[str, Part]) -> str:
-        """Which prunable weights it leaves as they are."""
+        """Return a note on the prunable weights without a mask; empty if there are none."""
         names = [name for name, place in places.items() if place.prunable]
         left = [name for name in names if name not in self.found]
         said = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
@@ -46,7 +49,7 @@ class Masks:
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every version that masks make of the model in ``parent``, each into its folder; a file that does not fit fails alone."""
+    """Apply each step's masks to the model in ``parent``, each in its folder; a file that does not fit fails alone."""
     checkpoint = Checkpoint(parent)
     places = prunable_parts(checkpoint, context.family)
     masks: dict[Step, Masks] = {}
@@ -66,14 +69,14 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
                 outputs.notes[step] |= {masks[step].note(places)} - {""}
             outputs.finish(context.family, {}, emit)
     except SparsebenchError:
-        if outputs.writers:  # else each has failed by itself
+        if outputs.writers:  # otherwise every step has failed with its own error
             raise
     for step, reason in outputs.failed.items():
         emit(step, reason)
 
 
 def _read(named: str, checkpoint: Checkpoint) -> Masks:
-    """The masks in a file, which fit the checkpoint by name and shape. Raises ModelError by file and tensor."""
+    """Read a file's masks. Raises ModelError, naming file and tensor, where names, shapes or dtypes do not fit."""
     path = as_planned(named, "a safetensors file of masks", ModelError)
     header, start = read_header(path)
     found: dict[str, TensorInfo] = {}
@@ -90,7 +93,7 @@ def _read(named: str, checkpoint: Checkpoint) -> Masks:
             )
         if info.dtype not in ITEM_SIZE:
             raise ModelError(f"{where} is of dtype {info.dtype[:20]}", "write masks as booleans or bytes")
-        # As a boolean, a byte beyond 1 would pass for true.
+        # Read as a boolean, a byte above 1 would pass for True.
         own = replace(info, dtype="U8") if info.dtype == "BOOL" else info
         name = checkpoint.ties.get(name, name)
         if name in found and not _same(path.parent, own, found[name]):
@@ -108,7 +111,7 @@ def _same(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> None:
-    """One tensor of every version. A tied repeat is treated like the tensor that it repeats."""
+    """Write one tensor of every variant. A stored copy of a tied tensor gets the mask of the original."""
     checkpoint = outputs.checkpoint
     own = checkpoint.ties.get(name, name)
     marks = {step: masks[step].pieces(own) for step in outputs.writers if own in masks[step].found}

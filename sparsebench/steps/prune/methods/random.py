@@ -1,7 +1,7 @@
-"""Random pruning: every weight draws a number; the lowest draws go.
+"""Random pruning: every weight draws a number, and the weights with the lowest draws are removed.
 
-The draws depend on the seed and the tensor's name only, so that the versions of a sweep are nested
-and a tensor is treated alike wherever it lies in the checkpoint.
+The draws depend on the seed and the tensor's name only. So the variants of a sweep are nested, and a tensor's draws do
+not depend on its position in the checkpoint.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 def score(layer: Layer) -> torch.Tensor:
-    """Uniform int32 draws of the weights' shape and device, in [0, 2^31 - 1). Raises ModelError for NaN or infinite weights."""
+    """Return uniform int32 draws in [0, 2^31 - 1), with the weights' shape and device.
+
+    Raises ModelError for NaN or infinite weights.
+    """
     import torch
 
     check_weights([layer])
 
-    # torch's generator looks at 32 bits of its seed: both go into the hash.
+    # torch's generator uses 32 bits of its seed, so the seed and the name are hashed to 32 bits.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{layer.seed}:{layer.name}".encode()))
     drawn = torch.randint(0, 2**31 - 1, layer.weights.shape, generator=generator, dtype=torch.int32)
-    # Drawn on the CPU wherever the weights lie, so that a seed has the same mask everywhere.
+    # Drawn on the CPU on every device, so that a seed gives the same mask everywhere.
     return drawn.to(layer.weights.device)

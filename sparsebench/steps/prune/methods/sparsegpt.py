@@ -1,4 +1,4 @@
-"""SparseGPT (Frantar & Alistarh 2023, algorithm 1): prune column by column, let the columns to the right make up for it.
+"""SparseGPT (Frantar & Alistarh 2023, algorithm 1): prunes column by column; columns to the right compensate the error.
 
     H = 2/n · Σ x xᵀ + λI,   UᵀU = H⁻¹,   U upper triangular
     for every block of 128 columns:
@@ -7,12 +7,14 @@
             e = w_j / U_jj where removed, 0 elsewhere
             W_:,j:  −=  e · U_j,j:                                    (columns right of the block: all at once, later)
 
-N:M chooses at every M-th column, from the weights as updated so far. U depends on the inputs alone: layers that read the
-same and all sparsities are stacked and swept together. The stack is Wᵀ, so that a column is contiguous.
+N:M chooses the weights to remove at every M-th column, from the weights as updated so far. U depends on the inputs
+alone, so layers that read the same input, and all sparsities, are stacked and swept together. The stack is Wᵀ, so that
+a column is contiguous.
 
-A quota that quantizes makes of what stays in column j its nearest places q on a grid, and e = (w_j - q) / U_jj where it stays
-too: the paper's joint sweep. Where nothing is to be removed that is GPTQ (Frantar et al. 2023, algorithm 1), and weights that
-were zero before are what is removed. A group's grid is that of its weights as updated when its first column is reached.
+A quota that quantizes rounds the weights that stay in column j to the nearest values q of a grid, and e = (w_j - q) /
+U_jj for these weights too: the paper's joint sweep. With a sparsity of 0 that is GPTQ (Frantar et al. 2023, algorithm
+1), where weights that were zero before count as removed. A group's grid is made from its weights as updated when its
+first column is reached.
 """
 
 from __future__ import annotations
@@ -33,16 +35,16 @@ if TYPE_CHECKING:
     import torch
 
 WIDTH = 128
-"""Columns of a block, as published."""
+"""The number of columns of a block, as published."""
 STEP = 16
-"""Columns that are updated one by one before the rest of their block is, by a product."""
+"""The number of columns that are updated one by one before a product updates the rest of their block."""
 STACK = 256 << 20
-"""Bytes of the stack; a layer larger than that goes alone."""
+"""The most bytes of a stack; a larger layer is a stack by itself."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One layer to prune to one quota, and where it lies in the stack."""
+    """One layer to prune to one quota, and its first column in the stack."""
 
     layer: Layer
     quota: Quota
@@ -57,10 +59,10 @@ class Unit:
 def solve(
     layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None
 ) -> list[list[Solution | ModelError]]:
-    """For each of ``layers``, which read the same inputs, a solution per quota; uses up the gram.
+    """Return a solution per quota for each of ``layers``, which read the same inputs; a float32 gram is used up.
 
-    ``granularity: layer`` compares within the layer's block of columns, ``row`` within each row of it. ``dtype`` is that
-    of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinite numbers.
+    ``granularity: layer`` compares within the layer's block of columns, ``row`` within each row of the block. ``dtype``
+    is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinite numbers.
     """
     import torch
 
@@ -86,9 +88,9 @@ def _damping(quota: Quota) -> float:
 
 
 def block_width(pattern: str, quantize: Quantize | None = None, columns: int = WIDTH) -> int:
-    """Columns of a block: the multiple nearest to ``columns`` of what the pattern and the grid keep together.
+    """Return the columns of a block: the multiple nearest to ``columns`` of the group size of the grid or the pattern.
 
-    Raises UnsupportedError for groups of a grid that cut those of a pattern.
+    Raises UnsupportedError for a grid whose groups would split those of the pattern.
     """
     together = 1 if pattern == "unstructured" else masks.pair(pattern)[1]
     if quantize and quantize.group:
@@ -103,9 +105,9 @@ def block_width(pattern: str, quantize: Quantize | None = None, columns: int = W
 def _stacks(
     layers: Sequence[Layer], quotas: Sequence[Quota], itemsize: int, damping: float = DAMPING[0]
 ) -> Iterator[tuple[list[tuple[int, int]], list[Unit]]]:
-    """Units of one pattern and one width of groups that fit into a stack together, with their places in the answer.
+    """Yield stacks of units with the same pattern and group size, and the units' indices (layer, quota) in the result.
 
-    Where nothing is to go or to be rounded there is no unit: the layer stays as it is.
+    A quota that neither prunes nor rounds has no unit: the layer stays as it is.
     """
     wanted_at: dict[tuple[object, ...], list[int]] = {}
     for column, quota in enumerate(quotas):
@@ -132,7 +134,7 @@ def _stacks(
 
 
 def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution | ModelError]:
-    """Algorithm 1 over a stack of units of one pattern and one width of groups."""
+    """Run algorithm 1 over a stack of units with the same pattern and group size."""
     import torch
 
     quota = units[0].quota
@@ -156,7 +158,7 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
         codes = rounding.codes(unit) if rounding else None
         try:
             yield _solution(unit, stack[:, unit.columns].T, factor, codes, int(gone[unit.columns].sum()))
-        except ModelError as error:  # weights that do not fit the layer's precision: of this quota alone
+        except ModelError as error:  # weights beyond the range of the layer's dtype, for this quota only
             yield error
 
 
@@ -168,8 +170,11 @@ def _sweep_block(
     rounding: _Rounding | None,
     first: int,
 ) -> torch.Tensor:
-    """Changes a block (width, rows) of the stack, from column ``first`` on, in place; the errors e (width, rows) are for
-    what lies right of it. ``removed`` tells what goes; of N:M it is filled in here.
+    """Prune a block (width, rows) of the stack in place, and return the errors e (width, rows) for the columns after
+    it.
+
+    The block begins at column ``first``. ``removed`` is the mask of the weights to remove; for N:M it is filled in
+    here.
     """
     import torch
 
@@ -197,7 +202,7 @@ def _sweep_block(
 
 
 class _Rounding:
-    """The grids of a stack of units that quantize, and the values that its columns get."""
+    """The grids of a stack of units that quantize, and the integer values of its columns."""
 
     def __init__(self, units: list[Unit], stack: torch.Tensor) -> None:
         import torch
@@ -212,7 +217,7 @@ class _Rounding:
             self._open(0, stack)
 
     def rounded(self, place: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
-        """What column ``place`` becomes, the first of ``ahead``; ``removed`` tells what of it is zero."""
+        """Round column ``place``, the first of ``ahead``, with zeros where ``removed``; return the rounded weights."""
         import torch
 
         if self.group is not None and place % self.group == 0:
@@ -221,7 +226,7 @@ class _Rounding:
         return self.grid.weights(values)
 
     def _open(self, number: int, weights: torch.Tensor) -> None:
-        """The grid of one group (columns, rows), of each unit by its own scheme."""
+        """Make the grid of one group of ``weights`` (columns, rows), for each unit by its own scheme."""
         for unit, quantize in self.units:
             at = unit.columns
             found = grid(weights[:, at], 0, quantize.scheme, unit.layer.weights.dtype)
@@ -230,7 +235,7 @@ class _Rounding:
         self.grid = Grid(self.steps[number], self.zeros[number], self.low, self.high)
 
     def codes(self, unit: Unit) -> Codes:
-        """The unit's values (out, in) and grids."""
+        """Return the unit's values (out, in) with its grids."""
         import torch
 
         at, kept = unit.columns, unit.quota.quantize
@@ -240,9 +245,9 @@ class _Rounding:
 
 
 def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None) -> torch.Tensor:
-    """Mask (width, rows) of the block: for each unit the lowest w² / U_jj², or of one that only quantizes its ``zeros``.
+    """Return the mask (width, rows) of a block: each unit's lowest w² / U_jj², or its ``zeros`` if it only quantizes.
 
-    Of N:M nothing yet but zeros that are kept.
+    For N:M the mask has only the zeros to keep.
     """
     import torch
 
@@ -262,18 +267,20 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
 
 
 def _removed_of_group(ratios: torch.Tensor, unit: Unit, gone: torch.Tensor) -> torch.Tensor:
-    """Mask (M, rows) of the M−N lowest w² / U_jj² of each row, given w / U_jj, those that are ``gone`` first; ``unit`` tells
-    N and M."""
+    """Return the mask (M, rows) of each row's M−N lowest w² / U_jj², the weights in ``gone`` first.
+
+    ``ratios`` are w / U_jj. N and M are those of the unit's pattern.
+    """
     keep, group = masks.pair(unit.quota.pattern)
     scores = masks.ordinals(ratios.square_(), unit.layer.name)
     return masks.lowest_of_each(scores.masked_fill_(gone, -1), group - keep)
 
 
 def _steps(width: int, group: int, quantize: Quantize | None) -> Iterator[tuple[int, int]]:
-    """Bounds of the runs of columns that are updated one by one: about STEP, and a group starts within one or with one.
+    """Yield the bounds of the runs of columns, about STEP each, that are updated one by one.
 
-    All columns of a group are up to date when its first is reached: either it lies in one run, or it starts one. A group of
-    a grid always starts one.
+    All columns of a group must be up to date when its first is reached. So a group of a pattern is within one run, or
+    starts one; a group of a grid always starts one.
     """
     if quantize and quantize.group:
         for left in range(0, width, quantize.group):
@@ -291,7 +298,7 @@ def _steps(width: int, group: int, quantize: Quantize | None) -> Iterator[tuple[
 
 
 def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | None, removed: int) -> Solution:
-    """The unit's weights (out, in) in the layer's dtype. What was set to zero in float32 stays zero."""
+    """Return the unit's weights (out, in), converted to the layer's dtype; weights that are zero stay zero."""
     import torch
 
     layer = unit.layer

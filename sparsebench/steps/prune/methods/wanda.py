@@ -1,8 +1,8 @@
-"""Wanda (Sun et al. 2023): a weight matters as much as it is large and as what it is multiplied with is large.
+"""Wanda (Sun et al. 2023): the score of a weight is its magnitude times the norm of its input.
 
     S_ij = |W_ij| · ‖x_j‖₂        compared within each output row i
 
-‖x_j‖₂ runs over all calibration tokens; the authors divide by their number, which changes no order.
+‖x_j‖₂ runs over all calibration tokens. The authors divide by the number of tokens, which does not change the order.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def score(layer: Layer) -> torch.Tensor:
-    """S (out, in) in float32."""
+    """Return S, (out, in), float32."""
     return layer.weights.abs().float().mul_(input_norms(layer))
 
 
 def input_norms(layer: Layer) -> torch.Tensor:
-    """‖x_j‖₂ of the layer's inputs (in,), float32. Raises ModelError, naming the tensor, where one is NaN or infinite."""
+    """Return ‖x_j‖₂ of the layer's inputs, (in,), float32. Raises ModelError, naming the tensor, if not finite."""
     import torch
 
     if layer.inputs is None:
