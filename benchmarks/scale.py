@@ -239,7 +239,7 @@ def _records(asked: Asked) -> Iterator[dict[str, Any]]:
 
 def ingest(asked: Asked) -> dict[str, Any]:
     """Seconds to bring records into a new ledger, its bytes, and seconds of a query of ``results``."""
-    from sparsebench.ledger.query import session
+    from sparsebench.ledger.query import run
     from sparsebench.ledger.store import BATCH, Ledger
 
     with tempfile.TemporaryDirectory() as folder:
@@ -259,12 +259,11 @@ def ingest(asked: Asked) -> dict[str, Any]:
             first = first or last
             spent += last
             count += len(batch)
-        with session(path) as ask:
-            sql = "SELECT count(*), avg(score) FROM results"
-            (found,) = ask(sql).rows
-            begun = time.process_time()
-            ask(sql)
-            took = time.process_time() - begun
+        sql = "SELECT count(*), avg(score) FROM results"
+        (found,) = run(path, sql).rows
+        begun = time.process_time()
+        run(path, sql)
+        took = time.process_time() - begun
         return {
             "records": count, "making_s": made, "ingest_s": spent, "first_batch_s": first, "last_batch_s": last,
             "ledger_bytes": path.stat().st_size, "results_s": took, "results": list(found),

@@ -11,12 +11,13 @@
 -- facet: panel
 -- bound: bound
 -- front: high_wins
+-- rest: others
 -- text: text
 -- reference: chance = chance; dense = dense
 -- xlabel: weight files in the packed format, MB
 -- ylabel: score
 -- note: Numbers: sparsity, %. GGUF: the file that the model came as; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places.
--- boundnote: Grey: random masks, which know nothing.
+-- boundnote: Grey: random masks, which know nothing, and series without a point on a front.
 
 WITH points AS (
     SELECT DISTINCT z.bytes / 1e6 AS megabytes, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,

@@ -10,13 +10,14 @@
 -- facet: panel
 -- bound: bound
 -- front: high_wins
+-- rest: others
 -- text: text
 -- reference: dense = dense
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
 -- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Collapsed models, above 10,000, are left out.
--- boundnote: Grey: random masks, which know nothing.
+-- boundnote: Grey: random masks, which know nothing, and series without a point on a front.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL

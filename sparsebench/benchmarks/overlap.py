@@ -45,7 +45,7 @@ def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, da
     """Return whether the source ``calibration`` holds data of ``task``: the same file, or a file of the same data set.
 
     Data sets are recognised by name in the source's path or repository. A training split does not overlap, unless it
-    is the very file, on disk or in a package, that the task reads. A user's own file (``path:``) overlaps only if it is
+    is the very file that the task reads. A user's own file (``path:``) overlaps only if it is
     that file, or if one of them contains the other. ``data`` is the task's source if it is the user's own. Raises
     SourceError for a source that does not parse, BenchmarkError when lm-eval, which names the task's data, is not
     installed.

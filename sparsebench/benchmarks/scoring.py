@@ -47,10 +47,8 @@ def check(spec: TaskSpec, family: Family) -> None:
     if spec.data and adapter != "pairs":
         fit = ", ".join(name for name, task in all_tasks().items() if task.adapter == "pairs")
         raise BenchmarkError(f"task {spec.task} does not accept `data`", f"remove `data`; tasks that accept it: {fit}")
-    if spec.num_fewshot and adapter != "harness" and ":" not in adapter:
-        as_it_is = adapter in ("perplexity", "pseudo_perplexity", "generation")
-        reason = "a text is read as it is" if as_it_is else "an encoder reads what it is asked"
-        raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
+    if spec.num_fewshot and adapter != "harness":
+        raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
     if spec.batch and adapter == "perplexity":
         raise BenchmarkError(f"task {spec.task} chooses itself how many windows it reads at once", "remove `batch`")
 

@@ -43,9 +43,11 @@ class Canvas:
         self.spec = spec
         self.rows = rows
         bounds = {self.series(row) for row in rows if "bound" in spec.values and row[spec.get("bound")]}
+        bounds |= {spec.values.get("rest")} & set(map(self.series, rows))
         places = ((self.series(row), row[spec.get("place")]) for row in rows if "place" in spec.values)
         wanted = {name: int(place) for name, place in places if place is not None}
-        self.looks = style.looks(list(dict.fromkeys(self.series(row) for row in rows)), bounds, wanted)
+        names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: name in bounds)  # grey ones come last
+        self.looks = style.looks(names, bounds, wanted)
         self.apart = {self.series(row) for row in rows if "apart" in spec.values and row[spec.get("apart")]}
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import line, names, style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
-from sparsebench.figures.spec import ENDS
+from sparsebench.figures.spec import ENDS, FigureSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,14 +21,28 @@ AWAY = (4.0, 7.0, 11.0, 16.0, 22.0)
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
 
 
+def gathered(rows: Rows, spec: FigureSpec) -> list[Mapping[str, Any]]:
+    """Return the rows with one series, `rest`, in place of all that have no point on any panel's front.
+
+    A series with the name of a reference level, such as the dense model's, stays.
+    """
+    series, facet = spec.get("series"), spec.get("facet")
+    panels: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault(row.get(facet), []).append(row)
+    best = [row[series] for panel_rows in panels.values() for row in front(panel_rows, spec)]
+    told = {*best, *spec.references.values(), *(row[series] for row in rows if _beside(row, spec))}
+    return [row if row[series] in told else {**row, series: spec.get("rest")} for row in rows]
+
+
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    best = front(rows, canvas)
+    best = front(rows, canvas.spec)
     axes.margins(x=0.1, y=0.1)
     for row in rows:
         look = canvas.looks[canvas.series(row)]
-        solid = row in best or "front" not in canvas.spec.values or _beside(row, canvas)
+        solid = row in best or "front" not in canvas.spec.values or _beside(row, canvas.spec)
         behind = look.colour == style.BOUND
         axes.plot(
             [row[x]], [row[y]], marker=look.marker, markersize=4.6 if solid else 3.6, linestyle="none",
@@ -55,10 +69,10 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         canvas.notes.append("Points without a label have no room for one.")
 
 
-def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
+def front(rows: Rows, spec: FigureSpec) -> list[Mapping[str, Any]]:
     """Return a panel's Pareto front, cheapest first: no other row is as good and cheaper, or better and as cheap."""
-    x, y, better = (canvas.spec.get(key) for key in ("x", "y", "front"))
-    rows = [row for row in rows if not _beside(row, canvas)]
+    x, y, better = (spec.get(key) for key in ("x", "y", "front"))
+    rows = [row for row in rows if not _beside(row, spec)]
     sign = ENDS.get(better) or (better and rows and (1 if rows[0][better] else -1))
     found: list[Mapping[str, Any]] = []
     for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
@@ -67,9 +81,9 @@ def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
     return found
 
 
-def _beside(row: Mapping[str, Any], canvas: Canvas) -> bool:
+def _beside(row: Mapping[str, Any], spec: FigureSpec) -> bool:
     """Whether a point takes no part in the front: its `front` column is NULL, because no variant made what it shows."""
-    better = canvas.spec.get("front")
+    better = spec.get("front")
     return bool(better) and better not in ENDS and row[better] is None
 
 
@@ -94,10 +108,10 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     taken = [Bbox.from_bounds(mark[0] - 2.5 * dot, mark[1] - 2.5 * dot, 5 * dot, 5 * dot) for mark in marks]
     taken += _strokes(axes)
     panel_box = axes.get_window_extent()
-    best = front(rows, canvas) if canvas.spec.get("texts", "front") == "front" else []
+    best = front(rows, canvas.spec) if canvas.spec.get("texts", "front") == "front" else []
     whole = True
     for row in sorted(rows, key=lambda row: (row[x], row[y])):
-        if not row[column] or (best and row not in best and not _beside(row, canvas)):
+        if not row[column] or (best and row not in best and not _beside(row, canvas.spec)):
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",

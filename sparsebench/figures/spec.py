@@ -29,6 +29,8 @@ KEYS: Mapping[str, str] = {
     "mark": "line: column that is true for points that get a ring",
     "front": "scatter: the better end of y, high or low, or a column that is true where it is high and NULL at points that "
     "take no part (of x, less is better): points that no other beats are joined",
+    "rest": "scatter: with a front, the name of one grey series that stands for all series without a point on a front, but for "
+    "those that have the name of a reference",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
     "texts": "scatter: all points get theirs; front (default): with a front, those on it",
     "remark": "heatmap: column of longer words about a cell; they get a letter in the cell and stand below the figure",

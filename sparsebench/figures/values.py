@@ -85,7 +85,12 @@ def _reader(spec: FigureSpec, column: str, scale: str | None) -> Callable[[Any],
         if not math.isfinite(number):
             return None
         if (scale == "log" and number <= 0) or (scale == "sparsity" and not 0 <= number <= 1):
-            raise wrong(value, f"what has no place on its axis ({scale})", "leave such rows out, or take another scale")
+            where = "above 0" if scale == "log" else "from 0 to 1"
+            raise wrong(
+                value,
+                f"a value outside its {scale} axis",
+                f"it must be {where}: leave such rows out, or take another scale",
+            )
         return value if isinstance(value, int) and abs(value) < 2**53 else number
 
     return read

@@ -23,6 +23,9 @@ from sparsebench.paths import unlinked
 if TYPE_CHECKING:
     import duckdb
 
+_LONG = frozenset({"samples", "structure", "tensors"})
+"""Views with many rows per record. They stay views even where others become tables, which lie in memory."""
+
 
 def upgrade(
     connection: duckdb.DuckDBPyConnection,
@@ -95,17 +98,20 @@ def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 
 def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | None = None) -> None:
-    """Create those of our views and macros that ``sql`` names, for this connection: the file's may be somebody else's.
+    """Create our views and macros that ``sql`` names, for this connection: the file's own may be somebody else's.
 
-    ``made`` holds the names that this connection already has; those created now are added to it.
+    ``made`` holds the names that the connection has already, and gets those created now. With it, a view becomes a table:
+    views are made of views, and planning them anew for each of many queries takes far longer than the queries.
     """
-    wanted, texts, made = _words(sql), [], set() if made is None else made
+    wanted, texts = _words(sql), []
     for name, text in reversed(sqlfiles.definitions().items()):
         if name in wanted:
             wanted |= _words(text)
-            if name not in made:
-                texts.append(text)
-                made.add(name)
+            if made is None or name not in made:
+                once = made is not None and text.startswith("VIEW ") and name not in _LONG
+                texts.append("TABLE " + text.removeprefix("VIEW ") if once else text)
+                if made is not None:
+                    made.add(name)
     for text in reversed(texts):
         connection.execute(f"CREATE OR REPLACE TEMP {text}")
 

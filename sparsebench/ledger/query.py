@@ -87,7 +87,7 @@ def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], 
         made: set[str] = set()
 
         def ask(sql: str) -> Table:
-            migrate.stand_in(connection, sql, made)
+            _Watched(connection, 0).call(migrate.stand_in, connection, sql, made)
             found = _asked(connection, sql)
             return Table(found.columns, tuple(found.rows))
 

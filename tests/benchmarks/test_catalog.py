@@ -8,7 +8,7 @@ import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sparsebench import sources
-from sparsebench.benchmarks import TaskSpec, all_tasks, check, data_sources
+from sparsebench.benchmarks import TaskSpec, all_tasks, check, data_sources, own
 from sparsebench.benchmarks.catalog import definition
 from sparsebench.benchmarks.index import stock, tasks_folder
 from sparsebench.errors import BenchmarkError
@@ -80,5 +80,17 @@ def test_task_and_family(task: str, family: str, fits: bool):
 
 
 def test_encoders_take_no_examples():
-    with pytest.raises(BenchmarkError, match="num_fewshot"):
+    with pytest.raises(BenchmarkError, match="mrpc_pair takes no examples"):
         check(TaskSpec("mrpc_pair", num_fewshot=3), "encoder")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("path:/data/notes.v2.jsonl", "perplexity-notes"),
+        ("wheel:a==1!x/part1.bin + b==1!x/part2.bin as letters.jsonl", "perplexity-letters"),
+        ("random", "perplexity-random"),  # no text, which whoever reads it says
+    ],
+)
+def test_a_task_is_called_after_its_data(source: str, name: str):
+    assert own.default_name("perplexity", sources.parse(source)) == name

@@ -42,7 +42,7 @@ def test_of_choices_the_shorter_or_the_longer_is_the_answer(tiny_llama: Path, do
         ]
     best = max(right, key=lambda name: sum(right[name]))
     assert [one.value for one in found.outcomes] == right[best]
-    assert found.protocol["heuristic"] == best
+    assert found.protocol["heuristic"] == best and found.protocol["prefix_sharing"] == "off: no model"
     assert shown(found) == shown(run(tiny_llama, "decoder", "piqa"))
 
 

@@ -71,6 +71,8 @@ HUB = "hf:datasets/{}!data/test-00000-of-00001.parquet"
     [
         (HUB.format("me/news"), HUB.format("you/news"), True),
         (HUB.format("me/news"), HUB.format("me/letters"), False),  # splits are called alike everywhere
+        ("hf:datasets/me/news@1!train.jsonl", "hf:datasets/me/news@2!train.jsonl", True),
+        ("hf:datasets/me/news!train.jsonl", "hf:datasets/me/news!test.jsonl", False),
         ("path:/data/news.jsonl", "path:/data/news.jsonl", True),
         ("path:/data/news.jsonl", "path:/data", True),
         ("path:/data", "path:/data/news.jsonl", True),

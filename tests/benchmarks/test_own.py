@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zstandard
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from typer.testing import CliRunner
@@ -104,9 +105,12 @@ def test_wikitext_is_read_as_published_whether_from_the_hubs_table_or_a_raw_file
     assert both[0].n == len(ids) // 128
     assert both[0].protocol["window"] == 128
     assert "bits_per_byte" in both[0].protocol
-    packed = tmp_path / "wiki.test.raw.gz"
-    packed.write_bytes(gzip.compress(raw.read_bytes()))
-    assert wikitext(packed) == wikitext(raw)
+    raw.write_bytes(raw.read_bytes() + " a line\u2028of\r one \n".encode())  # lines end at \n only
+    assert wikitext(raw).endswith("\n\n a line\u2028of\r one \n")
+    for suffix, compress in ((".zst", zstandard.compress), (".gz", gzip.compress)):
+        packed = tmp_path / f"wiki.test.raw{suffix}"
+        packed.write_bytes(compress(raw.read_bytes()))
+        assert wikitext(packed) == wikitext(raw)
     packed.write_bytes(raw.read_bytes())
     with pytest.raises(BenchmarkError, match="cannot be read as text"):
         wikitext(packed)
@@ -166,8 +170,8 @@ def test_choices_are_scored_by_log_likelihood(tiny_llama: Path, tmp_path: Path) 
     [
         ({"choices": ["one"]}, "record 2: its choices are no list of two"),
         ({"choices": "one two"}, "record 2: its choices are no list"),
-        ({"gold": 2}, "record 2: the right choice is '2'"),
-        ({"gold": True}, "record 2: the right choice is 'True'"),
+        ({"gold": 2}, "record 2: '2' is not one of its choices"),
+        ({"gold": True}, "record 2: 'True' is not one of its choices"),
         ({"context": ""}, "record 2: its context is no text"),
     ],
 )

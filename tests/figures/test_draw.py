@@ -162,7 +162,7 @@ def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "sparsity": sparsity, "score": score, "low": score - 0.03, "high": score + 0.03, "chance": 0.5,
-                        "dense": 0.7, "line": f"method-{name}/layer", "bound": name == 2, "place": name,
+                        "dense": 0.7, "line": f"method-{name}/layer", "bound": name == 2, "place": name, "apart": False,
                         "panel": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
                     }
                 )  # fmt: skip

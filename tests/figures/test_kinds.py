@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from sparsebench.figures import draw, style
-from sparsebench.figures.canvas import Canvas
 from sparsebench.figures.draw import SHIPPED
 from sparsebench.figures.scatter import front
 from sparsebench.figures.spec import parse
@@ -61,8 +60,20 @@ def test_the_front_is_what_no_other_point_beats() -> None:
     for better, expected in (("more", up), ("less", down), ("high", [(0.5, 0.9)]), ("", [])):
         spec = parse(SHIPPED / "pareto_bytes.sql")
         values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": better}
-        canvas = Canvas(type(spec)(spec.name, spec.path, values, {}, ""), rows)
-        assert [(row["megabytes"], row["score"]) for row in front(rows, canvas)] == expected
+        only = type(spec)(spec.name, spec.path, values, {}, "")
+        assert [(row["megabytes"], row["score"]) for row in front(rows, only)] == expected
+
+
+def test_series_without_a_point_on_a_front_are_one_grey_series() -> None:
+    points = (("magnitude", 60, 0.4), ("dense", 90, 0.6), ("wanda", 50, 0.6), ("wanda", 60, 0.7), ("ria", 70, 0.7))
+    rows = [
+        costs(1, 1)[0] | {"series": name, "megabytes": x, "score": y, "bound": False, "place": place}
+        for place, (name, x, y) in enumerate(points)
+    ]
+    figure = draw(parse(SHIPPED / "pareto_bytes.sql"), table(rows), [])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "wanda", "others"]
+    grey = [line for line in figure.axes[0].lines if style.BOUND in (line.get_color(), line.get_markeredgecolor())]
+    assert sorted({line.get_xdata()[0] for line in grey}) == [60, 70]
 
 
 @WIDTHS

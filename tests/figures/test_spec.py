@@ -11,6 +11,8 @@ import pytest
 from sparsebench.errors import UserError
 from sparsebench.figures import KEYS, listing, parse
 from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures.values import fitting
+from sparsebench.ledger.query import Table
 from tests.figures.test_draw import NAMES
 
 GOOD = "-- title: Mine\n-- kind: line\n-- x: a\n-- y: b\n-- note: one\n-- note: two\n\n-- a comment\nSELECT 1 AS a, 2 AS b\n"
@@ -62,6 +64,14 @@ def test_a_column_that_the_query_does_not_give_is_named(figure: Callable[[str], 
     assert "mine.sql, line 4: `y` names 'b'" in caught.value.message
     assert caught.value.hint == "it gives a, bee"
     spec.check_columns(("a", "b"))
+
+
+@pytest.mark.parametrize(("scale", "bad", "words"), [("log", 0, "above 0"), ("sparsity", 1.5, "from 0 to 1")])
+def test_a_value_outside_its_scale_is_named(figure: Callable[[str], Any], scale: str, bad: float, words: str) -> None:
+    spec = figure(GOOD.replace("-- note: one", f"-- xscale: {scale}"))
+    with pytest.raises(UserError, match=f"column 'a' gives a value outside its {scale} axis") as caught:
+        fitting(spec, Table(("a", "b"), ((0.5, 2), (bad, 2))))
+    assert words in (caught.value.hint or "")
 
 
 def test_references_are_columns_with_labels(figure: Callable[[str], Any]) -> None:

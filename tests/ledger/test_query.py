@@ -86,6 +86,15 @@ def test_every_view_answers(ledger: Path, view: str) -> None:
     )  # of which the sample has none
 
 
+def test_a_session_answers_as_single_queries_do_and_makes_each_view_once(ledger: Path) -> None:
+    with query.session(ledger) as ask:
+        for view in ("results", "curves", "tensors", "results"):
+            sql = f"FROM {view} ORDER BY ALL"
+            assert ask(sql) == query.run(ledger, sql)
+        kept = {name for (name,) in ask("SELECT table_name FROM duckdb_tables() WHERE temporary").rows}
+    assert {"results", "curves", "scores"} <= kept and not {"tensors", "structure"} & kept
+
+
 def test_every_view_and_column_is_explained(ledger: Path) -> None:
     described = query.describe(ledger)
     assert described.columns == ("view", "column", "type", "meaning")

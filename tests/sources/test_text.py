@@ -124,7 +124,7 @@ def test_a_list_on_the_way_yields_each_of_its_entries(tmp_path: Path) -> None:
     assert read_texts(path, "data.paragraphs.context").rows == (("a",), ("b",), ("c",))
     pairs = text_file(tmp_path / "p.json", json.dumps({"en": ["a", "b"], "de": ["c", "d"], "fr": ["e"]}))
     assert read_texts(pairs, "en", "de").rows == (("a", "c"), ("b", "d"))
-    with pytest.raises(SourceError, match=r"do not pair up \(en 2, fr 1 texts\)"):
+    with pytest.raises(SourceError, match=r"different numbers of texts \(en 2, fr 1\)"):
         read_texts(pairs, "en", "fr")
     assert read_texts(text_file(tmp_path / "texts.json", '["a", "b"]')).rows == (("a",), ("b",))
 
@@ -193,7 +193,7 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("x" * 100_001 + " y", "record 1: a word of more than 100,000 characters"), ("a \ud800 b", "half of a character")],
+    [("x" * 100_001 + " y", "record 1: a word of more than 100,000 characters"), ("a \ud800 b", "half of a surrogate pair")],
 )
 def test_what_no_tokenizer_takes_is_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}))
