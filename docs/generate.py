@@ -98,21 +98,33 @@ A step is a mapping with one verb, whose value says by which method. An entry is
 other. Every field may be a list, and then all combinations are made. Any step of an entry may have `models: [NAME, …]`,
 which keeps the entry to these models.
 """
-    verbs: dict[str, dict[str, Any]] = {}
+    verbs: dict[str, list[str]] = {}
+    rows: dict[str, dict[str, list[str]]] = {}
     for name, shape in shapes.items():
-        if " " in name:
-            verb, _, method = name.partition(" ")
-            fields = {key: value for key, value in shape["properties"].items() if key not in (verb, "models")}
-            verbs.setdefault(verb, {})[method] = fields
-    for verb, methods in verbs.items():
-        rows: dict[str, list[str]] = {}
-        for method, fields in methods.items():
-            for key, value in fields.items():
+        verb, _, method = name.partition(" ")
+        if not method:
+            continue
+        verbs.setdefault(verb, []).append(method)
+        for key, value in shape["properties"].items():
+            if key not in (verb, "models"):
                 described = _cell(value.get("description", ""))
-                rows.setdefault(f"| `{key}` | {_value(value)} | {_default(value)} | {described} |", []).append(method)
-        text += f"\n### `{verb}`: {_names(methods)}\n\n| key | value | default | | of |\n|---|---|---|---|---|\n"
-        for row, owners in rows.items():
-            text += f"{row} {'all' if len(owners) == len(methods) else _names(owners)} |\n"
+                row = f"| `{key}` | {_value(value)} | {_default(value)} | {described} |"
+                rows.setdefault(row, {}).setdefault(verb, []).append(method)
+
+    def of(verb: str, owners: list[str]) -> str:
+        return "all" if owners == verbs[verb] else _names(owners)
+
+    head = "| key | value | default | | of |\n|---|---|---|---|---|\n"
+    shared = {row: owners for row, owners in rows.items() if len(owners) > 1}
+    for verb, methods in verbs.items():
+        text += f"\n### `{verb}`: {_names(methods)}\n\n"
+        if any(verb in owners for owners in shared.values()):
+            text += "Some of its keys are [keys of several verbs](#keys-of-several-verbs).\n\n"
+        own = [(row, owners[verb]) for row, owners in rows.items() if [*owners] == [verb]]
+        text += head + "".join(f"{row} {of(verb, owners)} |\n" for row, owners in own)
+    text += f"\n### Keys of several verbs\n\n{head}"
+    for row, owners in shared.items():
+        text += f"{row} {'; '.join(f'`{verb}`: {of(verb, names)}' for verb, names in owners.items())} |\n"
     return text
 
 

@@ -140,14 +140,14 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def lines(path: Path, wrong: type[SparsebenchError]) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst."""
-    with _opened(path, wrong) as file:
+def lines(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst; ``newline`` is that of ``open``."""
+    with _opened(path, wrong, newline) as file:
         number = 0
         while line := file.readline(JSON + 1):
             number += 1
             if len(line) > JSON:
-                raise wrong(f"{path}:{number}: a line of more than {JSON / MB:g} million characters", "part it")
+                raise wrong(f"{path}:{number}: a line of more than {JSON / MB:g} million characters", "split the line")
             yield line
 
 
@@ -161,7 +161,7 @@ def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
 
 
 @contextmanager
-def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
+def _opened(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[TextIO]:
     refuse_special(path, wrong)
     with path.open("rb") as packed:
         suffix = path.suffix.lower()
@@ -169,7 +169,8 @@ def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
             # Unpacking is fast and what follows is not, so the size is checked first.
             _weigh(packed, suffix, path, wrong)
             packed.seek(0)
-        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig")  # spreadsheets write a byte-order mark
+        # Spreadsheets write a byte-order mark.
+        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig", newline=newline)
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:

@@ -86,6 +86,11 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
     return code
 
 
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as ``SIGKILL``. Python names only two of the real-time signals."""
+    return next((one.name for one in signal.Signals if one == number), f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
+
+
 def command(module: str, *words: object) -> list[str]:
     """Return the command that runs a module of ours with ``words`` in a child of this process, which ends with it."""
     return [sys.executable, "-m", __name__, str(os.getpid()), module, *map(str, words)]

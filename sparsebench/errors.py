@@ -185,4 +185,4 @@ def of_system(error: OSError, cache: Path) -> SparsebenchError:
         )
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{path}: {reason}", "give it a shorter name")
-    return UserError(f"{path or 'a file'}: {reason}", "name a place that exists and that you may read and write")
+    return UserError(f"{path or 'a file'}: {reason}", "name a path that exists and that you can read and write")

@@ -125,10 +125,10 @@ def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calib
     if not found:
         raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
     for place, step in enumerate(found[:-1]):
-        kind, behind = kinds()[step.verb], found[place + 1 :]
-        fitting = not kind.last or all((one.verb, one.name) in kind.but for one in behind)
-        if kind.ends(step) or not fitting:
-            raise UserError(f"{step.verb}: {step.name} lets no such step follow", "make it the last of the recipe")
+        kind, own = kinds()[step.verb], f"{step.verb}: {step.name}"
+        for later in found[place + 1 :]:
+            if kind.ends(step) or (kind.last and (later.verb, later.name) not in kind.but):
+                raise UserError(f"{later.verb}: {later.name} cannot follow {own}", f"make {own} the last step")
     return found
 
 

@@ -12,7 +12,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, UserError
 
 WEIGHTS, INDEX, PICKLE_INDEX = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"
-_DISTRUST = "no model needs this: fetch it again from where you trust it"
+_DISTRUST = "no genuine model contains this: fetch it again from a source that you trust"
 
 
 def plain(name: object, origin: Path) -> str:

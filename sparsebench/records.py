@@ -225,7 +225,7 @@ def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
         key = str(record.get("key") or "")
         if not re.fullmatch(r"[\w-]+", key) or record["status"] not in STATUSES:
             raise RecordError(
-                f"{where}: {key!r}, {record['status']!r}: no key and status of a record", "copy the file again"
+                f"{where}: not a valid record: key {key!r}, status {record['status']!r}", "copy the file again"
             )
         if key in there:
             met += 1

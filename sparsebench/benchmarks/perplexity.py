@@ -10,13 +10,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
@@ -143,11 +144,9 @@ def perplexity(
 
 def wikitext(path: Path) -> str:
     """Read a raw WikiText file as published evaluations do: its lines, blank ones emptied, joined with blank lines."""
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8", newline="\n") as file:
-            return JOINER.join(line if line.strip() else "" for line in file)
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        return JOINER.join(line if line.strip() else "" for line in bounded.lines(path, BenchmarkError, "\n"))
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
 
 

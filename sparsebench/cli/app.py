@@ -131,10 +131,9 @@ def main() -> None:
         # A Rust library, such as tokenizers, panics with a BaseException, and has printed the panic itself.
         if type(error).__name__ != "PanicException":
             raise
-        what = str(error).splitlines()[0]
-        _end(
-            UserError(f"a library gave up: {what}", "a file of the model asks for it: fetch it again, or name another")
-        )
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "a file of the model (often tokenizer.json) may be damaged: fetch the model again, or use another"
+        _end(UserError(f"a library crashed: {what}", hint))
 
 
 def _end(error: SparsebenchError) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from sparsebench.cli.options import JSON
 from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
     from sparsebench.run.cleaning import Removable
@@ -41,11 +42,12 @@ def clean(
     sparsebench clean --only leftovers --only variants --yes
     """
     from sparsebench import sources
-    from sparsebench.cli.options import check_name
+    from sparsebench.manifest.problems import one_of
     from sparsebench.run.cleaning import KINDS, removable
 
-    for kind in kinds or ():
-        check_name("only", kind, [*KINDS, "leftovers"])
+    known = [*KINDS, "leftovers"]
+    if wrong := next((kind for kind in kinds or () if kind not in known), None):
+        raise UserError(f"--only {wrong}: no such kind of file", one_of(known))
     found = [one for one in removable(work or sources.Cache().root / "work") if not kinds or one.kind in kinds]
     left: list[str] = []
     if yes:

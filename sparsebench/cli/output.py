@@ -120,7 +120,8 @@ def figure(value: float | None, sign: str = "") -> str:
 def size(count: float) -> str:
     """Format bytes for people: ``269.1 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        shown = f"{count:.0f}" if unit == "B" else f"{count:.1f}"
+        if abs(float(shown)) < 1000:
+            return f"{shown} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

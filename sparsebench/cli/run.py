@@ -120,7 +120,7 @@ def run(
             if ready.keep != "dense" and os.access(space.work, os.W_OK):
                 with Leases(space, own) as leases:
                     leases.tidy(own)
-            _nothing(found, ready)
+            _nothing(found, ready, address)
             return
         counts = Runner(
             ready.plan,
@@ -135,7 +135,7 @@ def run(
     if before:
         note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
-        note(_ways(ready))
+        note(_ways(ready, address))
         raise typer.Exit(1)
 
 
@@ -161,7 +161,7 @@ def _failed_before(found: list[Decision]) -> int:
     return sum(decision.why == "failed before" and not decision.runs for decision in found)
 
 
-def _again(verb: str, ready: Prepared) -> str:
+def _again(verb: str, ready: Prepared, address: str | None) -> str:
     """Return the command that asks ``verb`` for the same cells as this run."""
     asked = ready.request
     words = ["sparsebench", verb, str(asked.path), *["--rehearse"] * asked.rehearse, *["--full"] * asked.full]
@@ -170,29 +170,32 @@ def _again(verb: str, ready: Prepared) -> str:
     if verb != "status":
         words += [word for key, value in asked.only for word in ("--only", f"{key}={value}")]
         words += ["--executor", asked.executor] if asked.executor != "local" else []
+        words += ["--address", address] if address else []
+        words += ["--offline"] * asked.offline
     return shlex.join(words)
 
 
-def _ways(ready: Prepared) -> str:
+def _ways(ready: Prepared, address: str | None) -> str:
     """Return the commands that show why cells failed and that try them again."""
-    return f"see why: {_again('status', ready)}; try again: {_again('run', ready)} --retry-failed"
+    see, again = (_again(verb, ready, address) for verb in ("status", "run"))
+    return f"see why: {see}; try again: {again} --retry-failed"
 
 
-def _nothing(found: list[Decision], ready: Prepared) -> None:
+def _nothing(found: list[Decision], ready: Prepared, address: str | None) -> None:
     """Say why nothing runs. Raises UserError where --only selects no cell, typer.Exit where cells failed before."""
     from sparsebench.run.select import LEFT_OUT
 
     asked = [decision for decision in found if decision.why != LEFT_OUT]
     if found and not asked:
         raise UserError(
-            "no cell of the manifest is meant by --only", f"see them all: sparsebench plan {ready.request.path}"
+            "--only matches no cell of the manifest", f"see them all: sparsebench plan {ready.request.path}"
         )
     if failed := _failed_before(found):
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
-        note(_ways(ready))
+        note(_ways(ready, address))
         raise typer.Exit(1)
     unable = sum(decision.why.startswith("unsupported") for decision in asked)
-    but = f" but {unable}, which cannot run here: {_again('status', ready)}" if unable else ""
+    but = f" but {unable}, which cannot run here: {_again('status', ready, address)}" if unable else ""
     note(f"nothing to do: every cell has its result{but}")
 
 

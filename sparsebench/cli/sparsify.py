@@ -69,7 +69,7 @@ def sparsify(
     length: Annotated[
         int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62 - 1, help="Of what is drawn: masks, calibration text.")] = 0,
     form: Annotated[
         str,
         typer.Option(

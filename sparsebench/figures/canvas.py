@@ -43,7 +43,8 @@ class Canvas:
         self.spec = spec
         self.rows = rows
         bounds = {self.series(row) for row in rows if "bound" in spec.values and row[spec.get("bound")]}
-        bounds |= {spec.values.get("rest")} & set(map(self.series, rows))
+        if "rest" in spec.values:
+            bounds.add(spec.get("rest"))
         places = ((self.series(row), row[spec.get("place")]) for row in rows if "place" in spec.values)
         wanted = {name: int(place) for name, place in places if place is not None}
         names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: name in bounds)  # grey ones come last
@@ -65,7 +66,7 @@ class Canvas:
         self.notes = self.spec.get("note").splitlines()
         self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH))
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
-        if bounds and "boundnote" in spec.values:
+        if bounds.intersection(names) and "boundnote" in spec.values:
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
         self.direct = False

@@ -12,7 +12,7 @@ from sparsebench import bounded
 from sparsebench.errors import QueryError, SparsebenchError, UserError, foreign
 from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
-from sparsebench.figures.canvas import Canvas, styled
+from sparsebench.figures.canvas import Canvas, Rows, styled
 from sparsebench.figures.spec import SHIPPED, FigureSpec, parse
 from sparsebench.figures.values import ROWS, fitting
 from sparsebench.ledger import query
@@ -100,7 +100,7 @@ def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: flo
     panel, finish = DRAWN[spec.kind]
     with styled():
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
-        shown = [
+        shown: Rows = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]

@@ -34,7 +34,8 @@ _DAMAGE = (
     "Failed to load metadata",
 )
 _SCHEMA = "base"
-"""The schema of our tables. DuckDB names a database after its file: a file of this name would make names ambiguous."""
+"""The schema of our tables. DuckDB names a database after its file, up to the first dot (one at the beginning aside): a
+file of this name would make names ambiguous."""
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 ABANDONED: list[duckdb.DuckDBPyConnection] = []
 """Connections whose call does not return: closing one would wait for that call."""
@@ -84,7 +85,8 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
             raise damaged(path, error) from error
         raise LedgerError(
             f"{path}: {str(error).splitlines()[0]}",
-            "a record, or this file, is not as sparsebench writes it: make the ledger anew, and leave that record out",
+            "a record or the ledger is malformed: rebuild the ledger without that record "
+            "(sparsebench ingest FOLDER --ledger NEW.duckdb)",
         ) from error
     finally:
         connection.close()
@@ -119,8 +121,10 @@ def memory() -> int:
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
     import duckdb
 
-    if path.stem.lower() == _SCHEMA:
-        raise UserError(f"{path}: no ledger can be called {path.name}, because its tables are", "give it another name")
+    if path.name.lstrip(".").partition(".")[0].lower() == _SCHEMA:
+        raise UserError(
+            f"a ledger cannot be named {path.name}: `{_SCHEMA}` is the schema of its tables", "give it another name"
+        )
     started, pause = time.monotonic(), 0.02
     while True:
         try:

@@ -129,7 +129,7 @@ def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None
     if found:
         named = ", ".join(f"the {kind} {name}" for kind, name in found)
         raise LedgerError(
-            f"{path}: holds {named}, with which our SQL would not mean what it says",
+            f"{path}: holds {named}, which would change what sparsebench's own queries mean",
             "make a ledger from its records: sparsebench ingest FOLDER --ledger NEW.duckdb",
         )
 

@@ -276,14 +276,16 @@ def _steps(data: Any, positions: Positions, checks: Checks, made: list[ResolvedS
                 behind = entry[number + 1 :] if chain else []
                 ending = {key: one for one in made[before:] if behind and (key := checks.ends(one))}
                 for key, one in ending.items():
-                    words = f"`{one.settings.get(key, one.name)}` lets no step follow"
+                    words = f"no step may follow one with `{key}: {one.settings.get(key, one.name)}`"
                     yield positions.problem((*at, key), words, "another, or the last step of its recipe")
                 for last, may in checks.last_steps().items() if behind and not ending else ():
                     fits = [
                         any(isinstance(one, dict) and one.get(verb) == name for verb, name in may) for one in behind
                     ]
                     if last in step and not all(fits):
-                        words = f"`{last}` belongs to the weights that it was made with"
+                        words = (
+                            f"`{last}` must be the last step: later steps would change the weights that it was made for"
+                        )
                         but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in may)
                         yield positions.problem((*at, last), words, f"the last step of its recipe{but}", on_key=True)
 
@@ -378,7 +380,7 @@ def _files(
 
 
 def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Report ranks that cannot be spread over `nodes` in equal parts, and `nodes` beside a `hostfile`."""
+    """Report ranks that cannot be spread evenly over `nodes`, and `nodes` beside a `hostfile`."""
     for at, block in _blocks(data):
         for place, nodes in _each(at, block, "nodes", int):
             ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
@@ -389,7 +391,7 @@ def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
                     "`nodes` is for --executor ray, `hostfile` for --executor local",
                 )  # fmt: skip
             elif nodes > 1 and uneven:
-                what = f"{uneven[0]} rank{'s do' if uneven[0] > 1 else ' does'} not lie on {nodes} nodes in equal parts"
+                what = f"{uneven[0]} rank{'s' * (uneven[0] > 1)} cannot be spread evenly over {nodes} nodes"
                 yield positions.problem(place, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 
 

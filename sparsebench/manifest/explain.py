@@ -23,11 +23,12 @@ _EXPECTED = {
     "dict_type": "a mapping (`key: value`)",
     "model_type": "a mapping (`key: value`)",
     "finite_number": "a finite number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number below {lt:g}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
 }
 """What each kind of pydantic error expected; the rest is in ``_words``."""
+_BOUNDS = ("gt", "ge", "lt")
 
 
 def explain(
@@ -87,7 +88,8 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
         hint = f'write it in quotes: "{written}"'
     elif kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", given):
         hint = f"write it without quotes: {given}"
-    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else detail["msg"]
+    bounds = {key: f"{one:,}" if isinstance(one, int) else f"{one:g}" for key, one in context.items() if key in _BOUNDS}
+    expected = _EXPECTED[kind].format(**bounds) if kind in _EXPECTED else detail["msg"]
     return f"{called} is {'the text ' if isinstance(given, str) else ''}{said}", expected, hint
 
 

@@ -88,7 +88,11 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> LoadedManif
     loaded = LoadedManifest(manifest, path, positions)
     # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
-        _fail(name, "its name cannot name an experiment", f"add `name:`, or rename the file (at most {_LONGEST} bytes)")
+        _fail(
+            name,
+            "the experiment's name is too long or has unprintable characters",
+            f"add `name:`, or rename the file (at most {_LONGEST} bytes)",
+        )
     return loaded
 
 

@@ -197,6 +197,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 """By model type."""
 
 
+UNBIASED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("cohere", "deepseek_v3", "gemma", "gemma2", "gemma3_text", "granitemoe", "jamba", "llama4_text", "olmo",
+         "olmo2", "olmoe", "phimoe", "qwen3", "qwen3_moe", "qwen3_next", "stablelm"), ("down",),
+    ),
+    **dict.fromkeys(
+        ("glm4_moe", "longt5", "mistral", "mixtral", "mt5", "nomic_bert", "phi3", "qwen2", "qwen2_moe",
+         "switch_transformers", "t5", "umt5"), ("o", "down"),
+    ),
+}  # fmt: skip
+"""By model type, the output projections to which transformers gives no bias, whatever config.json says."""
+
+
 _STATES = "its blocks are state-space layers, whose channels run through convolutions and states that no key counts"
 _WINDOWS = (
     "its local attention has a window of its own in each block, and a second set of projections for global attention"

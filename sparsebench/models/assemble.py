@@ -14,7 +14,15 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import auto_class, meta_model
-from sparsebench.models.filling import check_shape, make_buffers, named_tensors, run_dtype, stored_views
+from sparsebench.models.filling import (
+    UNLOADED,
+    UNSET,
+    check_shape,
+    make_buffers,
+    named_tensors,
+    run_dtype,
+    stored_views,
+)
 from sparsebench.models.topology import LINEAR_TYPES, View
 
 if TYPE_CHECKING:
@@ -125,7 +133,7 @@ def _check_whole(model: PreTrainedModel, family: Family, config: Mapping[str, An
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.numel() and bool(buffer.isnan().all()):
-                raise UnsupportedError(f"{path}.{name}: transformers does not say what it holds")
+                raise UnsupportedError(f"{path}.{name}: {UNSET}")
         for name, value in vars(module).items():
             if name != "weight" and getattr(value, "is_meta", False):  # a replaced layer keeps it for its shape
-                raise UnsupportedError(f"{path}.{name}: it has no value before the model is loaded")
+                raise UnsupportedError(f"{path}.{name}: {UNLOADED}")

@@ -95,7 +95,11 @@ def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, s
     parents = {place.path.rpartition(".")[0] for place in places}
     holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None
     if not isinstance(holder, torch.nn.ModuleList) or [place.index for place in places] != list(range(len(holder))):
-        raise UnsupportedError(f"{config.get('model_type')}: its {side} is not one list of blocks", LOOKS_AT_WEIGHTS)
+        raise UnsupportedError(
+            f"{config.get('model_type')}: the blocks of its {side} are not in one ModuleList, numbered from 0, "
+            "so it cannot be run block by block",
+            LOOKS_AT_WEIGHTS,
+        )
     return places
 
 

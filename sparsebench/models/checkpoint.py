@@ -120,6 +120,17 @@ def _fits(info: TensorInfo) -> bool:
     return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
 
 
+def whole_shards(index: Path) -> tuple[str, ...]:
+    """Return the names of the weight files that an index lists. Raises ModelError where one is missing."""
+    names = shards(index)
+    if missing := next((name for name in names if not (index.parent / name).is_file()), None):
+        raise ModelError(
+            f"{index.parent / missing}: {index.name} names it, and it is not there",
+            "the download is not complete: fetch the model again",
+        )
+    return names
+
+
 class Checkpoint:
     """A Hugging Face folder with safetensors weights, opened without loading any of them.
 
@@ -150,12 +161,7 @@ class Checkpoint:
             packed = next(self.folder.glob("*.safetensors.packed"), None)
             way = "it is packed: sparsebench unpack" if packed else "name a folder with safetensors weights"
             raise ModelError(f"{self.folder}: no model.safetensors", way)
-        names = shards(index)
-        for name in names:
-            if not (self.folder / name).is_file():
-                wrong = f"{self.folder / name}: {INDEX} names it, and it is not there"
-                raise ModelError(wrong, "the download is not complete: fetch the model again")
-        return names
+        return whole_shards(index)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:

@@ -33,16 +33,20 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
     def first(*names: str, default: int = 0) -> int:
         return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
 
-    hidden = first("hidden_size", "d_model", "n_embd", default=768)
-    layers = first("num_hidden_layers", "num_layers", "n_layer", "encoder_layers", default=12)
-    heads = first("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads", default=12)
+    hidden = first("hidden_size", "d_model", "n_embd", "dim", default=768)
+    layers = first("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", default=12)
+    names = ("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads", "encoder_attention_heads")
+    heads = first(*names, default=12)
     both = bool(config.get("is_encoder_decoder"))
     return Dimensions(
         hidden=hidden,
         layers=layers,
         decoder_layers=first("num_decoder_layers", "decoder_layers", default=layers) if both else 0,
         inner=first("moe_intermediate_size", default=0)
-        or first("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden),
+        or first(
+            *("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim"),
+            default=4 * hidden,
+        ),
         heads=heads,
         key_heads=first("num_key_value_heads", default=heads),
         head_size=first("head_dim", "d_kv", default=hidden // max(1, heads)),

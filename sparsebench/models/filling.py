@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAPPED = 16 << 20
 """Bytes from which a tensor outside the blocks is mapped, not read: only some rows of a vocabulary's table are used."""
 
+UNSET = "no file has this buffer, and transformers does not initialize it"
+UNLOADED = "transformers sets this tensor only in its own loader, so the model cannot be loaded tensor by tensor"
+
 
 def fill(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
     """Find every block's tensors in the checkpoint by name, and read the tensors outside the blocks.
@@ -90,21 +93,22 @@ def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> di
     aliases: dict[int, list[str]] = {}
     for name, tensor in named_tensors(model):
         aliases.setdefault(id(tensor), []).append(name)
+
+    def match(tied: Collection[str], names: Collection[str]) -> str | None:
+        forms = (form for name in tied for form in (name, name.removeprefix(prefix), prefix + name))
+        return next((form for form in forms if form in names), None)
+
     found: dict[str, View] = {}
     for tied in aliases.values():
-        candidates = [form for name in tied for form in (name, name.removeprefix(prefix), prefix + name)]
-        match = next((form for form in candidates if form in stored), None)
-        if match is not None:
-            found |= dict.fromkeys(tied, View(match))
+        if form := match(tied, stored):
+            found |= dict.fromkeys(tied, View(form))
     if all(name in found for tied in aliases.values() for name in tied):
         return found
     used = {view.tensor for view in found.values()}
     forms = _converted(model, [info for info in stored.values() if info.name not in used])
     for tied in aliases.values():
-        candidates = [form for name in tied for form in (name, name.removeprefix(prefix), prefix + name)]
-        match = next((form for form in candidates if form in forms), None)
-        if tied[0] not in found and match is not None:
-            found |= dict.fromkeys(tied, forms[match])
+        if tied[0] not in found and (form := match(tied, forms)):
+            found |= dict.fromkeys(tied, forms[form])
     return found
 
 
@@ -316,7 +320,7 @@ def _check_ready(skeleton: Skeleton) -> None:
             for name, buffer in module.named_buffers(recurse=False):
                 unmade = buffer.isnan() if buffer.is_floating_point() else buffer == _sentinel(buffer.dtype)
                 if bool(unmade.all()) and buffer.numel():
-                    raise UnsupportedError(f"{stack.side} {path}.{name}: transformers does not say what it holds")
+                    raise UnsupportedError(f"{stack.side} {path}.{name}: {UNSET}")
             for name, value in vars(module).items():
                 if isinstance(value, torch.Tensor) and value.is_meta:
-                    raise UnsupportedError(f"{stack.side} {path}.{name}: it has no value before the model is loaded")
+                    raise UnsupportedError(f"{stack.side} {path}.{name}: {UNLOADED}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.hooks import hooked
 from sparsebench.models.inputs import InputStatistics
-from sparsebench.models.topology import View
+from sparsebench.models.topology import LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,10 @@ class Gatherer:
             found |= dict.fromkeys(total.readers, total.inputs)
         for name in self.readers:
             if name not in found:
-                raise ModelError(f"{name}: its layer reads nothing when its block runs", "the config switches it off")
+                raise ModelError(
+                    f"{name}: its layer is never called when its block runs",
+                    f"config.json switches it off: leave the model out, or {LOOKS_AT_WEIGHTS}",
+                )
         return found
 
     def _hook(self, reader: PrunableLayer) -> Any:
@@ -164,7 +167,10 @@ class Gatherer:
             return
         if self.first:
             if any(reader.name in total.readers for total in self.sums.values()):
-                raise UnsupportedError(f"{reader.name}: its layer reads two inputs when its block runs once")
+                raise UnsupportedError(
+                    f"{reader.name}: its layer is called twice with different inputs in one run of its block, "
+                    "so its input statistics are ambiguous"
+                )
             if self._join(reader, values):
                 return
         elif self.sums[reader.name].positions:

@@ -7,7 +7,7 @@ transformers ignores the key and these tensors, and computes with all neurons.
 
     oracle          score of an expert = Σ |h_i| ‖column i of W_out‖ over its neurons: what they give, known only afterwards
     centroid        x · c, c (experts, in) being unit vectors
-    representative  |σ(g · x) (u · x)|, with g and u the gate and up rows of one neuron of the expert; |σ(u · x + b)| without gate
+    representative  |σ(g · x + a) (u · x + b)|, the gate and up rows of one neuron of the expert; |σ(u · x + b)| without gate
     learned         W₂ tanh(W₁ x)
 """
 
@@ -58,8 +58,9 @@ class ExpertRouter(nn.Module):
             return F.linear(torch.tanh(F.linear(x, at["router_first"])), at["router_second"])
         made = F.linear(x, at["router_up"], at.get("router_bias"))
         function: Any = self.__dict__["function"]
-        made = function(F.linear(x, at["router_gate"])) * made if "router_gate" in at else function(made)
-        return made.abs()
+        if "router_gate" not in at:
+            return function(made).abs()
+        return (function(F.linear(x, at["router_gate"], at.get("router_gate_bias"))) * made).abs()
 
     def read(self, x: torch.Tensor) -> None:
         """Keep the part's input x (…, in) for ``choice``."""

@@ -44,7 +44,9 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
     found = shape(stub, family)
     if len(found.blocks) > 1:
         raise UnsupportedError(
-            f"{config.get('model_type')}: `{PER_LAYER}` numbers the blocks of one stack", "as many in every block"
+            f"{config.get('model_type')}: `{PER_LAYER}` works only for models with one stack, and this one "
+            "has an encoder and a decoder",
+            "give every block the same width",
         )
     (blocks,) = found.blocks.values()
     if own and max(own) >= blocks:

@@ -29,12 +29,13 @@ from sparsebench.models.checkpoint import (
     lay_out,
     safetensors_dtype,
     torch_dtype,
+    whole_shards,
 )
 from sparsebench.models.families import meta_model
 from sparsebench.models.load import load_gguf
 from sparsebench.models.masked import MASKED, Merged, masked_names
 from sparsebench.models.safety import refuse_adapter
-from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check, shards
+from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,7 @@ def _written(
     notes: dict[str, Any] | None = None,
 ) -> Path:
     """Convert tensor by tensor into ``layout``."""
-    reserve(out, sum(info.numel * element_bytes(info.dtype) for info in layout))
+    _reserve(out, layout)
     with CheckpointWriter(out, layout, source) as writer:
         for info in layout:
             tensor = load(info.name)
@@ -114,6 +115,10 @@ def _written(
             writer.write(info.name, converted)
         _state_precision(writer.partial, layout)
         return writer.close(notes)
+
+
+def _reserve(out: Path, layout: list[TensorInfo]) -> None:
+    reserve(out, sum(info.numel * element_bytes(info.dtype) for info in layout))
 
 
 def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
@@ -151,14 +156,8 @@ def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
 
 def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
     """Convert PyTorch's own files, mapped into memory and read without running any code in them."""
-    files = [entry]
-    if entry == PICKLE_INDEX:
-        files = list(shards(source / entry))
-        if missing := next((name for name in files if not (source / name).is_file()), None):
-            wrong = f"{source / missing}: {PICKLE_INDEX} names it, and it is not there"
-            raise ModelError(wrong, "the download is not complete: fetch the model again")
     tensors: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in whole_shards(source / entry) if entry == PICKLE_INDEX else [entry]:
         tensors |= _unpickled(source / file)
     config = bounded.read_object(source / "config.json")
     for name, original in meta_model(family, config).all_tied_weights_keys.items():
@@ -194,8 +193,8 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
     size, promised = path.stat().st_size, sum(value.numel() * value.element_size() for value in found.values())
     if promised > _SHARED * size:
-        message = f"{path}: {size:,} bytes whose tensors have {promised:,} by repeating them"
-        raise ModelError(message, "do not trust this file")
+        message = f"{path}: its tensors claim {promised:,} bytes, but the file has {size:,}"
+        raise ModelError(f"{message}: they share the same bytes more than {_SHARED} times", "do not trust this file")
     return found
 
 
@@ -228,8 +227,11 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     ties = model.all_tied_weights_keys
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
     layout = lay_out([(name, safetensors_dtype(t.dtype, name), tuple(t.shape)) for name, t in tensors.items()])
+    _reserve(out, layout)
     with CheckpointWriter(out, layout) as writer:
         for name, tensor in tensors.items():
+            if dtype == "float16" and bool(tensor.isinf().any()):
+                raise ModelError(f"{file}: {name} reaches more than float16 holds", "use bfloat16")
             writer.write(name, tensor)
         for part in (model.config, model.generation_config, tokenizer):
             if part is not None:

@@ -212,8 +212,10 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
     except (KeyError, ValueError, TypeError, AttributeError):
         known = False
     if not known:
+        method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else stated
         raise UnsupportedError(
-            f"the checkpoint's weights are quantized in another way ({stated.get('quant_method', 'unnamed')})",
+            f"the checkpoint is quantized by {str(method)[:40]}, which sparsebench cannot read "
+            "(only its own int8 and int4)",
             "use the checkpoint that it was made from, and quantize it here",
         )
     return found

@@ -248,6 +248,7 @@ class Replay:
         """Yield every block in order, the encoder's first.
 
         A stream that the caller neither observed nor advanced runs through the stored block, unless it was dropped.
+        Once all are dropped, no more blocks come.
         """
         import torch
 
@@ -271,6 +272,8 @@ class Replay:
                 side.swap()
                 block.tensors = tensors = {}
                 diverged = diverged or block.changed
+                if not side.live:
+                    return
         self._last = side
 
     def outputs(self, stream: int) -> torch.Tensor:

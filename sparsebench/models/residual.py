@@ -47,12 +47,12 @@ def refuse(config: Mapping[str, Any]) -> None:
     how = architecture(config)
     if kind not in HEAD_SIZE:
         why = (
-            "is not declared as one that can be cut"
+            "it is not declared as a type that can lose some"
             if how.mixture or (how.heads and how.heads.size)
-            else "sets the size of its heads, for which its config.json has no key"
+            else "its head size is hidden size / heads, and its config.json cannot state another one"
         )
         raise UnsupportedError(
-            f"{kind}: its hidden size {why}, so that no channel can go",
+            f"{kind}: channels cannot be removed: {why}",
             "`of: neurons`, or whole blocks: `shrink: sleb, blocks: 2`",
         )
 

@@ -54,9 +54,10 @@ def _is_code(path: Path) -> bool:
 def copy_companion(path: Path, target: Path) -> list[str]:
     """Copy a model's file or folder without code; return what was left out, such as ``config.json: auto_map``."""
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if _is_code(file))
-        shutil.copytree(path, target, ignore=lambda _, names: [one for one in names if _is_code(Path(one))])
-        return [file.relative_to(path.parent).as_posix() for file in found]
+        target.mkdir()
+        return [
+            f"{path.name}/{what}" for one in sorted(path.iterdir()) for what in copy_companion(one, target / one.name)
+        ]
     if _is_code(path):
         return [path.name]
     settings, left = without_code(bounded.read_json(path) if path.name.endswith("config.json") else None)

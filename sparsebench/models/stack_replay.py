@@ -159,7 +159,8 @@ class StackReplay:
             if _finite(call.hidden, self.texts.mask[rows]) and not call.lacks(self._known(call, encoder)):
                 return call, encoder
         raise UnsupportedError(
-            f"{self.stack.side} block {index}: it reads more than the block before it gives",
+            f"{self.stack.side} block {index}: it needs values from earlier blocks than the one before it, "
+            "so it cannot be run block by block",
             LOOKS_AT_WEIGHTS,
         )
 

@@ -208,12 +208,12 @@ def _look_up(
             configs[model.name] = config
     problems += check_family(loaded, configs, family_of)
     problems += _same_checkpoint(loaded, models, revisions)
-    problems += _without_class(loaded, manifest, configs)
+    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
+    problems += _without_class(loaded, manifest, configs, calibrated)
     text, calibration = "", manifest.calibration
     if calibration.source is not None:
         canonical = sources.parse(calibration.source, loaded.folder).text
         calibration = calibration.model_copy(update={"source": canonical})
-    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
     if calibrated or manifest.outputs:
         try:
             read = lock.pinned(_calibration_text(manifest, loaded.folder), cache)
@@ -318,7 +318,8 @@ def _with_texts(
                     manifest.calibration.target,
                 )
                 made[key] = _calibration_text(manifest, loaded.folder).text
-                made |= {column: its for column, its in zip(columns, usual, strict=False) if its}
+                pairs = zip(columns, usual, strict=False)
+                made |= {column: its for column, its in pairs if its and step.get(column) is None}
             given = made[key]
             place = (*at, key) if key in step else at
             made[key] = [located(place, one) for one in given] if isinstance(given, list) else located(place, given)
@@ -344,9 +345,10 @@ def _overlap(loaded: LoadedManifest, source: str, task: ManifestTask) -> bool:
     return benchmarks.overlaps(source, task.task, data=data)
 
 
-def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _without_class(
+    loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]], calibrated: bool
+) -> Iterator[Problem]:
     """Report models that transformers has no class for, where something must run them; weights alone need no class."""
-    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
     for index, model in enumerate(manifest.models):
         config = configs.get(model.name)
         runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)

@@ -14,8 +14,10 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, training
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
+from sparsebench.plan.stages import COMPARE, MAKE, PREPARE, PROCESSES, TIME, stages, timed
 from sparsebench.runtime.engines import engines
+from sparsebench.steps.contract import Step, of_text
+from sparsebench.steps.recover import DENSE
 from sparsebench.steps.registry import kinds
 
 PROCESS_BYTES = 700_000_000
@@ -162,8 +164,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
                 _made_bytes(variant, size) for variant in job.makes if ready.keep == "dense" or variant.id in timed
             )
             waiting += stay
-            resumed = held([variant.steps[-1] for variant in job.makes], size)
-            widest = max(widest, made - stay + resumed)
+            widest = max(widest, made - stay + held(_done(job), size))
             if ready.keep == "packed":
                 kept += int(made * PACKED_SHARE)
         memory = max(memory, _held(job, size, free) * at_once(job, beside, gpus))
@@ -221,15 +222,18 @@ def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
     """
     process = PROCESSES[job.kind]
     models = process.models_apart if apart else process.models
-    own = held([variant.steps[-1] for variant in job.makes if variant.steps], size)
-    own += _whole(job, size)
+    own = held(_done(job), size) + _whole(job, size)
     return int(_running_bytes(job.cells, size) * models) + PROCESS_BYTES * ranks_of(job) + own
+
+
+def _done(job: Job) -> list[Step]:
+    """Return the steps that a job does. A variant that is only unpacked needs none."""
+    return [cell.variant.steps[-1] for cell in job.making] if job.kind == MAKE.name else []
 
 
 def _whole(job: Job, size: ModelSize) -> int:
     """Return the model's bytes in the precision that it is read in, if a step has all of it in memory; else 0."""
-    last = [variant.steps[-1] for variant in job.makes if variant.steps]
-    if not any(kinds()[step.verb].whole(step) for step in last):
+    if not any(kinds()[step.verb].whole(step) for step in _done(job)):
         return 0
     wide = any(calculated(cell) == "float32" for cell in job.making if "samples" in cell.settings)
     return max(size.bytes, 4 * size.parameters * wide)
@@ -261,10 +265,15 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     wanted |= {source for task in tasks for source in data_sources(task)}
     own = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
     wanted |= {ready.plan.data[content] for content in own}
-    if any(variant.calibration for job in jobs for variant in job.makes):
+    done = [step for job in jobs for step in _done(job)]
+    if any(kinds()[step.verb].reads_text(step) for step in done) or any(job.kind == COMPARE.name for job in jobs):
         wanted.add(ready.plan.calibration.source)
+    for step in done:
+        kind = kinds()[step.verb]
+        for named in (step.settings.get(key) or [] for key in (*kind.texts, *kind.teachers)):
+            wanted |= {of_text(one).source for one in ([named] if isinstance(named, str) else named)}
     known, packages = 0, set()
-    for text in sorted(wanted - {"random"}):
+    for text in sorted(wanted - {"random", DENSE}):
         source = sources.parse(text)
         size = sources.size(source, ready.cache)
         if size is None:

@@ -116,6 +116,8 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     config = bounded.read_object(model.folder / "config.json")
     found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache)
     its = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
+    listed = [task.model_copy(update={"models": None}) for task in found.of(model.family)]
+    found = found.model_copy(update={model.family.replace("-", "_"): listed})
     alone = loaded.manifest.model_copy(update={"models": [its]})
     problems = problems or [*unfit(loaded, alone, found, {its.name: config})]
     if problems:
@@ -128,7 +130,7 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
             batch=None if task.batch == "auto" else task.batch,
             own=own_of(task),
         )
-        for task in found.of(model.family)
+        for task in listed
     ]
     if not specs:
         raise UserError(

@@ -12,9 +12,8 @@ from sparsebench.models.architectures import ARCHITECTURES, Mixture
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.topology import prunable_share
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import WIDTH, ModelSize
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 MOST = 100_000_000_000_000
 """The most parameters that are believed; the largest models have a hundredth of these."""
 UNKNOWN = 500_000_000
@@ -43,7 +42,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
     written = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(written)
     prunable = 1 - _tables(config) / count if config else None
-    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), prunable, **_told(config or {}, count))
+    return ModelSize(count, count * WIDTH.get(dtype, 4), prunable, **_told(config or {}, count))
 
 
 def _told(config: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def _told(config: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _guess(source: str) -> int:
-    if "wheel" not in source:
+    if not source.startswith("wheel:"):
         return UNKNOWN
     return PACKAGED["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))
 

@@ -88,7 +88,8 @@ class Teachers:
             where = sources.parse(model.source, self.loaded.folder)
             folders = [Path(one.location) for one in (source, where) if one.kind == "path"]
             if len(rows) == 2 and rows[0] != rows[1]:
-                yield f"{rows[0]:,} tokens, where `{model.name}` has {rows[1]:,}", "a teacher with the same tokenizer"
+                words = f"its vocabulary has {rows[0]:,} tokens, that of `{model.name}` has {rows[1]:,}"
+                yield words, "a teacher with the same tokenizer"
             elif len(folders) == 2 and same_tokens(*folders) is False:
                 yield f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
 

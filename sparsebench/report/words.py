@@ -64,27 +64,25 @@ def code(value: object) -> str:
 
 def size(count: float) -> str:
     """Return bytes as people read them: ``269.1 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1)):
+        if abs(round(count, digits)) < 1000:
+            return f"{count:.{digits}f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
 
 
 def amount(number: float) -> str:
     """Return a number of parameters as people say it: ``134.5 million``, ``1.32 billion``."""
-    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+    return f"{number / 1e6:.1f} million" if round(number / 1e6, 1) < 1000 else f"{number / 1e9:.2f} billion"
 
 
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as a percentage, such as ``12.5%``; a share between 0 and 1 is never rounded to 0% or 100%."""
     if share in (0, 1):
         return f"{share:.0%}"
-    step = 10**-digits
-    if 0 < share < step / 200:
-        return f"<{step:.{digits}f}%"
-    if 1 - step / 200 < share < 1:
-        return f">{100 - step:.{digits}f}%"
+    rounded, step = round(100 * share, digits), 10**-digits
+    if 0 < share < 1 and rounded in (0, 100):
+        return f">{100 - step:.{digits}f}%" if rounded else f"<{step:.{digits}f}%"
     return f"{100 * share:.{digits}f}%".replace("-", "−")
 
 
@@ -127,8 +125,9 @@ def processor(machine: object) -> LedgerText:
 
 def points(share: float) -> str:
     """Return a difference between two shares in percentage points, to two significant digits."""
-    shown = f"{100 * share:.2g}" if share >= 1e-5 or share == 0 else "less than 0.001"
-    return f"{shown} percentage points"
+    # Read back, because `.2g` alone writes 100 as 1e+02.
+    shown = f"{float(f'{100 * share:.2g}'):g}" if abs(share) >= 1e-5 or share == 0 else "less than 0.001"
+    return f"{shown} percentage points".replace("-", "−")
 
 
 def listed(words: Sequence[object]) -> str:

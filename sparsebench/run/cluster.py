@@ -332,7 +332,8 @@ def connect(ray: Any, address: str | None) -> None:
     where = address or os.environ.get("RAY_ADDRESS") or ""
     if "://" in where:
         raise UserError(
-            f"--address {where}: Ray's client cannot do this", "run on a node of the cluster: --address auto"
+            f"--address or $RAY_ADDRESS {where}: a Ray client connection is not supported",
+            "run on a node of the cluster: --address auto",
         )
     if ":" in where:
         host, _, port = where.rpartition(":")

@@ -32,7 +32,7 @@ def prepare(spec: JobSpec, recorder: Recorder) -> None:
     if spec.expected and spec.workspace.content(spec.dense) != spec.expected:
         spec.workspace.discard(out)
         raise ModelError(
-            f"{spec.model.name}: its folder was damaged, and made again its weights are not those that it had",
+            f"{spec.model.name}: its folder was damaged; after it was made again, its weights differ from the original ones",
             f"what was fetched is damaged too: remove it from {spec.cache.root}, and run again",
         )
 

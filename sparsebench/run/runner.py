@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import devices, records
+from sparsebench import children, devices, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
@@ -413,7 +413,7 @@ def _interrupt(*_: object) -> None:
 
 def _death(code: int, log: Path) -> str:
     """Say how a process died, with the last lines that it printed."""
-    how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+    how = f"exit code {code}" if code > 0 else f"signal {children.signal_name(-code)}"
     memory = " (out of memory?)" if code == -signal.SIGKILL else ""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"the job's process died: {how}{memory}; it said last: {' | '.join(lines[-3:]) or 'nothing'}"

@@ -123,7 +123,7 @@ def _value(cell: Cell, name: str, values: set[str]) -> bool:
     if name == "stage":
         return cell.stage in values
     if name in CELL_KEYS:
-        return str(cell.settings.get(name)) in values
+        return name in cell.settings and str(cell.settings[name]) in values
     if name in VARIANT_KEYS:
         own = {str(getattr(cell.variant, name))} | ({_with_allocation(cell.variant)} if name == "method" else set())
         return bool(own & values)

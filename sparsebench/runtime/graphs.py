@@ -102,7 +102,8 @@ class CapturedDecode(Decode):
             except RuntimeError as error:
                 if out_of_memory(error):
                     raise
-                self.why = f"not recorded: {str(error).strip().splitlines()[0]}"
+                self.why = f"not recorded: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+                self.recorded, self.behind = None, []
         if self.why:
             super().begin()
         else:

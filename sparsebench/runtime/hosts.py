@@ -34,7 +34,7 @@ def read(path: Path) -> Hosts:
         match = _LINE.fullmatch(line.strip())
         if not match:
             # The line itself is not shown: a stranger's manifest may name any file as its hostfile.
-            raise UserError(f"{path}, line {number}: no host", "write `NAME slots=NUMBER`, such as node-1 slots=4")
+            raise UserError(f"{path}, line {number} is not of the form NAME slots=NUMBER", "such as node-1 slots=4")
         if match[1] in found:
             raise UserError(f"{path}, line {number}: a second line for {match[1]}", "one line for each host")
         found[match[1]] = int(match[2])
@@ -54,7 +54,7 @@ def share(known: Hosts, ranks: int) -> Hosts:
             return tuple((name, each) for name, _ in known[:nodes])
     shown = ", ".join(f"{name} slots={slots}" for name, slots in known)
     raise UserError(
-        f"{ranks} ranks do not fit in equal parts onto the first hosts of the hostfile ({shown})",
+        f"{ranks} ranks cannot be split equally over the first hosts of the hostfile ({shown})",
         "give hosts equal slots, and ask for a multiple of them",
     )
 

@@ -220,7 +220,7 @@ class RankGroup:
         codes = {one: self._code(one, max(0.0, deadline - time.monotonic())) for one in range(self.ranks)}
         killed = [one for one, code in codes.items() if code is not None and code < 0]
         if killed:
-            raise self._killed(killed, signal.Signals(-(codes[killed[0]] or 0)).name)
+            raise self._killed(killed, children.signal_name(-(codes[killed[0]] or 0)))
         if own := self.errors.keys() - self.echoes:
             raise self.errors[min(own)]
         crashed = [one for one, code in codes.items() if code and one not in self.errors]

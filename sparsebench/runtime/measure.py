@@ -15,7 +15,7 @@ from sparsebench.models.quantized import FLOAT, Scheme, scheme_of
 from sparsebench.models.skipping import skips
 from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import intervals
-from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
 from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, placement, stolen, threads_per_rank
@@ -61,12 +61,11 @@ def check_device(setting: Setting, encoding: str = FLOAT) -> None:
     """Raise UnsupportedError for a GPU setting whose engine or ``encoding`` needs a CPU, or with too few GPUs."""
     if not setting.on_gpu:
         return
-    if setting.engine in engines() and engines()[setting.engine].cpu_only:
-        raise UnsupportedError(f"the {setting.engine} engine runs on a CPU only", "say `device: cpu`, or --device cpu")
+    check_gpu(setting.engine)
     there = len(devices.chosen(setting.device))
     if setting.ranks > there and not setting.hosts:
         raise UnsupportedError(
-            f"{setting.ranks} ranks need as many GPUs; device {setting.device} is {there}",
+            f"{setting.ranks} ranks need {setting.ranks} GPUs, but device {setting.device} has {there}",
             "measure fewer ranks, on a machine with more GPUs, or on several `nodes` of a cluster of Ray's",
         )
     if encoding != FLOAT:
@@ -89,11 +88,11 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
 
 def _check_skipping(quantized: bool, setting: Setting) -> None:
     if quantized:
-        raise UnsupportedError("no engine skips weights that are integers", "score it, or do not quantize it")
+        raise UnsupportedError("no engine can skip the weights of a quantized model", "score it, or do not quantize it")
     able = [row.name for row in engines().values() if row.skipping]
     if setting.engine not in able:
         raise UnsupportedError(
-            f"the {setting.engine} engine would compute with the weights that are to be skipped",
+            f"the {setting.engine} engine cannot skip weights: it would compute with all of them",
             f"use {' or '.join(able)}",
         )
 

@@ -77,7 +77,7 @@ class NodeGroup(RankGroup):
         missing = [name for name in needed if not shutil.which(name)]
         if missing:
             raise UnsupportedError(
-                f"ranks are started on other nodes with {' and '.join(needed)}; not here: {', '.join(missing)}",
+                f"starting ranks on other nodes needs {' and '.join(needed)}; not found: {', '.join(missing)}",
                 "within an allocation of SLURM's (SLURM_JOB_ID) it is srun; "
                 "else install pdsh and ssh, and let this account reach the hosts without a password",
             )
@@ -139,14 +139,15 @@ class NodeGroup(RankGroup):
                 channel, _ = server.accept()
                 self._greet(channel, found)
                 self.channels = [found[rank] for rank in sorted(found)]
-            absent = f"{len(found)} of {self.ranks} ranks on {hosts.told(self.where)} called back"
+            there = f"{len(found)} of {self.ranks} ranks on {hosts.told(self.where)}"
             code = self.processes[0].poll()
             if code is not None:
                 raise MeasureError(
-                    f"{absent} before what starts them ({self.launcher}) ended with exit code {code}\n{self._tails([])}"
+                    f"the launcher ({self.launcher}) ended with exit code {code} when only {there} had called back"
+                    f"\n{self._tails([])}"
                 )
             if time.monotonic() > deadline:
-                raise MeasureError(f"{absent} within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
+                raise MeasureError(f"{there} called back within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
             for rank, channel in found.items():
                 if _closed(channel):
                     raise MeasureError(

@@ -20,7 +20,7 @@ from sparsebench import bounded, children, devices, energy
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import graphs, heartbeat, hosts, latency, machine, memory, nodes, parity, watch
-from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
@@ -104,7 +104,8 @@ class RankWorker:
     def take_device(self) -> None:
         """Choose this rank's device before the group joins: the GPU with its local rank's number, else the CPU.
 
-        Raises UnsupportedError where there are too few GPUs, or a GPU was asked for and torch sees none.
+        Raises UnsupportedError where there are too few GPUs, the engine runs on a CPU only, or torch does not see the GPU
+        that was asked for.
         """
         import torch
 
@@ -113,8 +114,9 @@ class RankWorker:
         if self.setting.device == "cpu":
             return
         if torch.cuda.is_available():
-            if torch.cuda.device_count() < here:
-                raise UnsupportedError(f"{here} ranks need as many GPUs; there are {torch.cuda.device_count()}", RANKS)
+            check_gpu(self.setting.engine)
+            if (seen := torch.cuda.device_count()) < here:
+                raise UnsupportedError(f"{here} ranks need {here} GPUs, but torch sees {seen}", RANKS)
             torch.cuda.set_device(local)
             self.device = f"cuda:{local}"
         elif self.setting.on_gpu:

@@ -21,6 +21,7 @@ from sparsebench.sources import Cache
 
 DISABLED = "SPARSEBENCH_PLAIN_GLOO"
 """Environment variable of a rank with the reason why the operation is not used; unset or empty where it is used."""
+ALL_REDUCE = "DeepSpeed's shared-memory all-reduce"
 BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
@@ -49,7 +50,7 @@ def needs() -> tuple[tuple[str, bool, str], ...]:
 def missing() -> tuple[str, ...]:
     """List what is missing here to compile the operation, each with the fix; empty where nothing is."""
     if sys.platform != "linux":
-        return ("it exists on Linux only",)
+        return (f"{ALL_REDUCE} exists on Linux only",)
     return tuple(f"no {what} ({fix})" for what, there, fix in needs() if not there)
 
 
@@ -81,9 +82,10 @@ def ensure(cache: Cache) -> str:
         try:
             built = children.run(command, COMPILE_SECONDS, settings)
         except subprocess.TimeoutExpired:
-            return f"compiling it took over {COMPILE_SECONDS} seconds"
+            return f"compiling {ALL_REDUCE} took over {COMPILE_SECONDS} seconds"
         lines = (built.stderr or built.stdout).strip().splitlines() or [f"exit code {built.returncode}"]
-        reason = f"it does not compile here ({lines[-1]}; remove {folder} to try again)" if built.returncode else ""
+        failed = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
+        reason = failed if built.returncode else ""
         if built.returncode >= 0 and "killed" not in built.stderr.lower() + built.stdout.lower():
             outcome.write_text(reason)
         return reason

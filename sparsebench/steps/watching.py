@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 UNNAMED = frozenset({"bloom", "mpt"})
 """Model types whose activation function is not a module of transformers' table ``ACT2CLS``."""
-_ONE = "activation functions stand in it, where a feed-forward part has one"
 _WITHOUT = "choose a model without experts"
 _WAY_OUT = "choose another model; `skip: teal` looks at what linear layers read"
 
@@ -85,7 +84,7 @@ def activation(module: nn.Module, where: str) -> str:
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
     found = [path for path, one in module.named_modules() if type(one) in kinds]
     if len(found) != 1:
-        raise UnsupportedError(f"{where}: {len(found) or 'no'} {_ONE}", _WAY_OUT)
+        raise UnsupportedError(f"{where}: expected exactly one activation function, found {len(found)}", _WAY_OUT)
     return found[0]
 
 
@@ -97,7 +96,9 @@ def lacking(config: Mapping[str, Any], activations: bool) -> tuple[str, str]:
     kind = str(config.get("model_type"))
     if is_mixture(config):
         return f"{kind}: it is a mixture of experts", _WITHOUT
-    return (f"{kind}: no {_ONE}", _WAY_OUT) if activations and kind in UNNAMED else ("", "")
+    if activations and kind in UNNAMED:
+        return f"{kind}: its activation function is not in transformers' table of activations", _WAY_OUT
+    return "", ""
 
 
 def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:

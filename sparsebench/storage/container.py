@@ -228,7 +228,11 @@ def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> N
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
     if promised > max(least, bounded.ZEROS * stored):
         message = f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many"
-        raise StorageError(message, f"nothing of more than {least / bounded.MB:,.0f} MB is kept in so little")
+        raise StorageError(
+            message,
+            f"more than {least / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model again, or "
+            "fetch it from a trusted source",
+        )
 
 
 def _entry(

@@ -193,10 +193,13 @@ class PackedCheckpoint:
         if entry.encoding == "raw" or "-" in entry.encoding:
             return None
         index, values = (read_bytes(file.path, begin, end) for begin, end in entry.parts)
-        if values.size % ITEM_SIZE[entry.info.dtype]:
-            wrong = f"{file.path}: {name}: {values.size} bytes of values are no whole number of {entry.info.dtype}"
-            raise StorageError(wrong, again(CODING))
-        return PackedTensor(entry.encoding, _tensor(index, "U8"), _tensor(values, entry.info.dtype))
+        dtype = entry.info.dtype
+        if values.size % (size := ITEM_SIZE[dtype]):
+            raise StorageError(
+                f"{file.path}: {name}: {values.size} bytes of values are not a multiple of the {size}-byte {dtype} element",
+                again(CODING),
+            )
+        return PackedTensor(entry.encoding, _tensor(index, "U8"), _tensor(values, dtype))
 
 
 def _tensor(bits: Bytes, dtype: str) -> torch.Tensor:

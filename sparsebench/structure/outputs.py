@@ -34,7 +34,7 @@ GROUP = 1024
 
 ENCODED = "the encoder's output"
 """A key beside the blocks' paths: the input of the decoder's cross-attentions."""
-_OUT = "its outputs cannot be compared block by block: leave `outputs` out, or let this one stand as it is"
+_OUT = "remove `outputs` from the manifest, or accept that this variant has no outputs result"
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,8 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["sparsify", "random", "--pattern", "4x4", "--out", "x"], "sparsity"),
         (["sparsify", "random", "--granularity", "global", "--pattern", "2:4", "--out", "x"], "--granularity"),
         (["sparsify", "random", "--sparsity", "0.5", "--device", "nonsense", "--out", "x"], "nonsense"),
+        (["sparsify", "random", "--sparsity", "0.5", "--seed", str(2**62), "--out", "x"], "--seed"),
+        (["clean", "--only", "foo"], "--only foo: no such kind"),
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
         (["score", "path:nowhere", "--task", "piqa", "--documents"], "--json"),
         (["doctor", "--gpu", "--offline"], "--offline"),

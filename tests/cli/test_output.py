@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsebench.cli import app as program
-from sparsebench.cli.output import emit_json, emit_json_list, emit_table, emit_text, note
+from sparsebench.cli.output import emit_json, emit_json_list, emit_table, emit_text, note, size
 from sparsebench.ledger.store import Ledger
 from tests.strangers import records
 
@@ -58,6 +58,11 @@ def test_a_list_is_written_value_by_value_as_it_would_be_whole(
     emit_json_list(coming())
     assert "".join(seen) + capsys.readouterr().out == whole
     assert all(seen[1:]), "each value is out before the next is asked for"
+
+
+def test_a_size_is_rounded_before_its_unit_is_chosen() -> None:
+    said = {999: "999 B", 999_940: "999.9 kB", 999_960: "1.0 MB", -999_960: "-1.0 MB", 2.5e15: "2500.0 TB"}
+    assert {count: size(count) for count in said} == said
 
 
 def test_no_verb_sends_a_strangers_text_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_a_bundle_writes_no_file_outside_of_its_folder(tmp_path: Path, wrong: di
     }
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.done.json").write_text(json.dumps(record | wrong))
-    with pytest.raises(RecordError, match="no key and status"):
+    with pytest.raises(RecordError, match="not a valid record"):
         unbundle(tmp_path / "in" / "a.done.json", tmp_path / "x" / "y" / "out")
     assert [path.name for path in tmp_path.rglob("*.json")] == ["a.done.json"]
 

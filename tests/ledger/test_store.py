@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from sparsebench.errors import LedgerError, RecordError
+from sparsebench.errors import LedgerError, RecordError, UserError
 from sparsebench.ledger import derive, query
 from sparsebench.ledger.store import Ledger
 from sparsebench.records import bundle
@@ -163,6 +163,9 @@ def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: list[dict[str, A
     with pytest.raises(LedgerError, match="no ledger at"):
         query.run(tmp_path / "absent.duckdb", "SELECT 1")
     assert not (tmp_path / "absent.duckdb").exists()
+    for name in ("base.duckdb", "base.v2.duckdb"):
+        with pytest.raises(UserError, match=f"a ledger cannot be named {name}"):
+            Ledger(tmp_path / name).ingest(found[:1])
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ BROKEN = {
         ENTRY + "{prune: random, sparsity: 150%}", 5, 31,
         "a share of 150%", "between 0 and 1", "",
     ),
-    "a seed too large for a generator": (HEAD + f"seed: {2**62}", 4, 7, f"`seed` is `{2**62}`", "a number below", ""),
+    "a seed too large for a generator": (
+        HEAD + f"seed: {2**62}", 4, 7, f"`seed` is `{2**62}`", "a number below 4,611,686,018,427,387,904", "",
+    ),
     "a number where text may stand too": (
         ENTRY + "{prune: magnitude, pattern: rows, sparsity: 0.5, norm: 3}", 5, 60,
         "`norm` is `3`", "one of `1`, `2`, `inf`", "",
@@ -88,11 +90,11 @@ BROKEN = {
     ),
     "a pattern within all weights": (
         ENTRY + "{prune: magnitude, granularity: global, pattern: 2:4}", 5, 37,
-        "pattern 2:4 has no global form", "`granularity: layer` or `row`", "",
+        "pattern 2:4 cannot be combined with `granularity: global`", "`granularity: layer` or `row`", "",
     ),
     "owl within all weights": (
         ENTRY + "{prune: magnitude, granularity: global, allocation: owl, sparsity: 0.5}", 5, 37,
-        "`allocation: owl` has no global form", "`granularity: layer` or `row`", "",
+        "`allocation: owl` cannot be combined with `granularity: global`", "`granularity: layer` or `row`", "",
     ),
     "owl beside a pattern": (
         ENTRY + "{prune: magnitude, allocation: owl, pattern: 2:4}", 5, 36,
@@ -261,9 +263,12 @@ BROKEN = {
         "`nodes` beside a `hostfile`", "one of the two", "--executor ray",
     ),
     "ranks that no two nodes share equally": (
-        HEAD + "runtime: {ranks: [1, 2, 3], nodes: 2}", 4, 36, "3 ranks do not lie on 2 nodes", "multiples of 2", "leave",
+        HEAD + "runtime: {ranks: [1, 2, 3], nodes: 2}", 4, 36,
+        "3 ranks cannot be spread evenly over 2 nodes", "multiples of 2", "leave",
     ),
-    "nodes for one rank": (HEAD + "runtime: {nodes: 2}", 4, 18, "1 rank does not lie on 2 nodes", "multiples of 2", "leave"),
+    "nodes for one rank": (
+        HEAD + "runtime: {nodes: 2}", 4, 18, "1 rank cannot be spread evenly over 2 nodes", "multiples of 2", "leave",
+    ),
     "masks that are not there": (
         ENTRY + "[{prune: random, sparsity: 0.5}, {prune: mask, file: [none/masks]}]", 5, 59,
         "no such file", "the step reads", "manifest's folder",

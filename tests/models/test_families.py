@@ -8,6 +8,7 @@ import pytest
 
 from sparsebench.errors import ModelError
 from sparsebench.models import families
+from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import MODEL_TYPES, auto_class, family_of, has_classifier
 from tests.models.model_zoo import small
 
@@ -46,6 +47,27 @@ def test_the_auto_class_fits_family_and_head() -> None:
     assert auto_class("encoder-decoder", {"model_type": "whisper"}).__name__ == "AutoModelForSpeechSeq2Seq"
     with pytest.raises(ModelError, match="no family 'coder'"):
         auto_class("coder", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "expected"),
+    [
+        ("distilbert", {"dim": 8, "hidden_dim": 40, "n_layers": 3, "n_heads": 4}, (8, 3, 40, 4)),
+        ("mpt", {"d_model": 8, "n_layers": 3, "n_heads": 4}, (8, 3, 32, 4)),
+        ("falcon", {"hidden_size": 8, "n_layer": 3, "n_head": 4, "ffn_hidden_size": 40}, (8, 3, 40, 4)),
+        ("xglm", {"d_model": 8, "num_layers": 3, "attention_heads": 4, "ffn_dim": 40}, (8, 3, 40, 4)),
+    ],
+)
+def test_dimensions_under_a_types_own_names(
+    kind: str, config: dict[str, Any], expected: tuple[int, int, int, int]
+) -> None:
+    found = dimensions({"model_type": kind, **config})
+    assert (found.hidden, found.layers, found.inner, found.heads) == expected
+
+
+def test_too_many_blocks_are_refused_before_any_is_built() -> None:
+    with pytest.raises(ModelError, match="10,000 blocks"):
+        families.meta_model("decoder", {"model_type": "mpt", "n_layers": 100_000_000})
 
 
 @pytest.mark.parametrize("named", [7, "BertModel", {"a": 1}, True])

@@ -97,9 +97,9 @@ def test_a_layer_must_read_one_thing() -> None:
         layers[0](read)
         layers[2](read)
 
-    with pytest.raises(UnsupportedError, match="a: its layer reads two inputs"):
+    with pytest.raises(UnsupportedError, match="a: its layer is called twice"):
         gathered(twice, [states(2)])
-    with pytest.raises(ModelError, match="b: its layer reads nothing"):
+    with pytest.raises(ModelError, match="b: its layer is never called"):
         gathered(not_all, [states(2)]).result()
 
 

@@ -283,6 +283,16 @@ def test_a_gguf_file_that_lacks_weights_is_refused(old: bytes, new: bytes, tmp_p
         prepare(tmp_path / "model.gguf", tmp_path / "out", "decoder")
 
 
+def test_a_gguf_value_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
+    stored = write_gguf(tmp_path / "model.gguf")["output_norm"]
+    data = (tmp_path / "model.gguf").read_bytes()
+    assert data.count(stored.tobytes()) == 1
+    (tmp_path / "model.gguf").write_bytes(data.replace(stored.tobytes(), (stored * 0 + 1e5).tobytes()))
+    with pytest.raises(ModelError, match=r"model\.norm\.weight reaches more than float16"):
+        prepare(tmp_path / "model.gguf", tmp_path / "out", "decoder", "float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
 def test_what_lies_beside_a_gguf_file_is_not_part_of_it(tmp_path: Path) -> None:
     """Its fingerprint knows nothing of them, and one may be a link to anything."""
     write_gguf(tmp_path / "tiny.gguf")

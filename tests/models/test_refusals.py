@@ -11,6 +11,7 @@ import pytest
 from sparsebench import sources
 from sparsebench.benchmarks import TaskSpec, score
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.quantized import encoding_of
 from sparsebench.models.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
 from sparsebench.plan.single import single
 from sparsebench.runtime import Setting, Workload, check_supported
@@ -67,3 +68,9 @@ def test_a_model_is_refused_before_its_weights_are_fetched(
     monkeypatch.setattr("sparsebench.plan.single.obtain", lambda *given: pytest.fail("fetched"))
     with pytest.raises(UnsupportedError, match=kind):
         single(str(tmp_path), "decoder", "auto", True, check)
+
+
+@pytest.mark.parametrize("said", ["gptq", {"quant_method": "gptq"}])
+def test_a_quantization_of_others_is_refused_by_its_method(said: object) -> None:
+    with pytest.raises(UnsupportedError, match="by gptq"):
+        encoding_of({"quantization_config": said})

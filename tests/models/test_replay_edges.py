@@ -397,8 +397,21 @@ def test_a_model_that_reaches_further_back_is_refused(tmp_path: Path, monkeypatc
     added = (2, 0)
     Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
     added = (2, 1)
-    with pytest.raises(UnsupportedError, match="decoder block 2: it reads more than the block before it gives"):
+    with pytest.raises(UnsupportedError, match="decoder block 2: it needs values from earlier blocks"):
         Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
+
+
+def test_no_more_blocks_come_once_all_streams_are_dropped(tmp_path: Path) -> None:
+    folder, family = written("t5", tmp_path / "model")
+    seen: list[tuple[str, int]] = []
+
+    def visit(block: Block) -> None:
+        seen.append((block.side, block.index))
+        if block.index == 1:
+            block.drop(0)
+
+    Replay(Checkpoint(folder), family, batch(family)).run(visit)
+    assert seen == [("encoder", 0), ("encoder", 1)]
 
 
 @pytest.mark.parametrize(("shape", "often"), [("llama", 1), ("bert", 1), ("t5", 1), ("gemma2", 1), ("deberta-v2", 2)])

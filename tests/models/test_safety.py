@@ -15,7 +15,7 @@ from sparsebench.errors import ModelError
 from sparsebench.models.families import meta_model, transformers_config
 from sparsebench.models.load import load_model, load_tokenizer
 from sparsebench.models.prepare import prepare
-from sparsebench.models.safety import without_code
+from sparsebench.models.safety import copy_companion, without_code
 from tests.models.model_zoo import small
 from tests.models.test_prepare import write_gguf
 
@@ -90,6 +90,18 @@ def test_no_attention_kernel_is_fetched_from_the_hub(
     load_model(folder, "encoder")
     assert fetched == []
     assert transformers_config(small("bert", **{key: "eager"}))._attn_implementation == "eager"
+
+
+def test_no_code_is_copied_with_a_folder(tmp_path: Path) -> None:
+    inner = tmp_path / "0_Transformer" / "inner"
+    inner.mkdir(parents=True)
+    rewrite(inner.parent / "config.json", model_type="bert", auto_map={"AutoModel": "evil.Evil"})
+    for name in ("evil.py", "vocab.txt"):
+        (inner / name).write_text("x")
+    left = copy_companion(inner.parent, tmp_path / "out")
+    assert left == ["0_Transformer/config.json: auto_map", "0_Transformer/inner/evil.py"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "bert"}
+    assert [path.name for path in (tmp_path / "out" / "inner").iterdir()] == ["vocab.txt"]
 
 
 def test_an_adapter_is_refused_by_its_file(tiny_bert: Path, tmp_path: Path) -> None:

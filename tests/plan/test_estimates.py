@@ -104,6 +104,7 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
     monkeypatch.setattr(environment, "arithmetic", lambda *given: "float32")
     needed = [[job_bytes(job, SIZE) for job in found] for found in (first, again)]
     assert needed[0] == needed[1]
+    assert {job_bytes(job, SIZE) for job in unpacked} == {min(needed[0])} != {max(needed[0])}
 
 
 def test_a_token_meets_the_experts_that_it_chooses() -> None:

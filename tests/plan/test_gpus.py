@@ -129,7 +129,7 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     show(ready, as_json=False)
     out, err = capsys.readouterr()
     assert re.search(
-        r"m\.yaml:11: 2 ranks need as many GPUs; device cuda is 1: \d+ cells cannot run", " ".join(err.split())
+        r"m\.yaml:11: 2 ranks need 2 GPUs, but device cuda has 1: \d+ cells cannot run", " ".join(err.split())
     )
     assert re.search(r"m\.yaml:10: int8 weights are run on a CPU only", " ".join(err.split()))
     assert "no\tunsupported: 2 ranks need" in out

@@ -14,6 +14,8 @@ from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.estimate import ModelSize, calculated, scoring, speed
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.preflight import PlanRequest, prepare
+from sparsebench.plan.single import SingleModel, tasks
+from sparsebench.sources import Cache
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-data.md").read_text(encoding="utf-8")
 MODELS = """version: 1
@@ -114,6 +116,7 @@ def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
     ("entry", "words"),
     [
         ("{task: perplexity, source: path:note.jsonl}", ["no such file", "notes.jsonl"]),
+        ("{task: perplexity, source: random}", ["mine.yaml:10:34", "a source of weights, not of data"]),
         ("{task: perplexity, source: path:notes.jsonl, field: body}", ["no field 'body'", "text"]),
         ("{task: perplexity, source: path:notes.jsonl, length: 300}", ["llama: windows of 300", "256"]),
         ("{task: perplexity, source: path:notes.jsonl, length: 64, stride: 65}", ["stride", "at most 64"]),
@@ -134,6 +137,19 @@ def test_what_cannot_be_scored_is_refused_with_its_line(folder: Path, entry: str
     said = refused(folder, f"  decoder:\n    - {entry}\n")
     assert "mine.yaml:10:" in said
     assert all(word in said for word in words), said
+
+
+def test_a_task_that_a_manifest_keeps_to_other_models_is_checked_for_the_one_that_is_scored(
+    folder: Path, tiny_llama: Path
+) -> None:
+    path, model = folder / "mine.yaml", SingleModel("mine", tiny_llama, "decoder")
+    for length in (64, 300):
+        entry = NOTES.format("notes.jsonl").replace("64", f"{length}, models: llama")
+        path.write_text((folder / "head").read_text() + entry)
+        if length == 64:
+            assert [task.task for task in tasks(path, model, Cache())] == ["perplexity-notes"]
+    with pytest.raises(ManifestError, match="mine: windows of 300"):
+        tasks(path, model, Cache())
 
 
 def test_two_texts_of_one_name_are_refused_and_one_text_for_two_models_is_not(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sparsebench import environment, records
 from sparsebench.benchmarks import all_tasks
-from sparsebench.manifest.schema import Manifest, ManifestCalibration
+from sparsebench.manifest.schema import Manifest, ManifestCalibration, ManifestModel
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
 from sparsebench.plan.expand import DataInfo, Plan, count, expand, resolved
@@ -18,7 +18,7 @@ from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import alone, calculates, jobs, nodes_of, remaking
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import cell_seconds, crowded, needs, slots
-from sparsebench.plan.sizes import parameters
+from sparsebench.plan.sizes import PACKAGED, UNKNOWN, model_size, parameters
 from sparsebench.run import precompile
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
@@ -289,6 +289,12 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
     opt = {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "ffn_dim": 8192, "vocab_size": 50272,
            "num_attention_heads": 32}  # fmt: skip
     assert parameters(opt) == pytest.approx(1.316e9, rel=0.1)
+
+
+def test_only_a_package_has_the_size_of_a_package() -> None:
+    for source, expected in (("path:/data/wheels/m.gguf", UNKNOWN), ("wheel:a==1!a/m.gguf", PACKAGED["gguf"])):
+        model = ManifestModel(name="m", source=source, family="decoder")
+        assert model_size(model, None, Path("absent")).parameters == expected
 
 
 CALIBRATED = [

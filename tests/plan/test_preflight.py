@@ -261,10 +261,11 @@ def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"word": "cat", "sounds": "K AE T"}\n')
     path = tmp_path / "m.yaml"
     text = TRIMMED.format(calibration="pairs.jsonl", one="pairs.jsonl", other="pairs.jsonl", samples=1)
-    path.write_text(text.replace("samples: 1", "field: word, target: sounds"))
+    more = "  - {trim: corpus, field: sounds}\n"
+    path.write_text(text.replace("samples: 1", "field: word, target: sounds") + more)
     plan = prepare(PlanRequest(path)).plan
-    own, named, _ = [variant.steps[0].settings for variant in plan.variants.values() if variant.steps]
-    assert (own["field"], own["target"], named["field"], named["target"]) == ("word", "sounds", None, None)
+    steps = [variant.steps[0].settings for variant in plan.variants.values() if len(variant.steps) == 1]
+    assert [(own["field"], own["target"]) for own in steps] == [("word", "sounds"), (None, None), ("sounds", "sounds")]
 
 
 def test_a_hidden_size_that_cannot_be_cut_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -296,9 +297,9 @@ GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
         ("mixtral, num_local_experts: 4", "skip: teal, share: 0.4", "mixtral: it is a mixture of experts"),
         ("qwen3_moe", GROUPS.format(4), "qwen3_moe: it is a mixture of experts"),
         ("mamba", GROUPS.format(4), "mamba cannot be calibrated block by block"),
-        ("bloom, hidden_size: 16", "skip: cats, share: 0.4", "bloom: no activation functions stand in it"),
+        ("bloom, hidden_size: 16", "skip: cats, share: 0.4", "bloom: its activation function is not in"),
         ("bloom, hidden_size: 16", "skip: teal, share: 0.4", ""),
-        ("bloom, hidden_size: 16", GROUPS.format(4), "bloom: no activation functions stand in it"),
+        ("bloom, hidden_size: 16", GROUPS.format(4), "bloom: its activation function is not in"),
         ("bert, intermediate_size: 48", GROUPS.format([6, 8, 16]), ""),
         ("bert, intermediate_size: 48", GROUPS.format([8, 7]), "48 neurons make no 7 experts"),
         ("gpt2, n_embd: 12, n_inner: null", GROUPS.format(32), "48 neurons make no 32 experts"),

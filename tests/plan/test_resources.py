@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench import environment
+from sparsebench import environment, sources
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize, calibrating
 from sparsebench.plan.resources import (
@@ -90,6 +90,26 @@ def test_what_rounding_took_says_nothing_of_a_training() -> None:
     known = learned([rounded], sizes, {"a": 100 * job_seconds(rounded, sizes)})
     seconds = [total_seconds(shares([job], sizes, 1, known))["make"] for job in (rounded, trained)]
     assert seconds == [pytest.approx(100 * job_seconds(rounded, sizes)), job_seconds(trained, sizes)]
+
+
+def test_what_a_run_fetches_is_the_texts_and_teachers_of_its_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"text": 1, "hf:a/own": 10, "hf:a/big": 100, "hf:a/more": 1000}
+    monkeypatch.setattr(sources, "parse", lambda text: text)
+    monkeypatch.setattr(sources, "size", lambda source, cache: names[source])
+    plan = SimpleNamespace(calibration=SimpleNamespace(source="text"), data={})
+    ready: Any = SimpleNamespace(
+        sizes={"m": ModelSize(10**6, 10**6)}, device="cpu", keep="none", request=SimpleNamespace(jobs=1),
+        has=lambda model: True, plan=plan, cache=None,
+    )  # fmt: skip
+
+    def fetched(step: Step, stage: str = "make") -> int:
+        made = Variant("v", "m", "decoder", "path:m", "r", "real", "float32", steps=(step,))
+        return needs(ready, [Job("a", stage, (Cell("a", stage, made, {}),), (made,))]).fetch
+
+    pruned = single("prune", "magnitude", sparsity=0.5)
+    assert [fetched(pruned), fetched(pruned, "outputs"), fetched(single("recover", "finetune"))] == [0, 1, 0]
+    teachers = ["dense", "hf:a/big#content=1", "hf:a/more#content=2"]
+    assert fetched(single("recover", "distill", source="hf:a/own#content=0", teacher=[teachers])) == 1110
 
 
 def test_the_disk_of_variants_is_what_their_steps_leave_of_the_model() -> None:

@@ -16,6 +16,8 @@ from sparsebench.report import words
         (0.99999, 1, ">99.9%"),
         (0.004, 0, "<1%"),
         (0.999, 0, ">99%"),
+        (0.995, 0, ">99%"),
+        (0.005, 0, "<1%"),
         (-0.25, 0, "−25%"),
         (1.08, 0, "108%"),
     ],
@@ -25,10 +27,12 @@ def test_a_share_is_never_rounded_to_nothing_or_to_all(share: float, digits: int
 
 
 def test_a_difference_of_shares_is_in_points() -> None:
-    assert [words.points(share) for share in (0, 7e-7, 0.0079)] == [
+    assert [words.points(share) for share in (0, 7e-7, 0.0079, 0.999, -0.25)] == [
         "0 percentage points",
         "less than 0.001 percentage points",
         "0.79 percentage points",
+        "100 percentage points",
+        "−25 percentage points",
     ]
 
 
@@ -37,12 +41,15 @@ def test_a_sparsity_reads_as_it_was_asked_for() -> None:
 
 
 def test_bytes_read_as_people_read_them() -> None:
-    assert [words.size(count) for count in (12, 4096, 269_100_000, 2_690_000_000)] == [
+    assert [words.size(count) for count in (12, 999.6, 4096, 269_100_000, 999_960_000, 2_690_000_000)] == [
         "12 B",
+        "1.0 kB",
         "4.1 kB",
         "269.1 MB",
+        "1.00 GB",
         "2.69 GB",
     ]
+    assert [words.amount(count) for count in (134_500_000, 999_970_000)] == ["134.5 million", "1.00 billion"]
 
 
 def test_listed() -> None:

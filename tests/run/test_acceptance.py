@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from sparsebench import energy
 from sparsebench.cli.app import app
+from sparsebench.errors import MeasureError
 from sparsebench.run import acceptance
+from sparsebench.run.acceptance import failures, hardware, instruments
+from sparsebench.run.acceptance.bench import Bench, CheckSkipped
 from tests.gpus import H100, Driver
 from tests.runtime.test_nodes import slurm as slurm  # a fixture
 
@@ -65,6 +69,28 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
     assert "--gpu" in str(shown.exception.hint)  # type: ignore[union-attr]
     shown = CliRunner().invoke(app, [*DOCTOR, "--hostfile", "absent"])
     assert "absent" in str(shown.exception) and not shown.stdout, "before the first check"
+
+
+def test_a_gpu_without_an_energy_counter_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(energy, "meter", lambda _: energy.EnergyMeter(energy.NoMeter("none: not supported")))
+    with pytest.raises(CheckSkipped, match="not supported"):
+        instruments.energy(Bench("cuda", 1, tmp_path))
+
+
+def test_a_makers_figures_are_those_of_the_whole_name() -> None:
+    assert hardware.nominal_speeds(H100) == hardware.NOMINAL["H100"] != hardware.nominal_speeds("NVIDIA H100 PCIe")
+    assert hardware.nominal_speeds("NVIDIA A100-SXM4-80GB") == hardware.NOMINAL["A100"]
+    assert not any(map(hardware.nominal_speeds, ("cpu", "NVIDIA RTX A1000", "NVIDIA L40", "NVIDIA GH200 480GB")))
+
+
+def test_ranks_that_fail_before_one_is_killed_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object) -> None:
+        raise MeasureError("no room")
+
+    monkeypatch.setattr(failures, "RankGroup", fails)
+    monkeypatch.setattr(Bench, "model", lambda *_: (tmp_path, "decoder"))
+    with pytest.raises(MeasureError, match="no room"):
+        failures.killed(Bench("cpu", 2, tmp_path))
 
 
 @pytest.mark.long

@@ -207,7 +207,7 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
         for row in json.loads(called("status", "--json").stdout)["stages"]
     }
     assert states["latency"] == states["memory"] == (1, 1)
-    assert "2 ranks need as many GPUs" in called("status").stderr
+    assert "2 ranks need 2 GPUs" in called("status").stderr
     assert "its result but 2, which cannot run here" in called("run", "--only", "ranks=2").stderr
     rows = query.run(
         tmp_path / "l.duckdb", "SELECT DISTINCT status, reason LIKE '2 ranks need%' FROM base.records"
@@ -219,7 +219,7 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
         found = decisions(ready, Workspace.of(ready.ledger, ready.work).records, False)
         return {(one.runs, one.why) for one in found if one.why != LEFT_OUT}
 
-    assert runs() == {(False, "unsupported: 2 ranks need as many GPUs; device cuda is 1")}
+    assert runs() == {(False, "unsupported: 2 ranks need 2 GPUs, but device cuda has 1")}
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
     assert runs() == {(True, "refused before")}
     # What a job found on one GPU of the two is not asked again and again.

@@ -11,12 +11,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from sparsebench.cli.run import _again
 from sparsebench.ledger.store import Ledger
+from sparsebench.plan.preflight import PlanRequest
 from sparsebench.records import statuses
+from sparsebench.run.runner import _death
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -276,11 +281,11 @@ def test_records_that_a_killed_run_left_behind_reach_the_ledger(
     [
         ("sparsity=50%", "2 cells", 0),
         ("sparsity=half", "--only sparsity=half: not a sparsity", 2),
-        ("model=tinny", "no cell of the manifest is meant by --only", 2),
+        ("model=tinny", "--only matches no cell of the manifest", 2),
     ],
 )
 def test_only_takes_what_it_understands(only: str, says: str, code: int, manifest: Path, sparsebench: Call) -> None:
-    from sparsebench.plan.preflight import PlanRequest, prepare
+    from sparsebench.plan.preflight import prepare
 
     variants = prepare(PlanRequest(manifest)).plan.variants.values()
     (left_out,) = [one.id for one in variants if one.last("sparsity") == 0.9]
@@ -290,6 +295,20 @@ def test_only_takes_what_it_understands(only: str, says: str, code: int, manifes
     assert done.returncode == code, done.stderr
     assert of_another_run.is_dir()
     assert says.replace("2 cells", "1 of 8 cells to do") in done.stderr
+
+
+def test_the_command_to_try_again_asks_the_same_cluster_and_caches() -> None:
+    ready: Any = SimpleNamespace(request=PlanRequest(Path("m.yaml"), offline=True, executor="ray"))
+    again = "sparsebench run m.yaml --executor ray --address head:6379 --offline"
+    assert _again("run", ready, "head:6379") == again
+    assert _again("status", ready, "head:6379") == "sparsebench status m.yaml"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no real-time signals")
+def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("last words\n")
+    assert "signal SIGRTMIN+1; it said last: last words" in _death(-signal.SIGRTMIN - 1, tmp_path / "log")
+    assert "signal SIGKILL (out of memory?)" in _death(-signal.SIGKILL, tmp_path / "log")
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ import pytest
 
 from sparsebench import records, structure
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.run.select import _same, decisions
+from sparsebench.run.select import LEFT_OUT, _same, decisions
 
 MANIFEST = """\
 version: 1
@@ -47,6 +47,17 @@ def why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 def test_a_setting_is_meant_as_yaml_writes_it() -> None:
     assert _same(True, "true") and _same(False, "False") and not _same(True, "1") and not _same(False, "true")
     assert _same(0.5, "0.50") and not _same(0.5, "half") and _same("2:4", "2:4")
+
+
+def test_cells_that_lack_a_key_match_none_of_its_values(
+    why: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(why)
+    why()
+    for value, met in (("hf", {"latency", "memory"}), ("None", set[str]())):
+        ready = prepare(PlanRequest(tmp_path / "m.yaml", only=(("engine", value),)))
+        found = decisions(ready, tmp_path / "records", False)
+        assert {one.cell.stage for one in found if one.why != LEFT_OUT} == met
 
 
 def test_a_second_dtype_or_sample_count_is_new_and_another_version_or_file_is_a_change(

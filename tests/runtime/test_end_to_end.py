@@ -235,9 +235,9 @@ def test_more_ranks_than_gpus_are_refused_before_any_starts(
 ) -> None:
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
-    with pytest.raises(UnsupportedError, match="4 ranks need as many GPUs; device cuda is 2"):
+    with pytest.raises(UnsupportedError, match="4 ranks need 4 GPUs, but device cuda has 2"):
         measure_memory(tiny_bert, "encoder", replace(setting(4), device="cuda"))
-    with pytest.raises(UnsupportedError, match="2 ranks need as many GPUs; device cuda:1 is 1"):
+    with pytest.raises(UnsupportedError, match="2 ranks need 2 GPUs, but device cuda:1 has 1"):
         measure_memory(tiny_bert, "encoder", replace(setting(2), device="cuda:1"))
 
 

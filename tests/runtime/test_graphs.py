@@ -162,14 +162,22 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
         step()
         raise RuntimeError("CUDA error: operation not permitted\nmore")
 
+    def silent(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError
+
     def other(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 
     with torch.inference_mode():
         expected = tokens(decoding(new()))
-        for record, why in ((refused, "CUDA error: operation not permitted"), (other, "does not give the logits")):
+        for record, why in (
+            (refused, "CUDA error: operation not permitted"),
+            (silent, "RuntimeError"),
+            (other, "does not give the logits"),
+        ):
             ours = recorded(new(), TOKENS, 1, record)
-            assert tokens(decoding(ours)) == expected
+            assert tokens(phase := decoding(ours)) == expected
+            assert phase.recorded is None and not phase.behind, "a cache and its copy would stay in memory"
             assert told(ours).startswith("decode: eager (not recorded: ")
             assert why in told(ours)
 

@@ -81,6 +81,18 @@ def test_the_plain_engine_runs_in_one_process() -> None:
         check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))
 
 
+def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    work = RankWorker(
+        {"family": "decoder", "setting": asdict(Setting("skip", 1, Workload()))}, 0, Channel.__new__(Channel)
+    )
+    with pytest.raises(UnsupportedError, match="the skip engine runs on a CPU only"):
+        work.take_device()
+
+
 def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) -> None:
     """A trimmed model has no row for the ids of the dense one; models of one vocabulary get the same prompt."""
     spec = {"family": "decoder", "setting": asdict(Setting("hf", 1, Workload(prompt=64)))}

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from sparsebench.benchmarks.statistics import average_precision, spearman
+from sparsebench.ledger.statistics.contract import count_clusters
 
 if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers, ValuesAndLabels
@@ -56,7 +57,7 @@ def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | N
     import numpy as np
 
     n = len(sides[0][0])
-    drawn = n if clusters is None else int(clusters.max()) + 1
+    drawn = count_clusters(n, clusters)
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // n)
     found = []

@@ -12,6 +12,7 @@ from sparsebench.ledger.statistics.proportions import binomial
 ASSUMED = 0.1
 """The share of documents on which exactly one of two models is assumed to be right, before anything is measured."""
 WANTED = 0.8
+"""The power at which a difference counts as detectable."""
 LEVEL = 0.05
 _WIDE = 6.0
 """Standard deviations beyond which a binomial's tail is left out."""

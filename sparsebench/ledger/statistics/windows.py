@@ -7,11 +7,12 @@ from how windows differ from it (a ratio estimator; for windows of one length, t
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, count_clusters, none
+from sparsebench.ledger.statistics.resampling import LARGEST
+from sparsebench.ledger.statistics.sensitivity import WANTED
 
 if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
@@ -20,9 +21,6 @@ LEAST = 3
 """The fewest windows that give an interval: two say next to nothing of how much windows vary."""
 FEW = 8
 """With fewer windows an interval is marked ``(few)``: it assumes that windows are alike, which so few cannot show."""
-WANTED = 0.8
-"""The power at which a difference counts as detectable."""
-_LARGEST = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Inter
     """Return the 95% interval of a perplexity."""
     many = count_clusters(len(losses), clusters)
     if many < LEAST:
-        return Interval(None, None, f"none: {_windows(many)} do not show how much windows vary")
+        return Interval(None, None, f"none: {_too_few(many)}")
     low, high = mean(losses, tokens, clusters).interval
     return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(many)}")
 
@@ -87,7 +85,7 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     """
     many = pairs.clusters
     if many < LEAST:
-        few = none(f"{_windows(many)} do not show how much windows vary", higher_is_better=False)
+        few = none(_too_few(many), higher_is_better=False)
         return replace(few, n=len(pairs.variant), clusters=many)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
     found = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
@@ -142,7 +140,11 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
 
 
 def _windows(many: int) -> str:
-    return f"{many} window{'s' * (many > 1)}{' (few)' if LEAST <= many < FEW else ''}"
+    return f"{many} windows{' (few)' if many < FEW else ''}"
+
+
+def _too_few(many: int) -> str:
+    return f"too few windows ({many}) to show how much they vary"
 
 
 def _quantile(share: float, n: int) -> float:
@@ -153,4 +155,4 @@ def _quantile(share: float, n: int) -> float:
 
 def _exp(value: float) -> float:
     """Return exp(``value``), at most the largest double: a collapsed model's perplexity may lie beyond it."""
-    return math.exp(min(value, _LARGEST))
+    return math.exp(min(value, LARGEST))

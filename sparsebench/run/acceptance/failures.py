@@ -35,6 +35,8 @@ def killed(bench: Bench) -> CheckResult:
                     sent = time.monotonic()
                     os.kill(group.processes[1].pid, signal.SIGKILL)
     except MeasureError as error:
+        if not sent:  # the ranks failed before one was killed
+            raise
         took = time.monotonic() - sent
         after = devices.free_memory(bench.device)
         named = f"rank 1 of {ranks} died of SIGKILL" in error.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ NOMINAL = {
     "H200": (4.8e12, 989e12), "H100 PCIe": (2.0e12, 756e12), "H100": (3.35e12, 989e12), "A100": (2.0e12, 312e12),
     "L40S": (0.864e12, 362e12), "L4": (0.3e12, 121e12), "A10": (0.6e12, 125e12),
 }  # fmt: skip
-"""By a part of the GPU's name, its maker's figures: memory bandwidth in bytes/s, and bfloat16 operations/s."""
+"""By words of the GPU's name, its maker's figures: memory bandwidth in bytes/s, and bfloat16 operations/s."""
 
 
 def visible(bench: Bench) -> CheckResult:
@@ -65,11 +66,16 @@ def throughput(bench: Bench) -> CheckResult:
     multiplied = 2 * side**3 / _quickest(peers, lambda: x @ x)
     numbers = {"copy_bytes_s": copied, "product_flops": multiplied}
     detail = f"{copied / 1e9:.0f} GB/s, {multiplied / 1e12:.2f} TFLOP/s"
-    nominal = next((NOMINAL[key] for key in NOMINAL if bench.gpu and key in devices.hardware(bench.device)), None)
+    nominal = nominal_speeds(devices.hardware(bench.device))
     if nominal is None:
         return None, f"{detail}; nothing to hold it against", numbers
     shares = copied / nominal[0], multiplied / nominal[1]
     return shares[0] >= 0.6 and shares[1] >= 0.5, f"{detail}: {shares[0]:.0%} and {shares[1]:.0%} of nominal", numbers
+
+
+def nominal_speeds(name: str) -> tuple[float, float] | None:
+    """Return the figures in NOMINAL of the GPU ``name``; None for a device that is not among them."""
+    return next((speeds for key, speeds in NOMINAL.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 def _quickest(peers: Peers, step: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Literal
 
-from sparsebench.errors import MeasureError
+from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.plugins import table
 from sparsebench.runtime.engines.base import Engine
 
@@ -72,6 +72,12 @@ BUILT_IN = (
 def engines() -> dict[str, EngineInfo]:
     """Return every engine by name: the built-in ones, then those of installed plugins."""
     return table(BUILT_IN, EngineInfo, "sparsebench.engines")
+
+
+def check_gpu(name: str) -> None:
+    """Raise UnsupportedError where the engine ``name`` has no kernels for GPUs."""
+    if name in engines() and engines()[name].cpu_only:
+        raise UnsupportedError(f"the {name} engine runs on a CPU only", "say `device: cpu`, or --device cpu")
 
 
 def engine(name: str) -> Engine:

@@ -51,9 +51,7 @@ class SkipEngine:
             raise UnsupportedError(
                 f"the skip engine has no compiled kernels: {self.kernels.reason}", "use the hf engine"
             )
-        if not self.kernels.shared:
-            return ("no OpenMP of torch's was found: each product starts threads of its own",)
-        return ()
+        return self.kernels.notes
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """Load the model and replace the layers that skip; a model that skips nothing stays as it is."""
@@ -143,6 +141,12 @@ def _beside(model: Any, path: str, config: Mapping[str, Any], family: str) -> di
     return {one.kind: name for name, one in found.items() if (one.side, one.layer) == (own.side, own.layer)}
 
 
+def _matrix(module: Any) -> torch.Tensor:
+    """Return the weight of a linear layer as (out, in)."""
+    stored: torch.Tensor = module.weight.detach()
+    return stored.T if type(module).__name__ == "Conv1D" else stored
+
+
 class _Putting:
     """Replaces layers of one model by skipping layers, whose tallies it collects in ``tallies``."""
 
@@ -155,18 +159,14 @@ class _Putting:
         from sparsebench.runtime.kernels.skipping import SkipColumns
 
         module = self.model.get_submodule(name)
-        stored = module.weight.detach()
-        turned = stored if type(module).__name__ == "Conv1D" else stored.T
-        return self._put(name, SkipColumns(self.kernels, turned.contiguous(), module.bias, limit))
+        return self._put(name, SkipColumns(self.kernels, _matrix(module).T.contiguous(), module.bias, limit))
 
     def rows(self, name: str, decide: Callable[[], torch.Tensor | None]) -> nn.Module:
         """Replace a linear layer by one that reads only the weights of outputs that ``decide`` names; return it."""
         from sparsebench.runtime.kernels.skipping import SkipRows
 
         module = self.model.get_submodule(name)
-        stored = module.weight.detach()
-        whole = stored.T if type(module).__name__ == "Conv1D" else stored
-        return self._put(name, SkipRows(self.kernels, whole.contiguous(), module.bias, decide))
+        return self._put(name, SkipRows(self.kernels, _matrix(module).contiguous(), module.bias, decide))
 
     def behind(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
         """Replace an activation function, so that values up to ``limit`` become zero, and the layers that skip them."""
@@ -192,7 +192,7 @@ class _Putting:
         chooser: Any = self.model.get_submodule(down).moe
         begin = self.model.get_submodule(first)
         begin._forward_pre_hooks.clear()
-        if chooser.how.router != "oracle" and chooser.neurons == begin.weight.shape[0]:
+        if chooser.how.router != "oracle" and chooser.neurons == len(_matrix(begin)):
             begin = self.rows(first, chooser.choice)
             if second:
                 self.rows(second, chooser.choice)

@@ -70,9 +70,7 @@ class Sparse:
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
         # The layouts are timed now, unless they were before, and not while a model's loading is timed.
         speeds_here(self.kernels, torch.bfloat16, torch.bfloat16)
-        if not self.kernels.shared:
-            return ("no OpenMP of torch's was found: each product starts threads of its own",)
-        return ()
+        return self.kernels.notes
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """Load the model with sparse layers; a ``baseline`` is the plain dense model, whatever its zeros."""

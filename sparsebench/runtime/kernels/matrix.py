@@ -28,6 +28,8 @@ MOST = 2**32 - 1
 TILE = 512
 """Rows are expanded in multiples of this: csr16 sorts its rows within windows of this size; runs need only sixteen."""
 
+DAMAGED = ("its packed index and values do not match: the file is damaged", "pack it again")
+
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SOURCE = [_I, _P, _L, _P, _L, _I, _L, _L, _P]
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
@@ -57,6 +59,11 @@ class Kernels:
     def level(self) -> str:
         """The instruction set in use."""
         return LEVELS[self.library.sparse_level()]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result should say of them."""
+        return () if self.shared else ("no OpenMP of torch's was found: each product starts threads of its own",)
 
     def use(self, level: str) -> None:
         """Use ``level``, or the best level below it that this CPU has; for tests and tables."""
@@ -125,7 +132,7 @@ class Nonzeros:
         given = (LAYOUTS.index(layout), *_arguments(self), self.counts.data_ptr())
         data = torch.zeros(kernels.library.sparse_bytes(*given), dtype=torch.uint8)
         if kernels.library.sparse_encode(*given, data.data_ptr()):
-            raise StorageError("its index does not fit its values")
+            raise StorageError(*DAMAGED)
         return SparseMatrix(layout, self.rows, self.cols, self.total, self.values.dtype, data)
 
 
@@ -153,7 +160,7 @@ def from_packed(
     found = Nonzeros(encoding, index, values, rows, cols, counts, 0)
     total = kernels.library.sparse_count(*_arguments(found), counts.data_ptr())
     if total < 0:
-        raise StorageError("its index does not fit its values")
+        raise StorageError(*DAMAGED)
     return Nonzeros(encoding, index, values, rows, cols, counts, total)
 
 

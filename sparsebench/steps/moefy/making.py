@@ -46,20 +46,26 @@ class FeedForwardPart:
     side: str
     layer: int
 
-    @property
-    def where(self) -> str:
-        """The part's block, as messages name it."""
-        return f"{self.side} block {self.layer}"
+    def weights(self, matrix: Callable[[str], torch.Tensor], checkpoint: Checkpoint) -> routers.FeedForwardWeights:
+        """Return the part's weights, float32; ``matrix`` gives a matrix as (out, in), ``checkpoint`` the biases."""
 
-    def weights(self, matrix: Callable[[str], torch.Tensor], bias: torch.Tensor | None) -> routers.FeedForwardWeights:
-        """Return the part's weights, float32; ``matrix`` gives a matrix as (out, in), ``bias`` is that of ``up``."""
+        def bias(kind: str) -> torch.Tensor | None:
+            name = self.matrices[kind].removesuffix("weight") + "bias"
+            return checkpoint.load(name).float() if name in checkpoint.tensors else None
+
         norms = matrix(self.matrices["down"]).float().norm(dim=0)
         if "gate_up" in self.matrices:
             gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
-            return routers.FeedForwardWeights(gate, up, None if bias is None else bias.float().chunk(2)[1], norms)
-        gated = matrix(self.matrices["gate"]).float() if "gate" in self.matrices else None
+            joint = bias("gate_up")
+            gate_bias, up_bias = (None, None) if joint is None else joint.chunk(2)
+            return routers.FeedForwardWeights(gate, up, gate_bias, up_bias, norms)
+        gated = "gate" in self.matrices
         return routers.FeedForwardWeights(
-            gated, matrix(self.matrices["up"]).float(), None if bias is None else bias.float(), norms
+            gate=matrix(self.matrices["gate"]).float() if gated else None,
+            up=matrix(self.matrices["up"]).float(),
+            gate_bias=bias("gate") if gated else None,
+            bias=bias("up"),
+            norms=norms,
         )
 
 
@@ -96,7 +102,7 @@ def make(
     text, made = read() if read else None, RouterTables(tables={router: {} for router in wanted})
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         for done, (place, matrix, seen) in enumerate(_visited(checkpoint, places, context, text, spill), start=1):
-            weights = place.weights(matrix, _bias(checkpoint, place))
+            weights = place.weights(matrix, checkpoint)
             gram = seen.gram(first.name) if seen and first.name in COUNTED else weights.gram()
             found = grouped(first.name, gram, experts, shared, context.seed, partition)
             made.assignments[place.paths] = found.assignment
@@ -154,15 +160,15 @@ def _place(
     parts: Mapping[str, Part],
     experts: int,
 ) -> FeedForwardPart:
-    where = f"{side} block {layer}"
     kinds = {parts[name].kind: name for name in readers if parts[name].kind in ("gate", "up", "gate_up", "down")}
     if "down" not in kinds or not kinds.keys() & {"up", "gate_up"}:
-        raise UnsupportedError(f"{where}: no feed-forward part is known in it", "choose another model")
-    function_path = activation(module, where)
+        raise UnsupportedError(f"{path}: no feed-forward part is known in it", "choose another model")
+    function_path = activation(module, path)
     function = module.get_submodule(function_path)
     if float(function(torch.zeros(1))):
         raise UnsupportedError(
-            f"{where}: its {type(function).__name__} makes something of nothing", "choose another model"
+            f"{path}: its activation {type(function).__name__} is not 0 at 0, so neurons cannot be left out",
+            "choose another model",
         )
     neurons = readers[kinds["down"]].width
     if neurons % experts:
@@ -212,16 +218,9 @@ def _seen(block: Block, place: FeedForwardPart) -> routers.NeuronStatistics:
     watch.advance()
     if len(watch.whole) != len(takes):
         raise UnsupportedError(
-            f"{place.where}: its feed-forward part does not read each token once", "choose another model"
+            f"{block.path}: its feed-forward part does not read each token once", "choose another model"
         )
     return seen
-
-
-def _bias(checkpoint: Checkpoint, place: FeedForwardPart) -> torch.Tensor | None:
-    """Return the bias of ``up``, or of the joint gate and up; None where there is none."""
-    name = place.matrices.get("up") or place.matrices["gate_up"]
-    bias = name.removesuffix("weight") + "bias"
-    return checkpoint.load(bias) if bias in checkpoint.tensors else None
 
 
 def _how(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:

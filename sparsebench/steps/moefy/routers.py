@@ -24,11 +24,13 @@ class FeedForwardWeights:
     """A feed-forward part's weights, float32.
 
     ``gate`` and ``up`` are (neurons, in). ``gate`` is the input of the activation function; None where ``up`` is.
-    ``bias`` is that of ``up``, ``norms`` is the length of each neuron's column in the last matrix.
+    ``gate_bias`` and ``bias`` are those of ``gate`` and ``up``. ``norms`` is the length of each neuron's column in the
+    last matrix.
     """
 
     gate: torch.Tensor | None
     up: torch.Tensor
+    gate_bias: torch.Tensor | None
     bias: torch.Tensor | None
     norms: torch.Tensor
 
@@ -103,7 +105,12 @@ def tables(
     if router == "centroid":
         return {"router.weight": centroids}
     if router == "representative":
-        whole = {"router.up": weights.up, "router.gate": weights.gate, "router.bias": weights.bias}
+        whole = {
+            "router.up": weights.up,
+            "router.bias": weights.bias,
+            "router.gate": weights.gate,
+            "router.gate_bias": weights.gate_bias,
+        }
         return {name: table[found.representatives] for name, table in whole.items() if table is not None}
     assert seen is not None
     return _learned(centroids, found.assignment, weights.norms, seen, seed)

@@ -50,8 +50,9 @@ class Moefy(Settings):
         if shared and name != "cmoe":
             raise wrong(f"{name} with `shared: {shared}`", "`moefy: cmoe`, which counts what is active", at="shared")
         if shared > count(self.experts, self.active):
-            fit = f"no more than the {count(self.experts, self.active)} of {self.experts} that are active"
-            raise wrong(f"{shared} experts that every token is given", fit, "say `shared`", at="shared")
+            active = count(self.experts, self.active)
+            message = f"`shared: {shared}` is more than the {active} active experts"
+            raise wrong(message, "a smaller `shared`", at="shared")
         return {**self.model_dump(), "shared": shared}
 
 

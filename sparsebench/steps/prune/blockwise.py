@@ -78,7 +78,10 @@ class BlockSweep:
             )
         for name in outputs.missing:
             if self.places[name].prunable:
-                raise ModelError(f"tensor {name}: no block of the model reads it", "leave it out of `models`")
+                raise ModelError(
+                    f"tensor {name}: it is prunable but belongs to no transformer block, so no calibration text reaches it",
+                    "leave this model out of `models`, or use a method without calibration",
+                )
             outputs.copy(name)
 
     def _replay(self, streams: int, spill: Path) -> Replay:

@@ -87,6 +87,12 @@ def check_weights(layers: Sequence[Layer]) -> None:
         check_finite(layer.weights, layer.name, "NaN or infinite values", "repair or fetch the checkpoint again")
 
 
+def check_range(weights: torch.Tensor, name: str) -> None:
+    """Raise ModelError, naming the tensor, for updated weights beyond the range of their dtype."""
+    what = f"the updated weights exceed the range of {str(weights.dtype).removeprefix('torch.')}"
+    check_finite(weights, name, what, "convert the checkpoint to bfloat16")
+
+
 def check_gram(gram: torch.Tensor, name: str) -> None:
     """Raise ModelError, naming the tensor, for NaN or infinite statistics of its inputs."""
     hint = "calibrate in float32 or bfloat16, or with other text"

@@ -54,7 +54,8 @@ def choose(
     for quota in quotas:
         kind, keep = kind_of(quota.pattern), quota.keep_zeros
         if keep and before is None:
-            raise UnsupportedError(f"{name}: the method does not say which weights were zero", "leave out `keep_zeros`")
+            message = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
+            raise UnsupportedError(message, "leave out `keep_zeros`")
         norm = _norm_of(quota)
         way = (quota.pattern, quota.granularity, keep, norm)
         sheet = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)

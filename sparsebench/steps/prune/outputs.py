@@ -131,8 +131,11 @@ class VariantWriters:
             note = "; ".join(sorted(self.notes[target]))
             result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self._already)
             if result.zeros < self.removed[target]:
-                where = self.folders[target]
-                raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")
+                raise ModelError(
+                    f"{self.folders[target]}: the written files have {result.zeros} zeros, fewer than the "
+                    f"{self.removed[target]} weights set to zero",
+                    "check the disk, and make it again",
+                )
             summary = {key: value for key, value in asdict(result).items() if key != "tensors"}
             text = json.dumps({**settings, **summary}, indent=1)
             (self.folders[target] / NOTES).write_text(text)

@@ -38,7 +38,8 @@ class RiglPruning(Pruning):
         self.last = settings["end"] * steps
         if not any(map(self.due, range(steps))):
             raise ModelError(
-                f"prune: gradual: no zero changes its place in {steps} steps, with `frequency: {self.frequency}`",
+                "prune: gradual, by: rigl: the masks would never change: no multiple of "
+                f"`frequency: {self.frequency}` comes before `end` in {steps} steps",
                 "a smaller `frequency`, or more `tokens`",
             )
         self.zeros = [held.gone.clone() for held in self.held]

@@ -91,7 +91,8 @@ class Prune(Settings):
             )  # fmt: skip
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
             what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
-            raise wrong(f"{what} has no global form", "`granularity: layer` or `row`", at="granularity")
+            message = f"{what} cannot be combined with `granularity: global`"
+            raise wrong(message, "`granularity: layer` or `row`", at="granularity")
         if self.granularity == "row" and self.pattern in (*LINES, *COUPLED):
             within = "matrix" if self.pattern in LINES else "block"
             raise wrong(f"whole {self.pattern} compete within their {within}", "`granularity: layer`", at="granularity")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import SparsebenchError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, View
 from sparsebench.steps.contract import Progress, reported
@@ -38,12 +38,6 @@ class TensorSweep:
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
         stored = {checkpoint.tensors[name].dtype for name, part in places.items() if part.prunable}
         self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
-        for target in targets:
-            if target.granularity == "global" and target.pattern != "unstructured":
-                raise UnsupportedError(
-                    f"{target.method} {target.pattern}: a pattern has no global form",
-                    "use granularity: layer with a pattern",
-                )
 
     def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
         """Write every tensor of every variant."""
@@ -72,6 +66,8 @@ class TensorSweep:
                 outputs.fail(targets, error)
                 continue
             whole, layer, other = _by_reach(targets)
+            if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
+                layer, other = [], [*layer, *other]
             own = dict(limits)
             if whole or layer:
                 ranked = self._ranked(scores, view.name)

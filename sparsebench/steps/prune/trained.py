@@ -44,9 +44,9 @@ class Gradual(Distill):
             free = "`unstructured`: what comes back is chosen from the whole matrix"
             raise wrong(f"pattern {self.pattern} beside `by: rigl`", free, at="pattern")
         sparsity = _aim(self.sparsity, self.pattern, self.train)
-        if self.initial > sparsity:
+        if self.schedule == "cubic" and self.initial > sparsity:
             raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
-        if self.start > self.end:
+        if self.schedule == "cubic" and self.start > self.end:
             raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
         found = super().complete(name) | {"sparsity": sparsity}
         idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()

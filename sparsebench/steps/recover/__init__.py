@@ -11,8 +11,11 @@ LIBRARIES = ("transformers", "tokenizers", "accelerate")
 """The libraries besides torch that training a whole model uses."""
 DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""
-SEVERAL = ("the states of several encoders have no mean", "one `teacher`")
-PREDICTS = ("an encoder is distilled by its states, which are no predictions", "alpha: 1, without `alpha_schedule`")
+SEVERAL = ("an encoder can have only one teacher", "one `teacher`")
+PREDICTS = (
+    "an encoder is distilled by its hidden states; `alpha` below 1 or `alpha_schedule` needs a loss on predictions",
+    "alpha: 1, without `alpha_schedule`",
+)
 """``SEVERAL`` and ``PREDICTS``: why an encoder is refused, and the way out."""
 
 

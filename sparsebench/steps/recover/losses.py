@@ -88,7 +88,7 @@ def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tu
 def relative(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the squared difference of states (samples, length, width) over the teacher's square, mean over tokens.
 
-    The ratio is taken token by token, as in ``reconstruct``: a few tokens have states hundreds of times as large as the
+    The ratio is taken token by token: a few tokens have states hundreds of times as large as the
     others, and would dominate a plain mean.
     """
     lost = (student.float() - teacher.float())[mask].square().sum(-1)

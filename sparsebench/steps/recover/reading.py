@@ -127,7 +127,8 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
 
     assert context.draw is not None
     own = step.settings
-    source, column = (of_text(own["source"]).source, own["field"]) if own["source"] else (DEFAULT.source, DEFAULT.field)
+    source = of_text(own["source"]).source if own["source"] else DEFAULT.source
+    column = own["field"] or (None if own["source"] else DEFAULT.field)
     length = own["length"] or min(LENGTH, longest_input(config) or LENGTH)
     share = 1 - own["held_out"]
     asked = ceil(own["tokens"] / length / share) + 1

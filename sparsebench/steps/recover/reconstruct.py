@@ -36,13 +36,13 @@ from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
+from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.trainer import LowRank
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
     from sparsebench.steps.calibration import Calibrated
 
-TINY = torch.finfo(torch.float32).tiny
 PUBLISHED = 128 * 512
 """Tokens that the first paper named above trains on."""
 PATIENCE = 2
@@ -185,7 +185,7 @@ class Reconstruction:
         """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
         if theirs != ours:
             raise UnsupportedError(
-                f"{ours} blocks are left of {theirs}: which of them is to give what, is not known",
+                f"the model has {ours} blocks and the dense model {theirs}: blocks cannot be paired",
                 "recover models of which no block was removed",
             )
         wide, own = (dimensions(one.config).hidden for one in (self.dense, self.parent))
@@ -245,10 +245,7 @@ class Reconstruction:
 
         def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
-            kept, target = block.mask(rows), dense.output(0, rows)
-            lost = (block.forward(0, number, weights()) - target)[kept].square().sum(-1)
-            # A ratio for each token: a few have states hundreds of times as large, and would dominate a plain mean.
-            return (lost / target[kept].square().sum(-1).clamp_min(TINY)).mean()
+            return relative(block.forward(0, number, weights()), dense.output(0, rows), block.mask(rows))
 
         def told() -> float:
             with torch.no_grad():

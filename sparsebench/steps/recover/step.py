@@ -36,10 +36,8 @@ class Reconstruct(Settings):
 
     def complete(self, name: str) -> dict[str, Any]:
         """Return the settings without those that this step ignores. Raises PydanticCustomError for one out of range."""
-        if not 0 < self.rate < 1:
-            raise wrong(f"a rate of {self.rate:g}", "a learning rate between 0 and 1, such as 5e-4", at="rate")
-        if not 0 < self.held_out < 1:
-            raise wrong(f"held_out is {self.held_out:g}", "a share between 0 and 1, such as 0.125", at="held_out")
+        _between(self, "rate", 0, 1, "5e-4")
+        _between(self, "held_out", 0, 1, "0.125")
         idle = {"rank": self.train != "low_rank", "tokens": self.tokens is None}
         return self.model_dump(exclude={key for key, is_idle in idle.items() if is_idle})
 
@@ -348,7 +346,8 @@ def run(
             raise ModelError(f"{parent}: it leaves weights out already", "recover first, then leave weights out")
         if grouped.router == "oracle":
             raise UnsupportedError(
-                f"{parent}: its oracle chooses by weights that would be trained", "another `router` in `moefy`"
+                f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained",
+                "another `router` in `moefy`",
             )
     # Where neither config.json names a vocabulary size, both are None and count as equal.
     sizes = {{**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense)}

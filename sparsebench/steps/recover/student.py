@@ -91,13 +91,14 @@ def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str
     changed = writing.without(found, {side: some for side, some in gone.items() if some}).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = how.heads
-    if heads and "heads" in described and "key_heads" not in described and heads.groups:
+    if heads and heads.groups and described.keys() & {"heads", "key_heads"}:
         all_heads, groups, _ = sizes(config, how)
-        described = {**described, "key_heads": max(1, described["heads"] * groups // all_heads)}
-        if described["heads"] % described["key_heads"]:
+        own = described.get("heads", all_heads)
+        described = {"key_heads": max(1, own * groups // all_heads), **described}
+        if own % described["key_heads"]:
             raise UnsupportedError(
-                f"student: {described['heads']} heads do not divide into {described['key_heads']} groups",
-                "name `key_heads`",
+                f"student: {own} heads do not divide into {described['key_heads']} groups",
+                "`key_heads` that divides them",
             )
     keys = {
         "hidden": [hidden],

@@ -140,7 +140,7 @@ class TrainedWeights:
         lost += [name for name, part in places.items() if part.experts and train == "low_rank"]
         if lost:
             raise UnsupportedError(
-                f"{lost[0]}: transformers keeps these weights in another form, which is not trained here",
+                f"{lost[0]}: transformers merges or renames these weights, so they cannot be trained in a whole model",
                 "recover it block by block: {recover: reconstruct}",
             )
         model.requires_grad_(False)
@@ -250,7 +250,7 @@ class Trainer:
 
     @heap.kept_for_reuse()
     def run(self) -> Trained:
-        """Train, or resume a killed training. Raises ModelError where the loss is not finite."""
+        """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
         from transformers import get_scheduler
 
         own = self.step.settings
@@ -289,6 +289,11 @@ class Trainer:
                 state.joules = _sum(earlier, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
+        if not state.best < float("inf"):
+            raise ModelError(
+                f"{self.step.verb}: {self.step.name}: the loss on held-out text is {state.curve[-1].held_out} at the end",
+                "a lower `rate`, such as 5e-5",
+            )
         epochs = sum(map(len, plan)) / len(seen)
         seconds, joules = time.perf_counter() - began + state.prepared, _sum(earlier, self.joules())
         return Trained(state.weights, tuple(state.curve), read[-1], epochs, seconds, state.best, joules)

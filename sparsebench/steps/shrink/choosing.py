@@ -95,7 +95,9 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
         if target is not None and "neurons" in axes:
             share = min(1.0, 1 - (target - gone) / worth["neurons"])
             if share <= 0:
-                raise UnsupportedError(f"{key}: {left:g}: not even without any neuron", "keep more")
+                raise UnsupportedError(
+                    f"{key}: {left:g}: removing every neuron would not reach this share", "a larger share"
+                )
     for axis in axes.get("neurons", ()):
         step, width = lcm(wanted.multiple_of, alignment(axes["neurons"])), axis.units // axis.times
         # At least one step, and no more than there are.
@@ -156,20 +158,29 @@ def costs(shape: ModelShape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis,
 def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:
     """Return how many elements of an axis are ``count`` neurons, experts or heads. Raises UnsupportedError where so
     many cannot stay: neurons in multiples of ``step``, heads in whole groups."""
+    each = 1
     if axis.kind == "neurons":
         fitting = [*range(step, axis.units // axis.times + 1, step)]
         said = f"at most {fitting[-1]}" if step == 1 else f"multiples of {step} up to {fitting[-1]}"
     elif axis.kind == "experts":
         fitting = fitting_experts(shape, axis)
-        said = f"one of {', '.join(map(str, fitting))}: a token still takes as many, out of as many groups"
+        said = _said(shape, fitting)
     else:
         heads, groups, _ = _heads_of(shape)
         each = heads // groups
         fitting = [one * each for one in _fitting(shape, axis, uneven)]
         said = f"{'one' if len(fitting) > 1 else 'that is'} of {', '.join(map(str, fitting))}"
     if count not in fitting:
-        raise UnsupportedError(f"{axis.kind}: {count}: a block has {fitting[-1]}, and not every number can stay", said)
-    return count // each if axis.kind == "heads" else count * axis.times
+        where = f"{'an expert' if axis.within else 'a block'} has {axis.units // axis.times * each}"
+        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {where}", said)
+    return count // each * axis.times
+
+
+def _said(shape: ModelShape, fitting: Sequence[int]) -> str:
+    """Return how many experts can stay, in words."""
+    groups = expert_groups(shape)
+    alike = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
+    return f"from {fitting[0]} to {fitting[-1]}{alike}"
 
 
 def _nearest(counts: Iterable[int], wanted: float) -> int:
@@ -271,12 +282,14 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
             continue
         if how.mixture:
             raise UnsupportedError(
-                f"{config.get('model_type')}: as many {kind} must stay everywhere: no key is for one block or expert",
+                f"{config.get('model_type')}: every block and expert must keep the same number of {kind}: "
+                "config.json has one number for all",
                 "let the same number go everywhere",
             )
         if len(shape.blocks) > 1:
             raise UnsupportedError(
-                f"{config.get('model_type')}: as many {kind} in every block: `{PER_LAYER}` numbers the blocks of one stack",
+                f"{config.get('model_type')}: every block must keep the same number of {kind}: `{PER_LAYER}` "
+                "cannot describe two stacks",
                 "let the same number go everywhere",
             )
         for axis, count in left.items():
@@ -304,7 +317,7 @@ def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> Non
         if len(stay) not in fitting or len(each) > 1:
             raise UnsupportedError(
                 f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts cannot stay: a token still takes as many as before",
-                f"one of {', '.join(map(str, fitting))}, as many of each of {groups} groups",
+                _said(shape, fitting),
             )
 
 

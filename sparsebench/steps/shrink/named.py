@@ -52,16 +52,21 @@ class NamedElements:
             where = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
             if axis not in numbers:
                 if go + stay:
-                    raise UserError(f"{where}: the step cuts none", "`of: both`, or other names")
+                    raise UserError(
+                        f"{where}: the file names these, but the step does not remove this kind",
+                        "`of: both`, or other names",
+                    )
                 continue
             # One stays in every block, named or not.
             own = (go, axis.units - numbers[axis], max(1, stay), numbers[axis])
             sums[where] = [one + more for one, more in zip(own, sums.get(where, (0, 0, 0, 0)), strict=True)]
         for where, (go, gone, stay, left) in sums.items():
             if go > gone:
-                raise UserError(f"{where}: {go} go, where {gone} are to go", "name fewer, or keep fewer")
+                wrong = f"the file removes {go} elements, but the step removes only {gone}"
+                raise UserError(f"{where}: {wrong}", "name fewer, or keep fewer")
             if stay > left:
-                raise UserError(f"{where}: {stay} stay, where {left} are to stay", "name fewer, or keep more")
+                wrong = f"the file keeps {stay} elements, but the step keeps only {left}"
+                raise UserError(f"{where}: {wrong}", "name fewer, or keep more")
 
     def exactly(self, shape: ModelShape) -> dict[Axis, list[int]]:
         """Return what stays where the file alone decides: all elements but those under ``go``, or only those under
@@ -90,7 +95,7 @@ def read(named: str, shape: ModelShape) -> NamedElements:
     for place, axis in enumerate(shape.axes):
         places.setdefault(_kind(axis), {})[_block(shape, axis)] = place
     found = NamedElements(path, {}, {})
-    for kind, blocks in _object(bounded.read_object(path), path).items():
+    for kind, blocks in bounded.read_object(path, UserError, _EXAMPLE).items():
         if kind not in places:
             hint = did_you_mean(kind, places) or f"it has {', '.join(places) or 'nothing that can go'}"
             raise UserError(f"{path}: `{kind}`: the model has none that can go", hint)
@@ -99,7 +104,7 @@ def read(named: str, shape: ModelShape) -> NamedElements:
                 hint = f"it has {', '.join(list(places[kind])[:4])} …"
                 raise UserError(f"{path}: `{kind}`: `{block}` is no block with {kind} of its own", hint)
             _take(found, places[kind][block], shape, said)
-    if not found.go and not found.stay:
+    if not any((*found.go.values(), *found.stay.values())):
         raise UserError(f"{path}: nothing in it", f"name what goes or stays, {_EXAMPLE}")
     return found
 

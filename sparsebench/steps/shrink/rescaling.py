@@ -58,7 +58,7 @@ def factors(
             model.run(rows)
     for name, (both, own) in sums.items():
         if not bool(both.isfinite()) or not float(own) > 0:
-            raise ModelError(f"{name}: what it reads is NaN, infinite or nothing", "calibrate with other text")
+            raise ModelError(f"{name}: its inputs are NaN, infinite or all zero", "calibrate with other text")
     return {name: float(both / own) for name, (both, own) in sums.items()}
 
 

@@ -129,7 +129,7 @@ class Width(Settings):
         yield experts and how not in (None, "none"), f"{said} beside experts", "`none`", key
         several = self.multiple_of > 1
         yield several and bool(counts), "`multiple_of` beside a number", "one of them", "multiple_of"
-        means = f"{said} without the means that flap sees"
+        means = f"{said} works only with flap, which measures the mean outputs"
         yield how == "bias" and name != "flap", means, "`least_squares` or `none`", key
         yield several and self.uneven, "`multiple_of` beside `uneven`", "one of them", "multiple_of"
 
@@ -211,7 +211,7 @@ class RandomCut(Width):
         if self.blocks is None:
             return _without(super().complete(name), ("stacks",))
         if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
-            raise wrong(f"`{given[0]}` beside `blocks`, of which it says nothing", "one of them", at=given[0])
+            raise wrong(f"`{given[0]}` has no effect together with `blocks`", "one of them", at=given[0])
         return {"blocks": self.blocks, "stacks": self.stacks}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models import residual
-from sparsebench.models.architectures import architecture
+from sparsebench.models.architectures import UNBIASED, architecture
 from sparsebench.models.families import family_of
 from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.contract import Step
@@ -36,6 +36,14 @@ def check(step: Step, config: Mapping[str, Any], family: Family | None) -> None:
     for kind in kinds_of(of) if of not in (None, "hidden") else ():
         if why := how.cannot(kind):
             raise UnsupportedError(f"{type_}: {why}", how.instead(kind))
+    if own.get("compensation") == "bias":
+        cut = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(of)]
+        if without := [name for name in cut if name in UNBIASED.get(str(type_), ())]:
+            raise UnsupportedError(
+                f"compensation: bias: {type_} has no bias beside {' and '.join(without)}, "
+                "and transformers would ignore one",
+                "`compensation: least_squares` or `none`",
+            )
     if step.name == GATES and how.mixture:
         raise UnsupportedError(f"{type_}: gates are not learned for mixtures of experts", "another criterion")
     if own.get("uneven") and (how.mixture or family == "encoder-decoder"):

@@ -110,6 +110,8 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     left = choosing.numbers(shape, cutting(step))
     if named:
         named.check(shape, left, bool(step.settings["uneven"]))
+    if step.settings["compensation"] == "bias":
+        compensation.biases(shape, left)  # raises before the text runs through the model
     return _Plan(step, left, named)
 
 
@@ -164,7 +166,7 @@ class _WidthPass:
     origin: tuple[tuple[int, ...], ...] = ()
     answers: scores.Answers = field(default_factory=dict)
     means: dict[str, torch.Tensor] = field(default_factory=dict)
-    unseen: list[Axis] = field(default_factory=list)
+    unseen: dict[ScoreKey, int] = field(default_factory=dict)
     documents: dict[ScoreKey, Labelled] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -239,16 +241,18 @@ class _WidthPass:
                         if _scored(one) == asked:
                             emit(one, error)
             experts = [axis for axis in axes if axis.within.startswith("experts")]
-            self.unseen = [axis for axis in experts if any(not own[axis].any() for own in found.values())]
-            lengths = scores.norms(self.shape, self.unseen, 2)
-            return {how: own | lengths for how, own in found.items()}
+            for asked, own in found.items():
+                unseen = [axis for axis in experts if not own[axis].any()]
+                self.unseen[asked] = len(unseen)
+                found[asked] = own | scores.norms(self.shape, unseen, 2)
+            return found
         if name in ROUTED:
             routing = scores.Routing(name, axes)
             self.replay(1).run(routing.visit, progress)
             return {_scored(steps[0]): routing.result()}
         reading = scores.ActivationScorer(name, axes)
         self.replay(1).run(reading.visit, progress)
-        self.means, self.unseen = reading.means, reading.unseen
+        self.means, self.unseen = reading.means, {_scored(steps[0]): len(reading.unseen)}
         return {_scored(steps[0]): reading.result()}
 
     def whole(self, step: Step) -> WholeModel:
@@ -280,7 +284,9 @@ class _WidthPass:
             switches, names = compensation.biases(self.shape, kept)
             smaller.config |= switches
             smaller.add_biases(names)
-        return _Making(step, smaller, writing.opened(smaller, self.context.family, folder), len(self.unseen))
+        return _Making(
+            step, smaller, writing.opened(smaller, self.context.family, folder), self.unseen.get(_scored(step), 0)
+        )
 
     def kept(self, plan: _Plan, found: scores.Scores) -> dict[Axis, list[int]]:
         """Return the elements of each axis that stay, in order."""

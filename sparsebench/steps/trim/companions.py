@@ -6,7 +6,7 @@ Files that repeat the vocabulary in older forms are removed: tokenizer.json hold
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ REPEATS = (
 )  # fmt: skip
 """Files from which a tokenizer can be built too, but with the old ids; they are removed."""
 _IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids", "sequence_bias")
+_PAIRS = {"sequence_bias": 0, "forced_decoder_ids": 1}
+"""Settings that are lists of pairs, and where in a pair the ids are: beside them is a bias, or a position."""
 _DEFAULTS = tuple(f"{name}_token_id" for name in ("pad", "bos", "eos", "sep", "decoder_start", "cls", "mask", "unk"))
 """Token ids that a configuration may leave out: transformers then uses defaults of its own."""
 
@@ -33,7 +35,14 @@ def named_ids(folder: Path) -> set[int]:
 
     Where positions are counted from the padding token's id, that id must not change: all ids up to it are included.
     """
-    found = {place for path in _present(folder) for place in _numbers(bounded.read_object(path))}
+    found: set[int] = set()
+
+    def note(place: int, where: str) -> int:
+        found.add(place)
+        return place
+
+    for path in _present(folder):
+        _renumbered(bounded.read_object(path), note, str(path))
     config = bounded.read_object(folder / CONFIG)
     padding = transformers_config(config).pad_token_id if config.get("model_type") in OFFSET_TYPES else None
     return found | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
@@ -44,13 +53,21 @@ def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) 
 
     ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.
     """
+
+    def number(place: int, where: str) -> int:
+        if place not in new:
+            raise ModelError(
+                f"{where} names token id {place}, which the tokenizer does not have", "correct it, or remove it"
+            )
+        return new[place]
+
     config = folder / CONFIG
     said = bounded.read_object(config)
     left = {key: place for key, place in _defaults(said).items() if new.get(place, place) != place}
-    _write(config, resized(_renumbered({**said, **left}, new, str(config)), len(new)))
+    _write(config, resized(_renumbered({**said, **left}, number, str(config)), len(new)))
     generation = folder / GENERATION
     if generation.is_file():
-        _write(generation, _renumbered(bounded.read_object(generation), new, str(generation)))
+        _write(generation, _renumbered(bounded.read_object(generation), number, str(generation)))
     (folder / FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     settings = folder / TOKENIZER
     if settings.is_file():
@@ -89,30 +106,23 @@ def _is_id(key: str) -> bool:
     return key.endswith(("_token_id", "_token_ids")) or key in _IDS
 
 
-def _numbers(value: Any, inside: bool = False) -> Iterator[int]:
-    """Yield every token id in a configuration."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _numbers(inner, inside or _is_id(str(key)))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _numbers(inner, inside)
-    elif inside and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        yield value
-
-
-def _renumbered(value: Any, new: Mapping[int, int], where: str, inside: bool = False) -> Any:
+def _renumbered(value: Any, number: Callable[[int, str], int], where: str, key: str = "") -> Any:
+    """Return a configuration with ``number`` applied to every token id; ``key`` is the setting of ids around a value."""
     if isinstance(value, dict):
         return {
-            key: _renumbered(inner, new, f"{where}: {key}", inside or _is_id(str(key))) for key, inner in value.items()
+            name: _renumbered(inner, number, f"{where}: {name}", str(name) if _is_id(str(name)) else key)
+            for name, inner in value.items()
         }
+    if isinstance(value, list) and key in _PAIRS and all(isinstance(pair, list) for pair in value):
+        ids = _PAIRS[key]
+        return [
+            [*pair[:ids], *_renumbered(pair[ids : ids + 1], number, where, "ids"), *pair[ids + 1 :]] for pair in value
+        ]
     if isinstance(value, list):
-        return [_renumbered(inner, new, where, inside) for inner in value]
-    if not inside or not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return [_renumbered(inner, number, where, key) for inner in value]
+    if not key or not isinstance(value, int) or isinstance(value, bool) or value < 0:
         return value
-    if value not in new:
-        raise ModelError(f"{where} is {value}, and no token has that number", "correct it, or remove it")
-    return new[value]
+    return number(value, where)
 
 
 def _write(path: Path, value: Any) -> None:

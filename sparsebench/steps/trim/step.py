@@ -103,7 +103,7 @@ def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
 
     own = step.settings
     source = of_text(own["source"]).source if own["source"] else DEFAULT.source
-    columns = [own["field"], own["target"]] if own["source"] else [DEFAULT.field]
+    columns = [own["field"] or (None if own["source"] else DEFAULT.field), own["target"]]
     fetch = context.fetch or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
     found = read_texts(fetch(source), *(column for column in columns if column))
     texts = [text for row in found.rows for text in row]

@@ -47,12 +47,11 @@ class Vocabulary:
         if not path.is_file() or not tokenizer.is_fast:
             raise UnsupportedError(f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten", _WAY)
         data = bounded.read_object(path, limit=bounded.TOKENIZER)
-        kind = _model(data, path).get("type") or _guessed(_model(data, path))
-        if kind not in KINDS:
-            raise UnsupportedError(f"{path}: a tokenizer of kind {kind} is not known: {', '.join(KINDS)}", _WAY)
         ids = dict(tokenizer.get_vocab())
         added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
         found = cls(path, data, ids, frozenset(added))
+        if found.kind not in KINDS:
+            raise UnsupportedError(f"{path}: a tokenizer of kind {found.kind} is not known: {', '.join(KINDS)}", _WAY)
         if off := next((token for token, place in found.stored.items() if ids.get(token) != place), None):
             raise UnsupportedError(f"{path}: {name} gives the token {off!r} another id than the file", _WAY)
         return found

@@ -60,5 +60,5 @@ def test_what_does_not_fit_together_is_refused(compiled: Kernels, encoding: str)
         (index[:-8], values),
         (torch.cat([index, index]), torch.cat([values, values])),
     ):
-        with pytest.raises(StorageError, match="does not fit"):
+        with pytest.raises(StorageError, match="do not match"):
             from_packed(compiled, encoding, *broken, 20, 30)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic_core import PydanticCustomError
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
@@ -111,6 +112,22 @@ def test_how_evenly_experts_are_used_is_what_the_written_model_chooses(tmp_path:
     assert not made(parent, family, {single("moefy", "random", active=0.5, experts=8): tmp_path / "r"})[
         single("moefy", "random", active=0.5, experts=8)
     ].activity
+
+
+def test_a_representative_is_its_neuron_with_its_biases(tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent", mlp_bias=True)
+    tensors = load_file(parent / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("bias")]:
+        tensors[name] = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(len(name)))
+    save_file(tensors, parent / "model.safetensors", {"format": "pt"})
+    neurons = Checkpoint(parent).config["intermediate_size"]
+    made(parent, family, {single("moefy", "kmeans", experts=neurons, active=0.5): tmp_path / "out"})
+    part: Any = load_model(tmp_path / "out", family).get_submodule("model.layers.0.mlp")
+    x = torch.randn(5, part.gate_proj.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        values = part.act_fn(part.gate_proj(x)) * part.up_proj(x)
+        scores = part.down_proj.moe.scores(x, None)[:, part.down_proj.moe.assignment]
+    torch.testing.assert_close(scores, values.abs())
 
 
 def test_neurons_of_an_expert_go_together() -> None:

@@ -90,7 +90,7 @@ def test_settings_that_do_not_go_together_are_refused_and_defaults_are_filled_in
         ("sparsegpt", {}, "does not remove whole heads"),
         ("magnitude", {"norm": "inf"}, "`norm: inf` beside"),
         ("magnitude", {"granularity": "row"}, "compete within their block"),
-        ("magnitude", {"granularity": "global"}, "no global form"),
+        ("magnitude", {"granularity": "global"}, "granularity: global"),
         ("magnitude", {"keep_zeros": True}, "`keep_zeros` beside"),
         ("magnitude", {"allocation": "owl"}, "`allocation` beside"),
     ):

@@ -86,7 +86,7 @@ def test_settings_that_do_not_go_together_are_refused_and_defaults_are_filled_in
     for name, given, said in (
         ("magnitude", {"norm": 1}, "`norm` beside"),
         ("magnitude", {"pattern": "rows", "granularity": "row"}, "compete within their matrix"),
-        ("magnitude", {"pattern": "rows", "granularity": "global"}, "no global form"),
+        ("magnitude", {"pattern": "rows", "granularity": "global"}, "granularity: global"),
         ("sparsegpt", {"pattern": "columns"}, "does not remove whole columns"),
     ):
         with pytest.raises((PydanticCustomError, ValueError), match=said):

@@ -245,7 +245,7 @@ def test_what_leaves_weights_out_is_recovered_by_blocks_and_without_an_oracle_al
     dense, family = written("llama", tmp_path / "dense")
     blocks, whole = single("recover", "reconstruct"), single("recover", "distill", tokens=100)
     for name, groups, step, words in (
-        ("a", single("moefy", "kmeans", experts=8, active=0.5, router="oracle"), blocks, "its oracle chooses"),
+        ("a", single("moefy", "kmeans", experts=8, active=0.5, router="oracle"), blocks, "its oracle router"),
         ("b", single("moefy", "kmeans", experts=8, active=0.5), whole, "leaves weights out already"),
         ("c", single("skip", "teal", share=0.5), blocks, "leaves weights out already"),
     ):
@@ -261,7 +261,7 @@ def test_what_cannot_be_recovered_is_refused(tmp_path: Path) -> None:
         made(tmp_path / "int8", family, tmp_path / "out", RECONSTRUCT, dense)
     made(dense, family, tmp_path / "half", single("shrink", "last", blocks=1), dense)
     found = made(tmp_path / "half", family, tmp_path / "out", RECONSTRUCT, dense)
-    assert isinstance(found, UnsupportedError) and "1 blocks are left of 2" in str(found)
+    assert isinstance(found, UnsupportedError) and "has 1 blocks and the dense model 2" in str(found)
     found = made(dense, family, tmp_path / "out", RECONSTRUCT, dense, samples=3)
     assert isinstance(found, ModelError) and "none is left to train on" in str(found)
     assert not (tmp_path / "out").exists()

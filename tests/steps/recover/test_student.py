@@ -152,6 +152,7 @@ def test_what_cannot_be_a_student_is_refused(tmp_path: Path) -> None:
         ({"hidden": 64}, "would be"),
         ({"hidden": 30, "heads": 4}, "stock transformers has no llama"),
         ({"heads": 3, "key_heads": 3}, "not a multiple"),
+        ({"key_heads": 3}, "4 heads do not divide into 3 groups"),
     ):
         found = made(dense, family, tmp_path / "out", step("distill", student=described), dense)
         assert isinstance(found, UnsupportedError) and words in str(found), found

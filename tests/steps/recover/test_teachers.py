@@ -150,12 +150,12 @@ def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_several_encoders_have_no_mean(tmp_path: Path) -> None:
+def test_an_encoder_has_only_one_teacher(tmp_path: Path) -> None:
     dense, family = written("bert", tmp_path / "dense")
     tokenizer(dense)
     (asked,) = combinations("recover", "distill", {"teacher": ["dense", f"path:{dense}"], "tokens": 200})
     found = made(dense, family, tmp_path / "out", asked, dense, fetch=lambda source: dense)
-    assert isinstance(found, UnsupportedError) and "no mean" in str(found)
+    assert isinstance(found, UnsupportedError) and "only one teacher" in str(found)
 
 
 def test_merges_are_the_same_however_they_are_written(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.contract import TextSource as Source
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.reading import TrainingText, WordMasking, schedule
+from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import fitted_to, kinds, label, single
 from tests.models.replaying import batch, written
@@ -406,6 +406,19 @@ def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
 
 
+@pytest.mark.parametrize("verb", ["recover", "prune"])
+def test_a_loss_that_is_never_finite_on_held_out_text_fails_the_step(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, factors = Distillation.__call__, {True: 1.0, False: float("nan")}
+    monkeypatch.setattr(Distillation, "__call__", lambda own, *rest: plain(own, *rest) * factors[rest[1] >= 0])
+    dense, family = written("llama", tmp_path / "dense")
+    asked = step("distill") if verb == "recover" else single("prune", "gradual", sparsity=0.5, tokens=1500, batch=4)
+    found = made(dense, family, tmp_path / "out", asked, dense)
+    assert isinstance(found, ModelError) and f"{verb}: {asked.name}" in str(found)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
     made(dense, family, tmp_path / "int8", single("quantize", "int8"), dense)
@@ -462,6 +475,18 @@ def test_every_sample_is_read_once_an_epoch_in_an_order_of_its_own() -> None:
     counts = [sum([3, 4, 5, 6, 7][place] for place in rows) for rows in steps]
     assert sum(counts) >= 60 > sum(counts[:-1])
     assert steps == schedule([3, 4, 5, 6, 7], 60, 2, 1) != schedule([3, 4, 5, 6, 7], 60, 2, 2)
+
+
+def test_a_field_of_the_default_text_is_drawn() -> None:
+    asked: list[Calibration] = []
+
+    def take(wanted: Calibration) -> Calibrated:
+        asked.append(wanted)
+        return text("decoder")
+
+    own = single("recover", "finetune", field="question", tokens=100, length=16)
+    draw(own, Context("decoder", draw=take), {})
+    assert {one.field for one in asked} == {"question"}
 
 
 def test_words_are_masked_as_bert_does() -> None:

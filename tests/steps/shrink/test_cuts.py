@@ -121,17 +121,20 @@ def test_a_file_alone_decides(tmp_path: Path) -> None:
         ({"neurons": {"2": {"go": [1]}}}, "`2` is no block"),
         ({"neurones": {"0": {"go": [1]}}}, "`neurones`"),
         ({"neurons": {"0": {"went": [1]}}}, "`went`"),
-        ({"neurons": {"1": {"go": list(range(30))}}}, "`1`: 30 go, where 24"),
-        ({"neurons": {"1": {"stay": list(range(30))}}}, "`1`: 30 stay, where 24"),
+        ({"neurons": {"1": {"go": list(range(30))}}}, "`1`: the file removes 30 elements"),
+        ({"neurons": {"1": {"stay": list(range(30))}}}, "`1`: the file keeps 30 elements"),
         ({"neurons": {"1": {"go": list(range(48))}}}, "nothing would be left"),
-        ({"heads": {"1": {"go": [0]}}}, "the step cuts none"),
+        ({"heads": {"1": {"go": [0]}}}, "`1`: the file names these"),
         ({"neurons": [1]}, "not an object"),
         ({}, "nothing in it"),
+        ({"neurons": {"0": {"go": []}}}, "nothing in it"),
+        ([3, 17], "no object"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_by_its_place(what: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_is_refused_by_its_place(what: Any, said: str, tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model")
-    file = with_hash(Path(named(tmp_path / "units.json", **what)), "")
+    (tmp_path / "units.json").write_text(json.dumps(what))
+    file = with_hash(tmp_path / "units.json", "")
     _, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=file)
     assert isinstance(result, UserError) and said in result.message and "units.json" in result.message and result.hint
 

@@ -16,9 +16,9 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.experts import is_fused
 from sparsebench.models.load import load_model
 from sparsebench.models.operations import operations_a_token
-from sparsebench.steps.contract import Evidence, with_hash
+from sparsebench.steps.contract import Context, Evidence, with_hash
 from sparsebench.steps.registry import label, single
-from sparsebench.steps.shrink import scores
+from sparsebench.steps.shrink import scores, width
 from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.test_axes import with_zeros
 from tests.models.test_experts import APART, Stock, stored
@@ -88,6 +88,22 @@ def test_experts_that_no_token_reaches_are_told(iterations: int, tmp_path: Path)
     folder = with_zeros(tmp_path / "fused", biases, tmp_path / "without")
     _, result = shrunk(folder, "decoder", tmp_path / "out", "activation", keep=0.5, of="neurons", iterations=iterations)
     assert isinstance(result, Evidence) and "2 experts that no token reached" in result.note, result
+
+
+def test_experts_that_one_labelling_does_not_reach_keep_their_scores_under_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taylor(model: Any, axes: list[Any], labels: str, *_: Any) -> dict[Any, torch.Tensor]:
+        return {axis: torch.full((axis.units,), float(labels == "own"), dtype=torch.float64) for axis in axes}
+
+    monkeypatch.setattr(scores, "taylor", taylor)
+    found = shape(Checkpoint(stored("mixtral", "fused", tmp_path)), "decoder")
+    work = width._WidthPass(found, Context("decoder"), text("decoder"))
+    steps = [single("shrink", "taylor", keep=0.5, of="neurons", labels=labels) for labels in ("own", "text")]
+    own, next_token = work.score(steps, lambda *_: None).values()
+    assert all(bool((one == 1).all()) for one in own.values())
+    assert all(bool(one.all()) for one in next_token.values())
+    assert list(work.unseen.values()) == [0, len(next_token)]
 
 
 @pytest.mark.parametrize(("kind", "form"), [*FORMS[:3], ("qwen2_moe", "published")])
@@ -261,7 +277,7 @@ def test_groups_and_choices_of_a_router_bound_the_experts_that_stay(tmp_path: Pa
         assert (
             isinstance(wrong, UnsupportedError)
             and f"experts: {count}" in wrong.message
-            and "4, 6, 8" in str(wrong.hint)
+            and "from 4 to 8" in str(wrong.hint)
         )
     file = tmp_path / "gone.json"
     file.write_text(json.dumps({"experts": {block: {"go": [0, 1]} for block in ("0", "1")}}))

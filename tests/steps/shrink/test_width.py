@@ -343,7 +343,10 @@ def test_settings_that_do_not_go_together(name: str, settings: dict[str, Any], k
         ("bart", "l2", {"keep": 0.5}, "no head can go"),
         ("bloom", "l2", {"keep": 0.5, "of": "heads"}, "no head can go"),
         ("llama", "reap", {"keep": 0.5}, "no mixture of experts"),
-        ("bert", "l2", {"keep": 0.5, "of": "hidden"}, "hidden size"),
+        ("bert", "l2", {"keep": 0.5, "of": "hidden"}, "head size is hidden size"),
+        ("qwen2", "flap", {"keep": 0.5}, "o and down"),
+        ("qwen2", "flap", {"keep": 0.5, "of": "heads"}, "no bias beside o"),
+        ("qwen3", "flap", {"keep": 0.5}, "no bias beside down"),
         ("t5", "l2", {"keep": 0.5, "uneven": True}, "uneven"),
         ("t5", "gates", {"keep": 0.5, "uneven": True}, "uneven"),
         ("mixtral", "l2", {"keep": 0.5, "uneven": True}, "uneven"),
@@ -360,6 +363,15 @@ def test_the_plan_is_told_by_name_what_a_type_cannot_take(
     words, hint = shrink.refuses(single("shrink", name, **settings), {"model_type": kind})
     assert what in words and hint and (kind == "bloom") <= ("sleb" in hint)
     assert shrink.refuses(single("shrink", "l2", keep=0.5, of="neurons"), {"model_type": "llama"}) == ("", "")
+    for possible in ("qwen3", "llama", "starcoder2"):
+        assert shrink.refuses(single("shrink", "flap", keep=0.5, of="heads"), {"model_type": possible}) == ("", "")
+
+
+def test_a_bias_that_cannot_be_is_refused_before_the_text_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replay, "run", None)
+    folder, family = written("starcoder2", tmp_path / "model", use_bias=False)
+    _, result = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5)
+    assert isinstance(result, UnsupportedError) and "no bias beside" in result.message
 
 
 def test_a_text_that_fails_takes_no_step_that_reads_none(tmp_path: Path) -> None:

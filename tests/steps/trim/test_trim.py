@@ -11,6 +11,8 @@ import pytest
 from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import NO_TEXT
+from sparsebench.steps.contract import Context
+from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.trim import companions, weights
 from tests.models.model_zoo import CONFIGS, EXPERT_TYPES
 from tests.models.replaying import written
@@ -284,6 +286,28 @@ def test_a_configuration_that_names_a_token_that_is_none_is_refused(tmp_path: Pa
     dense = llama(tmp_path / "dense")
     path = dense / "generation_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": 100_000}))
-    with pytest.raises(SparsebenchError, match="pad_token_id is 100000"):
+    with pytest.raises(SparsebenchError, match="pad_token_id names token id 100000"):
         trimmed(dense, tmp_path / "out", "decoder")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bias_and_a_position_are_no_tokens(tmp_path: Path) -> None:
+    dense = llama(tmp_path / "dense")
+    path = dense / "generation_config.json"
+    given = {"sequence_bias": [[[1, 2], 5], [[300], 470]], "forced_decoder_ids": [[471, 300], [472, None]]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **given}))
+    trimmed(dense, tmp_path / "out", "decoder")
+    made = json.loads((tmp_path / "out" / path.name).read_text())
+    ids = [ids for ids, _ in made["sequence_bias"]]
+    assert ids[0] == [1, 2] and ids[1] != [300]
+    assert [bias for _, bias in made["sequence_bias"]] == [5, 470]
+    assert made["forced_decoder_ids"] == [[471, ids[1][0]], [472, None]]
+
+
+def test_a_field_of_the_default_text_is_read(tmp_path: Path) -> None:
+    corpus = tmp_path / "text.jsonl"
+    corpus.write_text(json.dumps({"question": TEXT[0], "passage": OTHER[0]}))
+    dense, own, found = llama(tmp_path / "dense"), single("trim", "corpus", field="question"), dict[Any, Any]()
+    run = kinds()["trim"].load()
+    run(dense, {own: tmp_path / "out"}, Context("decoder", fetch=lambda source: corpus), found.__setitem__)
+    assert found[own].note == trimmed(dense, tmp_path / "wanted", "decoder", TEXT[:1]).note

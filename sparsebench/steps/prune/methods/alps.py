@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from sparsebench.errors import ModelError
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.factor import check_finite, check_gram, check_weights
+from sparsebench.steps.prune.factor import check_gram, check_range, check_weights
 from sparsebench.steps.prune.settings import ALPS
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ def _prune(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> 
     found = _refine(problem, dense, found, mask, setting.refine)
     weights = torch.empty(found.shape, dtype=layer.weights.dtype, device=found.device)
     weights.copy_(found.div_(problem.root)).masked_fill_(mask, 0)
-    hint = "convert the checkpoint to bfloat16"
-    check_finite(weights, layer.name, "the updated weights do not fit its precision", hint)
+    check_range(weights, layer.name)
     return Solution(weights, said)
 
 

@@ -89,10 +89,12 @@ def _read(named: str, checkpoint: Checkpoint) -> Masks:
         shape = checkpoint.tensors[name].shape
         if info.shape != shape:
             raise ModelError(
-                f"{where} is {info.shape}, and the weight {shape}", "masks lie as the checkpoint's weights do"
+                f"{where} has shape {info.shape}, its weight {shape}",
+                "give the mask the shape in which the checkpoint stores the weight",
             )
         if info.dtype not in ITEM_SIZE:
-            raise ModelError(f"{where} is of dtype {info.dtype[:20]}", "write masks as booleans or bytes")
+            message = f"{where} has dtype {info.dtype[:20]}, which cannot be read as a mask"
+            raise ModelError(message, "write masks as booleans or bytes")
         # Read as a boolean, a byte above 1 would pass for True.
         own = replace(info, dtype="U8") if info.dtype == "BOOL" else info
         name = checkpoint.ties.get(name, name)

@@ -27,7 +27,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.quantized import Codes, groups_of
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.factor import DAMPING, Factor, check_finite, check_weights, factorise
+from sparsebench.steps.prune.factor import DAMPING, Factor, check_range, check_weights, factorise
 from sparsebench.steps.prune.settings import SparseGPT
 from sparsebench.steps.quantize.grid import Grid, Quantize, grid
 
@@ -96,7 +96,8 @@ def block_width(pattern: str, quantize: Quantize | None = None, columns: int = W
     if quantize and quantize.group:
         if quantize.group % together:
             raise UnsupportedError(
-                f"quantize: groups of {quantize.group} columns cut the pattern {pattern}", f"a multiple of {together}"
+                f"`group: {quantize.group}` is not a multiple of {together}, the group size of pattern {pattern}",
+                f"choose a group that is a multiple of {together}",
             )
         together = quantize.group
     return max(1, round(columns / together)) * together
@@ -305,9 +306,7 @@ def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | 
     dtype = layer.weights.dtype
     whole = torch.contiguous_format
     found = codes.expanded(dtype) if codes else weights.to(dtype, copy=True, memory_format=whole)
-    check_finite(
-        found, layer.name, "the updated weights do not fit its precision", "convert the checkpoint to bfloat16"
-    )
+    check_range(found, layer.name)
     said = list(factor.notes) + list(masks.notes(weights.shape, unit.quota.pattern))
     if bool(factor.dead.any()):
         said.append("inputs that are always zero lose their weights")

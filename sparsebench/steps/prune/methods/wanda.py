@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import ModelError
 from sparsebench.steps.prune.contract import Layer
+from sparsebench.steps.prune.factor import check_gram
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +23,8 @@ def score(layer: Layer) -> torch.Tensor:
 
 def input_norms(layer: Layer) -> torch.Tensor:
     """Return ‖x_j‖₂ of the layer's inputs, (in,), float32. Raises ModelError, naming the tensor, if not finite."""
-    import torch
-
     if layer.inputs is None:
         raise ValueError(f"{layer.name}: no statistics of what it reads")
     norms = layer.inputs.squares.float().sqrt()
-    if not bool(torch.isfinite(norms).all()):
-        raise ModelError(
-            f"tensor {layer.name}: NaN or infinite activations reach it",
-            "calibrate in float32 or bfloat16, or with other text",
-        )
+    check_gram(norms, layer.name)
     return norms

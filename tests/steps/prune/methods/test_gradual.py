@@ -157,6 +157,8 @@ def test_settings() -> None:
         == "gradual 80% a.txt tokens=7"
     )
     assert "frequency" not in single("prune", "gradual", sparsity=0.8, schedule="constant").settings
+    late = single("prune", "gradual", sparsity=0.5, schedule="constant", start=0.8, initial=0.9)
+    assert late.settings["start"] == 0.8 and not {"end", "initial"} & set(late.settings)
     assert label(single("prune", "gradual", pattern="2:4", tokens=7)) == "gradual 2:4 50% tokens=7"
     swept = combinations("prune", "gradual", {"pattern": ["2:4", "unstructured"], "sparsity": [0.5, 0.8]})
     assert sorted(map(label, swept)) == ["gradual 2:4 50%", "gradual 50%", "gradual 80%"]

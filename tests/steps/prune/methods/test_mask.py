@@ -99,7 +99,7 @@ def test_of_a_tied_weight_stored_twice_one_mask_is_enough_and_two_must_agree(tin
 
 WRONG = {
     "another name": ({"model.layers.0.mlp.upproj.weight": torch.ones(96, 64)}, "model.layers.0.mlp.upproj.weight"),
-    "another shape": ({UP: torch.ones(64, 96)}, "(64, 96), and the weight (96, 64)"),
+    "another shape": ({UP: torch.ones(64, 96)}, "(64, 96), its weight (96, 64)"),
     "another value": ({UP: torch.full((96, 64), 0.5)}, f"{UP} has the value 0.5"),
     "a number that is none": ({f"{UP}_mask": torch.full((96, 64), torch.nan)}, f"{UP}_mask has the value nan"),
     "no mask at all": ({}, "no masks"),

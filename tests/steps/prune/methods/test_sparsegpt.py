@@ -226,4 +226,4 @@ def test_an_update_that_leaves_float16_is_refused_by_name() -> None:
     inputs.gram = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     layer = Layer("layers.5.up", torch.tensor([[6e4, 6.5e4]]).half(), 0, inputs)
     ((found,),) = solve([layer], [Quota(0.5, "layer")])
-    assert isinstance(found, ModelError) and "layers.5.up: the updated weights do not fit" in str(found)
+    assert isinstance(found, ModelError) and "layers.5.up: the updated weights exceed the range" in str(found)
