@@ -1,5 +1,5 @@
--- title: Who pays: the sparsity that each block got
--- about: achieved sparsity by transformer block where a method may spread it, each line one sparsity of the whole model
+-- title: Sparsity that each transformer block got
+-- about: achieved sparsity by transformer block where a method may spread it; a line is one sparsity of the model
 -- kind: line
 -- x: layer
 -- y: achieved
@@ -9,7 +9,7 @@
 -- yscale: percent
 -- xlabel: transformer block
 -- ylabel: sparsity of the block, %
--- note: Zeros counted in the written files. A line's number is the sparsity of the whole model: with a uniform allocation the line would be flat at it.
+-- note: Zeros are counted in the written files. A line's number is the sparsity of the whole model: a uniform allocation would give a flat line there.
 
 SELECT DISTINCT ON (facet, series, layer) layer, achieved, percent_label(sparsity) || '%' AS series,
        concat(model_label(model, weights), chr(10), line, if(side <> '' AND family = 'encoder-decoder', ', ' || side, '')) AS facet

@@ -1,5 +1,5 @@
--- title: What each block gives, beside the dense model's
--- about: how errors come together from block to block, by kind of recipe
+-- title: Distance of each block's output from the dense model's
+-- about: how errors accumulate from block to block, by kind of recipe
 -- finding: finding
 -- kind: line
 -- x: block
@@ -9,7 +9,7 @@
 -- yscale: log
 -- xlabel: transformer block
 -- ylabel: distance / length of the dense output
--- note: Mean over tokens of ‖h' - h‖ / ‖h‖, h being what a block of the dense model gives and h' what the variant's gives behind its own blocks, on text that no variant was made from. Of zeros and of bits the nearest and the furthest at the last block, of other kinds the nearest; chains with bits are left out.
+-- note: Mean over tokens of ‖h' - h‖ / ‖h‖: h is the output of a dense block, h' that of the variant's block behind its own blocks. No variant was made from this text. For zeros and bits, the variants nearest and furthest at the last block; for other kinds, the nearest. Chains with bits are left out.
 
 WITH ends AS (
     SELECT DISTINCT o.variant_id, model, weights, side, kind, words, arg_max(o.error, o.block) OVER one AS last, avg(o.own) OVER one AS own
@@ -23,7 +23,7 @@ WITH ends AS (
     QUALIFY row_number() OVER (PARTITION BY model, side, kind ORDER BY last, words) = 1
          OR kind IN ('zeros', 'bits') AND row_number() OVER (PARTITION BY model, side, kind ORDER BY last DESC, words) = 1
 ), told AS (
-    -- Of zeros alone the nearest: what a block does by itself, and what has come of it.
+    -- The nearest variant of zeros alone: the mean error of one block, and the error of the last behind all others.
     SELECT model, side, arg_min(words, last) AS words, arg_min(own, last) AS own, min(last) AS last
     FROM chosen
     WHERE kind = 'zeros'

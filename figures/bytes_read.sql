@@ -1,5 +1,5 @@
 -- title: Quality against bytes read for a token: zeros, bits, skipped inputs, experts
--- about: what each kind of recipe keeps of the model for the bytes that one token must read, with the Pareto front
+-- about: the quality that each kind of recipe keeps for the bytes that one token must read, with the Pareto front
 -- finding: finding
 -- kind: scatter
 -- x: megabytes
@@ -16,7 +16,7 @@
 -- yscale: log
 -- xlabel: bytes of weights that one token reads, packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Counted, not timed: the weight files in the packed format, without the weights of the blocks that skipping leaves unread on the calibration text (their files stay as large as the dense model's). An embedding table that is no output head too would be counted whole. Solid and joined: no other variant is as good and reads less. Models above ten times the dense perplexity are left out.
+-- note: Bytes are counted, not timed: the weight files in the packed format, without the weights of the blocks that skipping leaves unread on the calibration text (their files stay as large as the dense model's). An embedding table that is not the output head too would count whole. Solid and joined: no other variant is as good and reads less. Models above ten times the dense perplexity are left out.
 
 WITH points AS (
     SELECT DISTINCT c.panel, c.score, c.low, c.high, c.dense, coalesce(words, 'dense') AS label, coalesce(kind, 'dense') AS kind,
@@ -26,7 +26,7 @@ WITH points AS (
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
     WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(r.chance, false) AND format = 'packed'
 ), told AS (
-    -- Of what skips and of all else, what reads least within a tenth of the dense perplexity.
+    -- Of the variants that skip, and of all others, the one that reads least within a tenth of the dense perplexity.
     SELECT panel, bool_or(skips) AS skipping, min(megabytes) FILTER (kind = 'dense') AS whole,
            arg_min(label, megabytes) FILTER (close AND skips) AS skip, min(megabytes) FILTER (close AND skips) AS skip_least,
            arg_min(label, megabytes) FILTER (close AND NOT skips) AS other, min(megabytes) FILTER (close AND NOT skips) AS other_least

@@ -1,5 +1,5 @@
--- title: What a method was shown: perplexity by calibration text and inputs
--- about: how much it matters which text a method reads, and whether it sees the damage that it has done so far
+-- title: Perplexity by calibration text and inputs
+-- about: how much it matters which text a method reads, and whether its inputs come from the pruned or the dense model
 -- kind: line
 -- x: sparsity
 -- y: score
@@ -13,7 +13,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, by Student's t over windows. Inputs are those behind the version's own pruned blocks unless it says dense inputs. The report's section on calibration names the texts.
+-- note: Whiskers: 95% intervals, by Student's t over windows. Inputs come from the variant's own pruned blocks unless a label says dense inputs. The report's section on calibration names the texts.
 
 WITH placed AS (
     SELECT sparsity, score, low, high, dense, concat('text ', text_number, inputs) AS shown,

@@ -1,5 +1,5 @@
 -- title: Where zeros save time, and where 8 bits do: speed-up of each engine over the dense model
--- about: from what sparsity on an engine is faster than dense, and whether that beats int8
+-- about: the sparsity from which an engine is faster than dense, and whether that beats int8
 -- finding: finding
 -- kind: line
 -- x: sparsity
@@ -16,16 +16,16 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: speed-up over dense
--- note: One rank. Paired ratios with 95% intervals. At 0% stands the dense model against itself, the noise; in the sparse engine, where it was timed so, what its kernel gains without any zero. Ring: the lowest sparsity that is faster beyond interval and noise. Fewer bits, without zeros, stand at 0%. A line that ends early was not measured beyond, or failed there (figure failures).
+-- note: One rank. Paired ratios with 95% intervals. At 0% is the dense model against itself, the noise; in the sparse engine, where it was timed, the gain of its kernel without zeros. Ring: the lowest sparsity that is faster beyond interval and noise. Fewer bits without zeros are at 0%. Where a line ends early, the rest was not measured or failed (figure failures).
 
 WITH chosen AS (
     SELECT *, line <> 'dense' AND count(DISTINCT line) FILTER (method <> 'dense') OVER () > 1 AS several,
            sparsity = min(sparsity) FILTER (verdict = 'faster') OVER (PARTITION BY panel, engine, line) AS first_faster
     FROM speedups
     WHERE ranks = 1
-      -- Zeros alone, or bits alone: a chain's time is no matter of sparsity (kinds_time has it).
+      -- Zeros alone, or bits alone: a chain's time depends on more than sparsity (kinds_time shows it).
       AND variant_id NOT IN (SELECT variant_id FROM steps GROUP BY variant_id HAVING bool_or(step NOT IN ('prune', 'quantize')) OR max(position) > 1)
-    -- The dense model begins lines that are there, and stands alone where an engine has none.
+    -- The dense model is the first point of each line, and a point alone where an engine has no line.
     QUALIFY count(DISTINCT engine) OVER (PARTITION BY panel) > 1 AND (line = 'dense' OR bool_or(method <> 'dense') OVER (PARTITION BY panel, engine, line))
 ), told AS (
     -- Dense kernels are those of engines that skip no zero, beside the dense model in the same engine.

@@ -10,7 +10,7 @@
 -- range: -0.15 1.4
 -- xscale: sparsity
 -- xlabel: sparsity, %
--- note: F failed, U unsupported (the combination does not exist), S skipped (what it needs had failed), · done. Only rows with such a cell are shown.
+-- note: F failed, U unsupported (the combination does not exist), S skipped (a cell that it needs failed), · done. Only rows with such a cell are shown.
 
 WITH marked AS (
     SELECT c.*, coalesce(CASE status WHEN 'failed' THEN 1.0 WHEN 'skipped' THEN 0.6 WHEN 'unsupported' THEN 0.35 WHEN 'done' THEN 0.0 END, 0) AS severity,

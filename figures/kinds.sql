@@ -1,5 +1,5 @@
 -- title: Quality against bytes: zeros, bits, smaller shapes, training
--- about: what each kind of recipe keeps of the model for its bytes, with the Pareto front
+-- about: the quality that each kind of recipe keeps for its bytes, with the Pareto front
 -- finding: finding
 -- kind: scatter
 -- x: megabytes
@@ -17,7 +17,7 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (calibrated in several ways) the best stands.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file from which the model's weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. Whiskers: 95% intervals; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (calibrated in several ways) the best is shown.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
@@ -29,14 +29,14 @@ WITH packed AS (
     JOIN packed USING (variant_id)
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
     WHERE scale = 'perplexity' AND score <= 10 * c.dense AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
-      -- What skips keeps every byte: it stands in bytes_read.
+      -- A variant that skips keeps every byte: bytes_read shows it.
       AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts')
-    -- One panel a model: the one that was scored on the most text.
+    -- One panel per model: the one that was scored on the most text.
     QUALIFY n = max(n) OVER (PARTITION BY c.model)
 ), named AS (
     SELECT * FROM points QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, megabytes) = 1
 ), told AS (
-    -- The smallest of each kind that stays within a tenth of the dense perplexity. One kind beside dense is what the other figures show.
+    -- The smallest of each kind that stays within a tenth of the dense perplexity. Other figures show one kind beside dense.
     SELECT panel, model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
            arg_min(label, megabytes) FILTER (close) AS best, min(megabytes) FILTER (close) AS least,
            arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros,

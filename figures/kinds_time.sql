@@ -1,5 +1,5 @@
 -- title: Quality against time: zeros, bits, smaller shapes, training
--- about: what each kind of recipe keeps of the model for the time of a token
+-- about: the quality that each kind of recipe keeps for the time of a token
 -- finding: finding
 -- kind: scatter
 -- x: relative
@@ -17,10 +17,10 @@
 -- yscale: log
 -- xlabel: time of a decoded token / that of the dense model
 -- ylabel: perplexity (lower is better)
--- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Where the kernel was timed on the dense model too, only what the zeros save counts. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
+-- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Where the kernel was timed on the dense model too, its own gain does not count. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
 
 WITH fastest AS (
-    -- Of what the zeros save and the whole the smaller: a kernel's gain is no merit of zeros, its loss is felt.
+    -- The smaller of the zeros' part and the whole: a kernel's gain is not due to zeros, but its loss counts.
     SELECT variant_id, engine, zeros_speedup < speedup AS apart, if(apart, zeros_speedup, speedup) AS gain, if(apart, zeros_speedup_low, speedup_low) AS gain_low,
            if(apart, zeros_speedup_high, speedup_high) AS gain_high, verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
            concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, machine_label(machine) AS short

@@ -7,7 +7,7 @@
 -- facet: facet
 -- reference: one = median of the dense model
 -- xlabel: time of a step / median of the dense model in the same job
--- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. Of the sparsities, those nearest to 50 and 90%. Rows of the dense model are dense against itself, the noise. Steps over 2.5 medians are drawn at 2.5.
+-- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. The sparsities nearest to 50 and 90% are shown. Rows of the dense model are dense against itself, the noise. Steps over 2.5 medians are drawn at 2.5.
 
 WITH dense AS (
     SELECT record_id, phase, median(ms) AS dense_ms FROM samples WHERE side = 'dense' GROUP BY ALL
@@ -23,7 +23,7 @@ WITH dense AS (
     FROM timed
     QUALIFY rank() OVER (PARTITION BY facet, engine, ranks, line, sparsity, seed ORDER BY started_at DESC, record_id, manifest) = 1
 ), chosen AS (
-    -- Dense, half and nine tenths, or what comes nearest.
+    -- The dense model, and the sparsities nearest to 50% and 90%.
     SELECT *
     FROM newest
     WINDOW one_line AS (PARTITION BY facet, engine, ranks, if(method = 'dense', '', line), seed)

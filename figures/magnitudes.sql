@@ -10,7 +10,7 @@
 -- columns: 2
 -- xscale: log
 -- xlabel: threshold on |w|, in units of its matrix's root mean square
--- note: Prunable weights, all counted. Left: the share below the threshold, %. Right: that share over a normal distribution's; above 1, more to remove. Blocks are taken in thirds by depth.
+-- note: Prunable weights, all counted. Left: the share below the threshold, %. Right: that share over a normal distribution's; above 1, more weights are small. Blocks are taken in thirds by depth.
 
 WITH dense AS (
     SELECT t.*, max(layer) OVER (PARTITION BY model, side) + 1 AS depth

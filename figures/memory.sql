@@ -13,7 +13,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: peak of the largest rank, MB
--- note: The peak of the phases that compute, above the process's size before the model; loading apart. Whiskers: down to the smallest rank. The point at 0% is the dense model. Only pruned models are shown.
+-- note: The peak of all phases but loading, above the process's size before the model. Whiskers reach down to the smallest rank. The point at 0% is the dense model. Only pruned models are shown.
 
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, machine, started_at, rank, max(peak_bytes) / 1e6 AS peak

@@ -1,4 +1,4 @@
--- title: Near-zero weights before and after the methods that choose where, block by block
+-- title: Near-zero weights, dense and after methods that spread zeros unevenly, block by block
 -- about: which blocks and kinds of module a method empties: share of |w| below a tenth of the rms, dense beside pruned
 -- kind: heatmap
 -- x: layer
@@ -10,7 +10,7 @@
 -- yscale: percent
 -- xlabel: transformer block
 -- ylabel: near zero, %
--- note: Exact zeros among them. The threshold is a tenth of the root mean square that the matrix has in that variant. Of each method, the sparsity nearest to 50%; methods that take the same share of every matrix are left out: theirs is one colour.
+-- note: Exact zeros are included. The threshold is a tenth of the root mean square that the matrix has in that variant. Each method is shown at the sparsity nearest to 50%. Methods that take the same share of every matrix are left out: their panel would have one colour.
 
 WITH placed AS (
     SELECT s.*, line, abs(sparsity - 0.5) AS off, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS row_name
@@ -19,7 +19,7 @@ WITH placed AS (
     WHERE weights <> 'random' AND scope = 'layer and kind' AND scale = 'relative' AND threshold = 0.1
     QUALIFY off = min(off) OVER (PARTITION BY model, line)
 ), uneven AS (
-    -- Two points between two matrices: more than rounding.
+    -- Matrices that differ by two points: more than rounding.
     SELECT variant_id, model
     FROM placed
     WHERE method <> 'dense'

@@ -16,8 +16,8 @@
 -- reference: chance = chance; dense = dense
 -- xlabel: weight files in the packed format, MB
 -- ylabel: score
--- note: Numbers: sparsity, %. GGUF: the file that the model came as; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places.
--- boundnote: Grey: random masks, which know nothing, and series without a point on a front.
+-- note: Numbers: sparsity, %. GGUF: the file that was fetched; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. The front joins measured values: within their 95% intervals (whiskers) neighbours may change places.
+-- boundnote: Grey: random masks, the baseline, and series without a point on a front.
 
 WITH points AS (
     SELECT DISTINCT z.bytes / 1e6 AS megabytes, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,
@@ -27,7 +27,7 @@ WITH points AS (
     FROM curves
     JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
     WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
-      -- A task on which dense itself is not above chance tells no variant from another.
+      -- A task on which dense itself is not above chance cannot tell variants apart.
       AND panel NOT IN (SELECT panel FROM curves WHERE method = 'dense' AND if(higher_is_better, low <= chance, high >= chance))
 ), kept AS (
     -- The smallest file of each panel whose score is no worse than the bad end of dense's own interval.

@@ -15,16 +15,16 @@
 -- columns: 2
 -- xlabel: time of a step / that of the dense model in the same engine and job
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Where the kernel was timed on the dense model too, only what the zeros save counts; elsewhere its own gain is in the number. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros.
+-- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster. The front joins measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; a time that differs by no more than the noise is drawn at 1. Where the kernel was timed on the dense model too, its own gain does not count; elsewhere it is included. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros.
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
-           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, higher_is_better, chance, dense, -- Of what the zeros save and the whole the smaller: a kernel's gain is no merit of zeros, its loss is felt.
+           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, higher_is_better, chance, dense, -- The smaller of the zeros' part and the whole: a kernel's gain is not due to zeros, but its loss counts.
            zeros_speedup < s.speedup AS apart, if(apart, zeros_speedup_low, s.speedup_low) AS speedup_low, if(apart, zeros_speedup_high, s.speedup_high) AS speedup_high,
            if(verdict IN ('faster', 'slower') AND NOT coalesce(apart AND 1 BETWEEN zeros_speedup_low AND zeros_speedup_high, false), if(apart, zeros_speedup, s.speedup), 1) AS speedup
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
-    -- A dense kernel skips no zeros: what differs there is chance, or the processor's clock.
+    -- A dense kernel skips no zeros: differences there are chance, or the processor's clock.
     WHERE engine NOT IN ('deepspeed', 'deepspeed-zero3', 'hf') AND scale <> 'perplexity' AND phase <> 'encode'
       AND c.panel NOT IN (SELECT panel FROM curves WHERE method = 'dense' AND if(higher_is_better, low <= chance, high >= chance))
 ), moved AS (

@@ -16,13 +16,13 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Collapsed models, above 10,000, are left out.
--- boundnote: Grey: random masks, which know nothing, and series without a point on a front.
+-- note: Numbers: sparsity, %. GGUF: the file from which the model's weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. The front joins measured values: within their 95% intervals (whiskers) neighbours may change places. Collapsed models, above 10,000, are left out.
+-- boundnote: Grey: random masks, the baseline, and series without a point on a front.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), sized AS (
-    -- What a model came as is a point as well: a GGUF file holds the same scores in fewer bytes.
+    -- The file that was fetched is a point as well: a GGUF has the same scores in fewer bytes.
     SELECT c.*, bytes, if(format = 'source', 'as fetched', if(method = 'dense', 'dense', line)) AS series, format
     FROM curves c
     JOIN packed USING (variant_id)

@@ -1,6 +1,6 @@
 -- title: Perplexity against sparsity
 -- finding: finding
--- about: where language modelling breaks, method by method
+-- about: where perplexity rises and where models collapse, method by method
 -- kind: line
 -- x: sparsity
 -- y: score
@@ -19,7 +19,7 @@
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
 -- note: Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md).
--- boundnote: Grey: random masks, which know nothing.
+-- boundnote: Grey: random masks, the baseline.
 -- note: Above 10,000 a model has collapsed, and the order of methods means nothing: that part of the axis is packed together.
 
 WITH shown AS (

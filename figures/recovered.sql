@@ -1,5 +1,5 @@
 -- title: Perplexity against sparsity, one-shot and trained
--- about: what training during or after pruning brings back of a language model, and what it takes
+-- about: the perplexity that training during or after pruning brings back, and what it costs
 -- kind: line
 -- x: sparsity
 -- y: score
@@ -16,7 +16,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Of what was trained, the tokens that the last step read and the hours that it took on its machine. Beside it what it was made from, and magnitude, in one shot. Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model.
+-- note: Trained lines name the tokens that the last step read and its hours on its machine. The other lines are one-shot: the parents of trained variants, and magnitude. Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model.
 
 WITH trained AS (
     SELECT variant_id, parent, trained_tokens, seconds / 3600 AS hours FROM variants WHERE trained_tokens IS NOT NULL

@@ -1,5 +1,5 @@
 -- title: Quality against the share of the parameters that was removed
--- about: what removing neurons, heads or blocks costs, by the share of all parameters that they are
+-- about: what removing neurons, heads or blocks costs, by their share of all parameters
 -- finding: finding
 -- kind: scatter
 -- x: gone
@@ -15,7 +15,7 @@
 -- reference: one = dense
 -- xlabel: parameters removed, % of all
 -- ylabel: perplexity, over the dense model's
--- note: Only what was measured; nothing is drawn between. Named: the criterion of the best of each kind at each share (+ refit: by least squares). One step alone: no chains. Collapsed models are left out, and so are smaller vocabularies, whose texts have other tokens. Whiskers: 95% intervals.
+-- note: Only measured points are drawn. Labels: the criterion of the best of each kind at each share (+ refit: by least squares). Variants of one step are shown, not chains. Collapsed models are left out, and so are smaller vocabularies, whose texts have other tokens. Whiskers: 95% intervals.
 -- boundnote: Grey: chosen at random.
 
 WITH kinds AS (
@@ -36,7 +36,7 @@ WITH kinds AS (
     -- Panels that compare kinds.
     SELECT panel FROM points GROUP BY panel HAVING count(DISTINCT what) FILTER (NOT random) > 1
 ), told AS (
-    -- Of the share at which most kinds were measured, to 5 points.
+    -- The finding is about the share at which most kinds were measured, to 5 points.
     SELECT any_value(model) AS model, panel, 5 * round(gone / 5) AS near, arg_min(what, over_dense) AS least, min(over_dense) AS little, count(DISTINCT what) AS kinds,
            arg_max(what, best) AS most, max(best) AS much
     FROM (SELECT *, min(over_dense) OVER (PARTITION BY panel, what, 5 * round(gone / 5)) AS best FROM points WHERE NOT random)

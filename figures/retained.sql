@@ -17,8 +17,8 @@
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: retained, %
--- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md). How far below chance a model is means little: what is below -50% is drawn there.
--- boundnote: Grey: random masks, which know nothing: where they retain much, the benchmark does not see the damage.
+-- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md). How far below chance a model is means little: values below -50% are drawn there.
+-- boundnote: Grey: random masks, the baseline: where they retain much, the benchmark does not see the damage.
 
 WITH shown AS (
     FROM _pruned_curves WHERE retained IS NOT NULL

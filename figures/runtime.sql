@@ -10,10 +10,10 @@
 -- xshare: yes
 -- reference: dense = break-even
 -- xlabel: speed-up over dense
--- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. In the sparse engine it is what the kernel does without a zero.
+-- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. In the sparse engine that row is the gain of the kernel without zeros.
 
 WITH alike AS (
-    -- A pattern's zeros are as good as any others to a dense kernel: its lines would only say the same again.
+    -- A dense kernel treats a pattern's zeros as any others: their lines would repeat the rest.
     SELECT *
     FROM speedups
     QUALIFY line NOT LIKE '%N:M' OR NOT bool_or(line NOT LIKE '%N:M') OVER (PARTITION BY model, engine)

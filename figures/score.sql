@@ -16,7 +16,7 @@
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: score
 -- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; else bootstrap). The point at 0% is the dense model. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md).
--- boundnote: Grey: random masks, which know nothing.
+-- boundnote: Grey: random masks, the baseline.
 
 SELECT sparsity, score, low, high, chance, dense, line, bound, place, panel, apart
 FROM _pruned_curves

@@ -1,5 +1,5 @@
 -- title: What removing about a fifth of the parameters costs and saves, by what is removed
--- about: quality, bytes and time with a fifth of the parameters gone: zeros, neurons, heads, blocks, tokens
+-- about: quality, bytes and time with a fifth of the parameters removed: zeros, neurons, heads, blocks, tokens
 -- finding: finding
 -- kind: forest
 -- x: over_dense
@@ -12,7 +12,7 @@
 -- reference: one = dense
 -- xlabel: over the dense model's
 -- columns: 2
--- note: Of each kind one variant, the same in all panels: of those nearest to 20% of all parameters gone (beside the name; zeros count as gone) that with the most panels, and of these the best. Perplexity and bits a byte: lower is better. Without some tokens a text takes others, so that only bits a byte compare; that panel has no intervals. A task: what is retained, (score - chance) / (dense - chance). File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
+-- note: One variant of each kind, the same in all panels: of those nearest to 20% of all parameters removed (beside the name; zeros count as removed), the one in most panels, then the best. Perplexity and bits a byte: lower is better. A smaller vocabulary reads a text as other tokens, so that only bits a byte compare; that panel has no intervals. A task: retained, (score - chance) / (dense - chance). File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
 
 WITH kinds AS (
     SELECT variant_id, count(DISTINCT position) AS steps,
@@ -22,7 +22,7 @@ WITH kinds AS (
     FROM steps
     GROUP BY variant_id
 ), smaller AS (
-    -- Models of which something smaller was made: for the others the figure of sparsity says all.
+    -- Models with a smaller variant: for the others the figures of sparsity suffice.
     SELECT DISTINCT model FROM variants WHERE parameters_removed > 0 AND recipe <> 'dense'
 ), candidates AS (
     SELECT v.variant_id, v.model, v.weights, k.what || if(k.random, ', random', '') AS kind, k.random,
@@ -30,7 +30,7 @@ WITH kinds AS (
     FROM variants v
     JOIN kinds k USING (variant_id)
     JOIN smaller USING (model)
-    -- Zeros at random destroy any model.
+    -- Random zeros collapse any model.
     WHERE k.steps = 1 AND k.what IS NOT NULL AND v.weights <> 'random' AND NOT (k.random AND k.what LIKE 'zeros%')
 ), near AS (
     SELECT DISTINCT ON (variant_id) *
@@ -55,7 +55,7 @@ WITH kinds AS (
     FROM sizes
     WHERE format IN ('dense', 'packed') AND method <> 'dense'
     UNION ALL BY NAME
-    -- Of several measurements that which is known most exactly.
+    -- Of several measurements, the one with the narrowest interval.
     SELECT variant_id, 4 AS place, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense, 1 / speedup_high AS low, 1 / speedup_low AS high, high - low AS badness
     FROM latency
     WHERE phase NOT IN ('load', 'generate') AND method <> 'dense' AND speedup IS NOT NULL
@@ -63,11 +63,11 @@ WITH kinds AS (
     SELECT *
     FROM near
     JOIN measured USING (variant_id)
-    -- The axis is logarithmic: what retains nothing has no place on it.
+    -- The axis is logarithmic: it cannot show a variant that retains nothing.
     WHERE over_dense > 0
     QUALIFY row_number() OVER (PARTITION BY variant_id, panel ORDER BY badness) = 1
 ), panels AS (
-    -- Those that compare kinds, of models whose quality is known.
+    -- Panels that compare kinds, of models with a measured quality.
     SELECT model, panel
     FROM (SELECT model, panel, place FROM points GROUP BY ALL HAVING count(DISTINCT kind) FILTER (NOT starts_with(kind, 'zeros')) > 1)
     QUALIFY min(place) OVER (PARTITION BY model) = 1
@@ -77,7 +77,7 @@ WITH kinds AS (
           FROM points JOIN panels USING (model, panel) GROUP BY ALL)
     GROUP BY ALL
 ), told AS (
-    -- Of the model with most kinds, what costs least and what costs most where shapes shrink, beside zeros.
+    -- Of the model with most kinds: the smaller shapes that cost least and most, beside zeros.
     SELECT model, arg_min(kind, over_dense) FILTER (shrunk) AS least, min(over_dense) FILTER (shrunk) AS little, arg_max(kind, over_dense) FILTER (shrunk) AS most,
            max(over_dense) FILTER (shrunk) AS much, min(over_dense) FILTER (kind = 'zeros') AS zeros, count(*) FILTER (shrunk) AS kinds,
            range_label('{:.0f}', 100 * min(gone) FILTER (shrunk), 100 * max(gone) FILTER (shrunk)) AS share

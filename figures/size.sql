@@ -1,4 +1,4 @@
--- title: Size on disk by format, beside what bounds it and what it came from
+-- title: Size on disk by format, beside its bounds and the file that the model came from
 -- finding: finding
 -- about: megabytes in each storage format beside the information bound
 -- kind: bars
@@ -13,7 +13,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: weight files, MB
--- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range; only pruned models are shown. Bounds are of the pruned tensors; the entropy's stands on the smallest pale part.
+-- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range; only pruned models are shown. The bounds are for the pruned tensors; the entropy bound is drawn above the smallest pale part.
 
 WITH drawn AS (
 SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
@@ -23,7 +23,7 @@ FROM (SELECT DISTINCT ON (variant_id, format) *, min(bytes - prunable_bytes) OVE
              max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes
       -- A variant counts once, in however many manifests it is.
       ORDER BY variant_id, format, own IS NULL, manifest)
--- A mean over zeros, fewer bits, smaller shapes and skipped inputs would be of nothing.
+-- A mean over zeros, fewer bits, smaller shapes and skipped inputs would mean nothing.
 WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (FROM _more_than_zeros)
 GROUP BY facet, sparsity, format
 ), packed AS (

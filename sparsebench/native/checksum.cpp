@@ -1,7 +1,7 @@
 // CRC-32 as zlib computes it (polynomial 0xEDB88320, bits reflected), by carry-less multiplication.
 //
-// After V. Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel, 2009: what
-// was read so far is folded onto what lies D bits further on by multiplying its halves by x^(D+32) and x^(D-32) mod P.
+// After V. Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", Intel, 2009: the
+// bytes read so far are folded onto those D bits further on; their halves are multiplied by x^(D+32) and x^(D-32) mod P.
 
 #include <array>
 #include <cstdint>
@@ -102,7 +102,7 @@ VCLMUL uint32_t by_512(uint32_t state, const uint8_t* data, int64_t size) {
 
 extern "C" {
 
-// What this processor can do: 2 for 512-bit carry-less multiplication, 1 for 128-bit, 0 for none of ours.
+// What this processor can do: 2 for 512-bit carry-less multiplication, 1 for 128-bit, 0 for neither.
 int checksum_simd() {
 #if defined(CLMUL)
     if (!__builtin_cpu_supports("pclmul") || !__builtin_cpu_supports("sse4.1")) return 0;

@@ -1,7 +1,7 @@
-// Which elements of a tensor are zero, the others in order, and back. docs/format.md says what the bytes mean.
+// Splits a tensor into an index of its nonzeros and their values, and joins them. docs/format.md says what the bytes mean.
 //
 // An element is a word of 1, 2, 4 or 8 bytes; it is zero when all of its bits are. Buffers that values are written to
-// need room for one vector (64 bytes) more, because whole vectors are stored. `simd` is at most packing_simd().
+// need 64 more bytes than the values, because whole vectors are stored. `simd` is at most packing_simd().
 
 #include <cstdint>
 #include <cstring>
@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int64_t GROUP = 64;      // elements per word of the bitmask
-constexpr int64_t CHUNK = 1 << 13;  // elements decoded at a time, so that what was just zeroed is still in the cache
+constexpr int64_t CHUNK = 1 << 13;  // elements decoded at a time, so that words just zeroed are still in the cache
 constexpr int64_t STRETCH = 1 << 12;  // elements whose nonzeros are listed at a time
 constexpr int64_t DAMAGED = -1;
 
@@ -63,7 +63,7 @@ int64_t skip_nonzero(const Word* words, int64_t n, uint8_t* mask) {
     return first < n ? first : n;
 }
 
-// Room in `words` for elements first..n; those before are there. The number of values placed, or DAMAGED.
+// Writes elements first..n of `words`, after those before. Returns the number of values placed, or DAMAGED.
 template <class Word>
 int64_t place_mask_from(int64_t first, const uint8_t* mask, int64_t n, const Word* values, int64_t count, Word* words,
                         int64_t done) {
@@ -93,20 +93,20 @@ int64_t place_gaps(const uint8_t* index, int64_t size, const Word* values, int64
             const int symbol = symbol_at<ESCAPE>(index, number);
             const int64_t place = next + symbol;
             if (place >= end) break;
-            // No branch on the escape, which cannot be foretold: what it writes is a zero on a zero.
+            // No branch on the escape, which is unpredictable: it writes a zero on a zero.
             const int lands = symbol != ESCAPE;
             words[place] = values[done] & Word(-Word(lands));
             done += lands;
             next = place + lands;
         }
     }
-    // What is left has no value or no place, so it may only be escapes.
+    // The symbols left have no value or no element, so they may only be escapes.
     for (; number < symbols; ++number)
         if (symbol_at<ESCAPE>(index, number) != ESCAPE) return DAMAGED;
     return done;
 }
 
-// The places of the nonzeros among the elements first..end, from first on; the number of them.
+// Writes the positions of the nonzeros among the elements first..end, counted from first; returns their number.
 int64_t places_in(const uint8_t* mask, int64_t n, int64_t first, int64_t end, uint16_t* places) {
     int64_t found = 0;
     for (int64_t group = first; group < end; group += GROUP)
@@ -210,8 +210,8 @@ int64_t places_of(const uint8_t* mask, int64_t n, int64_t first, int64_t end, ui
     return places_in(mask, n, first, end, places);
 }
 
-// Hands out the gaps of a bitmask: one that may be of any length, and those between the following nonzeros, which are
-// short, STRETCH elements at a time.
+// Passes the gaps of a bitmask to `take`, STRETCH elements at a time: first one of any length, then the short ones between
+// the nonzeros that follow.
 template <class Take>
 void each_gap(const uint8_t* mask, int64_t n, int simd, Take take) {
     int64_t next = 0;
@@ -320,7 +320,7 @@ void split_planes(const Word* words, int64_t n, int rotate, uint8_t* planes) {
         for (int64_t place = 0; place < n; ++place) planes[place] = uint8_t(rotated(words[place], rotate) >> plane * 8);
 }
 
-// Planes come one after another: the first one begins the words, the last one turns them back.
+// Planes come one after another: the first one begins the words, the last one rotates them back.
 template <class Word>
 void join_plane(const uint8_t* bytes, int64_t n, int plane, int rotate, Word* words) {
     constexpr int ITEM = int(sizeof(Word));
@@ -351,7 +351,7 @@ int packing_simd() {
 #endif
 }
 
-// The bitmask of n words and the nonzero ones; returns how many these are. When all are, `values` is left as it was.
+// Writes the bitmask of n words and the nonzero words; returns their number. If all are nonzero, `values` is unchanged.
 int64_t packing_split(const void* words, int64_t n, int item, uint8_t* mask, void* values, int simd) {
 #define CALL(Word) return split(static_cast<const Word*>(words), n, mask, static_cast<Word*>(values), simd)
     FOR_WORDS(item, CALL)
@@ -373,7 +373,7 @@ void packing_count_gaps(const uint8_t* mask, int64_t n, int64_t* eights, int64_t
     });
 }
 
-// The gap symbols of a bitmask; `out` holds what packing_count_gaps promised.
+// Writes the gap symbols of a bitmask; `out` has the size that packing_count_gaps gives.
 void packing_write_gaps(const uint8_t* mask, int64_t n, int escape, uint8_t* out, int simd) {
     if (escape == 255)
         write_gaps<255>(mask, n, out, simd);
@@ -381,8 +381,8 @@ void packing_write_gaps(const uint8_t* mask, int64_t n, int escape, uint8_t* out
         write_gaps<15>(mask, n, out, simd);
 }
 
-// n words from a bitmask of (n + 7) / 8 bytes and `count` values: how many values the mask places, or -1 when there are
-// fewer than that. Nothing is written outside `words`.
+// Makes n words from a bitmask of (n + 7) / 8 bytes and `count` values. Returns how many values the mask places, or -1 where
+// there are fewer. Nothing is written outside `words`.
 int64_t packing_place_mask(const uint8_t* mask, const void* values, int64_t count, int item, void* words, int64_t n,
                            int simd) {
 #define CALL(Word) return place_mask(mask, n, static_cast<const Word*>(values), count, static_cast<Word*>(words), simd)
@@ -391,7 +391,7 @@ int64_t packing_place_mask(const uint8_t* mask, const void* values, int64_t coun
     return DAMAGED;
 }
 
-// The same from `size` bytes of gap symbols; -1 also when a place lies beyond the last word.
+// The same from `size` bytes of gap symbols; -1 also where a position is beyond the last word.
 int64_t packing_place_gaps(const uint8_t* index, int64_t size, int escape, const void* values, int64_t count, int item,
                            void* words, int64_t n) {
 #define CALL(Word)                                                                                                 \
@@ -403,7 +403,7 @@ int64_t packing_place_gaps(const uint8_t* index, int64_t size, int escape, const
     return DAMAGED;
 }
 
-// The bytes of n words rotated to the left: n of the lowest, then n of the next, and so on.
+// Writes the bytes of n words rotated to the left: n of the lowest, then n of the next, and so on.
 void packing_split_planes(const void* words, int64_t n, int item, int rotate, uint8_t* planes) {
 #define CALL(Word) return split_planes(static_cast<const Word*>(words), n, rotate, planes)
     FOR_WORDS(item, CALL)

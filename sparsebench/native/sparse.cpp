@@ -1,8 +1,8 @@
 // Sparse matrices times a few vectors, on a CPU. y = W x + b, summed in float32, rounded once at the end.
 //
-// A matrix is one block of bytes that begins with a Head; every section lies on a 64-byte line, and the last one ends with
-// room for a vector load too far. Values of 16 bits (bfloat16) or 32 (float32) are kept bit for bit, in one of three layouts:
-// sparse/bitmask.h, sparse/csr16.h and sparse/runs.h. Matrices that are read in part are in sparse/skip.h.
+// A matrix is one block of bytes that begins with a Head; every section starts on a 64-byte line, and the last one ends
+// with padding for a vector load beyond it. Values of 16 bits (bfloat16) or 32 (float32) are kept bit for bit, in one of three
+// layouts: sparse/bitmask.h, sparse/csr16.h and sparse/runs.h. Matrices that are read in part are in sparse/skip.h.
 
 #include <cmath>
 #include <thread>
@@ -115,7 +115,7 @@ void on_threads(void (*act)(void*, i64, i64), void* data, int threads) {
     for (auto& other : others) other.join();
 }
 
-// The first row (or block) of a part, such that each part has as much to read.
+// The first row (or block) of a part, such that all parts read about as many bytes.
 i64 cut(const Head& head, i64 part, i64 parts) {
     const i64 count = head.kind == BITMASK ? head.rows : blocks_of(head.rows);
     if (part >= parts) return count;
@@ -175,8 +175,8 @@ void expand_part(void* data, i64 part, i64 parts) {
 struct Skipped {
     Skipping job;
     Skipper act;      // columns: ranges of outputs, or of panels; rows: ranges of those that are read
-    i64 all, each;    // what there is to share out, in units that threads write apart
-    Multiplying bits; // rows of a bitmask: what multiplies each
+    i64 all, each;    // how many to share out, in units that one thread writes
+    Multiplying bits; // rows of a bitmask: the kernel for each
 };
 
 void skip_part(void* data, i64 part, i64 parts) {
@@ -188,8 +188,8 @@ void skip_part(void* data, i64 part, i64 parts) {
     for (i64 one = first; one < last; ++one) work.bits.kernel(work.bits.job, work.job.read[one], work.job.read[one] + 1);
 }
 
-// Which of `all` inputs or outputs some vector needs, in order: those where a `decides` (tokens, all) is over `limit`, or
-// where it is null all. `needs` (count, tokens) says which vectors; `x` (count, tokens) are their inputs, where it is wanted.
+// Lists which of `all` inputs or outputs some vector needs, in order: those where |decides| (tokens, all) is over `limit`,
+// or all if it is null. `needs` (count, tokens) says which vectors need them; `x` (count, tokens) or null gets their inputs.
 template <class E>
 i64 needed(const E* given, const E* decides, float limit, i64 all, i64 tokens, int* read, u8* needs, float* x) {
     i64 count = 0;
@@ -282,7 +282,7 @@ void sparse_threads(void* start, void* number, void* count_of) {
     thread_count = reinterpret_cast<Number>(count_of);
 }
 
-// The nonzeros of each row into counts (u32, rows); their total, or -1 where index and values do not belong together.
+// Writes the nonzeros of each row into counts (u32, rows). Returns their total, or -1 where index and values do not match.
 i64 sparse_count(int encoding, const void* index, i64 index_bytes, const void* values, i64 count_of, int item, i64 rows,
                  i64 cols, u32* counts) {
     Source from{encoding, static_cast<const u8*>(index), index_bytes, values, count_of, rows, cols};
@@ -295,7 +295,7 @@ i64 sparse_bytes(int kind, int encoding, const void* index, i64 index_bytes, con
     return plan(kind, item, {encoding, static_cast<const u8*>(index), index_bytes, values, count_of, rows, cols}, counts).bytes;
 }
 
-// Writes the matrix into `out`, zeroed memory of sparse_bytes; 0, or -1 where index and values do not belong together.
+// Writes the matrix into `out`, zeroed memory of sparse_bytes. Returns 0, or -1 where index and values do not match.
 int sparse_encode(int kind, int encoding, const void* index, i64 index_bytes, const void* values, i64 count_of, int item,
                   i64 rows, i64 cols, const u32* counts, void* out) {
     Source from{encoding, static_cast<const u8*>(index), index_bytes, values, count_of, rows, cols};
@@ -326,18 +326,18 @@ void sparse_multiply(const void* matrix, const void* x, void* y, const void* bia
     else if (bias) finish<float>(sums, bias, head.rows, tokens, y, same);
 }
 
-// Rows first..last of the matrix as dense words into `out`; in csr16 `first` is a multiple of 512, in runs of 16,
-// and so is `last` or the end.
+// Writes rows first..last of the matrix into `out` as dense words. `first` is a multiple of 512 in csr16, of 16 in runs,
+// and so is `last`, unless it is the end.
 void sparse_expand(const void* matrix, i64 first, i64 last, void* out, int threads) {
     Expanding work{static_cast<const Head*>(matrix), first, last, static_cast<u8*>(out)};
     on_threads(expand_part, &work, threads);
 }
 
-// y (tokens, outs) = W x + bias (or null) for a few x (tokens, ins); of `type`, as `decides` and bias are. Returns how many
-// inputs (or outputs) were read for all of them, and the `values` in these. by_columns: `weights` is (ins, outs), an input j
-// of a vector counts where |decides_j| > limit, and is read where it counts for any. Else it is (outs, ins), and so with the
-// outputs; where one does not count it is 0, without bias. Without `decides` all count. `item` is the bytes of a weight, or
-// 0 for a bitmask, by columns as `sparse/skip.h` has it.
+// y (tokens, outs) = W x + bias (or null) for a few x (tokens, ins); x, y, `decides` and bias are of `type`. Returns how many
+// inputs (or outputs) were read for all vectors; `values` gets the number of their weights. by_columns: `weights` is (ins,
+// outs). Input j counts for a vector where |decides_j| > limit, and is read where it counts for any vector. Else `weights` is
+// (outs, ins), and outputs count likewise; one that does not is 0, without bias. Without `decides` all count. `item` is the
+// bytes of a weight, or 0 for a bitmask; by columns, `sparse/skip.h` describes it.
 i64 sparse_skip(const void* weights, int item, int by_columns, const void* x, const void* decides, float limit, int type,
                 i64 ins, i64 outs, i64 tokens, const void* bias, void* y, int threads, i64* values) {
     auto act = [&](auto kind, auto narrow) {

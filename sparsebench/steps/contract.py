@@ -80,7 +80,7 @@ class Activity:
     """The activations of one ``module`` (its path) while the unchanged model reads the calibration text.
 
     Recorded where a step skips values or groups neurons into experts. ``near_zero`` is the share of the module's values
-    within 1% of their root mean square.
+    that are at most 1% of their root mean square in magnitude.
 
     A skip has ``threshold``, and ``skipped``, the share of the values up to it. Experts have the other three. ``uses``
     is the share of the tokens for which each expert is computed, without the experts that all tokens share.

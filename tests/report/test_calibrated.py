@@ -130,8 +130,8 @@ def test_less_is_better_windows_are_counted_and_there_is_no_chance_and_nothing_r
 
 def test_findings_of_perplexity(calibrated_report: str) -> None:
     assert (
-        "- perplexity (lower is better; all 24 windows of text), dense 25.00: every way of pruning is worse than dense, or "
-        "has collapsed, at the smallest sparsity measured already. "
+        "- perplexity (lower is better; all 24 windows of text), dense 25.00: every method is worse than dense, or "
+        "has collapsed, already at the smallest sparsity measured. "
         "Collapsed, above 10,000: magnitude/layer from 90%, random/layer from 50%."
     ) in calibrated_report
     fallen = next(table for table in tables(calibrated_report) if "of these end at chance or collapsed" in table[0])

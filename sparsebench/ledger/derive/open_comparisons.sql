@@ -1,5 +1,5 @@
--- Each variant's score beside its dense model's: same weights at the origin, same task, same settings. Again where a floor has moved what
--- the score is held against.
+-- Each variant's score beside its dense model's: same original weights, same task, same settings. A pair is compared again where a
+-- floor has changed its chance.
 WITH scored AS (
     SELECT s.record_id, s.metric, s.task, s.chance, s.n, i.method <> $unexplained AS explained, _same(r.settings) AS settings, v.method, v.source, v.revision, v.family,
            v.dtype, v.weights

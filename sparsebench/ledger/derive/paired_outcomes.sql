@@ -1,4 +1,4 @@
--- Only documents that both were shown, word for word.
+-- Only documents that both models were shown, with the same text.
 SELECT whose, s.value AS variant, d.value AS dense, s.label AS variant_label, d.label, coalesce(s.cluster, d.cluster) AS cluster
 FROM (SELECT unnest($record_id::VARCHAR[]) AS record_id, unnest($dense_id::VARCHAR[]) AS dense_id, generate_subscripts($record_id::VARCHAR[], 1) AS whose) p
 JOIN base.outcomes s ON s.record_id = p.record_id

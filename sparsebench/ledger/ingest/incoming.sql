@@ -1,5 +1,5 @@
 -- The records of this call that the ledger does not have yet, each once, with its position in `$records`, a list of JSON texts.
--- A record is known by its cell and its start: the same record read again changes nothing.
+-- Its cell and its start identify a record: the same record read again changes nothing.
 CREATE TEMP TABLE incoming AS
 WITH given AS (
     SELECT unnest($records::VARCHAR[])::JSON AS r, generate_subscripts($records::VARCHAR[], 1) AS position

@@ -1,4 +1,4 @@
--- In the order in which they arrive, which the table keeps: of two records of a cell it says which came later.
+-- The table keeps the order in which records arrive: it shows which of two records of a cell came later.
 INSERT INTO base.records BY NAME
 SELECT record_id, started_at,
        r ->> '$.cell_id' AS cell_id, r ->> '$.stage' AS stage, r ->> '$.status' AS status, r ->> '$.reason' AS reason,

@@ -1,7 +1,7 @@
--- What is known of each metric, in one place: SQL joins this view, Python asks it (ledger/statistics). A metric that is not here, such as
--- one of a user's own lm-eval task, is better when higher, never collapses, and is taken to be the mean of its documents.
+-- The properties of each metric: SQL joins this view, Python queries it (ledger/statistics). A metric that is not here, such as
+-- one of a user's own lm-eval task, is better when higher, never collapses, and counts as the mean of its documents.
 CREATE OR REPLACE VIEW metrics AS
--- What writes nothing misses every symbol: its error rate is 1.
+-- A model that writes nothing misses every symbol: its error rate is 1.
 SELECT *, if(scale = 'error rate', 1.0::DOUBLE, NULL) AS guessed
 FROM (VALUES
     ('acc', true, 'share', 0.0::DOUBLE, NULL::DOUBLE, 'mean'),
@@ -28,11 +28,11 @@ FROM (VALUES
     ('ter', false, 'error rate', 0.0, NULL, 'mean')
 ) AS known(metric, higher_is_better, scale, smallest, collapsed_above, pooling);
 
-COMMENT ON VIEW metrics IS 'what is known of each metric; one that is not here is better when higher, and never collapses';
+COMMENT ON VIEW metrics IS 'the properties of each metric; a metric that is not here is better when higher, and never collapses';
 COMMENT ON COLUMN metrics.metric IS 'name of the metric, as in scores';
-COMMENT ON COLUMN metrics.higher_is_better IS 'whether a larger score is the better one';
+COMMENT ON COLUMN metrics.higher_is_better IS 'whether a larger score is better';
 COMMENT ON COLUMN metrics.scale IS 'share (0 to 1), correlation (-1 to 1), error rate, loss, or perplexity (compared by ratio, drawn on a log axis; its documents are windows of text)';
 COMMENT ON COLUMN metrics.smallest IS 'the smallest value that the metric can have';
-COMMENT ON COLUMN metrics.collapsed_above IS 'score above which a model has collapsed, and by how much it is worse means nothing; NULL where there is no such score';
-COMMENT ON COLUMN metrics.pooling IS 'how a score is made of its documents: mean (where that does not give the score, it has no interval), per token, per symbol, ranking or correlation';
-COMMENT ON COLUMN metrics.guessed IS 'score of a model without skill on every task, where there is one: 1 of an error rate, that of writing nothing; NULL where it depends on the task';
+COMMENT ON COLUMN metrics.collapsed_above IS 'score above which a model has collapsed: how much worse it is then means nothing; NULL where the metric has no such score';
+COMMENT ON COLUMN metrics.pooling IS 'how the documents make the score: mean (a score that is not their mean has no interval), per token, per symbol, ranking or correlation';
+COMMENT ON COLUMN metrics.guessed IS 'score of a model without skill, where it is the same on every task: 1 for an error rate (writing nothing); NULL where it depends on the task';

@@ -1,8 +1,8 @@
--- How a difference is judged, and how many documents show one. Nothing here reads a table: Python asks the same macros about scores that are in no ledger
+-- How a difference is judged, and how many documents show one. Nothing here reads a table: Python calls the same macros for scores that are in no ledger
 -- (ledger/statistics).
 
--- A p value of a family of tests after Holm's correction (Scandinavian J. of Statistics 6, 65-70, 1979): each is multiplied with
--- how many are as large or larger, and none falls below a smaller one's.
+-- A p value of a family of tests after Holm's correction (Scandinavian J. of Statistics 6, 65-70, 1979): each is multiplied by
+-- the number of p values as large or larger; none is corrected to less than a smaller one.
 CREATE OR REPLACE MACRO _holm(p, family) AS
     list_max(list_transform(list_filter(family, lambda q: q <= p),
                             lambda q: least(1.0, q * len(list_filter(family, lambda r: r >= q)))));
@@ -14,8 +14,8 @@ CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
          WHEN (difference > 0) = higher_is_better THEN 'better'
          ELSE 'worse' END;
 
--- What overrides a test. A task that does not tell dense from no skill says nothing; a collapsed model has lost, whatever the test could show;
--- and where no loss was detected, but no skill either, nothing was kept.
+-- What overrides a test. A task that cannot tell dense from a model without skill is invalid. A collapsed model has lost, whatever the test
+-- says. A model that shows neither a loss nor skill is at chance.
 CREATE OR REPLACE MACRO _overridden(verdict, separable, collapsed, at_chance) AS
     CASE WHEN separable IS false THEN 'invalid' WHEN collapsed THEN 'collapsed' WHEN at_chance AND verdict <> 'worse' THEN 'at chance' ELSE verdict END;
 
@@ -25,11 +25,11 @@ CREATE OR REPLACE MACRO _lost(verdict) AS verdict IN ('worse', 'collapsed', 'at 
 -- The test of non-inferiority: `loss_at_most` is a one-sided 95% limit.
 CREATE OR REPLACE MACRO _loses_less(loss_at_most, margin) AS loss_at_most < margin;
 
--- Student's t at 0.975 by Cornish and Fisher: to 0.3% from nine degrees of freedom on.
+-- Student's t at 0.975 by Cornish and Fisher: accurate to 0.3% from nine degrees of freedom on.
 CREATE OR REPLACE MACRO t_975(freedom) AS 1.959964 + 2.372271 / freedom + 2.822500 / freedom ** 2;
 
--- Documents on which a loss below `margin` would be shown with a power of 80%, from `n` documents on which it was not, if the loss is
--- the one observed there. NULL where that reaches the margin. The limit's t quantile is Cornish and Fisher's.
+-- Documents that show a loss below `margin` with a power of 80%, if the loss is the one observed on `n` documents that do not show it.
+-- NULL where the observed loss reaches the margin, or `n` suffices. The limit's t quantile is Cornish and Fisher's.
 CREATE OR REPLACE MACRO _documents_to_clear(n, freedom, loss, loss_at_most, margin) AS
     CASE WHEN loss_at_most >= margin AND loss < margin THEN
         ceil(n * ((1.6448536269514722 + 0.8416212335729143) * (loss_at_most - loss) / (1.6449 + 1.524 / freedom + 1.42 / freedom ** 2) / (margin - greatest(loss, 0))) ** 2)::BIGINT END;

@@ -1,10 +1,10 @@
 -- Building blocks of the public views; names with an underscore are not part of the interface.
 
--- On how many nodes ranks were: of a hostfile, or of a cluster. NULL where they stayed on the machine that timed them.
+-- The number of nodes that the ranks ran on, of a hostfile or a cluster. NULL where they stayed on the machine that timed them.
 CREATE OR REPLACE MACRO _nodes(settings) AS coalesce(json_array_length(settings, '$.hosts'), (settings ->> '$.nodes')::INTEGER);
 
--- `b1 p128 g16`: one request's batch, prompt tokens and new tokens; with ` on 2 nodes` where its ranks were on several, and
--- ` beside other jobs` where these ran on other GPUs meanwhile.
+-- `b1 p128 g16`: one request's batch, prompt tokens and new tokens; with ` on 2 nodes` where its ranks ran on nodes,
+-- and ` beside other jobs` where other jobs ran on other GPUs meanwhile.
 CREATE OR REPLACE MACRO _workload(settings) AS
     format('b{} p{} g{}', settings ->> '$.workload.batch', settings ->> '$.workload.prompt', settings ->> '$.workload.generate')
     || coalesce(format(' on {} node{}', _nodes(settings), if(_nodes(settings) > 1, 's', '')), '')
@@ -30,14 +30,14 @@ CREATE OR REPLACE MACRO _kind_place(kind) AS
               WHEN 'zeros + recovery + bits' THEN 4 WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6
               WHEN 'skipped inputs' THEN 7 WHEN 'experts' THEN 8 ELSE 9 END;
 
--- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
--- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.
+-- The share of a normal distribution within `threshold` standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
+-- formula 7.1.26 (good to 1.5e-7) and, below 0.03, by the first terms of the series.
 CREATE OR REPLACE MACRO normal_share(threshold) AS
     CASE WHEN threshold < 0.03 THEN sqrt(2 / pi()) * (threshold - threshold ** 3 / 6)
          ELSE 1 - exp(-(threshold ** 2) / 2) * list_reduce([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0.0],
                   lambda sum, term: sum / (1 + 0.3275911 * threshold / sqrt(2)) + term) END;
 
--- How figures and the report name a model and a method; weights that are not the real ones are always marked.
+-- How figures and the report name a model and a method; random and dequantized weights are always marked.
 CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
 CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
@@ -46,15 +46,15 @@ CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
 CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract(machine, '\(([^)]*)\)', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
--- From low to high, or the one number that both are to so many digits.
+-- `low to high`, or one number where both look the same in this format.
 CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), concat(format(digits, low), ' to ', format(digits, high)));
 
--- The weights that count for a variant: those of its first result. Another machine's making of it may round otherwise.
+-- The weights that count for a variant: those of its first result. Another machine may round differently when it makes the variant.
 CREATE OR REPLACE VIEW _contents AS
 SELECT variant_id, arg_min(content, (status <> 'done', started_at)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
 
--- The record that counts for each cell in each place, of the weights that count: one with a result before one without, and of those
--- the one that arrived last. When a record was made is not asked: clocks are wrong at times.
+-- The record that counts for each cell and `place`, of the weights that count: a record with a result before one without, then the
+-- last to arrive. The time of a record is not used: clocks are wrong at times.
 CREATE OR REPLACE VIEW _latest AS
 SELECT r.*, r.rowid AS arrived
 FROM base.records r
@@ -62,10 +62,10 @@ LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
 QUALIFY row_number() OVER (PARTITION BY cell_id, place ORDER BY r.status <> 'done', r.rowid DESC) = 1;
 
--- Models without skill, made to measure what a task gives for nothing. Only `floors` shows them.
+-- Models without skill, which measure the score that a task gives without any. Only `floors` shows them.
 CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.steps WHERE step = 'floor';
 
--- The best of them at each task, and whether the dense model is shown to be better than every one.
+-- The best such model on each task, and whether the dense model is shown to be better than all of them.
 CREATE OR REPLACE VIEW _floors AS
 SELECT v.source, v.revision, v.family, v.dtype, s.task, s.metric, _same(r.settings) AS settings,
        arg_max(s.score, _goodness(s.score, coalesce(m.higher_is_better, true))) AS floor, arg_max(v.recipe, _goodness(s.score, coalesce(m.higher_is_better, true))) AS recipe,
@@ -76,7 +76,7 @@ JOIN _latest r USING (record_id)
 JOIN base.variants v USING (variant_id)
 JOIN _without_skill USING (variant_id)
 LEFT JOIN metrics m USING (metric)
--- A dense score that was measured again no longer counts.
+-- A comparison with a dense score that was measured again since no longer counts.
 LEFT JOIN (SELECT c.* FROM base.comparisons c JOIN _latest d ON d.record_id = c.dense_record_id) c USING (record_id)
 GROUP BY ALL;
 
@@ -101,8 +101,8 @@ FROM _latest
 WHERE manifest NOT IN (SELECT manifest FROM newest)
 GROUP BY manifest, cell_id;
 
--- What was counted in a variant that no setting gives a sparsity: masks from a file, and what keeps their zeros. Zeros by rounding
--- are not of pruning.
+-- The sparsity counted in a variant whose settings give none: its masks come from a file, or a later step keeps earlier zeros. Zeros by
+-- rounding are not pruned.
 CREATE OR REPLACE VIEW _given AS
 SELECT variant_id, any_value((zeros - coalesce(rounded_to_zero, 0)) / prunable) AS given
 FROM base.variants v
@@ -111,8 +111,8 @@ JOIN base.makings USING (record_id)
 WHERE v.sparsity IS NULL
 GROUP BY variant_id;
 
--- Every cell of every manifest with its variant and its records, one a place. `choice` is 1 for the record that counts: times and memory
--- are each place's own; of all else one record counts, the manifest's own before another manifest's, and of those the one that arrived last.
+-- Every cell of every manifest with its variant and its records, one per place. `choice` is 1 for the record that counts. Times and memory
+-- count per place. Of all else one record counts: the manifest's own before another manifest's, then the last to arrive.
 CREATE OR REPLACE VIEW _measured AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
@@ -138,30 +138,30 @@ JOIN base.variants v USING (variant_id)
 WHERE stage IN ('latency', 'memory')
 GROUP BY ALL;
 
--- Columns that many views share are explained once; `inherit_comments.sql` hands these comments on.
+-- Columns that many views share are explained once; `inherit_comments.sql` copies these comments.
 COMMENT ON COLUMN _cells.manifest IS 'name of the experiment file';
 COMMENT ON COLUMN _cells.variant_id IS 'fingerprint of the weights: same id, same weights';
 COMMENT ON COLUMN _cells.model IS 'name of the model in the manifest';
 COMMENT ON COLUMN _cells.family IS 'encoder, decoder or encoder-decoder';
 COMMENT ON COLUMN _cells.source IS 'where the checkpoint comes from';
 COMMENT ON COLUMN _cells.revision IS 'commit or hash of the checkpoint';
-COMMENT ON COLUMN _cells.weights IS 'real, dequantized (near-zero shares are partly the quantizer''s) or random (rehearsal: no meaning beyond time, memory and size)';
+COMMENT ON COLUMN _cells.weights IS 'real, dequantized (the quantizer causes a part of the near-zero shares) or random (a rehearsal: only time, memory and size have a meaning)';
 COMMENT ON COLUMN _cells.dtype IS 'precision asked for; auto is the checkpoint''s';
-COMMENT ON COLUMN _cells.recipe IS 'what was done to the model, step by step, in words; dense is the untouched model';
-COMMENT ON COLUMN _cells.beside IS 'what the recipe has beside the last pruning step''s columns, in words';
-COMMENT ON COLUMN _cells.parent IS 'variant_id of what it was made from';
-COMMENT ON COLUMN _cells.method IS 'method of the last pruning step, with its allocation where that is not uniform (wanda+owl), else name of the last step; dense is the untouched model';
-COMMENT ON COLUMN _cells.granularity IS 'what weights compete with: global, layer (their matrix) or row; empty for dense';
+COMMENT ON COLUMN _cells.recipe IS 'the steps in words, in order, such as sparsegpt/layer 50%, then int8; dense is the untouched model';
+COMMENT ON COLUMN _cells.beside IS 'the rest of the recipe, in words: what the columns of the last pruning step do not say, and the other steps; empty where there is nothing more';
+COMMENT ON COLUMN _cells.parent IS 'variant_id of the variant that it was made from; NULL for the dense model';
+COMMENT ON COLUMN _cells.method IS 'method of the last pruning step, with its allocation where that is not uniform (wanda+owl), else name of the last step; dense for the dense model';
+COMMENT ON COLUMN _cells.granularity IS 'scope in which weights compete: global, layer (their matrix) or row; empty for dense';
 COMMENT ON COLUMN _cells.pattern IS 'unstructured, N:M (N kept of every M along the input), or blocks of rows x columns';
-COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights that was asked to be zero after the last pruning step, 0 to 1: of masks from a file, the share that they made zero; 0 where there is none';
+COMMENT ON COLUMN _cells.sparsity IS 'sparsity of the prunable weights that was asked for after the last pruning step, 0 to 1; for masks from a file, the counted share of zeros; 0 without a pruning step';
 COMMENT ON COLUMN _cells.seed IS 'seed of the method; for random weights, of the weights';
-COMMENT ON COLUMN _cells.calibration IS 'text, length and seed of the calibration, where the method uses any';
+COMMENT ON COLUMN _cells.calibration IS 'text, length and seed of the calibration; empty where no step uses any';
 COMMENT ON COLUMN _cells.allocation IS 'how the sparsity is spread over the transformer blocks: uniform or owl';
-COMMENT ON COLUMN _cells.propagate IS 'whose activations a calibrated method saw: pruned (its own pruned predecessors'') or dense (the dense model''s)';
+COMMENT ON COLUMN _cells.propagate IS 'activations that a calibrated method saw: pruned (behind its own pruned blocks) or dense (the dense model''s); empty without calibration';
 COMMENT ON COLUMN _cells.cell_id IS 'fingerprint of the cell: same id, same result';
 COMMENT ON COLUMN _cells.stage IS 'make, structure, storage, outputs, benchmarks, latency or memory';
 COMMENT ON COLUMN _cells.label IS 'what the cell measures, in a few words';
-COMMENT ON COLUMN _cells.position IS 'place of the cell in the manifest''s plan';
+COMMENT ON COLUMN _cells.position IS 'position of the cell in the manifest''s plan';
 COMMENT ON COLUMN _cells.settings IS 'the cell''s settings, resolved (JSON)';
 COMMENT ON COLUMN _cells.status IS 'done, failed, unsupported, skipped; missing where there is no record yet';
 COMMENT ON COLUMN _cells.reason IS 'why a cell is not done';

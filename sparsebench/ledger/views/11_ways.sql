@@ -10,10 +10,10 @@ SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inp
 FROM _cells cells
 LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '');
 
-COMMENT ON VIEW ways IS 'how variants with the same method, granularity and pattern were calibrated, so that labels tell them apart';
+COMMENT ON VIEW ways IS 'how variants of the same method, granularity and pattern were made and calibrated, so that labels tell them apart';
 COMMENT ON COLUMN ways.variant_id IS 'the variant';
-COMMENT ON COLUMN ways.inputs IS '", dense inputs" where the method saw the unpruned model''s activations, else empty';
+COMMENT ON COLUMN ways.inputs IS '", dense inputs" for dense-activation calibration, else empty';
 COMMENT ON COLUMN ways.text IS 'the calibration without its seed: source, field, samples x tokens; NULL where none was read';
-COMMENT ON COLUMN ways.text_number IS 'that text''s number among those of the ledger: 1 made most variants';
-COMMENT ON COLUMN ways.way IS 'inputs, and the text''s number where it is not the usual one, 1';
-COMMENT ON COLUMN ways.line IS 'name of the line on which figures draw the variant: method, granularity or pattern, inputs';
+COMMENT ON COLUMN ways.text_number IS 'that text''s number in this ledger: 1 made most variants; NULL where none was read';
+COMMENT ON COLUMN ways.way IS 'the rest of the recipe, the inputs, and the text''s number where it is not the usual one, 1';
+COMMENT ON COLUMN ways.line IS 'name of the line on which figures draw the variant: method, granularity or pattern, rest of the recipe, inputs';

@@ -1,4 +1,4 @@
--- What was asked to be made, and what came of it: one row a variant.
+-- The variants that were asked for, and what their making counted: one row per variant.
 CREATE OR REPLACE VIEW variants AS
 WITH made AS (
     SELECT variant_id, arg_max(prunable, started_at) AS prunable, arg_max(parameters, started_at) AS parameters,
@@ -7,7 +7,7 @@ WITH made AS (
            arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits,
            arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens,
            arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share,
-           -- Where the newest making has no counter, an older one's joules are not its.
+           -- Where the newest making has no counter, an older one's joules do not count.
            arg_max_null(joules, started_at) AS joules, arg_max_null(energy_source, started_at) AS energy_source, arg_max(note, started_at) AS note
     FROM _latest
     JOIN base.makings m USING (record_id)
@@ -33,7 +33,7 @@ WITH made AS (
 )
 SELECT variant_id, v.model, v.family, v.weights, source, v.revision, v.dtype, recipe, parent, seed, calibration, prunable, parameters,
        1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed,
-       -- A weight is multiplied and added once for a token: two operations less for one that meets nothing.
+       -- A weight takes one multiplication and one addition per token: a skipped one saves two operations.
        operations_token - 2 * (1 - coalesce(read_share, 1)) * coalesce(prunable, 0) AS operations_token, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
        nullif(operations, 0) AS operations, joules, nullif(energy_source, '') AS energy_source, coalesce(read_share, 1) AS read_share, note, c.content
@@ -43,45 +43,45 @@ LEFT JOIN counted USING (variant_id)
 LEFT JOIN whole w ON (w.named, w.family, w.revision, w.dtype, w.weights) = (if(v.weights = 'random', v.model, ''), v.family, v.revision, v.dtype, v.weights)
 LEFT JOIN _contents c USING (variant_id);
 
-COMMENT ON VIEW variants IS 'every model and every version of it: what it was made from and how, and what came of it';
+COMMENT ON VIEW variants IS 'every model and every variant of it: its parent, its recipe, and what was counted when it was made';
 COMMENT ON COLUMN variants.model IS 'name of the model in the manifest that named it first';
-COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
+COMMENT ON COLUMN variants.prunable IS 'weights that pruning may touch: linear weights inside transformer blocks';
 COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
-COMMENT ON COLUMN variants.parameters_removed IS 'share of the dense model''s parameters that it no longer has, 0 to 1, below 0 where it has more (biases); NULL where no structure of the dense model was measured';
-COMMENT ON COLUMN variants.operations_token IS 'floating-point operations of one token by its shapes, in a forward pass over 512 tokens; zeros count, weights that skip or moefy leave out do not (read_share); NULL where no structure was measured, and for mixtures of experts';
+COMMENT ON COLUMN variants.parameters_removed IS 'share of the dense model''s parameters that the variant lacks, 0 to 1; below 0 where it has more (biases); NULL where no structure of the dense model was measured';
+COMMENT ON COLUMN variants.operations_token IS 'floating-point operations per token, from the shapes, in a forward pass over 512 tokens; zeros count, weights that skip or moefy leave out do not (read_share); NULL where no structure was measured, and for mixtures of experts';
 COMMENT ON COLUMN variants.zeros IS 'prunable weights that are exactly zero';
-COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last step was given as zeros; the others it made';
+COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last step''s input had; the step made the others';
 COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';
 COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and a quantizer rounded to zero';
-COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';
-COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
-COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
-COMMENT ON COLUMN variants.operations IS 'floating-point operations that training it took, in blocks or as a whole, the dense model''s or other teachers'' included';
-COMMENT ON COLUMN variants.joules IS 'joules that training it took, of everything that energy_source counts: all that ran on the processors or GPUs meanwhile; NULL without a counter, and where nothing was trained';
+COMMENT ON COLUMN variants.bits IS 'mean bits per prunable weight, scales included; NULL where none was quantized';
+COMMENT ON COLUMN variants.seconds IS 'duration of the pass that made it, s; one pass may make several variants';
+COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted; NULL where nothing was trained';
+COMMENT ON COLUMN variants.operations IS 'floating-point operations of its training, by blocks or as a whole, the dense model''s or other teachers'' included; NULL where nothing was trained';
+COMMENT ON COLUMN variants.joules IS 'energy of its training, J, of everything that energy_source counts: all that ran on the processors or GPUs meanwhile; NULL without a counter, and where nothing was trained';
 COMMENT ON COLUMN variants.energy_source IS 'the counters behind joules (RAPL packages, NVML), or why there is none; NULL where nothing was trained';
-COMMENT ON COLUMN variants.read_share IS 'share of the prunable weights that one token reads, 0 to 1, a router''s own included: below 1 where inputs or experts are skipped';
-COMMENT ON COLUMN variants.note IS 'what else a reader must know of its making';
+COMMENT ON COLUMN variants.read_share IS 'share of the prunable weights that one token reads, 0 to 1, a router''s own included; below 1 where inputs or experts are skipped';
+COMMENT ON COLUMN variants.note IS 'remarks on its making, such as damping that had to be raised';
 COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';
 
 CREATE OR REPLACE VIEW steps AS
 SELECT variant_id, position, step, name, field, value ->> '$' AS value FROM base.steps ORDER BY variant_id, position, field;
 
-COMMENT ON VIEW steps IS 'the steps of every variant, one row a setting';
-COMMENT ON COLUMN steps.position IS 'the step''s place in the recipe, from 1';
-COMMENT ON COLUMN steps.step IS 'what was done: prune, quantize, …';
-COMMENT ON COLUMN steps.name IS 'by which method';
-COMMENT ON COLUMN steps.field IS 'a setting of the step';
-COMMENT ON COLUMN steps.value IS 'its value';
+COMMENT ON VIEW steps IS 'the steps of every variant, one row per setting';
+COMMENT ON COLUMN steps.position IS 'position of the step in the recipe, from 1';
+COMMENT ON COLUMN steps.step IS 'verb of the step: prune, quantize, …';
+COMMENT ON COLUMN steps.name IS 'method of the step, such as wanda or int8';
+COMMENT ON COLUMN steps.field IS 'a setting of the step; NULL where it has none';
+COMMENT ON COLUMN steps.value IS 'value of that setting';
 
--- Variants of which a step does something else than prune: fewer bits, smaller shapes, training, skipping.
+-- Variants with a step other than prune: fewer bits, smaller shapes, training, skipping.
 CREATE OR REPLACE VIEW _more_than_zeros AS SELECT DISTINCT variant_id FROM base.steps WHERE step <> 'prune';
 
--- What a recipe is, for figures and tables: its kinds in order (`zeros + bits`), in a few words (`sparsegpt 50%, int8`), and whether
--- any of it is chance.
+-- The recipe for figures and tables: its kinds in order (`zeros + bits`), a few words (`sparsegpt 50%, int8`), and whether a step
+-- chooses at random.
 CREATE OR REPLACE VIEW _recipes AS
 WITH words AS (
     SELECT variant_id, position, step, name,
-           -- What ADMM gets to says nothing without its budget.
+           -- A result of ADMM means nothing without its budget of tokens.
            CASE step WHEN 'prune' THEN concat(name, coalesce(' ' || percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')) || '%', ''),
                                               max(format(' ({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens'))
                      WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')

@@ -20,34 +20,34 @@ CREATE OR REPLACE VIEW scores AS SELECT * EXCLUDE (choice) FROM _scores WHERE ch
 
 COMMENT ON VIEW scores IS 'benchmark scores with their intervals, one row per variant and task';
 COMMENT ON COLUMN scores.task IS 'benchmark';
-COMMENT ON COLUMN scores.metric IS 'acc (share right), acc_norm (the same, length-normalised), ap (average precision), spearman (rank correlation), exact_match (share written exactly right), perplexity, pseudo_perplexity and per (phoneme error rate; of all three lower is better), or lm-eval''s own name';
-COMMENT ON COLUMN scores.higher_is_better IS 'whether a larger score is the better one, as in metrics';
+COMMENT ON COLUMN scores.metric IS 'acc (share right), acc_norm (the same, length-normalised), ap (average precision), spearman (rank correlation), exact_match (share written exactly right); perplexity, pseudo_perplexity and per (phoneme error rate), all three better when lower; or lm-eval''s own name';
+COMMENT ON COLUMN scores.higher_is_better IS 'whether a larger score is better, as in metrics';
 COMMENT ON COLUMN scores.scale IS 'what kind of number the score is, as in metrics; unknown for a metric that is not there';
 COMMENT ON COLUMN scores.score IS 'the metric''s value, in its own unit (acc, acc_norm, ap and exact_match: 0 to 1; per: edits per phoneme, from 0)';
 COMMENT ON COLUMN scores.collapsed IS 'true where the score is beyond metrics.collapsed_above: by how much then means nothing';
-COMMENT ON COLUMN scores.low IS 'lower end of the 95% interval of score';
+COMMENT ON COLUMN scores.low IS 'lower end of the 95% interval of score; NULL where none was computed';
 COMMENT ON COLUMN scores.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN scores.interval IS 'how the interval was computed';
 COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s own protocol gives it';
 COMMENT ON COLUMN scores.n IS 'documents scored';
 COMMENT ON COLUMN scores.limited IS 'true where the task has more than these n documents';
-COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or the first, as in records from before there was a draw';
-COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, of an error rate 1, which is that of writing nothing; or the measured floor where that is better';
+COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or first (the first n, as in records older than the draw)';
+COMMENT ON COLUMN scores.chance IS 'score of a model without skill: that of guessing, 1 for an error rate (writing nothing), or the measured floor where that is better; NULL where none is known';
 COMMENT ON COLUMN scores.floor IS 'best score without skill (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.separable IS 'whether the task tells the dense model from each floor (see floors); NULL where none was measured';
-COMMENT ON COLUMN scores.at_chance IS 'true where the interval of score reaches chance, or lies beyond it: no skill is shown';
+COMMENT ON COLUMN scores.at_chance IS 'true where the interval of score reaches chance or is worse: no skill is shown';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
 COMMENT ON COLUMN scores.repeats IS 'whether one batch computed twice agrees to the bit, or by how much it differs; NULL in records from before this was checked';
-COMMENT ON COLUMN scores.bits_per_byte IS 'mean negative log-likelihood of a perplexity''s text in bits a byte of UTF-8, which no tokenizer changes; NULL for other tasks, and where a tokenizer does not say where its tokens stand';
-COMMENT ON COLUMN scores.protocol IS 'what is needed to score the same way again (JSON)';
+COMMENT ON COLUMN scores.bits_per_byte IS 'mean negative log-likelihood of a perplexity''s text, bits per byte of UTF-8, comparable across tokenizers; NULL for other tasks, and where the tokenizer gives no positions of its tokens in the text';
+COMMENT ON COLUMN scores.protocol IS 'the settings that repeat the scoring (JSON)';
 
 CREATE OR REPLACE VIEW floors AS
 SELECT source, revision, family, dtype, task, metric, floor, recipe, models, separable, settings FROM _floors;
 
 COMMENT ON VIEW floors IS 'the best score without skill on each task: by random or zero weights in the architecture of the model, or by a heuristic';
 COMMENT ON COLUMN floors.metric IS 'metric, as in scores';
-COMMENT ON COLUMN floors.floor IS 'the best of their scores';
-COMMENT ON COLUMN floors.recipe IS 'whose score that is';
-COMMENT ON COLUMN floors.models IS 'how many were scored';
-COMMENT ON COLUMN floors.separable IS 'whether dense is shown to be better than each of them (the 95% interval of the difference leaves out 0): if not, the task says nothing about this model';
+COMMENT ON COLUMN floors.floor IS 'the best score of these models';
+COMMENT ON COLUMN floors.recipe IS 'recipe of the model with that score';
+COMMENT ON COLUMN floors.models IS 'number of such models scored';
+COMMENT ON COLUMN floors.separable IS 'whether dense is shown to be better than each of them (the 95% interval of the difference excludes 0); if not, the task says nothing about this model';
 COMMENT ON COLUMN floors.settings IS 'the cell''s settings, keys in order';

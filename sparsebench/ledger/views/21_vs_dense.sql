@@ -3,7 +3,7 @@ WITH paired AS (
     SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
            c.method AS test, c.loss_at_most,
-           -- The difference is of windows that both were shown: a ratio to the whole score only where these are all.
+           -- The difference is over the windows that both read: it gives a ratio to the whole score only where these are all.
            if(s.scale = 'perplexity' AND c.n = s.n AND c.n = d.n, d.score, NULL) AS whole,
            -- A task that cannot tell dense from no skill tests nothing.
            if(s.separable IS false, NULL, c.p) AS counted, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
@@ -35,28 +35,28 @@ FROM ranked;
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
 COMMENT ON COLUMN vs_dense.metric IS 'metric, as in scores';
 COMMENT ON COLUMN vs_dense.score IS 'the variant''s score';
-COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score, same task and settings, of the same machine where there is one';
+COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score on the same task with the same settings, from the same machine where there is one';
 COMMENT ON COLUMN vs_dense.chance IS 'score of a model without skill';
 COMMENT ON COLUMN vs_dense.difference IS 'variant minus dense over the documents of both, in the metric''s unit';
 COMMENT ON COLUMN vs_dense.low IS 'lower end of the 95% interval of difference (0/1 outcomes: Newcombe, paired; perplexity: Student''s t; else paired bootstrap); clusters are resampled, or discounted, as a whole';
 COMMENT ON COLUMN vs_dense.high IS 'upper end of the 95% interval of difference';
 COMMENT ON COLUMN vs_dense.pairs IS 'documents that both were shown';
-COMMENT ON COLUMN vs_dense.clusters IS 'contexts (passages, say) that those documents share out between them; equals pairs where each has its own';
+COMMENT ON COLUMN vs_dense.clusters IS 'contexts (such as passages) of those documents; equals pairs where each document has its own';
 COMMENT ON COLUMN vs_dense.gained IS 'documents that only the variant gets right (0/1 outcomes)';
 COMMENT ON COLUMN vs_dense.lost IS 'documents that only the dense model gets right (0/1 outcomes)';
 COMMENT ON COLUMN vs_dense.p IS 'two-sided p value (0/1 outcomes: exact McNemar, in clusters the exact sign-flip test; perplexity: paired t; else paired bootstrap)';
-COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the tasks of this variant; NULL where the task is invalid, which no family counts';
+COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the tasks of this variant; NULL where the task is invalid and counts in no family';
 COMMENT ON COLUMN vs_dense.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
-COMMENT ON COLUMN vs_dense.retained_low IS 'lower end of the 95% interval of retained (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; perplexity: Fieller; else paired bootstrap); NULL where it has no end';
+COMMENT ON COLUMN vs_dense.retained_low IS 'lower end of the 95% interval of retained (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; perplexity: Fieller; else paired bootstrap); NULL where the interval is unbounded';
 COMMENT ON COLUMN vs_dense.retained_high IS 'upper end of the 95% interval of retained';
-COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; collapsed where the score is beyond metrics.collapsed_above and the dense model''s is not, whatever the test says; at chance where no loss is detected, but no skill either (scores.at_chance); invalid where the dense model is not shown to be better than one without skill; NULL where nothing could be compared';
+COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; collapsed where the score is beyond metrics.collapsed_above and the dense model''s is not, whatever the test says; at chance where neither a loss nor skill is shown (scores.at_chance); invalid where the dense model is not shown to be better than one without skill; NULL where nothing could be compared';
 COMMENT ON COLUMN vs_dense.detectable IS 'smallest true difference, in the metric''s unit, that such a sample shows with a power of 80% at p < 0.05 before Holm''s correction; NULL where none is large enough';
 COMMENT ON COLUMN vs_dense.tests IS 'tasks of this variant that were tested: the family that p_holm is corrected for';
-COMMENT ON COLUMN vs_dense.q IS 'p after Benjamini and Hochberg''s correction across all tests of the manifest: of what is called different at q < 0.05, one in twenty is expected to be luck';
+COMMENT ON COLUMN vs_dense.q IS 'p after Benjamini and Hochberg''s correction across all tests of the manifest: of the differences called at q < 0.05, at most one in twenty is expected to be chance';
 COMMENT ON COLUMN vs_dense.q_tests IS 'tests of the manifest: the family that q is corrected for';
 COMMENT ON COLUMN vs_dense.loss_at_most IS 'largest loss that the documents leave possible (one-sided 95%), in the metric''s unit';
-COMMENT ON COLUMN vs_dense.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity (one-sided 5%); false is not a loss, but none ruled out';
-COMMENT ON COLUMN vs_dense.documents_to_clear IS 'documents on which a loss below that margin would be shown in four cases of five, if the loss is the one observed; NULL where it is shown already, and where the observed loss reaches the margin or a loss is shown';
+COMMENT ON COLUMN vs_dense.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity (one-sided 5%); false means that such a loss is not ruled out';
+COMMENT ON COLUMN vs_dense.documents_to_clear IS 'documents that make loses_less true with a power of 80%, if the true loss is the one observed; NULL where it is true already, where the observed loss reaches the margin, and where the verdict is a loss or invalid';
 COMMENT ON COLUMN vs_dense.ratio IS 'perplexity over the dense model''s, where both read the same windows; NULL elsewhere, and for other metrics';
 COMMENT ON COLUMN vs_dense.ratio_low IS 'lower end of the 95% interval of ratio';
 COMMENT ON COLUMN vs_dense.ratio_high IS 'upper end of the 95% interval of ratio';

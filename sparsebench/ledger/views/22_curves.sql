@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
     SELECT s.*, v.retained, v.retained_low, v.retained_high, way, coalesce(r.parameters_removed, 0) > 0 AS resized, s.pattern LIKE '%:%' AS nm,
-           -- Some documents only, where the whole task was scored as well.
+           -- True for a score of some documents where the whole task was scored as well.
            s.limited AND bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task) AS partly,
            concat(model_label(s.model, s.weights), chr(10), s.task,
                   CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.subset = 'first', 'first ', ''), s.n, ' windows', if(s.subset = 'drawn', ' drawn', ''))
@@ -10,9 +10,9 @@ WITH scored AS (
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
     LEFT JOIN (SELECT variant_id, parameters_removed FROM variants) r ON r.variant_id = s.variant_id
-    -- The perplexity of other tokens cannot stand beside the dense model's.
+    -- A perplexity over other tokens does not compare with the dense model's.
     WHERE s.weights <> 'random' AND NOT (s.scale = 'perplexity' AND coalesce(v.pairs < s.n, false))
-    -- The dense model's stays for variants that have no other.
+    -- The dense model's partial score stays for variants that have no other.
     QUALIFY NOT partly OR s.method = 'dense'
 ), named AS (
     -- N:M patterns, which fix the sparsity, share a line, unless several fix the same one.
@@ -50,13 +50,13 @@ SELECT manifest, variant_id, model, weights, method, granularity, pattern, spars
        score, collapsed, low, high, chance, dense, retained, retained_low, retained_high, started_at
 FROM points
 JOIN (
-    -- What most panels show comes first, so that it keeps its looks when rarer lines come and go.
+    -- Lines that most panels show come first, so that they keep their looks when rarer lines change.
     SELECT line, row_number() OVER (ORDER BY bool_or(bound), count(DISTINCT panel) DESC, line) - 1 AS place
     FROM points GROUP BY line
 ) USING (line)
 QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_at DESC, manifest) = 1;
 
--- Curves of pruned models only, each method by one name in all panels: of a method that was calibrated in several ways the usual one
+-- Curves of pruned models only, each method by one name in all panels. A method that was calibrated in several ways shows the usual one
 -- (figure calibration has the others). Points of N:M patterns stand `apart`: no line joins them.
 CREATE OR REPLACE VIEW _pruned_curves AS
 WITH usual AS (
@@ -75,9 +75,9 @@ JOIN named USING (panel, line)
 WHERE NOT resized
 QUALIFY sparsity > 0 OR NOT apart;
 
-COMMENT ON VIEW curves IS 'scores as figures draw them: one line a method, which begins at the dense model; the newest where several manifests have a point';
-COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, what tells it from its like (inputs, text, seed)';
-COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';
+COMMENT ON VIEW curves IS 'scores as figures draw them: one line per method, which begins at the dense model; the newest where several manifests have a point';
+COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, and what tells it from similar lines (inputs, text, seed)';
+COMMENT ON COLUMN curves.bound IS 'true for random masks, the random baseline';
 COMMENT ON COLUMN curves.resized IS 'true for variants with fewer parameters, whose axis is not sparsity (figure shapes)';
 COMMENT ON COLUMN curves.place IS 'number of the line, from 0: the same in every panel, so that figures give it the same looks';
 COMMENT ON COLUMN curves.metric IS 'metric, as in scores';

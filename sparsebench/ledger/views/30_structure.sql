@@ -15,7 +15,7 @@ COMMENT ON COLUMN tensors.kind IS 'q, k, v, o, kv, qkv (cross_ in cross-attentio
 COMMENT ON COLUMN tensors.prunable IS 'true for linear weights inside transformer blocks';
 COMMENT ON COLUMN tensors.dtype IS 'number format of the tensor';
 COMMENT ON COLUMN tensors.shape IS 'dimensions';
-COMMENT ON COLUMN tensors.count IS 'weights';
+COMMENT ON COLUMN tensors.count IS 'number of weights';
 COMMENT ON COLUMN tensors.zeros IS 'weights that are exactly zero';
 COMMENT ON COLUMN tensors.zero_share IS 'zeros / count';
 COMMENT ON COLUMN tensors.mean IS 'mean weight';
@@ -29,7 +29,7 @@ COMMENT ON COLUMN tensors.below_absolute IS 'weights with |w| below each of `abs
 COMMENT ON COLUMN tensors.relative IS 'thresholds on |w| / rms';
 COMMENT ON COLUMN tensors.below_relative IS 'weights with |w| below each of `relative` times rms, zeros among them';
 COMMENT ON COLUMN tensors.edges IS 'edges of the histogram''s bins, log2(|w| / rms)';
-COMMENT ON COLUMN tensors.histogram IS 'non-zero weights below the first edge, between the edges, from the last edge on';
+COMMENT ON COLUMN tensors.histogram IS 'number of non-zero weights in each of the histogram''s bins: below the first edge, between the edges, from the last edge on';
 
 CREATE OR REPLACE VIEW structure AS
 WITH by_threshold AS (
@@ -59,7 +59,7 @@ COMMENT ON COLUMN structure.side IS 'encoder or decoder';
 COMMENT ON COLUMN structure.layer IS 'index of the transformer block';
 COMMENT ON COLUMN structure.kind IS 'kind of module, as in tensors';
 COMMENT ON COLUMN structure.scale IS 'relative: threshold in units of each tensor''s root mean square; absolute: on |w|';
-COMMENT ON COLUMN structure.threshold IS 'a weight is near zero below it';
+COMMENT ON COLUMN structure.threshold IS 'magnitude below which a weight is near zero, in the unit of scale';
 COMMENT ON COLUMN structure.tensors IS 'tensors in the group';
 COMMENT ON COLUMN structure.params IS 'weights in the group';
 COMMENT ON COLUMN structure.zero_share IS 'share that is exactly zero, 0 to 1';

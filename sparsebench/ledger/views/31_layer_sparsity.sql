@@ -6,8 +6,8 @@ FROM _cells c
 JOIN base.making_tensors t USING (record_id)
 GROUP BY ALL;
 
-COMMENT ON VIEW layer_sparsity IS 'the sparsity that each transformer block of a variant got, counted in the written files';
+COMMENT ON VIEW layer_sparsity IS 'sparsity of each transformer block of a variant, counted in the written files';
 COMMENT ON COLUMN layer_sparsity.tensors IS 'pruned tensors in the block';
-COMMENT ON COLUMN layer_sparsity.params IS 'their weights';
-COMMENT ON COLUMN layer_sparsity.zeros IS 'of which are exactly zero';
+COMMENT ON COLUMN layer_sparsity.params IS 'weights of these tensors';
+COMMENT ON COLUMN layer_sparsity.zeros IS 'of these weights, those that are exactly zero';
 COMMENT ON COLUMN layer_sparsity.achieved IS 'zeros / params';

@@ -10,16 +10,16 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.recipe, c.seed,
 FROM _cells c
 JOIN shared_out a USING (record_id);
 
-COMMENT ON VIEW activity IS 'what calibration text showed of each module where a skip or moefy step leaves something out, as the unchanged model reads the text';
-COMMENT ON COLUMN activity.module IS 'the layer whose inputs these are, or the activation function that gives them (cats); of moefy the layer that reads the neurons';
-COMMENT ON COLUMN activity.near_zero IS 'share of the values within 1% of their root mean square, 0 to 1, without any threshold';
+COMMENT ON VIEW activity IS 'activations of each module in which a skip or moefy step leaves something out, while the unchanged model reads the calibration text';
+COMMENT ON COLUMN activity.module IS 'path of the layer whose inputs these are, or of the activation function that gives them (cats); for moefy, of the layer that reads the neurons';
+COMMENT ON COLUMN activity.near_zero IS 'share of the values with a magnitude up to 1% of their root mean square, 0 to 1, whatever the threshold';
 COMMENT ON COLUMN activity.threshold IS 'magnitude up to which values count as zero; NULL for moefy';
-COMMENT ON COLUMN activity.skipped IS 'share of the values up to it; NULL for moefy';
-COMMENT ON COLUMN activity.experts IS 'experts that the router chooses from, those that all tokens share left out; NULL for skip';
-COMMENT ON COLUMN activity.idlest IS 'share of the tokens that the least chosen of them computes';
-COMMENT ON COLUMN activity.busiest IS 'share of the tokens that the most chosen of them computes';
-COMMENT ON COLUMN activity.busiest_to_mean IS 'busiest over the mean of all: 1 where all are chosen equally often';
-COMMENT ON COLUMN activity.evenness IS 'entropy of how choices fall on experts over its maximum: 1 where all are chosen equally often, 0 where one alone is';
-COMMENT ON COLUMN activity.uses IS 'share of the tokens for which each of them is computed, in up to 8,192 tokens';
-COMMENT ON COLUMN activity.together IS 'how often two neurons of one expert are active for the same token, over how often any two are: 1 by chance. Active are a token''s largest tenth';
-COMMENT ON COLUMN activity.inside IS 'share of the co-activation of all pairs of neurons that lies inside experts, 1 less the cut; that of a pair is how often both are active, over the geometric mean of how often each is';
+COMMENT ON COLUMN activity.skipped IS 'share of the values up to the threshold, 0 to 1; NULL for moefy';
+COMMENT ON COLUMN activity.experts IS 'number of experts that the router chooses from, without those that all tokens share; NULL for skip';
+COMMENT ON COLUMN activity.idlest IS 'share of the tokens that the least chosen expert computes, 0 to 1; NULL for skip';
+COMMENT ON COLUMN activity.busiest IS 'share of the tokens that the most chosen expert computes, 0 to 1; NULL for skip';
+COMMENT ON COLUMN activity.busiest_to_mean IS 'busiest / the mean of all experts: 1 where all are chosen equally often; NULL for skip';
+COMMENT ON COLUMN activity.evenness IS 'entropy of the choices of experts / its maximum: 1 where all are chosen equally often, 0 where only one is; NULL for skip';
+COMMENT ON COLUMN activity.uses IS 'share of the tokens for which each expert is computed, over up to 8,192 tokens; NULL for skip';
+COMMENT ON COLUMN activity.together IS 'how often two neurons of one expert are active for the same token / how often any two are: 1 by chance; active are a token''s largest tenth; NULL for skip';
+COMMENT ON COLUMN activity.inside IS 'share of the co-activation of all pairs of neurons that is inside experts, 1 - the cut; a pair''s co-activation is how often both are active / the geometric mean of how often each is; NULL for skip';

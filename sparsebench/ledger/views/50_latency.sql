@@ -15,23 +15,23 @@ LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = 
 CREATE OR REPLACE VIEW _unforced AS
 SELECT * EXCLUDE (forced) FROM _latency_phases WHERE NOT forced;
 
--- How far from 1, in logarithms, comparisons of a model with itself lie: an upper tolerance bound for 95% of them, with 95% confidence.
--- Of one such comparison (an A/A run) over n processes the mean m and its standard error e are known; the mean of another over as many is
--- normal about the same place. The bound is |m| + k e, where k is the quantile 0.95 of the noncentral t with n - 1 degrees of freedom
--- and noncentrality z(0.95): the one-sided bound of NIST's handbook, 7.2.6.3, for a single value whose error n others tell. The ratio's interval
--- reaches t(0.975) e to each side, so that the list holds k / t for n from 2 to 30, by scipy; it falls, so that its last stands for more.
+-- How far from 1, in logarithms, comparisons of a model with itself are: an upper tolerance bound for 95% of them, with 95% confidence.
+-- One such comparison (an A/A run) over n processes gives the mean m and its standard error e. The mean of another over n processes is
+-- normal about the same value. The bound is |m| + k e, where k is the quantile 0.95 of the noncentral t with n - 1 degrees of freedom
+-- and noncentrality z(0.95): the one-sided bound of NIST's handbook, 7.2.6.3, for a single value whose error n others show. The ratio's interval
+-- reaches t(0.975) e to each side, so that the list holds k / t for n from 2 to 30, by scipy. k / t falls with n: its last value serves above 30.
 CREATE OR REPLACE MACRO noise_bound(ratio, low, high, n) AS
     abs(ln(ratio)) + ln(high / low) / 2 * list_extract(
           [2.0892, 1.9472, 1.8717, 1.8285, 1.8008, 1.7817, 1.7677, 1.7571, 1.7487, 1.7419,
            1.7364, 1.7317, 1.7277, 1.7243, 1.7213, 1.7187, 1.7164, 1.7143, 1.7125, 1.7108,
            1.7093, 1.7079, 1.7066, 1.7055, 1.7044, 1.7034, 1.7025, 1.7017, 1.7009], least(greatest(n, 2), 30) - 1);
 
--- What tells how comparisons vary: processes. One alone has its pairs of blocks, which say nothing of another process.
+-- The runs that show how comparisons vary: processes, or the pairs of blocks of one process, which say nothing about another process.
 CREATE OR REPLACE MACRO _runs(processes, pairs) AS if(coalesce(processes, 1) > 1, processes, pairs);
 
 CREATE OR REPLACE VIEW latency AS
 WITH kernels AS (
-    -- What an engine that skips zeros does where no weight is zero: the kernel's own part of a speed-up.
+    -- The time of an engine that skips zeros where no weight is zero: the kernel's own part of a speed-up.
     SELECT manifest, model, engine, ranks, workload, asked, machine, phase, arg_max(ln(ratio), started_at) AS own,
            arg_max(ln(ratio_high / ratio_low), started_at) / 2 AS half
     FROM _latency_phases
@@ -45,8 +45,8 @@ WITH kernels AS (
     WHERE method = 'dense' AND phase <> 'load'
     QUALIFY row_number() OVER (PARTITION BY manifest, model, engine, ranks, workload, asked, machine, phase ORDER BY bound DESC) = 1
 ), noise AS (
-    -- Two copies of a model lie in memory differently, for better or worse. Several processes show by how much that changes a phase; of one
-    -- process, where the copies lay well or badly for one phase only, the worst phase stands for all.
+    -- Two copies of a model have different positions in memory, for better or worse. Several processes show how much that changes a phase.
+    -- In one process, the positions may be good or bad for one phase only: the worst phase counts for all.
     SELECT * EXCLUDE (runs, bound, several), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
     FROM itself
     WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
@@ -76,33 +76,33 @@ COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, o
 COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs), or a plugin''s';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
-COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
-COMMENT ON COLUMN latency.ms IS 'wall time of one step, of the slowest rank: the median of a process, averaged over processes';
+COMMENT ON COLUMN latency.phase IS 'load (once per process), forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
+COMMENT ON COLUMN latency.ms IS 'wall time of one step, of the slowest rank, ms: the geometric mean over processes of their medians';
 COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% interval of ms: Student''s t over processes, or over blocks where there was one process (older records: a bootstrap of its steps)';
 COMMENT ON COLUMN latency.high_ms IS 'upper end of that interval';
 COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
 COMMENT ON COLUMN latency.n IS 'timed steps';
-COMMENT ON COLUMN latency.steady IS 'false where one of the two was more than 2% faster or slower in the second half of its steps, or did not warm up in most processes (with one process: where warm-up ended at its cap and the halves differ by more than 5%): distrust the number';
+COMMENT ON COLUMN latency.steady IS 'false where dense or variant was more than 2% faster or slower in the second half of its steps, or did not warm up in most processes (with one process: where warm-up ended at its cap and the halves differ by more than 5%): distrust the number; always false for load';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
-COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
-COMMENT ON COLUMN latency.dense_energy_j IS 'joules of one step of the dense model in the same job';
+COMMENT ON COLUMN latency.energy_j IS 'energy of one step, J, the mean over processes, of everything that energy_source counts; NULL without a counter';
+COMMENT ON COLUMN latency.dense_energy_j IS 'energy of one step of the dense model in the same job, J; NULL without a counter';
 COMMENT ON COLUMN latency.dense_ms IS 'median wall time of the dense model in the same job, ms';
-COMMENT ON COLUMN latency.speedup IS 'dense over variant: above 1 the variant is faster';
-COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup: what processes may differ by; with one process, only what its pairs of blocks do';
+COMMENT ON COLUMN latency.speedup IS 'time of the dense model / the variant''s: above 1 the variant is faster; NULL for load';
+COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup, over processes; with one process, over its pairs of blocks only';
 COMMENT ON COLUMN latency.speedup_high IS 'upper end of the 95% interval of speedup';
 COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dense and variant did not run together';
-COMMENT ON COLUMN latency.processes IS 'processes that each loaded and timed the pair anew; NULL in records from before there were several';
-COMMENT ON COLUMN latency.within_sd IS 'standard deviation of a pair''s speed-up within a process, as a share';
-COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up between processes, without what pairs explain, as a share';
-COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run) in this phase; with one process, in the worst phase of the setting';
-COMMENT ON COLUMN latency.noise_runs IS 'processes of the A/A run behind noise; of one process alone, its pairs of blocks. The fewer, the wider the bound: with 4 it reaches 1.9 times as far as a 95% interval, with 30 1.7 times';
-COMMENT ON COLUMN latency.kernel_speedup IS 'what the engine''s kernel makes of the dense model, where no weight is zero: the kernel''s part of speedup; of engines that skip zeros';
-COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup; where `kernel` is another than the bitmask''s (runs), with what that format gives; NULL where the variant ran a dense kernel';
-COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from those of both';
+COMMENT ON COLUMN latency.processes IS 'processes that each loaded and timed the pair anew; NULL in older records';
+COMMENT ON COLUMN latency.within_sd IS 'standard deviation of a pair''s speed-up within a process, as a share; NULL with one process';
+COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up between processes, without what pairs explain, as a share; NULL with one process';
+COMMENT ON COLUMN latency.noise IS 'noise floor: upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run) in this phase; with one process, in the worst phase of the setting; NULL without an A/A run';
+COMMENT ON COLUMN latency.noise_runs IS 'processes of the A/A run behind noise; with one process, its pairs of blocks. The fewer, the wider the bound: with 4 it reaches 1.9 times as far as a 95% interval, with 30 1.7 times';
+COMMENT ON COLUMN latency.kernel_speedup IS 'speed-up of the engine''s kernel on the dense model, where no weight is zero: the kernel''s part of speedup; NULL where it was not timed, as in engines that skip no zeros';
+COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup / kernel_speedup; where `kernel` is runs, not the bitmask, that format''s gain is included; NULL for dense, and where the variant ran a dense kernel';
+COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from the intervals of both';
 COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
-COMMENT ON COLUMN latency.resolution IS 'relative differences below this one hide in the row: the larger of noise and half the interval''s width';
-COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval lies within the noise; no noise floor where there is no A/A run to tell chance by; else no difference detected';
+COMMENT ON COLUMN latency.resolution IS 'smallest relative difference that the row can show: the larger of noise and half the interval''s width; NULL where noise or speedup is';
+COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval is within the noise; no noise floor where no A/A run was timed; else no difference detected; NULL for dense and load';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
 COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';
 COMMENT ON COLUMN latency.device IS 'cpu or the GPU';
@@ -110,13 +110,13 @@ COMMENT ON COLUMN latency.dtype IS 'number format in which it ran';
 COMMENT ON COLUMN latency.threads IS 'threads per rank';
 COMMENT ON COLUMN latency.parity_l2 IS 'relative L2 distance of the engine''s logits from plain transformers''';
 COMMENT ON COLUMN latency.parity_tolerance IS 'largest parity_l2 that is accepted';
-COMMENT ON COLUMN latency.wraps_only IS 'true where the engine runs the very same modules, so that agreement is no evidence';
+COMMENT ON COLUMN latency.wraps_only IS 'true where the engine runs the same modules as plain transformers, so that agreement is no evidence';
 COMMENT ON COLUMN latency.load_before IS 'load average of the machine before';
 COMMENT ON COLUMN latency.load_after IS 'load average of the machine after';
 COMMENT ON COLUMN latency.governor IS 'the processor''s frequency governor; empty where the system does not say';
-COMMENT ON COLUMN latency.mhz_before IS 'clock of the processors before, mean; NULL where the system does not say';
-COMMENT ON COLUMN latency.mhz_after IS 'clock of the processors after, mean';
+COMMENT ON COLUMN latency.mhz_before IS 'mean clock of the processors before, MHz; NULL where the system does not say';
+COMMENT ON COLUMN latency.mhz_after IS 'mean clock of the processors after, MHz';
 COMMENT ON COLUMN latency.energy_source IS 'the counters behind energy_j (RAPL packages, NVML), or why there is none';
-COMMENT ON COLUMN latency.placement IS 'what decides where in memory a model lies, and on which processors it runs';
-COMMENT ON COLUMN latency.stolen IS 'share of the processors'' time that a hypervisor gave to others meanwhile';
-COMMENT ON COLUMN latency.notes IS 'what else a reader must know';
+COMMENT ON COLUMN latency.placement IS 'system settings that decide where a model is in memory and on which processors it runs';
+COMMENT ON COLUMN latency.stolen IS 'share of the processors'' time that a hypervisor gave to others meanwhile, 0 to 1; NULL where the system does not say';
+COMMENT ON COLUMN latency.notes IS 'remarks on the measurement';

@@ -29,20 +29,20 @@ LEFT JOIN measured d ON d.method = 'dense' AND d.manifest = v.manifest AND d.mod
                     AND d.ranks = v.ranks AND d.workload = v.workload AND d.asked = v.asked AND d.phase = v.phase AND d.machine = v.machine
                     AND d.rank IS NOT DISTINCT FROM v.rank;
 
-COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks';
+COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks; overall has peak_bytes alone';
 COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs)';
-COMMENT ON COLUMN memory.phase IS 'load, forward, encode, prefill, decode, generate; overall is the largest of those that compute';
-COMMENT ON COLUMN memory.rank IS 'NULL: summed over ranks';
+COMMENT ON COLUMN memory.phase IS 'load, forward, encode, prefill, decode, generate; overall is the largest of all but load';
+COMMENT ON COLUMN memory.rank IS 'index of the rank; NULL for the sum over ranks';
 COMMENT ON COLUMN memory.peak_bytes IS 'peak above the process''s size before the model, bytes';
 COMMENT ON COLUMN memory.peak_rss_bytes IS 'peak resident size of the process, bytes';
 COMMENT ON COLUMN memory.anon_bytes IS 'anonymous memory at the end of the phase, bytes';
-COMMENT ON COLUMN memory.pss_bytes IS 'proportional share of memory at the end of the phase, of the ranks and what they started, bytes';
+COMMENT ON COLUMN memory.pss_bytes IS 'proportional set size (PSS) of the ranks and their child processes at the end of the phase, bytes';
 COMMENT ON COLUMN memory.tensor_bytes IS 'parameters and buffers, each storage once, bytes';
 COMMENT ON COLUMN memory.baseline_bytes IS 'resident size after imports, before the model, bytes';
 COMMENT ON COLUMN memory.cuda_allocated_bytes IS 'peak that PyTorch allocated on the GPU, bytes';
 COMMENT ON COLUMN memory.cuda_reserved_bytes IS 'peak that PyTorch reserved on the GPU, bytes';
-COMMENT ON COLUMN memory.cuda_process_bytes IS 'what the processes held on the GPU at the end of the phase, CUDA''s own part included, bytes; NULL where NVML does not say';
+COMMENT ON COLUMN memory.cuda_process_bytes IS 'memory of the processes on the GPU at the end of the phase, CUDA''s own part included, bytes; NULL where NVML does not say';
 COMMENT ON COLUMN memory.measure IS 'where peak_bytes was read';
 COMMENT ON COLUMN memory.dtype IS 'number format in which it ran';
-COMMENT ON COLUMN memory.dense_peak_bytes IS 'peak_bytes of the dense model, same engine, ranks, workload and phase';
+COMMENT ON COLUMN memory.dense_peak_bytes IS 'peak_bytes of the dense model, same engine, ranks, workload, phase and machine; NULL where it was not measured';
 COMMENT ON COLUMN memory.ratio IS 'peak_bytes / dense_peak_bytes';

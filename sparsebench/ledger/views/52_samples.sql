@@ -5,14 +5,14 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granu
 FROM _cells c
 JOIN base.latency l USING (record_id)
 JOIN base.latency_samples s USING (record_id)
--- Those of an engine's kernel without zeros are behind latency.kernel_speedup.
+-- The samples of an engine's kernel without zeros are behind latency.kernel_speedup.
 WHERE coalesce(c.settings ->> '$.forced', '') <> 'true';
 
 COMMENT ON VIEW samples IS 'every timed step behind latency: of the variant, and of the dense model in the same job';
 COMMENT ON COLUMN samples.engine IS 'as in latency';
 COMMENT ON COLUMN samples.phase IS 'phase, as in latency';
 COMMENT ON COLUMN samples.side IS 'variant, or the dense model that ran beside it';
-COMMENT ON COLUMN samples.process IS 'the process that took the step; NULL in records from before there were several';
+COMMENT ON COLUMN samples.process IS 'the process that took the step; NULL in older records';
 COMMENT ON COLUMN samples.block IS 'block of steps in a process; dense and variant take turns block by block';
 COMMENT ON COLUMN samples.index IS 'step within the block';
 COMMENT ON COLUMN samples.ms IS 'wall time of the step, of the slowest rank, ms';

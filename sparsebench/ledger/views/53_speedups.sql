@@ -25,12 +25,12 @@ FROM points
 WHERE speedup IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY panel, engine, ranks, line, sparsity ORDER BY started_at DESC, manifest) = 1;
 
-COMMENT ON VIEW speedups IS 'times over dense as figures draw them: one line a method, engine and ranks, which begins at the dense model; the newest where several manifests have a point';
+COMMENT ON VIEW speedups IS 'speed-ups over dense as figures draw them: one line per method, engine and ranks, which begins at the dense model; the newest where several manifests have a point';
 COMMENT ON COLUMN speedups.line IS 'name of the line: method, granularity or pattern, inputs, seed';
 COMMENT ON COLUMN speedups.engine IS 'as in latency';
 COMMENT ON COLUMN speedups.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token)';
 COMMENT ON COLUMN speedups.panel IS 'the panel that the line belongs to: model, phase and workload, the machine where there are several';
-COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise; under an engine that skips zeros, what its kernel does where there is none';
+COMMENT ON COLUMN speedups.speedup IS 'time of the dense model / the variant''s; for dense, the dense model against itself (the noise), or kernel_speedup where that was timed';
 COMMENT ON COLUMN speedups.speedup_low IS 'lower end of the 95% interval of speedup';
 COMMENT ON COLUMN speedups.zeros_speedup IS 'as in latency';
 COMMENT ON COLUMN speedups.zeros_speedup_low IS 'as in latency';

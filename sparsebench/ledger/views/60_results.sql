@@ -1,5 +1,5 @@
--- Each variant's numbers at the first engine, ranks, workload and number format that its manifest has for the model: all of one
--- machine, the newest that has times, or else the newest.
+-- Each variant's numbers at the first engine, ranks, workload and number format that its manifest names for the model. All are of one
+-- machine: the newest that has times, or else the newest.
 CREATE OR REPLACE VIEW _runtime AS
 WITH asked AS (
     SELECT record_id, coalesce(settings ->> '$.dtype', '') AS asked FROM base.records
@@ -62,7 +62,7 @@ LEFT JOIN counted k USING (manifest, variant_id)
 LEFT JOIN stored z USING (manifest, variant_id)
 LEFT JOIN _runtime r USING (manifest, variant_id);
 
-COMMENT ON VIEW results IS 'what a person wants: one row per variant and task, and one with a NULL task for a variant without scores';
+COMMENT ON VIEW results IS 'the main numbers: one row per variant and task; a variant without scores has one row with a NULL task';
 COMMENT ON COLUMN results.achieved_sparsity IS 'share of the prunable weights that is exactly zero in the written file, 0 to 1';
 COMMENT ON COLUMN results.machine IS 'class of hardware of the runtime numbers; without them, of the score';
 COMMENT ON COLUMN results.task IS 'benchmark; NULL for a variant without scores';
@@ -78,9 +78,9 @@ COMMENT ON COLUMN results.q IS 'p of the difference from dense after Benjamini a
 COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense that such a sample shows with a power of 80% at p < 0.05, in the metric''s unit';
 COMMENT ON COLUMN results.loss_at_most IS 'largest loss against dense that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN results.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity';
-COMMENT ON COLUMN results.documents_to_clear IS 'documents on which loses_less would be true in four cases of five, where these are too few, as in vs_dense';
+COMMENT ON COLUMN results.documents_to_clear IS 'documents that make loses_less true with a power of 80%, as in vs_dense';
 COMMENT ON COLUMN results.floor IS 'best score without skill (see floors); NULL where none was measured';
-COMMENT ON COLUMN results.bits_per_byte IS 'a perplexity''s mean negative log-likelihood in bits a byte of text, as in scores';
+COMMENT ON COLUMN results.bits_per_byte IS 'a perplexity''s mean negative log-likelihood, bits per byte of text, as in scores';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
 COMMENT ON COLUMN results.bytes_archive IS 'weight files in the archive format, bytes';

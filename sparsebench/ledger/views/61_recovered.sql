@@ -1,4 +1,4 @@
--- What a recovery was worth: a variant whose last step trains it, beside the one that it was made from.
+-- What a recovery regained: a variant whose last step trains it, beside its parent.
 CREATE OR REPLACE VIEW recovered AS
 WITH last AS (
     SELECT variant_id FROM base.steps GROUP BY variant_id HAVING arg_max(step, position) = 'recover'
@@ -13,7 +13,7 @@ WITH last AS (
                 AND p.n = r.n AND p.num_fewshot IS NOT DISTINCT FROM r.num_fewshot
     LEFT JOIN metrics m ON m.metric = r.metric
 ), scaled AS (
-    -- A perplexity is an exponential: what it loses is counted before that.
+    -- A perplexity is an exponential: its loss is taken in logarithms.
     SELECT *, CASE WHEN scale = 'perplexity' THEN ln(before / after) / nullif(ln(before / dense_score), 0)
                    ELSE (after - before) / nullif(dense_score - before, 0) END AS regained,
            CASE WHEN scale = 'perplexity' THEN ln(before / after)
@@ -25,18 +25,18 @@ SELECT manifest, variant_id, model, family, recipe, sparsity, task, metric, high
 FROM scaled
 ORDER BY manifest, model, task, recipe;
 
-COMMENT ON VIEW recovered IS 'what training after a cut was worth: one row per recovered variant and task, where what it was made from is measured too';
-COMMENT ON COLUMN recovered.recipe IS 'all that was done to the model; the last step is the recovery';
+COMMENT ON VIEW recovered IS 'what a recovery step regained: one row per recovered variant and task, where its parent was measured too';
+COMMENT ON COLUMN recovered.recipe IS 'all steps of the variant; the last is the recovery';
 COMMENT ON COLUMN recovered.metric IS 'metric, as in scores';
-COMMENT ON COLUMN recovered.before IS 'the score of what it was made from';
-COMMENT ON COLUMN recovered.after IS 'its own score';
-COMMENT ON COLUMN recovered.dense_score IS 'the untouched model''s score';
-COMMENT ON COLUMN recovered.regained IS 'share of what the parent had lost that came back: 1 is all of it, below 0 more was lost; of a perplexity, in logarithms';
-COMMENT ON COLUMN recovered.gained IS 'by how much its score is better than before, below 0 where it is worse: in the metric''s own unit; of a perplexity the fall of its logarithm, which is nats a token, or a word or byte where the perplexity is of these';
+COMMENT ON COLUMN recovered.before IS 'the parent''s score';
+COMMENT ON COLUMN recovered.after IS 'the recovered variant''s score';
+COMMENT ON COLUMN recovered.dense_score IS 'the dense model''s score';
+COMMENT ON COLUMN recovered.regained IS 'share of the parent''s loss that came back: 1 is all of it, below 0 the loss grew; for a perplexity, in logarithms; NULL where the parent had lost nothing';
+COMMENT ON COLUMN recovered.gained IS 'improvement over before, below 0 where the score is worse, in the metric''s unit; for a perplexity the fall of its logarithm, in nats per token (word_perplexity: per word; byte_perplexity: per byte)';
 COMMENT ON COLUMN recovered.trained_tokens IS 'tokens that the recovery was trained on, every epoch counted';
-COMMENT ON COLUMN recovered.operations IS 'floating-point operations that it took, the teachers'' included';
-COMMENT ON COLUMN recovered.hours IS 'hours that it took on the machine that made it';
-COMMENT ON COLUMN recovered.recovered_per_hour IS 'gained over hours';
-COMMENT ON COLUMN recovered.joules IS 'joules that it took, as in variants; NULL without a counter';
+COMMENT ON COLUMN recovered.operations IS 'floating-point operations of the recovery, the teachers'' included';
+COMMENT ON COLUMN recovered.hours IS 'duration of the recovery on its machine, hours';
+COMMENT ON COLUMN recovered.recovered_per_hour IS 'gained / hours';
+COMMENT ON COLUMN recovered.joules IS 'energy of the recovery, J, as in variants; NULL without a counter';
 COMMENT ON COLUMN recovered.energy_source IS 'the counters behind joules, or why there is none';
 COMMENT ON COLUMN recovered.machine IS 'class of hardware, as in results';

@@ -220,7 +220,7 @@ void expand_bitmask(const Head& head, i64 first, i64 last, i64 base, V* out) {
     }
 }
 
-// The sections' places; the bytes of the last one.
+// Sets the sections' offsets; returns the bytes of the last one.
 i64 plan_bitmask(Head& head) {
     head.index = head.starts + lines((head.rows + 1) * 4);
     head.values = head.index + lines(head.rows * words_of(head.cols) * 4);

@@ -1,5 +1,5 @@
-// csr16: CSR with 16-bit columns, sixteen rows abreast: within each window of 512 rows the rows are sorted by their number
-// of nonzeros, and step k of a block holds the k-th column of its sixteen rows, then the k-th value. (SELL-C-sigma: Kreutzer
+// csr16: CSR with 16-bit columns, sixteen rows at a time. Within each window of 512 rows the rows are sorted by their number
+// of nonzeros. Step k of a block holds the k-th column of its sixteen rows, then the k-th value. (SELL-C-sigma: Kreutzer
 // et al., SIAM J. Sci. Comput. 36(5), 2014.) Lanes without a value point at x[cols], which is 0.
 
 #pragma once
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Where the sixteen rows of a block go: to their places among the sums.
+// Writes the sums of a block's sixteen rows to their positions.
 inline void spread(const Job& job, i64 block, i64 token, const float* lanes) {
     const Head& head = *job.head;
     const u16* rows = section<u16>(head, head.index) + block * LANES;
@@ -47,8 +47,8 @@ AVX2 inline __m256 values8(const u16* from) {
 }
 AVX2 inline __m256 values8(const float* from) { return _mm256_loadu_ps(from); }
 
-// An element of x as the upper half of a float, whatever lies in the lower: of bfloat16 the half before it, which is masked
-// away below. So x may stay half as large and fit the first cache, at no more loads.
+// An element of x as the upper half of a float. Of bfloat16, the lower half is the element before it, which `exact` masks
+// away. So x stays half as large and fits the first cache, at no more loads.
 AVX2 inline float loose(const float* x, u16 col) { return x[col]; }
 AVX2 inline float loose(const u16* x, u16 col) {
     float value;
@@ -161,7 +161,7 @@ std::vector<u16> arrange(i64 rows, const u32* counts) {
     return order;
 }
 
-// The sections' places; the bytes of the last one.
+// Sets the sections' offsets; returns the bytes of the last one.
 i64 plan_csr16(Head& head, const u32* counts) {
     const i64 blocks = blocks_of(head.rows);
     const std::vector<u16> order = arrange(head.rows, counts);

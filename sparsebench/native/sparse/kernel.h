@@ -7,7 +7,7 @@
 namespace {
 
 // How a kernel wants its vectors: as they came (bfloat16), as float32, or as float32 with the even elements of each 32
-// before the odd ones, which is how a vector of 32 bfloat16 falls apart by a mask and a shift.
+// before the odd ones, which is how a mask and a shift split a vector of 32 bfloat16.
 enum Form { WORDS, PLAIN, SPLIT };
 
 struct Job {
@@ -19,7 +19,7 @@ struct Job {
 
 using Kernel = void (*)(const Job&, i64 first, i64 last);  // rows of a bitmask, blocks of the other two
 
-// Bytes to ask for ahead of the values, two lines at a time: left to itself the processor fetches them a third slower.
+// Bytes to prefetch ahead of the values, two lines at a time: without it the processor fetches them a third slower.
 constexpr i64 AHEAD = 4096;
 
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
-// runs: sixteen rows abreast, two nonzeros of each at a step, all in one run of 32 columns: what they are multiplied with is
-// then found by permuting a register, and not by a load for each. A step has 32 slots, two a row, and only what fills them is
-// stored: a mask says which. Steps come in twos, whose columns are expanded together.
+// runs: a step takes two nonzeros of each of sixteen rows, all in one run of 32 columns. Permuting a register gives their
+// inputs, without a load for each. A step has 32 slots, two per row; only the filled ones are stored, and a mask says which
+// they are. Steps come in twos, whose columns are expanded together.
 
 #pragma once
 
@@ -12,15 +12,15 @@ struct Start {
     u32 two, value;  // how many come before this block
 };
 
-// Two steps. Slot 2r + i of a step is the i-th nonzero of row r; values lie by slot (of 32 bits: even slots, then odd ones).
-// Columns, one byte each and less the run's first, lie by slot too, at each slot that of the first step before the second's.
+// Two steps. Slot 2r + i of a step is the i-th nonzero of row r. Values are in order of slots (of 32 bits: even, then odd).
+// So are columns, one byte each, counted from the run's first; at each slot, the first step's comes before the second's.
 struct Two {
     u16 run[2];
     u32 mask[2];
 };
 static_assert(sizeof(Two) == 12, "as documented");
 
-// The bits of a mask, one free place behind each.
+// The bits of a mask, one free bit behind each.
 inline u64 apart(u64 bits) {
     bits = (bits | bits << 16) & 0x0000ffff0000ffff;
     bits = (bits | bits << 8) & 0x00ff00ff00ff00ff;
@@ -37,7 +37,7 @@ inline void visit_runs(const Head& head, i64 block, Take take) {
     const u8* from = section<u8>(head, head.values) + i64(start->value) * (1 + i64(sizeof(V)));
     for (const Two* two = twos + start[0].two; two < twos + start[1].two; ++two) {
         const u32 first = two->mask[0], second = two->mask[1], evens = 0x55555555;
-        // Where the next value of each step lies, and of 32 bits the next one of each step's even and odd slots.
+        // The next value of each step, and of 32 bits the next one of each step's even and odd slots.
         const u8* next[2][2];
         next[0][0] = from;
         next[1][0] = from + __builtin_popcount(first) * i64(sizeof(V));
@@ -76,8 +76,8 @@ VBMI2 inline __m512i columns_of(const Two& two, const u8* from) {
     return _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(from));
 }
 
-// What a row adds to its sum in one step, by instructions that look at the lowest five bits of a column only. Slots that
-// nothing fills are multiplied with 0 and not with an input, which may be infinite.
+// What a row adds to its sum in one step, by instructions that look at the lowest five bits of a column only. Empty
+// slots are multiplied with 0, not with an input, which may be infinite.
 struct Pairs {  // two bfloat16 by one instruction
     using X = u16;
     using V = u16;
@@ -124,7 +124,7 @@ struct Singly {  // two products in float32
     }
 };
 
-// One block times some tokens, which share what is expanded; two sums a token, so that neither waits for the other. A macro
+// One block times some tokens, which share its expansion; two sums per token, so that neither waits for the other. A macro
 // for the same reason as above: a template cannot take its target as a parameter.
 #define RUNS_BLOCK(STEP, TOKENS)                                                                                     \
     const Head& head = *job.head;                                                                                    \
@@ -172,9 +172,9 @@ BF16 void runs_bf16(const Job& job, i64 first, i64 last) { RUNS_BLOCKS(runs_pair
 template <class V>
 VBMI2 void runs_vbmi2(const Job& job, i64 first, i64 last) { RUNS_BLOCKS(runs_singly, V, ) }
 
-// The rows of a block into `out`, run by run: sixteen rows that lie a power of two apart fall into one place of the cache.
-// First the places of some steps' values within a run, then the values: a loop whose end is hard to foresee would otherwise
-// wait for each step's places anew.
+// Writes the rows of a block into `out`, run by run: sixteen rows a power of two apart would share one set of the cache.
+// First come the positions of some steps' values within a run, then the values: otherwise a loop whose end is hard to predict
+// would wait for each step's positions.
 template <class V>
 VBMI2 void expand_block_vbmi2(const Head& head, i64 block, V* out) {
     constexpr i64 SIZE = sizeof(V), SOME = 16, NOWHERE = LANES * RUN;
@@ -225,7 +225,7 @@ VBMI2 void expand_block_vbmi2(const Head& head, i64 block, V* out) {
                 if (!count) continue;
                 while (done < two[i].run[step]) write();
                 const u8* values = from + both * SIZE;
-                for (i64 at = 0; at < count; at += 8)  // up to seven too many, which go nowhere
+                for (i64 at = 0; at < count; at += 8)  // up to seven too many, at NOWHERE
                     for (i64 k = at; k < at + 8; ++k) std::memcpy(tile + places[i][step][k], values + k * SIZE, SIZE);
                 both += count;
             }
@@ -252,7 +252,7 @@ void expand_runs(const Head& head, i64 first, i64 last, i64 base, V* out) {
     }
 }
 
-// Of each block of runs, how many Twos it needs: in each run as many steps as its fullest row has pairs of nonzeros.
+// The number of Twos that each block of runs needs: in each run as many steps as its fullest row has pairs of nonzeros.
 template <class V>
 std::vector<u32> twos_of(const Source& from) {
     std::vector<u32> twos(blocks_of(from.rows));
@@ -272,7 +272,7 @@ std::vector<u32> twos_of(const Source& from) {
     return twos;
 }
 
-// The sections' places; the bytes of the last one.
+// Sets the sections' offsets; returns the bytes of the last one.
 i64 plan_runs(Head& head, const Source& from) {
     i64 twos = 0;
     for (u32 count : head.item == 2 ? twos_of<u16>(from) : twos_of<u32>(from)) twos += count;

@@ -1,9 +1,9 @@
-// Matrices of which only some inputs' or outputs' weights are read, for one vector or for a few that share what is read.
+// Matrices of which only the weights of some inputs or outputs are read, for one vector or a few that share these reads.
 //
 // columns: y = Σ x_j · row j of a matrix stored by inputs, over the inputs that some vector needs; rows: y_i = w_i · x over
-// the outputs that some vector needs. Either way what is read lies side by side, as dense words or as a bitmask's bits and
-// nonzeros. By inputs, a row of a bitmask is cut into panels of equal width, of which each is a row to its Head: so a thread
-// knows where the nonzeros of its outputs begin.
+// the outputs that some vector needs. Either way the weights read are contiguous, as dense words or as a bitmask's bits and
+// nonzeros. By inputs, a row of a bitmask is cut into panels of equal width. Each panel is a row to the Head, which tells a
+// thread where the nonzeros of its outputs begin.
 
 #pragma once
 
@@ -53,7 +53,7 @@ __attribute__((always_inline)) inline void add_rows(const Group<V>& group, int t
     }
 }
 
-// Four vectors at a time: what a group has read from memory is still in a cache for the next four.
+// Four vectors at a time: the weights of a group are still in a cache for the next four.
 template <int N, class V>
 __attribute__((always_inline)) inline void add_group(const Skipping& job, const Group<V>& group, float* sums, i64 n) {
     int token = 0;
@@ -82,10 +82,10 @@ __attribute__((always_inline)) inline void columns(const Skipping& job, i64 firs
 
 i64 panels_of(const Head& head, i64 ins) { return head.rows / ins; }
 
-// Bytes to ask for ahead of the nonzeros, and lines where a row begins: the processor alone does not foresee eight short rows.
+// Bytes to prefetch ahead of the nonzeros, and lines where a row begins: the processor does not predict eight short rows.
 constexpr i64 SOON = 512, BEGIN = 8;
 
-// The same of the next `words` of 32 sums, for T vectors; group.rows move on behind what was read.
+// The same for the next `words` of 32 sums and T vectors; group.rows advance past the values read.
 template <int T, class V>
 void add_bits_portable(Group<V>& group, i64 words, int token, float* sums, i64 apart) {
     for (i64 word = 0; word < words; ++word)
@@ -188,7 +188,7 @@ template <class V>
 __attribute__((always_inline)) inline void some_rows(const Skipping& job, i64 first, i64 last) {
     for (i64 one = first; one < last; ++one) {
         const V* row = static_cast<const V*>(job.weights) + job.read[one] * job.ins;
-        // The processor foresees the next row only where it is the next in memory.
+        // The processor prefetches the next row only where it is the next in memory.
         const V* next = one + 1 < last ? static_cast<const V*>(job.weights) + job.read[one + 1] * job.ins : row;
         for (i64 token = 0; token < job.tokens; ++token) {
             if (!job.needs[one * job.tokens + token]) continue;

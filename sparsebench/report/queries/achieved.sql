@@ -2,7 +2,7 @@
 WITH made AS (
     SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, achieved_sparsity
     FROM results
-    WHERE method <> 'dense' AND achieved_sparsity IS NOT NULL /* manifests */
+    WHERE method <> 'dense' AND achieved_sparsity IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
 ), everything AS (
     SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
 )

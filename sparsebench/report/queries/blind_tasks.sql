@@ -1,4 +1,4 @@
--- Tasks on which the dense model is not shown to be better than one without skill, and whose score that is.
+-- Tasks on which the dense model is not shown to be better than one without skill, and the recipe of that model.
 SELECT DISTINCT s.model, s.weights, s.task, s.metric, s.score, s.low, f.floor, f.recipe, f.models
 FROM scores s
 JOIN base.variants v USING (variant_id)

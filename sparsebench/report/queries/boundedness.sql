@@ -1,4 +1,4 @@
--- What a token costs the dense model: read together in prefill, and one at a time in decode.
+-- The time of a token in the dense model: read together in prefill, and one at a time in decode.
 WITH phases AS (
     SELECT model, weights, machine, engine, ranks, threads, dtype, workload,
            regexp_extract(workload, 'b(\d+)', 1)::INTEGER AS batch, regexp_extract(workload, 'p(\d+)', 1)::INTEGER AS prompt,

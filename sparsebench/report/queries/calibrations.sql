@@ -1,4 +1,4 @@
--- The calibration texts that methods looked at: their notation, samples x tokens in each, and how many tokens were read.
+-- The calibration texts that methods read: their notation, samples x tokens in each, and how many tokens were read.
 WITH made AS (
     SELECT variant_id, any_value(calibration_tokens) AS tokens, left(any_value(calibration_sha256), 8) AS sha256
     FROM base.makings

@@ -1,5 +1,5 @@
--- Methods side by side: perplexity at equal sparsity and pattern, and how many times the lowest each is, window by window (the
--- ratio of sums, with a 95% interval, Student's t over the windows; from ten windows on).
+-- Methods side by side: perplexity at equal sparsity and pattern, and its ratio to the lowest over the windows of both (the
+-- ratio of sums; from ten windows on with a 95% interval, Student's t over the windows).
 WITH scored AS (
     SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.subset, s.num_fewshot, s.pattern, s.sparsity, s.seed,
            method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || way AS label,

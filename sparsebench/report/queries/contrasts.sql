@@ -1,5 +1,5 @@
--- What one ingredient of a method is worth: two variants of equal sparsity, on the same documents, that differ in it. Of
--- several that differ in their granularity or seed only, the better one. Zeros alone: a chain differs in more than one ingredient.
+-- What one ingredient of a method is worth: two variants of equal sparsity, on the same documents, that differ in it. Of several
+-- that differ only in granularity or seed, the better one. Pruning alone: a chain differs in more than one ingredient.
 WITH scored AS (
     SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, subset, num_fewshot, sparsity, method, granularity,
            text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, at_chance

@@ -1,7 +1,7 @@
--- For each model and each kind of recipe (zeros, bits, smaller, …, and chains of them): the variant with the smallest file of which no loss
--- was detected on any task, or one shown to be below a point (2% of a perplexity), and the smallest that keeps half of what dense has
--- above chance, at no more than three times its perplexity. Of files that are alike within a hundredth of dense the better one. Only variants that were scored on as many tasks as any of
--- their kind. Speed is the largest shown, in whatever engine, beside dense in that engine.
+-- For each model and each kind of recipe (zeros, bits, smaller, …, and chains of them): the variant with the smallest file that shows
+-- no loss on any task, or only losses below a point (2% of a perplexity), and the smallest that keeps half of dense's score above
+-- chance, at no more than three times its perplexity. Of files that differ by less than a hundredth of dense, the better variant. Only
+-- variants scored on as many tasks as any of their kind count. Speed is the largest shown, in any engine, beside dense in that engine.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
@@ -34,9 +34,9 @@ WITH asked AS (
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = e.model
     LEFT JOIN times t USING (variant_id)
-    -- Of chains of three and more the concepts' list has an example.
+    -- Chains of three kinds and more stand in the results alone.
     WHERE NOT k.chance AND k.kind NOT LIKE '% + % + %'
-          -- An oracle is a bound, and no choice.
+          -- An oracle is a bound, not a choice.
           AND e.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
     QUALIFY e.works AND e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind)
 ), chosen AS (
@@ -48,10 +48,10 @@ WITH asked AS (
 )
 SELECT model, weights, kind, claim, recipe, tasks, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point or 2%', 'none detected')) AS what, share, speedup, engine, phase, place
 FROM chosen c
--- What keeps half is told only where it is smaller than what loses nothing.
+-- A variant that keeps half is shown only where it is smaller than the one without a loss.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
 UNION ALL
--- The file that a model was dequantized from holds dense's weights in fewer bytes, without a step of ours.
+-- The file that a model was dequantized from holds dense's weights in fewer bytes, without any step.
 SELECT DISTINCT model, weights, 'as fetched', 'dense was made from it', 'GGUF', NULL, 'nothing', share, NULL, NULL, NULL, 0
 FROM sizes
 WHERE format = 'source' AND weights = 'dequantized' AND model IN (SELECT model FROM chosen)

@@ -1,4 +1,4 @@
--- How many blocks a signal passes, one after the other; and of pruning at half, how far off a block is alone and behind all others.
+-- The number of blocks in sequence, and at 50% sparsity the error of one block alone and of the last behind all others.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), errors AS (

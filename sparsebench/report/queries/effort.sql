@@ -1,4 +1,4 @@
--- What it took to make the variants, the last time that each was made; the versions of one sweep share its time.
+-- The time that the last making of each variant took; the variants of one sweep share its time.
 WITH made AS (
     SELECT variant_id, arg_max(s.seconds / s.sweep_size, started_at) AS seconds
     FROM base.makings s

@@ -1,5 +1,5 @@
--- Each model's own file, as it was fetched, beside the dense one that it was made into, and from what sparsity on pruned files are
--- smaller than it.
+-- Each model's own file, as it was fetched, beside the dense one made from it, and the sparsity from which pruned files are smaller than
+-- the fetched one.
 WITH fetched AS (
     SELECT model, weights, bytes, share
     FROM sizes

@@ -1,5 +1,5 @@
 -- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
--- were not steady, had no noise floor, or could not resolve 20%, under which a gain may hide. A whole request is its prefill and decode again.
+-- were not steady, had no noise floor, or could not resolve 20%, so that they may hide a gain. A whole request repeats its prefill and decode.
 WITH every AS (
     SELECT *, if(sparsity > 0, 'at ' || percent_label(sparsity) || '%', coalesce((SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'of dense')) AS what, max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest
     FROM latency

@@ -15,7 +15,7 @@ WITH compared AS (
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
     WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict <> 'invalid' /* manifests */
-          -- Zeros alone: fewer bits and smaller shapes are no sparsity.
+          -- Zeros alone: fewer bits and smaller shapes are not sparsity.
           AND s.variant_id NOT IN (FROM _more_than_zeros)
     WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
@@ -37,7 +37,7 @@ SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if
        ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY knows DESC, cleared_to DESC NULLS LAST, kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
-       -- Random masks know nothing: where they fall is no method's fall.
+       -- Random masks are the baseline: their collapse says nothing about a method.
        count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
        min(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS last_fall
 FROM found

@@ -1,4 +1,4 @@
--- Where the score stayed the same to a point: how many answers changed all the same.
+-- Scores that stayed within a point: how many answers changed anyway.
 SELECT model, weights, task, metric, n, subset, num_fewshot, 
        method_label(method, granularity, pattern) || way AS label, sparsity, gained, lost,
        (gained + lost) / pairs AS changed, difference

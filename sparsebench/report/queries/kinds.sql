@@ -1,5 +1,5 @@
--- What was done to models, by kind of recipe: how many variants, one of them, and, where perplexity was measured, what one costs:
--- of those within a quarter of the dense perplexity the one of which a token reads least, else the one that loses least.
+-- What was done to models, by kind of recipe: how many variants, an example, and, where perplexity was measured, the cost of one:
+-- of those within a quarter of the dense perplexity the one whose tokens read least, else the one that loses least.
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), costs AS (

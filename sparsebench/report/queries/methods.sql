@@ -1,4 +1,4 @@
--- The methods of pruning that were applied, with what competed, in which patterns, and how the sparsity was spread.
+-- The pruning methods that were applied, with their granularities, patterns and allocations.
 WITH applied AS (
     SELECT DISTINCT coalesce(allocation, 'uniform') AS spread, granularity, pattern, sparsity,
            if(spread = 'uniform', method, left(method, length(method) - length(spread) - 1)) AS method,

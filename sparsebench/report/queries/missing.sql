@@ -1,4 +1,4 @@
--- What a manifest asks for and nobody has measured yet: which methods lack it, per model and stage or benchmark.
+-- Cells that a manifest asks for and that have no record yet: the methods that lack them, per model and stage or benchmark.
 SELECT manifest, model, coalesce(settings ->> 'task', stage) AS what, count(*) AS cells,
        string_agg(DISTINCT concat_ws(' ', method_label(method, granularity, pattern),
                                      if(method = 'dense', NULL, format('{:g}%', round(100 * sparsity, 2)))), ', ') AS variants

@@ -16,12 +16,12 @@ WITH asked AS (
 SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
        1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit, coalesce(stored_twice, false) AS stored_twice,
        coalesce(formats, dtype) AS formats,
-       -- Of a file in many parts the first, and how many there are.
+       -- A file in many parts is named by the first, with their number.
        regexp_replace(regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…', 'g'), '^(\S+) \+ .* \+ \S+( as \S+)?$',
                       '\1 + … (' || len(string_split(source, ' + ')) || ' parts)\2') AS source, revision
 FROM asked
 JOIN base.variants USING (variant_id)
 LEFT JOIN counted USING (variant_id)
--- Made with other libraries it is another variant, and still the same model.
+-- A model made with other libraries is another variant, but the same model.
 QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, source, revision ORDER BY parameters NULLS LAST, variant_id) = 1
 ORDER BY weights = 'random', model, formats

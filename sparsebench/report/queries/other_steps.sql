@@ -1,4 +1,4 @@
--- Steps other than pruning that variants were made by.
+-- The steps other than pruning that made variants.
 SELECT DISTINCT step, name
 FROM steps
 JOIN cells USING (variant_id)

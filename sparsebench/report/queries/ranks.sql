@@ -1,5 +1,5 @@
--- What more ranks do to the dense model: a step's time and the peak memory beside those of one rank. The times are of different
--- jobs, so that a ratio near 1 says little; the noise is the larger one of the two.
+-- What more ranks do to the dense model: a step's time and the peak memory beside those of one rank. The times are from different
+-- jobs, so that a ratio near 1 says little; the noise is the larger of the two.
 WITH asked AS (
     SELECT DISTINCT record_id, model, weights, machine, engine, ranks, threads, dtype, workload, phase, ms, noise
     FROM latency

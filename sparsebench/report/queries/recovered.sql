@@ -1,4 +1,4 @@
--- What training after a cut was worth, by model and task; at each sparsity the best.
+-- What recovery regained, by model and task; `best` marks the best at each sparsity.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), found AS (

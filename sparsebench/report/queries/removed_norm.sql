@@ -1,5 +1,5 @@
--- How much each variant changes its matrices: |W - What| / |W| (Frobenius), the mean over the prunable matrices. What stays
--- keeps its value under methods that only choose, so that the change follows from the two root mean squares.
+-- How much each variant changes its matrices: |W - What| / |W| (Frobenius), the mean over the prunable matrices. Methods
+-- that only choose leave the kept weights unchanged, so that the change follows from the two root mean squares.
 WITH prunable AS (
     SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, name, rms
     FROM tensors

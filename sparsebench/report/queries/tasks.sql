@@ -1,4 +1,4 @@
--- What was asked of each dense model, and how well it did.
+-- The tasks of each dense model, and its scores.
 -- Blind: a model without skill is not shown to be worse.
 WITH asked AS (
     SELECT s.*, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants
@@ -8,8 +8,8 @@ WITH asked AS (
 SELECT at_chance OR separable IS false AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, score, low, high,
        CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
 FROM asked
--- Another machine, or another version of what loads the model, scores it once more: the score beside most variants stands for all. What no
--- variant was asked is told where nothing else is.
+-- Another machine, or another version of a library, scores the model once more: the score beside most variants stands for all. A task without
+-- variants is shown only where no task has any.
 QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot ORDER BY variants DESC, manifest, record_id) = 1
     AND (variants > 0 OR max(variants) OVER () = 0)
 ORDER BY model, dtype, task, n, num_fewshot, record_id

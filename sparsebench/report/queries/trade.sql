@@ -1,9 +1,9 @@
--- What one gets for what one loses: at each sparsity the unstructured variant with the fewest losses on its model's tasks, what it
--- loses there, and the bytes and the time of one more token at that sparsity. Tasks that are invalid for the model do not count. A score
--- that is not above chance earns nothing, whatever the test says. Random masks are no choice, and left out.
+-- Savings against losses: at each sparsity the unstructured variant with the fewest losses on its model's tasks, what it loses
+-- there, and the bytes and the time of one more token at that sparsity. Tasks that are invalid for the model do not count. A score
+-- that is not above chance counts as a loss, whatever the test says. Random masks are left out.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
-    -- Zeros alone: fewer bits and smaller shapes are no sparsity.
+    -- Zeros alone: fewer bits and smaller shapes are not sparsity.
     AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
     SELECT s.model, s.weights, s.dtype, s.variant_id, s.sparsity, method_label(s.method, s.granularity, 'unstructured') || way AS label,

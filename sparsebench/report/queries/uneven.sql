@@ -1,5 +1,5 @@
--- How unevenly a variant's zeros lie: the blocks that lost least and most, where they differ by more than a point, and the matrices
--- that lost most; and what became of the scores.
+-- How unevenly a variant's zeros are spread: the blocks that lost least and most, where they differ by more than a point, the matrices
+-- that lost most, and the changes of the scores.
 SELECT model, weights, method_label(method, granularity, 'unstructured') || way AS label, sparsity, 
        min(zero_share) FILTER (scope = 'layer') AS lowest, max(zero_share) FILTER (scope = 'layer') AS highest,
        max(zero_share) FILTER (scope = 'layer and kind') AS fullest,

@@ -1,4 +1,4 @@
--- What variants keep of answers that they choose from a few (HellaSwag), beside what they keep of answers that they write (SQuAD).
+-- What variants retain on tasks with given answers to choose from (HellaSwag), beside tasks whose answers they write (SQuAD).
 WITH kept AS (
     SELECT s.manifest, s.model, s.weights, s.variant_id, method_label(s.method, s.granularity, s.pattern) || way AS label, s.sparsity,
            s.task, s.metric, s.n, v.dense_score, s.score, v.retained, v.retained_low AS low, v.retained_high AS high,
