@@ -23,19 +23,19 @@ def clean(
         typer.Option(
             "--only",
             metavar="KIND",
-            help="models, variants, packed, training (of runs that were killed) or leftovers; repeatable. Default: all.",
+            help="models, variants, packed, training (interrupted trainings) or leftovers; repeatable. Default: all.",
         ),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="A manifest's work_dir, if it names one.", show_default=False)
+        Path | None, typer.Option(help="The manifest's work_dir. Default: that in the cache.", show_default=False)
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Show what of the cache can go, and why; with --yes, remove it.
+    """List the cache's files that can be removed, and why; with --yes, remove them.
 
-    All of it can be made again. What was fetched, ledgers and records stay,
-    and so does what a run uses just now.
+    A later run can make all of them again. Downloads, ledgers and records stay,
+    and so do files that a run is using.
 
     \b
     sparsebench clean
@@ -65,8 +65,8 @@ def clean(
         # Repeat --only and --work: without them the command would also remove what is not listed here.
         again = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
         again += [*(["--work", str(work)] if work else ()), "--yes"]
-        way = f"; remove it: {shlex.join(again)}" if found else ""
-        note(f"removed: {told}" if yes else f"can go: {told}{way}")
+        way = f"; to remove it: {shlex.join(again)}" if found else ""
+        note(f"removed: {told}" if yes else f"can be removed: {told}{way}")
     for reason in left:
         note(reason, "red")
     if left:
@@ -80,5 +80,5 @@ def _removed(one: Removable, left: list[str]) -> bool:
     try:
         return remove(one)
     except OSError as error:
-        left.append(f"left: {error.filename or one.path}: {error.strerror or error}")
+        left.append(f"not removed: {error.filename or one.path}: {error.strerror or error}")
         return False

@@ -24,24 +24,22 @@ COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
 def doctor(
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="Check what is done on GPUs, by doing it: sixteen checks, some minutes.")
-    ] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run sixteen checks on the GPUs; they take some minutes.")] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="With --gpu: ranks at most. Default: a GPU each; two on a CPU.")
+        int | None, typer.Option(min=1, help="With --gpu: the most ranks. Default: one per GPU; two on a CPU.")
     ] = None,
     hostfile: Annotated[
-        Path | None, typer.Option(help="With --gpu: check ranks on these nodes too, of `NAME slots=N` lines.")
+        Path | None, typer.Option(help="With --gpu: also check ranks on the nodes of this file (`NAME slots=N` lines).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --gpu: write the checks' JSON to this file as well.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --gpu: also write the results to this file, as JSON.")] = None,
     as_json: JSON = False,
     offline: OFFLINE = False,
 ) -> None:
-    """What works on this machine, what is slower than it could be, and the fix for each.
+    """Check what works on this machine and what is slower than it could be, and name the fixes.
 
-    Exits with 1 where something is missing that a stage needs to run,
-    or where a check of --gpu says no.
+    The exit code is 1 if something is missing that a stage needs,
+    or if a check of --gpu says no.
 
     \b
     sparsebench doctor
@@ -51,7 +49,9 @@ def doctor(
     """
     if gpu:
         if offline:
-            raise UserError("--offline is for the checks without --gpu", "leave it out: those of GPUs fetch nothing")
+            raise UserError(
+                "--offline is for the checks without --gpu", "leave it out: the checks of --gpu fetch nothing"
+            )
         if out and (out.is_dir() or not out.parent.is_dir()):
             way = "name a file in it" if out.is_dir() else f"make the folder {out.parent}, or name another file"
             raise UserError(f"--out {out}: no file can be written there", way)
@@ -80,9 +80,7 @@ def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | No
 
     device = devices.resolve(asked)
     if asked == "auto" and not devices.is_gpu(device):
-        raise UserError(
-            "there is no GPU here", "see what can be checked without one: sparsebench doctor --gpu --device cpu"
-        )
+        raise UserError("there is no GPU here", "run the checks that need none: sparsebench doctor --gpu --device cpu")
     nodes = hosts.read(hostfile) if hostfile else ()
     checks = []
     for check in run_checks(device, ranks or len(devices.chosen(device)) or 2, nodes):

@@ -13,8 +13,8 @@ from sparsebench.errors import UserError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiments.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("experiments.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     editor: Annotated[
         bool, typer.Option("--editor", help="Also write sparsebench.schema.json beside it, and point editors to it.")
     ] = False,
@@ -35,7 +35,7 @@ def init(
         beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
         # The manifests of a folder share the schema file: an identical one is no conflict.
         if editor and not force and beside.exists() and beside.read_bytes() != text.encode():
-            raise UserError(f"{beside} exists, and says something else", "replace it with --force")
+            raise UserError(f"{beside} exists with other contents", "replace it with --force")
         with create(path) as file:
             file.write((MODELINE if editor else "") + starter())
         if editor:
@@ -47,7 +47,7 @@ def init(
 
 
 def schema() -> None:
-    """Print the manifest's JSON Schema, by which editors complete and check it.
+    """Print the manifest's JSON Schema, with which editors complete and check manifests.
 
     \b
     sparsebench schema > sparsebench.schema.json

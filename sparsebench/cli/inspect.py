@@ -21,12 +21,14 @@ def inspect(
     source: SOURCE,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
-    threshold: Annotated[list[float] | None, typer.Option(help="Thresholds on |w| / rms; repeatable.")] = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="Every tensor, not only layers and kinds.")] = False,
+    threshold: Annotated[
+        list[float] | None, typer.Option(help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1.")
+    ] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
-    """What share of a model's weights is far from zero: overall, by layer, by kind of module.
+    """Show what share of a model's weights is far from zero: overall, by layer and by kind of module.
 
     \b
     sparsebench inspect path:my-model

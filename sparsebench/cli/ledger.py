@@ -42,7 +42,7 @@ def sql(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that a query may take; 0: no limit.")] = 300,
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Ask the ledger. Without a query: what can be asked.
+    """Query the ledger with SQL. Without a query, list its views and columns.
 
     \b
     sparsebench sql
@@ -69,7 +69,7 @@ def sql(
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
             emit_table(found.columns, islice(found.rows, SHOWN) if sys.stdout.isatty() else found.rows)
             if sys.stdout.isatty() and next(found.rows, None):
-                note(f"only the first {SHOWN:,} rows: --format csv has all")
+                note(f"only the first {SHOWN:,} rows are shown; --format csv prints all")
         else:
             for text in ask.render(found, "json" if as_json else shape):
                 emit_text(text)
@@ -78,18 +78,18 @@ def sql(
 
 def figures(
     names: Annotated[list[str] | None, typer.Argument(help="Figures to render; default: all.")] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="List figures with what they show.")] = False,
-    out: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("figures"),
+    list_them: Annotated[bool, typer.Option("--list", help="List the figures and what each shows.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("figures"),
     formats: Annotated[list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.")] = None,
     width: Annotated[
-        float, typer.Option(min=2.5, max=20, help="Inches: 3.3 is a column of a paper, 6.5 its page.")
+        float, typer.Option(min=2.5, max=20, help="Width in inches: 3.3 fits a paper's column, 6.5 its page.")
     ] = 6.5,
     ledger: LEDGER_ALONE = None,
     as_json: JSON = False,
 ) -> None:
     """Render figures from the ledger.
 
-    A .sql file of yours in ./figures is rendered too, or replaces a shipped one of that name.
+    Your .sql files in ./figures are rendered too; one with the name of a shipped figure replaces it.
 
     \b
     sparsebench figures
@@ -115,16 +115,18 @@ def figures(
 
 
 def report(
-    out: Annotated[Path, typer.Option(help="The Markdown file to write; the page lies beside it.")] = Path("report.md"),
+    out: Annotated[Path, typer.Option(help="The Markdown file; the HTML page is written beside it.")] = Path(
+        "report.md"
+    ),
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Where all results and the queries go, which the report links to; default: beside it, NAME-results.md."
+            help="The file of all results and queries, to which the report links. Default: NAME-results.md beside it."
         ),
     ] = None,
-    brief: Annotated[bool, typer.Option("--brief", help="The first page alone, with nothing beside it.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Write only the first page, and no other file.")] = False,
     figures: Annotated[
-        Path, typer.Option(help="Where `sparsebench figures` left its pictures; linked relatively.")
+        Path, typer.Option(help="The folder of pictures from `sparsebench figures`; links are relative.")
     ] = Path("figures"),
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
@@ -133,12 +135,12 @@ def report(
         list[Page] | None,
         typer.Option(
             "--format",
-            help="Markdown, or one page with everything in it. Repeatable; default: both, with --brief Markdown.",
+            help="md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md.",
         ),
     ] = None,
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Write what the ledger shows: a report, all results with the SQL behind every number, and one HTML page of both.
+    """Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.
 
     \b
     sparsebench report
@@ -154,13 +156,13 @@ def report(
 
 
 def ingest(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of records, also from other machines.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of records, of this or other machines.")],
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Bring records into the ledger: rebuild it, or merge another machine's.
+    """Add records to the ledger: rebuild it, or merge another machine's records.
 
-    A record that is there already is not added again. What is no record is
-    named and left out; the exit code is then 1.
+    A record that the ledger has is not added again. A file or line that is no
+    record is named and left out; the exit code is then 1.
 
     \b
     sparsebench ingest ledger/records
@@ -182,11 +184,11 @@ def ingest(
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="A folder (parquet, csv) or a file (sqlite).")],
+    path: Annotated[Path, typer.Argument(help="The folder (parquet, csv) or file (sqlite) to write.")],
     to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Write the ledger's views to other formats.
+    """Export the ledger's views to other formats.
 
     \b
     sparsebench export out/tables --to csv
@@ -203,10 +205,10 @@ def bundle(
     records: Annotated[Path, typer.Argument(help="A folder of records.")],
     out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
     manifest: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only what these manifests ask for; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only the records that this manifest asks for; repeatable.")
     ] = None,
 ) -> None:
-    """Pack records into one compressed file that ingest reads: for sharing or committing.
+    """Pack records into one compressed file, to share or commit; ingest reads it.
 
     \b
     sparsebench bundle ledger/records small.jsonl.zst --manifest small
@@ -219,12 +221,12 @@ def bundle(
 
 def unbundle(
     bundled: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.")],
-    records: Annotated[Path, typer.Argument(help="The folder that a run keeps its records in.")],
+    records: Annotated[Path, typer.Argument(help="The folder of a run's records.")],
 ) -> None:
-    """Unpack a bundle into records, so that a run goes on from them.
+    """Unpack a bundle into a folder of records, from which a run continues.
 
-    What another machine measured is then not measured again, apart from times
-    and memory, which belong to a machine. Records that are there stay.
+    The run does not measure again what the bundle has. Times and memory are an
+    exception: they hold for one class of machine. Existing records stay.
 
     \b
     sparsebench unbundle small.jsonl.zst ledger/records
@@ -232,25 +234,25 @@ def unbundle(
     from sparsebench.records import unbundle as write
 
     came, met = write(bundled, records)
-    note(f"{came} records in {records}{f', where {met} of the bundle were already' if met else ''}")
+    note(f"{came} records added to {records}{f'; {met} of the bundle were already there' if met else ''}")
 
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=VARIANT)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The variant to compare with A.")],
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     ledger: LEDGER_ALONE = None,
     as_json: JSON = False,
 ) -> None:
     """Compare two measured variants: scores on the same documents, size, time, memory.
 
-    The difference is B minus A over the documents that both were shown, with
-    its 95% interval. The verdict is on B, at 5% after a correction for the
-    number of tasks (Holm). `detectable` is the smallest true difference that
-    such a sample shows in four cases of five: where no difference was
-    detected, a smaller one may well be there. `loss at most` is the largest
-    loss that the documents leave possible (one-sided 95%). Of a perplexity
-    both are percentages of A's.
+    The difference is B minus A over the documents that both were scored on,
+    with its 95% interval. The verdict is on B, at 5% after Holm's correction
+    for the number of tasks. `detectable` is the smallest true difference that
+    such a sample shows in four cases of five. Where no difference was detected,
+    a smaller one may exist. `loss at most` is the largest loss that the
+    documents leave possible (one-sided 95%). For a perplexity, both are
+    percentages of A's.
 
     \b
     sparsebench compare smollm2-135m/dense smollm2-135m/wanda/0.5
@@ -300,7 +302,7 @@ def _score(one: TaskComparison, tests: int) -> list[Any]:
     pair = one.paired
     ends = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
     shift = f"{figure(pair.difference, '+')} {ends}" if pair.p is not None else ""
-    documents = f"{pair.n or min(one.n_a, one.n_b):,} documents" + (" of more" if one.limited else "")
+    documents = f"{pair.n or min(one.n_a, one.n_b):,} documents" + (" drawn" if one.limited else "")
     name = "\n".join(filter(None, [f"{one.task}", f"{one.metric}, {documents}", one.note]))
     verdict = one.verdict or ""
     if pair.p is not None and one.p_holm is not None and pair.p < 0.05 <= one.p_holm:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def measure(
     source: SOURCE,
     against: Annotated[
-        str | None, typer.Option(help="The baseline; default: the model against itself (the noise floor).")
+        str | None, typer.Option(help="The baseline. Default: the model itself, which shows the noise floor.")
     ] = None,
     engine: Annotated[
         str,
@@ -43,14 +43,14 @@ def measure(
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
-    generate: Annotated[int, typer.Option(min=1, help="New tokens each.")] = 16,
+    generate: Annotated[int, typer.Option(min=1, help="New tokens per sequence.")] = 16,
     samples: Annotated[
         int, typer.Option(min=4, help="Timed samples per phase for each of the two models, over all processes.")
     ] = 24,
     processes: Annotated[
         int,
         typer.Option(
-            min=1, help="Processes that time it, each with models loaded anew; more where the interval is wide."
+            min=1, help="Processes that time the models, each loading them anew. A wide interval adds half as many."
         ),
     ] = 5,
     family: FAMILY = None,
@@ -62,7 +62,7 @@ def measure(
 ) -> None:
     """Measure memory and latency of a model under an engine.
 
-    Close other programs first: they are measured with it.
+    Close other programs first: their load changes the times.
 
     \b
     sparsebench measure pruned/0.90 --against path:my-model
@@ -118,7 +118,7 @@ def _show_launch(placed: Hosts) -> None:
     from sparsebench.runtime import hosts
 
     if not placed:
-        raise UserError("--dry-run shows how ranks are started on other nodes", "name them with --hostfile")
+        raise UserError("--dry-run shows how ranks are started on other nodes", "name the nodes with --hostfile")
     typer.echo(f"ranks on {hosts.told(placed)}")
     command = hosts.command(Path("HOSTFILE"), placed, "PORT", ("ADDRESS", "PORT", "TOKEN"))
     typer.echo(shlex.join(command))
@@ -140,7 +140,5 @@ def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:
     emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", "n", ""], rows)
     if memory:
         emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in memory.phases])
-    facts = (
-        f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads a rank, {timed.device}, {timed.dtype}"
-    )
+    facts = f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads per rank, {timed.device}, {timed.dtype}"
     note("\n".join([facts, *timed.notes]))

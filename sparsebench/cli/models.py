@@ -9,9 +9,9 @@ from sparsebench.cli.output import emit_json, emit_table, size
 
 
 def models(as_json: JSON = False) -> None:
-    """List the models that have an alias. An alias can stand wherever a source does.
+    """List the models that have an alias. Commands and manifests take an alias as a source.
 
-    Sizes are downloads; the hub tells its own when a manifest is planned.
+    `download` is empty for models of the hub: `plan` asks the hub for their sizes.
 
     \b
     sparsebench models

@@ -42,29 +42,31 @@ SOURCE = Annotated[
 FAMILY = Annotated[
     str | None, typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.")
 ]
-DTYPE = Annotated[Dtype, typer.Option(help="Working precision; auto keeps the checkpoint's.")]
+DTYPE = Annotated[Dtype, typer.Option(help="Precision of the weights; auto keeps the checkpoint's.")]
 COMPUTE_DTYPE = Annotated[
     Dtype,
-    typer.Option(help="Precision to calculate in; auto: the weights', or float32 where this CPU would emulate it."),
+    typer.Option(
+        help="Precision of calculations; auto: that of the weights, or float32 where this CPU would emulate it."
+    ),
 ]
 DEVICE = Annotated[
     str,
-    typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: the GPUs where the driver lists any."),
+    typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: cuda if the driver lists a GPU, else cpu."),
 ]
 MANIFEST_DEVICE = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of what the manifest says.")
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of the manifest's device.")
 ]
 MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.")]
 EXECUTORS = ("local", "ray")
 EXECUTOR = Annotated[
     str,
-    typer.Option(
-        metavar="NAME", help="Where jobs run: local, on this machine, or ray, as tasks on a cluster of Ray's."
-    ),
+    typer.Option(metavar="NAME", help="Where jobs run: local (this machine) or ray (tasks on a Ray cluster)."),
 ]
 LEDGER = Annotated[
     Path | None,
-    typer.Option(help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb."),
+    typer.Option(
+        help="The DuckDB file; default: the manifest's, else $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."
+    ),
 ]
 LEDGER_ALONE = Annotated[
     Path | None,
@@ -81,7 +83,10 @@ ONLY = Annotated[
     ),
 ]
 REHEARSE = Annotated[
-    bool, typer.Option("--rehearse", help="Seeded random weights of the true architectures; no hub, no scores.")
+    bool,
+    typer.Option(
+        "--rehearse", help="Use seeded random weights of the true architectures, without downloads or scores."
+    ),
 ]
-FULL = Annotated[bool, typer.Option("--full", help="Rehearse every variant that reads no text, not just one.")]
-JSON = Annotated[bool, typer.Option("--json", help="Data for scripts.")]
+FULL = Annotated[bool, typer.Option("--full", help="With --rehearse: every variant that reads no text, not just one.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

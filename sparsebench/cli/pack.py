@@ -12,7 +12,9 @@ from sparsebench.cli.options import JSON, check_name, names_of
 from sparsebench.cli.output import emit_json, note, size
 from sparsebench.errors import UserError
 
-OUT = Annotated[Path | None, typer.Option(help="Default: the folder's name with .packed, .archive or .unpacked.")]
+OUT = Annotated[
+    Path | None, typer.Option(help="The folder to write. Default: FOLDER with .packed, .archive or .unpacked.")
+]
 
 
 def pack(

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 WORTH_SEEING = 0.02
 """A drop, as a share of documents, that most readers would want to know of."""
 TOO_LARGE = (
-    "use a smaller dtype, or a machine with more; a pruned model packed, with `measure --engine sparse`; "
-    "where a GPU's memory is short, the deepspeed-zero3 engine"
+    "use a smaller dtype or a machine with more memory, pack a pruned model for `measure --engine sparse`, "
+    "or, on a GPU, use the deepspeed-zero3 engine"
 )
 
 
@@ -50,7 +50,7 @@ def plan(
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
-    """Show every cell of a manifest, whether it will run and why, and what it will take.
+    """Show every cell of a manifest, whether it will run and why, and what the run needs.
 
     \b
     sparsebench plan quickstart.yaml
@@ -144,7 +144,9 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
         told = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
         note(f"  sparsities are shares of what is prunable: {told}")
     if gpus:
-        note(f"  on {gpus} GPU{'s' * (gpus > 1)} ({environment.where(ready.device)['device']}), a guess of its speed")
+        note(
+            f"  on {gpus} GPU{'s' * (gpus > 1)} ({environment.where(ready.device)['device']}), assumed as fast as an H100"
+        )
         for line in _places(by_place):
             note(f"  {line}")
         for line in _each_gpu(ready, work, pace) if ready.request.executor == "local" else ():
@@ -156,7 +158,10 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
     need = needs(ready, work)
     free = shutil.disk_usage(next(folder for folder in (ready.work, *ready.work.parents) if folder.exists())).free
     if need.disk > free:
-        note(f"  the disk of {ready.work} has {size(free)} free: set work_dir to a larger one, or keep: none", "yellow")
+        note(
+            f"  the disk of {ready.work} has only {size(free)} free: set work_dir to a larger disk, or keep: none",
+            "yellow",
+        )
     for model in crowded(ready, work):
         words = (
             "will not fit: " + TOO_LARGE if model.alone else "is too much for a pair: dense and variant are timed apart"
@@ -174,7 +179,7 @@ def _places(by_place: list[JobGroup]) -> Iterator[str]:
     from sparsebench.durations import duration
 
     for calculates, alone, many, one in (
-        (True, False, "one a GPU, up to {} side by side", "one after another, on a GPU"),
+        (True, False, "one per GPU, up to {} side by side", "one after another, on a GPU"),
         (True, True, "", "alone on the machine, one after another"),
         (False, False, "on the CPU, up to {} side by side", "on the CPU, one after another"),
     ):
@@ -218,20 +223,20 @@ def _learned(ready: Prepared) -> tuple[dict[str, float], str]:
     try:
         rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where(ready.device)["id"]}).rows
     except LedgerError as error:
-        return {}, f"nothing learned of this machine: {error}"
+        return {}, f"the pace of this machine is unknown: {error}"
     seconds = dict(rows)
     cells = [cell for cell in ready.plan.cells if cell.id in seconds]
     if not cells:
         return {}, ""
     pace = learned(jobs(ready.plan, cells, lambda _: True), ready.sizes, seconds)
-    return pace, f"learned from {len(cells)} cell{'s' * (len(cells) > 1)} of this machine"
+    return pace, f"times are learned from {len(cells)} cell{'s' * (len(cells) > 1)} of this machine"
 
 
 def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     """Yield which 16-bit models this CPU would emulate, in which precision they run, and which setting decides it."""
     for what, key, switch in (
         ("scores and calibration", "compute_dtype", "the model's `compute_dtype`"),
-        ("runtime", "dtype", "`dtype` under `runtime`"),
+        ("latency and memory", "dtype", "`dtype` under `runtime`"),
     ):
         runs: dict[str, list[str]] = {}
         for cell in cells:
@@ -239,8 +244,9 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
             if dtype and environment.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
                 runs.setdefault(dtype, []).append(cell.variant.model)
         for dtype, models in runs.items():
-            slow = " slowly" * environment.emulated(dtype)
-            yield f"{what} of {', '.join(dict.fromkeys(models))}{slow} in {dtype}: this CPU emulates 16 bits ({switch} decides)"
+            slow = " and slow" * environment.emulated(dtype)
+            named = ", ".join(dict.fromkeys(models))
+            yield f"{what} of {named} are in {dtype}{slow}: this CPU emulates 16 bits ({switch} decides)"
 
 
 def _unseen(cell: Cell) -> str:
@@ -255,7 +261,7 @@ def _unseen(cell: Cell) -> str:
     drop = detectable(documents)
     least = f"a drop below {100 * drop:.2g} points goes unseen" if drop else "no drop can be seen"
     every = detectable(all_tasks()[task].n) if task in all_tasks() and all_tasks()[task].n > documents else None
-    whole = f"; all {all_tasks()[task].n:,}: {100 * every:.2g}" if every else ""
+    whole = f"; all {all_tasks()[task].n:,} show one of {100 * every:.2g}" if every else ""
     enough = f"; {100 * WORTH_SEEING:g} points take {needed(WORTH_SEEING):,}" if not drop or drop > WORTH_SEEING else ""
     return f"{task}, {documents:,} documents: {least}{whole}{enough} (if {ASSUMED:.0%} of the answers change)"
 

@@ -36,7 +36,8 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="How many jobs run at once; timed jobs run alone. With GPUs, as many again on the CPU. Default: as many as fit.",
+            help="Jobs at once (timed jobs run alone); with GPUs, as many again on the CPU. "
+            "Default: up to four, or one per GPU if more, as cores and memory allow.",
         ),
     ] = None,
     silence: Annotated[
@@ -55,7 +56,7 @@ def run(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="With --executor ray: the cluster's. Default: $RAY_ADDRESS, the one that runs here, else this machine.",
+            help="With --executor ray: the cluster's address. Default: $RAY_ADDRESS, else the cluster here, else a new one.",
             show_default=False,
         ),
     ] = None,
@@ -64,8 +65,8 @@ def run(
 ) -> None:
     """Run every cell of a manifest that has no result yet.
 
-    Finished work is never repeated; Ctrl-C loses at most what is in flight.
-    The exit code is 1 while any cell that was asked for is failed.
+    A finished cell is never repeated; Ctrl-C loses at most the cells in progress.
+    The exit code is 1 while a requested cell is recorded as failed or skipped.
 
     \b
     sparsebench run quickstart.yaml
@@ -108,9 +109,9 @@ def run(
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
             made = Ledger(space.ledger).rebuild([space.records], _left_out)
-            note(f"no {space.ledger}: made anew from the {made} records in {space.records}")
+            note(f"no {space.ledger}: rebuilt from the {made} records in {space.records}")
         elif added := Ledger(space.ledger).catch_up(space.records, _left_out):
-            note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
+            note(f"added {added} record{'s' * (added > 1)} that {space.ledger} did not have")
         # Keep the folders that --only leaves out: they may belong to a stopped run that will go on later.
         meant = {
             name for one in found if one.why != LEFT_OUT for name in (one.cell.variant.id, *one.cell.variant.parents)
@@ -200,18 +201,20 @@ def _nothing(found: list[Decision], ready: Prepared, address: str | None) -> Non
 
 
 def status(
-    manifest: Annotated[Path | None, typer.Argument(help="The experiment file; default: all in the ledger.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Argument(help="The experiment file. Default: every experiment in the ledger.")
+    ] = None,
     rehearse: REHEARSE = False,
     full: FULL = False,
     device: MANIFEST_DEVICE = None,
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:
-    """Show what is done, failed, skipped and left, with the reasons.
+    """Show which cells are done, failed, skipped and left, with the reasons.
 
-    Without a manifest it says what the ledger holds, the records brought in
-    from other machines included. It changes nothing that a run needs:
-    safe while one goes on.
+    Without a manifest it shows every cell in the ledger, those ingested from
+    other machines included. It is safe during a run, because it changes nothing
+    that a run needs.
 
     \b
     sparsebench status quickstart.yaml

@@ -28,30 +28,35 @@ def score(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="An experiment file: score its tasks for this family too, with their settings, your own data included."
+            help="An experiment file. Its tasks for this family are scored too, with their settings and your own data."
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only so many documents, drawn at random, always the same.")
+        int | None, typer.Option(min=1, help="Score only this many documents, drawn at random; always the same ones.")
     ] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Use lm-eval's own batches of this size; default: the fastest way.")
+        int | None, typer.Option(min=1, help="Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="What a classification head's outputs mean, in order.")
+        list[str] | None,
+        typer.Option(help="The name of a classification head's output; repeat it in the outputs' order."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A file in place of the data of stsb_sts or mrpc_pair.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A source, such as path:FILE, in place of the data of stsb_sts or mrpc_pair.")
+    ] = None,
     list_them: Annotated[
         bool, typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
     ] = False,
     against: Annotated[
-        str | None, typer.Option(help="Another model, such as the dense one: paired differences and verdicts.")
+        str | None, typer.Option(help="Show paired differences and verdicts against this model, such as the dense one.")
     ] = None,
     outcomes: Annotated[
         Path | None, typer.Option(help="Write every document's outcome to this file, one JSON object a line.")
     ] = None,
-    documents: Annotated[bool, typer.Option("--documents", help="With --json: every document's outcome.")] = False,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="With --json: include every document's outcome.")
+    ] = False,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
@@ -59,11 +64,11 @@ def score(
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
-    """Score a model on benchmarks, with 95% intervals. With --against, on the same documents as another model.
+    """Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.
 
     `detectable` is the smallest true difference that such a sample shows in
-    four cases of five; without --against it supposes that two models differ
-    on a tenth of the answers.
+    four cases of five. Without --against it assumes that two models differ on
+    a tenth of the answers.
 
     \b
     sparsebench score --list
@@ -95,7 +100,7 @@ def score(
     if not source or not (specs or manifest):
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if manifest and not task and (num_fewshot is not None or batch or data):
-        raise UserError("--num-fewshot, --batch and --data are for a --task", "say it in the manifest")
+        raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
     if documents and not as_json:
         raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
     if outcomes and outcomes.is_dir():

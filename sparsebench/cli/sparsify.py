@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 def sparsify(
     source: SOURCE,
-    out: Annotated[Path, typer.Option(help="One folder per version is made here.")],
-    sparsity: Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the versions, one subfolder each.")],
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Share of the prunable weights to remove, from 0 to 1; repeatable.")
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,16 +44,18 @@ def sparsify(
     ] = None,
     granularity: Annotated[
         settings.Granularity | None,
-        typer.Option(help="All weights compete, those of a matrix, or of a row; default: as the method was published."),
+        typer.Option(
+            help="Which weights compete: all (global), those of a matrix (layer) or of a row. Default: as published."
+        ),
     ] = None,
     allocation: Annotated[
         settings.Allocation,
-        typer.Option(help="The same sparsity in every block, or less where activations have outliers."),
+        typer.Option(help="uniform: the same sparsity in every block; owl: less in blocks with more outliers."),
     ] = "uniform",
     propagate: Annotated[
         settings.Propagate,
         typer.Option(
-            help="Calibrate on outputs of the version's own pruned blocks (as published), or of the dense ones."
+            help="Calibrate on activations of the version's own pruned blocks (as published), or of the dense model."
         ),
     ] = "pruned",
     own: Annotated[
@@ -67,9 +71,11 @@ def sparsify(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 128,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.")
+        int | None, typer.Option(min=1, help="Tokens per sequence. Default: 2048, or the model's maximum if less.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**62 - 1, help="Of what is drawn: masks, calibration text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62 - 1, help="Seed of random masks and of the calibration text.")
+    ] = 0,
     form: Annotated[
         str,
         typer.Option(
@@ -173,7 +179,7 @@ def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step
     folders = {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
     twice = next((path for path in folders.values() if list(folders.values()).count(path) > 1), None)
     if twice:
-        raise UserError(f"two versions would both be {twice}", "ask for each by itself, with an --out of its own")
+        raise UserError(f"two versions would both be {twice}", "make each with a command and an --out of its own")
     return folders
 
 
@@ -193,7 +199,7 @@ def _settings(words: list[str]) -> dict[str, object]:
         # Read as in a manifest: 1e-2 is a number.
         found[key], _, problems = read(text, "--set")
         if problems:
-            raise UserError(f"--set {word}: {problems[0].message}", problems[0].hint or "quote what is a text")
+            raise UserError(f"--set {word}: {problems[0].message}", problems[0].hint or "quote a text")
     return found
 
 

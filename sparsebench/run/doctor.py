@@ -55,7 +55,7 @@ def _machine() -> Iterator[Finding]:
     place = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     tight = free < 10 * GIB
-    fix = "free some, or set SPARSEBENCH_CACHE to a larger disk" if tight else ""
+    fix = "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk" if tight else ""
     yield Finding("disk", "slower" if tight else "ok", f"{free / GIB:.0f} GiB free for the cache", fix)
     shm = Path("/dev/shm")
     if shm.is_dir():
@@ -72,7 +72,7 @@ def _gpus() -> Finding:
     if not names:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
     why = devices.unseen(len(names))
-    fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or say device: cpu"
+    fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or set device: cpu"
     listed = ", ".join(names)
     return Finding("gpu", "missing", f"{listed}: {why}", fix) if why else Finding("gpu", "ok", listed)
 
@@ -137,7 +137,7 @@ def _packing() -> Finding:
     for name in ("packing", "checksum"):
         found = library(name)
         if isinstance(found, Missing):
-            loss = f"packed and archive are written and read by numpy: the same bytes, slower ({found.reason})"
+            loss = f"numpy writes and reads packed and archive: the same bytes, slower ({found.reason})"
             return Finding("packing", "slower", loss, COMPILER)
     return Finding("packing", "ok", "compiled")
 
@@ -152,7 +152,7 @@ def _sparse() -> Finding:
         loss = f"the sparse engine falls back to torch's CSR, which is slower ({found.reason})"
         return Finding("sparse kernels", "slower", loss, COMPILER)
     if not found.shared:
-        loss = f"compiled, {found.level}; torch's OpenMP was not found, so each product starts threads of its own"
+        loss = f"compiled, {found.level}; torch's OpenMP was not found, so each product starts its own threads"
         return Finding("sparse kernels", "slower", loss, "install torch's own wheel, or measure with one thread")
     return Finding("sparse kernels", "ok", f"compiled, {found.level}")
 

@@ -405,7 +405,7 @@ def test_examples_of_choices_are_other_records(
         assert asked not in {example.split()[0] for example in examples}
     few = TaskSpec("choices", num_fewshot=len(records), own=own("choices", path))
     benchmarks.score(tiny_llama, "decoder", [few], sources.Cache(), lambda _, result: found.append(result))
-    assert isinstance(found[1], BenchmarkError) and f"each of {len(records)} records" in found[1].message
+    assert isinstance(found[1], BenchmarkError) and f"there are {len(records)} records" in found[1].message
 
 
 def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_labs_plan_says_what_has_a_gpu_each_and_for_how_long(
     # What the lines say: so many jobs of each kind, and the hours from the first's start to the last's end.
     lines = dict(
         re.findall(
-            r"(one a GPU, up to 8|alone on the machine|on the CPU, up to 8)[a-z ,]*: ((?:\d+ \w+ \w+(?:, )?)+)", told
+            r"(one per GPU, up to 8|alone on the machine|on the CPU, up to 8)[a-z ,]*: ((?:\d+ \w+ \w+(?:, )?)+)", told
         )
     )
     said = {

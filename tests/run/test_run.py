@@ -254,7 +254,7 @@ def test_a_lost_ledger_is_made_anew_from_records(manifest: Path, tmp_path: Path,
     manifest.write_text(manifest.read_text().replace("0.9]", "0.9, 0.99]"))
     again = sparsebench("run", manifest)
     assert again.returncode == 0, again.stderr
-    assert "made anew" in again.stderr
+    assert "rebuilt from" in again.stderr
     counted = sparsebench("sql", "--ledger", ledger, "--format", "csv", "select count(*) from results")
     assert counted.stdout.split() == ["count_star()", "4"]
 
@@ -270,7 +270,7 @@ def test_records_that_a_killed_run_left_behind_reach_the_ledger(
     Ledger(path).ingest(json.loads(record.read_text()) for record in records[:5])
     again = sparsebench("run", manifest)
     assert again.returncode == 0, again.stderr
-    assert "3 records had not reached" in again.stderr
+    assert "added 3 records" in again.stderr
     assert "nothing to do: every cell has its result" in again.stderr
     counted = sparsebench("sql", "--ledger", path, "--format", "csv", "select count(*) from base.records")
     assert counted.stdout.split() == ["count_star()", "8"]

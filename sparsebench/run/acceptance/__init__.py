@@ -21,7 +21,7 @@ from sparsebench.runtime.hosts import Hosts
 
 CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
     "the driver and torch see the same GPUs": hardware.visible,
-    "a copy and a product are as fast as the card": hardware.throughput,
+    "copy and product reach the card's speed": hardware.throughput,
     "time is measured right": instruments.clock,
     "memory is measured right": instruments.peaks,
     "engines at one rank": engines.one_rank,
@@ -31,7 +31,7 @@ CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
     "quantized weights": engines.quantized,
     "a model against itself": engines.against_itself,
     "a killed rank is named": failures.killed,
-    "what does not fit is refused": failures.too_large,
+    "a model that does not fit is refused": failures.too_large,
     "scoring": numerics.scoring,
     "pruning": numerics.pruning,
     "energy": instruments.energy,

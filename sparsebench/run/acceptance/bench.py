@@ -48,7 +48,7 @@ class Bench:
         """The numbers of ranks that can share a model. Raises CheckSkipped where there is only one rank."""
         found = [ranks for ranks in (2, 4, 8) if ranks <= self.ranks]
         if not found:
-            raise CheckSkipped(f"{self.ranks} rank: it takes two")
+            raise CheckSkipped(f"{self.ranks} rank: the check needs two")
         return found
 
     def model(self, name: str) -> tuple[Path, Any]:

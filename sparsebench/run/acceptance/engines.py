@@ -18,7 +18,7 @@ def one_rank(bench: Bench) -> CheckResult:
     numbers = {name: off(one) for name, one in found.items() if one.engine != "hf"}
     worst, kinds = max(numbers.values()), {one.device for one in found.values()}
     right = worst <= 1e-4 and kinds == {bench.device.partition(":")[0]}
-    return right, f"{len(found)} ran on {', '.join(kinds)}, at most {worst:.1e} off", numbers
+    return right, f"{len(found)} ran on {', '.join(kinds)}, outputs at most {worst:.1e} off", numbers
 
 
 def sparse(bench: Bench) -> CheckResult:
@@ -28,7 +28,7 @@ def sparse(bench: Bench) -> CheckResult:
     ratios = {one.phase: one.ratio for one in found.differences}
     used = ("2:4" in found.kernel) if bench.gpu else not found.kernel.startswith("dense")
     right = used and bool(found.parity and found.parity.relative_l2 <= found.parity.tolerance)
-    return right, f"{found.kernel}; times over dense {', '.join(f'{k} {v:.2f}' for k, v in ratios.items())}", ratios
+    return right, f"{found.kernel}; times / dense: {', '.join(f'{k} {v:.2f}' for k, v in ratios.items())}", ratios
 
 
 def quantized(bench: Bench) -> CheckResult:

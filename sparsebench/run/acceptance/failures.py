@@ -42,7 +42,7 @@ def killed(bench: Bench) -> CheckResult:
         named = f"rank 1 of {ranks} died of SIGKILL" in error.message
         freed = before is None or after is None or after > before - GIB // 4  # a process left behind would hold more
         return named and took <= 10 and freed, f"{error.message.splitlines()[0]}, after {took:.1f} s", {"seconds": took}
-    return False, "nobody noticed", {}
+    return False, "the killed rank was not noticed", {}
 
 
 def too_large(bench: Bench) -> CheckResult:
@@ -58,7 +58,7 @@ def too_large(bench: Bench) -> CheckResult:
     torch.cuda.empty_cache()
     free, need = devices.free_memory(bench.device, 1), working_bytes(folder, bench.setting("hf"))
     if free is None:
-        raise CheckSkipped("the driver does not say what is free")
+        raise CheckSkipped("the driver does not report free memory")
     taken = torch.empty(int(free - 0.5 * need), dtype=torch.uint8, device="cuda")
     passed, detail, _ = _refused(folder, family, bench.setting("hf"), "more ranks")
     del taken
@@ -67,7 +67,7 @@ def too_large(bench: Bench) -> CheckResult:
     baseline = bench.latency(folder, "opt", "hf").baseline
     del taken
     torch.cuda.empty_cache()
-    return bool(passed) and baseline == "unpaired", f"{detail}; a pair that does not fit is {baseline}", {}
+    return bool(passed) and baseline == "unpaired", f"{detail}; a pair that does not fit is timed {baseline}", {}
 
 
 def _refused(folder: Path, family: Any, setting: Setting, words: str) -> CheckResult:
@@ -75,4 +75,4 @@ def _refused(folder: Path, family: Any, setting: Setting, words: str) -> CheckRe
         measure_memory(folder, family, setting)
     except MeasureError as error:
         return words in (error.hint or ""), f"{error.message}; {error.hint}", {}
-    return False, "it was measured", {}
+    return False, "it was measured, not refused", {}

@@ -68,7 +68,7 @@ def throughput(bench: Bench) -> CheckResult:
     detail = f"{copied / 1e9:.0f} GB/s, {multiplied / 1e12:.2f} TFLOP/s"
     nominal = nominal_speeds(devices.hardware(bench.device))
     if nominal is None:
-        return None, f"{detail}; nothing to hold it against", numbers
+        return None, f"{detail}; no nominal speed is known for this device", numbers
     shares = copied / nominal[0], multiplied / nominal[1]
     return shares[0] >= 0.6 and shares[1] >= 0.5, f"{detail}: {shares[0]:.0%} and {shares[1]:.0%} of nominal", numbers
 

@@ -16,7 +16,7 @@ def clock(bench: Bench) -> CheckResult:
         started = time.monotonic()
         _, (wall, _) = Peers(1, False).timed(lambda: time.sleep(0.2))
         ratio = wall / (other := time.monotonic() - started)
-        return abs(ratio - 1) < 0.03, f"{wall * 1e3:.1f} ms, {other * 1e3:.1f} by another clock", {"ratio": ratio}
+        return abs(ratio - 1) < 0.03, f"{wall * 1e3:.1f} ms, {other * 1e3:.1f} ms by another clock", {"ratio": ratio}
     cycles = 200_000_000
     torch.cuda._sleep(cycles)
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -58,13 +58,13 @@ def peaks(bench: Bench) -> CheckResult:
     numbers = {"taken_bytes": taken, "nothing_bytes": nothing}
     room = 2 * 2**20 if bench.gpu else size // 16
     right = abs(taken - size) <= room and nothing < size // 2
-    return right, f"{taken / 2**20:.1f} MiB of {size / 2**20:.0f}, then {nothing / 2**20:.1f}", numbers
+    return right, f"{taken / 2**20:.1f} of {size / 2**20:.0f} MiB taken, then {nothing / 2**20:.1f} MiB", numbers
 
 
 def energy(bench: Bench) -> CheckResult:
     """Check over five seconds of load that the counter's joules are the power that the card shows, times the time."""
     if not bench.gpu:
-        raise CheckSkipped("a CPU is examined, whose counter few may read")
+        raise CheckSkipped("a CPU is examined: few users may read its energy counter")
     import torch
 
     from sparsebench.energy import Unavailable, gpu, meter, nvml
@@ -86,4 +86,4 @@ def energy(bench: Bench) -> CheckResult:
     joules = counter.joules() or 0.0
     wanted = took * sum(powers) / len(powers)
     ratio = joules / wanted
-    return abs(ratio - 1) <= 0.15, f"{joules:.0f} J, {wanted:.0f} by power and time", {"ratio": ratio}
+    return abs(ratio - 1) <= 0.15, f"{joules:.0f} J counted, {wanted:.0f} J by power and time", {"ratio": ratio}

@@ -43,7 +43,8 @@ def scoring(bench: Bench) -> CheckResult:
     off = max(abs(a - b) / abs(a) for a, b in zip(*found, strict=True))
     speedup = seconds[0] / seconds[1]
     right = off <= 0.01 and (not bench.gpu or speedup >= 10)
-    return right, f"at most {off:.1e} apart, {speedup:.1f} times as fast", {"relative": off, "speedup": speedup}
+    told = f"log-likelihoods at most {off:.1e} apart, {speedup:.1f} times as fast"
+    return right, told, {"relative": off, "speedup": speedup}
 
 
 def pruning(bench: Bench) -> CheckResult:
@@ -60,7 +61,7 @@ def pruning(bench: Bench) -> CheckResult:
     same = float(((plain == 0) == (ours == 0)).double().mean())
     error = [float(((weights - one).double() @ read.double().T).norm()) for one in (plain, ours)]
     worse = error[1] / error[0] - 1
-    detail = f"{same:.3%} of the mask alike, error {worse:+.2%}"
+    detail = f"{same:.3%} of the mask equal, error {worse:+.2%}"
     return same >= 0.995 and worse <= 0.01, detail, {"same": same, "worse": worse}
 
 

@@ -23,7 +23,7 @@ def tensor_parallel(bench: Bench) -> CheckResult:
             numbers |= {f"{name} x{ranks}": off(found), f"{name} x{ranks} share": share}
             alike, shared = alike and off(found) <= 1e-4, shared and abs(share * ranks - 1) <= 0.1
     worst = max(value for key, value in numbers.items() if not key.endswith("share"))
-    detail = f"at most {worst:.1e} off, {'' if shared else 'not '}a share of the blocks each"
+    detail = f"outputs at most {worst:.1e} off, {'' if shared else 'not '}every rank holds its share of the blocks"
     return alike and shared and apart, detail + ("" if apart else "; two ranks on one GPU"), numbers
 
 
@@ -58,7 +58,8 @@ def zero3(bench: Bench) -> CheckResult:
         peak = max(row.cuda_allocated_bytes or 0 for row in found.per_rank)
         numbers |= {f"x{ranks} off": off(found), f"x{ranks} share": peak / whole}
         right = right and off(found) <= 1e-4 and peak < 0.7 * whole
-    return right, ", ".join(f"{key} {value:.2g}" for key, value in numbers.items()), numbers
+    told = ", ".join(f"{key} {value:.2g}" for key, value in numbers.items())
+    return right, f"output distance (off), peak over model size (share): {told}", numbers
 
 
 def several_nodes(bench: Bench) -> CheckResult:
