@@ -19,7 +19,14 @@ from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import LoadedManifest, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.recipes import chain_of, is_for, verb_and_name
-from sparsebench.manifest.schema import FAMILIES, Manifest, ManifestModel, ManifestRuntime, ManifestTask
+from sparsebench.manifest.schema import (
+    FAMILIES,
+    Manifest,
+    ManifestCalibration,
+    ManifestModel,
+    ManifestRuntime,
+    ManifestTask,
+)
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.paths import unlinked
@@ -186,42 +193,13 @@ def _look_up(
     that fail are reported together, each at its line.
     """
     lock = Lock(request.path.with_suffix(".lock"))
-    revisions: dict[str, str] = {}
-    configs: dict[str, dict[str, Any]] = {}
-    problems: list[Problem] = []
-    models: list[ManifestModel] = []
-    for index, model in enumerate(manifest.models):
-        source = sources.parse(model.source, loaded.folder)
-        if source.kind == "random":
-            revisions[model.name], configs[model.name] = "random", model.architecture or {}
-            models.append(model.model_copy(update={"source": source.text}))
-            continue
-        try:
-            source = lock.pinned(source, cache)
-            models.append(model.model_copy(update={"source": source.text}))
-            revisions[model.name] = sources.fingerprint(source, cache)
-            config = sources.read_config(source, cache)
-        except SourceError as error:
-            problems.append(loaded.problem(("models", index, "source"), error.message, "", error.hint or ""))
-            continue
-        if config:
-            configs[model.name] = config
+    models, revisions, configs, problems = _located_models(loaded, manifest, lock, cache)
     problems += check_family(loaded, configs, family_of)
     problems += _same_checkpoint(loaded, models, revisions)
     calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
     problems += _without_class(loaded, manifest, configs, calibrated)
-    text, calibration = "", manifest.calibration
-    if calibration.source is not None:
-        canonical = sources.parse(calibration.source, loaded.folder).text
-        calibration = calibration.model_copy(update={"source": canonical})
-    if calibrated or manifest.outputs:
-        try:
-            read = lock.pinned(_calibration_text(manifest, loaded.folder), cache)
-            text = "!".join(filter(None, (sources.fingerprint(read, cache), read.file)))
-            if calibration.source is not None:
-                calibration = calibration.model_copy(update={"source": read.text})
-        except SourceError as error:
-            problems.append(loaded.problem(("calibration", "source"), error.message, "", error.hint or ""))
+    calibration, text, wrong = _located_text(loaded, manifest, lock, cache, calibrated or bool(manifest.outputs))
+    problems += wrong
     if calibrated:
         problems += _overlaps(loaded, manifest)
         problems += _unreplayed(loaded, manifest, configs)
@@ -253,6 +231,53 @@ def _look_up(
         ],
     }
     return manifest.model_copy(update=located), revisions, configs, DataInfo(text, documents)
+
+
+def _located_models(
+    loaded: LoadedManifest, manifest: Manifest, lock: Lock, cache: sources.Cache
+) -> tuple[list[ManifestModel], dict[str, str], dict[str, dict[str, Any]], list[Problem]]:
+    """Return the models with their sources located, each one's fingerprint and config.json, and what is wrong."""
+    models: list[ManifestModel] = []
+    revisions: dict[str, str] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    problems: list[Problem] = []
+    for index, model in enumerate(manifest.models):
+        source = sources.parse(model.source, loaded.folder)
+        if source.kind == "random":
+            revisions[model.name], configs[model.name] = "random", model.architecture or {}
+            models.append(model.model_copy(update={"source": source.text}))
+            continue
+        try:
+            source = lock.pinned(source, cache)
+            models.append(model.model_copy(update={"source": source.text}))
+            revisions[model.name] = sources.fingerprint(source, cache)
+            config = sources.read_config(source, cache)
+        except SourceError as error:
+            problems.append(loaded.problem(("models", index, "source"), error.message, "", error.hint or ""))
+            continue
+        if config:
+            configs[model.name] = config
+    return models, revisions, configs, problems
+
+
+def _located_text(
+    loaded: LoadedManifest, manifest: Manifest, lock: Lock, cache: sources.Cache, read: bool
+) -> tuple[ManifestCalibration, str, list[Problem]]:
+    """Return the calibration with its source located, the text's fingerprint if it is ``read``, and what is wrong."""
+    text, calibration = "", manifest.calibration
+    if calibration.source is not None:
+        canonical = sources.parse(calibration.source, loaded.folder).text
+        calibration = calibration.model_copy(update={"source": canonical})
+    if not read:
+        return calibration, text, []
+    try:
+        source = lock.pinned(_calibration_text(manifest, loaded.folder), cache)
+        text = "!".join(filter(None, (sources.fingerprint(source, cache), source.file)))
+    except SourceError as error:
+        return calibration, text, [loaded.problem(("calibration", "source"), error.message, "", error.hint or "")]
+    if calibration.source is not None:
+        calibration = calibration.model_copy(update={"source": source.text})
+    return calibration, text, []
 
 
 def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
