@@ -65,7 +65,7 @@ def test_what_an_oracle_chose_is_not_recovered_and_no_model_is_not_changed(
     with pytest.raises(ManifestError) as caught:
         prepare(PlanRequest(path, offline=True))
     (problem,) = caught.value.problems
-    assert f"{key}: " in path.read_text().splitlines()[problem.line - 1] and "no step follow" in problem.message
+    assert f"{key}: " in path.read_text().splitlines()[problem.line - 1] and "no step may follow" in problem.message
 
 
 def test_metis_is_asked_for_by_name_and_refused_with_its_line_where_it_is_not_installed(
