@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks.own import content, default_name
-from sparsebench.errors import SourceError, SparsebenchError
+from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Family, Manifest, ManifestBenchmarks, ManifestTask
@@ -37,8 +37,6 @@ def located(
         place = "source" if task.source else "task"
         try:
             parsed = pinned(sources.parse(source, loaded.folder))
-            if parsed.kind == "random":
-                raise SourceError("random: a source of weights, not of data", "name a file or folder: path:FILE")
             name = task.name or default_name(task.task, parsed) + (f"-{task.metric}" if task.metric else "")
             text = with_content(parsed.text, content(parsed, cache))
             task = task.model_copy(update={"source": text, "name": name})

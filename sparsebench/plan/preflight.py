@@ -172,7 +172,12 @@ class Lock:
         self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
     def pinned(self, source: sources.Source, cache: sources.Cache) -> sources.Source:
-        """Return a hub source at the commit that its revision meant when it was first resolved; others do not move."""
+        """Return a hub source at the commit that its revision meant when it was first resolved; others do not move.
+
+        Raises SourceError for ``random``, which only a model's weights can be.
+        """
+        if source.kind == "random":
+            raise SourceError("random: untrained weights, with nothing to read or learn from", "name another source")
         if source.kind != "hf":
             return source
         if source.text not in self.commits:

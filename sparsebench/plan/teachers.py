@@ -64,8 +64,6 @@ class Teachers:
                 return value
             try:
                 source = self.pinned(sources.parse(value, self.loaded.folder))
-                if source.kind == "random":
-                    raise SourceError("random: nothing to learn from", "a model with real weights")
                 for words, hint in self._unfit(source, meant):
                     problems.append(self.loaded.problem(where, f"{value}: {words}", "", hint))
                 return with_content(source.text, digest(sources.fingerprint(source, self.cache)))

@@ -116,7 +116,7 @@ def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
     ("entry", "words"),
     [
         ("{task: perplexity, source: path:note.jsonl}", ["no such file", "notes.jsonl"]),
-        ("{task: perplexity, source: random}", ["mine.yaml:10:34", "a source of weights, not of data"]),
+        ("{task: perplexity, source: random}", ["mine.yaml:10:34", "untrained weights"]),
         ("{task: perplexity, source: path:notes.jsonl, field: body}", ["no field 'body'", "text"]),
         ("{task: perplexity, source: path:notes.jsonl, length: 300}", ["llama: windows of 300", "256"]),
         ("{task: perplexity, source: path:notes.jsonl, length: 64, stride: 65}", ["stride", "at most 64"]),

@@ -268,6 +268,20 @@ def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     assert [(own["field"], own["target"]) for own in steps] == [("word", "sounds"), (None, None), ("sounds", "sounds")]
 
 
+@pytest.mark.parametrize("key", ["source", "of the step"])
+def test_random_weights_are_no_text(tmp_path: Path, key: str) -> None:
+    (tmp_path / "text.txt").write_text("some words\n")
+    text = ONE.format() + 'calibration: {source: "path:text.txt"}\nvariants:\n  - {prune: wanda, sparsity: 0.5}\n'
+    if key == "source":
+        text = text.replace("path:text.txt", "random")
+    else:
+        text += "  - {trim: corpus, source: random}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ManifestError, match=r"mine\.yaml:(8|11):") as caught:
+        prepare(PlanRequest(tmp_path / "mine.yaml"))
+    assert "random: untrained weights" in str(caught.value)
+
+
 def test_a_hidden_size_that_cannot_be_cut_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = MANIFEST.format(method="magnitude", more="")
@@ -275,7 +289,9 @@ def test_a_hidden_size_that_cannot_be_cut_is_refused_with_its_line(tmp_path: Pat
     path.write_text(text.replace("- {prune: magnitude, sparsity: 0.5}", entry))
     with pytest.raises(ManifestError) as caught:
         prepare(PlanRequest(path))
-    assert str(caught.value).count("plain: bert: channels cannot be removed") == 1 and "mine.yaml:14" in str(caught.value)
+    assert str(caught.value).count("plain: bert: channels cannot be removed") == 1 and "mine.yaml:14" in str(
+        caught.value
+    )
     path.write_text(path.read_text().replace("model_type: bert", "model_type: nomic_bert"))
     assert prepare(PlanRequest(path)).plan.cells
 

@@ -109,7 +109,7 @@ def test_what_cannot_teach_is_refused_with_its_line(folder: Path, tiny_bert: Pat
     shutil.copytree(tiny_bert, folder / "bert")
     assert "of another family" in refusal(folder, '{recover: distill, teacher: "path:bert"}')
     assert "mine.yaml:9" in refusal(folder, '{recover: distill, teacher: "path:absent"}')
-    assert "nothing to learn from" in refusal(folder, "{recover: distill, teacher: random}")
+    assert "nothing to read or learn from" in refusal(folder, "{recover: distill, teacher: random}")
     assert "beside several teachers" in refusal(folder, '{recover: distill, teacher: [dense, "path:big"], match: cos}')
 
 
