@@ -193,7 +193,10 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("x" * 100_001 + " y", "record 1: a word of more than 100,000 characters"), ("a \ud800 b", "half of a surrogate pair")],
+    [
+        ("x" * 100_001 + " y", "record 1: a word of more than 100,000 characters"),
+        ("a \ud800 b", "half of a surrogate pair"),
+    ],
 )
 def test_what_no_tokenizer_takes_is_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}))
