@@ -22,7 +22,7 @@ WITH placed AS (
     -- Matrices that differ by two points: more than rounding.
     SELECT variant_id, model
     FROM placed
-    WHERE method <> 'dense'
+    WHERE method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
     HAVING max(zero_share) - min(zero_share) > 0.02
 )
