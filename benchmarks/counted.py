@@ -1,4 +1,4 @@
-"""Every method at five sparsities on one model: made here, loaded by stock transformers, counted there.
+"""Every one-shot method at five sparsities on one model: made here, loaded by stock transformers, counted there.
 
     python benchmarks/counted.py FOLDER --family decoder [--samples 16] [--length 512] [--method wanda …]
 
@@ -56,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", required=True, choices=CLASSES)
-    parser.add_argument("--method", nargs="+", default=list(registry.methods()))
+    parser.add_argument(
+        "--method", nargs="+", default=[name for name, row in registry.methods().items() if row.granularities]
+    )
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--calibration", nargs="*", default=[], help="options of sparsify that name another text")

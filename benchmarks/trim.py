@@ -19,7 +19,8 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import all_tasks
-from sparsebench.benchmarks.perplexity import Windows, cut, in_bytes, likelihoods, pooled
+from sparsebench.benchmarks.perplexity import cut, in_bytes, likelihoods
+from sparsebench.benchmarks.running import pooled
 from sparsebench.models.load import load_model, load_tokenizer
 from sparsebench.models.text import JOINER, original_ids, special_tokens, token_ids
 from sparsebench.plan.single import single
@@ -125,9 +126,10 @@ def said(
     for name, text in joined.items():
         first, _ = special_tokens(tokenizer)
         every = cut(token_ids(tokenizer, text), 1024, before=first)
-        part = Windows(every.ids[: options.windows], every.starts[: options.windows], every.stride, every.dropped)
+        places = range(len(every.ids))[: options.windows]
+        part = every.only(places)
         values = likelihoods(model, part)
-        size = in_bytes(tokenizer, text, part, len(first), values)
+        size = in_bytes(tokenizer, text, part, places, (0, len(first)), values)
         words.append(
             f"{name} text {now[name] / whole[name] - 1:+.2%} tokens, perplexity {pooled(values, part.scored):.4f}, "
             f"bits a byte {size['bits_per_byte']:.5f} ({size['scored_bytes']:,} bytes)"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.dimensions import dimensions
-from sparsebench.runtime.parity import out_of_memory
+from sparsebench.runtime.failures import out_of_memory
 
 SHARE = 0.5
 """Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""

@@ -56,6 +56,12 @@ class CausalScorer(HFLM):
         """Run stock's method without its progress bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Run stock's method in batches of ``usual``, whatever an earlier task has noted or halved."""
+        self.notes, self.batch_size_per_gpu = {}, self.usual
+        found: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return found
+
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._advance(len(inps))
         return super()._model_call(inps, *args, **kwargs)

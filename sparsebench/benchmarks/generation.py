@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes, own, squad
@@ -59,6 +59,13 @@ class GenerationExample:
     context: str = ""
 
 
+class Written(NamedTuple):
+    """What a model wrote for an input, and whether it ended of itself within the tokens that it was allowed."""
+
+    symbols: Symbols
+    ended: bool
+
+
 class Generation:
     """One encoder-decoder or decoder, for any number of generation tasks. Tasks with the same inputs share outputs."""
 
@@ -72,7 +79,7 @@ class Generation:
         self.batch = BatchSize(rows, asked=batch_size is not None)
         self.progress = progress
         self._documents: dict[tuple[tuple[str, ...], ...], list[GenerationExample]] = {}
-        self._written: dict[tuple[int, tuple[str, ...]], list[Symbols]] = {}
+        self._written: dict[tuple[int, tuple[str, ...]], list[Written]] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task.
@@ -82,8 +89,6 @@ class Generation:
         depend on what a model writes. Raises BenchmarkError when the model's logits are not finite, or an input is too
         long.
         """
-        from importlib.metadata import version
-
         task = spec.known
         longest, named = task.tokens or LONGEST, (task.data, task.fields)
         if named not in self._documents:
@@ -94,18 +99,8 @@ class Generation:
         texts = tuple(document.text for document in asked)
         if (longest, texts) not in self._written:
             self._written[longest, texts] = self.write(texts, longest)
-        pairs = list(zip(asked, self._written[longest, texts], strict=True))
-        lengths: list[float] = []
-        if task.form == "squad":
-            pairs = [(document, squad.words(" ".join(written))) for document, written in pairs]
-        if task.metric in EDITS:
-            values = [
-                float(min(distance(written, answer) for answer in document.answers)) for document, written in pairs
-            ]
-            lengths = [float(len(document.answers[0])) for document in asked]
-        else:
-            alike = likeness(task.metric)
-            values = [max(alike(written, answer) for answer in document.answers) for document, written in pairs]
+        written = self._written[longest, texts]
+        values, lengths = compared(task, asked, [one.symbols for one in written])
         return ScoreResult.of(
             task,
             (
@@ -122,29 +117,31 @@ class Generation:
             whole=len(every),
             chance=0.0 if task.chance == "open" else None,
             scored=ratio(values, lengths or [1.0] * len(values)),
-            protocol={
-                "harness": f"sparsebench generation, transformers {version('transformers')}",
-                **(
-                    {"metric": f"{LIBRARIES[task.metric]} {version(LIBRARIES[task.metric])}"}
-                    if task.metric in LIBRARIES
-                    else {}
-                ),
-                "task_version": str(task.version),
-                "data": " ".join(task.data),
-                "split": "" if task.form else f"test, seed {cmudict.SEED}",
-                "documents": len(every),
-                "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
-                "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
-                "max_new_tokens": longest,
-                # Outputs are counted in words: one with as many words as tokens were allowed was surely cut off.
-                "cut_off": sum(len(written) >= longest for _, written in pairs),
-                "chance_rule": task.chance,
-                "batch_size": self.batch.most,
-                "dtype": str(self.model.dtype).removeprefix("torch."),
-            },
+            protocol=self._protocol(task, asked, longest)
+            | {"documents": len(every), "cut_off": sum(not one.ended for one in written)},
         )
 
-    def write(self, texts: Sequence[str], longest: int = LONGEST) -> list[Symbols]:
+    def _protocol(
+        self, task: Benchmark, asked: Sequence[GenerationExample], longest: int
+    ) -> dict[str, str | int | float]:
+        from importlib.metadata import version
+
+        library = LIBRARIES.get(task.metric)
+        return {
+            "harness": f"sparsebench generation, transformers {version('transformers')}",
+            **({"metric": f"{library} {version(library)}"} if library else {}),
+            "task_version": str(task.version),
+            "data": " ".join(task.data),
+            "split": "" if task.form else f"test, seed {cmudict.SEED}",
+            "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
+            "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
+            "max_new_tokens": longest,
+            "chance_rule": task.chance,
+            "batch_size": self.batch.most,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+    def write(self, texts: Sequence[str], longest: int = LONGEST) -> list[Written]:
         """Return the model's output for each text, in symbols (the decoded text, split at whitespace).
 
         Raises BenchmarkError when an input (a decoder's with ``longest`` new tokens) is longer than the model takes.
@@ -170,17 +167,17 @@ class Generation:
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
-        found: list[Symbols] = [()] * len(rows)
+        found = [Written((), False)] * len(rows)
         done = 0
         for length in sorted(by_length, reverse=True):
 
-            def run(places: Sequence[int]) -> list[Symbols]:
+            def run(places: Sequence[int]) -> list[Written]:
                 given = torch.tensor([rows[place] for place in places], device=self.model.device)
                 return self._decoded(given, longest, begun)
 
             for places, written in self.batch.parts(by_length[length], run):
-                for place, symbols in zip(places, written, strict=True):
-                    found[place] = symbols
+                for place, one in zip(places, written, strict=True):
+                    found[place] = one
                 done += len(places)
                 if self.progress:
                     self.progress(done, len(rows))
@@ -204,11 +201,12 @@ class Generation:
             self.model(input_ids=given, use_cache=True, **{cache_name(self.model): remembered})
         return remembered
 
-    def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Symbols]:
+    def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Written]:
         """Return greedy continuations of ``given`` (batch, length); ``begun`` caches its first tokens, or is None."""
         import torch
 
-        alone, length = bool(self.model.config.is_encoder_decoder), given.shape[1]
+        alone = bool(self.model.config.is_encoder_decoder)
+        length = 1 if alone else given.shape[1]  # an encoder-decoder's output begins with its start token
 
         def finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             if not bool(torch.isfinite(scores).all()):
@@ -233,8 +231,14 @@ class Generation:
                 logits_processor=[finite],
                 **more,
             )
-        found = self.tokenizer.batch_decode(written if alone else written[:, length:], skip_special_tokens=True)
-        return [tuple((text if alone else text.partition("\n")[0]).split()) for text in found]
+        new = written[:, length:]
+        ends = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
+        ends = {*ends} if isinstance(ends, list) else {ends}
+        found = []
+        for ids, text in zip(new.tolist(), self.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            line, newline, _ = (text, "", "") if alone else text.partition("\n")
+            found.append(Written(tuple(line.split()), bool(newline) or not ends.isdisjoint(ids)))
+        return found
 
 
 def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
@@ -262,6 +266,20 @@ def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
             for prompt, answers, passage in squad.read(path)
         ]
     return [GenerationExample(word.spelling, word.pronunciations) for word in cmudict.split(cmudict.read(path), "test")]
+
+
+def compared(
+    task: Benchmark, asked: Sequence[GenerationExample], written: Sequence[Symbols]
+) -> tuple[list[float], list[float]]:
+    """Return each output's value by the task's metric, and for EDITS the lengths of the first answers (else none)."""
+    if task.form == "squad":
+        written = [squad.words(" ".join(symbols)) for symbols in written]
+    pairs = list(zip(asked, written, strict=True))
+    if task.metric in EDITS:
+        edits = [float(min(distance(symbols, answer) for answer in document.answers)) for document, symbols in pairs]
+        return edits, [float(len(document.answers[0])) for document in asked]
+    alike = likeness(task.metric)
+    return [max(alike(symbols, answer) for answer in document.answers) for document, symbols in pairs], []
 
 
 def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:

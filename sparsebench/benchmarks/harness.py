@@ -211,7 +211,9 @@ def _set_fewshot(task: Any, spec: TaskSpec) -> None:
     default = task.get_config("num_fewshot")
     if spec.num_fewshot is not None and default == 0 != spec.num_fewshot:
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
-    if spec.own and (spec.num_fewshot or 0) >= (there := len(task.eval_docs)):
+    # Examples of records are other records; a folder of lm-eval's task files names a split of its own for them.
+    records = spec.row is not None and spec.row.form == "records"
+    if records and spec.num_fewshot and spec.num_fewshot >= (there := len(task.eval_docs)):
         raise BenchmarkError(
             f"task {spec.task}: `num_fewshot` is {spec.num_fewshot}, but there are {there} records, and none is its own example",
             f"set `num_fewshot` to {there - 1} or less",

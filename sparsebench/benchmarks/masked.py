@@ -35,8 +35,9 @@ class MaskedScorer(LM):
         """Return (Σ log p, whether every token is the most probable one) for each (context, continuation)."""
         texts = [self.reader.continuation(*request.args) for request in requests]
         self.sharing = "off: a masked language model"
-        self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
         answers = self.scorer.score(texts, self.progress)
+        # Read after scoring, which may halve the batches.
+        self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
         return [(math.fsum(p for p, _ in found), all(first for _, first in found)) for found in answers]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:

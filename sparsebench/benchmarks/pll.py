@@ -42,10 +42,10 @@ class PllText:
     end: int
     cut: int = 0
 
-    def masked(self, place: int, within_words: bool = True) -> range:
+    def masked(self, place: int) -> range:
         """Return the positions that are masked when the token at ``place`` is scored."""
         last = place + 1
-        while within_words and last < self.end and self.words[last] == self.words[place]:
+        while last < self.end and self.words[last] == self.words[place]:
             last += 1
         return range(place, last)
 
@@ -117,13 +117,12 @@ class PllScorer:
     """A model with a masked-language-model head, and the size of its batches.
 
     A batch has ``rows`` masked copies, or at most ROWS with TOKENS tokens in all (on a GPU, as many as fit into its
-    memory). ``within_words=False`` is Salazar et al.'s original.
+    memory).
     """
 
     model: Any
     tokenizer: Any
     rows: int | None = None
-    within_words: bool = True
 
     def __post_init__(self) -> None:
         self.tokens = tokens_at_once(self.model, TOKENS)
@@ -135,7 +134,7 @@ class PllScorer:
     def protocol(self) -> dict[str, str | int | float]:
         """The fields of a record on how likelihoods were computed."""
         return {
-            "likelihood": f"pseudo, {METHOD if self.within_words else 'original'}",
+            "likelihood": f"pseudo, {METHOD}",
             "softmax_dtype": "float32",
             "batch_size": self.rows or (f"{self.tokens} tokens" if self.batch.most == self.most else self.batch.most),
         }
@@ -177,7 +176,7 @@ class PllScorer:
         for row, (text, place) in enumerate(batch):
             ids[row, : len(text.ids)] = torch.tensor(text.ids, device="cpu")
             seen[row, : len(text.ids)] = 1
-            masked = text.masked(place, self.within_words)
+            masked = text.masked(place)
             ids[row, masked.start : masked.stop] = self.tokenizer.mask_token_id
         places = torch.tensor([place for _, place in batch], device=device)
         logits = self._logits(ids.to(device), seen.to(device), places).float()

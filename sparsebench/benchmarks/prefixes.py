@@ -36,13 +36,12 @@ def shared(one: TokenIds, other: TokenIds) -> int:
     return min(len(one), len(other))
 
 
-def arrange(rows: Iterable[TokenIds], most: int, nodes_wanted: int | None = None) -> list[list[TokenIds]]:
+def arrange(rows: Iterable[TokenIds], most: int, wanted: int) -> list[list[TokenIds]]:
     """Group distinct inputs into batches, long inputs first, of at most ``most`` nodes unless it is a single input.
 
-    A batch has up to ``nodes_wanted`` (default ``NODES``) nodes, or twice its longest input's if that is more, so that
-    several inputs share a long prompt's beginning.
+    A batch has up to ``wanted`` nodes, or twice its longest input's if that is more, so that several inputs share a long
+    prompt's beginning.
     """
-    wanted = nodes_wanted or NODES
     families: list[list[TokenIds]] = []
     for row in sorted(rows):
         if families and _ALIKE * shared(families[-1][-1], row) >= len(row):

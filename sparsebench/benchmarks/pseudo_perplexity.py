@@ -14,7 +14,7 @@ from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.own import MASKED_WINDOW
-from sparsebench.benchmarks.perplexity import RunningText, ScoredWindow, as_dense, bits, check_finite, fitting, result
+from sparsebench.benchmarks.running import RunningText, ScoredWindow, as_dense, bits, check_finite, fitting, result
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import original_ids
 

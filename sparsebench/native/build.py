@@ -39,7 +39,10 @@ def library(name: str, *more: str) -> ctypes.CDLL | Missing:
     if found is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
     flags = (*FLAGS, *more)
-    made = _compiled(source, found, flags, Cache())
+    try:
+        made = _compiled(source, found, flags, Cache())
+    except OSError as error:  # such as a cache that cannot be written
+        return Missing(f"{source.name} is not compiled into the cache ({error})")
     if isinstance(made, Missing):
         return made
     try:

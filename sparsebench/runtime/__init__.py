@@ -1,12 +1,11 @@
 """Measures latency and memory of a model under an engine: one process per rank, by phase, dense beside variant."""
 
-from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.measure import check_device, check_supported, measure_latency, measure_memory, measure_pair
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
 VERSION = 2
 
 __all__ = [
-    "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_device", "check_supported", "footprint",
+    "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_device", "check_supported",
     "measure_latency", "measure_memory", "measure_pair",
 ]  # fmt: skip

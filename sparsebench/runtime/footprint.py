@@ -12,7 +12,7 @@ from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.deepspeed import cut_first
 from sparsebench.runtime.parity import BLOCKS
-from sparsebench.runtime.results import Setting, Workload
+from sparsebench.runtime.results import Setting
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -25,13 +25,11 @@ PREFETCHED = 50_000_000
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def footprint(folder: Path, setting: Setting | None = None) -> int:
+def footprint(folder: Path, setting: Setting) -> int:
     """Estimate the bytes that all ranks together need to measure the model in ``folder`` alone.
 
-    The estimate uses file headers and the workload. The default setting is one rank in the checkpoint's dtype. Raises
-    ModelError for a folder that is no checkpoint.
+    The estimate uses file headers and the workload. Raises ModelError for a folder that is no checkpoint.
     """
-    setting = setting or Setting("deepspeed", 1, Workload())
     return setting.ranks * RANK_BYTES + working_bytes(folder, setting)
 
 

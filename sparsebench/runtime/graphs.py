@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sparsebench.runtime.parity import distance, out_of_memory
+from sparsebench.runtime.failures import out_of_memory
+from sparsebench.runtime.parity import distance
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 
 WARM = 3

@@ -27,6 +27,8 @@ WARM_STEPS = (3, 16)
 """The least and the most steps of warming up a side."""
 WARM_SECONDS = 0.3
 """After its least steps, warming up a side stops once it has taken this long."""
+SLOW_SECONDS = 1.0
+"""Where a step takes this long, a phase tells the parent of each pair: its message costs a ten-thousandth of a step."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ def run(
 ) -> tuple[list[TimingSample], Settled, Energy]:
     """Time one process's share of every phase of ``sides`` (one or two).
 
-    Return the samples, the steady phases and the joules per step. ``done`` is called between phases, never while one is
-    timed.
+    Return the samples, the steady phases and the joules per step. ``done`` is called after each phase and, in slow ones,
+    after each pair of blocks, never while a step is timed.
     """
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     settled: Settled = []
@@ -120,7 +122,7 @@ def run(
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        found, steadies, joules = _phase(ours, setting, peers, meter, process, window)
+        found, steadies, joules = _phase(ours, setting, peers, done, meter, process, window)
         gc.enable()
         samples += found
         settled += [(phase.name, side) for side in steadies]
@@ -130,7 +132,13 @@ def run(
 
 
 def _phase(
-    sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: EnergyMeter, process: int, window: float
+    sides: Mapping[Side, Phase],
+    setting: Setting,
+    peers: Peers,
+    done: Callable[[], None],
+    meter: EnergyMeter,
+    process: int,
+    window: float,
 ) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
     wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
     longest = BLOCK
@@ -150,6 +158,8 @@ def _phase(
         enough = pair >= math.ceil(wanted / block) and spent_s >= longer * len(sides)
         if pair >= least and (enough or spent_s > seconds):
             break
+        if step >= SLOW_SECONDS:  # after warming up, and after each pair
+            done()
         # Alternate which side goes first, so that a drift of the machine hits both alike.
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
             phase = sides[side]

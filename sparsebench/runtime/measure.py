@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,9 +18,8 @@ from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
-from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, placement, stolen, threads_per_rank
-from sparsebench.runtime.nodes import NodeGroup
+from sparsebench.runtime.nodes import group
 from sparsebench.runtime.results import (
     LatencyResult,
     Machine,
@@ -37,6 +37,8 @@ from sparsebench.storage import is_packed
 Emit = Callable[[str, LatencyResult | SparsebenchError], None]
 PRECISION = 0.02
 """More processes are run where an interval reaches further from its ratio than this share of it."""
+SHARE = re.compile(r"\d+%")
+"""A share in a kernel's description, such as that of the weights read."""
 
 
 def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
@@ -151,35 +153,42 @@ def _timed(
 ) -> dict[str, list[Heard]]:
     """Run the processes; return each variant's messages. A variant that fails is left out, and ``emit`` gets its error.
 
-    Raises an error that two variants meet one directly after the other: it is no variant's own. A ``baseline``'s error
-    is raised too.
+    A variant that fails in a process that was added keeps what it has, with a note. Raises an error that two variants
+    meet one directly after the other, which is no variant's own, and a ``baseline``'s error.
     """
     left, heard = dict(variants), {key: list[Heard]() for key in variants}
     said = ""
 
-    def go(keys: Sequence[str], numbers: Sequence[int]) -> None:
+    def go(keys: Sequence[str], numbers: Sequence[int], added: bool = False) -> None:
         nonlocal said
         todo, waiting = list(numbers), list(keys)
         while todo and waiting:
             spec = _spec(dense, [left[key] for key in waiting], family, setting, todo, baseline)
             count = 0
             try:
-                with _group(spec, setting) as group:
-                    for message in group.messages():
+                with group(spec, setting) as running:
+                    for message in running.messages():
                         if message["kind"] == "result":
                             heard[waiting[message["index"]]].append(message)
                             count += 1
                 return
             except SparsebenchError as error:
                 place, index = divmod(count, len(waiting))
-                if baseline or place == len(todo) or (not count and str(error) == said):
+                if not added and (baseline or place == len(todo) or (not count and str(error) == said)):
                     raise
                 said = "" if isinstance(error, ParityError) else str(error)
-                emit(waiting[index], error)
                 # The process is repeated for the other variants, so its results for them are dropped.
                 for key in waiting[:index]:
                     heard[key].pop()
-                del left[waiting[index]], heard[waiting[index]], waiting[index]
+                failed = waiting.pop(index)
+                del left[failed]
+                if added:
+                    first = heard[failed][0]
+                    note = f"a process that was added failed: {error.message}"
+                    heard[failed][0] = {**first, "notes": [*first["notes"], note]}
+                else:
+                    del heard[failed]
+                    emit(failed, error)
                 todo = todo[place:]
 
     numbers = range(setting.processes)
@@ -189,7 +198,7 @@ def _timed(
     wide = [key for key, numbers in more.items() if numbers]
     numbers = more[wide[0]] if wide else range(0)
     for some in [numbers] if _forks(setting) else [[number] for number in numbers]:
-        go([key for key in wide if key in left], some)
+        go([key for key in wide if key in left], some, added=True)
     return heard
 
 
@@ -230,8 +239,11 @@ def _result(
     phases = intervals.summaries(samples, settled, spent)
     found = intervals.differences(samples, not alone)
     facts = _facts(messages[0], setting)
-    others = Counter(message["kernel"] for message in messages if message["kernel"] != facts["kernel"])
-    unlike = (f"{count} of {len(messages)} processes ran {kernel}" for kernel, count in others.items())
+    # What was read is measured anew by each process, and is no other kernel.
+    kernels = {SHARE.sub("", message["kernel"]): message["kernel"] for message in reversed(messages)}
+    others = Counter(SHARE.sub("", message["kernel"]) for message in messages)
+    del others[SHARE.sub("", facts["kernel"])]
+    unlike = (f"{count} of {len(messages)} processes ran {kernels[name]}" for name, count in others.items())
     notes = (*unlike, *intervals.waiting(phases, facts["device"], setting.ranks), *intervals.disagreeing(phases, found))
     return LatencyResult(
         **{**facts, "notes": (*facts["notes"], *notes)},
@@ -258,8 +270,8 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     threads = threads_per_rank(setting)
     before = observe(threads)
     spec = {"job": "memory", "folder": str(folder.absolute()), "family": family, "setting": asdict(setting)}
-    with _group(spec, setting) as group:
-        found = [message for message in group.messages() if message["kind"] == "result"]
+    with group(spec, setting) as running:
+        found = [message for message in running.messages() if message["kind"] == "result"]
     rows = sorted((RankMemory(**row) for message in found for row in message["rows"]), key=lambda row: row.rank)
     sums: dict[str, int] = {}
     for row in rows:
@@ -273,13 +285,6 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
         before=before,
         after=observe(threads),
     )
-
-
-def _group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
-    """Return the group of the setting's ranks, on this machine or on its hosts."""
-    if setting.hosts:
-        return NodeGroup(spec, setting.hosts, variables(setting), setting.timeout_seconds, setting.group)
-    return RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds)
 
 
 def _spec(
@@ -312,7 +317,7 @@ def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
 
 def _check_folder(folder: Path, family: str, setting: Setting) -> None:
     check_supported(Checkpoint(folder).config, family, setting)
-    if is_packed(folder) and not engine(setting.engine).reads_packed:
+    if is_packed(folder) and not engines()[setting.engine].reads_packed:
         raise UnsupportedError(
             f"{folder.name} is packed, and the {setting.engine} engine reads dense folders only",
             "unpack it with `sparsebench unpack`, or use the sparse engine",

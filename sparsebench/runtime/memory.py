@@ -49,19 +49,10 @@ def tensor_bytes(model: Any) -> int:
     """Return the bytes of a model's parameters and buffers, each storage once, plus the engine's ``hidden_bytes``."""
     module = getattr(model, "module", model)
     storages = {
-        part.untyped_storage().data_ptr(): part.untyped_storage().nbytes()
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in (*module.parameters(), *module.buffers())
-        for part in _parts(tensor)
     }
     return sum(storages.values()) + int(getattr(model, "hidden_bytes", 0))
-
-
-def _parts(tensor: Any) -> list[Any]:
-    """Return the tensors that hold the bytes: a semi-structured tensor has no storage, but its inner tensors have."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return [tensor]
-    names, _ = tensor.__tensor_flatten__()
-    return [getattr(tensor, name) for name in names]
 
 
 class Meter:

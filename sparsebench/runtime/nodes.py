@@ -26,7 +26,8 @@ from typing import Any
 from sparsebench import children, leftovers
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import heartbeat, hosts, ray_launcher
-from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
+from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port, variables
+from sparsebench.runtime.results import Setting
 from sparsebench.runtime.watch import RankWatchdog, oom_kills
 
 JOIN_SECONDS = 300.0
@@ -47,6 +48,13 @@ SIGNALLED = re.compile(r"exits with return code = (-\d+)")
 """What DeepSpeed's launcher prints for a rank that a signal ended; it looks once a second."""
 STEP_SIGNALLED = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.+?)(?: \(core dumped\))?$", re.MULTILINE)
 """What srun prints: which ranks, and the signal in the system's words."""
+
+
+def group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
+    """Return the group of the setting's ranks, on this machine or on its hosts."""
+    if setting.hosts:
+        return NodeGroup(spec, setting.hosts, variables(setting), setting.timeout_seconds, setting.group)
+    return RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds)
 
 
 class NodeGroup(RankGroup):

@@ -1,7 +1,4 @@
-"""Compares an engine's output with the plain model's, in float32, on a copy with few blocks of full width.
-
-It also classifies an error raised while a model runs: out of memory, the echo of another rank's end, or neither.
-"""
+"""Compares an engine's output with the plain model's, in float32, on a copy with few blocks of full width."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.load import cache_name
+from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt, start_token
 
@@ -28,10 +26,6 @@ either a value near a threshold may fall on its other side. A wrong kernel, scal
 magnitude more."""
 COUNTS = "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers".split()
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
-MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
-"""How torch, its allocators and the system report that memory is exhausted."""
-ECHOES = ("closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed")
-"""How gloo and torch's store report that another rank is gone."""
 
 
 def shorten(model: Any, blocks: int = BLOCKS) -> int:
@@ -200,28 +194,3 @@ def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> to
     first = said(0, length - 1, use_cache=True)
     last = said(length - 1, length, use_cache=True, **{name: first[name]})
     return torch.cat([first.logits, last.logits], 1).float().cpu()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, on the machine or on a GPU."""
-    return isinstance(error, MemoryError) or _says(error, MEMORY)
-
-
-def on_gpu(error: BaseException) -> bool:
-    """Return whether the memory that ran out is a GPU's."""
-    return _says(error, ("cuda", "hip out of memory"))
-
-
-def echo(error: BaseException) -> bool:
-    """Return whether the error only says that another rank has ended."""
-    return isinstance(error, ConnectionError) or _says(error, ECHOES)
-
-
-def not_the_models(error: BaseException) -> bool:
-    """Return whether an error raised while a model ran says nothing about the model or the engine."""
-    return out_of_memory(error) or echo(error)
-
-
-def _says(error: BaseException, words: tuple[str, ...]) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)

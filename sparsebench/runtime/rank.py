@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded, children, devices, energy
+from sparsebench import bounded, children, devices, energy, errors
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
-from sparsebench.runtime import graphs, heartbeat, hosts, latency, machine, memory, nodes, parity, watch
+from sparsebench.runtime import failures, graphs, heartbeat, hosts, latency, machine, memory, nodes, watch
 from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import LoadedModel, Peers
@@ -143,6 +143,7 @@ class RankWorker:
         """Measure how far the engine's output is from the plain model's, on a shortened copy of this folder's model."""
         found = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt(folder))
         gc.collect()
+        self._progress()
         return asdict(found) if found else None
 
     def facts(self, variant: str = "", dense: str = "") -> dict[str, Any]:
@@ -185,7 +186,7 @@ class RankWorker:
                     # Copied again: what a process loads first is laid out otherwise, and was seen up to 10% slower.
                     memory.own(model.module)
                 samples, settled, spent = latency.run(
-                    sides, self.setting, self.peers, self._phase_done, self.meter, process
+                    sides, self.setting, self.peers, self._progress, self.meter, process
                 )
                 if self.rank == 0:
                     self.channel.send(
@@ -213,6 +214,7 @@ class RankWorker:
             with meter.phase("load"):
                 model = self.load(folder)
                 meter.tensors = memory.tensor_bytes(model)
+            self._progress()
             work = self.setting.workload
             for phase in phases(model, self.family, self.prompt(folder), work.generate, keep_cache=False):
                 self.peers.barrier()
@@ -221,7 +223,7 @@ class RankWorker:
                     for _ in range(work.generate if phase.name == "decode" else 1):
                         phase.step()
                 phase.end()
-                self._phase_done()
+                self._progress()
             facts = self.facts()
             del model, phase
             gc.collect()
@@ -256,14 +258,16 @@ class RankWorker:
         self.meter.joules()
         model, sample = self.peers.timed(lambda: self.load(folder, baseline))
         joules = self.meter.joules()
+        self._progress()
         tokens = self.setting.workload.generate
         made = phases(model, self.family, self.prompt(folder), tokens)
         if devices.is_gpu(self.device):
             made = graphs.recorded(made, tokens, self.setting.ranks)
         return model, LoadedModel(made, sample, joules)
 
-    def _phase_done(self) -> None:
-        self.channel.send("phase")
+    def _progress(self) -> None:
+        """Tell the parent that something was done: a group that is silent for too long is ended."""
+        self.channel.send("progress")
 
 
 def started_here(spec: str, rank: str) -> tuple[Channel, dict[str, Any], int]:
@@ -293,6 +297,7 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
     if code := attempt(job, lambda: job.imports(Path(spec["variants"][0][1]))):
         return code
     for process, port in zip(processes, spec["ports"], strict=True):
+        watch.answer()  # this process only relays requests to the last fork, and a fork must not inherit that
         os.environ["MASTER_PORT"] = port
         if code := apart(partial(attempt, job, partial(do, job, spec, process)), watch.relay):
             return code
@@ -317,17 +322,17 @@ def attempt(job: RankWorker, call: Callable[[], None]) -> int:
     try:
         call()
     except SparsebenchError as error:
-        job.channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
+        job.channel.send("error", type=_known(error), message=error.message, hint=error.hint)
         return 3
     except (MemoryError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if parity.out_of_memory(error):
+        if failures.out_of_memory(error):
             # In main memory every rank adds a copy of what is not shared; a GPU holds only its own rank's share.
             hint = "use a smaller dtype, fewer ranks, or a larger machine"
-            if parity.on_gpu(error):
+            if failures.on_gpu(error):
                 hint = "use a smaller dtype, more ranks, the deepspeed-zero3 engine, or a GPU with more memory"
             job.channel.send("error", type="MeasureError", message=f"{named} ran out of memory: {first}", hint=hint)
-        elif parity.echo(error):
+        elif failures.echo(error):
             message = f"{named} lost another rank: {first}"
             job.channel.send("error", type="MeasureError", message=message, hint=None, echo=True)
         else:
@@ -335,6 +340,11 @@ def attempt(job: RankWorker, call: Callable[[], None]) -> int:
         traceback.print_exc()
         return 3
     return 0
+
+
+def _known(error: SparsebenchError) -> str:
+    """Return the name of the nearest class of an error that the parent knows: a plugin may have a class of its own."""
+    return next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
 
 
 def main(arguments: Sequence[str]) -> int:

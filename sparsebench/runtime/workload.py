@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.load import cache_name
-from sparsebench.models.text import OFFSET_TYPES
+from sparsebench.models.text import longest_input
 from sparsebench.runtime.results import Workload
 
 if TYPE_CHECKING:
@@ -47,18 +47,13 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_positions(config: Mapping[str, Any], family: str, workload: Workload) -> None:
-    """Raise UnsupportedError when the workload is longer than the model's table of positions."""
-    settings = text_config(config)
-    limit = settings.get("max_position_embeddings") or settings.get("n_positions")
-    if not limit or str(settings.get("model_type")) in ("t5", "mt5", "umt5"):  # relative positions have no limit
-        return
-    padding = settings.get("pad_token_id")
-    first = (1 if padding is None else padding) + 1 if str(settings.get("model_type")) in OFFSET_TYPES else 0
+    """Raise UnsupportedError when the workload is longer than the model's positions allow."""
+    limit = longest_input(config)
     longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
     longest += workload.generate if family == "decoder" else 0
-    if longest > limit - first:
+    if limit is not None and longest > limit:
         raise UnsupportedError(
-            f"a workload of {longest} tokens does not fit a model of {limit - first} positions",
+            f"a workload of {longest} tokens does not fit a model of {limit} positions",
             "lower `prompt` or `generate`",
         )
 

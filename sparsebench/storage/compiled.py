@@ -70,7 +70,7 @@ class Compiled:
         else:
             done = self.packing.packing_place_gaps(index.ctypes.data, index.size, ESCAPE[encoding], *ends)
         if done < 0:
-            raise StorageError("its index does not fit its values")
+            raise StorageError("its index places more values than there are, or one beyond the last element")
         return words, done
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
@@ -107,26 +107,22 @@ class CompiledScan:
         pointers = self.mask.ctypes.data, self.values.ctypes.data
         at, n, item = self.words.ctypes.data, words.size, words.itemsize
         self.count = int(by.packing.packing_split(at, n, item, *pointers, by.simd))
-        self.symbols: dict[str, int] = {}
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
         """Return the bitmask, (elements + 7) // 8 bytes, and the nonzero elements in one piece, in scratch memory."""
         values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
         return self.mask, (values,)
 
-    def gap_bytes(self) -> dict[str, int]:
-        """Return the bytes that ``gaps8`` and ``gaps4`` would take, counted in one pass over the mask."""
-        return self._sizes
-
     def gaps(self, encoding: str) -> Bytes:
         """Return the index as ``gaps8`` or ``gaps4``, in scratch memory until the next call."""
-        out = self.scratch.take("gaps", self._sizes[encoding])
+        out = self.scratch.take("gaps", self.gap_bytes[encoding])
         at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
         self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)
         return out
 
     @functools.cached_property
-    def _sizes(self) -> dict[str, int]:
+    def gap_bytes(self) -> dict[str, int]:
+        """The bytes that ``gaps8`` and ``gaps4`` would take, counted in one pass over the mask."""
         eights, fours = ctypes.c_int64(), ctypes.c_int64()
         totals = ctypes.byref(eights), ctypes.byref(fours)
         self.by.packing.packing_count_gaps(self.mask.ctypes.data, self.words.size, *totals, self.by.simd)

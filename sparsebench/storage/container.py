@@ -114,6 +114,7 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
                     file.write(piece.data)
             header.add(info, encoding, kernels.chosen().crc32(bits), parts)
             encodings[info.name] = encoding
+        _believe(target, "all", file.tell(), max((info.end for info in infos), default=0), bounded.SHARD)
         text = header.text().ljust(room - 8)
         if len(text) != room - 8:
             raise StorageError(f"{target}: its header takes {len(text)} bytes where {room - 8} were kept for it")
@@ -224,9 +225,14 @@ def _parsed(text: str | bytes, path: Path) -> Any:
     return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
 
 
+def believable(stored: int, promised: int, least: int) -> bool:
+    """Return whether ``stored`` bytes may stand for ``promised`` ones in memory; up to ``least`` any number may."""
+    return promised <= max(least, bounded.ZEROS * stored)
+
+
 def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> None:
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
-    if promised > max(least, bounded.ZEROS * stored):
+    if not believable(stored, promised, least):
         message = f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many"
         raise StorageError(
             message,

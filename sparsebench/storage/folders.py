@@ -60,7 +60,7 @@ def store(folder: Path, out: Path, coding: Coding) -> Summary:
         )
         for file in checkpoint.files:
             encodings.update(write(folder / file, partial / (file + coding.suffix), coding).values())
-    stored_bytes, _ = sizes(out, coding)
+    stored_bytes = sum((out / (file + coding.suffix)).stat().st_size for file in checkpoint.files)
     return Summary(str(out), dense_bytes, stored_bytes, dict(encodings), tuple(path.name for path in left_out))
 
 

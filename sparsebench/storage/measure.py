@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def measure(
     Path(workspace).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
         places = {name: keep_packed if keep_packed and name == "packed" else Path(passing) / name for name in formats}
-        stored = [part for name in prunable for part in checkpoint.parts(name)]
+        stored = {part for name in prunable for part in checkpoint.parts(name)}
         found = [_size(known_formats()[name], checkpoint, stored, place) for name, place in places.items()]
     if keep_packed is not None and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
@@ -84,12 +84,12 @@ def measure(
         nonzero=bound.nonzero,
         raw_value_bound=bound.raw_values,
         entropy_bound=bound.entropy,
-        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in set(stored)),
+        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in stored),
         folder_bytes=sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file()),
     )
 
 
-def _size(row: Format, checkpoint: Checkpoint, stored: Sequence[str], place: Path) -> Size:
+def _size(row: Format, checkpoint: Checkpoint, stored: Set[str], place: Path) -> Size:
     start = time.perf_counter()
     if row.write is None:
         place, seconds = checkpoint.folder, 0.0

@@ -21,7 +21,7 @@ from sparsebench.models.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, grid, item_size, quantized
-from sparsebench.storage.container import StoredFile, StoredTensor, again, read, read_bytes
+from sparsebench.storage.container import StoredFile, StoredTensor, again, believable, read, read_bytes
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
     mask, values = scan.split()
     choice = "bitmask"
     if count * 4 < n:  # a gap takes at least half a byte, the bitmask n / 8 bytes
-        sizes = scan.gap_bytes()
+        sizes = scan.gap_bytes
         smaller = min(ESCAPE, key=sizes.__getitem__)
-        if sizes[smaller] < mask.size:
+        # Gaps of a large tensor without any value would be so short that a reader takes the file for forged.
+        stored, dense = sizes[smaller] + (count * width + 7) // 8, (n * width + 7) // 8
+        if sizes[smaller] < mask.size and believable(stored, dense, bounded.TENSOR):
             choice = smaller
     index = mask if choice == "bitmask" else scan.gaps(choice)
     return Encoded(choice, index, values) if index.size < room else None

@@ -31,7 +31,7 @@ class Portable:
         for places in _mask_places(index, n) if encoding == "bitmask" else _gap_places(index, ESCAPE[encoding]):
             piece = values[done : done + places.size]
             if piece.size != places.size or (places.size and places[-1] >= n):
-                raise StorageError("its index does not fit its values")
+                raise StorageError("its index places more values than there are, or one beyond the last element")
             words[places] = piece
             done += places.size
         return words, done
@@ -85,8 +85,9 @@ class NumpyScan:
                 last = start + int(places[-1])
         return mask, tuple(values)
 
+    @property
     def gap_bytes(self) -> dict[str, int]:
-        """Return the bytes of each gap coding. Call only after ``split``, and where less than a quarter is nonzero."""
+        """The bytes of each gap coding. Read it only after ``split``, and where less than a quarter is nonzero."""
         symbols = {
             name: self.count + sum(int((gaps // escape).sum(dtype=np.int64)) for gaps in self.runs)
             for name, escape in ESCAPE.items()
@@ -94,7 +95,7 @@ class NumpyScan:
         return {"gaps8": symbols["gaps8"], "gaps4": (symbols["gaps4"] + 1) // 2}
 
     def gaps(self, encoding: str) -> Bytes:
-        """Return the index in a gap coding. Call only where ``gap_bytes`` may be called."""
+        """Return the index in a gap coding. Call only where ``gap_bytes`` may be read."""
         escape = ESCAPE[encoding]
         pieces = [np.empty(0, np.uint8)]
         for gaps in self.runs:

@@ -2,15 +2,18 @@
 
 They are XXH3, which protects against accidents, not malice. xxhash is installed with datasets anyway and takes a tenth
 of the time of zlib's CRC-32. The checksums are beside the folder, in ``FOLDER.sums.json``, so that they do not add to
-the folder's size.
+the folder's size. One more, of the weights alone, is noted in the folder: records name by it what was measured.
 """
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import xxhash
 
+from sparsebench import environment
+from sparsebench.models.safety import NOTES
 from sparsebench.sources.cache import read_json, write_json
 
 SUFFIX = ".sums.json"
@@ -21,6 +24,34 @@ _PIECE = 1 << 20
 def beside(folder: Path) -> Path:
     """Return the path of the file with the checksums of ``folder``."""
     return folder.with_name(folder.name + SUFFIX)
+
+
+def checksum(folder: Path) -> str:
+    """Return the CRC-32 and the number of the weight files' bytes: machines that made the same weights agree on it."""
+    total, size = 0, 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                total, size = zlib.crc32(piece, total), size + len(piece)
+    return f"{total:08x}-{size}"
+
+
+def content(folder: Path) -> str:
+    """Return the checksum of a folder's weights as ``seal`` noted it; empty where the folder is not sealed."""
+    return str((read_json(folder / NOTES) or {}).get("content", ""))
+
+
+def seal(folder: Path, device: str = "cpu") -> None:
+    """Note in a folder, if not yet done, the checksum of its weights and what they were made on.
+
+    The checksums of all its files are written beside it, for ``damage``.
+    """
+    made = read_json(folder / NOTES) or {}
+    if "content" not in made:
+        made |= {"content": checksum(folder), "made_on": environment.where(device)}
+        forget(folder)  # a process that opens the folder now would take the note for damage
+        write_json(folder / NOTES, made, indent=1)
+    write(folder)
 
 
 def write(folder: Path) -> None:

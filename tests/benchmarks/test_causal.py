@@ -138,6 +138,18 @@ def test_trees_that_were_halved_for_want_of_memory_are_recorded(tiny_llama: Path
     assert scorer.notes == {"prefix_batch_size": 2}
 
 
+def test_what_an_earlier_task_noted_is_not_said_of_generated_text(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
+    from lm_eval.models.huggingface import HFLM
+
+    scorer, sizes = sharing(tiny_llama, load_model(tiny_llama, "decoder")), []
+    scorer.notes, scorer.batch_size_per_gpu = {"batch_size": 1}, 1
+    monkeypatch.setattr(
+        HFLM, "generate_until", lambda self, asked, disable_tqdm: sizes.append(self.batch_size) or asked
+    )
+    assert scorer.generate_until([]) == [] and sizes == [4]
+    assert scorer.notes == {}
+
+
 def stock(folder: Path, model: Any, asked: list[Any]) -> list[Any]:
     from lm_eval.models.huggingface import HFLM
 

@@ -26,6 +26,8 @@ from tests.benchmarks.conftest import Run
 from tests.conftest import WORDS
 
 SYMBOLS = st.lists(st.sampled_from("abc"), max_size=6)
+ALLOWED = 4
+"""Tokens within which some outputs of the speller end, and others do not."""
 
 
 @pytest.fixture
@@ -108,15 +110,19 @@ def test_the_distance_is_levenshtein_s(one: list[str], other: list[str]) -> None
     assert distance(one, other) == slow(len(one), len(other))
 
 
-def plain(model: Any, tokenizer: Any, text: str) -> tuple[str, ...]:
+def tokens(model: Any, tokenizer: Any, text: str, longest: int = LONGEST) -> list[int]:
     """Greedy decoding one token at a time, without a cache."""
     given = torch.tensor([tokenizer(text)["input_ids"]])
     written = [model.config.decoder_start_token_id]
-    while len(written) <= LONGEST and written[-1] != model.config.eos_token_id:
+    while len(written) <= longest and written[-1] != model.config.eos_token_id:
         with torch.no_grad():
             logits = model(input_ids=given, decoder_input_ids=torch.tensor([written])).logits
         written.append(int(logits[0, -1].argmax()))
-    return tuple(tokenizer.decode(written, skip_special_tokens=True).split())
+    return written
+
+
+def plain(model: Any, tokenizer: Any, text: str) -> tuple[str, ...]:
+    return tuple(tokenizer.decode(tokens(model, tokenizer, text), skip_special_tokens=True).split())
 
 
 def test_the_tasks_are_a_plain_loop_over_one_generation(
@@ -159,6 +165,17 @@ def test_the_tasks_are_a_plain_loop_over_one_generation(
     assert len({outcome.doc_hash for outcome in rate.outcomes}) == len(words)
     assert exact.protocol["documents_sha256"] == rate.protocol["documents_sha256"]
     json.dumps(rate.protocol)
+
+
+def test_outputs_are_cut_off_where_no_end_is_among_the_tokens_that_they_may_have(
+    speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model(speller, "encoder-decoder"), load_tokenizer(speller)
+    words = cmudict.split(cmudict.read(dictionary), "test")
+    ended = [model.config.eos_token_id in tokens(model, tokenizer, word.spelling, ALLOWED) for word in words]
+    assert 0 < sum(ended) < len(ended)
+    monkeypatch.setattr(generation, "LONGEST", ALLOWED)
+    assert run(speller, "encoder-decoder", "g2p").protocol["cut_off"] == len(ended) - sum(ended)
 
 
 def test_limit_draws_words(speller: Path, dictionary: Path, run: Run) -> None:

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TaskSpec, all_tasks
+from sparsebench.benchmarks import OwnData, TaskSpec, all_tasks
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
 from sparsebench.errors import BenchmarkError, SparsebenchError, UnsupportedError
+from sparsebench.manifest.schema import LM_EVAL
 from tests.benchmarks.conftest import Run
 
 Documents = dict[str, list[dict[str, Any]]]
@@ -372,3 +373,16 @@ def test_a_task_that_takes_no_examples_says_so():
         _set_fewshot(task, TaskSpec("gpqa", num_fewshot=5))
     _set_fewshot(task, TaskSpec("gpqa"))
     assert settings == {"num_fewshot": 0, "seed": 1234}
+
+
+def test_a_folder_of_task_files_may_have_more_examples_than_documents():
+    task = SimpleNamespace(
+        get_config=lambda key: None,
+        set_config=lambda key, value: None,
+        set_fewshot_seed=lambda seed: None,
+        eval_docs=[{}, {}],
+    )
+    _set_fewshot(task, TaskSpec("quiz", num_fewshot=3, own=OwnData(LM_EVAL, "")))
+    for kind, given in ((LM_EVAL, None), ("choices", 0)):
+        task.eval_docs = []
+        _set_fewshot(task, TaskSpec("quiz", num_fewshot=given, own=OwnData(kind, "")))

@@ -21,7 +21,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import OwnData, ScoreResult, TaskSpec, kind_of
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.own import content
-from sparsebench.benchmarks.perplexity import wikitext
+from sparsebench.benchmarks.running import wikitext
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
@@ -217,7 +217,7 @@ def test_a_decoders_answer_is_its_first_line(tiny_llama: Path) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     decode = tokenizer.batch_decode
     tokenizer.batch_decode = lambda ids, **kept: [f"one two\n{text}" for text in decode(ids, **kept)]
-    assert Generation(load_model(tiny_llama, "decoder"), tokenizer).write(["the cat"]) == [("one", "two")]
+    assert Generation(load_model(tiny_llama, "decoder"), tokenizer).write(["the cat"]) == [(("one", "two"), True)]
 
 
 def test_an_input_that_does_not_fit_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
@@ -365,9 +365,10 @@ def test_an_answer_is_compared_as_asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sparsebench.benchmarks.generation import Generation
+    from sparsebench.benchmarks.generation import Generation, Written
 
-    monkeypatch.setattr(Generation, "write", lambda _, texts, longest: [tuple(written.split())] * len(texts))
+    answer = Written(tuple(written.split()), ended=True)
+    monkeypatch.setattr(Generation, "write", lambda _, texts, longest: [answer] * len(texts))
     path = tmp_path / "facts.jsonl"
     path.write_text(
         "".join(json.dumps({"input": f"the {n}", "target": ["or so many words", target]}) + "\n" for n in range(3))

@@ -20,7 +20,8 @@ from sparsebench import sources
 from sparsebench.benchmarks import TaskSpec, all_tasks, check, perplexity
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.perplexity import cut, likelihoods, pooled, wikitext
+from sparsebench.benchmarks.perplexity import cut, likelihoods
+from sparsebench.benchmarks.running import pooled, wikitext
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.families import MODEL_TYPES, transformers_config
 from sparsebench.models.load import load_model, load_tokenizer

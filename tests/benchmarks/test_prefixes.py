@@ -62,9 +62,7 @@ def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[TokenI
 
 @given(rows_of_tokens, st.integers(1, 40), st.integers(1, 60))
 def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds], nodes: int, most: int):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefixes, "NODES", nodes)
-        batches = arrange(set(rows), most)
+    batches = arrange(set(rows), most, nodes)
     assert sorted(row for batch in batches for row in batch) == sorted(set(rows))
     for batch in batches:
         size = Tree(batch).tokens.numel()
@@ -75,7 +73,7 @@ def test_the_answers_to_one_question_stay_together():
     draw = random.Random(0)
     questions = [tuple(draw.choices(range(3, 60), k=draw.randint(20, 40))) for _ in range(60)]
     rows = [(*question, answer, answer, answer) for question in questions for answer in range(3)]
-    batches = arrange(draw.sample(rows, len(rows)), 10_000)
+    batches = arrange(draw.sample(rows, len(rows)), 10_000, prefixes.NODES)
     nodes = sum(Tree(batch).tokens.numel() for batch in batches)
     # A question is computed again only where it is cut between two batches.
     assert nodes <= sum(map(len, questions)) + 9 * len(questions) + 40 * (len(batches) - 1)
@@ -86,7 +84,7 @@ def test_the_answers_to_one_question_stay_together():
 
 def test_a_long_beginning_serves_several_inputs():
     start = tuple(range(1000))
-    batches = arrange([(*start, answer, 5) for answer in range(4)], 10_000)
+    batches = arrange([(*start, answer, 5) for answer in range(4)], 10_000, prefixes.NODES)
     assert [Tree(batch).tokens.numel() for batch in batches] == [1000 + 4 * 2]
 
 

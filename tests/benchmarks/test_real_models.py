@@ -155,8 +155,11 @@ def counted(name: str) -> int:
     return sum(name != "sciq_retrieval" or bool(row["support"].strip()) for row in rows)
 
 
+LOCAL = [name for name, task in all_tasks().items() if not task.hub and "perplexity" not in task.adapter]
+
+
 @pytest.mark.parametrize(
-    "name", [name for name, task in all_tasks().items() if not task.hub and "perplexity" not in task.adapter]
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "g2p_per" else name for name in LOCAL]
 )
 def test_the_data_have_as_many_documents_as_the_table_says(name: str):
     try:

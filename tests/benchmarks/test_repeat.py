@@ -44,7 +44,9 @@ def test_nan_is_the_same_as_nan(tiny_llama: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "family", "task"), [(*MODELS[0], "piqa"), (*MODELS[1], "mrpc_pair"), (*MODELS[2], "piqa")]
 )
-def test_every_row_says_whether_it_repeats(model: str, family: Any, task: str, request: pytest.FixtureRequest) -> None:
+def test_every_row_says_whether_it_repeats(
+    model: str, family: Any, task: str, documents: object, request: pytest.FixtureRequest
+) -> None:
     found: list[ScoreResult] = []
     folder: Path = request.getfixturevalue(model)
     score(folder, family, [TaskSpec(task, limit=10)], sources.Cache(), lambda _, got: found.append(got))  # type: ignore[arg-type]

@@ -81,3 +81,13 @@ def test_without_a_compiler_the_reason_names_the_fix(monkeypatch: pytest.MonkeyP
     assert isinstance(made, Missing)
     assert "install g++" in made.reason
     build.library.cache_clear()
+
+
+@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+def test_a_cache_that_cannot_be_written_is_a_reason_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))
+    build.library.cache_clear()
+    made = build.library("checksum")
+    assert isinstance(made, Missing) and str(tmp_path) in made.reason
+    build.library.cache_clear()

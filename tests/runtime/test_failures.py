@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from sparsebench.errors import MeasureError
-from sparsebench.runtime import Setting, Workload, launch, measure, measure_pair, parity, shm, watch
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime import Setting, Workload, failures, launch, measure_pair, nodes, rank, shm, watch
 
 ENTRY = [str(Path(__file__).with_name("faulty_rank.py"))]
 GROUPS = Path("/sys/fs/cgroup/memory")
@@ -30,7 +31,21 @@ GROUPS = Path("/sys/fs/cgroup/memory")
     ],
 )
 def test_errors_are_told_apart(error: Exception, memory: bool, echo: bool) -> None:
-    assert (parity.out_of_memory(error), parity.echo(error)) == (memory, echo)
+    assert (failures.out_of_memory(error), failures.echo(error)) == (memory, echo)
+
+
+def test_a_plugins_own_error_reaches_the_parent_as_the_nearest_that_it_knows() -> None:
+    class OwnError(UnsupportedError):
+        pass
+
+    def fails() -> None:
+        raise OwnError("not here", "elsewhere")
+
+    told: list[dict[str, object]] = []
+    channel = SimpleNamespace(send=lambda kind, **content: told.append(content))
+    job = SimpleNamespace(rank=0, setting=Setting("hf", 1, Workload()), channel=channel)
+    assert rank.attempt(job, fails) == 3  # type: ignore[arg-type]
+    assert told == [{"type": "UnsupportedError", "message": "not here", "hint": "elsewhere"}]
 
 
 @contextmanager
@@ -42,7 +57,7 @@ def faulty(fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         groups.append(launch.RankGroup(*given, entry=ENTRY, **named))  # type: ignore[arg-type]
         return groups[-1]
 
-    monkeypatch.setattr(measure, "RankGroup", made)
+    monkeypatch.setattr(nodes, "RankGroup", made)
     monkeypatch.setenv("FAULT", fault)
     before = set(shm.BUFFERS.iterdir())
     yield
@@ -71,7 +86,7 @@ def _measure(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("kill@1", r"rank 1 of 2 died of SIGKILL"),
+        pytest.param("kill@1", r"rank 1 of 2 died of SIGKILL", marks=pytest.mark.long),
         pytest.param("kill@0", r"rank 0 of 2 died of SIGKILL", marks=pytest.mark.long),
         pytest.param("memory@1", r"rank 1 of 2 ran out of memory: .*allocate", marks=pytest.mark.long),
         pytest.param(

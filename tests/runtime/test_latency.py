@@ -101,6 +101,16 @@ def test_a_slow_phase_of_several_processes_gets_a_pair_of_single_steps_in_each()
     assert len(clock.steps) == 4
 
 
+@pytest.mark.parametrize(("seconds", "messages"), [(0.01, 1), (100.0, MIN_PAIRS + 1)])
+def test_only_a_slow_phase_tells_the_parent_of_its_pairs(seconds: float, messages: int) -> None:
+    told: list[int] = []
+    clock = Clock()
+    sides = {"dense": LoadedModel([Scripted("forward", "dense", lambda _: seconds)], (1.0, 1.0))}
+    setting = Setting("hf", 1, Workload(), processes=1)
+    run(sides, setting, clock, lambda: told.append(len(clock.steps)), EnergyMeter(NoMeter("")))  # type: ignore[arg-type]
+    assert len(told) == messages and told[-1] == len(clock.steps)
+
+
 def test_a_slow_phase_gets_the_fewest_pairs_of_single_steps() -> None:
     samples, _, clock = timed(lambda _: 100.0, lambda _: 100.0, samples=24, phase_seconds=4.0)
     forward = [sample for sample in samples if sample.phase == "forward"]

@@ -21,6 +21,12 @@ from sparsebench.sources import Cache
 FAKE = str(Path(__file__).with_name("fake_rank.py"))
 
 
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second for the others to end is enough here; those that hang take all of it."""
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 1.0)
+
+
 def group(*actions: str, timeout: float = 30, **spec: Any) -> RankGroup:
     return RankGroup({"actions": actions, **spec}, len(actions), {"OMP_NUM_THREADS": "1"}, timeout, entry=[FAKE])
 
@@ -87,9 +93,9 @@ def test_a_rank_that_hangs_is_ended_after_the_timeout() -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds of doing nothing are enough."""
+    """A second of doing nothing is enough."""
     monkeypatch.setattr(launch, "LOOK_SECONDS", 0.5)
-    monkeypatch.setattr(watch, "STALL_SECONDS", 2.0)
+    monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")

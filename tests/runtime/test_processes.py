@@ -20,7 +20,7 @@ STEP = 0.01
 
 
 class Group:
-    """Ranks of which a variant's folder says what it does: ``off`` fails always, ``late`` in process 1 only."""
+    """Ranks of which a variant's folder says what it does: ``off`` fails always, ``late`` in process 1, ``added`` in 3."""
 
     began: list[tuple[list[int], list[str]]]
     error: type[MeasureError]
@@ -41,9 +41,10 @@ class Group:
         self.began.append((self.spec["processes"], folders))
         for process in self.spec["processes"]:
             for index, name in enumerate(folders):
-                if name.startswith("off") or (name == "late" and process == 1):
+                if name.startswith("off") or (name, process) in (("late", 1), ("added", 3)):
                     raise self.error(self.said or f"{name} is off")
-                yield told(index, process, 0.5 if name == "quick" else 1 + 0.1 * process)
+                message = told(index, process, 0.5 if name in ("quick", "skips") else 1 + 0.1 * process)
+                yield message | ({"kernel": f"skipping ({60 + process}% read)"} if name == "skips" else {})
 
 
 def told(index: int, process: int, ratio: float) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def measured(
     monkeypatch.setattr(Group, "began", began, raising=False)
     monkeypatch.setattr(Group, "error", error, raising=False)
     monkeypatch.setattr(Group, "said", said)
-    monkeypatch.setattr(measure, "_group", lambda spec, setting: Group(spec))
+    monkeypatch.setattr(measure, "group", lambda spec, setting: Group(spec))
     monkeypatch.setattr(measure, "_forks", lambda setting: forks)
     monkeypatch.setattr(measure, "_check_folder", lambda *_: None)
     monkeypatch.setattr(measure, "_pair_fits", lambda *_: True)
@@ -139,6 +140,22 @@ def test_one_that_fails_in_a_later_process_leaves_the_others_what_they_had(monke
     quick = found["quick"]
     assert isinstance(quick, LatencyResult)
     assert len(quick.samples) == 3 * 4
+
+
+def test_one_that_fails_in_an_added_process_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, began = measured(monkeypatch, ["varies", "added"])
+    assert began[1:] == [([3], ["varies", "added"]), ([3], ["varies"])]
+    varies, added = found["varies"], found["added"]
+    assert isinstance(varies, LatencyResult) and isinstance(added, LatencyResult)
+    assert [{one.process for one in result.samples} for result in (varies, added)] == [{0, 1, 2, 3}, {0, 1, 2}]
+    assert any("added is off" in note for note in added.notes)
+    assert not any("is off" in note for note in varies.notes)
+
+
+def test_kernels_that_read_other_shares_of_the_weights_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    skips = measured(monkeypatch, ["skips"])[0]["skips"]
+    assert isinstance(skips, LatencyResult)
+    assert skips.kernel == "skipping (60% read)" and not any("processes ran" in note for note in skips.notes)
 
 
 def test_what_is_not_a_variants_own_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,6 @@ SHORT = Workload(batch=1, prompt=12, generate=4)
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="no C++ compiler")
 
 
-@pytest.fixture(autouse=True)
-def _one_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled once for all of these tests."""
-    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "sparse-cache"))
-
-
 @pytest.fixture
 def models(tiny_llama: Path, tiny_bert: Path, tiny_t5: Path) -> Mapping[str, Path]:
     return {"encoder": tiny_bert, "decoder": tiny_llama, "encoder-decoder": tiny_t5}
@@ -74,6 +68,7 @@ def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, 
     assert all(0 < row.tensor_bytes < 0.8 * whole for row in weighed.per_rank)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_a_compiler_the_result_says_what_ran(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +83,7 @@ def test_without_a_compiler_the_result_says_what_ran(
 
 
 def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="2 ranks"):
         measure_memory(tiny_bert, "encoder", Setting("sparse", 2, SHORT))
 
@@ -98,7 +93,7 @@ def test_a_packed_folder_is_for_the_sparse_engine(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     pack(tiny_bert, tmp_path / "packed")
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="packed"):
         measure_memory(tmp_path / "packed", "encoder", setting(engine))
 

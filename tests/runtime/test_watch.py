@@ -69,3 +69,34 @@ def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
     )
     assert place(stack) == "at b/c.py:7 in inner, from b/d.py:8 in outer"
     assert "does not answer" in place("")
+
+
+FORKS = """
+import time
+from dataclasses import asdict
+from sparsebench.runtime import Setting, Workload, rank, watch
+
+def second_process():
+    print(flush=True)
+    time.sleep(600)
+
+rank.do = lambda job, spec, process: process and second_process()
+rank.RankWorker.imports = lambda self, folder: None
+watch.answer()
+setting = asdict(Setting("hf", 1, Workload()))
+spec = {"family": "decoder", "setting": setting, "variants": [(0, "")], "processes": [0, 1], "ports": ["1", "2"]}
+rank.work(None, spec, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_the_second_fork_of_a_rank_tells_where_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "rank.log"
+    with log.open("wb") as told:
+        process = subprocess.Popen([sys.executable, "-c", FORKS], stderr=told, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline(), log.read_text()
+        assert "in second_process" in RankWatchdog([process.pid], [log]).stacks([0])[0]
+    finally:
+        process.kill()
+        process.communicate()

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.errors import UnsupportedError
-from sparsebench.runtime import Setting, Workload, check_supported
+from sparsebench.runtime import Setting, Workload, check_supported, latency
 from sparsebench.runtime.rank import Channel, RankWorker
 from sparsebench.runtime.workload import check_positions, token_ids
 
@@ -41,6 +42,8 @@ def test_ids_depend_on_the_seed_alone() -> None:
         ({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1}, "encoder", Workload(1, 128), True),
         ({"model_type": "xlm-roberta", "max_position_embeddings": 130, "pad_token_id": 1}, "encoder", Workload(1, 129), False),
         ({"model_type": "t5", "n_positions": 512}, "encoder-decoder", Workload(1, 4096, 1024), True),
+        ({"model_type": "longt5", "n_positions": 512}, "encoder-decoder", Workload(1, 4096, 1024), True),
+        ({"model_type": "mpt", "max_seq_len": 128}, "decoder", Workload(1, 113, 16), False),
         ({"model_type": "bart", "max_position_embeddings": 128}, "encoder-decoder", Workload(1, 128, 127), True),
         ({"model_type": "bart", "max_position_embeddings": 128}, "encoder-decoder", Workload(1, 16, 128), False),
     ],
@@ -105,3 +108,14 @@ def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) 
         prompts.append(work.prompt(tmp_path / name).ids)
     assert prompts[0].equal(prompts[1])
     assert prompts[0].max() >= 20 > prompts[2].max()
+
+
+def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"family": "encoder", "setting": asdict(Setting("hf", 1, Workload(prompt=8)))}
+    work, told = RankWorker(spec, 0, Channel.__new__(Channel)), []
+    work.device, work.notes, work.peers, work.meter = "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter(""))
+    monkeypatch.setattr(work, "start", lambda folder: None)
+    monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: told.append(kind))
+    monkeypatch.setattr(latency, "run", lambda *_: ([], [], {}))
+    work.latency(tiny_bert, [(0, tiny_bert)], False, 0)
+    assert told == [*["progress"] * 3, "result"]

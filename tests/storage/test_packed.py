@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import INDEX, Checkpoint
 from sparsebench.storage import folders, is_packed, pack, unpack
@@ -185,3 +186,13 @@ def test_memory_is_bounded_by_one_tensor(tiny_bert: Path, tmp_path: Path) -> Non
         tracemalloc.stop()
         assert peak < 4 * size
     assert contents(tmp_path / "restored") == contents(folder)
+
+
+def test_a_large_tensor_of_zeros_alone_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "dense"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(64, 64)}, folder / "model.safetensors")
+    monkeypatch.setattr(bounded, "TENSOR", 1000)  # above which a tensor may not come of next to nothing
+    assert pack(folder, tmp_path / "packed").encodings == {"bitmask": 1}
+    assert contents(unpack(tmp_path / "packed", tmp_path / "restored")) == contents(folder)

@@ -32,6 +32,8 @@ class EngineInfo:
     """The stored weights that it runs: float, int8, int8-dynamic, int4; quantized ones at one rank only."""
     skips_zeros: bool = False
     """Whether its kernels skip zeros, so that sparsity can make it faster."""
+    reads_packed: bool = False
+    """Whether it loads packed folders."""
     imports: tuple[str, ...] = ()
     """Modules that its ranks import before anything is loaded."""
     skipping: Literal["", "masked", "unread"] = ""
@@ -64,7 +66,7 @@ BUILT_IN = (
     ),
     EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
     EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", cpu_only=True, version=1),
-    EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
+    EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
 )
 
 

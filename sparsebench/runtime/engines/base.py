@@ -11,18 +11,20 @@ from typing import Any, Protocol
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import FLOAT, encoding_of
+from sparsebench.models.topology import LINEAR_TYPES
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
-DENSE = ("Linear", "Conv1D")
+DENSE = "dense torch linear"
+"""The name in results of torch's own product with all weights."""
 KERNELS_TAKE = ("float32", "bfloat16")
-"""The activation dtypes that our own kernels support."""
+"""The activation dtypes that our own kernels for CPUs support."""
 
 
-def check_dtype(engine: str, model: Any) -> None:
-    """Raise UnsupportedError for a model in a dtype that our kernels do not support."""
-    if str(model.dtype).removeprefix("torch.") not in KERNELS_TAKE:
-        raise UnsupportedError(f"the {engine} engine does not run in {model.dtype}", "measure it in bfloat16")
+def check_dtype(engine: str, dtype: Any) -> None:
+    """Raise UnsupportedError for a dtype, torch's or its name, that our kernels for CPUs do not support."""
+    if (name := str(dtype).removeprefix("torch.")) not in KERNELS_TAKE:
+        raise UnsupportedError(f"the {engine} engine does not run in {name} on a CPU", "measure it in bfloat16")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,6 @@ class Engine(Protocol):
     and holds the model itself as ``module``.
     """
 
-    reads_packed: bool
-    """Whether it loads packed folders."""
     forced: bool
     """Of an engine that skips zeros: whether it uses its kernels for every layer, however few zeros that has."""
 
@@ -111,15 +111,14 @@ def products(model: Any) -> str:
     from sparsebench.models.quantized_linear import QuantizedLinear
 
     kinds = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
-    dense = sum(type(module).__name__ in DENSE for module in model.modules())
-    found = [*kinds.items(), *[("dense torch linear", dense)] * bool(dense)] if kinds else []
+    dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
+    found = [*kinds.items(), *[(DENSE, dense)] * bool(dense)] if kinds else []
     return ", ".join(f"{name} ×{count}" for name, count in found)
 
 
 class Wrapping:
     """The common part of engines that wrap a plain model, the same way for both sides of a pair."""
 
-    reads_packed = False
     forced = False
     multiplied = ""
     """What multiplies the weights of the last loaded model, if that was quantized; else empty."""

@@ -11,8 +11,9 @@ from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.models.types import PER_LAYER
 from sparsebench.runtime import shm
-from sparsebench.runtime.engines.base import SavedModel, Wrapping
-from sparsebench.runtime.parity import TOKENS, check_parity, not_the_models
+from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
+from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.parity import TOKENS, check_parity
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt, text_config
 
@@ -47,7 +48,7 @@ class DeepSpeed(Wrapping):
     @property
     def kernel(self) -> str:
         """torch's kernels for floats or for integers."""
-        return self.multiplied or "dense torch linear"
+        return self.multiplied or DENSE
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""

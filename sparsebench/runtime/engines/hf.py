@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.skipping import skips
-from sparsebench.runtime.engines.base import SavedModel, Wrapping
+from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -37,7 +37,7 @@ class HuggingFace(Wrapping):
 
     @property
     def kernel(self) -> str:
-        return (self.multiplied or "dense torch linear") + "; what is to be skipped is masked" * self.masks
+        return (self.multiplied or DENSE) + "; what is to be skipped is masked" * self.masks
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Accept any model."""

@@ -11,7 +11,7 @@ from sparsebench.models.grouped import FeedForward, experts_of
 from sparsebench.models.skipping import SkipThresholds, place_of, skip_of, skips
 from sparsebench.models.topology import LINEAR_TYPES, part
 from sparsebench.native import Missing
-from sparsebench.runtime.engines.base import SavedModel, check_dtype
+from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Kernels
     from sparsebench.runtime.kernels.skipping import Skipping, Tally
 
-DENSE = "dense torch linear"
-
 
 class SkipEngine:
     """One process on a CPU. A model that skips nothing, such as the dense side of a pair, runs as it is."""
-
-    reads_packed = False
 
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
@@ -100,7 +96,7 @@ class SkipEngine:
         config, self.tallies = Checkpoint(source.folder).config, []
         if not skips(config) or isinstance(self.kernels, Missing):
             return
-        check_dtype("skip", model)
+        check_dtype("skip", model.dtype)
         put = _Putting(model, self.kernels)
         skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for the parity check lacks blocks.

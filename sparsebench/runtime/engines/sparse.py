@@ -11,14 +11,15 @@ from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError
-from sparsebench.models import topology
+from sparsebench.models import precision, topology
 from sparsebench.models.assemble import Replace, StoredWeights, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
-from sparsebench.runtime.engines.base import SavedModel, check_dtype
+from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.parity import Cut, beside_rounding, out_of_memory
+from sparsebench.runtime.failures import out_of_memory
+from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
@@ -27,7 +28,6 @@ from sparsebench.storage.packed import PackedCheckpoint
 if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
 
-DENSE = "dense torch linear"
 FORCED = "bitmask"
 """The layout of a layer with few zeros that must not stay dense: the one that stores least besides the values."""
 
@@ -35,7 +35,6 @@ FORCED = "bitmask"
 class Sparse:
     """One process; a layer is stored sparse where enough of its weights are zero, the others stay torch's."""
 
-    reads_packed = True
     forced = False
 
     def __init__(self) -> None:
@@ -81,8 +80,12 @@ class Sparse:
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """Compare with the same weights, zeros included, multiplied by torch."""
+        """Compare with the same weights, zeros included, multiplied by torch.
+
+        Raises UnsupportedError for a dtype without kernels, ParityError above the tolerance.
+        """
         weights = opened(source)
+        self._check_dtype(source, weights)
 
         def plain(dtype: str, cut: Cut) -> Any:
             return assemble(weights, source.family, dtype, cut)
@@ -124,6 +127,7 @@ class Sparse:
         from sparsebench.models.experts import left_fused
 
         weights, offered = opened(source), [0]
+        self._check_dtype(source, weights)
         put = self._replace(weights)
 
         def counted(view: View, module: Any, dtype: Any) -> Any:
@@ -137,7 +141,6 @@ class Sparse:
                 f"{kind}: none of its layers is one that the sparse engine can replace",
                 "measure it with another engine",
             )
-        check_dtype("sparse", model)
         # Names and numbers only, not the model: it must be freed before the next one is loaded.
         named = dict(model.named_modules())
         sparse = {
@@ -151,6 +154,10 @@ class Sparse:
         ways |= dict.fromkeys((f"{name}.gate_up_proj" for name in left_fused(model)), "dense torch experts")
         self.layers = Counter((way, topology.role(name)) for name, way in ways.items())
         return model.to("cuda") if self.cuda else model
+
+    def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
+        if not self.cuda:  # a GPU's kernels take any dtype
+            check_dtype("sparse", precision.resolve(source.dtype, weights.config))
 
     def _replace(self, weights: StoredWeights) -> Replace:
         """Return a function that makes the layer to replace a linear module by, or None where its zeros do not pay."""

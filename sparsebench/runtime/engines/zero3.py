@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime.engines.base import SavedModel, Wrapping
+from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
-from sparsebench.runtime.parity import check_parity, not_the_models
+from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.parity import check_parity
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -25,7 +26,7 @@ NOTE = "ZeRO-3: every rank computes the whole request, parameters are gathered l
 class Zero3(Wrapping):
     """ZeRO-3 with the parameters in main memory."""
 
-    kernel = "dense torch linear, ZeRO-3: parameters gathered layer by layer"
+    kernel = f"{DENSE}, ZeRO-3: parameters gathered layer by layer"
 
     def __init__(self) -> None:
         self.ranks, self.device = 1, "cpu"

@@ -12,7 +12,7 @@ import torch
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.load import load_model
-from sparsebench.runtime import Setting, Workload
+from sparsebench.runtime import Setting, Workload, footprint
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
 from sparsebench.runtime.launch import free_port
@@ -66,7 +66,6 @@ def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_
 
 
 def test_only_one_copy_is_widened_at_several_ranks(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    footprint = sys.modules["sparsebench.runtime.footprint"]  # the package's own name of it is the function
     monkeypatch.setattr(footprint, "BLOCKS", 0)  # or the copy for parity would be the larger one
 
     def held(ranks: int, dtype: str) -> int:

@@ -21,7 +21,8 @@ from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
-from sparsebench.runtime.kernels import LEVELS, SparseLinear
+from sparsebench.runtime.kernels import SparseLinear
+from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
 from sparsebench.runtime.workload import Prompt, inputs
 from sparsebench.storage import pack
@@ -191,8 +192,11 @@ def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
 def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="2 ranks"):
         check_supported({}, "decoder", Setting("sparse", 2, Workload()))
-    with pytest.raises((UnsupportedError, ModelError), match="float16"):
-        started().load(SavedModel(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16"), 40, False)
+    narrow = SavedModel(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16")
+    with pytest.raises(UnsupportedError, match="float16"):
+        started().load(narrow, 40, False)
+    with pytest.raises(UnsupportedError, match="float16"):
+        started().parity(narrow, prompt(Checkpoint(tiny_llama).config))
 
 
 def test_missing_weights_are_named(tiny_llama: Path) -> None:

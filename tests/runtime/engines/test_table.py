@@ -10,9 +10,10 @@ import pytest
 
 from sparsebench import plugins
 from sparsebench.errors import MeasureError
-from sparsebench.runtime import Setting, Workload, engines, footprint
+from sparsebench.runtime import Setting, Workload, engines
 from sparsebench.runtime.engines import BUILT_IN, EngineInfo, engine
 from sparsebench.runtime.engines.hf import HuggingFace
+from sparsebench.runtime.footprint import footprint
 
 
 class Third(HuggingFace):

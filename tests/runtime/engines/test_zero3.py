@@ -14,10 +14,11 @@ import torch
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.runtime import Setting, Workload, footprint, measure_latency, measure_memory, memory
+from sparsebench.runtime import Setting, Workload, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut
+from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.launch import free_port
 from sparsebench.runtime.workload import inputs
 

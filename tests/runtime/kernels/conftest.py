@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from sparsebench.native import Missing
-from sparsebench.runtime.kernels import LEVELS, Kernels, kernels
+from sparsebench.runtime.kernels import Kernels, kernels
+from sparsebench.runtime.kernels.matrix import LEVELS
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsebench.errors import MeasureError, ModelError
 from sparsebench.runtime.kernels import (
-    LEVELS,
     Choices,
     Kernels,
     Nonzeros,
@@ -25,7 +24,7 @@ from sparsebench.runtime.kernels import (
     speeds_here,
 )
 from sparsebench.runtime.kernels import speeds as module
-from sparsebench.runtime.kernels.matrix import LAYOUTS
+from sparsebench.runtime.kernels.matrix import LAYOUTS, LEVELS
 from sparsebench.runtime.kernels.speeds import Speeds, at
 from tests.runtime.kernels.conftest import levels
 

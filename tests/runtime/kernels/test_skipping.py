@@ -8,7 +8,8 @@ from torch import nn
 
 from sparsebench import environment
 from sparsebench.models.skipping import masked
-from sparsebench.runtime.kernels import LEVELS, Kernels
+from sparsebench.runtime.kernels import Kernels
+from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.kernels.skipping import TOKENS, SkipColumns, SkipRows, ThresholdedActivation
 from tests.runtime.kernels.conftest import levels
 

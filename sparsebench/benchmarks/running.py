@@ -1,0 +1,139 @@
+"""What perplexity and pseudo-perplexity share: the running text of a task, its scored windows, and their result."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsebench import bounded, sources
+from sparsebench.benchmarks.catalog import Benchmark
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.errors import BenchmarkError
+from sparsebench.models.text import JOINER
+from sparsebench.sources.text import each_text, is_plain, read_texts
+
+
+def wikitext(path: Path) -> str:
+    """Read a raw WikiText file as published evaluations do: its lines, blank ones emptied, joined with blank lines."""
+    try:
+        return JOINER.join(line if line.strip() else "" for line in bounded.lines(path, BenchmarkError, "\n"))
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
+
+
+def fitting(spec: TaskSpec, longest: int | None, usual: int) -> int:
+    """Return a task's window for a model that takes ``longest`` tokens (None: any number).
+
+    The task's own window counts; without one, ``usual`` or the model's maximum if that is less. Raises BenchmarkError
+    when the task's own window is longer than the model takes.
+    """
+    row = spec.known
+    asked = spec.own.window if spec.own else row.tokens if row.form == "published" else None
+    if asked and longest and asked > longest:
+        raise BenchmarkError(
+            f"task {spec.task}: a window of {asked:,} tokens, where the model takes at most {longest:,}",
+            f"`length: {longest}` or less",
+        )
+    return asked or min(usual, longest or usual)
+
+
+@dataclass(frozen=True)
+class RunningText:
+    """A task's text: its passages (``passages`` of them), joined with blank lines."""
+
+    text: str
+    passages: int
+
+    @classmethod
+    def of(cls, spec: TaskSpec, cache: sources.Cache) -> RunningText:
+        """Fetch and join a task's passages. A passage repeated in a built-in task's data counts once; a user's data and
+        published texts keep their repeats.
+        """
+        task = spec.known
+        path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(task.data[0]), cache)
+        if task.form == "published":
+            # In a raw file the rows are lines; in the hub's table they are records.
+            found = [wikitext(path)] if is_plain(path) else [text for (text,) in each_text(path, *task.fields)]
+        elif task.form == "passages":
+            found = [text for (text,) in each_text(path, *task.fields) if text.strip()]
+        else:
+            found = [text for (text,) in read_texts(path, *task.fields).rows]
+        return cls(JOINER.join(found), len(found))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a result records of the text."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()
+        return {"passages": self.passages, "joiner": "blank line", "text_sha256": digest}
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """A scored window: its number ``place`` in the text (from 0), the ``ids`` that the model saw, its summed negative
+    log-likelihood ``value`` (nats), and the number of scored ``tokens``.
+    """
+
+    place: int
+    ids: Iterable[int]
+    value: float
+    tokens: int
+
+
+def result(task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
+    """Return the perplexity over ``windows``, out of ``whole``. An outcome is a window, its label the tokens scored.
+
+    Raises BenchmarkError when the perplexity is more than a double holds.
+    """
+    score = pooled([window.value for window in windows], [window.tokens for window in windows])
+    hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
+    return ScoreResult.of(
+        task,
+        (
+            Outcome(str(window.place), shown, window.value, float(window.tokens))
+            for shown, window in zip(hashes, windows, strict=True)
+        ),
+        whole,
+        chance=None,
+        scored=(score, score * mean_stderr([window.value / window.tokens for window in windows])),
+        protocol={
+            **protocol,
+            "documents": whole,
+            "scored_tokens": sum(window.tokens for window in windows),
+            "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
+        },
+    )
+
+
+def bits(values: Sequence[float], size: int) -> dict[str, int | float]:
+    """Return the fields of a result for negative log-likelihoods (nats) of ``size`` bytes of text; none for 0 bytes."""
+    return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
+
+
+def as_dense(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
+    """Return tokens by the dense model's ids; ``original`` maps a trimmed vocabulary to them (None: not trimmed)."""
+    return ids if original is None else [original[one] for one in ids]
+
+
+def check_finite(task: str, value: float, place: int, windows: int) -> None:
+    """Raise BenchmarkError if the likelihood ``value`` of window ``place`` (from 1) of ``windows`` is not finite."""
+    if not math.isfinite(value):
+        raise BenchmarkError(f"{task}: the likelihood of window {place} of {windows} is not finite", DAMAGED)
+
+
+def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
+    """Return exp(Σ values / Σ counts). Raises BenchmarkError when that is more than a double holds."""
+    mean = math.fsum(values) / sum(counts)
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        raise BenchmarkError(
+            f"perplexity: too large for a number (the mean negative log-likelihood is {mean:.4g} nats a token)",
+            "the model has collapsed: remove less, or check its weights",
+        ) from None
