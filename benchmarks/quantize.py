@@ -159,7 +159,7 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
         value = values[folder] = found[0].score
         cells = [label, f"{value:.4f}", f"{value / values[dense]:.4f}", f"{value / values[parent]:.4f}"]
         if evidence:
-            cells += [f"{evidence.relative_error:.4f}", f"{evidence.bits_per_weight:.2f}"]
+            cells += [f"{evidence.relative_error:.4f}", f"{evidence.bits:.2f}"]
             cells += [str(kept(parent, folder, family)), f"{evidence.rounded_to_zero:,}", f"{evidence.seconds:.0f}"]
         print(f"| {' | '.join(cells + [''] * (9 - len(cells)))} |", flush=True)
 

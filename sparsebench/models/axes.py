@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.architectures import Architecture, Mixture, architecture, stated, widths
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.topology import Part, View, parts
+from sparsebench.models.topology import Part, View, parts, weight_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +102,8 @@ class ModelShape:
     @property
     def block_parameters(self) -> int:
         """The number of parameters inside the blocks."""
-        tensors = self.checkpoint.tensors
-        return sum(info.numel for name, info in tensors.items() if self.places[name].layer is not None)
+        weights = weight_tensors(self.checkpoint, self.places)
+        return sum(info.numel for name, info in weights.items() if self.places[name].layer is not None)
 
     def key(self, axis: Axis) -> str:
         """Return the key of config.json that states the axis's number of elements; the axis has ``times`` that many."""
@@ -272,6 +272,8 @@ def _attention(
             offset += length
             if not fused:
                 _check_rows(checkpoint, name, places[name], length)
+    if prefix + "o" not in here:
+        raise ModelError(f"{side or 'model'} block {layer}: no tensor of kind {prefix}o", "the files are incomplete")
     for name, part in places.items():
         if (part.side, part.layer) == (side, layer) and {*name.split(".")} & {*how.heads.beside}:
             cuts.append(Cut(name, 0, 0, checkpoint.tensors[name].shape[0] // groups))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sparsebench import environment
 from sparsebench.errors import ModelError
 
 PARTIAL = ".partial-"
@@ -25,7 +26,7 @@ def reserve(folder: Path, size: int) -> None:
 
     A sparse file takes no space on its own disk, but its full size where it is copied to.
     """
-    free = shutil.disk_usage(next(place for place in folder.absolute().parents if place.exists())).free
+    free = environment.free_disk(folder)
     if size > free:
         raise ModelError(
             f"{folder}: it takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there",

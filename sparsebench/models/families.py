@@ -66,8 +66,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in named]
 
 
-def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> Any:
-    """Return transformers' auto class for the family; with ``head``, an encoder's classifier where it has one.
+def auto_class(family: Family, config: Mapping[str, Any]) -> Any:
+    """Return transformers' auto class for the family, for an encoder its classifier where it has one.
 
     Raises ModelError for an unknown family.
     """
@@ -79,12 +79,12 @@ def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> 
         speech = config.get("model_type") == "whisper"
         return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
     if family == "encoder":
-        classify = head and has_classifier(config)
+        classify = has_classifier(config)
         return transformers.AutoModelForSequenceClassification if classify else transformers.AutoModel
     raise ModelError(f"there is no family {family!r}", "a family is encoder, decoder or encoder-decoder")
 
 
-def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kind: Any = None) -> PreTrainedModel:
+def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> PreTrainedModel:
     """Build the model without storage, on torch's meta device, with its true names, shapes and ties.
 
     ``kind`` is an auto class to use instead of the family's. Blocks get their widths in ``per_layer_config``
@@ -101,7 +101,7 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kin
         )
     what = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
     with foreign(what, "correct the family or the architecture"), torch.device("meta"):
-        made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)
+        made = (kind or auto_class(family, config)).from_config(settings, trust_remote_code=False)
     model: PreTrainedModel = made
     if config.get(PER_LAYER):
         from sparsebench.models.per_layer import reshape

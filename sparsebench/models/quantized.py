@@ -233,6 +233,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return QuantizedCheckpoint(folder) if plain.config.get(KEY) else plain
 
 
+def float_checkpoint(folder: Path, way: str) -> Checkpoint:
+    """Open the checkpoint in ``folder``. Raises ModelError, with ``way`` as the way out, where its weights are integers."""
+    checkpoint = Checkpoint(folder)
+    if (encoding := encoding_of(checkpoint.config)) != FLOAT:
+        raise ModelError(f"{folder}: its weights are quantized already ({encoding})", way)
+    return checkpoint
+
+
 class QuantizedCheckpoint(Checkpoint):
     """A quantized folder with a float one's interface: ``tensors`` have the shape and dtype of dequantized weights.
 

@@ -326,9 +326,7 @@ class Replay:
         texts = self._texts(batch.input_ids, batch.attention_mask)
         if encoder is not None:
             assert batch.decoder_input_ids is not None
-            mask = batch.decoder_attention_mask
-            ones = batch.decoder_input_ids.new_ones(batch.decoder_input_ids.shape)
-            texts = self._texts(batch.decoder_input_ids, ones if mask is None else mask)
+            texts = self._texts(batch.decoder_input_ids, batch.mask("decoder"))
         samples, length = batch.input_ids.shape
         longest = max(length, 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         size = self.group or max(1, GROUP // longest)
@@ -362,9 +360,7 @@ def _check_batch(batch: Batch, skeleton: blocks.Skeleton) -> None:
     if len(skeleton.stacks) == 2:
         if batch.decoder_input_ids is None:
             raise ModelError("calibration of an encoder-decoder needs decoder_input_ids", "name a target field")
-        mask = batch.decoder_attention_mask
-        ids = batch.decoder_input_ids
-        given.append(("decoder_input_ids", ids, ids.new_ones(ids.shape) if mask is None else mask))
+        given.append(("decoder_input_ids", batch.decoder_input_ids, batch.mask("decoder")))
     for stack, (name, ids, mask) in zip(skeleton.stacks, given, strict=True):
         if ids.ndim != 2 or not ids.numel() or len(ids) != len(batch.input_ids):
             raise ModelError(f"{name} is {tuple(ids.shape)} where (samples, length) is needed")

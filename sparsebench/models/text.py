@@ -17,7 +17,7 @@ OFFSET_TYPES = frozenset("camembert ibert mpnet roberta roberta-prelayernorm xlm
 """Model types whose positions begin after the padding token's: a table of 514 positions allows inputs of 512."""
 _UNLIMITED = frozenset("bloom longt5 mt5 t5 umt5".split())
 """Types with relative positions without a table; old T5 configurations state an ``n_positions`` that nothing reads."""
-_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 
 
 JOINER = "\n\n"
@@ -49,7 +49,7 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
         return None
     settings = transformers_config(config)
     for part in (settings, getattr(settings, "text_config", None)):
-        for key in _KEYS:
+        for key in LENGTH_KEYS:
             limit = getattr(part, key, None)
             if isinstance(limit, int) and limit > 0:
                 pad = getattr(part, "pad_token_id", None)

@@ -206,9 +206,19 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
 
 def prunable_share(checkpoint: Checkpoint, family: str) -> float:
     """Return the prunable share of all parameters, counting tied ones once."""
-    places, ties = parts(checkpoint, family), checkpoint.ties
-    sizes = {info.name: info.numel for info in checkpoint.tensors.values() if info.name not in ties}
+    places = parts(checkpoint, family)
+    sizes = {name: info.numel for name, info in weight_tensors(checkpoint, places).items()}
     return sum(size for name, size in sizes.items() if places[name].prunable) / max(1, sum(sizes.values()))
+
+
+def weight_tensors(checkpoint: Checkpoint, places: Mapping[str, Part]) -> dict[str, TensorInfo]:
+    """Return the tensors that hold parameters, in file order: of a floating-point dtype, tied ones once, no buffers."""
+    ties = checkpoint.ties
+    return {
+        name: info
+        for name, info in checkpoint.tensors.items()
+        if info.dtype in FLOATS and name not in ties and not is_buffer(info, places[name])
+    }
 
 
 def is_buffer(info: TensorInfo, place: Part) -> bool:

@@ -68,6 +68,21 @@ class Calibrated:
     notes: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, batch: Batch, used: Iterable[samples.Fields], notes: tuple[str, ...], settings: Mapping[str, Any]
+    ) -> Calibrated:
+        """Return the tokens of ``batch``, which are those of the texts ``used``, with their hashes and their number."""
+        masks = batch.attention_mask, batch.decoder_attention_mask
+        return cls(
+            batch=batch,
+            sha256=fingerprint(batch),
+            text_sha256=hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
+            tokens=sum(int(mask.sum()) for mask in masks if mask is not None),
+            notes=notes,
+            settings=settings,
+        )
+
     def told(self) -> dict[str, Any]:
         """Return the entries about the calibration text for a variant's ``sparsebench.json``."""
         return {
@@ -107,15 +122,8 @@ def tokens(
             batch, used = samples.pairs(reader, rows, _decoder_start(folder, config))
     except SourceError as error:
         raise SourceError(f"calibration {calibration.source}: {error.message}", error.hint) from error
-    masks = batch.attention_mask, batch.decoder_attention_mask
-    return Calibrated(
-        batch=batch,
-        sha256=fingerprint(batch),
-        text_sha256=hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
-        tokens=sum(int(mask.sum()) for mask in masks if mask is not None),
-        notes=(_how(reader, family, paired, len(batch.input_ids)), *notes),
-        settings=asdict(calibration),
-    )
+    told = (_how(reader, family, paired, len(batch.input_ids)), *notes)
+    return Calibrated.of(batch, used, told, asdict(calibration))
 
 
 def first(text: Calibrated, tokens: int) -> Calibrated:

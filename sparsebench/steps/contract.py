@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.schema import Strict, wrong
 from sparsebench.sources.cache import sha256_of
 
@@ -190,6 +190,12 @@ class Context:
     resume: Callable[[Step], Path] | None = None
     device: str = "cpu"
 
+    def text(self, what: str) -> Calibrated:
+        """Return the calibration text. Raises ModelError, saying ``what`` needs it, where it is not available."""
+        if self.read is None:
+            raise ModelError(f"{what} needs calibration text", "name it under `calibration:`")
+        return self.read()
+
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
 """Makes, from the model folder, one folder for each of several steps that differ in settings.
@@ -285,8 +291,7 @@ class StepKind:
 
     def unusual(self, step: Step) -> dict[str, Any]:
         """The settings of a step that differ from their defaults."""
-        fields = self.settings()[step.name].model_fields
-        return {key: value for key, value in step.settings.items() if key in fields and value != fields[key].default}
+        return unusual(step.settings, self.settings()[step.name])
 
 
 _HASH = "#sha256="
@@ -346,6 +351,12 @@ def of_text(named: str) -> TextSource:
     """Split a source of text that a step names into its notation and the hash of its content."""
     source, _, content = named.partition(_CONTENT)
     return TextSource(source, content)
+
+
+def unusual(settings: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
+    """Return the settings that differ from the defaults of their class; those that it lacks are left out."""
+    fields = kind.model_fields
+    return {key: value for key, value in settings.items() if key in fields and value != fields[key].default}
 
 
 def said(settings: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import open_checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.steps.prune.zeroing import zeros_in
 
@@ -24,7 +24,7 @@ def counted(
     made: Mapping[str, Any] | None = None,
     already: Callable[[Checkpoint, str], int] | None = None,
 ) -> Evidence:
-    """Count zeros in the written files, among prunable weights and among all parameters (tied ones once).
+    """Count zeros in the written files, among prunable weights and among all parameters (``weight_tensors``).
 
     ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the zeros
     that a tensor of the written checkpoint has in common with the parent's. Where it raises ModelError, the folder is
@@ -34,9 +34,7 @@ def counted(
     places = parts(checkpoint, family)
     tensors: list[TensorCount] = []
     parameters = total_zeros = before = 0
-    for info in checkpoint.tensors.values():
-        if info.name in checkpoint.ties:
-            continue
+    for info in weight_tensors(checkpoint, places).values():
         place = places[info.name]
         parameters += info.numel
         if place.experts:

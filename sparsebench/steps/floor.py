@@ -52,6 +52,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, torch_dtype
     from sparsebench.models.random_weights import write_random
+    from sparsebench.models.topology import parts, weight_tensors
     from sparsebench.steps.evidence import counted
 
     for step, folder in targets.items():
@@ -71,6 +72,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
         found = counted(folder, context.family, time.perf_counter() - started)
         if step.name == "zero-weights":
             # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
-            size = sum(info.numel for info in model.tensors.values() if info.name not in model.ties)
+            weights = weight_tensors(model, parts(model, context.family))
+            size = sum(info.numel for info in weights.values())
             found = replace(found, parameters=size, total_zeros=size)
         emit(step, found)

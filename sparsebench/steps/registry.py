@@ -5,7 +5,7 @@ An entry point in the group ``sparsebench.steps`` names a ``StepKind``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, create_model
 
 from sparsebench.errors import UserError
+from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps import floor
@@ -132,7 +133,7 @@ BUILT_IN = (
         on_device=moefy.reads_text,
         one_pass=lambda step: True,
         moments=False,
-        draws=moefy.draws,
+        draws=lambda step: True,
         refuses=moefy.refuses,
         refuses_shape=moefy.refuses_shape,
         shares=moefy.shares,
@@ -170,6 +171,34 @@ def fitted_to(step: Step) -> list[tuple[TextSource, tuple[str, ...]]]:
         for key in kind.fits
         if step.settings.get(key)
     ]
+
+
+def with_text(
+    written: Mapping[str, Any], text: str | Mapping[str, Any], columns: Sequence[str | None]
+) -> dict[str, Any]:
+    """Return a written step with the source ``text`` where it reads one and names none, and with its ``columns``.
+
+    These are the text's field and target. Columns that the step names itself stay. A step that reads only a text of its
+    own (``only_named``) stays as it is.
+    """
+    verb, name = verb_and_name(written, kinds())
+    kind, found = kinds()[verb], dict(written)
+    for key, own in kind.texts.items() if name not in kind.only_named else ():
+        if key in kind.settings()[name].model_fields and key not in written:
+            usual = {column: its for column, its in zip(own, columns, strict=False) if its}
+            found |= {key: text, **{one: its for one, its in usual.items() if written.get(one) is None}}
+    return found
+
+
+def closed_by(step: Step, behind: Sequence[tuple[str, str]]) -> str:
+    """Return the key because of which steps ``behind``, each a verb and a name, may not follow ``step``; empty: they may.
+
+    It is a setting of the step (``ends``), or its verb (``last``).
+    """
+    kind = kinds()[step.verb]
+    if behind and (key := kind.ends(step)):
+        return key
+    return step.verb if kind.last and any(one not in kind.but for one in behind) else ""
 
 
 def known(step: Step) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
 from sparsebench.models.quantized import QuantizedCheckpoint, open_checkpoint
-from sparsebench.models.topology import Part, is_buffer, parts
+from sparsebench.models.topology import Part, parts, weight_tensors
 from sparsebench.structure.numbers import EDGES, Numbers, numbers
 
 
@@ -54,11 +54,11 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     """
     checkpoint = open_checkpoint(folder)
     places = parts(checkpoint, family)
-    repeats = checkpoint.ties
+    _refuse_integers(checkpoint, places)
     found = [
-        _tensor(checkpoint, info, places[info.name], absolute, relative)
-        for info in checkpoint.tensors.values()
-        if info.name not in repeats and info.numel and _is_weight(info, places[info.name])
+        _tensor(checkpoint, info, places[name], absolute, relative)
+        for name, info in weight_tensors(checkpoint, places).items()
+        if info.numel
     ]
     return StructureResult(family, tuple(absolute), tuple(relative), EDGES, tuple(found))
 
@@ -82,15 +82,15 @@ def _tensor(
     )
 
 
-def _is_weight(info: TensorInfo, place: Part) -> bool:
-    if info.dtype in FLOATS:
-        return not is_buffer(info, place)
-    if place.layer is not None and len(info.shape) == 2 and info.name.endswith("weight"):
-        raise ModelError(
-            f"{info.name} is stored as {info.dtype}: a quantized checkpoint",
-            "convert it to bfloat16, float16 or float32",
-        )
-    return False
+def _refuse_integers(checkpoint: Checkpoint, places: Mapping[str, Part]) -> None:
+    """Raise ModelError where a matrix of a block is stored as integers."""
+    for name, info in checkpoint.tensors.items():
+        matrix = places[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
+        if matrix and info.dtype not in FLOATS:
+            raise ModelError(
+                f"{name} is stored as {info.dtype}: a quantized checkpoint",
+                "convert it to bfloat16, float16 or float32",
+            )
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.hooks import hooked
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ GROUP = 1024
 
 ENCODED = "the encoder's output"
 """A key beside the blocks' paths: the input of the decoder's cross-attentions."""
-_OUT = "remove `outputs` from the manifest, or accept that this variant has no outputs result"
+WAY_OUT = "remove `outputs` from the manifest, or accept that this variant has no outputs result"
 
 
 @dataclass(frozen=True)
@@ -84,21 +84,22 @@ def compare_outputs(
     models: list[Any] = [load_model(folder, family, dtype, device) for folder in (dense, variant)]
     sizes = {tuple(model.get_input_embeddings().weight.shape) for model in models}
     if len(sizes) > 1:
-        raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", _OUT)
+        raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", WAY_OUT)
     sums = [[0.0, 0.0] for _ in places]
     samples, tokens = len(batch.input_ids), Counter[str]()
     step = max(1, GROUP // batch.input_ids.shape[1])
     for first in range(0, samples, step):
-        inputs = _inputs(batch, slice(first, first + step), device)
+        rows = slice(first, first + step)
+        inputs = batch.inputs(rows, device)
         with torch.no_grad():
             reads, wanted = _run(models[0], places, inputs)
             found = [_run(models[1], places, inputs, given)[1] for given in (reads, {})]
-        masks = {place.side: _mask(place.side, inputs) for place in places}
+        masks = {place.side: batch.mask(place.side)[rows].to(device) for place in places}
         tokens.update({side: int(mask.sum()) for side, mask in masks.items()})
-        for row, place in zip(sums, places, strict=True):
+        for errors, place in zip(sums, places, strict=True):
             for column, outputs in enumerate(found):
-                row[column] += _difference(outputs[place.path], wanted[place.path], masks[place.side])
-            if not all(map(math.isfinite, row)):
+                errors[column] += _difference(outputs[place.path], wanted[place.path], masks[place.side])
+            if not all(map(math.isfinite, errors)):
                 raise ModelError(f"{variant}: what {place.side} block {place.index} gives is not finite", "try float32")
         if progress:
             progress(min(samples, first + step), samples)
@@ -126,34 +127,9 @@ def _places(dense: Path, variant: Path, family: Family) -> list[_Place]:
     ]
     if found[0] != found[1]:
         raise UnsupportedError(
-            f"{variant}: it has {len(found[1])} blocks where the dense model has {len(found[0])}", _OUT
+            f"{variant}: it has {len(found[1])} blocks where the dense model has {len(found[0])}", WAY_OUT
         )
     return found[0]
-
-
-def _inputs(batch: Batch, rows: slice, device: str) -> dict[str, torch.Tensor]:
-    """Return the model's inputs for some of the samples."""
-    given = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "decoder_input_ids": batch.decoder_input_ids,
-        "decoder_attention_mask": batch.decoder_attention_mask,
-    }
-    return {
-        name: (value[rows].long() if "mask" in name else value[rows]).to(device)
-        for name, value in given.items()
-        if value is not None
-    }
-
-
-def _mask(side: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return which positions of a side are tokens, not padding: bool (samples, length)."""
-    import torch
-
-    if "decoder_input_ids" not in inputs or side == "encoder":
-        return inputs["attention_mask"].bool()
-    mask = inputs.get("decoder_attention_mask")
-    return torch.ones_like(inputs["decoder_input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def _difference(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> float:
@@ -171,11 +147,13 @@ def _run(
     """
     reads: dict[str, torch.Tensor] = {}
     gives: dict[str, torch.Tensor] = {}
-    with _hooked(model, places, reads, gives, given):
+    with hooked(_hooks(model, places, reads, gives, given)):
         model.base_model(**inputs, use_cache=False) if _caches(model) else model.base_model(**inputs)
     missing = [place for place in places if place.path not in gives]
     if missing:
-        raise UnsupportedError(f"{model.config.model_type}: its {missing[0].side} blocks are not run one by one", _OUT)
+        raise UnsupportedError(
+            f"{model.config.model_type}: its {missing[0].side} blocks are not run one by one", WAY_OUT
+        )
     return reads, gives
 
 
@@ -184,19 +162,20 @@ def _caches(model: Any) -> bool:
     return bool(getattr(model.config, "use_cache", False))
 
 
-@contextmanager
-def _hooked(
+def _hooks(
     model: Any,
     places: list[_Place],
     reads: dict[str, torch.Tensor],
     gives: dict[str, torch.Tensor],
     given: Mapping[str, torch.Tensor],
-) -> Iterator[None]:
+) -> list[Any]:
+    """Register the hooks that fill ``reads`` and ``gives`` and replace inputs; return their handles."""
+
     def before(path: str) -> Callable[..., Any]:
         def hook(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
             held = args[0] if args else named.get("hidden_states")
             if held is None:
-                raise UnsupportedError(f"{path}: what it reads is not called `hidden_states`", _OUT)
+                raise UnsupportedError(f"{path}: what it reads is not called `hidden_states`", WAY_OUT)
             reads[path] = held
             if path not in given:
                 return None
@@ -221,8 +200,4 @@ def _hooked(
         block = model.get_submodule(place.path)
         hooks += [block.register_forward_pre_hook(before(place.path), with_kwargs=True)]
         hooks += [block.register_forward_hook(behind(place.path))]
-    try:
-        yield
-    finally:
-        for one in hooks:
-            one.remove()
+    return hooks

@@ -148,6 +148,14 @@ def test_experts_that_the_config_does_not_count_are_refused(form: str, tmp_path:
         shape(model, "decoder")
 
 
+def test_an_attention_without_its_output_is_refused(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    model = Checkpoint(folder)
+    del model.tensors["model.layers.1.self_attn.o_proj.weight"]
+    with pytest.raises(ModelError, match="block 1: no tensor of kind o"):
+        shape(model, family)
+
+
 def test_sizes_that_the_config_does_not_have_are_refused(tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model")
     model = Checkpoint(folder)

@@ -12,7 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import prunable_share
+from sparsebench.steps.registry import single
 from sparsebench.structure import EDGES, StructureResult, assess, summary
+from tests.steps.recover.test_whole import made
+from tests.steps.recover.test_whole import step as training
 
 FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
 ABSOLUTE, RELATIVE = (0.001, 0.01, 0.1), (0.1, 0.5, 1.0)
@@ -75,6 +81,19 @@ def test_buffers_are_no_weights(tiny_llama: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     expected = assess(tiny_llama, "decoder", ABSOLUTE, RELATIVE)
     assert assess(folder, "decoder", ABSOLUTE, RELATIVE) == expected
+    with_buffers, without = (
+        (prunable_share(checkpoint, "decoder"), shape(checkpoint, "decoder").block_parameters)
+        for checkpoint in map(Checkpoint, (folder, tiny_llama))
+    )
+    assert with_buffers == without
+    steps = (single("prune", "magnitude", sparsity=0.5), single("quantize", "int8"), single("floor", "zero-weights"),
+             single("recover", "reconstruct", epochs=1), training("finetune", tokens=200))  # fmt: skip
+    for number, step in enumerate(steps):
+        with_buffers, without = (
+            made(path, "decoder", tmp_path / f"{path.name}-{number}", step, path) for path in (folder, tiny_llama)
+        )
+        for key in ("parameters", "total_zeros", "prunable", "zeros", "operations"):
+            assert getattr(with_buffers, key) == getattr(without, key), (step.name, key)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])

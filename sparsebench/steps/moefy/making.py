@@ -17,7 +17,7 @@ from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
 from sparsebench.models.grouped import COUNTED, ExpertsConfig, FeedForward, count
 from sparsebench.models.moefied import ExpertRouter
-from sparsebench.models.quantized import FLOAT, encoding_of
+from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.replay import Replay
 from sparsebench.models.skipping import skips
 from sparsebench.models.topology import Part, prunable_parts
@@ -80,17 +80,10 @@ class RouterTables:
     """For each step, a row for each part; empty where no text is read."""
 
 
-def make(
-    parent: Path,
-    targets: Mapping[Step, Path],
-    context: Context,
-    read: Callable[[], Calibrated] | None,
-    emit: Emit,
-) -> None:
-    """Write each target: the parent's weights and their grouping. Raises what ``step.run`` lists."""
-    started, checkpoint = time.perf_counter(), Checkpoint(parent)
-    if encoding_of(checkpoint.config) != FLOAT:
-        raise ModelError(f"{parent}: its weights are quantized", "start from the model that it was made from")
+def make(parent: Path, targets: Mapping[Step, Path], context: Context, reads: bool, emit: Emit) -> None:
+    """Write each target: the parent's weights and their grouping, from text if ``reads``. Raises what ``step.run`` lists."""
+    started = time.perf_counter()
+    checkpoint = float_checkpoint(parent, "start from the model that it was made from")
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it leaves weights out already", "start from the model that it was made from")
     first = next(iter(targets))
@@ -99,7 +92,8 @@ def make(
     refuse_experts(parent, parts)
     places = _places(checkpoint, context.family, parts, experts)
     wanted = {step.settings["router"] for step in targets}
-    text, made = read() if read else None, RouterTables(tables={router: {} for router in wanted})
+    text = context.text(f"moefy: {first.name}") if reads else None
+    made = RouterTables(tables={router: {} for router in wanted})
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         for done, (place, matrix, seen) in enumerate(_visited(checkpoint, places, context, text, spill), start=1):
             weights = place.weights(matrix, checkpoint)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.architectures import neurons
 from sparsebench.models.grouped import COUNTED, count
@@ -43,7 +42,8 @@ class Moefy(Settings):
         Raises PydanticCustomError where `active` is missing, or settings exclude each other.
         """
         if not self.active:
-            raise wrong("`active` is missing", "the share of neurons that a token is given, such as 0.5", at="active")
+            what = "`active` is missing" if self.active is None else "active is 0"
+            raise wrong(what, "the share of neurons that a token is given, above 0, such as 0.5", at="active")
         if self.partition == "metis" and name != "coactivation":
             raise wrong(f"{name} with `partition: metis`", "`moefy: coactivation`, which has a graph", at="partition")
         shared = (self.experts // 8 if name == "cmoe" else 0) if self.shared is None else self.shared
@@ -64,11 +64,6 @@ def settings() -> dict[str, type[Settings]]:
 def reads_text(step: Step) -> bool:
     """Whether the grouping or the router needs calibration text."""
     return step.name in COUNTED or step.settings["router"] == "learned"
-
-
-def draws(step: Step) -> bool:
-    """Whether the step draws at random: every way of grouping does."""
-    return True
 
 
 def ends(step: Step) -> str:
@@ -125,11 +120,4 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     from sparsebench.steps.moefy import making
 
-    text = None
-    if any(map(reads_text, targets)):
-        if context.read is None:
-            raise ModelError(
-                f"moefy: {next(iter(targets)).name} needs calibration text", "name it under `calibration:`"
-            )
-        text = context.read
-    making.make(parent, targets, context, text, emit)
+    making.make(parent, targets, context, any(map(reads_text, targets)), emit)

@@ -1,15 +1,18 @@
-"""The scheduled sparsity at each step of a training, and helpers that choose the zeros.
+"""The scheduled sparsity at each step of a training, what pruning by it needs, and helpers that choose the zeros.
 
 The course is that of TensorFlow's Model Optimization Toolkit: ``PolynomialDecay`` with a power of 3, or ``ConstantSparsity``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
 
 POWER = 3.0
 
@@ -44,6 +47,19 @@ class SparsitySchedule:
         if not self.start <= step <= self.end:
             return False
         return step == self.end or (step - self.start) % self.frequency == 0
+
+
+class ScheduledPruning(Pruning):
+    """Pruning whose sparsity grows by a schedule: the weights to prune, their optimizer, and the pattern."""
+
+    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
+        self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
+        self.held, self.optimizer = weights.held, optimizer
+
+    @contextmanager
+    def sparse(self, step: int) -> Iterator[bool]:
+        """Yield whether the schedule has ended."""
+        yield step > self.course.end
 
 
 def forget(optimizer: Any, parameter: torch.Tensor, where: torch.Tensor) -> None:

@@ -180,16 +180,18 @@ def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
 
 
 def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch.Tensor:
-    """Return one number for each row or column of scores (out, in): their sum in float64, or their norm in float32.
+    """Return one number for each row or column of scores (out, in): their sum in float64, or their norm.
 
-    The norm is of order 1, 2 or ``inf``, as ``torch.nn.utils.prune.ln_structured`` computes it for float32 weights.
+    The norm is of order 1, 2 or ``inf``, in float32 (of float64 scores in float64), as
+    ``torch.nn.utils.prune.ln_structured`` computes it.
     """
     import torch
 
     axis = _across(pattern)
     if norm is None:
         return scores.sum(axis, dtype=torch.float64)
-    return torch.linalg.vector_norm(scores, float(str(norm)), axis, dtype=torch.float32)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return torch.linalg.vector_norm(scores, float(str(norm)), axis, dtype=dtype)
 
 
 def _across(pattern: str) -> int:

@@ -15,23 +15,21 @@ than a hundredth of that gets a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from sparsebench.steps.prune.course import SparsitySchedule, bottom, forget
+from sparsebench.steps.prune.course import ScheduledPruning, bottom, forget
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
+from sparsebench.steps.recover.trainer import TrainedWeights
 
 
-class MovementPruning(Pruning):
+class MovementPruning(ScheduledPruning):
     """The masks of a training, its movement scores, and the values of masked weights."""
 
     def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
-        self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
-        self.held, self.optimizer = weights.held, optimizer
+        super().__init__(settings, weights, optimizer, steps)
         self.scores = [torch.zeros_like(held.parameter) for held in self.held]
         self.values = [held.parameter.detach().clone() for held in self.held]
         self.zeros = [held.gone.clone() for held in self.held]
@@ -60,11 +58,6 @@ class MovementPruning(Pruning):
         if self.pattern != "unstructured":
             scores = scores.masked_fill(~by_pattern(scores, self.pattern), torch.inf)
         return bottom(scores, min(round(self.course.share(step) * scores.numel()), int((scores < torch.inf).sum())))
-
-    @contextmanager
-    def sparse(self, step: int) -> Iterator[bool]:
-        """Yield whether the schedule has ended."""
-        yield step > self.course.end
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the masks, the scores, and the values."""

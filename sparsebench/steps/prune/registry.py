@@ -15,13 +15,12 @@ from sparsebench.errors import UnsupportedError, UserError
 from sparsebench.manifest.schema import COUPLED
 from sparsebench.models.architectures import architecture
 from sparsebench.plugins import table
-from sparsebench.steps.contract import Settings, Step, of_file
+from sparsebench.steps.contract import Settings, Step, of_file, unusual
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
 from sparsebench.steps.prune.trained import Elsa, Gradual
 from sparsebench.steps.recover import LIBRARIES
 from sparsebench.steps.recover import step as recover
-from sparsebench.steps.recover.step import unusual
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def label(step: Step) -> str:
         words = [step.name, own.get("pattern", "unstructured").replace("unstructured", ""), percent(own["sparsity"])]
         # The result of ADMM depends on its training budget, so the label always states it.
         budget = [f"tokens={others.pop('tokens')}"] if step.name == "elsa" else []
-        return " ".join(filter(None, [*words, *budget, *unusual(others, methods()[step.name].settings)]))
+        return " ".join(filter(None, [*words, *budget, *recover.words(others, methods()[step.name].settings)]))
     if methods()[step.name].run:
         return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
     usual = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0}
@@ -198,10 +197,8 @@ def label(step: Step) -> str:
     how = "/".join(filter(None, (method, setting["granularity"])))
     rest = " of what is left" * bool(setting.get("keep_zeros"))
     words = [how, setting["pattern"].replace("unstructured", ""), percent(setting["sparsity"]) + rest]
-    fields = methods()[step.name].settings.model_fields
-    said = {key: value for key, value in step.settings.items() if key in fields and key not in TARGET}
-    options = [f"{key}={value}" for key, value in said.items() if value != fields[key].default]
-    return " ".join(filter(None, (*words, *options)))
+    options = unusual(step.settings, methods()[step.name].settings)
+    return " ".join(filter(None, (*words, *(f"{key}={value}" for key, value in options.items() if key not in TARGET))))
 
 
 def percent(share: float) -> str:

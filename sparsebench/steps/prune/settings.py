@@ -81,14 +81,7 @@ class Prune(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
-        if self.sparsity is None and not is_nm(self.pattern):
-            raise wrong("`sparsity` is missing", "shares of the weights to remove, such as [0.5, 0.9]", at="sparsity")
-        if is_nm(self.pattern) and self.sparsity is not None and not self._fits:
-            fixed = pattern_sparsity(self.pattern)
-            raise wrong(
-                f"a pattern fixes the sparsity: {self.pattern} is {fixed:g}", "no `sparsity` beside it",
-                "remove `sparsity`, or the pattern", "sparsity",
-            )  # fmt: skip
+        removed(self.sparsity, self.pattern)
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
             what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             message = f"{what} cannot be combined with `granularity: global`"
@@ -105,10 +98,6 @@ class Prune(Settings):
             )
         return self
 
-    @property
-    def _fits(self) -> bool:
-        return abs((self.sparsity or 0) - pattern_sparsity(self.pattern)) < 1e-6
-
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in the method's granularity and an N:M pattern's sparsity, and leave out settings without effect."""
         if self.granularity not in (None, *self.granularities):
@@ -123,8 +112,8 @@ class Prune(Settings):
             )
         idle = {*OWL, *(() if self.calibrated else ("propagate",))} if self.allocation == "uniform" else set()
         usual = "layer" if self.pattern in (*LINES, *COUPLED) else self.granularities[0]
-        found = self.model_dump(exclude=idle) | {"granularity": self.granularity or usual}
-        return found | ({"sparsity": pattern_sparsity(self.pattern)} if is_nm(self.pattern) else {})
+        own = {"granularity": self.granularity or usual, "sparsity": removed(self.sparsity, self.pattern)}
+        return self.model_dump(exclude=idle) | own
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
@@ -136,6 +125,24 @@ class Prune(Settings):
         free = [pattern for pattern in patterns if pattern not in fixed]
         rest = {key: value for key, value in given.items() if key not in ("sparsity", "pattern")}
         return [{**given, "pattern": free}, {**rest, "pattern": fixed}]
+
+
+def removed(sparsity: float | None, pattern: str) -> float:
+    """Return the share of the weights to remove, which an N:M pattern fixes.
+
+    Raises PydanticCustomError where it is missing, or differs from the pattern's.
+    """
+    if not is_nm(pattern):
+        if sparsity is None:
+            raise wrong("`sparsity` is missing", "shares of the weights to remove, such as [0.5, 0.9]", at="sparsity")
+        return sparsity
+    fixed = pattern_sparsity(pattern)
+    if sparsity is not None and abs(sparsity - fixed) > 1e-6:
+        raise wrong(
+            f"a pattern fixes the sparsity: {pattern} is {fixed:g}", "no `sparsity` beside it",
+            "remove `sparsity`, or the pattern", "sparsity",
+        )  # fmt: skip
+    return fixed
 
 
 class Mask(Settings):

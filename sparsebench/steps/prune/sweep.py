@@ -8,9 +8,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import COUPLED
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
@@ -46,7 +47,8 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     if not steps:
         return
     folders = {target: targets[step] for target, step in steps.items()}
-    tokens = context.read() if context.read and any(reads_text(step) for step in steps.values()) else None
+    reading = next((step.name for step in steps.values() if reads_text(step)), None)
+    tokens = context.text(reading) if reading else None
     propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
     sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype, context.device)
     sweep.run(lambda target, found: emit(steps[target], found), context.progress)
@@ -96,10 +98,10 @@ class Sweep:
     def run(self, emit: EmitTarget, progress: Progress | None = None) -> None:
         """Make every variant, count each in its files, and emit its result or its error.
 
-        Raises ModelError for unusable weights or text, and UnsupportedError for an architecture or a pattern, but only
-        where no variant is left.
+        Raises ModelError for a quantized model, unusable weights or text, and UnsupportedError for an architecture or
+        a pattern, but only where no variant is left.
         """
-        checkpoint = Checkpoint(self.dense)
+        checkpoint = float_checkpoint(self.dense, "prune first, then quantize")
         places = prunable_parts(checkpoint, self.family)
         coupled = [target for target in self.folders if target.pattern in COUPLED]
         calibrated = [target for target in self.folders if needs_calibration(target.method, target.allocation)]
@@ -133,8 +135,7 @@ class Sweep:
 
     def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """Return the sweep of calibrated variants, and the entries of their ``sparsebench.json``."""
-        if self.tokens is None:
-            raise ModelError(f"{targets[0].method} needs calibration text", "name it under `calibration:`")
+        assert self.tokens is not None, "calibrated methods read text"
         ways = (self.tokens.batch, self.seed, self.propagate, self.dtype, self.device)
         made = {"propagate": self.propagate, "dtype": self.dtype, **self.tokens.told()}
         return BlockSweep(checkpoint, places, self.family, targets, *ways), made

@@ -41,7 +41,7 @@ class TensorSweep:
 
     def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
         """Write every tensor of every variant."""
-        limits = self._global_thresholds()
+        limits = self._global_thresholds(outputs)
         for name in reported([*self.checkpoint.tensors], progress):
             part = self.places[name]
             for view in part.views:
@@ -89,15 +89,18 @@ class TensorSweep:
         """Return keys that compare across all prunable tensors, in 16 bits where all weights share a 16-bit dtype."""
         return (narrow if self.narrow else keys)(scores, name)
 
-    def _global_thresholds(self) -> dict[Target, KeyThreshold]:
-        """Return the exact threshold over all prunable weights of each global target."""
+    def _global_thresholds(self, outputs: VariantWriters) -> dict[Target, KeyThreshold]:
+        """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
         found: dict[Target, KeyThreshold] = {}
         for method, keep in product(self.sweeps, (False, True)):
             whole = [t for t in self.sweeps[method] if t.granularity == "global" and t.keep_zeros == keep]
             if whole:
                 ranks = [masks.count(target.sparsity, self._competing(keep)) for target in whole]
                 passes = (self._all_keys(method, keep) for _ in range(2))
-                found |= zip(whole, thresholds(passes, ranks), strict=True)
+                try:
+                    found |= zip(whole, thresholds(passes, ranks), strict=True)
+                except SparsebenchError as error:
+                    outputs.fail(whole, error)
         return found
 
     def _competing(self, keep_zeros: bool) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
-from sparsebench.steps.prune.settings import Prune
+from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
+from sparsebench.steps.prune.settings import Prune, removed
 from sparsebench.steps.recover.step import Distill, TrainingSettings, together
 
 
@@ -102,10 +102,4 @@ def _aim(sparsity: float | None, pattern: str, train: str) -> float:
         raise wrong(f"`train: {train}` while weights go", "`train: weights`", at="train")
     if pattern != "unstructured" and not is_nm(pattern):
         raise wrong(f"pattern {pattern} while the model is trained", "`unstructured`, or N:M such as 2:4", at="pattern")
-    if sparsity is None and pattern == "unstructured":
-        raise wrong("`sparsity` is missing", "the share of the weights to remove, such as 0.8", at="sparsity")
-    fixed = sparsity if pattern == "unstructured" else pattern_sparsity(pattern)
-    assert fixed is not None
-    if sparsity is not None and abs(sparsity - fixed) > 1e-6:
-        raise wrong(f"a pattern fixes the sparsity: {pattern} is {fixed:g}", "no `sparsity` beside it", at="sparsity")
-    return fixed
+    return removed(sparsity, pattern)

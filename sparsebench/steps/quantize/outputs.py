@@ -15,7 +15,8 @@ from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, lay_out
 from sparsebench.models.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
 from sparsebench.models.safety import NOTES, note_left_out
-from sparsebench.models.topology import CONV1D_TYPES, Part
+from sparsebench.models.topology import CONV1D_TYPES, Part, weight_tensors
+from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import peak_rss
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import VariantWriters
@@ -26,31 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 STOCK = "stock transformers loads this folder with the package compressed-tensors"
-
-
-@dataclass(frozen=True)
-class QuantizeEvidence:
-    """The result of quantization for the prunable weights, counted in the written files.
-
-    ``zeros`` counts weights that pruning set to zero, before or in the same sweep, ``rounded_to_zero`` the other zeros.
-    ``already_zero`` counts those of both that are zero in the parent. ``other_zeros`` counts zeros among the parameters
-    that are not prunable. ``bits_per_weight`` includes scales, zero points and shapes. ``relative_error`` is ‖W - Ŵ‖ /
-    ‖W‖ over all prunable weights. ``seconds`` and ``peak_rss_bytes`` are those of all variants made together.
-    ``tokens`` is the number of calibration tokens read.
-    """
-
-    prunable: int
-    zeros: int
-    rounded_to_zero: int
-    parameters: int
-    bits_per_weight: float
-    seconds: float
-    peak_rss_bytes: int
-    tokens: int
-    relative_error: float
-    already_zero: int = 0
-    other_zeros: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,20 +104,18 @@ class QuantizedWriters(VariantWriters):
         tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def close(
-        self, family: str, made: dict[str, Any], tokens: int
-    ) -> dict[QuantizeTarget, QuantizeEvidence | SparsebenchError]:
+    def close(self, family: str, made: dict[str, Any]) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
         """Give each folder its final name, count its zeros, and return each variant's evidence or error.
 
         The folder of a variant that fails is removed.
         """
-        found: dict[QuantizeTarget, QuantizeEvidence | SparsebenchError] = {}
+        found: dict[QuantizeTarget, Evidence | SparsebenchError] = {}
         for target in self.folders:
             if target in self.failed:
                 found[target] = self.failed[target]
                 continue
             try:
-                found[target] = self._closed(target, family, made, tokens)
+                found[target] = self._closed(target, family, made)
             except SparsebenchError as error:
                 self.writers[target].abort()
                 if named := self.unverified.pop(target, None):
@@ -149,36 +123,53 @@ class QuantizedWriters(VariantWriters):
                 found[target] = error
         return found
 
-    def _closed(self, target: QuantizeTarget, family: str, made: dict[str, Any], tokens: int) -> QuantizeEvidence:
+    def _closed(self, target: QuantizeTarget, family: str, made: dict[str, Any]) -> Evidence:
         writer, tally = self.writers[target], self.tallies[target]
         settings = {"family": family, "step": "quantize", **asdict(target.quantize), **made}
         folder = self.unverified[target] = writer.close(settings)
         again = open_checkpoint(folder)
         zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
         if zeros != tally.zeros:
-            raise ModelError(f"{folder}: {zeros} zeros on disk where {tally.zeros} were written", "make it again")
-        parts = [part for info in self.prunable.values() for part in self._parts(target, info)]
-        stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in parts)
+            raise ModelError(
+                f"{folder}: the written files have {zeros} zeros, but {tally.zeros} were written",
+                "check the disk, and make it again",
+            )
+        layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
+        stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in layout)
         prunable = sum(info.numel for info in self.prunable.values())
-        ties = self.checkpoint.ties
-        rest = [name for name in self.checkpoint.tensors if name not in self.prunable and name not in ties]
+        weights = weight_tensors(self.checkpoint, self.places)
+        parameters = sum(info.numel for info in weights.values())
+        rest = [name for name in weights if name not in self.prunable]
+        other = sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
         refused = self._unreadable(target)
-        evidence = QuantizeEvidence(
+        notes = (*sorted(self.notes[target]), *([refused] if refused else []))
+        evidence = Evidence(
             prunable=prunable,
-            zeros=tally.removed,
-            rounded_to_zero=zeros - tally.removed,
-            other_zeros=sum(zeros_in(piece) for name in rest for piece in again.pieces(name)),
-            parameters=sum(info.numel for info in self.checkpoint.tensors.values() if info.name not in ties),
-            bits_per_weight=8 * stored / prunable,
+            zeros=zeros,
+            parameters=parameters,
+            total_zeros=zeros + other,
+            achieved=zeros / prunable,
+            achieved_all=(zeros + other) / parameters,
             seconds=time.perf_counter() - self.started,
+            sweep_size=len(self.folders),
             peak_rss_bytes=peak_rss(),
-            tokens=tokens,
+            tensors=(),
+            note="; ".join(notes),
+            calibration_tokens=made.get("calibration_tokens", 0),
+            calibration_sha256=made.get("calibration_sha256", ""),
+            bits=8 * stored / prunable,
+            rounded_to_zero=zeros - tally.removed,
             relative_error=math.sqrt(tally.error / tally.size) if tally.size else 0.0,
             already_zero=tally.already,
-            notes=(*sorted(self.notes[target]), *([refused] if refused else [])),
         )
-        text = json.dumps({**settings, "stock": refused or STOCK, **asdict(evidence)}, indent=1)
-        (folder / NOTES).write_text(text)
+        summary = {
+            "stock": refused or STOCK, "prunable": prunable, "zeros": tally.removed,
+            "rounded_to_zero": evidence.rounded_to_zero, "parameters": parameters, "bits_per_weight": evidence.bits,
+            "seconds": evidence.seconds, "peak_rss_bytes": evidence.peak_rss_bytes,
+            "tokens": evidence.calibration_tokens, "relative_error": evidence.relative_error,
+            "already_zero": tally.already, "other_zeros": other, "notes": notes,
+        }  # fmt: skip
+        (folder / NOTES).write_text(json.dumps({**settings, **summary}, indent=1))
         note_left_out(folder, writer.left_out)
         del self.unverified[target]
         return evidence

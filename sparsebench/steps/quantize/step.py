@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,36 +61,12 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
 def quantized(parent: Path, wanted: Mapping[Quantize, tuple[Step, Path]], context: Context, emit: Emit) -> None:
     """Make the variants of ``wanted`` and emit each under its step; calibration text is read only if one needs it."""
-    from sparsebench.steps.quantize import outputs, sweep
+    from sparsebench.steps.quantize import sweep
 
-    def tell(own: Quantize, found: outputs.QuantizeEvidence | SparsebenchError) -> None:
-        emit(wanted[own][0], found if isinstance(found, SparsebenchError) else evidence(found, len(wanted), tokens))
+    def tell(own: Quantize, found: Evidence | SparsebenchError) -> None:
+        emit(wanted[own][0], replace(found, sweep_size=len(wanted)) if isinstance(found, Evidence) else found)
 
-    tokens = context.read() if context.read and any(own.rounding == "gptq" for own in wanted) else None
+    tokens = context.text("quantize: gptq") if any(own.rounding == "gptq" for own in wanted) else None
     folders = {own: folder for own, (_, folder) in wanted.items()}
     ways = (context.progress, context.dtype, context.seed, context.device)
     sweep.run(parent, context.family, folders, tokens, tell, *ways)
-
-
-def evidence(found: Any, made: int, tokens: Any) -> Evidence:
-    """Convert a ``QuantizeEvidence`` to the evidence of a step, whose ``zeros`` include those made by rounding."""
-    zeros = found.zeros + found.rounded_to_zero
-    return Evidence(
-        prunable=found.prunable,
-        zeros=zeros,
-        parameters=found.parameters,
-        total_zeros=zeros + found.other_zeros,
-        achieved=zeros / found.prunable,
-        achieved_all=(zeros + found.other_zeros) / found.parameters,
-        seconds=found.seconds,
-        sweep_size=made,
-        peak_rss_bytes=found.peak_rss_bytes,
-        tensors=(),
-        note="; ".join(found.notes),
-        calibration_tokens=found.tokens,
-        calibration_sha256=tokens.sha256 if tokens and found.tokens else "",
-        bits=found.bits_per_weight,
-        rounded_to_zero=found.rounded_to_zero,
-        relative_error=found.relative_error,
-        already_zero=found.already_zero,
-    )

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import FLOAT, encoding_of
+from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
-from sparsebench.steps.contract import Progress, reported
+from sparsebench.steps.contract import Evidence, Progress, reported
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.prune.factor import check_weights
 from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.zeroing import zeros_in
 from sparsebench.steps.quantize.grid import Quantize, nearest
-from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeEvidence, QuantizeTarget
+from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeTarget
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
     from sparsebench.steps.calibration import Calibrated
 
-EmitQuantize = Callable[[Quantize, "QuantizeEvidence | SparsebenchError"], None]
+EmitQuantize = Callable[[Quantize, "Evidence | SparsebenchError"], None]
 
 
 def run(
@@ -46,12 +46,7 @@ def run(
     target that fails is emitted as its error, and the others are made. Raises ModelError where nothing can be made: the
     parent is quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
-    checkpoint = Checkpoint(parent)
-    if encoding_of(checkpoint.config) != FLOAT:
-        raise ModelError(
-            f"{parent}: its weights are quantized already ({encoding_of(checkpoint.config)})",
-            "quantize the checkpoint that it was made from",
-        )
+    checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
     places = prunable_parts(checkpoint, family)
     fused = next((part.name for part in places.values() if part.experts), None)
     if fused:
@@ -97,21 +92,17 @@ class _QuantizePass:
         for target, result in found.items():
             emit(target.quantize, result)
 
-    def _make(self, folders: dict[QuantizeTarget, Path]) -> dict[QuantizeTarget, QuantizeEvidence | SparsebenchError]:
-        calibrated = next(iter(folders)).quantize.rounding == "gptq"
-        if calibrated and self.tokens is None:
-            raise ModelError(
-                "quantize: gptq needs calibration text", "name it under `calibration:`, or round to nearest"
-            )
+    def _make(self, folders: dict[QuantizeTarget, Path]) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
         with QuantizedWriters(self.checkpoint, self.places, folders) as outputs:
-            if not calibrated or self.tokens is None:
+            if next(iter(folders)).quantize.rounding == "nearest":
                 self._round(outputs)
-                return outputs.close(self.family, {}, 0)
+                return outputs.close(self.family, {})
+            assert self.tokens is not None, "gptq reads text"
             ways = (self.tokens.batch, self.seed, "pruned", self.dtype, self.device)
             sweep = GptqSweep(self.checkpoint, self.places, self.family, list(folders), *ways)
             sweep.run(outputs, self.progress)
             made: dict[str, Any] = {"dtype": self.dtype, "seed": self.seed, **self.tokens.told()}
-            return outputs.close(self.family, made, self.tokens.tokens)
+            return outputs.close(self.family, made)
 
     def _round(self, outputs: QuantizedWriters) -> None:
         """Round every weight to the nearest value of its grid, tensor by tensor."""

@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +29,11 @@ from sparsebench import energy, heap
 from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
+from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
@@ -181,6 +182,12 @@ class Reconstruction:
             shutil.rmtree(earlier.place, ignore_errors=True)
         return replace(evidence, seconds=seconds, joules=joules, energy_source=source)
 
+    @cached_property
+    def _weights(self) -> list[dict[str, TensorInfo]]:
+        """The tensors that hold parameters, of the parent and of the dense model."""
+        family = self.context.family
+        return [weight_tensors(one, parts(one, family)) for one in (self.parent, self.dense)]
+
     def _comparable(self, theirs: int, ours: int) -> None:
         """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
         if theirs != ours:
@@ -271,7 +278,10 @@ class Reconstruction:
         tokens, looked = (
             sum(int(block.mask(block.samples[number]).sum()) for number in some) for some in (seen, unseen)
         )
-        own, theirs = (sum(one.numel() for one in each.tensors.values()) for each in (block, dense))
+        own, theirs = (
+            sum(info.numel for name, info in infos.items() if name in one.tensors)
+            for one, infos in zip((block, dense), self._weights, strict=True)
+        )
         # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
         # once more, to give the inputs of the next blocks.
         operations = own * (6.0 * tokens * done + 2.0 * looked * (done + 1)) + 2.0 * (own + theirs) * (tokens + looked)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.families import family_of
-from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text, said
+from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text, said, unusual
 from sparsebench.steps.recover import DENSE, OWN, PREDICTS, SEVERAL, teachers
+
+if TYPE_CHECKING:
+    from sparsebench.models.checkpoint import Checkpoint
 
 
 class Reconstruct(Settings):
@@ -226,13 +229,12 @@ def settings() -> dict[str, type[Settings]]:
 
 def label(step: Step) -> str:
     """Return a label such as ``distill tokens=100000``: the name, and the settings that differ from their defaults."""
-    return " ".join([step.name, *unusual(step.settings, settings()[step.name])])
+    return " ".join([step.name, *words(step.settings, settings()[step.name])])
 
 
-def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
+def words(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     """Return a training's settings that differ from their defaults, as ``key=value`` words or by name."""
-    fields = kind.model_fields
-    told = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
+    told = unusual(own, kind)
     named = told.pop("source", None)
     first = [name] if named and (name := text_name(named)) else []
     if "teacher" in told:
@@ -315,6 +317,18 @@ def holds(step: Step) -> float:
     return 20.0 + 4.0 * (min(1, _asked(step)) if step.settings.get("top_k") else _asked(step)) + more
 
 
+def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> None:
+    """Raise UnsupportedError where a step learns from the dense model, and the vocabularies differ in size.
+
+    Two models whose config.json names no size count as equal.
+    """
+    from sparsebench.steps.trim.weights import NESTED, SIZE
+
+    ours, theirs = ({**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense))
+    if step.name not in OWN and DENSE in teachers(step.settings) and ours != theirs:
+        raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
+
+
 def run(
     parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
 ) -> None:
@@ -322,24 +336,22 @@ def run(
 
     Raises ModelError without the dense model or the calibration text, for a quantized parent, and for one that leaves
     weights out. Grouped neurons, which leave weights out, are allowed in ``reconstruct`` alone. Raises UnsupportedError
-    where its vocabulary is not the dense model's, or an oracle chooses its neurons. A step that fails later, for
-    example because its blocks do not match the dense model's, is emitted as an error.
+    where an oracle chooses its neurons. A step that fails later, for example because its blocks do not match the dense
+    model's, is emitted as an error.
     """
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.grouped import experts_of
-    from sparsebench.models.quantized import FLOAT, encoding_of
+    from sparsebench.models.quantized import float_checkpoint
     from sparsebench.models.skipping import skips
     from sparsebench.steps.calibration import first
     from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction
-    from sparsebench.steps.trim.weights import NESTED, SIZE
 
     name = next(iter(targets)).name
-    if context.dense is None or (name == "reconstruct" and context.read is None):
-        raise ModelError(f"{name} needs the dense model and calibration text", "use it in a manifest")
-    checkpoint, dense = Checkpoint(parent), Checkpoint(context.dense)
-    if encoding_of(checkpoint.config) != FLOAT:
-        raise ModelError(f"{parent}: its weights are quantized", "recover first, then quantize")
+    if context.dense is None:
+        raise ModelError(f"{name} needs the dense model", "use it in a manifest")
+    checkpoint = float_checkpoint(parent, "recover first, then quantize")
+    dense = Checkpoint(context.dense)
     if skips(checkpoint.config):
         grouped = experts_of(checkpoint.config)
         if name != "reconstruct" or grouped is None:
@@ -349,13 +361,10 @@ def run(
                 f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained",
                 "another `router` in `moefy`",
             )
-    # Where neither config.json names a vocabulary size, both are None and count as equal.
-    sizes = {{**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense)}
-    if name not in OWN and len(sizes) > 1:
-        raise UnsupportedError("the vocabulary is not the dense model's", "recover first, then trim")
-    text = context.read() if context.read and name == "reconstruct" else None
+    text = context.text(name) if name == "reconstruct" else None
     for number, (step, folder) in enumerate(targets.items()):
         try:
+            check_vocabulary(step, checkpoint, dense)
             if text is None:
                 emit(step, whole.run(checkpoint, dense, step, context, folder, pruner))
             else:

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import UnsupportedError
 from sparsebench.models.axes import POSITIONS, ModelShape, shape, sizes
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.dimensions import dimensions
@@ -55,7 +55,7 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
     }
     config = _config(found, described, blocks)
     kind = _kind(teacher, family)
-    own, theirs = (_empty(family, one, kind) for one in (config, teacher.config))
+    own, theirs = (writing.stock_model(family, one, kind) for one in (config, teacher.config))
     draft = _Draft(teacher, found, config, blocks, family, described["narrow"] == "sliced")
     given, taken, total = draft.given(own, theirs)
     write_model(own, config, folder, "auto", seed, teacher.folder, given)
@@ -133,16 +133,6 @@ def _kind(teacher: Checkpoint, family: Family) -> Any:
     views = stored_views(model, teacher.tensors)
     whole = all(name in views for name, _ in model.named_parameters())
     return AutoModelForMaskedLM if whole else None
-
-
-def _empty(family: Family, config: Mapping[str, Any], kind: Any) -> PreTrainedModel:
-    try:
-        return meta_model(family, config, kind=kind)
-    except (ModelError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnsupportedError(
-            f"student: stock transformers has no {config.get('model_type')} of this shape: {reason}", "other numbers"
-        ) from error
 
 
 class _Draft:

@@ -28,7 +28,6 @@ from sparsebench.models.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.filling import stored_views
 from sparsebench.models.topology import View, parts
 from sparsebench.steps.contract import Context, Point, Step
-from sparsebench.steps.recover.reading import schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -227,14 +226,15 @@ class Trained:
 class Trainer:
     """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held``.
 
-    ``arithmetic`` is the precision of matrix products, ``extra`` are parameters that only the loss has, and ``place``
-    is the folder from which a killed training is resumed, if any.
+    ``plan`` has the samples of each optimizer step. ``arithmetic`` is the precision of matrix products, ``extra`` are
+    parameters that only the loss has, and ``place`` is the folder from which a killed training is resumed, if any.
     """
 
     weights: TrainedWeights
     loss: Loss
     text: TrainingText
     held: int
+    plan: list[list[int]]
     step: Step
     context: Context
     accelerator: Accelerator
@@ -253,10 +253,7 @@ class Trainer:
         """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
         from transformers import get_scheduler
 
-        own = self.step.settings
-        counts = self.text.counts()
-        seen = list(range(len(counts) - self.held))
-        plan = schedule([counts[place] for place in seen], own["tokens"], own["batch"], self.context.seed)
+        own, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
         optimizer = torch.optim.AdamW(leaves, lr=own["rate"], weight_decay=own["weight_decay"])
         name = "constant_with_warmup" if own["decay"] == "none" else own["decay"]
@@ -294,7 +291,7 @@ class Trainer:
                 f"{self.step.verb}: {self.step.name}: the loss on held-out text is {state.curve[-1].held_out} at the end",
                 "a lower `rate`, such as 5e-5",
             )
-        epochs = sum(map(len, plan)) / len(seen)
+        epochs = sum(map(len, plan)) / (len(counts) - self.held)
         seconds, joules = time.perf_counter() - began + state.prepared, _sum(earlier, self.joules())
         return Trained(state.weights, tuple(state.curve), read[-1], epochs, seconds, state.best, joules)
 

@@ -29,7 +29,7 @@ from sparsebench.models.load import load_masked_lm, load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.safety import told
 from sparsebench.models.tokenizers import same_tokenizer
-from sparsebench.models.topology import parts
+from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Context, Evidence, Step, of_text
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover import DENSE, OWN, student, teachers
@@ -147,8 +147,8 @@ class Training:
         if self.context.family == "encoder-decoder":
             encoder = int(text.batch.attention_mask.sum()) / sum(text.counts())
             share = {"encoder": encoder, "decoder": 1 - encoder}
-        met = (info for info in checkpoint.tensors.values() if info.name not in checkpoint.ties)
-        return sum(info.numel * share.get(places[info.name].side, 1.0) for info in met)
+        weights = weight_tensors(checkpoint, places)
+        return sum(info.numel * share.get(places[name].side, 1.0) for name, info in weights.items())
 
     def _budget(self, trained: Trained) -> str:
         """Return a note on the published run's tokens or steps where this run had less than a hundredth of them."""
@@ -182,6 +182,7 @@ class Training:
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
+        plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
         if self.step.name in OWN:
@@ -189,7 +190,6 @@ class Training:
             loss = OwnLoss(model, text, device, seed, words)
         else:
             loss = Distillation(model, [], family, text, own, device)
-            plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
             read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
             for number, one in enumerate(taught_by):
                 teacher = load_model(one, family, arithmetic).requires_grad_(False).to(device)
@@ -202,7 +202,7 @@ class Training:
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
         return Trainer(
-            weights, loss, text, held, self.step, self.context, accelerator, arithmetic, extra,
+            weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
             place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,
         ), loss  # fmt: skip
 

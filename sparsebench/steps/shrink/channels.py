@@ -45,7 +45,7 @@ def make(
 ) -> None:
     """Make every hidden size that is asked for of one model by one criterion; ``emit`` gets each result or error."""
     started = time.perf_counter()
-    work = _ChannelPass(shape, context, text)
+    work = _ChannelPass(shape, context, text, next(iter(targets.values())).parent)
     made: dict[Step, list[str]] = {}
     for step, folder in targets.items():
         try:
@@ -97,11 +97,15 @@ def staying(shape: ModelShape, axis: Axis, step: Step) -> int:
 
 @dataclass
 class _ChannelPass:
-    """A model whose channels go. After a first cut, Taylor's ``answers`` are still those drawn from the whole model."""
+    """A model whose channels go. After a first cut, Taylor's ``answers`` are still those drawn from the whole model.
+
+    Hidden states that are too large for memory are files under ``spill``.
+    """
 
     shape: ModelShape
     context: Context
     text: Calibrated | None
+    spill: Path
     answers: scores.Answers = field(default_factory=dict)
     scored: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -122,7 +126,8 @@ class _ChannelPass:
 
     def after(self, folder: Path) -> _ChannelPass:
         """Return the pass for the model that a cut has written to ``folder``."""
-        return _ChannelPass(shape_of(Checkpoint(folder), self.context.family), self.context, self.text, self.answers)
+        found = shape_of(Checkpoint(folder), self.context.family)
+        return _ChannelPass(found, self.context, self.text, self.spill, self.answers)
 
     def scores(self, step: Step) -> torch.Tensor:
         """Return each channel's score, (channels,) float64; computed once for all settings that share it."""
@@ -145,9 +150,8 @@ class _ChannelPass:
             neurons = replace(axis, kind="neurons", cuts=matrices)
             return scores.taylor(self.model, [neurons], labels, context.seed, context.progress, self.answers)[neurons]
         reading = _ChannelScorer(axis)
-        Replay(self.shape.checkpoint, context.family, self.batch, dtype=context.dtype).run(
-            reading.visit, context.progress
-        )
+        replay = Replay(self.shape.checkpoint, context.family, self.batch, 1, self.spill, context.dtype)
+        replay.run(reading.visit, context.progress)
         return reading.found
 
     def cut(self, step: Step, count: int, folder: Path) -> list[str]:

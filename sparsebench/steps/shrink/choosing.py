@@ -160,8 +160,10 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
     many cannot stay: neurons in multiples of ``step``, heads in whole groups."""
     each = 1
     if axis.kind == "neurons":
-        fitting = [*range(step, axis.units // axis.times + 1, step)]
-        said = f"at most {fitting[-1]}" if step == 1 else f"multiples of {step} up to {fitting[-1]}"
+        most = axis.units // axis.times // step * step
+        fitting = [*range(step, most + 1, step)]
+        said = f"at most {most}" if step == 1 else f"multiples of {step} up to {most}"
+        said = said if fitting else f"neurons of an expert go in steps of {step}: remove whole experts instead"
     elif axis.kind == "experts":
         fitting = fitting_experts(shape, axis)
         said = _said(shape, fitting)

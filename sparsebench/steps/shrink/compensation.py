@@ -31,10 +31,10 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
             part = places[cut.tensor]
             if part.kind not in shape.how.biases:
                 kind = shape.checkpoint.config.get("model_type")
-                raise UnsupportedError(
-                    f"compensation: bias: {kind} has no bias beside {cut.tensor}, and stock transformers would ignore one",
-                    "`compensation: least_squares` or `none`",
-                )
+                why = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
+                if (fused := f"{cut.tensor}_bias") in tensors:
+                    why = f"{fused} holds the biases of all experts, which are not adjusted here"
+                raise UnsupportedError(f"compensation: bias: {why}", "`compensation: least_squares` or `none`")
             switches[shape.how.biases[part.kind]] = True
             names += [
                 _bias(name)

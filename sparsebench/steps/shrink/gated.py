@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.steps.contract import Step
-from sparsebench.steps.recover.step import Distill, unusual
+from sparsebench.steps.recover.step import Distill, words
 
 GATES = "gates"
 _SHARES = ("parameters", "operations", "keep")
@@ -74,4 +74,4 @@ def label(step: Step) -> str:
     (share,) = (key for key in _SHARES if key in own)
     said = f"{own[share]:.4g}" if share == "keep" else f"{own[share]:.4g} of {share}"
     rest = {key: value for key, value in own.items() if key not in (share, "of", "tokens")}
-    return ", ".join([f"{step.name}/{own['of']} to {said}", f"tokens={own['tokens']}", *unusual(rest, Gates)])
+    return ", ".join([f"{step.name}/{own['of']} to {said}", f"tokens={own['tokens']}", *words(rest, Gates)])

@@ -34,6 +34,7 @@ from sparsebench.models.axes import Axis, ModelShape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.recover.step import check_vocabulary
 from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
 from sparsebench.steps.recover.whole import Training
 from sparsebench.steps.shrink import choosing, width, writing
@@ -208,15 +209,14 @@ class GateTraining(Training):
 def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:
     """Make every smaller model of one pass, each in its folder; ``emit`` gets a result or an error. No calibration text is read.
 
-    Raises ModelError without a dense model or a text, UnsupportedError for another vocabulary than the dense model's.
+    Raises ModelError without a dense model or a text.
     """
     if context.dense is None or context.draw is None:
         raise ModelError("shrink: gates needs the dense model and a source of text", "use it in a manifest")
     parent, dense = shape.checkpoint, Checkpoint(context.dense)
-    if parent.config.get("vocab_size") != dense.config.get("vocab_size"):
-        raise UnsupportedError("the vocabulary is not the dense model's", "shrink first, then trim")
     for step, folder in targets.items():
         try:
+            check_vocabulary(step, parent, dense)
             gating = GatePruning(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
             first = {axis: [*range(count)] for axis, count in gating.numbers.items()}

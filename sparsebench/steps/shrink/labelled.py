@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import has_classifier
 from sparsebench.models.text import longest_input
 from sparsebench.steps import samples
-from sparsebench.steps.calibration import Calibrated, Calibration, fingerprint, in_order, reader_of
+from sparsebench.steps.calibration import Calibrated, Calibration, in_order, reader_of
 from sparsebench.steps.contract import Context, Step, of_text
 from sparsebench.steps.shrink.choosing import LENGTH
 
@@ -62,15 +61,9 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
     except SourceError as error:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
     classes = torch.tensor(numbers(config, [label for _, label in used]))
-    text = Calibrated(
-        batch,
-        fingerprint(batch),
-        hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
-        int(batch.attention_mask.sum()),
-        (f"{len(used)} labelled documents, at most {reader.length} tokens",),
-        {"source": source, "samples": own["documents"], "seed": context.seed, "label": own["label"]},
-    )
-    return Labelled(text, classes)
+    notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
+    told = {"source": source, "samples": own["documents"], "seed": context.seed, "label": own["label"]}
+    return Labelled(Calibrated.of(batch, used, notes, told), classes)
 
 
 def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:

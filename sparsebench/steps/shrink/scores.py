@@ -28,7 +28,6 @@ from sparsebench.errors import ModelError
 from sparsebench.models.axes import Axis, Cut, ModelShape
 from sparsebench.models.hooks import hooked
 from sparsebench.steps.contract import Progress, reported
-from sparsebench.steps.shrink.whole import module_of as module_of
 
 if TYPE_CHECKING:
     import torch
@@ -142,17 +141,19 @@ class Routing:
 
         axis = self.places.get((block.side, block.index))
         holders = [module for module in block.module.modules() if isinstance(module, Experts)]
-        given: list[tuple[Any, ...]] = []
+        given: tuple[Any, ...] = ()
+        groups = -1
 
         def enter(module: Any, args: tuple[Any, ...]) -> None:
-            given.append(args)
+            nonlocal given, groups
+            given, groups = args, groups + 1
 
         def leave(holder: Any, number: int, module: Any, args: Any, returned: torch.Tensor) -> None:
             assert axis is not None
-            inside = block.mask(block.samples[len(given) - 1]).reshape(-1)[holder.tokens]
+            inside = block.mask(block.samples[groups]).reshape(-1)[holder.tokens]
             sizes = returned.double().norm(dim=-1)
-            if len(given[-1]) > 2:
-                chosen, weights = (one[holder.tokens] for one in given[-1][1:3])
+            if len(given) > 2:
+                chosen, weights = (one[holder.tokens] for one in given[1:3])
                 sizes = sizes * weights.masked_fill(chosen != number, 0).double().sum(-1)
             self.sums[axis][number] += float(sizes[inside].sum())
             self.tokens[axis][number] += int(inside.sum())

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.steps.contract import Context, Emit, Evidence, Step, of_file, of_text
+from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.steps.contract import Context, Emit, Evidence, Step, of_file, of_text, unusual
 from sparsebench.steps.shrink import gated
 from sparsebench.steps.shrink.choosing import LENGTH, ROUTED, by_labels
 from sparsebench.steps.shrink.gated import GATES
-from sparsebench.steps.shrink.settings import COUNTS, NAMED, SIZES
+from sparsebench.steps.shrink.settings import COUNTS, NAMED, SIZES, settings
 from sparsebench.steps.shrink.unfit import check
-
-if TYPE_CHECKING:
-    from sparsebench.steps.calibration import Calibrated
 
 READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *ROUTED)
 """Criteria that read calibration text."""
@@ -50,7 +46,8 @@ def label(step: Step) -> str:
     usual = "bias" if step.name == "flap" else "none"
     ways = [own["compensation"].replace("_", " ")] if own["compensation"] != usual else []
     file = [of_file(own["file"])[0].name] if "file" in own else []
-    others = [f"{key}={own[key]}" for key, plain in _PLAIN.items() if own.get(key, plain) != plain]
+    changed = unusual(own, settings()[step.name])
+    others = [f"{key}={changed[key]}" for key in _OTHERS if key in changed]
     if step.name == NAMED:
         return ", ".join([f"shrink {file[0]}", *ways, *others])
     counts = " and ".join(f"{own[key]}{f' {key}' * (own['of'] == 'both')}" for key in COUNTS if key in own)
@@ -60,7 +57,8 @@ def label(step: Step) -> str:
     return ", ".join([f"{step.name}/{own['of']} to {share}", *ways, *file, *others, *text])
 
 
-_PLAIN = {"multiple_of": 1, "labels": "own", "damping": 0.01, "iterations": 1, "uneven": False}
+_OTHERS = ("multiple_of", "labels", "damping", "iterations", "uneven")
+"""Settings that a label states where they differ from their defaults."""
 
 
 def passes(step: Step, blocks: int) -> float:
@@ -105,13 +103,10 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     Raises UnsupportedError for an architecture that is not declared, ModelError for a quantized parent.
     """
     from sparsebench.models.axes import shape
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.quantized import FLOAT, encoding_of
+    from sparsebench.models.quantized import float_checkpoint
     from sparsebench.steps.shrink import channels, depth, gates, width
 
-    checkpoint = Checkpoint(parent)
-    if encoding_of(checkpoint.config) != FLOAT:
-        raise ModelError(f"{parent}: its weights are quantized", "shrink first, then quantize")
+    checkpoint = float_checkpoint(parent, "shrink first, then quantize")
     found = shape(checkpoint, context.family)
     parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
@@ -128,15 +123,9 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
         told.add(step)
         emit(step, result)
 
-    @cache
-    def text() -> Calibrated:
-        if context.read is None:
-            raise ModelError(f"shrink: {name} needs calibration text", "name it under `calibration:`")
-        return context.read()
-
     for (make, reads), chosen in parts.items():
         try:
-            make(found, chosen, context, text() if reads else None, tell)
+            make(found, chosen, context, context.text(f"shrink: {name}") if reads else None, tell)
         except SparsebenchError as error:
             for step in chosen:
                 if step not in told:

@@ -73,26 +73,12 @@ class WholeModel:
 
     def mask(self, rows: slice, side: str) -> torch.Tensor:
         """Return where a side has tokens and no padding, (samples, length) bool."""
-        batch = self.batch
-        if self.family == "encoder-decoder" and side == "decoder":
-            assert batch.decoder_input_ids is not None
-            mask, ids = batch.decoder_attention_mask, batch.decoder_input_ids
-            return (ids.new_ones(ids.shape) if mask is None else mask)[rows].bool()
-        return batch.attention_mask[rows].bool()
+        return self.batch.mask(side)[rows]
 
     def run(self, rows: slice) -> Any:
         """Return the outputs for a group: logits, or the last hidden states of an encoder without a classifier."""
-        given: dict[str, Any] = {
-            "input_ids": self.batch.input_ids[rows],
-            "attention_mask": self.batch.attention_mask[rows].long(),
-        }
-        if self.batch.decoder_input_ids is not None:
-            given |= {
-                "decoder_input_ids": self.batch.decoder_input_ids[rows],
-                "decoder_attention_mask": self.mask(rows, "decoder").long(),
-            }
-        quiet = {"use_cache": False} if self.family != "encoder" else {}
-        found = self.model(**given, **quiet)
+        quiet: dict[str, Any] = {"use_cache": False} if self.family != "encoder" else {}
+        found = self.model(**self.batch.inputs(rows), **quiet)
         return found.logits if hasattr(found, "logits") else found.last_hidden_state
 
     @property

@@ -70,7 +70,7 @@ def make(
             plans.append(_plan(shape, step))
         except SparsebenchError as error:
             emit(step, error)
-    work = _WidthPass(shape, context, text)
+    work = _WidthPass(shape, context, text, next(iter(targets.values())).parent)
 
     def tell(plan: _Plan, made: _Making, seconds: float, sharing: int) -> None:
         stay = (len(made.smaller.kept.get(axis, range(axis.units))) for axis in made.smaller.shape.axes)
@@ -158,11 +158,15 @@ def _scored(step: Step) -> ScoreKey:
 
 @dataclass
 class _WidthPass:
-    """What the steps of a pass share. ``origin`` has, by axis, each element's number in the model before any cut."""
+    """What the steps of a pass share. ``origin`` has, by axis, each element's number in the model before any cut.
+
+    Hidden states that are too large for memory are files under ``spill``.
+    """
 
     shape: ModelShape
     context: Context
     text: Calibrated | None
+    spill: Path
     origin: tuple[tuple[int, ...], ...] = ()
     answers: scores.Answers = field(default_factory=dict)
     means: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -183,7 +187,7 @@ class _WidthPass:
         kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
         found = shape_of(Checkpoint(folder), self.context.family)
-        return _WidthPass(found, self.context, self.text, origin, self.answers, documents=self.documents)
+        return _WidthPass(found, self.context, self.text, self.spill, origin, self.answers, documents=self.documents)
 
     def cut(self, wanted: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Making]:
         """Write each step's smaller model into its folder. Steps that fail are left out; ``emit`` gets their errors."""
@@ -270,10 +274,7 @@ class _WidthPass:
 
     def replay(self, streams: int) -> Replay:
         """Return a replay that runs the text through the model block by block."""
-        folder = self.folder.parent if streams > 1 else None
-        return Replay(
-            self.shape.checkpoint, self.context.family, self.batch, streams, spill=folder, dtype=self.context.dtype
-        )
+        return Replay(self.shape.checkpoint, self.context.family, self.batch, streams, self.spill, self.context.dtype)
 
     def open(self, plan: _Plan, found: scores.Scores, folder: Path) -> _Making:
         """Choose what stays, and begin to write the folder."""

@@ -17,6 +17,7 @@ from sparsebench.models.types import PER_LAYER
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
 
@@ -194,6 +195,17 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
     return changed
 
 
+def stock_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> PreTrainedModel:
+    """Build the model of a smaller shape without storage. Raises UnsupportedError where transformers cannot."""
+    try:
+        return meta_model(family, config, kind=kind)
+    except (ModelError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedError(
+            f"stock transformers has no {config.get('model_type')} of this shape: {reason}", "other numbers"
+        ) from error
+
+
 def check(smaller: Smaller, family: Family, layout: Sequence[TensorInfo]) -> None:
     """Check that stock transformers builds the smaller model, and with the shapes of ``layout``.
 
@@ -201,13 +213,7 @@ def check(smaller: Smaller, family: Family, layout: Sequence[TensorInfo]) -> Non
     """
     config = {**smaller.shape.checkpoint.config, **smaller.config}
     kind = config.get("model_type")
-    try:
-        model = meta_model(family, config)
-    except (ModelError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnsupportedError(
-            f"{kind}: stock transformers has no model of this shape: {reason}", "keep other numbers"
-        ) from error
+    model = stock_model(family, config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     head = f"{model.base_model_prefix}."
     for info in layout:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Share, wrong
 from sparsebench.steps.contract import Context, Emit, Settings, Step
 from sparsebench.steps.watching import lacking
@@ -73,6 +72,4 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     from sparsebench.steps.skip import thresholds
 
-    if context.read is None:
-        raise ModelError("skip needs calibration text", "name it under `calibration:`")
-    thresholds.make(parent, targets, context, context.read, emit)
+    thresholds.make(parent, targets, context, emit)

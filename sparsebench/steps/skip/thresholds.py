@@ -10,7 +10,7 @@ measured. Padding does not count.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,6 @@ from sparsebench.steps.watching import ActivationHooks, activation, paths, refus
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
-    from sparsebench.steps.calibration import Calibrated
 
 FEW = 0.01
 """The share of zero weights up to which the note does not mention them."""
@@ -88,16 +87,14 @@ def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> in
     return by_kind.get("down", 0) + up
 
 
-def make(
-    parent: Path, targets: Mapping[Step, Path], context: Context, read: Callable[[], Calibrated], emit: Emit
-) -> None:
+def make(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Write each target: the parent's files, with thresholds in config.json. Raises as ``step.run`` does."""
     started, checkpoint = time.perf_counter(), open_checkpoint(parent)
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
     parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, parts)
-    text, outputs = read(), next(iter(targets)).name == "cats"
+    text, outputs = context.text("skip"), next(iter(targets)).name == "cats"
     greedy = next(iter(targets)).settings.get("allocation") == "greedy"
     seen = SkipStatistics(tuple(step.settings["share"] for step in targets) if greedy else ())
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:

@@ -13,7 +13,7 @@ from sparsebench.errors import ModelError, SparsebenchError, UserError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.schema import Count, NonEmpty, wrong
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.contract import Context, Emit, Settings, Step, as_planned, of_file, of_text, reported
+from sparsebench.steps.contract import Context, Emit, Settings, Step, as_planned, of_file, of_text, reported, unusual
 
 if TYPE_CHECKING:
     from sparsebench.steps.trim.usage import Usage
@@ -64,9 +64,7 @@ def label(step: Step) -> str:
     of = step.settings.get("source") or step.settings.get("file")
     name = (of_text(of).name if step.name == "corpus" else of_file(of)[0].name) if of else step.name
     rest = {key: value for key, value in step.settings.items() if key not in ("source", "file")}
-    fields = settings()[step.name].model_fields
-    said = [f"{key}={value}" for key, value in rest.items() if key in fields and value != fields[key].default]
-    return " ".join(["trim", name, *said])
+    return " ".join(["trim", name, *(f"{key}={value}" for key, value in unusual(rest, settings()[step.name]).items())])
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ TOGETHER = 256
 
 @dataclass
 class Usage:
-    """A model's tokenization of ``texts`` texts: ``counts`` of each token id, and the ids in ``batches``."""
+    """A model's tokenization of some texts: ``counts`` of each token id, and the ids in ``batches``."""
 
     counts: dict[int, int]
     batches: list[npt.NDArray[np.int32]] = field(repr=False)
-    texts: int
 
     @property
     def tokens(self) -> int:
@@ -49,7 +48,7 @@ def used(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool)
     batches = list(_read(tokenizer, texts, joined))
     counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
     used = np.flatnonzero(counts)
-    return Usage(dict(zip(used.tolist(), counts[used].tolist(), strict=True)), batches, len(texts))
+    return Usage(dict(zip(used.tolist(), counts[used].tolist(), strict=True)), batches)
 
 
 def read_again(

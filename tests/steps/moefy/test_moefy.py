@@ -208,8 +208,9 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="are quantized"):
         made(tmp_path / "int8", family, {step: tmp_path / "twice"})
     for given in ({}, {"active": 0.0}, {"active": 0.5, "shared": 2}, {"active": 0.5, "partition": "metis"}):
-        with pytest.raises(PydanticCustomError):
+        with pytest.raises(PydanticCustomError) as told:
             single("moefy", "kmeans", **given)
+        assert ("missing" in str(told.value)) == (not given)
     for damaged in ([], {}, {"router": "dice", "experts": 4, "active": 2, "shared": 0, "parts": []}):
         with pytest.raises(ModelError, match=KEY):
             experts_of({KEY: damaged})

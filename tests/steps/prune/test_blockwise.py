@@ -18,10 +18,11 @@ from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.sweep import Sweep
+from sparsebench.steps.prune.sweep import Sweep, run
+from sparsebench.steps.registry import single
 
 FAMILIES: list[tuple[str, Family]] = [
     ("tiny_llama", "decoder"),
@@ -175,9 +176,9 @@ def test_stock_transformers_loads_what_was_written(tiny_t5: Path, tmp_path: Path
 
 
 def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_llama: Path, tmp_path: Path) -> None:
-    sweep = Sweep(tiny_llama, "decoder", {Target("wanda", 0.5, "row"): tmp_path / "out"})
+    step = single("prune", "wanda", sparsity=0.5)
     with pytest.raises(ModelError, match="wanda needs calibration text"):
-        sweep.run(lambda target, result: None)
+        run(tiny_llama, {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 

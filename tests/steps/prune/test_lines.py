@@ -43,6 +43,13 @@ def test_rows_and_columns_are_those_of_ln_structured_to_the_bit(shape: tuple[int
 
 
 @pytest.mark.parametrize("pattern", ["rows", "columns"])
+def test_float64_weights_are_ranked_in_their_own_precision(pattern: str) -> None:
+    weights = 1 + torch.rand(20, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 1e-10
+    (choice,) = choose(weights.abs(), [Quota(0.5, "layer", pattern, (("norm", 2),))])
+    assert torch.equal(choice.mask, torch_mask(weights, 0.5, 2, ("rows", "columns").index(pattern)))
+
+
+@pytest.mark.parametrize("pattern", ["rows", "columns"])
 def test_what_is_gone_already_is_not_counted_again_as_in_torch_s_container(pattern: str) -> None:
     dim = ("rows", "columns").index(pattern)
     weights = torch.randn(10, 12, generator=torch.Generator().manual_seed(4))

@@ -15,8 +15,11 @@ from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.prune import sweep
-from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.contract import Layer, Target
+from sparsebench.steps.prune.methods import magnitude
 from sparsebench.steps.prune.sweep import Sweep
+from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.quantize.sweep import run as quantize
 from sparsebench.steps.registry import kinds, single
 
 FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
@@ -158,6 +161,29 @@ def test_a_version_that_cannot_be_counted_is_told_of_once(
     with pytest.raises(ModelError, match="unreadable"):
         sweep.run(lambda target, _: told.append(target))
     assert not told and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "settings"), [("magnitude", {"sparsity": 0.5}), ("mask", {"file": "masks"})])
+def test_a_quantized_model_is_refused_as_such(
+    name: str, settings: dict[str, Any], tiny_llama: Path, tmp_path: Path
+) -> None:
+    quantize(tiny_llama, "decoder", {Quantize(): tmp_path / "int8"}, None, lambda *_: None)
+    step = single("prune", name, **settings)
+    with pytest.raises(ModelError, match=r"int8: its weights are quantized already \(int8\)"):
+        kinds()["prune"].load()(tmp_path / "int8", {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
+
+
+def test_a_method_that_fails_for_its_global_threshold_fails_alone(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(layer: Layer) -> torch.Tensor:
+        raise ModelError("no scores")
+
+    monkeypatch.setattr(magnitude, "score", failing)
+    found = swept(
+        tiny_llama, "decoder", tmp_path, [Target("magnitude", 0.5, "global"), Target("random", 0.5, "global")]
+    )
+    assert [type(one) for one in found.values()] == [Evidence, ModelError]
 
 
 def test_a_global_sweep_reads_no_tensor_for_thresholds_of_its_own(

@@ -21,11 +21,13 @@ from sparsebench.models.quantized_linear import QuantizedLinear
 from sparsebench.models.safety import left_out
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from sparsebench.steps.quantize.grid import Quantize, nearest
-from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeEvidence
+from sparsebench.steps.quantize.outputs import QuantizedWriters
 from sparsebench.steps.quantize.sweep import GptqSweep, run
+from sparsebench.steps.registry import kinds, single
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 
 NEAREST = [
@@ -42,12 +44,12 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
 
 
-def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, QuantizeEvidence]]:
+def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, Evidence]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
-    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
     run(parent, family, folders, calibrated(family), found.__setitem__)
     assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
-    assert all(isinstance(evidence, QuantizeEvidence) for evidence in found.values()), found
+    assert all(isinstance(evidence, Evidence) for evidence in found.values()), found
     return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
 
 
@@ -97,15 +99,19 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
             exact = after.codes(name).expanded(torch.float64)
             error += float((old.double() - (exact.T if after.across else exact)).square().sum())
             size += float(old.double().square().sum())
-        assert evidence.zeros + evidence.rounded_to_zero == rounded
-        assert evidence.zeros == zeros or way.sparsity
+        assert evidence.zeros == rounded
+        assert evidence.zeros - evidence.rounded_to_zero == zeros or way.sparsity
         assert evidence.relative_error == pytest.approx((error / size) ** 0.5, rel=1e-4)
         stored = sum(i.nbytes for n, i in after.stored.items() if n not in before.tensors or n in names)
-        assert evidence.bits_per_weight == pytest.approx(8 * stored / evidence.prunable)
-        assert evidence.bits_per_weight < (9.5 if "int8" in way.bits else 6.5)
-        assert evidence.tokens == (144 if way.rounding == "gptq" else 0)
+        assert evidence.bits == pytest.approx(8 * stored / evidence.prunable)
+        assert evidence.bits < (9.5 if "int8" in way.bits else 6.5)
+        assert evidence.calibration_tokens == (144 if way.rounding == "gptq" else 0)
         text = json.loads((out / "sparsebench.json").read_text())
-        assert text["bits"] == way.bits and text["zeros"] == evidence.zeros and "transformers" in text["stock"]
+        assert (
+            text["bits"] == way.bits
+            and text["zeros"] + text["rounded_to_zero"] == evidence.zeros
+            and "transformers" in text["stock"]
+        )
         json.dumps(asdict(evidence), allow_nan=False)
 
 
@@ -152,16 +158,16 @@ def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Pat
     ((out, evidence),) = made(folder, family, [way], tmp_path / "out").values()
     config = json.loads((out / "config.json").read_text())
     if config["model_type"] == "gpt2":
-        assert any("Conv1D" in note for note in evidence.notes)
+        assert "Conv1D" in evidence.note
         return
-    assert not evidence.notes
+    assert not evidence.note
     stock = auto_class(family, config).from_pretrained(str(out), dtype="auto").eval()  # type: ignore[arg-type]
     assert torch.equal(said(stock, family), said(load_model(out, family), family))
 
 
 def test_a_group_that_does_not_divide_is_said_to_be_ours_alone(tiny_llama: Path, tmp_path: Path) -> None:
     ((_, evidence),) = made(tiny_llama, "decoder", [Quantize("int4", 20)], tmp_path / "out").values()
-    assert any("groups of 20" in note for note in evidence.notes)
+    assert "groups of 20" in evidence.note
 
 
 def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
@@ -187,11 +193,11 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
 
 def test_a_target_that_fails_fails_alone(tiny_llama: Path, tmp_path: Path) -> None:
     wrong, right = Quantize("int4", 30, "gptq", sparsity=0.5, pattern="2:4"), Quantize("int4", 32, "gptq")
-    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
     targets = {wrong: tmp_path / "wrong", right: tmp_path / "right", Quantize(): tmp_path / "nearest"}
     run(tiny_llama, "decoder", targets, calibrated("decoder"), found.__setitem__)
     assert isinstance(found[wrong], UnsupportedError) and "2:4" in str(found[wrong])
-    assert isinstance(found[right], QuantizeEvidence) and isinstance(found[Quantize()], QuantizeEvidence)
+    assert isinstance(found[right], Evidence) and isinstance(found[Quantize()], Evidence)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nearest", "right"]
 
 
@@ -206,10 +212,10 @@ def test_a_target_that_is_given_up_on_the_way_fails_alone(
             outputs.fail(self.targets[:1], ModelError("given up"))
 
     monkeypatch.setattr(GptqSweep, "_visit_pruned", failing)
-    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
     targets = {way: tmp_path / str(way.group) for way in ways}
     run(tiny_llama, "decoder", targets, calibrated("decoder"), found.__setitem__)
-    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], QuantizeEvidence)
+    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
     assert [path.name for path in tmp_path.iterdir()] == ["16"]
 
 
@@ -223,9 +229,9 @@ def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
         self.tallies[target].zeros += target.quantize == ways[0]
 
     monkeypatch.setattr(QuantizedWriters, "write_codes", one_too_many)
-    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
     run(tiny_llama, "decoder", {way: tmp_path / way.bits for way in ways}, None, found.__setitem__)
-    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], QuantizeEvidence)
+    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 
@@ -236,11 +242,11 @@ def test_code_of_a_model_is_left_out_and_named(tiny_bert: Path, tmp_path: Path) 
     assert left_out(out) == ["modeling.py"]
 
 
-def test_gptq_without_text_is_refused_and_rounding_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
-    ways = [Quantize(rounding="gptq"), Quantize()]
-    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
-    run(tiny_llama, "decoder", {way: tmp_path / way.rounding for way in ways}, None, found.__setitem__)
-    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], QuantizeEvidence)
+def test_gptq_without_text_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    step = single("quantize", "int8", rounding="gptq")
+    with pytest.raises(ModelError, match="gptq needs calibration text"):
+        kinds()["quantize"].load()(tiny_llama, {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
@@ -260,4 +266,4 @@ def test_structure_counts_the_zeros_of_a_quantized_folder(tiny_bert: Path, tmp_p
     ((out, evidence),) = made(tiny_bert, "encoder", [Quantize("int4", 32)], tmp_path / "out").values()
     found = [tensor for tensor in assess(out, "encoder", [], []).tensors if tensor.prunable]
     assert sum(tensor.count for tensor in found) == evidence.prunable
-    assert sum(tensor.zeros for tensor in found) == evidence.zeros + evidence.rounded_to_zero
+    assert sum(tensor.zeros for tensor in found) == evidence.zeros

@@ -150,6 +150,22 @@ def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("gates", [False, True])
+def test_a_trimmed_model_may_have_a_teacher_with_its_own_vocabulary(gates: bool, tmp_path: Path) -> None:
+    trimmed, wide, _, family = family_of_three(tmp_path)
+    dense, _ = written("llama", tmp_path / "whole", vocab_size=100)
+
+    def asked(teacher: str) -> Any:
+        if gates:
+            return single("shrink", "gates", **_usual(), parameters=0.8, teacher=teacher)
+        return step("distill", teacher=teacher)
+
+    for teacher, expected in ((f"path:{wide}", Evidence), ("dense", UnsupportedError)):
+        out = tmp_path / expected.__name__
+        found = made(trimmed, family, out, asked(teacher), dense, fetch=lambda source: wide)
+        assert isinstance(found, expected), found
+
+
 def test_an_encoder_has_only_one_teacher(tmp_path: Path) -> None:
     dense, family = written("bert", tmp_path / "dense")
     tokenizer(dense)

@@ -425,8 +425,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its weights are quantized"):
         made(tmp_path / "int8", family, tmp_path / "out", step("finetune"), dense)
     other, _ = written("llama", tmp_path / "other", vocab_size=90)
-    with pytest.raises(UnsupportedError, match="vocabulary"):
-        made(other, family, tmp_path / "out", step("distill"), dense)
+    found = made(other, family, tmp_path / "out", step("distill"), dense)
+    assert isinstance(found, UnsupportedError) and "vocabulary" in str(found)
     found = made(dense, family, tmp_path / "out", step("distill", held_out=0.9), dense, samples=1)
     assert isinstance(found, ModelError) and "none is left to train on" in str(found)
     for folder in (dense, other):  # as models of several modalities have it
@@ -434,8 +434,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         nested = {"text_config": {"vocab_size": config.pop("vocab_size")}}
         shutil.copytree(folder, tmp_path / f"nested-{folder.name}")
         (tmp_path / f"nested-{folder.name}" / "config.json").write_text(json.dumps(config | nested))
-    with pytest.raises(UnsupportedError, match="vocabulary"):
-        made(tmp_path / "nested-other", family, tmp_path / "out", step("distill"), tmp_path / "nested-dense")
+    found = made(tmp_path / "nested-other", family, tmp_path / "out", step("distill"), tmp_path / "nested-dense")
+    assert isinstance(found, UnsupportedError) and "vocabulary" in str(found)
     heads, _ = written("llama", tmp_path / "heads", num_attention_heads=2, num_key_value_heads=2)
     found = made(heads, family, tmp_path / "out", step("distill", match="attention_mse"), dense)
     assert isinstance(found, UnsupportedError) and "has 2 and the teacher 4" in str(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models import residual
+from sparsebench.models import residual, spill
 from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_masked_lm, load_model
 from sparsebench.models.operations import operations_a_token
+from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
-from sparsebench.steps.shrink import rescaling
+from sparsebench.steps.shrink import channels, rescaling, width
 from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import Stock, written
 from tests.models.test_axes import random_everywhere
@@ -107,6 +109,21 @@ def test_shares_and_multiples_are_met(kind: str, changes: dict[str, Any], tmp_pa
     assert 24 in Checkpoint(many).config.values()
     _, wrong = shrunk(folder, family, tmp_path / "wrong", "l1", operations=0.01, of="hidden")
     assert isinstance(wrong, UnsupportedError) and "of the blocks' operations" in wrong.message
+
+
+@pytest.mark.parametrize("of", ["hidden", "neurons"])
+def test_hidden_states_that_are_too_large_for_memory_are_files(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path | None] = []
+    plain = spill.States._buffer
+    monkeypatch.setattr(spill.States, "_buffer", lambda self, like: folders.append(self.folder) or plain(self, like))
+    for module in (channels, width):
+        monkeypatch.setattr(module, "Replay", partial(Replay, memory=0))
+    folder, family = written("llama", tmp_path / "model", **WIDE)
+    out, result = shrunk(folder, family, tmp_path / "made" / "out", "activation", keep=0.5, of=of)
+    assert isinstance(result, Evidence), result
+    assert set(folders) == {out.parent} and [*out.parent.iterdir()] == [out]
 
 
 def test_llamas_heads_divide_the_hidden_size_that_stays(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sparsebench.steps.contract import Context, Evidence, with_hash
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores, width
 from sparsebench.steps.shrink.whole import WholeModel
+from tests.models.replaying import written
 from tests.models.test_axes import with_zeros
 from tests.models.test_experts import APART, Stock, stored
 from tests.steps.shrink.making import four_blocks, shrunk, text
@@ -98,7 +99,7 @@ def test_experts_that_one_labelling_does_not_reach_keep_their_scores_under_anoth
 
     monkeypatch.setattr(scores, "taylor", taylor)
     found = shape(Checkpoint(stored("mixtral", "fused", tmp_path)), "decoder")
-    work = width._WidthPass(found, Context("decoder"), text("decoder"))
+    work = width._WidthPass(found, Context("decoder"), text("decoder"), tmp_path)
     steps = [single("shrink", "taylor", keep=0.5, of="neurons", labels=labels) for labels in ("own", "text")]
     own, next_token = work.score(steps, lambda *_: None).values()
     assert all(bool((one == 1).all()) for one in own.values())
@@ -301,6 +302,12 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
         assert isinstance(wrong, UnsupportedError) and what in wrong.message and wrong.hint, wrong
     _, wrong = shrunk(stored("mixtral", "fused", tmp_path / "mixtral"), "decoder", tmp_path / "wrong", "l2", neurons=12)
     assert isinstance(wrong, UnsupportedError) and "multiples of 8" in str(wrong.hint)
+    narrow, _ = written("mixtral", tmp_path / "narrow", intermediate_size=4)
+    _, wrong = shrunk(narrow, "decoder", tmp_path / "wrong", "l2", neurons=2)
+    assert isinstance(wrong, UnsupportedError) and "an expert has 4" in wrong.message
+    biased = stored("gpt_oss", "fused", tmp_path / "gpt_oss")
+    _, wrong = shrunk(biased, "decoder", tmp_path / "wrong", "flap", keep=0.5, of="neurons")
+    assert isinstance(wrong, UnsupportedError) and "experts.down_proj_bias" in wrong.message
     llama, _ = four_blocks("llama", tmp_path / "llama")
     _, wrong = shrunk(llama, "decoder", tmp_path / "wrong", "l2", experts=2)
     assert isinstance(wrong, UnsupportedError) and "no mixture of experts" in wrong.message

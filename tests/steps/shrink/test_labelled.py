@@ -21,6 +21,7 @@ from sparsebench.sources.text import read_labelled
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.shrink import labelled, scores
+from sparsebench.steps.shrink.whole import module_of
 from tests.models.replaying import written
 
 NAMES = {"0": "calm", "1": "glad", "2": "sad"}
@@ -95,7 +96,7 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
             (loss / len(batch)).backward()
         for axis in axes:
             for cut in axis.outputs:
-                weight = scores.module_of(model, cut.tensor).weight
+                weight = module_of(model, cut.tensor).weight
                 both = (weight * weight.grad).double().detach().movedim(cut.dim, -1)
                 expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
     for kind_of in ("heads", "neurons"):

@@ -19,7 +19,7 @@ from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import combinations, kinds, label, single
 from sparsebench.steps.shrink import compensation, scores, width, writing
-from sparsebench.steps.shrink.whole import WholeModel
+from sparsebench.steps.shrink.whole import WholeModel, module_of
 from tests.models.replaying import Stock, written
 from tests.steps.shrink.making import shrunk, text
 
@@ -86,14 +86,14 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: b
         scores._loss(slow, rows, labels, generator, {}).backward()
         for axis in axes:
             for cut in axis.outputs:
-                weight = scores.module_of(slow.model, cut.tensor).weight
+                weight = module_of(slow.model, cut.tensor).weight
                 both = (weight * weight.grad).double().detach().movedim(cut.dim, -1)
                 expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
             if even and axis.kind == "neurons":
                 own = torch.zeros(axis.units, dtype=torch.float64)
                 for cut in set(axis.cuts) - set(axis.outputs):
                     module, kept = cut.tensor.rpartition(".")[::2]
-                    values = getattr(scores.module_of(slow.model, module), kept)
+                    values = getattr(module_of(slow.model, module), kept)
                     both = (values * values.grad).double().detach().movedim(cut.dim, 0)
                     own += both.reshape(len(both), -1).sum(1)[cut.offset : cut.offset + axis.units]
                 expected[axis] += own.abs()

@@ -12,28 +12,22 @@ ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.prune.course import SparsitySchedule, bottom, forget
+from sparsebench.steps.prune.course import ScheduledPruning, bottom, forget
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
 from sparsebench.steps.prune.movement import MovementPruning
 from sparsebench.steps.prune.rigl import RiglPruning
-from sparsebench.steps.recover.trainer import MaskedParameter, Pruning, TrainedWeights
+from sparsebench.steps.recover.trainer import MaskedParameter
 
 
-class GradualPruning(Pruning):
+class GradualPruning(ScheduledPruning):
     """The masks of a training, which grow by a schedule."""
-
-    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
-        self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
-        self.held, self.optimizer = weights.held, optimizer
 
     def before(self, step: int) -> None:
         """Zero the smallest weights of each matrix up to the scheduled sparsity, and clear their optimizer state."""
@@ -57,11 +51,6 @@ class GradualPruning(Pruning):
             for one in held.matrices(scores):
                 one[~by_pattern(ordinals(one, held.name), self.pattern)] = torch.inf
         return scores
-
-    @contextmanager
-    def sparse(self, step: int) -> Iterator[bool]:
-        """Yield whether the schedule has ended."""
-        yield step > self.course.end
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the masks."""

@@ -16,6 +16,7 @@ from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
 from sparsebench.models.masked import MASK, kept
+from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, as_planned, reported
 from sparsebench.steps.prune.outputs import VariantWriters
@@ -50,7 +51,7 @@ class Masks:
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Apply each step's masks to the model in ``parent``, each in its folder; a file that does not fit fails alone."""
-    checkpoint = Checkpoint(parent)
+    checkpoint = float_checkpoint(parent, "prune first, then quantize")
     places = prunable_parts(checkpoint, context.family)
     masks: dict[Step, Masks] = {}
     for step in targets:
