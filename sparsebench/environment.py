@@ -139,6 +139,12 @@ def memory() -> tuple[int, int]:
     return min(total, limit), min(available, max(0, limit - used + _reclaimable(_GROUP)))
 
 
+def free_disk(path: Path) -> int:
+    """Return the free bytes of the disk that ``path``, which need not exist yet, is or will be on."""
+    place = path.absolute()
+    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+
+
 def _reclaimable(group: Path) -> int:
     """Return the bytes of idle cached files in a control group: they count as used, but the kernel takes them back."""
     return int(kernel_value(group / "memory.stat", "inactive_file") or 0)

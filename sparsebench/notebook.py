@@ -101,33 +101,26 @@ def apply(
 
 
 def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calibration) -> list[Step]:
-    """Return the steps of the one variant that a recipe asks for.
-
-    A step that reads a text and names none gets the calibration's, unless it must name its own (``only_named``).
-    """
+    """Return the steps of the one variant that a recipe asks for; a step that names no text gets the calibration's."""
     from sparsebench.manifest.recipes import verb_and_name
-    from sparsebench.steps.registry import combinations, kinds
+    from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
 
     found: list[Step] = []
     for written in [recipe] if isinstance(recipe, Mapping) else recipe:
         verb, name = verb_and_name(written, kinds())
         if name not in (known := kinds()[verb].settings()):
             raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
-        given = {key: value for key, value in written.items() if key != verb}
-        for key, columns in kinds()[verb].texts.items():
-            if key in known[name].model_fields and key not in given and name not in kinds()[verb].only_named:
-                usual = dict(zip(columns, (text.field, text.target), strict=False))
-                given |= {key: text.source} | {column: its for column, its in usual.items() if its}
-        steps = [*combinations(verb, name, given)]
+        given = with_text(written, text.source, (text.field, text.target))
+        steps = [*combinations(verb, name, {key: value for key, value in given.items() if key != verb})]
         if len(steps) != 1:
             raise UserError(f"{verb}: {name} asks for {len(steps)} variants", "give each setting one value")
         found += steps
     if not found:
         raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
     for place, step in enumerate(found[:-1]):
-        kind, own = kinds()[step.verb], f"{step.verb}: {step.name}"
+        own = f"{step.verb}: {step.name}"
         for later in found[place + 1 :]:
-            if kind.ends(step) or (kind.last and (later.verb, later.name) not in kind.but):
+            if closed_by(step, [(later.verb, later.name)]):
                 raise UserError(f"{later.verb}: {later.name} cannot follow {own}", f"make {own} the last step")
     return found
 
@@ -246,14 +239,13 @@ def measure(
     """
     import pandas as pd
 
-    from sparsebench import bounded, devices, environment, runtime
+    from sparsebench import bounded, devices, runtime
     from sparsebench.runtime.engines import engine as made
 
     for one in (model, against or model):
         made(engine).check(bounded.read_object(one.folder / "config.json"), ranks)
     there = devices.resolve(device)
-    run_in = environment.arithmetic(model.dtype, "auto", there)
-    work = runtime.Workload(batch, prompt, generate)
+    work, run_in = runtime.Workload(batch, prompt, generate), model.calculated("auto", there)
     setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
     timed = runtime.measure_pair((against or model).folder, model.folder, model.family, setting)
     peaks: dict[str, int] = {}

@@ -196,7 +196,7 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     count = 0
     try:
         with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
-            for record in _chosen(folder, manifests):
+            for record in _chosen(folder, manifests, out):
                 line = json.dumps(record, separators=(",", ":")).encode()
                 if len(line) > bounded.JSON:
                     raise LedgerError(
@@ -235,9 +235,11 @@ def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
     return len(taken), met
 
 
-def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]]:
+def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dict[str, Any]]:
+    # An earlier bundle of that name may lie in the folder.
+    paths = [path for path in _below(folder) if path.absolute() != out.absolute()] if folder.is_dir() else [folder]
     if not manifests:
-        yield from read([folder])
+        yield from read(paths)
         return
     plans = [plan for plan in read(_below(folder, "plan-*.json")) if plan["manifest"] in manifests]
     missing = set(manifests) - {plan["manifest"] for plan in plans}
@@ -245,7 +247,7 @@ def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]
         raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
     yield from plans
     wanted = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
-    yield from (record for record in read([folder]) if record.get("cell_id") in wanted)
+    yield from (record for record in read(paths) if record.get("cell_id") in wanted)
 
 
 def _below(folder: Path, names: str = "*") -> list[Path]:

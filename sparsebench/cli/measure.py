@@ -70,7 +70,7 @@ def measure(
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     sparsebench measure /shared/model --ranks 8 --hostfile hosts --dry-run
     """
-    from sparsebench import devices, environment, runtime
+    from sparsebench import devices, runtime
     from sparsebench.models.topology import refuse_text
     from sparsebench.runtime import hosts
     from sparsebench.runtime.engines import engine as made
@@ -91,7 +91,7 @@ def measure(
     dense = open_model(against, family, dtype, offline, check) if against else model
     # Which devices other nodes have, and what their CPUs emulate, is not known here.
     there = device if placed else devices.resolve(device)
-    run_in = compute_dtype if placed else environment.arithmetic(model.dtype, compute_dtype, there)
+    run_in = compute_dtype if placed else model.calculated(compute_dtype, there)
     work = runtime.Workload(batch, prompt, generate)
     setting = runtime.Setting(engine, ranks, work, run_in, samples, hosts=placed, processes=processes, device=there)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")

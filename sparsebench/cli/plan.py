@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import devices, environment
@@ -56,28 +54,12 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    show(prepared(manifest, ledger, offline, rehearse, full, only, device, executor), as_json)
-
-
-def prepared(
-    manifest: Path,
-    ledger: Path | None,
-    offline: bool,
-    rehearse: bool,
-    full: bool,
-    only: list[str] | None,
-    device: str | None = None,
-    executor: str = "local",
-    retry_failed: bool = False,
-    jobs: int | None = None,
-) -> Prepared:
-    """Return the manifest after its preflight. Raises UserError for an unknown executor."""
     from sparsebench.plan.preflight import PlanRequest, prepare
     from sparsebench.run.select import parse_only
 
     check_name("executor", executor, EXECUTORS)
-    chosen = parse_only(only or [])
-    return prepare(PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs))
+    asked = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
+    show(prepare(asked), as_json)
 
 
 def show(ready: Prepared, as_json: bool) -> None:
@@ -92,7 +74,7 @@ def show(ready: Prepared, as_json: bool) -> None:
         {
             "cell": d.cell.id,
             "model": d.cell.variant.model,
-            "variant": d.cell.variant.label.removeprefix(d.cell.variant.model + " "),
+            "variant": d.cell.variant.recipe,
             "what": d.cell.label,
             "runs": d.runs,
             "why": d.why,
@@ -156,7 +138,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):
         note(f"  {text}")
     need = needs(ready, work)
-    free = shutil.disk_usage(next(folder for folder in (ready.work, *ready.work.parents) if folder.exists())).free
+    free = environment.free_disk(ready.work)
     if need.disk > free:
         note(
             f"  the disk of {ready.work} has only {size(free)} free: set work_dir to a larger disk, or keep: none",

@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsebench import bounded, devices
-from sparsebench.cli.options import EXECUTOR, FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import (
+    EXECUTOR,
+    EXECUTORS,
+    FULL,
+    JSON,
+    LEDGER,
+    MANIFEST,
+    MANIFEST_DEVICE,
+    OFFLINE,
+    ONLY,
+    REHEARSE,
+    check_name,
+)
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
-from sparsebench.cli.plan import announce, prepared, show
+from sparsebench.cli.plan import announce, show
 from sparsebench.errors import NoLedgerError, RecordError, UserError
 
 if TYPE_CHECKING:
@@ -76,16 +88,20 @@ def run(
     """
     from sparsebench.ledger.connect import refuse_other
     from sparsebench.ledger.store import Ledger
+    from sparsebench.plan.preflight import PlanRequest, prepare
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import Clock, display
     from sparsebench.run.executor import RunSettings
     from sparsebench.run.runner import Runner
-    from sparsebench.run.select import LEFT_OUT, decisions
+    from sparsebench.run.select import LEFT_OUT, decisions, parse_only
     from sparsebench.run.workspace import Leases, Workspace, exclusive
     from sparsebench.runtime import hosts
 
     hosts.refuse_copies()
-    ready = prepared(manifest, ledger, offline, rehearse, full, only, device, executor, retry_failed, jobs)
+    check_name("executor", executor, EXECUTORS)
+    chosen = parse_only(only or [])
+    asked = PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs)
+    ready = prepare(asked)
     if dry_run:
         show(ready, as_json=False)
         return
@@ -101,7 +117,7 @@ def run(
     pace = announce(ready, cells)
     side_by_side = slots(ready)
     settings = RunSettings(space, ready.cache, ready.keep, side_by_side, fail_fast, ready.sizes, silence, ready.device)
-    chosen = _executor(executor, address, settings)
+    how = _executor(executor, address, settings)
     clock = Clock(ready.sizes, side_by_side, len(devices.chosen(ready.device)), pace)
     refuse_other(space.ledger)
     if cells or refused:
@@ -126,8 +142,8 @@ def run(
         counts = Runner(
             ready.plan,
             settings,
-            chosen,
-            Ledger(space.ledger).ingest,
+            how,
+            Ledger(space.ledger).take,
             display(clock, stderr()),
         ).run(cells, refused, own)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -221,11 +237,11 @@ def status(
     sparsebench status --json
     sparsebench status --ledger ledger/sparsebench.duckdb
     """
-    from sparsebench.plan.preflight import ledger_path
+    from sparsebench.plan.preflight import PlanRequest, ledger_path, prepare
     from sparsebench.run.workspace import holder
 
     if manifest:
-        ready = prepared(manifest, ledger, True, rehearse, full, None, device)
+        ready = prepare(PlanRequest(manifest, ledger, True, rehearse, full, device=device))
         path = ready.ledger
         cells = _planned(ready)
     else:

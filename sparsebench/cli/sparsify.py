@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparsebench import environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, progress, size
 from sparsebench.cli.pack import folder_bytes, writer
@@ -227,9 +228,7 @@ def _name(step: Step) -> str:
 def _check_room(out: Path, versions: int, model: Path) -> None:
     """Raise UserError before the work where the disk is too small for all versions, each as large as the model."""
     needed = versions * sum(file.stat().st_size for file in model.iterdir() if file.is_file())
-    free = shutil.disk_usage(
-        next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    ).free
+    free = environment.free_disk(out)
     if needed > free:
         versions_take = "1 version takes" if versions == 1 else f"{versions} versions take"
         raise UserError(

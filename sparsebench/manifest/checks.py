@@ -20,7 +20,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
-from sparsebench.manifest.recipes import chain_of, count_variants, models_of
+from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import FAMILIES, LM_EVAL, ManifestSource
 
 
@@ -81,9 +81,9 @@ class Checks:
     resolved (pydantic's errors say what is wrong with it). ``engine_names``, ``format_names`` and ``task_names`` list
     what exists. ``parse_source`` raises SourceError for a notation that it cannot read. ``family_of`` tells the family
     of a config.json, or None where it cannot. ``task_families`` tells which families a known task is for, ``own_kinds``
-    what can be asked of the user's own data. ``last_steps`` are the verbs that no step may follow, each with the verb
-    and name of the steps that may follow nonetheless. ``ends`` gives the key of the setting by which a step of any verb
-    lets none follow, or an empty text.
+    what can be asked of the user's own data. ``closed_by`` gives the key of a step because of which the steps behind
+    it, each a verb and a name, may not follow: a setting or its verb, or an empty text where they may. ``may_follow``
+    gives the verb and name of those that may follow a verb nonetheless.
     """
 
     step_files: Callable[[], Mapping[str, Collection[str]]]
@@ -97,8 +97,8 @@ class Checks:
     family_of: FamilyOf
     task_families: Callable[[str], Collection[str]] | None = None
     own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
-    last_steps: Callable[[], Mapping[str, Collection[tuple[str, str]]]] = dict
-    ends: Callable[[ResolvedStep], str] = lambda step: ""
+    closed_by: Callable[[ResolvedStep, Sequence[tuple[str, str]]], str] = lambda step, behind: ""
+    may_follow: Callable[[str], Collection[tuple[str, str]]] = lambda verb: ()
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -219,16 +219,15 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
                 message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
                 yield positions.problem(place, message, one_of(fitting) if fitting else f"a model of family `{family}`")
     written = _under(data, "variants")
-    for index, chain in enumerate(written if isinstance(written, list) else []):
-        steps = enumerate(chain_of(chain))
-        kept = {number: step for number, step in steps if isinstance(step, dict) and step.get("models") is not None}
-        named = {name for step in kept.values() for _, name in _each((), step, "models", str)}
-        both = models_of([*kept.values()]) or ()
+    for index, entry in enumerate(written if isinstance(written, list) else []):
+        steps = steps_of(index, entry)
+        kept = [(at, step) for at, step in steps if isinstance(step, dict) and step.get("models") is not None]
+        named = {name for _, step in kept for _, name in _each((), step, "models", str)}
+        both = models_of([step for _, step in kept]) or ()
         # A wrong name has been reported already.
         if kept and named <= families.keys() and not any(isinstance(name, str) for name in both):
-            where: At = ("variants", index, max(kept)) if isinstance(chain, list) else ("variants", index)
             message = "no model is in all of the `models` of this entry"
-            yield positions.problem((*where, "models"), message, one_of(list(families)))
+            yield positions.problem((*kept[-1][0], "models"), message, one_of(list(families)))
 
 
 def _renamed(data: Any, positions: Positions) -> Iterator[Problem]:
@@ -267,27 +266,18 @@ def _steps(data: Any, positions: Positions, checks: Checks, made: list[ResolvedS
     entries = _under(data, "variants")
     names = checks.step_names()
     for place, entry in enumerate(entries if isinstance(entries, list) else []):
-        chain = isinstance(entry, list)
-        for number, step in enumerate(entry if chain else [entry]):
-            at: At = ("variants", place, number) if chain else ("variants", place)
+        chain = steps_of(place, entry)
+        for number, (at, step) in enumerate(chain, 1):
             if isinstance(step, dict) and step:  # the schema reports what is wrong with any other
                 before = len(made)
                 yield from _step(at, step, positions, checks, names, made)
-                behind = entry[number + 1 :] if chain else []
-                ending = {key: one for one in made[before:] if behind and (key := checks.ends(one))}
-                for key, one in ending.items():
+                later = [one for _, one in chain[number:] if isinstance(one, dict)]
+                behind = [(verb, one[verb]) for one in later for verb in names if verb in one]
+                closing = {key: one for one in made[before:] if (key := checks.closed_by(one, behind))}
+                for key, one in [*closing.items()][:1]:
+                    but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in checks.may_follow(key))
                     words = f"no step may follow one with `{key}: {one.settings.get(key, one.name)}`"
-                    yield positions.problem((*at, key), words, "another, or the last step of its recipe")
-                for last, may in checks.last_steps().items() if behind and not ending else ():
-                    fits = [
-                        any(isinstance(one, dict) and one.get(verb) == name for verb, name in may) for one in behind
-                    ]
-                    if last in step and not all(fits):
-                        words = (
-                            f"`{last}` must be the last step: later steps would change the weights that it was made for"
-                        )
-                        but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in may)
-                        yield positions.problem((*at, last), words, f"the last step of its recipe{but}", on_key=True)
+                    yield positions.problem((*at, key), words, f"another, or the last step of its recipe{but}")
 
 
 def _step(
@@ -465,12 +455,10 @@ def _blocks(data: Any) -> list[tuple[At, dict[str, Any]]]:
 
 def _written_steps(data: Any) -> list[tuple[At, dict[str, Any]]]:
     """Return the steps of ``variants``, alone or in lists, each with its path."""
-    found = _entries(data, "variants")
     entries = _under(data, "variants")
-    for place, entry in enumerate(entries if isinstance(entries, list) else []):
-        steps = enumerate(entry if isinstance(entry, list) else [])
-        found += [(("variants", place, number), step) for number, step in steps if isinstance(step, dict)]
-    return found
+    places = enumerate(entries if isinstance(entries, list) else [])
+    steps = [pair for place, entry in places for pair in steps_of(place, entry)]
+    return [(at, step) for at, step in steps if isinstance(step, dict)]
 
 
 def _entries(data: Any, *way: str) -> list[tuple[At, dict[str, Any]]]:

@@ -6,12 +6,20 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from sparsebench.manifest.nodes import At
 from sparsebench.manifest.schema import wrong
 
 
 def chain_of(entry: Any) -> list[Mapping[str, Any]]:
     """Return the steps of an entry, in order."""
     return entry if isinstance(entry, list) else [entry]
+
+
+def steps_of(index: int, entry: Any) -> list[tuple[At, Any]]:
+    """Return the steps of the entry at this ``index`` of ``variants``, each with its path in the manifest."""
+    if isinstance(entry, list):
+        return [(("variants", index, number), step) for number, step in enumerate(entry)]
+    return [(("variants", index), entry)]
 
 
 def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str, str]:

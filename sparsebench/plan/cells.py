@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from sparsebench.manifest.schema import is_nm
@@ -56,6 +57,10 @@ class Variant:
         settings["sparsity"] = self.sparsity
         return {**asdict(self), **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
+    def folder(self, work: Path) -> Path:
+        """Return the path of its Hugging Face folder in a work folder."""
+        return work / ("models" if self.is_dense else "variants") / self.id
+
     @property
     def is_dense(self) -> bool:
         """Whether nothing has been done to it."""
@@ -81,6 +86,12 @@ class Variant:
     def heuristic(self) -> bool:
         """Whether its scores come from a rule that reads no model."""
         return bool(self.steps) and (self.steps[-1].verb, self.steps[-1].name) == ("floor", HEURISTIC)
+
+    @property
+    def encoding(self) -> str:
+        """The number format that quantizing gave its weights last, such as ``int8``; empty where they are floats."""
+        formats = (step.name if step.verb == "quantize" else step.settings.get("bits") for step in reversed(self.steps))
+        return next(filter(None, formats), "")
 
     @property
     def sparsity(self) -> float | None:
@@ -168,8 +179,7 @@ class Job:
 
     ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the variants whose folders the job leaves behind, and
     ``parent`` is the one that they are made from. ``after`` are the ids of jobs that must have ended before it starts.
-    ``exclusive`` means that it is timed: alone on the machine, with the exceptions of ``jobs.alone``. ``again`` are
-    ``make`` cells that are recorded already and done again because a folder is gone: for the estimate.
+    ``again`` are ``make`` cells that are recorded already and done again because a folder is gone: for the estimate.
     """
 
     id: str
@@ -178,7 +188,6 @@ class Job:
     makes: tuple[Variant, ...] = ()
     parent: Variant | None = None
     after: tuple[str, ...] = ()
-    exclusive: bool = False
     again: tuple[Cell, ...] = ()
 
     @property

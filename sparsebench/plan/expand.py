@@ -63,9 +63,10 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
     calibration = resolved(manifest.calibration, manifest.seed)
     variants: dict[str, Variant] = {}
     cells: list[Cell] = []
+    written = [(entry, [*recipes(entry)]) for entry in manifest.variants]
     for model in manifest.models:
         base = dense[model.name]
-        chains = [chain for entry in manifest.variants if is_for(entry, model.name) for chain in recipes(entry)]
+        chains = [chain for entry, its in written if is_for(entry, model.name) for chain in its]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
         measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
         # A variant that only some stages measure is not made where the manifest does not ask for these stages.

@@ -8,6 +8,7 @@ they time stay until then.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 
 from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
@@ -29,7 +30,7 @@ def jobs(
     is unpacked from these, which takes almost no time compared with making it again.
     """
     todo = list(cells)
-    missing = _missing(plan, todo, present)
+    missing = _missing(plan, todo, present, packed)
     passes: dict[Hashable, list[Variant]] = {}
     for variant in [*(cell.variant for cell in todo), *missing.values()]:
         passes.setdefault(_pass(variant), []).append(variant)
@@ -60,7 +61,7 @@ def jobs(
         for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
             after = (dense.id, *before) if dense else before
             name = digest([kind, [cell.id for cell in group]])
-            found.append(Job(name, kind, tuple(group), after=after, exclusive=PROCESSES[kind].timed))
+            found.append(Job(name, kind, tuple(group), after=after))
     return found
 
 
@@ -74,31 +75,34 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
         for one in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
             if present(one):
                 break
-            beside = (plan.variants[name] for name in _beside(one))
-            found |= {one.id: one, **{other.id: other for other in beside if not present(other)}}
+            read = (plan.variants[name] for name in made_from(one))
+            found |= {one.id: one, **{other.id: other for other in read if not present(other)}}
     makers: dict[str, Job] = {}
     for variant in sorted(found.values(), key=lambda one: len(one.steps)):
         makers[variant.id] = _maker(plan, [variant], [], makers)
     return list(makers.values())
 
 
-def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> dict[str, Variant]:
+def _missing(
+    plan: Plan, cells: list[Cell], present: Callable[[Variant], bool], packed: Callable[[Variant], bool]
+) -> dict[str, Variant]:
     """Return the variants whose folders must be made, by id.
 
     These are the variants that cells need and that are not there, those whose making was never recorded, and what these
-    are made from. Paired stages and steps that read the dense model need that as well.
+    are made from, unless they are only unpacked. Paired stages and steps that read the dense model need that as well.
     """
     found: dict[str, Variant] = {}
+    asked = {cell.variant.id for cell in cells if cell.stage == MAKE.name}
 
-    def need(variant: Variant, again: bool = False) -> None:
-        if variant.heuristic or variant.id in found or (present(variant) and not again):
+    def need(variant: Variant) -> None:
+        if variant.heuristic or variant.id in found or (present(variant) and variant.id not in asked):
             return
         found[variant.id] = variant
-        for other in (*variant.parents[-1:], *_beside(variant)):
+        for other in made_from(variant) if variant.id in asked or not packed(variant) else ():
             need(plan.variants[other])
 
     for cell in cells:
-        need(cell.variant, cell.stage == "make")
+        need(cell.variant)
         if (stage := stages().get(cell.stage)) and stage.process.paired:
             need(plan.dense[cell.variant.model])
     return found
@@ -118,10 +122,11 @@ def alone(job: Job, on_gpu: bool) -> bool:
     GPUs that they need to themselves. That requires all GPUs to have the same name: records are filed under it, and
     which GPUs a job gets is known only later.
     """
+    timed = PROCESSES[job.kind].timed
     mixed = on_gpu and len(set(devices.names())) > 1
     if not on_gpu or mixed or any(cell.nodes for cell in job.cells):
-        return job.exclusive
-    return job.exclusive and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
+        return timed
+    return timed and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
 
 
 def ranks_of(job: Job) -> int:
@@ -139,8 +144,14 @@ def reads_dense(variant: Variant) -> bool:
     return bool(variant.steps) and kinds()[variant.steps[-1].verb].reads_dense(variant.steps[-1])
 
 
-def _beside(variant: Variant) -> tuple[str, ...]:
-    return variant.parents[:1] if reads_dense(variant) else ()
+def made_from(variant: Variant) -> tuple[str, ...]:
+    """Return the ids of the variants that the last step of ``variant`` reads: its parent and perhaps the dense model."""
+    return tuple(dict.fromkeys((*variant.parents[-1:], *(variant.parents[:1] if reads_dense(variant) else ()))))
+
+
+def unpacks(job: Job, variant: Variant, packed: Callable[[Variant], bool]) -> bool:
+    """Return whether a job unpacks one of the variants that it makes, and so reads nothing that it is made from."""
+    return packed(variant) and all(cell.variant.id != variant.id for cell in job.cells)
 
 
 def _pass(variant: Variant) -> Hashable:
@@ -163,11 +174,12 @@ def _maker(
     if first.is_dense:
         return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
     parent = plan.variants[first.parents[-1]]
-    after = tuple(dict.fromkeys(makers[one].id for one in (parent.id, *_beside(first)) if one in makers))
+    after = tuple(dict.fromkeys(makers[one].id for one in made_from(first) if one in makers))
     name = digest(["make", [variant.id for variant in variants]])
+    job = Job(name, MAKE.name, tuple(cells), tuple(variants), parent, after)
     asked = {cell.variant.id for cell in cells}
-    again = tuple(_again(plan, variant) for variant in variants if variant.id not in asked and not packed(variant))
-    return Job(name, "make", tuple(cells), tuple(variants), parent, after, again=again)
+    again = [one for one in variants if one.id not in asked and not unpacks(job, one, packed)]
+    return replace(job, again=tuple(_again(plan, one) for one in again))
 
 
 def _again(plan: Plan, variant: Variant) -> Cell:

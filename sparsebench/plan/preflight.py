@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, bounded, devices, environment, sources
+from sparsebench import benchmarks, bounded, devices, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import LoadedManifest, check_family, load
+from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.manifest.recipes import chain_of, is_for, verb_and_name
+from sparsebench.manifest.recipes import chain_of, steps_of, verb_and_name
 from sparsebench.manifest.schema import (
     FAMILIES,
     Manifest,
@@ -27,23 +28,22 @@ from sparsebench.manifest.schema import (
     ManifestRuntime,
     ManifestTask,
 )
-from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
-from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
+from sparsebench.models.families import family_of
 from sparsebench.paths import unlinked
 from sparsebench.plan import own_data
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes
+from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes, resolved
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.refused import refused
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.plan.teachers import Teachers
-from sparsebench.plan.unfit import unfit
+from sparsebench.plan.unfit import reads_text, unfit, unfit_steps, without_class
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Step, with_content, with_hash
-from sparsebench.steps.registry import combinations, kinds, label, sweepable
+from sparsebench.steps.registry import closed_by, combinations, kinds, sweepable, with_text
 from sparsebench.storage import formats
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
@@ -79,6 +79,8 @@ class Prepared:
     device: str = "cpu"
     refused: Mapping[str, Problem] = field(default_factory=dict)
     """The cells that the device or the executor cannot do, by id, each with the reason at the line that asks for it."""
+    named: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """How the plan names a file, text or teacher, by its setting and by how the manifest names it."""
 
     @property
     def keep(self) -> str:
@@ -87,7 +89,7 @@ class Prepared:
 
     def has(self, model: str) -> bool:
         """Return whether the work folder has the model, prepared."""
-        return (self.work / "models" / self.plan.dense[model].id / "config.json").is_file()
+        return (self.plan.dense[model].folder(self.work) / "config.json").is_file()
 
 
 def prepare(request: PlanRequest) -> Prepared:
@@ -101,17 +103,17 @@ def prepare(request: PlanRequest) -> Prepared:
     _limited(loaded, manifest)
     device = devices.resolve(request.device or manifest.device)
     cache = sources.Cache(offline=request.offline)
-    manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
+    manifest, revisions, configs, texts, named = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
     plan = expand(manifest, name, revisions, texts)
     work = _home(manifest.work_dir) if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
-        folder = work / "models" / plan.dense[model.name].id
-        sizes[model.name] = replace(model_size(model, configs.get(model.name), folder), device=device)
+        found = model_size(model, configs.get(model.name), plan.dense[model.name].folder(work))
+        sizes[model.name] = replace(found, device=device)
     ledger = ledger_path(request.ledger, manifest.ledger)
     unable = refused(loaded, manifest, plan, device, request.executor)
-    return Prepared(request, manifest, plan, ledger, work, cache, sizes, device, unable)
+    return Prepared(request, manifest, plan, ledger, work, cache, sizes, device, unable, named)
 
 
 def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
@@ -138,8 +140,8 @@ def checks() -> Checks:
         family_of=family_of,
         task_families=benchmarks.families,
         own_kinds=lambda: benchmarks.KINDS,
-        last_steps=lambda: {verb: kind.but for verb, kind in kinds().items() if kind.last},
-        ends=lambda step: kinds()[step.verb].ends(Step(step.verb, step.name, dict(step.settings))),
+        closed_by=lambda step, behind: closed_by(Step(step.verb, step.name, dict(step.settings)), behind),
+        may_follow=lambda verb: kinds()[verb].but if verb in kinds() else (),
     )
 
 
@@ -191,25 +193,24 @@ class Lock:
 
 def _look_up(
     loaded: LoadedManifest, manifest: Manifest, request: PlanRequest, cache: sources.Cache
-) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], DataInfo]:
+) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], DataInfo, dict[tuple[str, str], str]]:
     """Return the manifest with every source located, each model's fingerprint and config.json, and the DataInfo.
 
-    Sources are in canonical notation: paths from the current folder or absolute, revisions of the hub as commits. All
-    that fail are reported together, each at its line.
+    Sources are in canonical notation: paths from the current folder or absolute, revisions of the hub as commits. How
+    the plan names those of steps comes last (``Prepared.named``). All that fail are reported together, each at its line.
     """
     lock = Lock(request.path.with_suffix(".lock"))
     models, revisions, configs, problems = _located_models(loaded, manifest, lock, cache)
     problems += check_family(loaded, configs, family_of)
     problems += _same_checkpoint(loaded, models, revisions)
-    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
-    problems += _without_class(loaded, manifest, configs, calibrated)
+    chains = [[*recipes(entry)] for entry in manifest.variants]
+    calibrated = any(reads_text(step) for entry in chains for chain in entry for step in chain)
+    problems += without_class(loaded, manifest, configs, calibrated)
     calibration, text, wrong = _located_text(loaded, manifest, lock, cache, calibrated or bool(manifest.outputs))
     problems += wrong
     if calibrated:
         problems += _overlaps(loaded, manifest)
-        problems += _unreplayed(loaded, manifest, configs)
-    problems += _refused_by_steps(loaded, manifest, configs)
-    problems += _not_installed(loaded, manifest)
+    problems += unfit_steps(loaded, manifest, chains, configs)
     variants, wrong = _with_texts(loaded, manifest, lock, cache)
     problems += wrong
     pinned = functools.partial(lock.pinned, cache=cache)
@@ -220,7 +221,8 @@ def _look_up(
     if problems:
         raise ManifestError(problems)
     made = _hashed(loaded.folder, cache, variants)
-    selected = functools.partial(_selected, _planned(manifest.variants, made))
+    named = _planned(manifest.variants, made)
+    selected = functools.partial(_selected, named)
     located = {
         "models": models,
         "calibration": calibration,
@@ -235,7 +237,7 @@ def _look_up(
             block.model_copy(update={"select": selected(block.select)}) for block in _placed(manifest, loaded.folder)
         ],
     }
-    return manifest.model_copy(update=located), revisions, configs, DataInfo(text, documents)
+    return manifest.model_copy(update=located), revisions, configs, DataInfo(text, documents), named
 
 
 def _located_models(
@@ -315,7 +317,7 @@ def _with_texts(
     """
     problems: list[Problem] = []
 
-    def located(at: tuple[str | int, ...], text: Any) -> str:
+    def located(at: At, text: Any) -> str:
         try:
             if text is None:
                 raise SourceError("an empty item in a list of texts", "name each of them")
@@ -333,34 +335,20 @@ def _with_texts(
             problems.append(loaded.problem(at, error.message, "", error.hint or ""))
             return str(text)
 
-    def filled(at: tuple[str | int, ...], step: Mapping[str, Any]) -> dict[str, Any]:
-        verb, name = verb_and_name(step, kinds())
-        made = dict(step)
-        for key, columns in kinds()[verb].texts.items():
-            if key not in kinds()[verb].settings()[name].model_fields:
-                continue
-            if key not in made and name in kinds()[verb].only_named:
-                continue
-            if key not in made:
-                default = manifest.calibration.source is None
-                usual = (
-                    manifest.calibration.field or (DEFAULT.field if default else None),
-                    manifest.calibration.target,
-                )
-                made[key] = _calibration_text(manifest, loaded.folder).text
-                pairs = zip(columns, usual, strict=False)
-                made |= {column: its for column, its in pairs if its and step.get(column) is None}
-            given = made[key]
-            place = (*at, key) if key in step else at
+    usual = resolved(manifest.calibration, manifest.seed)
+
+    def filled(at: At, step: Mapping[str, Any]) -> dict[str, Any]:
+        made = with_text(step, manifest.calibration.source or DEFAULT.source, (usual.field, usual.target))
+        verb, _ = verb_and_name(step, kinds())
+        for key in filter(made.__contains__, kinds()[verb].texts):
+            given, place = made[key], (*at, key) if key in step else at
             made[key] = [located(place, one) for one in given] if isinstance(given, list) else located(place, given)
         return made
 
-    entries = [
-        [filled(("variants", place, number), step) for number, step in enumerate(entry)]
-        if isinstance(entry, list)
-        else filled(("variants", place), entry)
-        for place, entry in enumerate(manifest.variants)
-    ]
+    entries: list[Any] = []
+    for place, entry in enumerate(manifest.variants):
+        steps = [filled(at, step) for at, step in steps_of(place, entry)]
+        entries.append(steps if isinstance(entry, list) else steps[0])
     return entries, problems
 
 
@@ -373,72 +361,6 @@ def _tasks_of(loaded: LoadedManifest, manifest: Manifest, source: str) -> list[s
 def _overlap(loaded: LoadedManifest, source: str, task: ManifestTask) -> bool:
     data = sources.parse(task.source, loaded.folder).text if task.source else ""
     return benchmarks.overlaps(source, task.task, data=data)
-
-
-def _without_class(
-    loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]], calibrated: bool
-) -> Iterator[Problem]:
-    """Report models that transformers has no class for, where something must run them; weights alone need no class."""
-    for index, model in enumerate(manifest.models):
-        config = configs.get(model.name)
-        runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
-        # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
-        asked = config and runs and str(config.get("model_type")) not in MODEL_TYPES
-        if words := unknown_type(config, f"{model.source}: config.json") if config and asked else None:
-            yield loaded.problem(("models", index, "source"), words[0], "", words[1])
-
-
-def _unreplayed(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
-    """Report steps that read text for models whose architecture cannot be calibrated block by block."""
-    for index, entry in enumerate(manifest.variants):
-        calibrated = any(_reads_text(step) for chain in recipes(entry) for step in chain)
-        for name, config in configs.items():
-            kind = str(config.get("model_type"))
-            if calibrated and kind in REFUSED and is_for(entry, name):
-                yield loaded.problem(
-                    ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
-                    f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
-                )  # fmt: skip
-
-
-def _refused_by_steps(
-    loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]
-) -> Iterator[Problem]:
-    """Report steps that a model's config.json rules out."""
-    for index, entry in enumerate(manifest.variants):
-        told: set[tuple[str | int, ...]] = set()
-        chains = list(recipes(entry))
-        for name in filter(functools.partial(is_for, entry), configs):
-            for chain in chains:
-                for number, step in enumerate(chain):
-                    kind, before = kinds()[step.verb], chain[:number]
-                    words, hint = kind.refuses(step, configs[name])
-                    if not words and not any(kinds()[one.verb].reshapes(one) for one in before):
-                        words, hint = kind.refuses_shape(step, configs[name])
-                    at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
-                    if words and (*at, name, words) not in told:
-                        told.add((*at, name, words))
-                        ways = "; or ".join(filter(None, (hint, "keep this entry to other `models:`")))
-                        yield loaded.problem(at, f"{name}: {words}", "", ways)
-
-
-def _not_installed(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
-    """Report steps whose result depends on a library that is not installed: their ids could not hold its version."""
-    for index, entry in enumerate(manifest.variants):
-        told: set[tuple[int, str]] = set()
-        for chain in recipes(entry):
-            for number, step in enumerate(chain):
-                for library in kinds()[step.verb].extra_libraries(step):
-                    if environment.versions()[library] != "absent" or (number, library) in told:
-                        continue
-                    told.add((number, library))
-                    at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
-                    way = f"pip install {environment.EXTRAS.get(library, library)}"
-                    yield loaded.problem(at, f"{label(step)}: {library} is not installed", "", way)
-
-
-def _reads_text(step: Step) -> bool:
-    return kinds()[step.verb].reads_text(step)
 
 
 def _same_checkpoint(

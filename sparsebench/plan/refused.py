@@ -10,6 +10,7 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.models.quantized import FLOAT
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan
+from sparsebench.plan.stages import block_of
 from sparsebench.runtime import Setting, Workload, check_device
 
 
@@ -26,7 +27,7 @@ def refused(
         if "engine" not in cell.settings:
             continue
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
-        asked = cell.settings["engine"], ranks, (cell.variant.values("quantize") or [FLOAT])[-1]
+        asked = cell.settings["engine"], ranks, cell.variant.encoding or FLOAT
         ways = cell.nodes, "hosts" in cell.settings, "alone" in cell.settings
         if (asked, ways) not in known:
             known[asked, ways] = _spread(*ways, device, executor) or (None if ways[1] else _why(*asked, device))
@@ -59,21 +60,8 @@ def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedErro
 
 def _place(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
     """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
-    settings = cell.settings
-    number = next(
-        (
-            number
-            for number, block in enumerate(manifest.runtime or [])
-            if settings["engine"] in block.engines
-            and settings["ranks"] in block.ranks
-            and settings.get("alone", "machine") == block.alone
-            and (settings["ranks"] == 1 or settings.get("nodes", 1) == block.nodes)
-            and any(settings["workload"] == workload.model_dump() for workload in block.workloads)
-            and (block.models is None or cell.variant.model in block.models)
-        ),
-        0,
-    )
-    place: tuple[str | int, ...] = ("runtime", number)
+    settings, blocks = cell.settings, manifest.runtime or []
+    place: tuple[str | int, ...] = ("runtime", blocks.index(block_of(manifest, cell)))
     place = place if place in loaded.positions.values else ("runtime",)
     if "alone" in settings:
         return (*place, "alone")

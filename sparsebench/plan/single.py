@@ -21,7 +21,7 @@ from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.load import load
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestModel
+from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.models import building
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
@@ -93,13 +93,13 @@ def single(
     model = ManifestModel(name=name, source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
-    folder = cache.root / "work" / "models" / plan.dense[model.name].id
+    folder = plan.dense[model.name].folder(cache.root / "work")
     if (folder / "config.json").is_file() and (damage := sums.damage(folder)):
         print(f"{damage}: the model is made again", file=sys.stderr)
         shutil.rmtree(building.aside(folder), ignore_errors=True)
     if not (folder / "config.json").is_file():
         obtain(model, folder, cache, 0)
-        sums.write(folder)
+        sums.seal(folder)
     if check:
         check(bounded.read_object(folder / "config.json"))
     return SingleModel(model.name, folder, model.family, dtype)
@@ -114,11 +114,11 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     loaded = load(manifest, checks())
     pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache)
     config = bounded.read_object(model.folder / "config.json")
-    found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache)
     its = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
-    listed = [task.model_copy(update={"models": None}) for task in found.of(model.family)]
-    found = found.model_copy(update={model.family.replace("-", "_"): listed})
-    alone = loaded.manifest.model_copy(update={"models": [its]})
+    listed = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
+    wanted = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): listed})
+    alone = loaded.manifest.model_copy(update={"models": [its], "benchmarks": wanted})
+    found, _, problems = own_data.located(loaded, alone, pinned, cache)
     problems = problems or [*unfit(loaded, alone, found, {its.name: config})]
     if problems:
         raise ManifestError(problems)
@@ -130,7 +130,7 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
             batch=None if task.batch == "auto" else task.batch,
             own=own_of(task),
         )
-        for task in listed
+        for task in found.of(model.family)
     ]
     if not specs:
         raise UserError(

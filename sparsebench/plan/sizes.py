@@ -11,6 +11,7 @@ from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.architectures import ARCHITECTURES, Mixture
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.dimensions import dimensions
+from sparsebench.models.text import LENGTH_KEYS
 from sparsebench.models.topology import prunable_share
 from sparsebench.plan.estimate import WIDTH, ModelSize
 
@@ -51,7 +52,7 @@ def _told(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     chosen = config.get(((how and how.mixture) or Mixture()).chosen)
     some = isinstance(chosen, int) and 0 < chosen < size.experts
     # Transformers knows the defaults of missing keys, but takes seconds to import.
-    stated = (config.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    stated = (config.get(key) for key in LENGTH_KEYS)
     return {
         "blocks": size.layers + size.decoder_layers,
         "active": round(count * parameters(config, chosen) / max(1, parameters(config))) if some else 0,

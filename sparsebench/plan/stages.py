@@ -95,11 +95,14 @@ def timed(stage: str) -> bool:
 def fits(variant: Variant, key: str, wanted: Any) -> bool:
     """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
     values = wanted if isinstance(wanted, list) else [wanted]
-    return any(_equal(own, value) for own in variant.values(key) for value in values)
+    return any(same(own, value) for own in variant.values(key) for value in values)
 
 
-def _equal(own: Any, wanted: Any) -> bool:
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (own, wanted))
+def same(own: Any, wanted: Any) -> bool:
+    """Return whether two values of a setting are the same: numbers but for rounding; ``true`` is no number."""
+    if isinstance(own, bool) or isinstance(wanted, bool):
+        return own is wanted
+    numbers = all(isinstance(one, int | float) for one in (own, wanted))
     return abs(own - wanted) < 1e-9 if numbers else bool(own == wanted)
 
 
@@ -168,16 +171,30 @@ def precision(model: ManifestModel) -> dict[str, str]:
 
 def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     for block, settings in _inference(manifest, model, variant):
-        timed = settings | {"samples": block.samples, "processes": block.processes}
-        yield timed
-        # How fast its kernels are without any zeros, so that a speedup is not wholly attributed to zeros.
-        if variant.is_dense and engines()[settings["engine"]].skips_zeros:
-            yield timed | {"forced": True}
+        yield from _timings(block, settings, variant)
+
+
+def _timings(block: ManifestRuntime, settings: dict[str, Any], variant: Variant) -> Iterator[dict[str, Any]]:
+    timed = settings | {"samples": block.samples, "processes": block.processes}
+    yield timed
+    # How fast its kernels are without any zeros, so that a speedup is not wholly attributed to zeros.
+    if variant.is_dense and engines()[settings["engine"]].skips_zeros:
+        yield timed | {"forced": True}
 
 
 def _memories(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     for _, settings in _inference(manifest, model, variant):
         yield settings
+
+
+def block_of(manifest: Manifest, cell: Cell) -> ManifestRuntime:
+    """Return the runtime block that asks for a cell: the first, where several ask for the same."""
+    model = next(model for model in manifest.models if model.name == cell.variant.model)
+    return next(
+        block
+        for block, settings in _inference(manifest, model, cell.variant)
+        if cell.settings in (settings, *_timings(block, settings, cell.variant))
+    )
 
 
 def _inference(

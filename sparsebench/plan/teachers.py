@@ -12,7 +12,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import Problem
-from sparsebench.manifest.recipes import chain_of, is_for, verb_and_name
+from sparsebench.manifest.recipes import is_for, steps_of, verb_and_name
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import family_of
@@ -45,10 +45,9 @@ class Teachers:
         found: list[Any] = []
         for place, entry in enumerate(entries):
             meant = [model for model in self.models if is_for(entry, model.name)]
-            made = []
-            for number, step in enumerate(chain_of(entry)):
-                at: At = ("variants", place, number) if isinstance(entry, list) else ("variants", place)
-                if not number:
+            made: list[dict[str, Any]] = []
+            for at, step in steps_of(place, entry):
+                if not made:
                     problems += self._students(step, meant, at)
                 made.append({**step, **self._taught(step, meant, at, problems)})
             found.append(made if isinstance(entry, list) else made[0])

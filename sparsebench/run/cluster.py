@@ -9,24 +9,20 @@ that all nodes share.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
-import math
 import os
-import select
-import shutil
 import signal
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import __version__, devices, environment, leftovers, records
+from sparsebench import devices, records
 from sparsebench.errors import SparsebenchError, UserError, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
@@ -34,46 +30,13 @@ from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import timed
 from sparsebench.run.executor import RunningJob, RunSettings
-from sparsebench.run.local import Local
-from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, ask_others, bundles
+from sparsebench.run.node import NodeIdentity, done_on_node
+from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.ray_launcher import NAMESPACE
 
 CONNECT_SECONDS = 10.0
 REFRESH_SECONDS = 1.0
-BEAT_SECONDS = 60.0
-"""How often a node reports what its job has used. This disturbs a timed job for milliseconds, and the job may be silent
-for an hour."""
-
-
-@dataclass(frozen=True)
-class NodeIdentity:
-    """What all nodes of one run must have in common, since ids are made from it. ``place`` is in timed cells' keys."""
-
-    versions: tuple[tuple[str, str], ...]
-    place: str
-    machine: str
-
-    @classmethod
-    def here(cls, device: str) -> NodeIdentity:
-        """Return the identity of this process, for a resolved device."""
-        found = {"sparsebench": __version__, **environment.versions()}
-        where = environment.where(device)
-        return cls(tuple(found.items()), where["id"], where["machine"])
-
-    def differs(self, other: NodeIdentity, exclusive: bool) -> str:
-        """Say how another node differs, if at all; for times (``exclusive``) its machine must be of the same class."""
-        mine, theirs = dict(self.versions), dict(other.versions)
-        found = [
-            f"{name} {theirs.get(name, 'absent')} instead of {mine[name]}"
-            for name in mine
-            if theirs.get(name) != mine[name]
-        ]
-        if exclusive and self.place != other.place:
-            found.append(
-                f"it is another kind of machine ({other.machine} instead of {self.machine}), and times are asked for"
-            )
-        return ", ".join(found)
 
 
 class Cluster:
@@ -132,7 +95,7 @@ class Cluster:
             import pathlib
 
             try:
-                from sparsebench.run.cluster import NodeIdentity
+                from sparsebench.run.node import NodeIdentity
             except ImportError as error:
                 return {"missing": str(error)}
             return {"same": NodeIdentity.here("cpu"), "shared": pathlib.Path(path).exists()}
@@ -373,93 +336,3 @@ def _first_line(error: BaseException) -> str:
 
 def _line(event: dict[str, Any]) -> bytes:
     return json.dumps(event).encode() + b"\n"
-
-
-_kept: dict[str, Local] = {}
-"""On a node: this process's executor, which keeps a fork server between jobs. Ray uses a process again for its next task."""
-
-
-def done_on_node(
-    spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str = "", start: Path | None = None
-) -> Iterator[dict[str, Any]]:
-    """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs.
-
-    Yields the job's events (those of cells with their records), regularly what it has used, and last its exit code and
-    what it printed. Where the job's ranks lie on several nodes, this is the first of the placement ``group``. Relative
-    ``path:`` sources are resolved from ``start``, in a folder that nodes share.
-
-    Raises UserError where this node is not as ``same``: it may have joined after the run had asked all nodes.
-    """
-    job = spec.job
-    if start is not None and start.is_dir():
-        os.chdir(start)
-    if why := same.differs(NodeIdentity.here(settings.device), job.exclusive):
-        raise UserError(f"node {socket.gethostname()}: {why}", "start the same environment on every node")
-    if group:
-        spec = _placed(spec, settings.device, same, group)
-    local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
-    with tempfile.TemporaryDirectory(dir=local.temporary) as name:
-        home = Path(name)
-        own = replace(spec, workspace=replace(spec.workspace, records=home / "records", logs=home))
-        task = local.start(job, own, home / "log")
-        try:
-            yield {"event": "used", "used": (0.0, 0.0)}
-            for event in _events(task, min(BEAT_SECONDS, (settings.silence or math.inf) / 20)):
-                if event["event"] == "cell":
-                    cell = next(cell for cell in job.cells if cell.id == event["cell"])
-                    key = records.key(cell, spec.device)
-                    event["record"] = records.read_cell(own.workspace.records, key, event["status"])
-                yield event
-            yield {"event": "ended", "code": task.wait(), "log": (home / "log").read_text(errors="replace")}
-        finally:
-            local.end([task])
-            os.close(task.events)
-
-
-def _identity(device: str) -> NodeIdentity:
-    return NodeIdentity.here(device)
-
-
-def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSpec:
-    """Return a job's specification with the nodes of its placement group; this node is the first.
-
-    Raises UserError for a node that is not as ``same``, MeasureError for one that is gone or does not answer.
-    """
-    import ray
-
-    where, told = ask_others(ray, group, _identity, device)
-    for address, one in zip(where[1:], told, strict=True):
-        if why := same.differs(one, spec.job.exclusive):
-            raise UserError(f"node {address}: {why}", "start the same environment on every node")
-    hosts = tuple((address, ranks_of(spec.job) // len(where)) for address in where)
-    return replace(spec, hosts=hosts, group=f"{ray.get_runtime_context().gcs_address}/{group}")
-
-
-def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
-    """Yield a job's events until it has ended and, after every ``beat`` seconds without one, what it has used."""
-    buffer = b""
-    while True:
-        if not select.select([task.events], [], [], beat)[0]:
-            yield {"event": "used", "used": task.used()}
-            continue
-        data = os.read(task.events, 1 << 16)
-        if not data:
-            return
-        *lines, buffer = (buffer + data).split(b"\n")
-        yield from map(json.loads, lines)
-
-
-def _executor(settings: RunSettings) -> Local:
-    """Return the kept executor if it is for these settings and this task's GPUs; else close it and make another.
-
-    A fork server made for other settings or GPUs is of no use.
-    """
-    key = repr((settings, os.environ.get(devices.VISIBLE)))
-    if key not in _kept:
-        for other in _kept.values():
-            other.__exit__()
-        _kept.clear()
-        leftovers.sweep()
-        _kept[key] = local = Local(settings).__enter__()
-        atexit.register(shutil.rmtree, local.temporary, ignore_errors=True)
-    return _kept[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -51,15 +50,13 @@ def _machine() -> Iterator[Finding]:
     yield Finding("cpu", "slower" if lacks else "ok", ", ".join(filter(None, words)))
     low, free_memory = available < 4 * GIB, f"{available / GIB:.1f} of {total / GIB:.1f} GiB free"
     yield Finding("memory", "slower" if low else "ok", free_memory, "close programs" if low else "")
-    root = Cache().root
-    place = next(folder for folder in (root, *root.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = environment.free_disk(Cache().root)
     tight = free < 10 * GIB
     fix = "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk" if tight else ""
     yield Finding("disk", "slower" if tight else "ok", f"{free / GIB:.0f} GiB free for the cache", fix)
     shm = Path("/dev/shm")
     if shm.is_dir():
-        free = shutil.disk_usage(shm).free
+        free = environment.free_disk(shm)
         tight = free < 2 * SHM_BYTES
         fix = "enlarge it (docker: --shm-size 1g); two ranks need 138 MB" if tight else ""
         yield Finding("/dev/shm", "missing" if tight else "ok", f"{free / 1e6:.0f} MB free", fix)

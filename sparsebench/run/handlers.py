@@ -7,19 +7,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, environment
-from sparsebench.errors import ModelError, SparsebenchError, StorageError
+from sparsebench.errors import ModelError, SparsebenchError, StorageError, UnsupportedError
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
-from sparsebench.plan.jobs import alone, ranks_of, reads_dense
+from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import fitted_to
+from sparsebench.storage import sums
 
 
 def prepare(spec: JobSpec, recorder: Recorder) -> None:
@@ -28,7 +28,7 @@ def prepare(spec: JobSpec, recorder: Recorder) -> None:
 
     out = spec.workspace.folder(spec.dense)
     obtain(spec.model, out, spec.cache, spec.dense.seed)
-    spec.workspace.seal(spec.dense)
+    sums.seal(out)
     if spec.expected and spec.workspace.content(spec.dense) != spec.expected:
         spec.workspace.discard(out)
         raise ModelError(
@@ -48,21 +48,22 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     from sparsebench.steps.registry import kinds
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    wanted: list[Variant] = []
-    for variant in spec.job.makes:
-        packed = spec.workspace.packed(variant)
-        if variant.id not in cells and packed.is_dir() and _unpacked(spec, recorder, variant, packed):
-            spec.workspace.seal(variant)
-        else:
-            wanted.append(variant)
+    kept = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.kept)]
+    lost = [variant for variant in kept if not _unpacked(spec, recorder, variant)]
+    wanted = [variant for variant in spec.job.makes if variant not in kept or variant in lost]
     if not wanted or spec.job.parent is None:
+        return
+    # A variant whose packed copy is damaged needs folders that may not be there: unpacking did not need them. The job
+    # is then done again, and finds the others unpacked.
+    if lost and (gone := damaged(spec)):
+        recorder.damaged(gone)
         return
     parent, family = spec.workspace.folder(spec.job.parent), spec.model.family
     calibration, cache = spec.calibration, spec.cache
     context = Context(
         family=family,
         seed=wanted[0].seed,
-        dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device),
+        dtype=_dtype(spec),
         read=lambda: tokens(parent, family, calibration, cache),
         fetch=lambda text: sources.fetch(sources.parse(text), cache),
         progress=recorder.progress,
@@ -80,7 +81,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
         if isinstance(found, SparsebenchError):
             recorder.lost(variant, found)
         else:
-            spec.workspace.seal(variant, spec.device)
+            sums.seal(spec.workspace.folder(variant), spec.device)
         if variant.id in cells:
             recorder.told(cells[variant.id], found)
 
@@ -88,14 +89,23 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     run(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
 
 
-def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant, packed: Path) -> bool:
-    """Unpack a kept copy and return True; remove a damaged one and return False."""
-    from sparsebench.storage import sums, unpack
+def _dtype(spec: JobSpec) -> str:
+    """Return the precision that the job makes variants and scores in."""
+    return environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
 
+
+def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
+    """Unpack a kept copy, unless that was done before, and return True; remove a damaged one and return False."""
+    from sparsebench.storage import unpack
+
+    if spec.workspace.present(variant):
+        return True
+    packed, folder = spec.workspace.packed(variant), spec.workspace.folder(variant)
     why = sums.damage(packed)
     try:
         if why is None:
-            unpack(packed, spec.workspace.folder(variant))
+            unpack(packed, folder)
+            sums.seal(folder)
             return True
     except (StorageError, ModelError) as error:  # packed before checksums were noted
         why = error.message
@@ -121,7 +131,7 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
         try:
             found = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
             if keep:
-                storage.sums.write(keep)
+                sums.write(keep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return replace(found, sizes=(*found.sizes, *_as_fetched(spec))) if cell.variant.is_dense else found
@@ -147,14 +157,16 @@ def _as_fetched(spec: JobSpec) -> Iterator[Any]:
 def outputs(spec: JobSpec, recorder: Recorder) -> None:
     """Compare the outputs of each variant's blocks with those of the dense model's."""
     from sparsebench.steps.calibration import Calibration, tokens
-    from sparsebench.structure.outputs import compare_outputs
+    from sparsebench.structure.outputs import WAY_OUT, compare_outputs
 
-    dense, family = spec.workspace.folder(spec.dense), spec.model.family
-    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
+    dense, family, dtype = spec.workspace.folder(spec.dense), spec.model.family, _dtype(spec)
     # A manifest asks the same of all its variants.
     asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
     text = Calibration(**{**asked, "source": spec.calibration.source})
-    read = tokens(dense, family, text, spec.cache)
+    try:
+        read = tokens(dense, family, text, spec.cache)
+    except UnsupportedError as error:  # its way out is that of pruning
+        raise UnsupportedError(error.message, WAY_OUT) from error
 
     def one(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
@@ -171,12 +183,11 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
-    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
 
     def emit(task: Any, result: Any) -> None:
         recorder.told(tasks[task], result)
 
-    folder = spec.workspace.folder(variant)
+    folder, dtype = spec.workspace.folder(variant), _dtype(spec)
     cache = spec.cache
     if variant.heuristic:
         benchmarks.heuristics.score(list(tasks), cache, emit)
@@ -272,10 +283,17 @@ def _own(cell: Cell, spec: JobSpec) -> Any:
 def variants_read(spec: JobSpec) -> list[Variant]:
     """Return the variants whose folders a job reads."""
     if spec.job.makes:
-        beside = [spec.dense] if reads_dense(spec.job.makes[0]) else []
-        return [*dict.fromkeys([*([spec.job.parent] if spec.job.parent else []), *beside])]
+        made = [one for one in spec.job.makes if not unpacks(spec.job, one, spec.workspace.kept)]
+        beside = [spec.dense] if any(map(reads_dense, made)) else []
+        return [*dict.fromkeys([*([spec.job.parent] if made and spec.job.parent else []), *beside])]
     folders = [variant for variant in spec.job.variants if not variant.heuristic]
     return [*([spec.dense] if PROCESSES[spec.job.kind].paired else []), *folders]
+
+
+def damaged(spec: JobSpec) -> dict[str, str]:
+    """Return what is wrong with the damaged folders among those that the job reads, by id of their variants."""
+    found = {variant.id: spec.workspace.damage(variant) for variant in variants_read(spec)}
+    return {name: why for name, why in found.items() if why}
 
 
 HANDLERS: dict[str, Callable[[JobSpec, Recorder], None]] = {

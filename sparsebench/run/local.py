@@ -18,6 +18,7 @@ from sparsebench import children, devices, environment, leftovers
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
+from sparsebench.plan.stages import PROCESSES
 from sparsebench.run import precompile
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
 from sparsebench.run.forkserver import ForkServer, Process, at_work
@@ -105,7 +106,7 @@ class Local:
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """Start a process for the job; a timed job first waits here for the compiler."""
-        if job.exclusive and self.compiler:
+        if PROCESSES[job.kind].timed and self.compiler:
             self._compiled(self.compiler)
         path = spec.save(log.with_suffix(".job"))
         gpu = self.gpus_of(job, running)

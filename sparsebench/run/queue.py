@@ -97,7 +97,7 @@ class Queue:
         return self._users[variant.id] > 0
 
     def _push(self, job: Job) -> None:
-        kind = (job.kind, job.exclusive, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
+        kind = (job.kind, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
         heapq.heappush(self._ready.setdefault(kind, []), (self._places[job.id], job.id))
 
     def _drop(self, name: str) -> None:

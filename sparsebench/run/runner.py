@@ -21,9 +21,9 @@ from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.jobs import alone, calculates, jobs, remaking
+from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
 from sparsebench.plan.resources import silence_seconds
-from sparsebench.plan.stages import TIME
+from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
@@ -40,8 +40,8 @@ LOOKS = 10
 IDLE_SHARE = 3e-5
 """Share of a processor below which a job counts as idle: a thread may wake now and then (tqdm's every ten seconds)."""
 
-Ingest = Callable[[list[dict[str, Any]]], object]
-"""Takes records into the ledger in one transaction."""
+Ingest = Callable[[list[tuple[str, dict[str, Any]]], Callable[[LedgerError], object]], object]
+"""Takes records, each with its file, into the ledger in one transaction, and calls a function with each refusal."""
 
 
 @dataclass
@@ -120,9 +120,11 @@ class Runner:
             return self._run(list(cells), list(refused), self.plan.variants.values() if own is None else own)
 
     def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
-        self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
+        asked = records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)
+        self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", asked)], self._left_out)
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
+        self.space.seal(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
         self._release(own)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -172,9 +174,10 @@ class Runner:
 
     def _loss(self, job: Job, variant: Variant) -> str | None:
         """Return why a variant, or what it needs, is not available; None where nothing says so."""
-        made_from = (job.parent.id,) if job.parent else ()
-        beside = variant.parents[:1] if job.kind == TIME.name else ()  # the dense model
-        needed = made_from if variant in job.makes else (variant.id, *beside)
+        if variant in job.makes:
+            needed = () if unpacks(job, variant, self.space.kept) else made_from(variant)
+        else:
+            needed = (variant.id, *(variant.parents[:1] if PROCESSES[job.kind].paired else ()))  # the dense model
         return next((self.lost[name] for name in needed if name in self.lost), None)
 
     def _start(self, job: Job) -> None:
@@ -379,12 +382,15 @@ class Runner:
         """
         try:
             if self.fresh:
-                self.ingest([json.loads(path.read_text()) for path in self.fresh])
+                self.ingest([(str(path), json.loads(path.read_text())) for path in self.fresh], self._left_out)
             self.fresh = []
         except LedgerError:
             if last:
                 raise
         self.ingested = time.monotonic()
+
+    def _left_out(self, error: LedgerError) -> None:
+        self.display.line(f"! left out of the ledger: {visible(str(error))}", "yellow")
 
     def _end_all(self) -> None:
         """End every child, and take in what it had said."""

@@ -18,11 +18,11 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import LedgerError, UnsupportedError, UserError
+from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import names, timed
+from sparsebench.plan.stages import names, same, timed
 from sparsebench.records import key, read_cell, statuses
-from sparsebench.steps.contract import of_file
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
@@ -50,10 +50,11 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     planned = {cell.id for cell in ready.plan.cells}
     # A cell whose id the plan still has did not become another cell.
     asked = {question for cell_id, question in before.items() if cell_id not in planned}
+    wanted = _wanted(ready)
     found = []
     for cell in ready.plan.cells:
         status = known.get(key(cell, ready.device))
-        if not _matches(cell, ready.request.only):
+        if not all(_value(cell, name, values) for name, values in wanted.items()):
             found.append(Decision(cell, False, LEFT_OUT))
         elif status == "done":
             found.append(Decision(cell, False, "done"))
@@ -111,42 +112,34 @@ def _share(word: str, value: str) -> str:
         raise UserError(f"--only {word}: not a sparsity", "a share or percent, such as 0.5 or 50%") from None
 
 
-def _matches(cell: Cell, only: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a cell is selected: values of one key are alternatives; different keys must all hold."""
-    wanted: dict[str, set[str]] = {}
-    for name, value in only:
-        wanted.setdefault(name, set()).add(value)
-    return all(_value(cell, name, values) for name, values in wanted.items())
+def _wanted(ready: Prepared) -> dict[str, list[Any]]:
+    """Return by key the values that --only asks for. Those of one key are alternatives; different keys must all hold.
+
+    Each is there as it was typed, as a manifest would read it and, for a file, text or teacher, as the plan names it.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, word in ready.request.only:
+        value, _, problems = read(word, "--only")
+        found.setdefault(name, []).extend([word, ready.named.get((name, word), word), *([] if problems else [value])])
+    return found
 
 
-def _value(cell: Cell, name: str, values: set[str]) -> bool:
+def _value(cell: Cell, name: str, values: list[Any]) -> bool:
     if name == "stage":
         return cell.stage in values
     if name in CELL_KEYS:
         return name in cell.settings and str(cell.settings[name]) in values
     if name in VARIANT_KEYS:
-        own = {str(getattr(cell.variant, name))} | ({_with_allocation(cell.variant)} if name == "method" else set())
-        return bool(own & values)
+        own = [str(getattr(cell.variant, name)), *([_with_allocation(cell.variant)] if name == "method" else [])]
+        return any(one in values for one in own)
     given = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
-    return any(_same(one, value) for one in given for value in values)
+    return any(same(one, value) for one in given for value in values)
 
 
 def _with_allocation(variant: Variant) -> str:
     """Return the method as tables name it: ``wanda+owl``."""
     allocation = next(iter(variant.values("allocation")[-1:]), "uniform")
     return variant.method if allocation == "uniform" else f"{variant.method}+{allocation}"
-
-
-def _same(own: Any, value: str) -> bool:
-    if isinstance(own, bool):
-        return value.lower() == str(own).lower()
-    if isinstance(own, int | float):
-        try:
-            return abs(float(value) - own) < 1e-9
-        except ValueError:
-            return False
-    path, planned = of_file(str(own))
-    return str(own) == value or bool(planned and path.name == value)
 
 
 def _why_open(cell: Cell, before: Mapping[str, str], asked: set[str]) -> str:

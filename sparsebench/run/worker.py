@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from sparsebench.errors import redact_stderr
-from sparsebench.run.handlers import HANDLERS, variants_read
+from sparsebench.run.handlers import HANDLERS, damaged
 from sparsebench.run.recorder import JobSpec, Recorder
 
 
@@ -22,8 +22,8 @@ def main(path: Path, events: int) -> int:
     spec: JobSpec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
     try:
-        if damaged := _damaged(spec):
-            recorder.damaged(damaged)
+        if found := damaged(spec):
+            recorder.damaged(found)
             return 0
         HANDLERS[spec.job.kind](spec, recorder)
     except Exception as error:  # the worker boundary: every failure becomes a record
@@ -33,13 +33,6 @@ def main(path: Path, events: int) -> int:
         recorder.broken(error)
         return 1
     return 0
-
-
-def _damaged(spec: JobSpec) -> dict[str, str]:
-    """Return what is wrong with the damaged folders among those that the job opens, by id of their variants."""
-    variants = {variant.id: variant for variant in variants_read(spec)}
-    found = {name: spec.workspace.damage(variant) for name, variant in variants.items()}
-    return {name: why for name, why in found.items() if why}
 
 
 if __name__ == "__main__":

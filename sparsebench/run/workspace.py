@@ -5,22 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebench import environment, leftovers, records
+from sparsebench import leftovers, records
 from sparsebench.errors import UserError
 from sparsebench.models import building
 from sparsebench.paths import create, unlinked
 from sparsebench.plan.cells import Variant
-from sparsebench.sources.cache import read_json, write_json
 from sparsebench.storage import sums
-
-MADE = "sparsebench.json"
-"""The file in a folder that says how it was made."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Workspace:
 
     def folder(self, variant: Variant) -> Path:
         """Return the path of the variant's Hugging Face folder."""
-        return self.work / ("models" if variant.is_dense else "variants") / variant.id
+        return variant.folder(self.work)
 
     def packed(self, variant: Variant) -> Path:
         """Return the path of the variant's packed copy."""
@@ -52,19 +47,14 @@ class Workspace:
 
     def content(self, variant: Variant) -> str:
         """Return the checksum of the variant's weights, taken when they were made; empty where there is none."""
-        return str((read_json(self.folder(variant) / MADE) or {}).get("content", ""))
+        return sums.content(self.folder(variant))
 
-    def seal(self, variant: Variant, device: str = "cpu") -> None:
-        """Note in the variant's folder, if not yet done, the checksum of its weights and what they were made on.
-
-        The checksums of all its files are noted beside the folder, for ``damage``.
-        """
-        folder = self.folder(variant)
-        made = read_json(folder / MADE) or {}
-        if "content" not in made:
-            made |= {"content": checksum(folder), "made_on": environment.where(device)}
-            write_json(folder / MADE, made, indent=1)
-        sums.write(folder)
+    def seal(self, variants: Iterable[Variant]) -> None:
+        """Note the checksum of their weights in those folders of ``variants`` that an earlier version left without it."""
+        for one in variants:
+            if self.present(one) and not self.content(one) and not self.damage(one):
+                with suppress(OSError):  # a read-only cache
+                    sums.seal(self.folder(one))
 
     def damage(self, variant: Variant) -> str | None:
         """Say what is wrong with the variant's folder; None if all of its files are as they were when it was made."""
@@ -72,7 +62,7 @@ class Workspace:
         if not self.present(variant):
             return f"{folder} is gone"
         if not sums.written(folder) and (known := self.content(variant)):  # made before checksums were noted
-            if known != checksum(folder):
+            if known != sums.checksum(folder):
                 return f"the checksum of the weights in {folder} differs"
             with suppress(OSError):  # a read-only cache
                 sums.write(folder)
@@ -173,16 +163,6 @@ def leased(work: Path, name: str) -> bool:
 
 def _byte(name: str) -> int:
     return int(name[:15], 16)
-
-
-def checksum(folder: Path) -> str:
-    """Return the CRC-32 and the number of the weight files' bytes: machines that made the same weights agree on it."""
-    total, size = 0, 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while piece := file.read(1 << 24):
-                total, size = zlib.crc32(piece, total), size + len(piece)
-    return f"{total:08x}-{size}"
 
 
 def holder(ledger: Path) -> int | None:

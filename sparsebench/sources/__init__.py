@@ -21,14 +21,11 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, SourceError, of_system
 from sparsebench.paths import check
 from sparsebench.sources import hub, wheel
-from sparsebench.sources.aliases import KNOWN, KnownModel
+from sparsebench.sources.aliases import KNOWN
 from sparsebench.sources.cache import Cache
-from sparsebench.sources.notation import KINDS, Source, WheelPart, parse
+from sparsebench.sources.notation import Source, parse
 
-__all__ = [
-    "KINDS", "KNOWN", "Cache", "KnownModel", "Source", "WheelPart", "fetch", "fingerprint", "parse", "read_config",
-    "size",
-]  # fmt: skip
+__all__ = ["KNOWN", "Cache", "Source", "fetch", "fingerprint", "parse", "read_config", "size"]
 
 
 def fingerprint(source: Source, cache: Cache) -> str:

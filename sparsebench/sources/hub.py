@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,11 +92,12 @@ def fetch(source: Source, offline: bool = False) -> Path:
     """Return the hub cache's folder with the complete model at its commit, or a data set's file. Raises SourceError."""
     revision = commit(source, offline)
     found = (_file if source.file else _folder)(source, revision, offline)
-    if revision != source.revision:
+    if revision not in (source.revision, _remembered(source)):
         # The hub's client notes a branch's commit only when asked for the branch. Offline we have only this note.
         note = _home(source) / "refs" / source.revision
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(revision)
+        with suppress(OSError):  # a read-only cache
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(revision)
     return found
 
 

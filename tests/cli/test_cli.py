@@ -13,27 +13,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsebench.cli.app import VERBS
 from sparsebench.cli.sparsify import _check_room, _settings
 from sparsebench.errors import UserError
-
-
-def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sparsebench", *map(str, words)], capture_output=True, text=True, check=False, cwd=cwd
-    )
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    shown = call(verb, "--help")
-    assert shown.returncode == 0
-    assert f"sparsebench {verb}" in shown.stdout.split("Usage")[1].split("\n", 1)[1], "an example is missing"
+from tests.command import call
 
 
 def test_init_writes_a_manifest_that_plans(tmp_path: Path) -> None:
     assert call("init", tmp_path / "mine.yaml").returncode == 0
-    planned = call("plan", tmp_path / "mine.yaml", "--json", "--offline")
+    command = [sys.executable, "-m", "sparsebench", "plan", str(tmp_path / "mine.yaml"), "--json", "--offline"]
+    planned = subprocess.run(command, capture_output=True, text=True, check=False)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]

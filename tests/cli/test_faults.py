@@ -62,7 +62,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     "words",
     [
-        "figures --out file/below --ledger L",
+        "figures size --out file/below --ledger L",
         "report --out file/below/r.md --ledger L",
         "pack model --out file/below",
         "sparsify model --sparsity 0.5 --out file/below",

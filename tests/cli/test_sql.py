@@ -18,6 +18,7 @@ from sparsebench.cli.app import app
 from sparsebench.errors import QueryError
 from sparsebench.ledger import connect, query
 from sparsebench.ledger.store import Ledger
+from tests.command import call
 from tests.ledger import samples
 
 CROSS = "select count(*) from range(100000000) a, range(100000) b where a.range * b.range % 7 = 3"
@@ -65,7 +66,7 @@ def ended(process: subprocess.Popen[str], before: float) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("asked", [CROSS] * 10 + [DEAF])
+@pytest.mark.parametrize("asked", [*[CROSS] * 2, *[pytest.param(CROSS, marks=pytest.mark.long)] * 8, DEAF])
 def test_an_interrupt_ends_a_query(asked: str, ledger: Path) -> None:
     process = started(ledger, asked)
     watched = at_work(process)
@@ -92,7 +93,9 @@ def test_only_the_time_that_duckdb_takes_counts(ledger: Path) -> None:
         assert list(found.rows) == [(1,)]
 
 
-@pytest.mark.parametrize("shape", ["csv", "json", "markdown", "table"])
+@pytest.mark.parametrize(
+    "shape", ["json", "table", *(pytest.param(shape, marks=pytest.mark.long) for shape in ("csv", "markdown"))]
+)
 def test_rows_stream_into_a_pipe_that_may_close(shape: str, ledger: Path) -> None:
     process = started(ledger, "--format", shape, "select * from range(100_000_000)")
     assert process.stdout is not None and process.stderr is not None
@@ -108,7 +111,7 @@ def test_rows_stream_into_a_pipe_that_may_close(shape: str, ledger: Path) -> Non
 
 def test_json_in_pieces_is_one_list(ledger: Path) -> None:
     for asked, rows in {"from range(5000)": 5000, "from range(0)": 0}.items():
-        said, _ = started(ledger, "--json", asked).communicate(timeout=60)
+        said = call("sql", "--json", asked, "--ledger", ledger).stdout
         assert json.loads(said) == [{"range": number} for number in range(rows)]
 
 

@@ -152,6 +152,13 @@ def test_a_task_that_a_manifest_keeps_to_other_models_is_checked_for_the_one_tha
         tasks(path, model, Cache())
 
 
+def test_data_of_other_families_are_not_looked_for(folder: Path, tiny_llama: Path) -> None:
+    path, model = folder / "mine.yaml", SingleModel("mine", tiny_llama, "decoder")
+    theirs = "  encoder:\n    - {task: probe, source: 'hf:datasets/org/nowhere!a.jsonl'}\n"
+    path.write_text((folder / "head").read_text() + NOTES.format("notes.jsonl") + theirs)
+    assert [task.task for task in tasks(path, model, Cache(offline=True))] == ["perplexity-notes"]
+
+
 def test_two_texts_of_one_name_are_refused_and_one_text_for_two_models_is_not(folder: Path) -> None:
     (folder / "there").mkdir()
     (folder / "there" / "notes.jsonl").write_text('{"text": "a dog"}\n')

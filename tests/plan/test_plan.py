@@ -274,7 +274,7 @@ def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
     place = {job.id: number for number, job in enumerate(found)}
     for job in found:
         assert all(place[earlier] < place[job.id] for earlier in job.after)
-        assert job.exclusive == (job.kind in ("latency", "memory"))
+        assert alone(job, on_gpu=False) == (job.kind in ("latency", "memory"))
         assert job.kind == "prepare" or stages(job.cells)
 
 
@@ -588,6 +588,20 @@ def test_what_is_there_is_not_made_again_but_what_it_takes_to_make_the_rest_is()
     made = [variant.recipe for job in jobs(plan, ends, lambda variant: variant.is_dense) for variant in job.makes]
     assert made == ["magnitude/layer 50%", "magnitude/layer 50%, then wanda/row 80% propagate=dense"]
     assert not [job for job in jobs(plan, ends, lambda variant: True) if job.makes]
+
+
+def test_what_is_unpacked_needs_nothing_that_it_was_made_from() -> None:
+    plan = planned(variants=[CHAINS[0], [CHAINS[0][0], {"recover": "reconstruct"}]], runtime=None)
+    ends = [variant for variant in plan.variants.values() if len(variant.steps) == 2]
+    left = [cell for cell in plan.cells if cell.variant in ends and cell.stage == "storage"]
+
+    def made(cells: list[Cell]) -> list[str]:
+        work = jobs(plan, cells, lambda _: False, packed=ends.__contains__)
+        return [variant.id for job in work for variant in job.makes]
+
+    assert sorted(made(left)) == sorted(variant.id for variant in ends)
+    asked = [cell for cell in plan.cells if cell.variant == ends[0] and cell.stage == "make"]
+    assert made([*left, *asked])[:2] == [*ends[0].parents], "its own making is asked for"
 
 
 def test_hyperparameters_are_part_of_an_id_where_they_are_not_the_defaults() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from sparsebench.ledger import query
 from sparsebench.storage import pack, sums, unpack
+from tests.command import call
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -59,7 +60,7 @@ def test_a_damaged_folder_is_found_and_named(harm: Callable[[Path], None], tiny_
 def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     """A prepared model with a flipped bit, and a packed copy that was cut."""
     ledger = tmp_path / "ledger" / "test.duckdb"
-    done = sparsebench("run", manifest)
+    done = sparsebench("run", manifest, "--only", "stage=storage")
     assert done.returncode == 0, done.stderr
     before = rows(ledger)
     (model,) = weights(tmp_path / "work" / "models")
@@ -69,7 +70,7 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparseben
     flip(model)
     cut(packed[0])
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense, packed, archive]}\n")
-    again = sparsebench("run", manifest)
+    again = sparsebench("run", manifest, "--only", "stage=storage")
     assert again.returncode == 0, again.stderr
     assert f"{model}" in again.stderr and packed[0].name in again.stderr
     assert again.stderr.count("made again") == 2
@@ -93,10 +94,11 @@ def test_a_source_that_is_damaged_too_is_told(
     assert "damaged" in again.stderr and not folder.exists()
 
 
-def test_one_model_without_a_manifest(tiny_llama: Path, tmp_path: Path, sparsebench: Call) -> None:
-    first = sparsebench("inspect", tiny_llama, "--json")
+def test_one_model_without_a_manifest(tiny_llama: Path) -> None:
+    first = call("inspect", tiny_llama, "--json")
     (model,) = weights(Path(os.environ["SPARSEBENCH_CACHE"]) / "work" / "models")
+    assert sums.content(model.parent) == sums.checksum(model.parent), "a run in the same cache records it"
     flip(model)
-    second = sparsebench("inspect", tiny_llama, "--json")
+    second = call("inspect", tiny_llama, "--json")
     assert first.stdout == second.stdout and second.returncode == 0
     assert str(model) in second.stderr and "made again" in second.stderr and "made again" not in first.stderr

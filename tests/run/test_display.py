@@ -24,7 +24,7 @@ def scored(name: str) -> Job:
 
 def timed(name: str) -> Job:
     load = {"batch": 1, "prompt": 64, "generate": 8}
-    return Job(name, "latency", (Cell(name, "latency", MODEL, LOAD | {"workload": load}),), exclusive=True)
+    return Job(name, "latency", (Cell(name, "latency", MODEL, LOAD | {"workload": load}),))
 
 
 def test_the_pace_of_one_kind_of_job_says_nothing_about_another() -> None:

@@ -22,10 +22,11 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import cluster
-from sparsebench.run.cluster import Cluster, NodeIdentity, connect, done_on_node, places, resources
+from sparsebench.run import cluster, node
+from sparsebench.run.cluster import Cluster, connect, places, resources
 from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
+from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import LOSSES, Runner
 from sparsebench.run.workspace import Workspace
@@ -99,7 +100,7 @@ def run(
     monkeypatch.setattr(cluster, "_ray", lambda: ray)
     monkeypatch.setattr(Cluster, "_probed", lambda _: [])
     ingested: Counter[str] = Counter()
-    took = lambda found: ingested.update(record["key"] for record in found if "key" in record)  # noqa: E731
+    took = lambda found, _: ingested.update(record["key"] for _, record in found if "key" in record)  # noqa: E731
     display = Display(Clock(settings.sizes), io.StringIO())
     return Runner(plan, settings, Cluster(settings), took, display).run(plan.cells), ingested, ray
 
@@ -254,6 +255,6 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunS
     assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
     with pytest.raises(UserError, match="torch"):
         next(done_on_node(spec, settings, 1, replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))))
-    for local in cluster._kept.values():
+    for local in node._kept.values():
         local.__exit__()
-    cluster._kept.clear()
+    node._kept.clear()

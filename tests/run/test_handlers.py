@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 
 from sparsebench import runtime
-from sparsebench.errors import MeasureError
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.expand import expand
+from sparsebench.plan.jobs import jobs
 from sparsebench.run import handlers
-from sparsebench.run.recorder import Recorder
+from sparsebench.run.recorder import JobSpec, Recorder
+from sparsebench.run.workspace import Workspace
+from sparsebench.sources.cache import Cache
+from sparsebench.storage import pack, sums
 
 
 def job(names: list[str]) -> Any:
@@ -52,3 +58,50 @@ def test_a_variant_that_cannot_be_timed_fails_alone(monkeypatch: pytest.MonkeyPa
     recorder = Kept()
     handlers.latency(job(["a", "off", "b"]), recorder)
     assert recorder.found == {"a": "a beside dense", "off": "off is off", "b": "b beside dense"}
+
+
+def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise UnsupportedError("its blocks are not run one by one", "choose magnitude or random")
+
+    monkeypatch.setattr("sparsebench.steps.calibration.tokens", refusing)
+    cell = SimpleNamespace(settings={"samples": 1, "length": 8})
+    model = SimpleNamespace(family="decoder", dtype="float32", compute_dtype="float32")
+    spec = SimpleNamespace(
+        job=SimpleNamespace(cells=[cell]), dense="dense", model=model, device="cpu", cache=None,
+        workspace=SimpleNamespace(folder=Path), calibration=SimpleNamespace(source="path:text"),
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="one by one") as told:
+        handlers.outputs(spec, Kept())  # type: ignore[arg-type]
+    assert told.value.hint and "magnitude" not in told.value.hint
+
+
+def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy_is_damaged(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    content = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "variants": [[{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}]],
+    }
+    plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+    _, parent, end = plan.variants.values()
+    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
+    pack(tiny_llama, space.packed(end))
+    sums.write(space.packed(end))
+    cells = [cell for cell in plan.cells if cell.variant == end and cell.stage == "structure"]
+    (job, _) = jobs(plan, cells, space.present, space.kept)
+    cache = Cache(tmp_path / "cache")
+    spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], space, cache, "packed", plan.calibration)
+    said: list[dict[str, str]] = []
+    recorder = SimpleNamespace(damaged=said.append, note=lambda text: None)
+    assert job.makes == (end,) and handlers.damaged(spec) == {}
+    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    assert space.content(end) and not said
+    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    assert space.kept(end) and not said, "it is not unpacked twice"
+    space.discard(space.folder(end))
+    weights = space.packed(end) / "model.safetensors.packed"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    handlers.make(spec, recorder)  # type: ignore[arg-type]
+    assert [[*one] for one in said] == [[parent.id]] and not space.kept(end)

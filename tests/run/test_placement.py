@@ -21,8 +21,9 @@ from sparsebench.plan.cells import Job
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs, nodes_of
 from sparsebench.run import cluster, handlers
-from sparsebench.run.cluster import Cluster, NodeIdentity, done_on_node
+from sparsebench.run.cluster import Cluster
 from sparsebench.run.executor import RunSettings
+from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from tests.run.test_executor import FakeRay, RayError, done, run
@@ -222,7 +223,7 @@ def test_jobs_share_the_nodes_that_there_are(
 ) -> None:
     monkeypatch.setattr(cluster, "_ray", lambda: Groups(done))
     executor = Cluster(settings)
-    every = [job for job in jobs(plan, plan.cells, lambda _: True) if job.exclusive]
+    every = [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind in ("latency", "memory")]
     one = next(job for job in every if nodes_of(job) == 1)
     two = next(job for job in every if nodes_of(job) == 2)
 

@@ -11,8 +11,8 @@ DENSE = Variant("d", "m", "decoder", "path:m", "r", "real", "float32")
 OTHER = Variant("o", "m", "decoder", "path:m", "r", "real", "float32", parents=("d",))
 
 
-def job(name: str, *after: str, kind: str = "assess", variant: Variant = DENSE, exclusive: bool = False) -> Job:
-    return Job(name, kind, (Cell(f"c{name}", "structure", variant),), after=after, exclusive=exclusive)
+def job(name: str, *after: str, kind: str = "assess", variant: Variant = DENSE) -> Job:
+    return Job(name, kind, (Cell(f"c{name}", "structure", variant),), after=after)
 
 
 def drained(queue: Queue) -> list[str]:
@@ -35,8 +35,8 @@ def test_jobs_start_in_order_once_those_before_them_have_ended() -> None:
 
 
 def test_a_job_without_room_holds_up_its_own_kind_alone() -> None:
-    queue = Queue([job("a", exclusive=True), job("b"), job("c", kind="benchmarks")])
-    assert [one.id for one in iter(lambda: queue.take(lambda job: not job.exclusive), None)] == ["b", "c"]
+    queue = Queue([job("a", kind="latency"), job("b"), job("c", kind="benchmarks")])
+    assert [one.id for one in iter(lambda: queue.take(lambda job: job.kind != "latency"), None)] == ["b", "c"]
     assert [one.id for one in queue] == ["a"]
 
 

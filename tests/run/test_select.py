@@ -8,7 +8,7 @@ import pytest
 
 from sparsebench import records, structure
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.run.select import LEFT_OUT, _same, decisions
+from sparsebench.run.select import LEFT_OUT, decisions
 
 MANIFEST = """\
 version: 1
@@ -44,9 +44,24 @@ def why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     return planned
 
 
-def test_a_setting_is_meant_as_yaml_writes_it() -> None:
-    assert _same(True, "true") and _same(False, "False") and not _same(True, "1") and not _same(False, "true")
-    assert _same(0.5, "0.50") and not _same(0.5, "half") and _same("2:4", "2:4")
+@pytest.mark.parametrize(
+    ("key", "word", "met"),
+    [
+        ("keep_zeros", "true", {"wanda"}), ("keep_zeros", "False", {"magnitude"}), ("keep_zeros", "1", set[str]()),
+        ("sparsity", "0.50", {"wanda"}), ("sparsity", "half", set[str]()), ("pattern", "1:4", {"magnitude"}),
+        ("source", "path:text.txt", {"finetune"}), ("source", "path:other.txt", set[str]()),
+    ],
+)  # fmt: skip
+def test_a_setting_is_meant_as_a_manifest_writes_it(key: str, word: str, met: set[str], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some words\n")
+    steps = "{prune: wanda, sparsity: 0.5, keep_zeros: true}", "{prune: magnitude, pattern: '1:4'}"
+    entries = [*steps, "{recover: finetune, source: 'path:text.txt'}"]
+    text = MANIFEST.format(samples=20, dtype="float32").replace("  - {prune: mask, file: mask.bin}\n", "")
+    path = tmp_path / "m.yaml"
+    path.write_text(text.replace("variants:\n", "variants:\n" + "".join(f"  - {one}\n" for one in entries)))
+    ready = prepare(PlanRequest(path, only=((key, word), ("stage", "structure"))))
+    found = decisions(ready, tmp_path / "records", False)
+    assert {one.cell.variant.steps[0].name for one in found if one.why != LEFT_OUT} == met
 
 
 def test_cells_that_lack_a_key_match_none_of_its_values(

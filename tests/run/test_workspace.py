@@ -18,6 +18,7 @@ from sparsebench import leftovers
 from sparsebench.plan.cells import Variant
 from sparsebench.run.workspace import Leases, Workspace, exclusive, holder
 from sparsebench.steps.contract import Step
+from sparsebench.storage import sums
 
 DENSE = Variant("0" * 20, "m", "decoder", "path:m", "r", "real", "float32")
 STEP = Step("prune", "magnitude", {"sparsity": 0.5})
@@ -82,6 +83,19 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
             made.is_dir() and Path(living).is_dir() and elsewhere.is_dir() and whole.exists() and space.present(PRUNED)
         )
     assert not any(path.exists() for path in (*left, theirs, half))
+
+
+def test_a_model_that_was_left_without_its_checksum_gets_it_unless_it_is_damaged(space: Workspace) -> None:
+    folder = space.folder(DENSE)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights")
+    sums.write(folder)
+    weights.write_bytes(b"weighty")
+    space.seal([DENSE])
+    assert not space.content(DENSE), "the worker that opens it is to find this"
+    weights.write_bytes(b"weights")
+    space.seal([DENSE, PRUNED])
+    assert space.content(DENSE) == sums.checksum(folder) and space.damage(DENSE) is None
 
 
 def test_who_runs_on_a_ledger_is_known_while_it_does(space: Workspace) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from sparsebench.sources.hub import missing_weights, wanted_files
+from sparsebench.sources import parse
+from sparsebench.sources.hub import fetch, missing_weights, wanted_files
 from tests.sources.servers import COMMIT, Served, hub, serving
 
 FILES = {
@@ -75,6 +76,14 @@ def test_safetensors_alone_are_fetched_at_the_resolved_commit_and_kept_for_offli
     assert ask(served.url, "hf:org/tiny", *questions, offline=True) == warm
     assert ask(served.url, "hf:org/tiny", *questions, HF_HUB_OFFLINE="1") == warm
     assert ask(served.url, f"hf:org/tiny@{COMMIT}", *questions, offline=True) == warm
+
+
+def test_a_note_that_cannot_be_written_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "refs").touch()  # as good as a read-only HF_HOME, also for root
+    for name in ("_folder", "_home"):
+        monkeypatch.setattr(f"sparsebench.sources.hub.{name}", lambda *_: tmp_path)
+    monkeypatch.setattr("sparsebench.sources.hub.commit", lambda *_: COMMIT)
+    assert fetch(parse("hf:org/tiny")) == tmp_path
 
 
 def test_pytorch_weights_only_without_safetensors() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.errors import SourceError
-from sparsebench.sources import Source, WheelPart, parse
+from sparsebench.sources.notation import Source, WheelPart, parse
 
 A, B = "a" * 64, "b" * 64
 

@@ -12,8 +12,7 @@ from sparsebench.errors import SparsebenchError
 from sparsebench.run.acceptance.models import TINY, TRUE
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
 from sparsebench.runtime.hosts import Hosts
-from sparsebench.runtime.launch import RankGroup, variables
-from sparsebench.runtime.nodes import NodeGroup
+from sparsebench.runtime.nodes import group
 
 GIB = 2**30
 CheckResult = tuple[bool | None, str, dict[str, Any]]
@@ -80,9 +79,8 @@ class Bench:
         """Have ranks add up numbers; return what each reports: ``host``, ``gpu`` (its UUID) and ``bytes_s``."""
         setting = self.setting("deepspeed", ranks, hosts=hosts)
         spec = {"job": "try", "family": "encoder", "setting": asdict(setting)}
-        told, limit = variables(setting), setting.timeout_seconds
-        with NodeGroup(spec, hosts, told, limit) if hosts else RankGroup(spec, ranks, told, limit) as group:
-            return [message for message in group.messages() if message["kind"] == "result"]
+        with group(spec, setting) as running:
+            return [message for message in running.messages() if message["kind"] == "result"]
 
     def pruned(self, name: str, pattern: str, sparsity: float) -> Path:
         """Prune the model by magnitude and return its folder."""

@@ -1,0 +1,71 @@
+"""What a run does where something that a job needs is gone, without Ray and without models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Variant
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.run.executor import RunSettings
+from sparsebench.run.recorder import JobSpec
+from tests.run.test_executor import CONTENT, done, run
+from tests.run.test_executor import settings as settings  # a fixture
+
+CHAIN = [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}]
+
+
+def planned(stage: str) -> tuple[Plan, Variant, Variant]:
+    """A plan of one stage's cells of a recovered variant, its parent, and the variant."""
+    content = CONTENT | {"variants": [CHAIN], "outputs": {}, "runtime": None, "benchmarks": {}}
+    plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+    _, parent, end = plan.variants.values()
+    return replace(plan, cells=tuple(c for c in plan.cells if (c.variant, c.stage) == (end, stage))), parent, end
+
+
+@pytest.mark.parametrize("stage", ["make", "outputs"])
+def test_what_reads_the_dense_model_is_skipped_where_that_cannot_be_prepared(
+    stage: str, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, parent, end = planned(stage)
+    there = settings.workspace.folder(parent if stage == "make" else end)
+    there.mkdir(parents=True)
+    (there / "config.json").write_text("{}")
+
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        if spec.job.kind != "prepare":
+            yield from done(spec, *more)
+            return
+        yield {"event": "broken", "reason": "no weights"}
+        yield {"event": "ended", "code": 1, "log": ""}
+
+    counts, _, _ = run(plan, settings, monkeypatch, work)
+    assert counts == {"done": 0, "failed": 0, "unsupported": 0, "skipped": 1}
+
+
+def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_parent_that_was_not_there(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, parent, end = planned("storage")
+    packed = settings.workspace.packed(end)
+    packed.mkdir(parents=True)
+    begun: list[str] = []
+
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        begun.append(f"{spec.job.kind} {spec.job.variants[0].recipe}")
+        if end in spec.job.makes and packed.exists():
+            shutil.rmtree(packed)
+            yield {"event": "damaged", "variants": {parent.id: "it is gone"}}
+            yield {"event": "ended", "code": 0, "log": ""}
+        else:
+            yield from done(spec, *more)
+
+    counts, _, _ = run(plan, settings, monkeypatch, work)
+    assert counts == {"done": 1, "failed": 0, "unsupported": 0, "skipped": 0}
+    made_again = [f"make {end.recipe}", "prepare dense", f"make {parent.recipe}", f"make {end.recipe}"]
+    assert begun == [*made_again, f"assess {end.recipe}"]
