@@ -6,10 +6,12 @@
 -- y: error
 -- series: label
 -- facet: panel
+-- bound: other
 -- yscale: log
 -- xlabel: transformer block
 -- ylabel: distance / length of the dense output
 -- note: Mean over tokens of ‖h' - h‖ / ‖h‖: h is the output of a dense block, h' that of the variant's block behind its own blocks. No variant was made from this text. For zeros and bits, the variants nearest and furthest at the last block; for other kinds, the nearest. Chains with bits are left out.
+-- boundnote: Grey: kinds other than zeros and bits.
 
 WITH ends AS (
     SELECT DISTINCT o.variant_id, model, weights, side, kind, words, arg_max(o.error, o.block) OVER one AS last, avg(o.own) OVER one AS own
@@ -30,7 +32,7 @@ WITH ends AS (
     GROUP BY ALL
 )
 SELECT DISTINCT c.model, c.side, model_label(c.model, c.weights) || if(c.side IN ('encoder', 'decoder') AND o.family = 'encoder-decoder', chr(10) || c.side, '') AS panel,
-       c.words AS label, _kind_place(c.kind) AS kind, o.block, o.error,
+       c.words AS label, _kind_place(c.kind) AS kind, c.kind NOT IN ('zeros', 'bits') AS other, o.block, o.error,
        CASE WHEN count(DISTINCT c.model || c.side) OVER () = 1 AND t.words IS NOT NULL THEN
            format('{}: a block alone is {:.0f}% off, the last behind all others {:.0f}%', t.words, 100 * t.own, 100 * t.last)
        END AS finding

@@ -1,4 +1,5 @@
 -- title: Perplexity by calibration text and inputs
+-- finding: finding
 -- about: how much it matters which text a method reads, and whether its inputs come from the pruned or the dense model
 -- kind: line
 -- x: sparsity
@@ -23,6 +24,8 @@ WITH placed AS (
     WHERE scale = 'perplexity' AND method <> 'dense' AND text_number IS NOT NULL
     QUALIFY count(DISTINCT concat(text_number, inputs)) OVER (PARTITION BY panel, method, granularity, nm, sparsity) > 1
 )
-SELECT sparsity, score, low, high, dense, shown, facet
+SELECT sparsity, score, low, high, dense, shown, facet,
+       (SELECT format('At {}% zeros, the text and the inputs change the perplexity by up to a factor of {:.2g}', percent_label(sparsity), max(score) / min(score))
+        FROM placed WHERE score <= 10 * dense GROUP BY facet, sparsity ORDER BY max(score) / min(score) DESC LIMIT 1) AS finding
 FROM placed
 ORDER BY facet, shown, sparsity;

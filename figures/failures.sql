@@ -22,7 +22,7 @@ WITH marked AS (
 ), named AS (
     SELECT model, weights, stage, label, sparsity, severity, text,
            regexp_replace(left(split_part(reason, chr(10), 1), 160), '\s+', ' ', 'g') AS reason,
-           concat(coalesce(line, max(line) OVER (PARTITION BY model, label)), ': ', regexp_replace(label, ' b\d+ p\d+ g\d+$', '')) AS row_name
+           concat(coalesce(line, 'dense'), ': ', regexp_replace(label, ' b\d+ p\d+ g\d+$', '')) AS row_name
     FROM marked
 )
 SELECT DISTINCT ON (model, row_name, sparsity) sparsity, row_name, severity, text, if(text = '·', NULL, reason) AS reason,

@@ -37,18 +37,17 @@ WITH packed AS (
     SELECT * FROM points QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, megabytes) = 1
 ), told AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity. Other figures show one kind beside dense.
-    SELECT panel, model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
-           arg_min(label, megabytes) FILTER (close) AS best, min(megabytes) FILTER (close) AS least,
-           arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros,
-           min(sparsity) FILTER (kind = 'zeros') AS fewest
+    SELECT panel, min(megabytes) FILTER (kind = 'dense') AS whole,
+           arg_min(label, megabytes) FILTER (close) AS best, arg_min(kind, megabytes) FILTER (close) AS best_kind,
+           min(megabytes) FILTER (close) / whole AS share, min(megabytes) FILTER (close AND kind = 'zeros') / whole AS by_zeros
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
-    GROUP BY panel, model
+    GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
-    SELECT 'Within a tenth of the dense perplexity: ' || string_agg(concat(
-               if(several, model || ' ', ''), format('{} takes {:.0f}% of the bytes', best, 100 * least / whole), format(' (GGUF {:.0f}%)', 100 * fetched / whole),
-               CASE WHEN zeros <> best THEN format(', zeros take {:.0f}%', 100 * by_zeros / whole) END,
-               CASE WHEN zeros IS NULL THEN format(', {}% zeros lose more', percent_label(fewest)) END), '; ' ORDER BY whole DESC) AS finding
+    SELECT if(bool_and(best_kind = 'bits') AND bool_and(share < coalesce(by_zeros, 1)), 'Fewer bits beat zeros: within', 'Within')
+           || format(' a tenth of dense''s perplexity, {} take{} {}% of the bytes', string_agg(DISTINCT best, ' and ' ORDER BY best), if(count(DISTINCT best) = 1, 's', ''),
+                         range_label('{:.0f}', 100 * min(share), 100 * max(share)))
+           || if(bool_and(best_kind = 'zeros'), '', coalesce(format(', zeros alone at best {:.0f}%', 100 * min(by_zeros)), '; zeros alone lose more')) AS finding
     FROM told
     WHERE best IS NOT NULL
 )

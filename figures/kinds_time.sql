@@ -17,31 +17,32 @@
 -- yscale: log
 -- xlabel: time of a decoded token / that of the dense model
 -- ylabel: perplexity (lower is better)
--- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Where the kernel was timed on the dense model too, its own gain does not count. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
+-- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Where the kernel was timed on the dense model too, its own gain does not count, nor more than the bytes that zeros save allow. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
 
 WITH fastest AS (
-    -- The smaller of the zeros' part and the whole: a kernel's gain is not due to zeros, but its loss counts.
-    SELECT variant_id, engine, zeros_speedup < speedup AS apart, if(apart, zeros_speedup, speedup) AS gain, if(apart, zeros_speedup_low, speedup_low) AS gain_low,
-           if(apart, zeros_speedup_high, speedup_high) AS gain_high, verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
+    -- The smaller of the zeros' part, at most their bound, and the whole: a kernel's gain is not due to zeros, but its loss counts.
+    SELECT variant_id, engine, least(zeros_speedup, zeros_bound) AS zeros, zeros < speedup AS apart, if(apart, zeros, speedup) AS gain,
+           if(apart, least(zeros_speedup_low, zeros_bound), speedup_low) AS gain_low, if(apart, least(zeros_speedup_high, zeros_bound), speedup_high) AS gain_high,
+           verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
            concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, machine_label(machine) AS short
     FROM latency
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
 ), points AS (
-    SELECT DISTINCT c.panel || ', ' || setting AS panel, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, short, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
+    SELECT DISTINCT c.model, c.panel || ', ' || setting AS panel, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, short, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
     FROM curves c
     JOIN fastest USING (variant_id)
     JOIN _recipes r USING (variant_id)
     WHERE scale = 'perplexity' AND score <= 10 * c.dense AND NOT r.chance
 ), told AS (
     -- The fastest that stays within a tenth of the dense perplexity.
-    SELECT panel, any_value(short) AS short, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,
+    SELECT panel, model, count(DISTINCT model) OVER () > 1 AS several, any_value(short) AS short, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,
            min(relative) FILTER (shown) AS quickest, arg_min(label, relative) FILTER (shown) AS quick, arg_min(score, relative) FILTER (shown) / any_value(dense) AS cost
     FROM (SELECT *, score <= 1.1 * dense AND shown AS close FROM points)
-    GROUP BY panel
+    GROUP BY panel, model
     HAVING count(DISTINCT kind) > 1
 ), said AS (
-    SELECT string_agg(concat(short, ': ',
+    SELECT string_agg(concat(if(several, model || ', ', ''), short, ': ',
            CASE WHEN least < 1 THEN format('within a tenth of the dense perplexity, {} decodes in {:.0f}% of the time', best, 100 * least)
                 WHEN quickest < 1 THEN format('within a tenth of the dense perplexity nothing decodes faster; {} takes {:.0f}% of the time at {:.1f} times the perplexity', quick, 100 * quickest, cost)
                 ELSE 'nothing is shown to decode faster than dense' END), '; ' ORDER BY panel) AS finding

@@ -13,7 +13,8 @@ WITH dense AS (
     SELECT record_id, phase, median(ms) AS dense_ms FROM samples WHERE side = 'dense' GROUP BY ALL
 ), timed AS (
     SELECT s.*, ms / dense_ms AS ratio, median(ms) OVER (PARTITION BY record_id, phase) AS middle, line,
-           concat(model_label(model, weights), chr(10), phase, ', ', workload, if(count(DISTINCT machine) OVER () > 1, chr(10) || machine, '')) AS facet
+           concat(model_label(model, weights), chr(10), phase, ', ', workload, if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, phase, machine) > 1, ', ' || dtype, ''),
+                  if(count(DISTINCT machine) OVER () > 1, chr(10) || machine, '')) AS facet
     FROM samples s
     JOIN dense USING (record_id, phase)
     JOIN ways USING (variant_id)

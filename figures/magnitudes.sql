@@ -1,4 +1,5 @@
 -- title: How many weights are small: cumulative share of |w| below a threshold, dense models
+-- finding: finding
 -- about: the distribution of weight magnitudes by model and depth, beside a normal distribution's
 -- kind: curve
 -- x: threshold
@@ -30,7 +31,9 @@ WITH dense AS (
     SELECT DISTINCT model, weights, 'normal' AS series, threshold, normal_share(threshold) AS share, normal_share(threshold) AS normal FROM counted
 )
 SELECT threshold, unnest([100 * share, if(threshold <= 1, share / normal, NULL)]) AS value, series, series = 'normal' AS bound,
-       model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), unnest(['share below, %', 'over a normal distribution''s'])) AS facet
+       model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), unnest(['share below, %', 'over a normal distribution''s'])) AS facet,
+       (SELECT format('Weights below {:.2g} of the rms are {:.1f} to {:.1f} times as many as in a normal distribution', threshold, min(share / normal), max(share / normal))
+        FROM compared WHERE series <> 'normal' GROUP BY threshold ORDER BY abs(ln(threshold / 0.1)) LIMIT 1) AS finding
 FROM compared
 WHERE threshold BETWEEN 0.015 AND 6 -- below, too few weights for a ratio
 ORDER BY model, facet LIKE '%normal%', bound, list_position(['first third', 'middle third', 'last third'], series), series, threshold;

@@ -16,7 +16,7 @@
 -- note: The peak of all phases but loading, above the process's size before the model. Whiskers reach down to the smallest rank. The point at 0% is the dense model. Only pruned models are shown.
 
 WITH ranked AS (
-    SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, machine, started_at, rank, max(peak_bytes) / 1e6 AS peak
+    SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, dtype, machine, started_at, rank, max(peak_bytes) / 1e6 AS peak
     FROM memory
     WHERE phase <> 'load' AND rank IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
@@ -24,6 +24,7 @@ WITH ranked AS (
     SELECT * EXCLUDE (rank, peak), min(peak) AS least, max(peak) AS most FROM ranked GROUP BY ALL
 ), named AS (
     SELECT p.*, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
+                       if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, machine) > 1, ', ' || dtype, ''),
                        if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS facet,
            line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line
     FROM peaks p
@@ -40,10 +41,10 @@ WITH ranked AS (
     WHERE method = 'dense'
 )
 SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, most, series, facet,
-       (SELECT CASE WHEN min(ratio) FILTER (engine = 'sparse') < 1 THEN format('Zeros lower the peak in the sparse engine, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (engine = 'sparse'),
-                      percent_label(arg_min(sparsity, ratio) FILTER (engine = 'sparse')))
-               || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (engine IN ('hf', 'deepspeed')),
-                                  100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed')))), '') END
-        FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND weights <> 'random' AND variant_id NOT IN (FROM _more_than_zeros)) AS finding
+       (SELECT format('Zeros lower the peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
+               || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (plain), 100 * max(ratio) FILTER (plain))), '')
+        FROM (SELECT *, _dense_kernel(kernel) AS plain FROM memory
+              WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND weights <> 'random' AND variant_id NOT IN (FROM _more_than_zeros))
+        HAVING min(ratio) FILTER (NOT plain) < 1) AS finding
 FROM points
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -1,4 +1,5 @@
 -- title: Near-zero weights, dense and after methods that spread zeros unevenly, block by block
+-- finding: finding
 -- about: which blocks and kinds of module a method empties: share of |w| below a tenth of the rms, dense beside pruned
 -- kind: heatmap
 -- x: layer
@@ -25,9 +26,17 @@ WITH placed AS (
     WHERE method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
     HAVING max(zero_share) - min(zero_share) > 0.02
+), told AS (
+    SELECT model, any_value(line) AS line, any_value(sparsity) AS sparsity, min(near_share) AS least, max(near_share) AS most
+    FROM placed
+    JOIN uneven USING (variant_id, model)
+    GROUP BY variant_id, model
+    ORDER BY most - least DESC, model, line
+    LIMIT 1
 )
 SELECT DISTINCT ON (facet, row_name, layer) layer, row_name AS kind, near_share, model_label(model, weights) AS model,
-       concat(model_label(model, weights), chr(10), if(method = 'dense', 'dense', concat(line, ', ', percent_label(sparsity), '%'))) AS facet
+       concat(model_label(model, weights), chr(10), if(method = 'dense', 'dense', concat(line, ', ', percent_label(sparsity), '%'))) AS facet,
+       (SELECT format('At {}% zeros, {} leaves {:.0f} to {:.0f}% of a matrix of {} near zero', percent_label(told.sparsity), told.line, 100 * least, 100 * most, told.model) FROM told) AS finding
 FROM placed
 WHERE variant_id IN (SELECT variant_id FROM uneven) OR (method = 'dense' AND placed.model IN (SELECT model FROM uneven))
 ORDER BY placed.model, method <> 'dense', facet, side DESC,

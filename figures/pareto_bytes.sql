@@ -20,7 +20,7 @@
 -- boundnote: Grey: random masks, the baseline, and series without a point on a front.
 
 WITH points AS (
-    SELECT DISTINCT z.bytes / 1e6 AS megabytes, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,
+    SELECT DISTINCT z.bytes / 1e6 AS megabytes, verdict, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,
            bound AND method <> 'dense' AS bound, if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel,
            CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' ELSE line END AS series,
            CASE WHEN format = 'source' THEN 'GGUF' WHEN sparsity = 0 THEN method ELSE percent_label(sparsity) END AS text
@@ -28,18 +28,18 @@ WITH points AS (
     JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
     WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
       -- A task on which dense itself is not above chance cannot tell variants apart.
-      AND panel NOT IN (SELECT panel FROM curves WHERE method = 'dense' AND if(higher_is_better, low <= chance, high >= chance))
+      AND NOT dense_at_chance
 ), kept AS (
-    -- The smallest file of each panel whose score is no worse than the bad end of dense's own interval.
+    -- The smallest file of each panel whose variant shows no loss.
     SELECT min(p.megabytes / d.megabytes) AS share, any_value(g.megabytes / d.megabytes) AS fetched
     FROM points d
-    JOIN points p ON p.panel = d.panel AND NOT p.bound AND if(d.high_wins, p.score >= d.low, p.score <= d.high) AND p.series <> 'as fetched'
+    JOIN points p ON p.panel = d.panel AND NOT p.bound AND (p.series = 'dense' OR NOT _lost(p.verdict))
     LEFT JOIN points g ON g.panel = d.panel AND g.series = 'as fetched'
     WHERE d.series = 'dense'
     GROUP BY d.panel
 )
-SELECT * REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
-       (SELECT format('The smallest file within dense''s 95% interval takes {}% of dense''s bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
+SELECT * EXCLUDE (verdict) REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
+       (SELECT format('The smallest file that shows no loss takes {}% of dense''s bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
                || coalesce(format('; the GGUF {}%', range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched))), '') FROM kept) AS finding
 FROM points
 ORDER BY panel, bound, series = 'dense', series, text;

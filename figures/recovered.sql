@@ -1,4 +1,5 @@
 -- title: Perplexity against sparsity, one-shot and trained
+-- finding: finding
 -- about: the perplexity that training during or after pruning brings back, and what it costs
 -- kind: line
 -- x: sparsity
@@ -32,11 +33,21 @@ WITH trained AS (
     WHERE method <> 'dense' AND panel IN (SELECT panel FROM points WHERE trained_tokens IS NOT NULL)
     GROUP BY ALL
     HAVING bool_or(trained_tokens IS NOT NULL OR beside)
+), told AS (
+    -- The highest sparsity at which a trained model has at most ten times the dense perplexity, and less than any that is not trained.
+    SELECT model, (SELECT count(DISTINCT panel) > 1 FROM shown) AS several, sparsity, min(score / dense) FILTER (trained_tokens IS NULL) AS before, min(score / dense) FILTER (trained_tokens IS NOT NULL) AS after
+    FROM points
+    WHERE (panel, line) IN (FROM shown) AND sparsity > 0
+    GROUP BY panel, model, sparsity
+    HAVING after <= 10 AND after < before
+    ORDER BY sparsity DESC, after
+    LIMIT 1
 )
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, place, panel,
        count(*) FILTER (sparsity > 0) OVER (PARTITION BY panel, line) = 1 AS alone,
        line || coalesce(format(' ({}k{} tokens, {:.2g}{} h)', round(least / 1000)::BIGINT, if(most > least, format('–{}k', round(most / 1000)::BIGINT), ''), shortest,
-                               if(longest > shortest, format('–{:.2g}', longest), '')), '') AS line
+                               if(longest > shortest, format('–{:.2g}', longest), '')), '') AS line,
+       (SELECT format('{}At {}% zeros training brings the perplexity from {:.3g} to {:.2g} times dense''s', if(several, model || ': ', ''), percent_label(sparsity), before, after) FROM told) AS finding
 FROM points
 JOIN metrics USING (metric)
 WHERE (panel, line) IN (FROM shown)

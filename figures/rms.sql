@@ -21,6 +21,6 @@ WITH each AS (
     SELECT model, max(rms) / min(rms) AS ratio FROM each WHERE rms > 0 GROUP BY model, weights
 )
 SELECT layer, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS kind, round(rms, 2) AS rms, model_label(model, weights) AS facet,
-       (SELECT format('The rms of one model''s modules differs by a factor of {}{:.1f}', if(count(*) = 1, '', format('{:.1f} to ', min(ratio))), max(ratio)) FROM spread) AS finding
+       (SELECT format('The rms of a model''s modules differs by a factor of {}{:.1f} in {}', if(count(*) = 1, '', format('{:.1f} in {} to ', min(ratio), arg_min(model, ratio))), max(ratio), arg_max(model, ratio)) FROM spread) AS finding
 FROM each
 ORDER BY facet, side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], each.kind), layer;

@@ -12,13 +12,17 @@
 -- xlabel: speed-up over dense
 -- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. In the sparse engine that row is the gain of the kernel without zeros.
 
-WITH alike AS (
-    -- A dense kernel treats a pattern's zeros as any others: their lines would repeat the rest.
-    SELECT *
+WITH lines AS (
+    SELECT *, bool_or(pattern LIKE '%:%') OVER one_line AS nm, bool_and(_dense_kernel(kernel)) FILTER (method <> 'dense') OVER one_line AS plain
     FROM speedups
-    QUALIFY line NOT LIKE '%N:M' OR NOT bool_or(line NOT LIKE '%N:M') OVER (PARTITION BY model, engine)
+    WINDOW one_line AS (PARTITION BY panel, engine, ranks, line)
+), alike AS (
+    -- A dense kernel treats a pattern's zeros as any others: their lines would repeat the rest.
+    FROM lines
+    QUALIFY NOT (nm AND plain) OR NOT bool_or(NOT nm) OVER (PARTITION BY model, engine)
 ), placed AS (
     SELECT *, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
+                     if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, machine) > 1, ', ' || dtype, ''),
                      if(count(DISTINCT machine) OVER () > 1, chr(10) || machine, '')) AS facet,
            count(DISTINCT line) FILTER (method <> 'dense') OVER () > 1 AS several
     FROM alike

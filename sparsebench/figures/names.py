@@ -10,6 +10,9 @@ from typing import Any
 from sparsebench.figures import style
 from sparsebench.figures.canvas import NAME_LINE, Canvas, Panels, Rows
 
+LEVEL = 50.0
+"""The weight of a level's name beside those of lines: it stays at its level, and they make room."""
+
 
 @dataclass(frozen=True)
 class PointLabel:
@@ -52,8 +55,14 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
         at_edge = ((canvas.height_of(axes, name.y), name) for name in names)
         found = sorted(at_edge, key=lambda pair: (pair[0], pair[1].text))
         gap = NAME_LINE / 72 * canvas.figure.dpi / box.height
+        for level in [pair for pair in found if pair[1].x is None]:
+            # No more names below a level's than fit below the level, nor above.
+            found.remove(level)
+            fitting = min(sum(pair[0] <= level[0] for pair in found), int(level[0] / gap))
+            found.insert(max(fitting, len(found) - int((1 - level[0]) / gap)), level)
+        weights = [LEVEL if name.x is None else 1.0 for _, name in found]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
-        for at, (end, name) in zip(apart([end for end, _ in found], gap), found, strict=True):
+        for at, (end, name) in zip(apart([end for end, _ in found], gap, weights), found, strict=True):
             moved = abs(at - end) > 0.4 * gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
                       "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 2.5 if name.x is not None else 0}  # fmt: skip
@@ -65,18 +74,18 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
             )  # fmt: skip
 
 
-def apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Return positions at least ``gap`` apart, in the order of ``wanted`` (ascending) and as near to it as possible
-    (least squares). They stay between 0 and 1 where there is room for all.
+def apart(wanted: Sequence[float], gap: float, weights: Sequence[float] | None = None) -> list[float]:
+    """Return positions at least ``gap`` apart, in the order of ``wanted`` and as near to it as possible (least squares,
+    by ``weights`` where given). They stay between 0 and 1 where there is room for all.
     """
     # With the gaps before it subtracted, a position must only not be below the one before: neighbours that would be
     # are pooled.
-    pools: list[list[float]] = []
-    for number, place in enumerate(wanted):
-        pools.append([place - number * gap])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+    pools: list[list[tuple[float, float]]] = []
+    for number, (place, weight) in enumerate(zip(wanted, weights or [1.0] * len(wanted), strict=True)):
+        pools.append([(place - number * gap, weight)])
+        while len(pools) > 1 and fmean(*zip(*pools[-2], strict=True)) > fmean(*zip(*pools[-1], strict=True)):
             last = pools.pop()
             pools[-1] += last
-    level = [fmean(pool) for pool in pools for _ in pool]
+    level = [fmean(*zip(*pool, strict=True)) for pool in pools for _ in pool]
     top = max(0.0, 1 - (len(wanted) - 1) * gap)
     return [min(max(place, 0.0), top) + number * gap for number, place in enumerate(level)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 AWAY = (4.0, 7.0, 11.0, 16.0, 22.0)
 """Points between a mark and its text, nearest first."""
+NEAR = 7.0
+"""A text further away than this is joined to its mark by a thread."""
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
 
 
@@ -100,6 +102,7 @@ def _interval(axes: Axes, row: Mapping[str, Any], canvas: Canvas, colour: str, s
 
 def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     """Write each text of a panel at the nearest position where it touches nothing; return whether all found one."""
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     x, y, column = (canvas.spec.get(key) for key in ("x", "y", "text"))
@@ -113,17 +116,22 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     for row in sorted(rows, key=lambda row: (row[x], row[y])):
         if not row[column] or (best and row not in best and not _beside(row, canvas.spec)):
             continue
+        colour = canvas.looks[canvas.series(row)].colour
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
-            fontsize=6.5, color=canvas.looks[canvas.series(row)].colour, zorder=6,
+            fontsize=6.5, color=colour, zorder=6,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2.5},
         )  # fmt: skip
         text.set_in_layout(False)
-        size = text.get_window_extent()
-        for across, up in _places(size.width / dot, size.height / dot):
+        text.get_window_extent()  # moves it to its mark
+        size = Text.get_window_extent(text)  # without the thread
+        for away, across, up in _places(size.width / dot, size.height / dot):
             box = size.translated(across * dot, up * dot)
             within = all(panel_box.contains(*corner) for corner in (box.min, box.max))
             if within and not any(box.overlaps(other) for other in taken):
                 text.set_position((across, up))
+                if text.arrow_patch:
+                    text.arrow_patch.set_visible(away > NEAR)
                 taken.append(box)
                 break
         else:
@@ -151,8 +159,8 @@ def _strokes(axes: Axes) -> list[Bbox]:
     return found
 
 
-def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Yield centres for a text of that size around its mark, nearest first, in points."""
+def _places(width: float, height: float) -> Iterator[tuple[float, float, float]]:
+    """Yield centres for a text of that size around its mark, nearest first: how far away, across, up, in points."""
     for away in AWAY:
         for right, up in COMPASS:
-            yield right * (away + width / 2), up * (away + height / 2)
+            yield away, right * (away + width / 2), up * (away + height / 2)

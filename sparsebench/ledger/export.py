@@ -41,7 +41,7 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
 def _relations(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
     """Return (name, relation) of what is exported: our views and base tables, nothing else that the file may hold."""
     views = [name for name, text in sqlfiles.definitions().items() if text.startswith("VIEW") and name[0] != "_"]
-    migrate.stand_in(connection, " ".join(views))
+    migrate.stand_in(connection, " ".join(views), set())
     steps = "".join(map(sqlfiles.read, sqlfiles.folder("migrations")))
     renamed = dict(re.findall(r"ALTER TABLE base\.(\w+) RENAME TO (\w+)", steps))
     created = [renamed.get(name, name) for name in re.findall(r"CREATE TABLE base\.(\w+)", steps)]

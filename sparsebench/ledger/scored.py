@@ -48,10 +48,10 @@ def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
         return Standing()
     metric, chance = Metric.named(row["metric"]), row["chance"]
     limit = metric.collapsed_above
-    reached = row["low"] is not None and chance is not None and (
-        row["low"] <= chance if metric.higher_is_better else row["high"] >= chance
-    )  # fmt: skip
-    return Standing(collapsed=limit is not None and row["score"] > limit >= dense.score, at_chance=bool(reached))
+    return Standing(
+        collapsed=limit is not None and row["score"] > limit >= dense.score,
+        at_chance=statistics.at_chance(row["low"], row["high"], chance, metric.higher_is_better),
+    )
 
 
 def interval(result: ScoreResult) -> Interval:

@@ -65,7 +65,7 @@ class Ledger:
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
-        return sum(self._take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
+        return sum(self.take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
 
     def rebuild(self, folders: Sequence[Path], wrong: Wrong | None = None) -> int:
         """Add every record below ``folders`` to what the ledger holds, and return how many were accepted.
@@ -75,17 +75,20 @@ class Ledger:
         record raises RecordError.
         """
         stream = records.located([Path(folder) for folder in folders], wrong)
-        return sum(self._take(batch, wrong) for batch in _batches(stream))
+        return sum(self.take(batch, wrong) for batch in _batches(stream))
 
-    def _take(self, batch: Sequence[tuple[str, dict[str, Any]]], wrong: Wrong | None) -> int:
-        """Add records, each with its path, and return how many were accepted. Bisect to find those that cannot be."""
+    def take(self, batch: Sequence[tuple[str, dict[str, Any]]], wrong: Wrong | None) -> int:
+        """Add records, each with its path, and return how many were accepted; ``wrong`` is used as in ``rebuild``.
+
+        Those that cannot be ingested are found by bisection.
+        """
         try:
             self.ingest(record for _, record in batch)
             return len(batch)
         except RecordError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return self._take(batch[:half], wrong) + self._take(batch[half:], wrong)
+                return self.take(batch[:half], wrong) + self.take(batch[half:], wrong)
             named = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
             if wrong is None:
                 raise named from error

@@ -342,6 +342,18 @@ def test_names_are_moved_apart_no_further_than_needed(wanted: list[float]) -> No
     assert far <= 0.06 * (len(wanted) - 1) / 2 + 1e-9
 
 
+def test_the_name_of_a_level_stays_and_the_others_make_room() -> None:
+    assert apart([0.5] * 5, 0.06, [50, 1, 1, 1, 1])[0] == pytest.approx(0.5, abs=0.02)
+
+
+def test_each_kind_of_recipe_has_a_colour_of_its_own_in_all_figures(ledger: Path) -> None:
+    kinds = ["dense", "as fetched", "zeros", "bits", "zeros + bits", "zeros + recovery", "zeros + recovery + bits",
+             "smaller shapes", "smaller shapes + recovery", "skipped inputs", "experts", "bits + zeros"]  # fmt: skip
+    asked = ", ".join(f"_kind_place('{kind}')" for kind in kinds)
+    (places,) = query.run(ledger, f"SELECT {asked}").rows
+    assert len({place % len(style.COLOURS) for place in places}) == len(kinds)
+
+
 def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path) -> None:
     from tests.report import calibrated
 
@@ -350,31 +362,37 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     enough = {"benchmarks": {"decoder": [{"task": "perplexity"}, {"task": "piqa", "limit": 200}]}}
     Ledger(path).ingest(calibrated.sample(**enough))
     sql = {name: parse(SHIPPED / f"{name}.sql").sql for name in ("perplexity", "score", "calibration")}
-    series = [{row["line"] for row in query.run(path, sql[name]).dicts()} for name in ("perplexity", "score")]
+    with query.session(path) as ask:
+        series = [{row["line"] for row in ask(sql[name]).dicts()} for name in ("perplexity", "score")]
+        shown = {(row["facet"].split("\n")[1], row["shown"]) for row in ask(sql["calibration"]).dicts()}
     lines = "alps/layer magnitude/layer random/layer ria/layer sparsegpt/layer wanda+owl/row wanda/row".split()
     assert series[0] == series[1] == {*lines, "sparsegpt/layer 4x4", "wanda N:M"}
-    shown = {(row["facet"].split("\n")[1], row["shown"]) for row in query.run(path, sql["calibration"]).dicts()}
     assert shown == {("wanda/row", "text 1"), ("wanda/row", "text 1, dense inputs")}
     # Another text: told apart from the usual one. Two patterns of one sparsity: each by its name.
     patterns = [{"prune": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
     Ledger(path).ingest(
         calibrated.sample("other", variants=patterns, calibration={"samples": 4, "length": 64}, **enough)
     )
-    found = query.run(
-        path, "SELECT DISTINCT line FROM curves WHERE line LIKE 'wanda %' AND task = 'piqa' ORDER BY ALL"
-    ).rows
+    with query.session(path) as ask:
+        found = ask("SELECT DISTINCT line FROM curves WHERE line LIKE 'wanda %' AND task = 'piqa' ORDER BY ALL").rows
+        rows, exploded = (ask(sql[name]).dicts() for name in ("score", "perplexity"))
     assert [line for (line,) in found] == ["wanda 2:4, text 2", "wanda 4:8, text 2", "wanda N:M", "wanda N:M, text 2"]
-    rows = query.run(path, sql["score"]).dicts()
     assert {row["line"] for row in rows if row["line"].startswith("wanda ")} == {"wanda N:M"}
     assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
-    assert {row["collapsed"] for row in query.run(path, sql["perplexity"]).dicts()} == {1e4}
+    assert {row["collapsed"] for row in exploded} == {1e4}
+
+
+@pytest.fixture(scope="session")
+def answers(ledger: Path) -> dict[str, query.Table]:
+    """The rows of each sampled figure, asked for in one session, which makes each view once."""
+    with query.session(ledger) as ask:
+        return {name: ask(parse(SHIPPED / f"{name}.sql").sql) for name in SAMPLED}
 
 
 @pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
 @pytest.mark.parametrize("name", SAMPLED)
-def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str, width: float) -> None:
-    spec = parse(SHIPPED / f"{name}.sql")
-    figure = draw(spec, query.run(ledger, spec.sql), [], width)
+def test_shipped_figures_clip_and_overlap_nothing(answers: dict[str, query.Table], name: str, width: float) -> None:
+    figure = draw(parse(SHIPPED / f"{name}.sql"), answers[name], [], width)
     assert figure.get_figwidth() == width
     assert overlaps(figure) == []
 

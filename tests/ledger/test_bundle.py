@@ -46,6 +46,13 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_bundle_in_the_folder_that_it_is_of_does_not_hold_itself(tmp_path: Path) -> None:
+    record = {"format": 2, "cell_id": "a", "key": "a", "stage": "storage", "status": "done", "variant": {}}
+    write(tmp_path, record | {"started_at": AT})
+    out = tmp_path / "all.jsonl.zst"
+    assert [bundle(tmp_path, out) for _ in range(2)] == [1, 1]
+
+
 def test_a_run_goes_on_from_what_a_bundle_holds(tmp_path: Path) -> None:
     made = [
         {"format": 2, "cell_id": c, "key": c, "stage": "storage", "status": s, "variant": {"id": "v"}, "started_at": AT}

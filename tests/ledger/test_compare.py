@@ -12,20 +12,31 @@ import pytest
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import naming, query
-from sparsebench.ledger.compare import side_by_side
+from sparsebench.ledger.compare import SideBySide, side_by_side
 from sparsebench.ledger.store import Ledger
 from tests.ledger.test_views import elsewhere, of, outcomes, windows, without_skill
 
 WORN = "smol/magnitude/layer/90%"
 
 
-def test_against_dense_it_says_what_the_view_says(ledger: Path) -> None:
-    found = side_by_side(ledger, "smol/dense", WORN)
+@pytest.fixture(scope="module")
+def worn(ledger: Path) -> SideBySide:
+    """A worn variant beside the dense model."""
+    return side_by_side(ledger, "smol/dense", WORN)
+
+
+@pytest.fixture(scope="module")
+def known(ledger: Path) -> list[naming.MeasuredVariant]:
+    """The ledger's variants."""
+    return naming.known(ledger)
+
+
+def test_against_dense_it_says_what_the_view_says(ledger: Path, worn: SideBySide) -> None:
     rows = query.run(
         ledger, "FROM vs_dense WHERE model = 'smol' AND method = 'magnitude' AND sparsity = 0.9 ORDER BY task"
     ).dicts()
-    assert [one.task for one in found.scores] == [row["task"] for row in rows] == ["arc_easy", "piqa"]
-    for one, row in zip(found.scores, rows, strict=True):
+    assert [one.task for one in worn.scores] == [row["task"] for row in rows] == ["arc_easy", "piqa"]
+    for one, row in zip(worn.scores, rows, strict=True):
         for name in ("difference", "low", "high", "p", "gained", "lost", "detectable", "retained", "retained_low"):
             assert getattr(one.paired, name) == pytest.approx(row[name]), name
         assert (one.p_holm, one.verdict) == (pytest.approx(row["p_holm"]), row["verdict"])
@@ -69,8 +80,8 @@ def test_scores_of_one_machine_are_compared_where_there_are(found: list[dict[str
     assert (one.a, one.paired.difference) == (1.0, -0.5)
 
 
-def test_the_other_way_round_everything_is_mirrored(ledger: Path) -> None:
-    there, back = side_by_side(ledger, "smol/dense", WORN), side_by_side(ledger, WORN, "smol/dense")
+def test_the_other_way_round_everything_is_mirrored(ledger: Path, worn: SideBySide) -> None:
+    there, back = worn, side_by_side(ledger, WORN, "smol/dense")
     for one, other in zip(there.scores, back.scores, strict=True):
         assert one.paired.difference == -other.paired.difference  # type: ignore[operator]
         assert one.paired.low == pytest.approx(-other.paired.high)  # type: ignore[operator]
@@ -83,22 +94,21 @@ def test_the_other_way_round_everything_is_mirrored(ledger: Path) -> None:
         assert one["speedup_low"] == pytest.approx(1 / other["speedup_high"])
 
 
-def test_sizes_times_and_memory_are_the_views(ledger: Path) -> None:
-    found = side_by_side(ledger, "smol/dense", WORN)
+def test_sizes_times_and_memory_are_the_views(ledger: Path, worn: SideBySide) -> None:
     where = "model = 'smol' AND method = 'magnitude' AND sparsity = 0.9"
     shares = dict(query.run(ledger, f"SELECT format, bytes / unpruned_bytes FROM sizes WHERE {where}").rows)
-    assert {row["format"]: row["ratio"] for row in found.sizes} == pytest.approx(shares)
+    assert {row["format"]: row["ratio"] for row in worn.sizes} == pytest.approx(shares)
     rows = query.run(
         ledger,
         f"SELECT engine, ranks, phase, speedup, speedup_low, speedup_high, verdict, ms, dense_ms FROM latency WHERE {where}",
     ).dicts()
-    assert len(found.latency) == len(rows) > 0
-    for row in found.latency:
+    assert len(worn.latency) == len(rows) > 0
+    for row in worn.latency:
         wanted = next(x for x in rows if all(x[key] == row[key] for key in ("engine", "ranks", "phase")))
         for name in ("speedup", "speedup_low", "speedup_high"):
             assert row[name] == pytest.approx(wanted[name])
         assert (row["verdict"], row["a_ms"], row["b_ms"]) == (wanted["verdict"], wanted["dense_ms"], wanted["ms"])
-    assert len(found.memory) == 2 and all(row["ratio"] == row["b"] / row["a"] for row in found.memory)
+    assert len(worn.memory) == 2 and all(row["ratio"] == row["b"] / row["a"] for row in worn.memory)
 
 
 def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> None:
@@ -119,8 +129,8 @@ def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> 
     "name",
     [WORN, "smol/magnitude/0.9", "smol/0.90/layer", "smol/magnitude/0.9/seed0", "smol/magnitude/layer 90%/bfloat16"],
 )
-def test_a_variant_has_many_names(ledger: Path, name: str) -> None:
-    variants = [one for one in naming.known(ledger) if "random" not in one.recipe]
+def test_a_variant_has_many_names(known: list[naming.MeasuredVariant], name: str) -> None:
+    variants = [one for one in known if "random" not in one.recipe]
     found = naming.resolve(name, variants)
     assert (found.name, found.weights) == (WORN, "real")
     assert naming.resolve(found.id[:8], variants) == found
@@ -137,24 +147,26 @@ def test_a_variant_has_many_names(ledger: Path, name: str) -> None:
         ("smol/magnitude/2:4", "did you mean smol/magnitude/layer/50%"),
     ],
 )
-def test_a_name_that_fits_none_or_several_is_explained(ledger: Path, name: str, says: str) -> None:
+def test_a_name_that_fits_none_or_several_is_explained(
+    known: list[naming.MeasuredVariant], name: str, says: str
+) -> None:
     with pytest.raises(UserError, match=says):
-        naming.resolve(name, naming.known(ledger))
+        naming.resolve(name, known)
 
 
-def test_variants_of_one_name_are_told_apart_by_their_details(ledger: Path) -> None:
-    one = naming.resolve(WORN, naming.known(ledger))
+def test_variants_of_one_name_are_told_apart_by_their_details(known: list[naming.MeasuredVariant]) -> None:
+    one = naming.resolve(WORN, known)
     twins = [one, replace(one, id="feedbeef0000", seed=1)]
     with pytest.raises(UserError, match=r"\(id feedbeef00, bfloat16, seed 1"):
         naming.resolve(WORN, twins)
     assert naming.resolve(f"{WORN}/seed1", twins).id == "feedbeef0000"
 
 
-def test_a_name_in_full_means_just_that(ledger: Path) -> None:
+def test_a_name_in_full_means_just_that(known: list[naming.MeasuredVariant]) -> None:
     """`smol/dense` is the dense model, also where a method has seen the dense model's inputs."""
-    one = naming.resolve(WORN, naming.known(ledger))
+    one = naming.resolve(WORN, known)
     found = [
-        naming.resolve("smol/dense", naming.known(ledger)),
+        naming.resolve("smol/dense", known),
         replace(one, id="feedbeef0000", recipe=f"{one.recipe} propagate=dense"),
     ]
     assert naming.resolve("smol/dense", found) == found[0]

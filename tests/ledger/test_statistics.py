@@ -316,6 +316,17 @@ def test_pairs_of_equal_answers_count_once() -> None:
     assert (wide.low, wide.high) == pytest.approx(proportions.wilson(dense.sum(), 200), abs=1e-3)
 
 
+def test_documents_of_one_cluster_have_no_interval() -> None:
+    dense, variant = np.tile([1.0, 0.0], 50), np.tile([1.0, 0.0, 0.0, 0.0], 25)
+    labels, one = np.full(100, np.nan), np.zeros(100, dtype=np.int64)
+    found = statistics.interval("acc", 0.5, dense, labels, one)
+    assert (found.low, found.high) == (None, None) and found.method.startswith("none: ")
+    pair = statistics.compare("acc", Pairs(variant, dense, labels, one), 0.25)
+    assert (pair.n, pair.clusters, pair.p, pair.low) == (100, 1, None, None)
+    alone = statistics.interval("acc", 1.0, np.ones(1), NO_LABELS)
+    assert alone.low is not None, "a document of its own has one"
+
+
 def test_clusters_are_numbered_as_they_come_and_only_where_some_are_shared() -> None:
     found = statistics.codes(["b", None, "a", "b", None])
     assert found is not None and found.tolist() == [0, 1, 2, 0, 3]

@@ -180,12 +180,13 @@ def test_every_definition_stands_by_itself(ledger: Path) -> None:
     assert len(sqlfiles.definitions()) == sum(
         sqlfiles.read(file).count("CREATE OR REPLACE") for file in sqlfiles.folder("views")
     )
-    for name, text in sqlfiles.definitions().items():
-        with query.reader(ledger) as connection:
-            migrate.stand_in(connection, name)
+    with query.reader(ledger) as connection:
+        for name, text in sqlfiles.definitions().items():
+            alone = connection.cursor()  # which sees nothing of what others have made for themselves
+            migrate.stand_in(alone, name)
             if text.startswith("VIEW"):
                 columns = [f"SELECT column_name FROM (DESCRIBE {schema}{name})" for schema in ("temp.", "main.")]
-                assert connection.execute(columns[0]).fetchall() == connection.execute(columns[1]).fetchall()
+                assert alone.execute(columns[0]).fetchall() == alone.execute(columns[1]).fetchall()
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, found: list[dict[str, Any]]) -> None:
@@ -235,13 +236,13 @@ def test_a_value_of_a_wrong_type_is_named(tmp_path: Path, found: list[dict[str, 
         Ledger(tmp_path / "x.duckdb").ingest([found[1] | {"started_at": "yesterday"}])
 
 
-@pytest.mark.parametrize("cell", ["../../escaped", "/escaped", "a/b"])
-def test_an_id_is_no_path(tmp_path: Path, found: list[dict[str, Any]], cell: str) -> None:
-    hostile = [record | ({"cell_id": cell} if "cell_id" in record else {"manifest": cell}) for record in found[:2]]
+def test_an_id_is_no_path(tmp_path: Path, found: list[dict[str, Any]]) -> None:
     (tmp_path / "in").mkdir()
-    for number, record in enumerate(hostile):
-        (tmp_path / "in" / f"{number}.json").write_text(json.dumps(record))
+    for one, cell in enumerate(("../../escaped", "/escaped", "a/b")):
+        hostile = [record | ({"cell_id": cell} if "cell_id" in record else {"manifest": cell}) for record in found[:2]]
+        for number, record in enumerate(hostile):
+            (tmp_path / "in" / f"{one}{number}.json").write_text(json.dumps(record))
     path = tmp_path / "deep" / "er" / "x.duckdb"
-    assert Ledger(path).rebuild([tmp_path / "in"]) == 2
+    assert Ledger(path).rebuild([tmp_path / "in"]) == 6
     export(path, "csv", tmp_path / "deep" / "er" / "out")
     assert not list(tmp_path.rglob("*escaped*")) and not Path("/escaped").exists()

@@ -126,7 +126,7 @@ def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(
 
 def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
     path = tmp_path / "late.duckdb"
-    dense = of(found, method="dense")
+    dense = of(found, stage="benchmarks", method="dense")
     Ledger(path).ingest([record for record in found if record not in dense])
     assert query.run(path, "FROM vs_dense").rows == ()
     for record in dense:
@@ -188,6 +188,18 @@ def test_a_cell_that_two_machines_did_counts_once_and_the_manifests_own_before_a
     assert query.run(path, asked.format("sample")).rows == query.run(path, asked.format("theirs")).rows
     Ledger(path).ingest([elsewhere(record, "second", days=2) for record in found[1:]])
     assert query.run(path, "SELECT DISTINCT machine FROM scores").rows == (("second",),), "the newest of its own"
+
+
+def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    for right, cannot in ((80, False), (50, True)):
+        dense["result"], variant["result"] = outcomes([1] * right + [0] * (100 - right)), outcomes([1, 0] * 50)
+        path = tmp_path / f"{right}.duckdb"
+        Ledger(path).ingest(copy.deepcopy(scored))
+        for view in ("scores", "curves"):
+            assert query.run(path, f"SELECT DISTINCT dense_at_chance FROM {view}").rows == ((cannot,),)
+        lost = query.run(path, "SELECT variant_id FROM _ruined").rows
+        assert lost == (() if cannot else ((variant["variant"]["id"],),)), "a variant cannot be ruined by such a task"
 
 
 @pytest.mark.parametrize(
@@ -268,6 +280,7 @@ def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
     (row,) = query.run(tmp_path / "i.duckdb", "FROM vs_dense").dicts()
     assert (row["verdict"], row["retained"]) == ("invalid", None)
     assert row["p"] < 1e-6, "what it is not to be told apart from is another matter"
+    assert query.run(tmp_path / "i.duckdb", "SELECT DISTINCT dense_at_chance FROM scores").rows == ((True,),)
     assert (row["tests"], row["p_holm"], row["q_tests"], row["q"]) == (0, None, 0, None), "nor is it one of a family"
 
 
@@ -473,7 +486,7 @@ def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
 
     for task in all_tasks().values():
         known = statistics.Metric.named(task.metric)
-        assert known.smallest is not None, f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"
+        assert known.scale != "unknown", f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"
         assert known.higher_is_better == ("lower is better" not in task.description), task.name
 
 
@@ -740,6 +753,56 @@ def test_each_phase_has_its_own_noise_where_several_processes_told_it(
     assert noise["decode"] == noise["prefill"] == pytest.approx(quiet if processes > 1 else worst, rel=1e-4)
 
 
+def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    timed = [one for one in of(found, stage="latency", model="smol") if one["settings"]["ranks"] == 1]
+    timed = copy.deepcopy([one for one in timed if one["variant"]["sparsity"] in (0.0, 0.9)])
+    stored = of(found, stage="storage", model="smol")
+    dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
+    forced = other_cell(dense, "forced", dense["result"], forced=True)
+    Ledger(tmp_path / "b.duckdb").ingest([*timed, forced, *stored])
+    asked = "SELECT phase, zeros_bound FROM latency WHERE sparsity = {} AND phase IN ('prefill', 'decode')"
+    bounds = dict(query.run(tmp_path / "b.duckdb", asked.format(0.9)).rows)
+    share = (
+        "SELECT share FROM sizes WHERE model = 'smol' AND sparsity = 0.9 AND method = 'magnitude' AND format = 'packed'"
+    )
+    assert bounds == {"prefill": None, "decode": pytest.approx(1 / query.run(tmp_path / "b.duckdb", share).rows[0][0])}
+    assert dict(query.run(tmp_path / "b.duckdb", asked.format(0.0)).rows) == {"prefill": None, "decode": None}
+    for record in timed:
+        record["result"]["dtype"] = "float32"
+    Ledger(tmp_path / "f.duckdb").ingest([*timed, forced, *stored])
+    rows = query.run(tmp_path / "f.duckdb", asked.format(0.9)).rows
+    assert {bound for _, bound in rows} == {None}, "the files are in another number format"
+
+
+def test_engines_share_a_panel_where_one_of_them_ran_in_two_number_formats(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    timed = [one for one in of(found, stage="latency", model="mini") if one["settings"]["ranks"] == 1]
+    others = []
+    for engine, dtype in (("sparse", "bfloat16"), ("sparse", "float32")):
+        result = {"engine": engine, "dtype": dtype}
+        others += [other_cell(one, engine + dtype, one["result"] | result, engine=engine, dtype=dtype) for one in timed]
+    Ledger(tmp_path / "p.duckdb").ingest([*timed, *others])
+    asked = "SELECT panel, list(DISTINCT engine ORDER BY engine) FROM speedups GROUP BY panel ORDER BY panel"
+    rows = query.run(tmp_path / "p.duckdb", asked).rows
+    assert [(panel.rpartition(", ")[2], engines) for panel, engines in rows] == [
+        ("bfloat16", ["deepspeed", "sparse"]), ("float32", ["sparse"]),
+    ]  # fmt: skip
+
+
+def test_memory_is_compared_with_that_of_its_own_place(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    """One kind of machine with two versions of CUDA: each variant has one row, beside the dense model of its own version."""
+    weighed = [one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 1]
+    there = copy.deepcopy(weighed)
+    for record in there:
+        record["where"]["id"] = "newer"
+        record["started_at"] = (samples.START + timedelta(days=1)).isoformat()
+        record["result"]["peak_bytes"] *= 2 if record["variant"]["sparsity"] else 1
+    Ledger(tmp_path / "m.duckdb").ingest([*weighed, *there])
+    asked = "SELECT ratio FROM memory WHERE phase = 'overall' AND sparsity = 0.9 AND method = 'magnitude' ORDER BY ALL"
+    assert query.run(tmp_path / "m.duckdb", asked).rows == ((1.0,), (2.0,))
+
+
 def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
     rows = query.run(
         ledger, "SELECT phase, rank, peak_bytes FROM memory WHERE model = 'mini' AND ranks = 2 AND method = 'dense'"
@@ -854,11 +917,14 @@ def recovered(record: dict[str, Any]) -> dict[str, Any]:
         ([outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50), outcomes([1] * 80 + [0] * 20)], 0.75, 0.3),
         ([windows([300.0] * 9), windows([400.0] * 9), windows([350.0] * 9)], 0.5, None),
         ([windows([300.0] * 9), windows([400.0] * 9), windows([450.0] * 9)], -0.5, None),
+        # A parent that had lost nothing has nothing to regain.
+        ([outcomes([1] * 90 + [0] * 10), outcomes([1] * 95 + [0] * 5), outcomes([1] * 97 + [0] * 3)], None, 0.02),
+        ([windows([300.0] * 9), windows([290.0] * 9), windows([295.0] * 9)], None, None),
     ],
 )
 def test_what_a_recovery_gave_back(
     results: list[dict[str, Any]],
-    share: float,
+    share: float | None,
     gained: float | None,
     found: list[dict[str, Any]],
     scored: list[dict[str, Any]],
@@ -1074,3 +1140,12 @@ def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[
     assert query.run(path, asked).rows == ((here, False, False),)
     Ledger(tmp_path / "apart.duckdb").ingest([*(one for one in records if one["stage"] != "memory"), *away])
     assert query.run(tmp_path / "apart.duckdb", asked).rows == ((here, False, True),)
+
+
+def test_the_weights_of_the_first_result_to_arrive_count_whatever_its_clock_said(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    first = scored[0] | {"content": "own", "started_at": (samples.START + timedelta(days=9)).isoformat()}
+    late = elsewhere(first, "second", days=1) | {"content": "other"}
+    Ledger(tmp_path / "w.duckdb").ingest([first, late])
+    assert query.run(tmp_path / "w.duckdb", "SELECT content FROM variants").rows == (("own",),)

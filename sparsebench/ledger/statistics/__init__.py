@@ -18,10 +18,10 @@ from sparsebench.ledger.statistics.contract import (
     none,
     unexplained,
 )
-from sparsebench.ledger.statistics.judge import compare, explains, interval, judged
+from sparsebench.ledger.statistics.judge import at_chance, compare, explains, interval, judged
 from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [
-    "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "Standing", "codes", "compare", "detectable",
-    "explains", "interval", "judged", "needed", "none", "power", "unexplained",
+    "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "Standing", "at_chance", "codes", "compare",
+    "detectable", "explains", "interval", "judged", "needed", "none", "power", "unexplained",
 ]  # fmt: skip

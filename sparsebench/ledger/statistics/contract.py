@@ -36,7 +36,6 @@ class Metric:
 
     higher_is_better: bool = True
     scale: str = "unknown"
-    smallest: float | None = None
     collapsed_above: float | None = None
     pooling: str = "mean"
     guessed: float | None = None

@@ -26,6 +26,8 @@ from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
 if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
 
+ALONE = "one document, or one cluster of them, does not show how much documents vary"
+
 
 def interval(
     metric: str, score: float, values: Floats, labels: Floats, clusters: Integers | None = None, seed: int = 0
@@ -39,11 +41,12 @@ def interval(
     n, many, pooling = len(values), count_clusters(len(values), clusters), Metric.named(metric).pooling
     if pooling == "per token":
         return windows.interval(values, labels, clusters)
-    if pooling == "mean" and _binary(values):
+    counted = pooling == "mean" and _binary(values)
+    if many < 2 and (clusters is not None or not counted):
+        return Interval(None, None, f"none: {ALONE}")
+    if counted:
         effect = design_effect(values, clusters)
         return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(many, n)}")
-    if many < 2:
-        return Interval(None, None, "none: one document does not show how much documents vary")
     if pooling == "ranking":
         ends = resampling.jackknife((values, labels), clusters)
         if ends is None:
@@ -63,12 +66,11 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
         return none("no document in common", known.higher_is_better)
     if known.pooling == "per token":
         return windows.compare(pairs, chance)
-    if known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense):
+    counted = known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
+    if pairs.clusters < 2 and (pairs.cluster is not None or not counted):
+        return replace(none(ALONE, known.higher_is_better), n=n, clusters=1)
+    if counted:
         return _counted(known, pairs, chance)
-    if pairs.clusters < 2:
-        return replace(
-            none("one document does not show how much documents vary", known.higher_is_better), n=n, clusters=1
-        )
     return _bootstrapped(known, pairs, chance, seed)
 
 
@@ -84,6 +86,13 @@ def judged(
     places = stood or [Standing()] * len(found)
     columns |= {name: [getattr(one, name) for one in places] for name in ("separable", "collapsed", "at_chance")}
     return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
+
+
+def at_chance(low: float | None, high: float | None, chance: float | None, higher_is_better: bool) -> bool:
+    """Return whether a score's 95% interval reaches the score of a model without skill; False where one is unknown."""
+    asked = "SELECT _at_chance($low::DOUBLE, $high::DOUBLE, $chance::DOUBLE, $higher_is_better)"
+    ((reached,),) = ask(asked, low=low, high=high, chance=chance, higher_is_better=higher_is_better)
+    return bool(reached)
 
 
 def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:

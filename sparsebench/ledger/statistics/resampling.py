@@ -133,8 +133,8 @@ def p_value(shifts: Floats, n: int) -> float:
 def design_effect(values: Floats, clusters: Integers | None) -> float:
     """Return how many documents in clusters say as much as one on its own, at least 1.
 
-    It is the variance of the mean over clusters divided by that over documents. Few clusters make their variance
-    uncertain: it is enlarged by (t(K - 1) / t(n - 1))², as Korn & Graubard do (Survey Methodology 24, 193-201, 1998).
+    It is the variance of the mean over clusters (two or more) divided by that over documents. Few clusters make their
+    variance uncertain: it is enlarged by (t(K - 1) / t(n - 1))², as Korn & Graubard do (Survey Methodology 24, 193-201, 1998).
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -145,7 +145,7 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     sums = np.bincount(clusters, weights=centred)
     many = len(sums)
     alone = float((centred**2).sum()) * n / (n - 1)
-    if many < 2 or not alone:
+    if not alone:
         return 1.0
     together = float((sums**2).sum()) * many / (many - 1)
     uncertain = float(stdtrit(many - 1, 0.975) / stdtrit(n - 1, 0.975))

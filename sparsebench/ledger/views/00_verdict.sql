@@ -14,6 +14,9 @@ CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
          WHEN (difference > 0) = higher_is_better THEN 'better'
          ELSE 'worse' END;
 
+-- Whether the interval of a score reaches that of a model without skill. False where either is not known.
+CREATE OR REPLACE MACRO _at_chance(low, high, chance, higher_is_better) AS coalesce(if(higher_is_better, low <= chance, high >= chance), false);
+
 -- What overrides a test. A task that cannot tell dense from a model without skill is invalid. A collapsed model has lost, whatever the test
 -- says. A model that shows neither a loss nor skill is at chance.
 CREATE OR REPLACE MACRO _overridden(verdict, separable, collapsed, at_chance) AS

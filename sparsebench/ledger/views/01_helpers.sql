@@ -26,9 +26,12 @@ CREATE OR REPLACE MACRO _kind(step) AS
 
 -- The colour and the mark of a kind of recipe in figures: always the same, whatever else is drawn.
 CREATE OR REPLACE MACRO _kind_place(kind) AS
-    CASE kind WHEN 'dense' THEN 100 WHEN 'as fetched' THEN 101 WHEN 'zeros' THEN 0 WHEN 'bits' THEN 1 WHEN 'zeros + bits' THEN 2 WHEN 'zeros + recovery' THEN 3
-              WHEN 'zeros + recovery + bits' THEN 4 WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6
-              WHEN 'skipped inputs' THEN 7 WHEN 'experts' THEN 8 ELSE 9 END;
+    CASE kind WHEN 'zeros' THEN 0 WHEN 'bits' THEN 1 WHEN 'zeros + bits' THEN 2 WHEN 'zeros + recovery' THEN 3 WHEN 'dense' THEN 4
+              WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6
+              WHEN 'skipped inputs' THEN 7 WHEN 'as fetched' THEN 8 WHEN 'zeros + recovery + bits' THEN 9 WHEN 'experts' THEN 10 ELSE 11 END;
+
+-- Whether all that ran was a kernel that reads every weight, zeros too.
+CREATE OR REPLACE MACRO _dense_kernel(kernel) AS coalesce(kernel, '') LIKE 'dense%';
 
 -- The share of a normal distribution within `threshold` standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, below 0.03, by the first terms of the series.
@@ -49,12 +52,13 @@ CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share
 -- `low to high`, or one number where both look the same in this format.
 CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), concat(format(digits, low), ' to ', format(digits, high)));
 
--- The weights that count for a variant: those of its first result. Another machine may round differently when it makes the variant.
+-- The weights that count for a variant: those of its first result to arrive. Another machine may round differently when it makes the
+-- variant. The time of a record is not used: clocks are wrong at times.
 CREATE OR REPLACE VIEW _contents AS
-SELECT variant_id, arg_min(content, (status <> 'done', started_at)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
+SELECT variant_id, arg_min(content, (status <> 'done', rowid)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
 
 -- The record that counts for each cell and `place`, of the weights that count: a record with a result before one without, then the
--- last to arrive. The time of a record is not used: clocks are wrong at times.
+-- last to arrive.
 CREATE OR REPLACE VIEW _latest AS
 SELECT r.*, r.rowid AS arrived
 FROM base.records r
@@ -116,7 +120,7 @@ GROUP BY variant_id;
 CREATE OR REPLACE VIEW _measured AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
-                    coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.status, r.reason, r.started_at,
+                    coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.place, r.status, r.reason, r.started_at,
        r.seconds, e.machine, row_number() OVER (PARTITION BY m.manifest, m.cell_id, if(m.stage IN ('latency', 'memory'), r.place, NULL)
                                                 ORDER BY r.status <> 'done', r.manifest <> m.manifest, r.arrived DESC) AS choice
 FROM _members m

@@ -1,22 +1,29 @@
 -- Every machine's scores, not only those that count: a variant is compared with its own machine's dense score (vs_dense).
 CREATE OR REPLACE VIEW _scores AS
-SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-       c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
-       coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
-       CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
-       _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
-       coalesce(if(coalesce(m.higher_is_better, true), i.low <= greatest(coalesce(s.chance, m.guessed), f.floor), i.high >= least(coalesce(s.chance, m.guessed), f.floor)), false) AS at_chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
-       (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
-       c.record_id, c.choice
-FROM _measured c
-JOIN base.scores s USING (record_id)
-LEFT JOIN base.intervals i USING (record_id)
-LEFT JOIN metrics m USING (metric)
-LEFT JOIN _floors f ON (f.source, f.revision, f.family, f.dtype, f.task, f.metric, f.settings)
-                     = (c.source, c.revision, c.family, c.dtype, s.task, s.metric, _same(c.settings))
-WHERE c.variant_id NOT IN (FROM _without_skill);
+WITH scored AS (
+    SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
+           c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
+           coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
+           CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
+           _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
+           (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
+           (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
+           c.record_id, c.choice
+    FROM _measured c
+    JOIN base.scores s USING (record_id)
+    LEFT JOIN base.intervals i USING (record_id)
+    LEFT JOIN metrics m USING (metric)
+    LEFT JOIN _floors f ON (f.source, f.revision, f.family, f.dtype, f.task, f.metric, f.settings)
+                         = (c.source, c.revision, c.family, c.dtype, s.task, s.metric, _same(c.settings))
+    WHERE c.variant_id NOT IN (FROM _without_skill)
+)
+SELECT *, _at_chance(low, high, chance, higher_is_better) AS at_chance FROM scored;
 
-CREATE OR REPLACE VIEW scores AS SELECT * EXCLUDE (choice) FROM _scores WHERE choice = 1;
+CREATE OR REPLACE VIEW scores AS
+SELECT * EXCLUDE (choice),
+       separable IS false OR coalesce(bool_or(at_chance) FILTER (method = 'dense') OVER (PARTITION BY manifest, model, dtype, task, metric, _same(settings)), false) AS dense_at_chance
+FROM _scores
+WHERE choice = 1;
 
 COMMENT ON VIEW scores IS 'benchmark scores with their intervals, one row per variant and task';
 COMMENT ON COLUMN scores.task IS 'benchmark';
@@ -36,6 +43,7 @@ COMMENT ON COLUMN scores.chance IS 'score of a model without skill: that of gues
 COMMENT ON COLUMN scores.floor IS 'best score without skill (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.separable IS 'whether the task tells the dense model from each floor (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.at_chance IS 'true where the interval of score reaches chance or is worse: no skill is shown';
+COMMENT ON COLUMN scores.dense_at_chance IS 'true where the task cannot tell: the dense model itself is at_chance, or separable is false';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
 COMMENT ON COLUMN scores.repeats IS 'whether one batch computed twice agrees to the bit, or by how much it differs; NULL in records from before this was checked';
 COMMENT ON COLUMN scores.bits_per_byte IS 'mean negative log-likelihood of a perplexity''s text, bits per byte of UTF-8, comparable across tokenizers; NULL for other tasks, and where the tokenizer gives no positions of its tokens in the text';

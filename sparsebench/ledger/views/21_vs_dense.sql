@@ -32,6 +32,12 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        floor, test, limited, record_id
 FROM ranked;
 
+-- Variants of no use, however small or fast: collapsed, at chance where the dense model is not, or above three times its perplexity.
+CREATE OR REPLACE VIEW _ruined AS
+SELECT variant_id FROM vs_dense WHERE ratio > 3
+UNION
+SELECT variant_id FROM scores WHERE method <> 'dense' AND (collapsed OR at_chance AND NOT dense_at_chance);
+
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
 COMMENT ON COLUMN vs_dense.metric IS 'metric, as in scores';
 COMMENT ON COLUMN vs_dense.score IS 'the variant''s score';

@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
-    SELECT s.*, v.retained, v.retained_low, v.retained_high, way, coalesce(r.parameters_removed, 0) > 0 AS resized, s.pattern LIKE '%:%' AS nm,
+    SELECT s.*, v.retained, v.retained_low, v.retained_high, v.verdict, way, coalesce(r.parameters_removed, 0) > 0 AS resized, s.pattern LIKE '%:%' AS nm,
            -- True for a score of some documents where the whole task was scored as well.
            s.limited AND bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task) AS partly,
            concat(model_label(s.model, s.weights), chr(10), s.task,
@@ -40,14 +40,14 @@ WITH scored AS (
     FROM lines
     UNION ALL BY NAME
     -- Every line of sparsities begins at the dense model.
-    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN chance IS NOT NULL AND low IS NOT NULL AND NOT at_chance AND separable IS DISTINCT FROM false THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
+    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN chance IS NOT NULL AND low IS NOT NULL AND NOT dense_at_chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
            coalesce(l.bound, false) AS bound, coalesce(l.resized, false) AS resized
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound, resized FROM lines WHERE sparsity > 0) l USING (manifest, panel)
     WHERE NOT d.partly OR (d.manifest, d.panel) IN (SELECT (manifest, panel) FROM lines)
 )
 SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, resized, place, task, metric, higher_is_better, scale, limited, n, panel,
-       score, collapsed, low, high, chance, dense, retained, retained_low, retained_high, started_at
+       score, collapsed, low, high, chance, dense_at_chance, dense, retained, retained_low, retained_high, verdict, started_at
 FROM points
 JOIN (
     -- Lines that most panels show come first, so that they keep their looks when rarer lines change.

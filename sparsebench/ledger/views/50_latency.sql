@@ -12,9 +12,6 @@ JOIN base.latency_phases p ON p.record_id = c.record_id AND p.side = 'variant'
 LEFT JOIN base.latency_phases d ON d.record_id = c.record_id AND d.side = 'dense' AND d.phase = p.phase
 LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = p.phase;
 
-CREATE OR REPLACE VIEW _unforced AS
-SELECT * EXCLUDE (forced) FROM _latency_phases WHERE NOT forced;
-
 -- How far from 1, in logarithms, comparisons of a model with itself are: an upper tolerance bound for 95% of them, with 95% confidence.
 -- One such comparison (an A/A run) over n processes gives the mean m and its standard error e. The mean of another over n processes is
 -- normal about the same value. The bound is |m| + k e, where k is the quantile 0.95 of the noncentral t with n - 1 degrees of freedom
@@ -30,7 +27,9 @@ CREATE OR REPLACE MACRO noise_bound(ratio, low, high, n) AS
 CREATE OR REPLACE MACRO _runs(processes, pairs) AS if(coalesce(processes, 1) > 1, processes, pairs);
 
 CREATE OR REPLACE VIEW latency AS
-WITH kernels AS (
+WITH unforced AS (
+    SELECT * EXCLUDE (forced) FROM _latency_phases WHERE NOT forced
+), kernels AS (
     -- The time of an engine that skips zeros where no weight is zero: the kernel's own part of a speed-up.
     SELECT manifest, model, engine, ranks, workload, asked, machine, phase, arg_max(ln(ratio), started_at) AS own,
            arg_max(ln(ratio_high / ratio_low), started_at) / 2 AS half
@@ -41,7 +40,7 @@ WITH kernels AS (
     -- The dense model against itself.
     SELECT manifest, model, engine, ranks, workload, asked, machine, phase, _runs(processes, pairs) AS runs,
            noise_bound(ratio, ratio_low, ratio_high, runs) AS bound, coalesce(processes, 1) > 1 AS several
-    FROM _unforced
+    FROM unforced
     WHERE method = 'dense' AND phase <> 'load'
     QUALIFY row_number() OVER (PARTITION BY manifest, model, engine, ranks, workload, asked, machine, phase ORDER BY bound DESC) = 1
 ), noise AS (
@@ -50,6 +49,20 @@ WITH kernels AS (
     SELECT * EXCLUDE (runs, bound, several), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
     FROM itself
     WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
+), stored AS (
+    SELECT variant_id, if(v.weights = 'random', v.model, '') AS named, v.source, v.revision, v.family, v.dtype, v.weights, v.recipe,
+           max(z.bytes) FILTER (z.format = 'dense') AS dense, min(z.bytes) FILTER (z.format = 'packed') AS packed,
+           max(z.prunable_bytes / t.prunable) FILTER (z.format = 'dense') AS width
+    FROM base.sizes z
+    JOIN base.storage t USING (record_id)
+    JOIN _latest USING (record_id)
+    JOIN base.variants v USING (variant_id)
+    GROUP BY ALL
+), saved AS (
+    -- The dense model's bytes over the variant's, and the bytes of one of its weights.
+    SELECT variant_id, max(dense) FILTER (recipe = 'dense') OVER one_model / packed AS most, max(width) FILTER (recipe = 'dense') OVER one_model AS width
+    FROM stored
+    WINDOW one_model AS (PARTITION BY named, source, revision, family, dtype, weights)
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
@@ -58,6 +71,8 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        exp(-own) AS kernel_speedup, exp(zeros) AS zeros_speedup,
        exp(zeros - sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_low,
        exp(zeros + sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_high,
+       -- Of one sequence, a token takes every weight once. Files hold other bytes than a run in another number format.
+       CASE WHEN zeros IS NOT NULL AND phase = 'decode' AND starts_with(workload, 'b1 ') AND round(width) = if(l.dtype = 'float32', 4, 2) THEN most END AS zeros_bound,
        CASE WHEN noise IS NOT NULL AND ratio IS NOT NULL THEN exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 END AS resolution,
        CASE WHEN ratio IS NULL OR method = 'dense' THEN NULL
             WHEN noise IS NULL THEN 'no noise floor'
@@ -67,9 +82,10 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
             ELSE 'no difference detected' END AS verdict,
        baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
-FROM (SELECT *, if(method <> 'dense' AND coalesce(kernel, '') NOT LIKE 'dense%', own - ln(ratio), NULL) AS zeros
-      FROM _unforced
-      LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase))
+FROM (SELECT *, if(method <> 'dense' AND NOT _dense_kernel(kernel), own - ln(ratio), NULL) AS zeros
+      FROM unforced
+      LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase)) l
+LEFT JOIN saved USING (variant_id)
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine, phase);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
@@ -101,6 +117,7 @@ COMMENT ON COLUMN latency.kernel_speedup IS 'speed-up of the engine''s kernel on
 COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup / kernel_speedup; where `kernel` is runs, not the bitmask, that format''s gain is included; NULL for dense, and where the variant ran a dense kernel';
 COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from the intervals of both';
 COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
+COMMENT ON COLUMN latency.zeros_bound IS 'most that zeros can give by the bytes that they save: in decoding one sequence, bytes of the dense file / of the packed one, where both are in the number format that ran; zeros_speedup above it holds other gains, such as over a kernel that is slow without zeros; an embedding table that is not the output head counts as read; NULL elsewhere';
 COMMENT ON COLUMN latency.resolution IS 'smallest relative difference that the row can show: the larger of noise and half the interval''s width; NULL where noise or speedup is';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval is within the noise; no noise floor where no A/A run was timed; else no difference detected; NULL for dense and load';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';

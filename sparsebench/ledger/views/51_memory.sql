@@ -18,16 +18,16 @@ WITH parts AS (
 ), measured AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
            m.engine, m.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked, p.* EXCLUDE (record_id), m.source AS measure, m.kernel,
-           m.device, m.dtype, m.threads, m.parity_l2, m.wraps_only, m.notes, c.machine, c.started_at, c.record_id
+           m.device, m.dtype, m.threads, m.parity_l2, m.wraps_only, m.notes, c.machine, c.place, c.started_at, c.record_id
     FROM _cells c
     JOIN base.memory m USING (record_id)
     JOIN parts p USING (record_id)
 )
-SELECT v.* EXCLUDE (asked), d.peak_bytes AS dense_peak_bytes, v.peak_bytes / d.peak_bytes AS ratio
+SELECT v.* EXCLUDE (asked, place), d.peak_bytes AS dense_peak_bytes, v.peak_bytes / d.peak_bytes AS ratio
 FROM measured v
 LEFT JOIN measured d ON d.method = 'dense' AND d.manifest = v.manifest AND d.model = v.model AND d.engine = v.engine
                     AND d.ranks = v.ranks AND d.workload = v.workload AND d.asked = v.asked AND d.phase = v.phase AND d.machine = v.machine
-                    AND d.rank IS NOT DISTINCT FROM v.rank;
+                    AND d.place IS NOT DISTINCT FROM v.place AND d.rank IS NOT DISTINCT FROM v.rank;
 
 COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks; overall has peak_bytes alone';
 COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs)';

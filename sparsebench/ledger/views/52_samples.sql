@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW samples AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-       l.engine, l.ranks, _workload(c.settings) AS workload, s.phase, s.side, s.process, s.block, s.index, 1000 * s.wall_s AS ms, 1000 * s.cpu_s AS cpu_ms,
+       l.engine, l.ranks, l.dtype, _workload(c.settings) AS workload, s.phase, s.side, s.process, s.block, s.index, 1000 * s.wall_s AS ms, 1000 * s.cpu_s AS cpu_ms,
        c.machine, c.started_at, c.record_id
 FROM _cells c
 JOIN base.latency l USING (record_id)
@@ -10,6 +10,7 @@ WHERE coalesce(c.settings ->> '$.forced', '') <> 'true';
 
 COMMENT ON VIEW samples IS 'every timed step behind latency: of the variant, and of the dense model in the same job';
 COMMENT ON COLUMN samples.engine IS 'as in latency';
+COMMENT ON COLUMN samples.dtype IS 'number format in which it ran';
 COMMENT ON COLUMN samples.phase IS 'phase, as in latency';
 COMMENT ON COLUMN samples.side IS 'variant, or the dense model that ran beside it';
 COMMENT ON COLUMN samples.process IS 'the process that took the step; NULL in older records';

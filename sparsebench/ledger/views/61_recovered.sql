@@ -14,14 +14,12 @@ WITH last AS (
     LEFT JOIN metrics m ON m.metric = r.metric
 ), scaled AS (
     -- A perplexity is an exponential: its loss is taken in logarithms.
-    SELECT *, CASE WHEN scale = 'perplexity' THEN ln(before / after) / nullif(ln(before / dense_score), 0)
-                   ELSE (after - before) / nullif(dense_score - before, 0) END AS regained,
-           CASE WHEN scale = 'perplexity' THEN ln(before / after)
-                ELSE if(higher_is_better, after - before, before - after) END AS gained
+    SELECT *, CASE WHEN scale = 'perplexity' THEN ln(before / dense_score) ELSE _goodness(dense_score - before, higher_is_better) END AS loss,
+           CASE WHEN scale = 'perplexity' THEN ln(before / after) ELSE _goodness(after - before, higher_is_better) END AS gained
     FROM pairs
 )
-SELECT manifest, variant_id, model, family, recipe, sparsity, task, metric, higher_is_better, before, after, dense_score, regained,
-       gained, trained_tokens, operations, hours, gained / hours AS recovered_per_hour, joules, energy_source, machine
+SELECT manifest, variant_id, model, family, recipe, sparsity, task, metric, higher_is_better, before, after, dense_score,
+       if(loss > 0, gained / loss, NULL) AS regained, gained, trained_tokens, operations, hours, gained / hours AS recovered_per_hour, joules, energy_source, machine
 FROM scaled
 ORDER BY manifest, model, task, recipe;
 
