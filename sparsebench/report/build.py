@@ -34,8 +34,11 @@ FILTER = "/* manifests */"
 class Pictures:
     """A folder's rendered figures, their titles and queries; each is placed once, in the paper or among the results."""
 
-    def __init__(self, folder: Path, run: Callable[[str], query.Table]) -> None:
-        """``run`` asks the ledger. Raises UserError for a picture that is a link to a file outside."""
+    def __init__(self, folder: Path, run: Callable[[str], query.Table], whole: bool = True) -> None:
+        """``run`` asks the ledger; ``whole`` says whether the report covers all of it, as the pictures do.
+
+        Raises UserError for a picture that is a link to a file outside.
+        """
         for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{path}: a link to a file outside of {folder}", "copy the picture into the folder")
@@ -45,14 +48,14 @@ class Pictures:
         drawn = listing(names=self.left)
         self.queries = {spec.name: spec.query for spec in drawn}
         self.specs = {spec.name: spec for spec in drawn}
-        self.run = run
+        self.run, self.whole = run, whole
 
     def title(self, name: str) -> words.LedgerText | str:
-        """Return the sentence above the figure: its finding in the ledger, else its title."""
+        """Return the sentence above the figure: its finding, if the report covers the whole ledger, else its title."""
         if name not in self.specs:
             return words.LedgerText(name)
         spec = self.specs[name]
-        rows = self.run(spec.query).dicts() if "finding" in spec.values else []
+        rows = self.run(spec.query).dicts() if self.whole and "finding" in spec.values else []
         found = spec.found(rows[0]) if rows else spec
         # Only titles of shipped figures may hold Markdown; a finding holds names from the ledger.
         return found.title if spec.shipped and found is spec else words.LedgerText(found.title)
@@ -100,7 +103,8 @@ def build(
     Format ``md`` is the paper, ``out``, and the results behind it with their queries, ``results`` (default: beside it,
     ``NAME-results.md``); ``html`` is one page of both, beside ``out``. A ``brief`` report is the paper's first page
     alone. The same ledger and pictures give the same bytes. Markdown links to the pictures in ``figures`` by relative
-    paths, and the page embeds them. ``manifests`` limits everything to these experiments (default: all).
+    paths, and the page embeds them. ``manifests`` limits everything but the
+    pictures, which cover the whole ledger, to these experiments (default: all).
 
     Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, for a brief report in
     another format than ``md``, and where two documents would be one file.
@@ -124,7 +128,7 @@ def build(
 
         def rendered(templates: Mapping[str, Path], place: str) -> tuple[list[str], Pictures]:
             """Return each template's text, with links from the folder that its path is in, and the pictures placed."""
-            pictures, queries, texts = Pictures(figures, run), Queries(), []
+            pictures, queries, texts = Pictures(figures, run, whole=not manifests), Queries(), []
             if brief:
                 pictures.queries = {}  # a brief report lists no queries that could be cited
             environment = _environment(ask, pictures, queries)

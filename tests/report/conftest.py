@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from tests.ledger import samples
@@ -34,6 +35,13 @@ def ledger(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 def report(ledger: Path) -> str:
     """The report on ``ledger``, without pictures."""
     return whole(build(ledger, ledger.parent / "report.md", ledger.parent / "figures"))
+
+
+@pytest.fixture(scope="module")
+def ask(ledger: Path) -> Iterator[Callable[[str], query.Table]]:
+    """Asks the ledger in one session: each view is a table then, and its rows may lie otherwise."""
+    with query.session(ledger) as ask:
+        yield ask
 
 
 @pytest.fixture(scope="session")

@@ -252,8 +252,8 @@ def test_what_an_ingredient_is_worth(calibrated_ledger: Path, calibrated_report:
         dense = ", dense inputs" if row["ingredient"] == "propagation" else ""
         assert row["before"] == scores[row["task"], row["label"] + dense, row["sparsity"]]
         assert row["after"] == scores[row["task"], row["after_label"], row["sparsity"]]
-        better = row["after"] < row["before"] if row["task"] == "perplexity" else row["after"] > row["before"]
-        assert row["better"] == (better and row["sound"])
+        more = np.sign(row["after"] - row["before"]) * (-1 if row["task"] == "perplexity" else 1)
+        assert row["lead"] == more * row["sound"]
         if row["task"] == "perplexity":
             assert row["sound"] == (min(row["after"], row["before"]) <= 1e4)
     shown = next(

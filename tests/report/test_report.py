@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,15 @@ def test_every_query_shown_runs_as_it_stands(request: pytest.FixtureRequest, whi
     ledger, report = (request.getfixturevalue(which + name) for name in ("ledger", "report"))
     shown = re.findall(r"```sql\n(.+?)\n```", report, re.DOTALL)
     assert len(shown) > 8
-    for sql in shown:
-        assert query.run(ledger, sql).rows
+    with query.session(ledger) as ask:
+        assert all(ask(sql).rows for sql in shown)
 
 
 @pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
-def test_a_query_file_runs_says_what_it_is_and_is_used(ledger: Path, path: Path) -> None:
+def test_a_query_file_runs_says_what_it_is_and_is_used(ask: Callable[[str], query.Table], path: Path) -> None:
     sql = path.read_text()
     assert sql.startswith("-- ")
-    query.run(ledger, sql)
+    ask(sql)
     templates = "".join(file.read_text() for file in ROOM.rglob("*.j2"))
     assert path.stem == "manifest_names" or f'ask("{path.stem}")' in templates
     assert path.stem == "manifest_names" or sql.count(f" {FILTER}") == 1

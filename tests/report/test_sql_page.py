@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,17 @@ def test_there_are_ten() -> None:
 
 
 @pytest.mark.parametrize("sql", [sql for _, sql in QUESTIONS], ids=[title for title, _ in QUESTIONS])
-def test_a_query_gives_rows_in_an_order_of_its_own(ledger: Path, sql: str) -> None:
+def test_a_query_gives_rows_in_an_order_of_its_own(ask: Callable[[str], query.Table], ledger: Path, sql: str) -> None:
     found = query.run(ledger, sql)
     assert found.rows
-    assert query.run(ledger, sql) == found
+    assert ask(sql) == found
     assert "ORDER BY" in sql
     assert not re.search(r"\bbase\.|\b_[a-z]+\b", sql)
 
 
-def test_the_last_line_holds(ledger: Path) -> None:
+def test_the_last_line_holds(ask: Callable[[str], query.Table]) -> None:
     for sql in re.findall(r"`(SELECT \* FROM .+?)`", PAGE):
-        assert query.run(ledger, sql).columns
+        assert ask(sql).columns
 
 
 def test_what_the_page_says_of_columns_is_there(ledger: Path) -> None:

@@ -1,7 +1,8 @@
 -- What one ingredient of a method is worth: two variants of equal sparsity, on the same documents, that differ in it. Of several
--- that differ only in granularity or seed, the better one. Pruning alone: a chain differs in more than one ingredient.
+-- that differ only in granularity or seed, the better one. Pruning alone: a chain differs in more than one ingredient. The ratio of two
+-- perplexities has a 95% interval from ten windows on (Student's t over the windows, paired).
 WITH scored AS (
-    SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, subset, num_fewshot, sparsity, method, granularity,
+    SELECT record_id, model, weights, dtype, task, metric, higher_is_better, scale, n, subset, num_fewshot, sparsity, method, granularity,
            text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, at_chance
     FROM scores
     JOIN ways USING (variant_id)
@@ -11,7 +12,7 @@ WITH scored AS (
     QUALIFY row_number() OVER (PARTITION BY model, dtype, task, metric, n, num_fewshot, sparsity, method, inputs, text_number
                                ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (
-    SELECT a.*, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
+    SELECT a.*, b.record_id AS after_id, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
            CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' AND b.text_number = 1 THEN 'inputs'
                 -- As both are published: calibrated on the pruned model's inputs.
                 WHEN a.inputs = '' AND b.inputs = '' AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
@@ -22,13 +23,25 @@ WITH scored AS (
     FROM scored a
     JOIN scored b ON b.model = a.model AND b.dtype = a.dtype AND b.task = a.task AND b.metric = a.metric AND b.n = a.n
                  AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot AND b.sparsity = a.sparsity
+), sums AS (
+    SELECT p.record_id, p.after_id, count(*) AS windows, sum(o.value - b.value) / sum(o.label) AS shift,
+           sum((o.value - b.value) ** 2) - 2 * shift * sum((o.value - b.value) * o.label) + shift ** 2 * sum(o.label ** 2) AS rest, sum(o.label) AS tokens
+    FROM (SELECT DISTINCT record_id, after_id FROM paired WHERE ingredient IS NOT NULL AND scale = 'perplexity') p
+    JOIN base.outcomes b ON b.record_id = p.record_id
+    JOIN base.outcomes o ON o.record_id = p.after_id AND o.doc_id = b.doc_id AND o.doc_hash = b.doc_hash
+    GROUP BY p.record_id, p.after_id
+    HAVING windows >= 10
+), intervals AS (
+    SELECT record_id, after_id, shift, t_975(windows - 1) * sqrt(greatest(rest, 0) * windows / (windows - 1)) / tokens AS half FROM sums
 )
 SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity,
        concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
        after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
        CASE WHEN scale = 'perplexity' THEN after END AS after_perplexity,
-       NOT (guessed OR both_collapsed) AS sound, sound AND _goodness(after, higher_is_better) > _goodness(score, higher_is_better) AS better
+       NOT (guessed OR both_collapsed) AS sound, if(sound, sign(_goodness(after, higher_is_better) - _goodness(score, higher_is_better)), 0) AS lead,
+       exp(shift - half) AS times_low, exp(shift + half) AS times_high
 FROM paired
+LEFT JOIN intervals USING (record_id, after_id)
 WHERE ingredient IS NOT NULL
 ORDER BY ingredient, model, dtype, task, n, num_fewshot, label, after_label, before_text, after_text, sparsity

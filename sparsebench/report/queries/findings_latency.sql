@@ -1,7 +1,11 @@
 -- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
 -- were not steady, had no noise floor, or could not resolve 20%, so that they may hide a gain. A whole request repeats its prefill and decode.
 WITH every AS (
-    SELECT *, if(sparsity > 0, 'at ' || percent_label(sparsity) || '%', coalesce((SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'of dense')) AS what, max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest
+    SELECT *, if(variant_id IN (FROM _more_than_zeros), (SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'at ' || percent_label(sparsity) || '%') AS what,
+           max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest,
+           -- AVX2 has no products of bfloat16 matrices: a gain over emulation is the best only where there is no other.
+           coalesce(dtype = 'bfloat16' AND device = 'cpu' AND machine_label(machine) = 'AVX2' AND phase <> 'decode', false) AS emulated,
+           (NOT emulated, speedup) AS standing, phase || if(emulated, ', dense emulating bfloat16,', '') AS said
     FROM latency
     WHERE phase NOT IN ('load', 'generate') /* manifests */
 ), compared AS (
@@ -14,11 +18,11 @@ SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS proc
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
        count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2) AS unclear,
        if(count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () = 1, machine_label(machine), processor) AS short,
-       max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, coalesce(max(speedup) FILTER (verdict = 'faster'), max(speedup)) AS best,
-       coalesce(arg_max(phase, speedup) FILTER (verdict = 'faster'), arg_max(phase, speedup)) AS best_phase,
-       coalesce(arg_max(what, speedup) FILTER (verdict = 'faster'), arg_max(what, speedup)) AS best_what,
-       coalesce(arg_max(noise, speedup) FILTER (verdict = 'faster'), arg_max(noise, speedup)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best,
-       CASE WHEN unclear = comparisons THEN 'too noisy to tell' WHEN unclear > 0 THEN 'no gain seen' ELSE 'no gain' END AS otherwise
+       max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest,
+       arg_max(speedup, standing) FILTER (verdict = 'faster') AS shown_best, coalesce(arg_max(said, standing) FILTER (verdict = 'faster'), arg_max(said, standing)) AS best_phase,
+       coalesce(arg_max(what, standing) FILTER (verdict = 'faster'), arg_max(what, standing)) AS best_what,
+       coalesce(arg_max(noise, standing) FILTER (verdict = 'faster'), arg_max(noise, standing)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity,
+       if(unclear = comparisons, 'too noisy to tell', 'no gain') AS otherwise
 FROM compared
 GROUP BY model, weights, machine, engine, device, ranks, threads, dtype, workload
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload

@@ -1,6 +1,7 @@
 -- Per model, task and method: the largest sparsity up to which a loss of a point (2% of a perplexity) was ruled out at every
 -- sparsity measured, the largest up to which none was detected and every score was above chance, the first at which one was
--- detected, the one from which on no score was above chance, and the one from which on the model has collapsed.
+-- detected, the one from which on no score was above chance, and the one from which on the model has collapsed; per task, the one from
+-- which on every method but random masks was at chance or collapsed.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.chance, s.at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
@@ -10,17 +11,20 @@ WITH compared AS (
            min(s.sparsity) FILTER (v.loses_less IS NOT true) OVER sweep AS unclear_at, s.subset,
            v.detectable, -_goodness(v.difference, s.higher_is_better) AS loss,
            coalesce(max(s.sparsity) FILTER (NOT s.at_chance) OVER sweep, -1) AS above_chance_to,
-           coalesce(max(s.sparsity) FILTER (NOT s.collapsed) OVER sweep, -1) AS sound_to
+           coalesce(max(s.sparsity) FILTER (NOT s.collapsed) OVER sweep, -1) AS sound_to,
+           -- Random masks are the baseline: their collapse says nothing about a method.
+           NOT regexp_matches(s.method, '^random(\+|$)') AS knows,
+           coalesce(max(s.sparsity) FILTER (NOT regexp_matches(s.method, '^random(\+|$)') AND NOT s.at_chance AND NOT s.collapsed) OVER one_task, -1) AS alive_to
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
-    WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict <> 'invalid' /* manifests */
+    WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND NOT s.dense_at_chance /* manifests */
           -- Zeros alone: fewer bits and smaller shapes are not sparsity.
           AND s.variant_id NOT IN (FROM _more_than_zeros)
-    WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way)
+    WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way), one_task AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
-    SELECT NOT regexp_matches(method, '^random(\+|$)') AS knows, model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
+    SELECT any_value(knows) AS knows, model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
            any_value(lost_at) AS lost_at, any_value(ends_at) AS ends_at, max(sparsity) FILTER (sparsity < coalesce(unclear_at, 2)) AS cleared_to, min(sparsity) AS smallest, max(sparsity) AS largest,
            max(sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS kept_to,
            arg_max(loss, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS loss,
@@ -28,7 +32,7 @@ WITH compared AS (
            arg_max(detectable, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS detectable,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
-           min(sparsity) FILTER (collapsed AND sparsity > sound_to) AS collapsed_from, any_value(perplexity) AS perplexity, any_value(higher_is_better) AS higher_is_better,
+           min(sparsity) FILTER (collapsed AND sparsity > sound_to) AS collapsed_from, min(sparsity) FILTER (knows AND sparsity > alive_to) AS gone, any_value(perplexity) AS perplexity, any_value(higher_is_better) AS higher_is_better,
            any_value(dense_score) AS dense_score
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
@@ -37,8 +41,7 @@ SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if
        ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY knows DESC, cleared_to DESC NULLS LAST, kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
-       -- Random masks are the baseline: their collapse says nothing about a method.
-       count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
+       n = max(n) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from, count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
        min(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS last_fall
 FROM found
 WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, num_fewshot)

@@ -12,7 +12,9 @@ WITH done AS (
     WHERE NOT r.chance
     QUALIFY row_number() OVER (PARTITION BY r.kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, s.model) = 1
 )
-SELECT kind, count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(c.words) AS words, any_value(perplexity) AS perplexity,
+SELECT kind, CASE kind WHEN 'zeros' THEN 'Sparsification by pruning' WHEN 'skipped inputs' THEN 'Sparsification of inputs' WHEN 'smaller shapes' THEN 'Structured pruning' WHEN 'vocabulary' THEN 'A smaller vocabulary'
+                  WHEN 'bits' THEN 'Quantization' WHEN 'recovery' THEN 'Training alone' WHEN 'experts' THEN 'MoEfication' END AS idea,
+       count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(c.words) AS words, any_value(perplexity) AS perplexity,
        any_value(file) AS file, any_value(read) AS read,
        (SELECT count(*) FROM steps JOIN done USING (variant_id) WHERE step = 'recover' AND name = 'distill') AS distilled
 FROM _recipes
@@ -21,4 +23,4 @@ JOIN variants USING (variant_id)
 LEFT JOIN costs c USING (kind)
 WHERE kind <> 'floor'
 GROUP BY kind
-ORDER BY variants DESC, kind
+ORDER BY list_position(['zeros', 'skipped inputs', 'smaller shapes', 'vocabulary', 'bits', 'recovery', 'experts'], kind) NULLS LAST, variants DESC, kind

@@ -1,8 +1,10 @@
 -- Wall time of each phase beside the dense model's in the same job; the dense rows are the model against itself (A/A).
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
-       if(n > 1, low_ms, NULL) AS low_ms, if(n > 1, high_ms, NULL) AS high_ms, n, steady, speedup, speedup_low, speedup_high, kernel_speedup, zeros_speedup, zeros_speedup_low, zeros_speedup_high, pairs, noise, baseline,
-       perplexity_ratio, coalesce(perplexity_ratio > 3, false) OR variant_id IN (SELECT variant_id FROM scores WHERE (collapsed OR at_chance) AND separable IS DISTINCT FROM false) AS ruined, parity_l2, parity_tolerance,
-       wraps_only, notes, if(method = 'dense', 'dense against itself', method_label(method, granularity, pattern) || inputs) AS label,
+       if(n > 1, low_ms, NULL) AS low_ms, if(n > 1, high_ms, NULL) AS high_ms, n, steady, speedup, speedup_low, speedup_high, kernel_speedup, zeros_speedup, zeros_speedup_low, zeros_speedup_high,
+       -- Zeros save no more than the bytes that they leave out. Without a zero a bitmask costs time, which the quotient credits to them.
+       zeros_bound, if(zeros_bound IS NULL, NULL, least(zeros_speedup, zeros_bound)) AS zeros_part, if(kernel LIKE '%runs%', 'format and zeros together', 'zeros') AS part, pairs, noise, baseline,
+       perplexity_ratio, variant_id IN (FROM _ruined) AS ruined, parity_l2, parity_tolerance,
+       wraps_only, notes, if(method = 'dense', 'dense against itself', method_label(method, granularity, pattern) || way) AS label,
        CASE WHEN method = 'dense' THEN 'noise floor' WHEN verdict = 'no difference detected' AND resolution > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
        CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
@@ -11,5 +13,5 @@ LEFT JOIN (SELECT variant_id, max(ratio) AS perplexity_ratio FROM vs_dense GROUP
 WHERE phase IS NOT NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
-         pattern, inputs, sparsity,
+         pattern, way, sparsity,
          list_position(['load', 'forward', 'encode', 'prefill', 'decode', 'generate'], phase), record_id

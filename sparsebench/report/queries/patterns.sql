@@ -1,4 +1,4 @@
--- N:M patterns and blocks beside unstructured pruning by the same method at the same sparsity; of several granularities the better.
+-- N:M patterns and blocks beside unstructured pruning by the same method at the same sparsity, without other steps; of several granularities the better.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.scale, s.n, s.num_fewshot, s.subset, s.method, s.granularity, s.pattern, s.sparsity,
            s.calibration, inputs, s.score, if(s.collapsed, NULL, s.low) AS low,
@@ -7,6 +7,7 @@ WITH compared AS (
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
     WHERE s.weights <> 'random' /* manifests */
+          AND s.variant_id NOT IN (FROM _more_than_zeros)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 )
 SELECT p.model, p.weights, p.task, p.metric, p.n, p.subset, p.num_fewshot,

@@ -4,6 +4,8 @@ WITH prunable AS (
     SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, name, rms
     FROM tensors
     WHERE prunable /* manifests */
+          -- Training and rounding change the weights that are kept.
+          AND variant_id NOT IN (FROM _more_than_zeros)
 ), changed AS (
     SELECT v.*, pow(v.rms / d.rms, 2) AS left_over
     FROM prunable v

@@ -5,7 +5,7 @@ WITH asked AS (
     FROM scores s
     WHERE method = 'dense' AND weights <> 'random' /* manifests */
 )
-SELECT at_chance OR separable IS false AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, score, low, high,
+SELECT dense_at_chance AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, if(floor = chance, floor, NULL) AS floor, n = max(n) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, score, low, high,
        CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
 FROM asked
 -- Another machine, or another version of a library, scores the model once more: the score beside most variants stands for all. A task without

@@ -1,0 +1,239 @@
+"""The report's queries: what each counts, compares and leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+from sparsebench.plan.cells import Cell
+from sparsebench.report import build
+from sparsebench.report.build import ROOM
+from sparsebench.storage import Size
+from tests.ledger import samples
+from tests.report import calibrated
+from tests.report.calibrated import TOKENS
+from tests.report.experiment import SMALL
+
+CHAIN = [{"prune": "magnitude", "sparsity": [0.5]}, {"quantize": "int8"}]
+PATTERN = [{"prune": "magnitude", "pattern": "2:4"}, {"quantize": "int8"}]
+MIXED = [{"quantize": "int8"}, CHAIN, PATTERN]
+Asked = Callable[..., list[dict[str, Any]]]
+
+
+def asked(ledger: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of one of the report's queries."""
+    return query.run(ledger, (ROOM / "queries" / f"{name}.sql").read_text()).dicts()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., Path]:
+    """Write the ledger of a small experiment; ``machine`` is where all of it ran, on ``day``."""
+
+    def written(machine: str = "AMD EPYC (AVX-512) ×2, 8 GiB", day: int = 0, **changes: Any) -> Path:
+        path = tmp_path / "small.duckdb"
+        records = samples.sample(samples.manifest(**(SMALL | changes)))
+        Ledger(path).ingest([moved(record, machine, day) for record in records])
+        return path
+
+    return written
+
+
+def moved(record: dict[str, Any], machine: str, day: int) -> dict[str, Any]:
+    """The record of the same cell on ``machine``."""
+    if record.get("kind") == "plan":
+        return record
+    there = {"id": machine, "machine": machine}
+    started_at = (samples.START + timedelta(days=day)).isoformat()
+    return record | {
+        "started_at": started_at,
+        "where": record["where"] | there,
+        "environment": record["environment"] | there,
+    }
+
+
+def chained(cell: Cell) -> bool:
+    return len(cell.variant.steps) > 1
+
+
+def quantized(cell: Cell) -> bool:
+    return "int8" in cell.variant.recipe
+
+
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a quantized variant's bytes are gone in every format; the dense model has a file that it came from."""
+    stored = samples.stored
+
+    def sized(cell: Cell) -> Any:
+        found = stored(cell)
+        half = [replace(one, bytes=one.bytes // 2) if quantized(cell) else one for one in found.sizes]
+        source = [Size("source", 100_000_000, 0, 0.0, None)] if cell.variant.is_dense else []
+        return replace(found, sizes=(*half, *source))
+
+    monkeypatch.setattr(samples, "stored", sized)
+
+
+def faster(monkeypatch: pytest.MonkeyPatch, how: Callable[[Cell, str], float]) -> None:
+    """Each phase of a variant takes ``how`` times less."""
+    timed = samples.timed
+
+    def sped(cell: Cell) -> Any:
+        found = timed(cell)
+        by = [how(cell, one.phase) for one in found.differences]
+        pairs = zip(found.differences, by, strict=True)
+        more = tuple(replace(d, ratio=d.ratio / b, low=d.low / b, high=d.high / b) for d, b in pairs)
+        return replace(found, differences=more)
+
+    monkeypatch.setattr(samples, "timed", sped)
+
+
+def test_the_time_of_a_chain_is_its_last_steps(small: Callable[..., Path]) -> None:
+    rows = asked(small(variants=MIXED), "effort")
+    assert {(row["step"], row["method"]): row["variants"] for row in rows} == {
+        ("prune", "magnitude"): 2, ("quantize", "int8"): 3,
+    }  # fmt: skip
+
+
+def test_chains_are_no_pruning_alone(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    smaller(monkeypatch)
+    ledger = small(
+        variants=[*MIXED, {"prune": "magnitude", "sparsity": [0.5]}, {"prune": "magnitude", "pattern": "2:4"}]
+    )
+    assert {row["label"] for row in asked(ledger, "removed_norm")} == {"magnitude/layer", "magnitude 2:4"}
+    alone = "pattern = '2:4' AND variant_id NOT IN (FROM _more_than_zeros)"
+    (score,) = query.run(ledger, f"SELECT score FROM scores WHERE {alone}").rows[0]
+    assert [row["score"] for row in asked(ledger, "patterns")] == [score]
+    (fetched,) = asked(ledger, "fetched")
+    assert fetched["packed_from"] is None, "only with int8 is a file smaller"
+    assert len({row["dense_bytes"] for row in asked(ledger, "sizes")}) == 1, "the dense model's, not the variant's own"
+
+
+def test_the_best_names_all_of_a_chain(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    faster(monkeypatch, lambda cell, phase: 2 if chained(cell) else 1)
+    rows = asked(small(variants=[CHAIN], structure=None), "findings_latency")
+    assert {row["best_what"] for row in rows} == {"of magnitude 50%, int8"}
+
+
+@pytest.mark.parametrize(("machine", "emulated"), [("AVX2", True), ("AVX-512", False)])
+def test_a_gain_over_emulation_is_not_the_best(
+    small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, machine: str, emulated: bool
+) -> None:
+    faster(monkeypatch, lambda cell, phase: 1 if cell.variant.is_dense else 4 if phase == "prefill" else 2)
+    rows = asked(small(f"AMD EPYC ({machine}) ×2, 8 GiB", structure=None), "findings_latency")
+    assert {row["best_phase"] for row in rows} == {"decode" if emulated else "prefill"}
+
+
+def test_a_task_that_cannot_tell_ruins_nothing(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense guesses at PIQA, and no chance is known of ARC: variants as good as dense are decided on by ARC alone."""
+    monkeypatch.setitem(samples.TASKS, "piqa", ("acc", 0.5, 0.5))
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0)
+    scored = samples.scored
+
+    def unknown(cell: Cell) -> Any:
+        found = scored(cell)
+        return replace(found, chance=None) if found.task == "arc_easy" else found
+
+    monkeypatch.setattr(samples, "scored", unknown)
+    both = {"decoder": [{"task": "piqa", "limit": 60}, {"task": "arc_easy", "limit": 200}]}
+    ledger = small(benchmarks=both, structure=None)
+    assert [(row["kind"], row["tasks"], row["place"]) for row in asked(ledger, "decision")] == [("zeros", 1, 1)]
+    assert {row["ruined"] for row in asked(ledger, "latency")} == {False}
+    assert {(row["tasks"], row["losses"]) for row in asked(ledger, "trade")} == {(1, 0)}
+
+
+def test_what_saves_neither_bytes_nor_time_is_no_choice(
+    small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0)
+    assert {row["kind"] for row in asked(small(variants=MIXED, structure=None), "decision")} == {"zeros + bits"}
+
+
+def test_a_speed_names_its_processor_and_those_that_show_none(
+    small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0)
+    plain = samples.timed
+    faster(monkeypatch, lambda cell, phase: 1 if cell.variant.is_dense else 2)
+    small("AMD EPYC (AVX-512) ×2, 8 GiB", structure=None)
+    monkeypatch.setattr(samples, "timed", plain)
+    (row,) = asked(small("AMD EPYC (AVX2) ×2, 8 GiB", 1, structure=None), "decision")
+    assert row["speed"].startswith("×") and row["speed"].endswith("(deepspeed, AVX-512; none shown on AVX2)")
+
+
+def test_two_metrics_of_the_same_answers_are_one_benchmark(
+    small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(samples.TASKS, "squad", ("exact_match", 0.0, 0.6))
+    monkeypatch.setitem(samples.TASKS, "squad_f1", ("f1", 0.0, 0.7))
+    monkeypatch.setitem(samples.TASKS, "arc_easy", ("another metric", 0.25, 0.6))
+    tasks = [{"task": name, "limit": 60} for name in ("piqa", "arc_easy", "squad", "squad_f1")]
+    ledger = small(benchmarks={"decoder": tasks}, structure=None)
+    assert {row["tasks"] for row in asked(ledger, "trade")} == {3}
+    assert {row["task"] for row in asked(ledger, "written")} == {"piqa"}, "only known metrics of choosing are choosing"
+
+
+def test_a_floor_is_told_from_chance(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "skill", lambda variant: 0.4 if "weights" in variant.recipe else 1.0)
+    tasks = [{"task": "piqa", "limit": 400}]
+    variants = [*SMALL["variants"], {"floor": "zero-weights"}]
+    (row,) = asked(small(variants=variants, benchmarks={"decoder": tasks}, structure=None), "tasks")
+    assert row["floor"] == row["chance"] > 0.5 and not row["blind"]
+
+
+def test_a_calibration_text_has_a_short_name(calibrated_ledger: Path) -> None:
+    assert {row["short"] for row in asked(calibrated_ledger, "calibrations")} == {"boolq passage 8×64"}
+
+
+def test_a_contrast_has_a_paired_interval(calibrated_ledger: Path) -> None:
+    """Against the slow way: the mean of the windows' differences, and Student's t."""
+    rows = asked(calibrated_ledger, "contrasts")
+    at = {"ingredient": "update", "sparsity": 0.9, "task": "perplexity"}
+    (row,) = (row for row in rows if at.items() <= row.items())
+    values = {
+        method: np.array(nats) / TOKENS
+        for method, nats in query.run(
+            calibrated_ledger,
+            "SELECT method, list(value ORDER BY position) FROM scores JOIN base.outcomes USING (record_id) "
+            "WHERE task = 'perplexity' AND method IN ('wanda', 'sparsegpt') AND pattern = 'unstructured' AND sparsity = 0.9 "
+            "GROUP BY ALL",
+        ).rows
+    }
+    shift = values["sparsegpt"] - values["wanda"]
+    half = stats.t.ppf(0.975, len(shift) - 1) * shift.std(ddof=1) / np.sqrt(len(shift))
+    assert row["times_low"] == pytest.approx(np.exp(shift.mean() - half), rel=1e-3)
+    assert row["times_high"] == pytest.approx(np.exp(shift.mean() + half), rel=1e-3)
+    assert {row["times_low"] for row in rows if row["task"] != "perplexity"} == {None}
+
+
+def test_a_tie_is_no_loss(small: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "_generator", lambda key: np.random.default_rng(1))
+    ledger = tmp_path / "ties.duckdb"
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0)
+    some = [{"prune": name, "sparsity": [0.5]} for name in ("magnitude", "wanda")]
+    Ledger(ledger).ingest(calibrated.sample(variants=some, benchmarks={"decoder": [{"task": "piqa", "limit": 200}]}))
+    assert [(row["sound"], row["lead"]) for row in asked(ledger, "contrasts")] == [(True, 0)]
+
+
+@pytest.mark.parametrize("methods", [("magnitude", "random"), ("magnitude", "sparsegpt")])
+def test_every_method_has_fallen_only_where_none_stands(tmp_path: Path, methods: tuple[str, ...]) -> None:
+    ledger = tmp_path / "fallen.duckdb"
+    some = [{"prune": name, "sparsity": [0.5, 0.9]} for name in methods]
+    Ledger(ledger).ingest(calibrated.sample(variants=some, benchmarks={"decoder": [{"task": "perplexity"}]}))
+    rows = asked(ledger, "findings_scores")
+    assert {row["gone_from"] for row in rows} == {None if "sparsegpt" in methods else 0.9}
+
+
+def test_the_finding_of_a_whole_ledger_stands_above_no_picture_of_a_part(ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "size.png").write_bytes(b"")
+    title = "*Size on disk by format, beside its bounds and the file that the model came from*"
+    whole, part = (build(ledger, tmp_path / "report.md", tmp_path, some)[0].read_text() for some in ((), ("sample",)))
+    assert title not in whole and title in part
+    assert "The pictures cover the whole ledger." in part and "The pictures cover the whole ledger." not in whole
