@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -29,20 +30,33 @@ WORDS = ("the a of to and in is it was that cat dog sat ran on mat house tree re
 
 
 @pytest.fixture(scope="session")
-def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is compiled, and timed, once for all tests of a process: named by its content, so that none can get another's."""
-    return tmp_path_factory.mktemp("native")
+def common_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is compiled, timed and listed once for all tests, whichever process runs them; files are named by their content."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "common"
+    for name in ("native", "lm_eval_tasks", "locks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, native_folder: Path) -> None:
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, common_cache: Path) -> None:
     """No test sees the user's caches or ledger."""
     home = tmp_path_factory.mktemp("home")
-    (home / "cache").mkdir()
-    (home / "cache" / "native").symlink_to(native_folder)
+    (home / "cache" / "locks").mkdir(parents=True)
+    # The locks of what is compiled and timed go along, so that two processes of tests wait for each other.
+    for name in ("native", "lm_eval_tasks", "locks/native.lock", "locks/speeds.lock"):
+        (home / "cache" / name).symlink_to(common_cache / name)
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(home / "cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.delenv("SPARSEBENCH_LEDGER", raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _earlier_objects_stay() -> None:
+    """Collections that the program asks for need not look through all that was imported before: that took a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -230,7 +230,6 @@ def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, mo
                 bounded.read_json(path)
     finally:
         gc.set_threshold(*often)
-        gc.unfreeze()
     assert not failed
 
 
