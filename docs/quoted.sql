@@ -21,7 +21,7 @@ WITH wanda AS (
     GROUP BY manifest, variant_id
 ), sparse AS (
     SELECT any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS decode_30, any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.9) AS decode_90,
-           any_value(zeros_speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS zeros_30,
+           any_value(least(zeros_speedup, zeros_bound)) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS zeros_30,
            any_value(speedup) FILTER (phase = 'prefill' AND round(sparsity, 2) = 0.9) AS prefill_90
     FROM latency
     WHERE manifest = 'engines' AND engine = 'sparse' AND model = 'smollm2-135m'
