@@ -3,7 +3,7 @@
 from sparsebench.runtime.measure import check_device, check_supported, measure_latency, measure_memory, measure_pair
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
-VERSION = 2
+VERSION = 3
 
 __all__ = [
     "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_device", "check_supported",

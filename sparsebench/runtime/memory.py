@@ -29,10 +29,17 @@ def own(module: Any) -> None:
 
     transformers maps the file. Its pages do not count as anonymous memory and come and go with memory pressure, so a
     loaded model would look gigabytes smaller, or its first step slower, than it is.
+
+    The copies are ordinary tensors, also in inference mode. Of an inference tensor torch 2.13 copies the transpose in
+    each product with a slice of the hidden states, as the head's with the last token's: that made a prompt of 16 tokens
+    five times slower with Qwen2.5-1.5B.
     """
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type == "cpu":
-            tensor.data = tensor.data.clone()
+    import torch
+
+    with torch.inference_mode(mode=False):
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
     gc.collect()
 
 

@@ -762,10 +762,9 @@ def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, 
     Ledger(tmp_path / "b.duckdb").ingest([*timed, forced, *stored])
     asked = "SELECT phase, zeros_bound FROM latency WHERE sparsity = {} AND phase IN ('prefill', 'decode')"
     bounds = dict(query.run(tmp_path / "b.duckdb", asked.format(0.9)).rows)
-    share = (
-        "SELECT share FROM sizes WHERE model = 'smol' AND sparsity = 0.9 AND method = 'magnitude' AND format = 'packed'"
-    )
-    assert bounds == {"prefill": None, "decode": pytest.approx(1 / query.run(tmp_path / "b.duckdb", share).rows[0][0])}
+    size = "(SELECT prunable_bytes FROM sizes WHERE model = 'smol' AND method = '{}' AND format = '{}' AND sparsity = {})"
+    ratio = f"SELECT {size.format('dense', 'dense', 0)} / {size.format('magnitude', 'packed', 0.9)}"
+    assert bounds == {"prefill": None, "decode": pytest.approx(query.run(tmp_path / "b.duckdb", ratio).rows[0][0])}
     assert dict(query.run(tmp_path / "b.duckdb", asked.format(0.0)).rows) == {"prefill": None, "decode": None}
     for record in timed:
         record["result"]["dtype"] = "float32"

@@ -69,6 +69,18 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
     assert memory.tensor_bytes(model) < sum(one.nbytes for one in model.state_dict().values()) + tied
 
 
+def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> None:
+    """Torch copies the transpose of an inference tensor in each product with a slice of the hidden states."""
+    import torch
+
+    from sparsebench.models.load import load_model
+
+    model = load_model(tiny_llama, "decoder")
+    with torch.inference_mode():
+        memory.own(model)
+    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+
+
 def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> None:
     def need(ranks: int, dtype: str) -> int:
         return footprint(tiny_llama, Setting("deepspeed", ranks, Workload(), dtype))

@@ -51,7 +51,7 @@ WITH unforced AS (
     WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
 ), stored AS (
     SELECT variant_id, if(v.weights = 'random', v.model, '') AS named, v.source, v.revision, v.family, v.dtype, v.weights, v.recipe,
-           max(z.bytes) FILTER (z.format = 'dense') AS dense, min(z.bytes) FILTER (z.format = 'packed') AS packed,
+           max(z.prunable_bytes) FILTER (z.format = 'dense') AS dense, min(z.prunable_bytes) FILTER (z.format = 'packed') AS packed,
            max(z.prunable_bytes / t.prunable) FILTER (z.format = 'dense') AS width
     FROM base.sizes z
     JOIN base.storage t USING (record_id)
@@ -59,7 +59,7 @@ WITH unforced AS (
     JOIN base.variants v USING (variant_id)
     GROUP BY ALL
 ), saved AS (
-    -- The dense model's bytes over the variant's, and the bytes of one of its weights.
+    -- The bytes of the dense model's prunable weights over the variant's, and those of one weight.
     SELECT variant_id, max(dense) FILTER (recipe = 'dense') OVER one_model / packed AS most, max(width) FILTER (recipe = 'dense') OVER one_model AS width
     FROM stored
     WINDOW one_model AS (PARTITION BY named, source, revision, family, dtype, weights)
@@ -117,7 +117,7 @@ COMMENT ON COLUMN latency.kernel_speedup IS 'speed-up of the engine''s kernel on
 COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup / kernel_speedup; where `kernel` is runs, not the bitmask, that format''s gain is included; NULL for dense, and where the variant ran a dense kernel';
 COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from the intervals of both';
 COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
-COMMENT ON COLUMN latency.zeros_bound IS 'most that zeros can give by the bytes that they save: in decoding one sequence, bytes of the dense file / of the packed one, where both are in the number format that ran; zeros_speedup above it holds other gains, such as over a kernel that is slow without zeros; an embedding table that is not the output head counts as read; NULL elsewhere';
+COMMENT ON COLUMN latency.zeros_bound IS 'most that zeros can give by the bytes that they save: in decoding one sequence, bytes of the dense model''s prunable weights / of the variant''s in the packed format, where both are in the number format that ran; the other weights are read too and make it less; zeros_speedup above it holds other gains, such as over a kernel that is slow without zeros; NULL elsewhere';
 COMMENT ON COLUMN latency.resolution IS 'smallest relative difference that the row can show: the larger of noise and half the interval''s width; NULL where noise or speedup is';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval is within the noise; no noise floor where no A/A run was timed; else no difference detected; NULL for dense and load';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
