@@ -131,12 +131,18 @@ class RankWorker:
         return inputs(config, self.setting.workload, self.setting.seed, self.device)
 
     def load(self, folder: Path, baseline: bool = False) -> Any:
-        """Load the model with the engine and copy its tensors out of the mapped file (``memory.own``)."""
+        """Load the model with the engine and copy its tensors out of the mapped file (``memory.own``).
+
+        Its tensors are ordinary ones, as a user's are, also where this is called in inference mode.
+        """
+        import torch
+
         work = self.setting.workload
         source = SavedModel(folder, self.family, self.setting.dtype)
-        wrapped = self.engine.load(source, work.prompt + work.generate, baseline)
+        with torch.inference_mode(mode=False), torch.no_grad():
+            wrapped = self.engine.load(source, work.prompt + work.generate, baseline)
+            memory.own(wrapped.module)
         self.dtype = str(wrapped.module.dtype).removeprefix("torch.")
-        memory.own(wrapped.module)
         return wrapped
 
     def parity(self, folder: Path) -> dict[str, Any] | None:

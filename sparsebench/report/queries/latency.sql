@@ -5,6 +5,8 @@ SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, w
        zeros_bound, if(zeros_bound IS NULL, NULL, least(zeros_speedup, zeros_bound)) AS zeros_part, if(kernel LIKE '%runs%', 'format and zeros together', 'zeros') AS part, pairs, noise, baseline,
        perplexity_ratio, variant_id IN (FROM _ruined) AS ruined, parity_l2, parity_tolerance,
        wraps_only, notes, if(method = 'dense', 'dense against itself', method_label(method, granularity, pattern) || way) AS label,
+       -- Until then torch copied the transposed output head in each prompt of a timed decoder (docs/measuring.md).
+       family = 'decoder' AND device = 'cpu' AND phase IN ('prefill', 'generate') AND started_at < TIMESTAMP '2026-11-29 09:32:00' AS copied,
        CASE WHEN method = 'dense' THEN 'noise floor' WHEN verdict = 'no difference detected' AND resolution > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
        CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
