@@ -57,6 +57,16 @@ def cpu_model() -> str:
 
 
 @cache
+def generation() -> str:
+    """Return an x86 processor's family and model, such as ``26.2``; empty elsewhere.
+
+    A virtual machine often gives one name to all of a maker's processors: Zen 4 (25.17) and Zen 5 are ``AMD EPYC``.
+    """
+    numbers = [kernel_value("/proc/cpuinfo", field) for field in ("cpu family", "model")]
+    return ".".join(numbers) if all(numbers) else ""
+
+
+@cache
 def _flags() -> frozenset[str]:
     """Return the instruction sets that an x86 processor reports; empty elsewhere."""
     return frozenset(kernel_value("/proc/cpuinfo", "flags").split())
@@ -152,12 +162,12 @@ def _reclaimable(group: Path) -> int:
 
 @cache
 def machine(device: str = "cpu") -> str:
-    """Return the class of hardware within which latencies may be compared: ``AMD EPYC (AVX2) ×2, 23 GiB``.
+    """Return the class of hardware within which latencies may be compared: ``AMD EPYC (AVX2, model 25.1) ×2, 23 GiB``.
 
     GPUs count by name, however many there are: how many a measurement takes is a setting, and the others are idle.
     """
-    level = f" ({instructions()})" if instructions() else ""
-    words = [f"{cpu_model()}{level} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
+    told = ", ".join(filter(None, [instructions(), generation() and f"model {generation()}"]))
+    words = [f"{cpu_model()}{told and f' ({told})'} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
     return ", ".join(words + [devices.hardware(device)] * devices.is_gpu(device))
 
 

@@ -57,6 +57,16 @@ def test_a_class_of_machines_has_one_set_of_instructions(monkeypatch: pytest.Mon
     assert one != environment.machine.__wrapped__()
 
 
+def test_generations_of_one_name_are_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "generation", lambda: "25.17")
+    one = environment.machine.__wrapped__()
+    assert "model 25.17) ×" in one
+    monkeypatch.setattr(environment, "generation", lambda: "26.2")
+    assert one.replace("25.17", "26.2") == environment.machine.__wrapped__()
+    monkeypatch.setattr(environment, "generation", lambda: "")
+    assert "model" not in environment.machine.__wrapped__()
+
+
 def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:
     assert environment._reclaimable(tmp_path) == 0
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 4096\nactive_file 7\n")

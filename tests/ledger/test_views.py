@@ -762,7 +762,9 @@ def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, 
     Ledger(tmp_path / "b.duckdb").ingest([*timed, forced, *stored])
     asked = "SELECT phase, zeros_bound FROM latency WHERE sparsity = {} AND phase IN ('prefill', 'decode')"
     bounds = dict(query.run(tmp_path / "b.duckdb", asked.format(0.9)).rows)
-    size = "(SELECT prunable_bytes FROM sizes WHERE model = 'smol' AND method = '{}' AND format = '{}' AND sparsity = {})"
+    size = (
+        "(SELECT prunable_bytes FROM sizes WHERE model = 'smol' AND method = '{}' AND format = '{}' AND sparsity = {})"
+    )
     ratio = f"SELECT {size.format('dense', 'dense', 0)} / {size.format('magnitude', 'packed', 0.9)}"
     assert bounds == {"prefill": None, "decode": pytest.approx(query.run(tmp_path / "b.duckdb", ratio).rows[0][0])}
     assert dict(query.run(tmp_path / "b.duckdb", asked.format(0.0)).rows) == {"prefill": None, "decode": None}

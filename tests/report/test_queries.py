@@ -122,12 +122,19 @@ def test_the_best_names_all_of_a_chain(small: Callable[..., Path], monkeypatch: 
     assert {row["best_what"] for row in rows} == {"of magnitude 50%, int8"}
 
 
-@pytest.mark.parametrize(("machine", "emulated"), [("AVX2", True), ("AVX-512", False)])
+@pytest.mark.parametrize(
+    ("machine", "emulated"),
+    [
+        ("AMD EPYC (AVX2)", True),
+        ("Intel(R) Core(TM) i7 (AVX2, model 6.94)", True),
+        ("AMD EPYC (AVX-512, model 25.17)", False),
+    ],
+)
 def test_a_gain_over_emulation_is_not_the_best(
     small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, machine: str, emulated: bool
 ) -> None:
     faster(monkeypatch, lambda cell, phase: 1 if cell.variant.is_dense else 4 if phase == "prefill" else 2)
-    rows = asked(small(f"AMD EPYC ({machine}) ×2, 8 GiB", structure=None), "findings_latency")
+    rows = asked(small(f"{machine} ×2, 8 GiB", structure=None), "findings_latency")
     assert {row["best_phase"] for row in rows} == {"decode" if emulated else "prefill"}
 
 

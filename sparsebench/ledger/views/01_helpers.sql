@@ -45,8 +45,8 @@ CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
 CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
--- `AVX-512 BF16` of `AMD EPYC (AVX-512 BF16) ×2, 23 GiB`: what tells processors apart in a title.
-CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract(machine, '\(([^)]*)\)', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
+-- `AVX2, model 25.1` of `AMD EPYC (AVX2, model 25.1) ×2, 23 GiB`: what tells processors apart in a title.
+CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract(machine, '\(([^)]*)\) ×', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 -- `low to high`, or one number where both look the same in this format.

@@ -4,7 +4,7 @@ WITH every AS (
     SELECT *, if(variant_id IN (FROM _more_than_zeros), (SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'at ' || percent_label(sparsity) || '%') AS what,
            max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest,
            -- AVX2 has no products of bfloat16 matrices: a gain over emulation is the best only where there is no other.
-           coalesce(dtype = 'bfloat16' AND device = 'cpu' AND machine_label(machine) = 'AVX2' AND phase <> 'decode', false) AS emulated,
+           coalesce(dtype = 'bfloat16' AND device = 'cpu' AND machine_label(machine) LIKE 'AVX2%' AND phase <> 'decode', false) AS emulated,
            (NOT emulated, speedup) AS standing, phase || if(emulated, ', dense emulating bfloat16,', '') AS said
     FROM latency
     WHERE phase NOT IN ('load', 'generate') /* manifests */
