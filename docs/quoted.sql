@@ -59,6 +59,10 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'shapes' AND d.model = 'smollm2-135m'
+), alike AS (
+    SELECT count(*) AS phases, count(*) FILTER (speedup_low > 1 OR speedup_high < 1) AS apart
+    FROM (FROM latency WHERE method = 'dense' AND phase <> 'load' AND processes >= 4 AND speedup IS NOT NULL
+          QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1)
 ), kinds AS (
     SELECT recipe, any_value(d.score) AS score, any_value(d.dense_score) AS dense, any_value(s.share) AS packed
     FROM vs_dense d
@@ -68,6 +72,8 @@ WITH wanda AS (
     GROUP BY ALL
 )
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
+UNION ALL SELECT 'aa_phases', format('{}', phases) FROM alike
+UNION ALL SELECT 'aa_apart', format('{}', apart) FROM alike
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'
 UNION ALL SELECT 'sparsegpt_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'sparsegpt/layer 30% propagate=dense'
 UNION ALL SELECT 'magnitude_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'magnitude/layer 30%'

@@ -69,7 +69,7 @@ def assemble(
     from sparsebench.models.experts import put_together, take_apart
 
     config = precision.stated(weights.config, precision.resolve(dtype, weights.config))
-    model = meta_model(family, config, kind=kind).eval().requires_grad_(False)
+    model = meta_model(family, config, kind=kind).eval()
     prepare(model)
     take_apart(model, weights.tensors)
     names = stored_views(model, weights.tensors)
@@ -110,12 +110,16 @@ def _is_linear(module: Any) -> bool:
 
 
 def _shared(tensor: torch.Tensor, filled: Mapping[View, Any], tied: bool) -> torch.nn.Parameter:
-    """Return ``tensor`` as a parameter; for a tied one, an equal parameter filled before (files may store both)."""
+    """Return ``tensor`` as a parameter; for a tied one, an equal parameter filled before (files may store both).
+
+    It needs a gradient, as after transformers' own loader. Of a weight that needs none torch 2.13 copies the transpose
+    in each product with a slice of the hidden states, as the head's with those of the last token.
+    """
     import torch
 
     twins = [one for one in filled.values() if one.shape == tensor.shape and one.dtype == tensor.dtype] if tied else []
     twin = next((one for one in twins if torch.equal(one, tensor)), None)
-    return torch.nn.Parameter(tensor, requires_grad=False) if twin is None else twin
+    return torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if twin is None else twin
 
 
 def _check_whole(model: PreTrainedModel, family: Family, config: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
 
-VERSION = 1
+VERSION = 2
 """Raise it when only the way memory is measured changes; the package's VERSION also covers the timings."""
 STATUS = Path("/proc/self/status")
 CROWDED = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
@@ -30,9 +30,9 @@ def own(module: Any) -> None:
     transformers maps the file. Its pages do not count as anonymous memory and come and go with memory pressure, so a
     loaded model would look gigabytes smaller, or its first step slower, than it is.
 
-    The copies are ordinary tensors, also in inference mode. Of an inference tensor torch 2.13 copies the transpose in
-    each product with a slice of the hidden states, as the head's with the last token's: that made a prompt of 16 tokens
-    five times slower with Qwen2.5-1.5B.
+    The copies are ordinary tensors, also in inference mode: an inference tensor does not tell torch that it needs a
+    gradient. Of a weight that needs none torch 2.13 copies the transpose in each product with a slice of the hidden
+    states, as the head's with the last token's: that made a prompt of 16 tokens five times slower with Qwen2.5-1.5B.
     """
     import torch
 
@@ -62,6 +62,29 @@ def tensor_bytes(model: Any) -> int:
     return sum(storages.values()) + int(getattr(model, "hidden_bytes", 0))
 
 
+def cache_bytes(cache: Any) -> int | None:
+    """Return the bytes of the tensors that ``cache`` holds, at any depth, each storage once; None for None."""
+    import torch
+
+    storages: dict[int, int] = {}
+    visited: set[int] = set()
+    left = [cache]
+    while left:
+        one = left.pop()
+        if id(one) in visited or isinstance(one, torch.nn.Module | type):
+            continue
+        visited.add(id(one))
+        if isinstance(one, torch.Tensor):
+            storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        elif isinstance(one, Mapping):
+            left += one.values()
+        elif isinstance(one, list | tuple):
+            left += one
+        else:
+            left += getattr(one, "__dict__", {}).values()
+    return None if cache is None else sum(storages.values())
+
+
 class Meter:
     """Measures one rank phase by phase. Create it after the imports: what is resident then is the baseline.
 
@@ -78,8 +101,11 @@ class Meter:
         self.baseline = _status("VmRSS")
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure what runs inside the ``with`` block as phase ``name``, and append a row."""
+    def phase(self, name: str, cache: Callable[[], Any] = tuple) -> Iterator[None]:
+        """Measure what runs inside the ``with`` block as phase ``name``, and append a row.
+
+        ``cache`` returns what is kept between tokens at its end, None where that is unknown.
+        """
         _settle()
         _reset_peak()
         if self.cuda:
@@ -109,6 +135,7 @@ class Meter:
                 anon_bytes=_status("RssAnon"),
                 pss_bytes=_pss(),
                 tensor_bytes=self.tensors,
+                cache_bytes=cache_bytes(cache()),
                 baseline_bytes=self.baseline,
                 cuda_allocated_bytes=allocated,
                 cuda_reserved_bytes=reserved,

@@ -224,7 +224,7 @@ class RankWorker:
             work = self.setting.workload
             for phase in phases(model, self.family, self.prompt(folder), work.generate, keep_cache=False):
                 self.peers.barrier()
-                with meter.phase(phase.name):
+                with meter.phase(phase.name, partial(getattr, phase, "cache")):
                     phase.begin()
                     for _ in range(work.generate if phase.name == "decode" else 1):
                         phase.step()

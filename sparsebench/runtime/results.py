@@ -187,7 +187,8 @@ class RankMemory:
     ``peak_rss_bytes`` is VmHWM, reset before the phase. ``peak_bytes`` is that less ``baseline_bytes``, the RSS before
     loading; on a GPU it is the peak that torch allocated there. ``anon_bytes`` and ``pss_bytes`` (with the processes
     that the rank started) are taken at the end of the phase. ``tensor_bytes`` are parameters and buffers, each storage
-    once. The CUDA fields are None on a CPU: the peaks that torch allocated and reserved, and what the process holds at
+    once. ``cache_bytes`` are the keys and values, or states, at the end of the phase; None where they are unknown, as in
+    ``generate``. The CUDA fields are None on a CPU: the peaks that torch allocated and reserved, and what the process holds at
     the end of the phase by NVML, or, where NVML does not say, all that is taken of the GPU.
     """
 
@@ -199,6 +200,7 @@ class RankMemory:
     pss_bytes: int | None
     tensor_bytes: int
     baseline_bytes: int
+    cache_bytes: int | None = None
     cuda_allocated_bytes: int | None = None
     cuda_reserved_bytes: int | None = None
     cuda_process_bytes: int | None = None

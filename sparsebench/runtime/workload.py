@@ -28,6 +28,8 @@ class Phase:
     """One phase to time, such as prefill."""
 
     name: str
+    cache: Any = ()
+    """The keys and values, or states, that are kept between tokens; None where the model keeps them to itself."""
 
     def begin(self) -> None:
         """Bring the state to where a block of steps may start; not timed."""
@@ -124,7 +126,7 @@ class Prefill(Phase):
         import inspect
 
         self.model, self.prompt, self.encode = model, prompt, encode
-        self.cache: Any = None
+        self.cache = None
         self.next: Any = None
         known = inspect.signature(model.module.forward).parameters
         self.cache_name = cache_name(model.module)
@@ -157,7 +159,7 @@ class Decode(Phase):
 
     def __init__(self, prefill: Prefill, keep_cache: bool) -> None:
         self.prefill, self.keep_cache = prefill, keep_cache
-        self.cache: Any = None
+        self.cache = None
         self.next: Any = None
         self.mask = prefill.prompt.mask
 
@@ -186,6 +188,7 @@ class Generate(Phase):
     """A whole greedy generation of exactly ``tokens`` new tokens by the model's ``generate``."""
 
     name = "generate"
+    cache = None
 
     def __init__(self, model: Any, prompt: Prompt, tokens: int) -> None:
         from transformers import GenerationConfig

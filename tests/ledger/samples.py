@@ -280,7 +280,7 @@ def weighed(cell: Cell) -> runtime.MemoryResult:
     names = ("load", "forward") if cell.variant.family == "encoder" else ("load", "prefill", "decode", "generate")
     size = 9 * 10**7 if cell.variant.family == "encoder" else 3 * 10**8
     each = [
-        runtime.RankMemory(rank, name, size + 4 * 10**8, size // ranks, size, size, size // ranks, 4 * 10**8)
+        runtime.RankMemory(rank, name, size + 4 * 10**8, size // ranks, size, size, size // ranks, 4 * 10**8, 0)
         for name in names
         for rank in range(ranks)
     ]

@@ -121,6 +121,9 @@ def test_memory_at_two_ranks_is_shared_out(models: Mapping[str, Path], family: s
     assert found.peak_bytes == max(phase.peak_bytes for phase in found.phases if phase.phase != "load")
     whole = sum(info.nbytes for info in Checkpoint(models[family]).tensors.values())
     assert all(whole / 3 < row.tensor_bytes < whole for row in rows)
+    kept = {(row.rank, row.phase): row.cache_bytes for row in rows}
+    assert kept[0, "load"] == 0 < kept[0, "prefill"] < kept[0, "decode"] and kept[0, "generate"] is None
+    assert kept[0, "decode"] == kept[1, "decode"]
     json.dumps(asdict(found), allow_nan=False)
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from sparsebench import children
+from sparsebench.manifest.schema import Family
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, memory, shm
+from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.footprint import footprint
+from sparsebench.runtime.workload import inputs, phases
 from sparsebench.sources import Cache
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the counters are Linux's")
@@ -70,7 +73,7 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
 
 
 def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> None:
-    """Torch copies the transpose of an inference tensor in each product with a slice of the hidden states."""
+    """They keep no note that they need a gradient, and of such a weight torch copies the transpose at times."""
     import torch
 
     from sparsebench.models.load import load_model
@@ -79,6 +82,26 @@ def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> 
     with torch.inference_mode():
         memory.own(model)
     assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize(("name", "family"), [("tiny_llama", "decoder"), ("tiny_t5", "encoder-decoder")])
+def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pytest.FixtureRequest) -> None:
+    from sparsebench.models.load import load_model
+
+    folder = request.getfixturevalue(name)
+    config, loaded = Checkpoint(folder).config, load_model(folder, family)
+    work = Workload(batch=2, prompt=5, generate=3)
+    made = {one.name: one for one in phases(Plain(loaded), family, inputs(config, work, 0, "cpu"), 3, keep_cache=False)}
+    made["decode"].begin()
+    for _ in range(work.generate):
+        made["decode"].step()
+    if family == "decoder":
+        heads = config["num_key_value_heads"] * config["hidden_size"] // config["num_attention_heads"]
+        layers, positions = config["num_hidden_layers"], 5 + 3
+    else:  # one position of the start token, and the encoder's for cross-attention
+        heads, layers, positions = config["num_heads"] * config["d_kv"], config["num_decoder_layers"], 1 + 3 + 5
+    assert memory.cache_bytes(made["decode"].cache) == 2 * layers * heads * positions * 2 * loaded.dtype.itemsize
+    assert memory.cache_bytes(made["generate"].cache) is None, "it is out of sight"
 
 
 def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> None:

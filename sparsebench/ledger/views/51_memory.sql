@@ -2,14 +2,15 @@ CREATE OR REPLACE VIEW memory AS
 WITH parts AS (
     SELECT record_id, 'overall' AS phase, NULL::INTEGER AS rank, peak_bytes, NULL::BIGINT AS peak_rss_bytes,
            NULL::BIGINT AS anon_bytes, NULL::BIGINT AS pss_bytes, NULL::BIGINT AS tensor_bytes, NULL::BIGINT AS baseline_bytes,
-           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes, NULL::BIGINT AS cuda_process_bytes
+           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes, NULL::BIGINT AS cuda_process_bytes, NULL::BIGINT AS cache_bytes
     FROM base.memory
     UNION ALL BY NAME
     SELECT p.record_id, p.phase, NULL::INTEGER AS rank, any_value(p.peak_bytes) AS peak_bytes,
            sum(r.peak_rss_bytes)::BIGINT AS peak_rss_bytes, sum(r.anon_bytes)::BIGINT AS anon_bytes,
            sum(r.pss_bytes)::BIGINT AS pss_bytes, sum(r.tensor_bytes)::BIGINT AS tensor_bytes,
            sum(r.baseline_bytes)::BIGINT AS baseline_bytes, sum(r.cuda_allocated_bytes)::BIGINT AS cuda_allocated_bytes,
-           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes, if(count(*) = count(r.cuda_process_bytes), sum(r.cuda_process_bytes), NULL)::BIGINT AS cuda_process_bytes
+           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes, if(count(*) = count(r.cuda_process_bytes), sum(r.cuda_process_bytes), NULL)::BIGINT AS cuda_process_bytes,
+           if(count(*) = count(r.cache_bytes), sum(r.cache_bytes), NULL)::BIGINT AS cache_bytes
     FROM base.memory_phases p
     LEFT JOIN base.memory_ranks r ON r.record_id = p.record_id AND r.phase = p.phase
     GROUP BY p.record_id, p.phase
@@ -42,6 +43,7 @@ COMMENT ON COLUMN memory.baseline_bytes IS 'resident size after imports, before 
 COMMENT ON COLUMN memory.cuda_allocated_bytes IS 'peak that PyTorch allocated on the GPU, bytes';
 COMMENT ON COLUMN memory.cuda_reserved_bytes IS 'peak that PyTorch reserved on the GPU, bytes';
 COMMENT ON COLUMN memory.cuda_process_bytes IS 'memory of the processes on the GPU at the end of the phase, CUDA''s own part included, bytes; NULL where NVML does not say';
+COMMENT ON COLUMN memory.cache_bytes IS 'keys and values (or states) kept for the next token, at the end of the phase, bytes; NULL where the model keeps them to itself (generate), and in records from before 2026-11-29';
 COMMENT ON COLUMN memory.measure IS 'where peak_bytes was read';
 COMMENT ON COLUMN memory.dtype IS 'number format in which it ran';
 COMMENT ON COLUMN memory.dense_peak_bytes IS 'peak_bytes of the dense model, same engine, ranks, workload, phase and machine; NULL where it was not measured';

@@ -58,6 +58,8 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
     assert own.dtype == stock.dtype and not own.training
     mine, theirs = own.state_dict(), stock.state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    told = [{name: one.requires_grad for name, one in made.named_parameters()} for made in (own, stock)]
+    assert told[0] == told[1], "torch multiplies by a weight that needs no gradient in another way, at times slowly"
     words = prompt(own.config.to_dict())
     assert distance(outputs(own, family, words), outputs(stock, family, words)) < 1e-6  # buffers that no file has, too
     assert memory.tensor_bytes(own) == memory.tensor_bytes(stock)

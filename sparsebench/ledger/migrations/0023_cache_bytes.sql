@@ -1,0 +1,1 @@
+ALTER TABLE base.memory_ranks ADD COLUMN cache_bytes BIGINT;
