@@ -59,6 +59,11 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'shapes' AND d.model = 'smollm2-135m'
+), coder AS (
+    SELECT recipe, phase, speedup
+    FROM latency
+    JOIN variants USING (variant_id)
+    WHERE latency.manifest = 'coder' AND baseline = 'paired'
 ), alike AS (
     SELECT count(*) AS phases, count(*) FILTER (speedup_low > 1 OR speedup_high < 1) AS apart
     FROM (FROM latency WHERE method = 'dense' AND phase <> 'load' AND processes >= 4 AND speedup IS NOT NULL
@@ -72,6 +77,12 @@ WITH wanda AS (
     GROUP BY ALL
 )
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
+UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
+UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
+UNION ALL SELECT 'coder_int8_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'decode'
+UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'
+UNION ALL SELECT 'coder_50_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
+UNION ALL SELECT 'coder_50_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'magnitude/layer 50%' AND phase = 'prefill'
 UNION ALL SELECT 'aa_phases', format('{}', phases) FROM alike
 UNION ALL SELECT 'aa_apart', format('{}', apart) FROM alike
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'

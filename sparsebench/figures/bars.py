@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
@@ -21,10 +22,17 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     spec = canvas.spec
     places = {value: place for place, value in enumerate(canvas.categories_of(rows))}
-    width = GROUP / len(canvas.looks)
-    for index, (name, look) in enumerate(canvas.looks.items()):
+    found = {canvas.series(row) for row in rows}
+    order = {name: index for index, name in enumerate(name for name in canvas.looks if name in found)}
+    width = GROUP / len(order)
+
+    def left(row: Mapping[str, Any]) -> float:
+        return places[row[spec.get("x")]] - GROUP / 2 + order[canvas.series(row)] * width
+
+    for name in order:
+        look = canvas.looks[name]
         mine = [row for row in rows if canvas.series(row) == name and row[spec.get("y")] is not None]
-        lefts = [places[row[spec.get("x")]] - GROUP / 2 + index * width for row in mine]
+        lefts = [left(row) for row in mine]
         heights = [row[spec.get("y")] for row in mine]
         axes.bar(
             lefts, heights, width * 0.94, align="edge", color=look.colour, edgecolor="white", hatch=look.hatch,
@@ -38,11 +46,16 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
             highs = [row[spec.get("high")] for row in mine]
             axes.vlines([left + width * 0.47 for left in lefts], lows, highs, color="black", linewidth=0.8, zorder=4)
     for (colour, dashes), column in zip(LEVELS, spec.references, strict=False):
-        marks = {places[row[spec.get("x")]]: row[column] for row in rows if row[column] is not None}
-        axes.hlines(
-            list(marks.values()), [place - GROUP / 2 for place in marks], [place + GROUP / 2 for place in marks],
-            color=colour, linestyle=dashes, linewidth=1.2, zorder=5,
-        )  # fmt: skip
+        # One level across a group whose bars share it, else one across each bar.
+        by_group: dict[float, list[float]] = {}
+        marked = [row for row in rows if row[column] is not None]
+        for row in marked:
+            by_group.setdefault(places[row[spec.get("x")]], []).append(row[column])
+        for row in marked:
+            place = places[row[spec.get("x")]]
+            shared = len(set(by_group[place])) == 1 < len(by_group[place])
+            begin, length = (place - GROUP / 2, GROUP) if shared else (left(row), width * 0.94)
+            axes.hlines(row[column], begin, begin + length, color=colour, linestyle=dashes, linewidth=1.2, zorder=5)
 
 
 def finish(panels: Panels, canvas: Canvas) -> None:

@@ -17,7 +17,7 @@ WITH asked AS (
     WHERE NOT s.dense_at_chance
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), each AS (
-    SELECT model, weights, variant_id, count(*) AS tasks, count(*) FILTER (loses_less) AS cleared, bool_or(lost) AS lost, count(*) FILTER (lost) AS losses,
+    SELECT model, weights, variant_id, count(DISTINCT _benchmark(task)) AS tasks, tasks - count(DISTINCT _benchmark(task)) FILTER (loses_less IS NOT true) AS cleared, bool_or(lost) AS lost, count(*) FILTER (lost) AS losses,
            bool_and(half IS NOT false AND NOT collapsed AND NOT at_chance) AS works, bool_and(half) AS halved, max(if(scale = 'perplexity', times, 1 - gain)) AS worst,
            string_agg(task || if(scale = 'perplexity', format(if(abs(times - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), times), format(' {:+.3f}', difference)), ', ' ORDER BY task) FILTER (shown) AS what
     FROM judged

@@ -6,8 +6,7 @@ WITH asked AS (
     -- Zeros alone: fewer bits and smaller shapes are not sparsity.
     AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
-    -- Two metrics of the same answers are one benchmark: g2p and g2p_per, squad and squad_f1.
-    SELECT s.model, s.weights, s.variant_id, s.sparsity, _lost(v.verdict) OR s.at_chance AS lost, regexp_replace(s.task, '_(f1|per)$', '') AS benchmark
+    SELECT s.model, s.weights, s.variant_id, s.sparsity, _lost(v.verdict) OR s.at_chance AS lost, _benchmark(s.task) AS benchmark
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
