@@ -30,7 +30,7 @@ WITH chosen AS (
 ), told AS (
     -- Kernels that skip zeros, beside the dense model in the same engine: the fastest variant that is sound, and the fastest of all. Then dense kernels.
     SELECT max(speedup) FILTER (won AND NOT ruined) AS best, arg_max([least(zeros_speedup, zeros_bound)], speedup) FILTER (won AND NOT ruined)[1] AS by_zeros, arg_max(sparsity, speedup) FILTER (won AND NOT ruined) AS zeros,
-           arg_max(machine_label(machine), speedup) FILTER (won AND NOT ruined) AS setting,
+           arg_max(split_part(machine_label(machine), ',', 1), speedup) FILTER (won AND NOT ruined) AS setting,
            max(speedup) FILTER (won AND ruined) AS most, arg_max(sparsity, speedup) FILTER (won AND ruined) AS most_zeros,
            count(*) FILTER (plain AND sparsity > 0) AS dense_kernels, count(*) FILTER (plain AND sparsity > 0 AND verdict = 'faster') AS dense_faster
     FROM (SELECT *, _dense_kernel(kernel) AS plain, NOT plain AND sparsity > 0 AND verdict = 'faster' AS won, variant_id IN (FROM _ruined) AS ruined

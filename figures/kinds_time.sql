@@ -24,7 +24,7 @@ WITH fastest AS (
     SELECT variant_id, engine, least(zeros_speedup, zeros_bound) AS zeros, zeros < speedup AS apart, if(apart, zeros, speedup) AS gain,
            if(apart, least(zeros_speedup_low, zeros_bound), speedup_low) AS gain_low, if(apart, least(zeros_speedup_high, zeros_bound), speedup_high) AS gain_high,
            verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
-           concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, machine_label(machine) AS short
+           concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, split_part(machine_label(machine), ',', 1) AS short
     FROM latency
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
@@ -42,10 +42,11 @@ WITH fastest AS (
     GROUP BY panel, model
     HAVING count(DISTINCT kind) > 1
 ), said AS (
-    SELECT string_agg(concat(if(several, model || ', ', ''), short, ': ',
-           CASE WHEN least < 1 THEN format('within a tenth of the dense perplexity, {} decodes in {:.0f}% of the time', best, 100 * least)
-                WHEN quickest < 1 THEN format('within a tenth of the dense perplexity nothing decodes faster; {} takes {:.0f}% of the time at {:.1f} times the perplexity', quick, 100 * quickest, cost)
-                ELSE 'nothing is shown to decode faster than dense' END), '; ' ORDER BY panel) AS finding
+    SELECT 'Time of a token within a tenth of the dense perplexity: '
+           || string_agg(concat(if(several, model || ', ', ''), short, ': ',
+                                CASE WHEN least < 1 THEN format('{} {:.0f}%', best, 100 * least)
+                                     WHEN quickest < 1 THEN format('nothing is faster ({} takes {:.0f}% at {:.1f} times the perplexity)', quick, 100 * quickest, cost)
+                                     ELSE 'nothing is shown to be faster' END), '; ' ORDER BY panel) AS finding
     FROM told
 ), drawn AS (
     FROM points
