@@ -27,7 +27,7 @@ WITH asked AS (
 ), plain AS (
     SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), timed AS (
-    SELECT variant_id, machine_label(machine) AS processor, max(speedup) FILTER (verdict = 'faster') AS speedup, arg_max(engine, speedup) FILTER (verdict = 'faster') AS engine
+    SELECT variant_id, split_part(machine_label(machine), ',', 1) AS processor, max(speedup) FILTER (verdict = 'faster') AS speedup, arg_max(engine, speedup) FILTER (verdict = 'faster') AS engine
     FROM latency
     WHERE verdict IS NOT NULL AND phase IN ('decode', 'forward')
     GROUP BY ALL

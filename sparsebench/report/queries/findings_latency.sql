@@ -17,7 +17,10 @@ WITH every AS (
 SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS processor, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
        count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2) AS unclear,
-       if(count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () = 1, machine_label(machine), processor) AS short,
+       -- Instructions alone, where they tell the machines apart.
+       CASE WHEN count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () > 1 THEN processor
+            WHEN count(DISTINCT split_part(machine_label(machine), ',', 1)) OVER () < count(DISTINCT machine_label(machine)) OVER () THEN machine_label(machine)
+            ELSE split_part(machine_label(machine), ',', 1) END AS short,
        max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest,
        arg_max(speedup, standing) FILTER (verdict = 'faster') AS shown_best, coalesce(arg_max(said, standing) FILTER (verdict = 'faster'), arg_max(said, standing)) AS best_phase,
        coalesce(arg_max(what, standing) FILTER (verdict = 'faster'), arg_max(what, standing)) AS best_what,
