@@ -60,7 +60,7 @@ WITH wanda AS (
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'shapes' AND d.model = 'smollm2-135m'
 ), coder AS (
-    SELECT recipe, phase, speedup
+    SELECT recipe, phase, speedup, least(zeros_speedup, zeros_bound) AS zeros
     FROM latency
     JOIN variants USING (variant_id)
     WHERE latency.manifest = 'coder' AND baseline = 'paired'
@@ -78,6 +78,8 @@ WITH wanda AS (
 )
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
 UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
+UNION ALL SELECT 'coder_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'magnitude/layer 50%'
+UNION ALL SELECT 'coder_50_zeros', format('{:.1f}', zeros) FROM coder WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
 UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
 UNION ALL SELECT 'coder_int8_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'decode'
 UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'

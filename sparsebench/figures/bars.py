@@ -44,7 +44,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         if "low" in spec.values and "high" in spec.values:
             lows = [row[spec.get("low")] for row in mine]
             highs = [row[spec.get("high")] for row in mine]
-            axes.vlines([left + width * 0.47 for left in lefts], lows, highs, color="black", linewidth=0.8, zorder=4)
+            axes.vlines([begin + width * 0.47 for begin in lefts], lows, highs, color="black", linewidth=0.8, zorder=4)
     for (colour, dashes), column in zip(LEVELS, spec.references, strict=False):
         # One level across a group whose bars share it, else one across each bar.
         by_group: dict[float, list[float]] = {}

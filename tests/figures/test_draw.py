@@ -497,6 +497,22 @@ def test_what_a_figure_has_found_is_its_title(ledger: Path, tmp_path: Path) -> N
         render(ledger, ["told"], tmp_path / "out", ("svg",), tmp_path)
 
 
+def test_a_level_crosses_the_group_that_shares_it_and_else_its_own_bar(
+    figure: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[float, float, float]] = []
+    monkeypatch.setattr(Axes, "hlines", lambda _, y, begin, end, **__: drawn.append((y, begin, end)))
+    spec = figure("-- kind: bars\n-- title: t\n-- x: x\n-- y: y\n-- series: s\n-- reference: level = l\nSELECT 1")
+    rows = (("one", 3, "a", 1), ("one", 3, "b", 1), ("two", 3, "a", 1), ("two", 3, "b", 2))
+    draw(spec, query.Table(("x", "y", "s", "level"), rows), [tmp_path / "f.png"])
+    whole = {(y, round(begin, 2), round(end, 2)) for y, begin, end in drawn if begin < 0.5}
+    assert whole == {(1, -0.41, 0.41)}
+    first, second = sorted(line for line in drawn if line[1] > 0.5)
+    assert (first[0], second[0]) == (1, 2) and 0.59 <= first[1] < first[2] <= second[1] < second[2] <= 1.41
+
+
 def test_one_broken_figure_does_not_stop_the_others(ledger: Path, tmp_path: Path) -> None:
     header = "-- title: T\n-- kind: bars\n-- x: x\n-- y: y\n"
     texts = {"a": f"{header}SELECT nothing", "b": "-- wrong: header\n", "z": f"{header}SELECT 'a' AS x, 1 AS y"}

@@ -73,7 +73,7 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
 
 
 def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> None:
-    """They keep no note that they need a gradient, and of such a weight torch copies the transpose at times."""
+    """An inference tensor does not tell torch that it needs a gradient: see the next test."""
     import torch
 
     from sparsebench.models.load import load_model
@@ -82,6 +82,33 @@ def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> 
     with torch.inference_mode():
         memory.own(model)
     assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+
+
+@pytest.mark.parametrize("way", ["loaded", "assembled"])
+def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, way: str) -> None:
+    """Of a weight that needs no gradient torch 2.13 copies the transpose, for a batch of products (``bmm``)."""
+    import torch
+
+    from sparsebench.models.assemble import assemble
+    from sparsebench.models.load import load_model
+
+    checkpoint = Checkpoint(tiny_llama)
+    model = load_model(tiny_llama, "decoder") if way == "loaded" else assemble(checkpoint, "decoder")
+    prompt = inputs(checkpoint.config, Workload(1, 16, 2), 0, "cpu")
+
+    def batched() -> bool:
+        step = next(one for one in phases(Plain(model), "decoder", prompt, 2) if one.name == "prefill")
+        with torch.profiler.profile(record_shapes=True) as profile:
+            step.step()
+        called = [event for event in profile.events() if event.name == "aten::bmm"]
+        return any(checkpoint.config["vocab_size"] in shape for event in called for shape in event.input_shapes)
+
+    with torch.inference_mode():
+        memory.own(model)
+        assert not batched()
+        model.requires_grad_(False)
+        if torch.__version__.startswith("2.13."):
+            assert batched(), "this test would see it"
 
 
 @pytest.mark.parametrize(("name", "family"), [("tiny_llama", "decoder"), ("tiny_t5", "encoder-decoder")])
