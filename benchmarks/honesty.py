@@ -18,6 +18,7 @@ benchmark may be stopped and continued. What is printed at the end is of all tri
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 import time
@@ -36,6 +37,7 @@ from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.manifest.schema import Manifest
+from sparsebench.models.families import meta_model
 from sparsebench.models.load import load_model
 from sparsebench.plan.expand import expand
 from sparsebench.runtime import intervals, latency, measure, memory
@@ -72,6 +74,7 @@ class Slower(Phase):
 def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase]]:
     """A fresh copy of the model and its phases; generating is prefill and decode again, and left out."""
     model = load_model(folder, family)  # type: ignore[arg-type]
+    memory.own(model)
     config = json.loads((folder / "config.json").read_text())
     made = phases(Plain(model), family, inputs(config, setting.workload, 0, "cpu"), setting.workload.generate)
     return model, [phase for phase in made if phase.name != "generate"]
@@ -86,10 +89,12 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
         def timed(process: int) -> int:
             torch.set_num_threads(threads_per_rank(setting))
             memory.settle_allocator()
-            with torch.inference_mode():
+            gc.freeze()
+            with torch.no_grad():  # not in inference mode: see memory.own
                 (one, dense), (other, variant) = (loaded(folder, family, setting) for _ in range(2))
-                for model in (one, other):
+                for model in (one, other):  # copied again, as ranks do
                     memory.own(model)
+            with torch.inference_mode():
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
                 peers, meter = Peers(1, False), EnergyMeter(NoMeter("not asked for"))
@@ -190,6 +195,7 @@ def main() -> None:
         "slowdown": given.slowdown, "machine": environment.where("cpu")["id"],
     }  # fmt: skip
     trials = read(given.out, asked) if given.out else []
+    meta_model(given.family, json.loads((given.folder / "config.json").read_text()))  # imports what each process needs
     for _ in range(given.trials - len(trials)):
         shares = {"floor": 0, "equal": 0, "slow": given.slowdown}
         trial = {name: compared(given.folder, given.family, setting, share) for name, share in shares.items()}
