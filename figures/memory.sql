@@ -18,7 +18,8 @@
 
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, dtype, machine, started_at, rank,
-           max(peak_bytes) / 1e6 AS peak, max(tensor_bytes) / 1e6 AS held, max(cache_bytes) / 1e6 AS cache
+           max(peak_bytes) / 1e6 AS peak, max(tensor_bytes) / 1e6 AS held, max(cache_bytes) / 1e6 AS cache,
+           bool_and(_dense_kernel(kernel)) AS plain
     FROM memory
     WHERE phase <> 'load' AND rank IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
@@ -49,8 +50,8 @@ WITH ranked AS (
 SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, peak, held, kept, series, facet,
        (SELECT format('Zeros lower the peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
                || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (plain), 100 * max(ratio) FILTER (plain))), '')
-        FROM (SELECT *, _dense_kernel(kernel) AS plain FROM memory
-              WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND weights <> 'random' AND variant_id NOT IN (FROM _more_than_zeros))
+        FROM (SELECT p.sparsity, p.plain, p.peak / d.peak AS ratio FROM points p JOIN points d USING (manifest, facet, series)
+              WHERE p.method <> 'dense' AND d.method = 'dense' AND p.weights <> 'random')
         HAVING min(ratio) FILTER (NOT plain) < 1) AS finding
 FROM points
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -13,6 +13,8 @@ AnswerRow = Mapping[str, Any]
 SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload", "weights", "seed", "measured as"))
 """Columns that a table of at least MANY rows leaves out where all rows have the same value."""
 MANY = 4
+WIDEST = 24
+"""The most characters of a cell in a right-aligned column: a page does not break these."""
 
 _NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?collapsed \(|{DASH}$|$")
 
@@ -91,8 +93,10 @@ class Answer:
 
 
 def pipe(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a GitHub pipe table; columns of numbers alone are right-aligned."""
-    right = [all(_NUMBER.match(line[place]) for line in lines) for place in range(len(heads))]
+    """Return a GitHub pipe table; columns of numbers, with few words beside them, are right-aligned."""
+    right = [
+        all(_NUMBER.match(line[place]) and len(line[place]) <= WIDEST for line in lines) for place in range(len(heads))
+    ]
     escaped = [[re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|") for text in line] for line in (heads, *lines)]
     rule = ["--:" if numeric else "---" for numeric in right]
     return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))

@@ -202,6 +202,26 @@ def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict
         assert lost == (() if cannot else ((variant["variant"]["id"],),)), "a variant cannot be ruined by such a task"
 
 
+def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
+    found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1, 0] * 50)
+    timed = {
+        sparsity: next(iter(of(found, stage="latency", model="smol", method="magnitude", sparsity=sparsity)))
+        for sparsity in {
+            one["variant"]["sparsity"] for one in of(found, stage="latency", model="smol", method="magnitude")
+        }
+    }
+    assert max(timed) > 0.5
+    path = tmp_path / "ledger.duckdb"
+    Ledger(path).ingest([dense, variant, *timed.values()])
+    ruined = {row[0] for row in query.run(path, "SELECT variant_id FROM _ruined").rows}
+    assert ruined == {one["variant"]["id"] for sparsity, one in timed.items() if sparsity >= 0.5} | {
+        variant["variant"]["id"]
+    }
+
+
 @pytest.mark.parametrize(
     ("dense", "variant", "verdict", "retained"),
     [

@@ -32,11 +32,22 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        floor, test, limited, record_id
 FROM ranked;
 
--- Variants of no use, however small or fast: collapsed, at chance where the dense model is not, or above three times its perplexity.
+-- Variants of no use, however small or fast: collapsed, at chance where the dense model is not, or above three times its perplexity;
+-- and those without a score that have more zeros than one of these, made in the same way.
 CREATE OR REPLACE VIEW _ruined AS
-SELECT variant_id FROM vs_dense WHERE ratio > 3
+WITH shown AS (
+    SELECT variant_id FROM vs_dense WHERE ratio > 3
+    UNION
+    SELECT variant_id FROM scores WHERE method <> 'dense' AND (collapsed OR at_chance AND NOT dense_at_chance)
+), made AS (
+    SELECT DISTINCT variant_id, model, weights, line, sparsity FROM cells JOIN ways USING (variant_id) WHERE pattern = 'unstructured'
+)
+FROM shown
 UNION
-SELECT variant_id FROM scores WHERE method <> 'dense' AND (collapsed OR at_chance AND NOT dense_at_chance);
+SELECT m.variant_id
+FROM made m
+JOIN (FROM made JOIN shown USING (variant_id)) r USING (model, weights, line)
+WHERE m.sparsity > r.sparsity AND m.variant_id NOT IN (SELECT variant_id FROM scores);
 
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
 COMMENT ON COLUMN vs_dense.metric IS 'metric, as in scores';

@@ -14,8 +14,7 @@ WITH scored AS (
 ), paired AS (
     SELECT a.*, b.record_id AS after_id, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
            CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' AND b.text_number = 1 THEN 'inputs'
-                -- As both are published: calibrated on the pruned model's inputs.
-                WHEN a.inputs = '' AND b.inputs = '' AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
+                WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND b.method = a.method || '+owl' THEN 'allocation'
                 WHEN a.inputs = b.inputs AND a.text_number < b.text_number AND a.method = b.method THEN 'text'
                 WHEN a.inputs <> '' AND b.inputs = '' AND a.text_number = b.text_number AND a.method = b.method THEN 'propagation'

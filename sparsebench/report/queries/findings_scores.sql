@@ -1,10 +1,10 @@
 -- Per model, task and method: the largest sparsity up to which a loss of a point (2% of a perplexity) was ruled out at every
 -- sparsity measured, the largest up to which none was detected and every score was above chance, the first at which one was
 -- detected, the one from which on no score was above chance, and the one from which on the model has collapsed; per task, the one from
--- which on every method but random masks was at chance or collapsed.
+-- which on every method but random masks was at chance or collapsed. The best method of a task shows no loss up to the highest sparsity.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, s.sparsity,
-           s.chance, s.at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
+           s.score, s.chance, s.at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, method_label(s.method, s.granularity, 'unstructured') || way AS label,
            s.collapsed, min(s.sparsity) FILTER (_lost(v.verdict) AND v.verdict <> 'at chance') OVER sweep AS lost_at,
            min(s.sparsity) FILTER (_lost(v.verdict) OR s.at_chance) OVER sweep AS ends_at,
@@ -33,15 +33,20 @@ WITH compared AS (
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
            min(sparsity) FILTER (collapsed AND sparsity > sound_to) AS collapsed_from, min(sparsity) FILTER (knows AND sparsity > alive_to) AS gone, any_value(perplexity) AS perplexity, any_value(higher_is_better) AS higher_is_better,
-           any_value(dense_score) AS dense_score
+           any_value(dense_score) AS dense_score,
+           arg_max(score, _goodness(score, higher_is_better)) FILTER (round(sparsity, 4) = 0.5) AS at_50, arg_max(score, _goodness(score, higher_is_better)) FILTER (round(sparsity, 4) = 0.9) AS at_90
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
 )
 SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if(perplexity, half_width / dense_score, NULL) AS half_width_share,
        ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
-                             ORDER BY knows DESC, cleared_to DESC NULLS LAST, kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
-       n = max(n) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from, count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
+                             ORDER BY knows DESC, kept_to DESC NULLS LAST, cleared_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
+       n = max(n) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from,
+       max(cleared_to) FILTER (knows) OVER one_task AS cleared_any,
+       arg_max(at_50, _goodness(at_50, higher_is_better)) FILTER (knows) OVER one_task AS best_50, if(perplexity, best_50, NULL) AS perplexity_50, arg_max(label, _goodness(at_50, higher_is_better)) FILTER (knows) OVER one_task AS method_50,
+       arg_max(at_90, _goodness(at_90, higher_is_better)) FILTER (knows) OVER one_task AS best_90, if(perplexity, best_90, NULL) AS perplexity_90, if(perplexity, dense_score, NULL) AS dense_perplexity, arg_max(label, _goodness(at_90, higher_is_better)) FILTER (knows) OVER one_task AS method_90,
+       count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
        min(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS last_fall
 FROM found
 WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, num_fewshot)

@@ -13,7 +13,7 @@ WITH done AS (
     QUALIFY row_number() OVER (PARTITION BY r.kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, s.model) = 1
 )
 SELECT kind, CASE kind WHEN 'zeros' THEN 'Sparsification by pruning' WHEN 'skipped inputs' THEN 'Sparsification of inputs' WHEN 'smaller shapes' THEN 'Structured pruning' WHEN 'vocabulary' THEN 'A smaller vocabulary'
-                  WHEN 'bits' THEN 'Quantization' WHEN 'recovery' THEN 'Training alone' WHEN 'experts' THEN 'MoEfication' END AS idea,
+                  WHEN 'bits' THEN 'Quantization' WHEN 'recovery' THEN 'Training alone' WHEN 'experts' THEN 'MoEfication' WHEN 'zeros + recovery' THEN 'Pruning, then distillation or other training' END AS idea,
        count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(c.words) AS words, any_value(perplexity) AS perplexity,
        any_value(file) AS file, any_value(read) AS read,
        (SELECT count(*) FROM steps JOIN done USING (variant_id) WHERE step = 'recover' AND name = 'distill') AS distilled

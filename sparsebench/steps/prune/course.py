@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
+from sparsebench.steps.recover.trainer import Pruning
+from sparsebench.steps.recover.weights import TrainedWeights
 
 POWER = 3.0
 

@@ -22,7 +22,7 @@ import torch
 
 from sparsebench.steps.prune.course import ScheduledPruning, bottom, forget
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.recover.trainer import TrainedWeights
+from sparsebench.steps.recover.weights import TrainedWeights
 
 
 class MovementPruning(ScheduledPruning):

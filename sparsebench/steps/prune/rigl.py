@@ -25,7 +25,8 @@ import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.steps.prune.course import bottom, forget
-from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
+from sparsebench.steps.recover.trainer import Pruning
+from sparsebench.steps.recover.weights import TrainedWeights
 
 
 class RiglPruning(Pruning):

@@ -38,7 +38,7 @@ from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.losses import relative
-from sparsebench.steps.recover.trainer import LowRank
+from sparsebench.steps.recover.weights import LowRank
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block

@@ -35,7 +35,8 @@ from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover import DENSE, OWN, student, teachers
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
-from sparsebench.steps.recover.trainer import Pruning, Trained, TrainedWeights, Trainer
+from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
+from sparsebench.steps.recover.weights import TrainedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -35,7 +35,8 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover.step import check_vocabulary
-from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
+from sparsebench.steps.recover.trainer import Pruning
+from sparsebench.steps.recover.weights import TrainedWeights
 from sparsebench.steps.recover.whole import Training
 from sparsebench.steps.shrink import choosing, width, writing
 from sparsebench.steps.shrink.whole import module_of

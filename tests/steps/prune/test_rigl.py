@@ -17,7 +17,7 @@ from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.rigl import RiglPruning
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.trainer import MaskedParameter
+from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import written
 from tests.steps.prune.methods.test_gradual import SETTINGS, exactly

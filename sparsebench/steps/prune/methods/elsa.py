@@ -23,7 +23,8 @@ import torch
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
-from sparsebench.steps.recover.trainer import MaskedParameter, Pruning, TrainedWeights
+from sparsebench.steps.recover.trainer import Pruning
+from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 
 
 class ElsaPruning(Pruning):

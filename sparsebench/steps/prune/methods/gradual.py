@@ -23,7 +23,7 @@ from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
 from sparsebench.steps.prune.movement import MovementPruning
 from sparsebench.steps.prune.rigl import RiglPruning
-from sparsebench.steps.recover.trainer import MaskedParameter
+from sparsebench.steps.recover.weights import MaskedParameter
 
 
 class GradualPruning(ScheduledPruning):

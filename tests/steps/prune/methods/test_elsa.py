@@ -18,7 +18,7 @@ from sparsebench.steps.calibration import DEFAULT, Calibrated
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.elsa import ElsaPruning
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.trainer import MaskedParameter
+from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import details, kinds, label, single
 from tests.models.replaying import written
 from tests.steps.prune.methods.test_gradual import exactly

@@ -16,7 +16,7 @@ from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.course import SparsitySchedule
 from sparsebench.steps.prune.methods.gradual import GradualPruning
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.trainer import MaskedParameter
+from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import made, resumed

@@ -1,0 +1,140 @@
+"""The weights of a whole model that is trained: which are trained, where masks hold them, and how they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint, torch_dtype
+from sparsebench.models.filling import stored_views
+from sparsebench.models.topology import View, parts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+
+
+class LowRank(nn.Module):
+    """A stored matrix, which is not trained, plus a product of two factors wherever the matrix is not zero.
+
+    After PERP (2312.15230): W + M ⊙ (L R), where L starts at zero and R is normal with a variance of 1 over the input
+    width.
+    """
+
+    live: torch.Tensor
+
+    def __init__(self, stored: torch.Tensor, rank: int, draw: torch.Generator) -> None:
+        super().__init__()
+        *_, out, inner = stored.shape
+        self.left = nn.Parameter(torch.zeros(out, rank, device=stored.device))
+        # Drawn on the CPU, so that every device begins with the same numbers.
+        drawn = torch.randn(rank, inner, generator=draw, device="cpu") / inner**0.5
+        self.right = nn.Parameter(drawn.to(stored.device))
+        self.register_buffer("live", stored != 0)
+
+    def forward(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return the matrix with the product added, in the shape of ``stored``."""
+        found: torch.Tensor = stored + self.live * (self.left @ self.right)
+        return found
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of the model: its module and attribute, and the view of the stored tensor that it holds."""
+
+    module: nn.Module
+    attribute: str
+    view: View
+
+    def value(self) -> torch.Tensor:
+        """Return the parameter as the model computes with it, with its low-rank product, if any."""
+        found: torch.Tensor = getattr(self.module, self.attribute)
+        return found
+
+
+@dataclass(frozen=True)
+class MaskedParameter:
+    """A prunable parameter whose entries stay zero where ``gone`` is true; ``turned`` where its layout is (in, out)."""
+
+    name: str
+    parameter: nn.Parameter
+    gone: torch.Tensor
+    turned: bool
+
+    def matrices(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield views of a tensor of the parameter's shape, (out, in) each: one, or one for each expert."""
+        return (one.T if self.turned else one for one in (like if like.ndim == 3 else like[None]))
+
+
+class TrainedWeights:
+    """A model's parameters: which of them are trained, where masks hold them, and their names in the checkpoint."""
+
+    def __init__(
+        self, model: PreTrainedModel, parent: Checkpoint, family: Family, train: str, rank: int, seed: int
+    ) -> None:
+        """Raise UnsupportedError for a prunable tensor in another form in the model, or experts with ``low_rank``."""
+        self.model, self.parent = model, parent
+        places = parts(parent, family)
+        views = stored_views(model, parent.tensors)
+        claimed = {view.tensor for view in views.values()}
+        lost = [name for name, part in places.items() if part.prunable and name not in claimed]
+        lost += [name for name, part in places.items() if part.experts and train == "low_rank"]
+        if lost:
+            raise UnsupportedError(
+                f"{lost[0]}: transformers merges or renames these weights, so they cannot be trained in a whole model",
+                "recover it block by block: {recover: reconstruct}",
+            )
+        model.requires_grad_(False)
+        self.trained: list[Weight] = []
+        self.leaves: list[nn.Parameter] = []
+        self.held: list[MaskedParameter] = []
+        draw = torch.Generator().manual_seed(seed)
+        for name, parameter in list(model.named_parameters()):
+            if name not in views or not parameter.is_floating_point():
+                continue
+            path, _, attribute = name.rpartition(".")
+            weight = Weight(model.get_submodule(path), attribute, views[name])
+            place, prunable = places[weight.view.tensor], places[weight.view.tensor].prunable
+            if train == "weights" or parameter.ndim < 2:
+                parameter.requires_grad_(True)
+                self.leaves.append(parameter)
+                if prunable:
+                    turned = place.rows_last != weight.view.turned
+                    self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, turned))
+            elif train == "low_rank" and prunable:
+                added = LowRank(parameter.detach(), rank, draw)
+                parametrize.register_parametrization(weight.module, attribute, added)
+                self.leaves += [added.left, added.right]
+            else:
+                continue
+            self.trained.append(weight)
+
+    def hold(self) -> None:
+        """Set the gradients of masked entries to zero: AdamW then leaves a weight that is zero exactly at zero."""
+        for held in self.held:
+            if held.parameter.grad is not None:
+                held.parameter.grad.masked_fill_(held.gone, 0)
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Return the trained tensors with the checkpoint's names, shapes and precisions."""
+        found: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            for weight in self.trained:
+                view, info = weight.view, self.parent.tensors[weight.view.tensor]
+                value = weight.value().detach().to("cpu", torch_dtype(info.dtype), copy=True)
+                if view.rows is not None:
+                    whole = found.setdefault(view.tensor, self.parent.load(view.tensor))
+                    whole[slice(*view.rows)] = view.stored(value)
+                else:
+                    found[view.tensor] = view.stored(value)
+        for name, twin in self.parent.ties.items():  # tied: stored twice, but one parameter of the model
+            if (name in found) != (twin in found):
+                found[name] = found[twin] = found[name if name in found else twin]
+        return found
