@@ -64,6 +64,11 @@ WITH wanda AS (
     FROM latency
     JOIN variants USING (variant_id)
     WHERE latency.manifest = 'coder' AND baseline = 'paired'
+), packed_coder AS (
+    SELECT DISTINCT recipe, share
+    FROM sizes
+    JOIN variants USING (variant_id)
+    WHERE sizes.manifest = 'coder' AND format = 'packed'
 ), alike AS (
     SELECT count(*) AS phases, count(*) FILTER (speedup_low > 1 OR speedup_high < 1) AS apart
     FROM (FROM latency WHERE method = 'dense' AND phase <> 'load' AND processes >= 4 AND speedup IS NOT NULL
@@ -78,13 +83,21 @@ WITH wanda AS (
 )
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
 UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
-UNION ALL SELECT 'coder_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'magnitude/layer 50%'
-UNION ALL SELECT 'coder_50_zeros', format('{:.1f}', zeros) FROM coder WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
 UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
 UNION ALL SELECT 'coder_int8_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'decode'
 UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'
-UNION ALL SELECT 'coder_50_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
-UNION ALL SELECT 'coder_50_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'magnitude/layer 50%' AND phase = 'prefill'
+UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int4'
+UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 'coder_trained_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct tokens=8192 epochs=1 batch=1 rate=0.0001'
+UNION ALL SELECT 'coder_int8_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int8'
+UNION ALL SELECT 'coder_int4_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int4'
+UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 50% propagate=dense'
+UNION ALL SELECT 'coder_trained_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct tokens=8192 epochs=1 batch=1 rate=0.0001'
+UNION ALL SELECT 'coder_int4_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int4' AND phase = 'decode'
+UNION ALL SELECT 'coder_int4_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int4' AND phase = 'prefill'
+UNION ALL SELECT 'coder_wanda_50_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
+UNION ALL SELECT 'coder_wanda_50_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'prefill'
+UNION ALL SELECT 'coder_wanda_50_zeros', format('{:.1f}', zeros) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
 UNION ALL SELECT 'aa_phases', format('{}', phases) FROM alike
 UNION ALL SELECT 'aa_apart', format('{}', apart) FROM alike
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'
