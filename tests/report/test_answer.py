@@ -17,6 +17,11 @@ def test_numbers_stand_to_the_right_and_pipes_are_escaped() -> None:
     assert shown.splitlines() == ["| a\\|b | n |", "| --- | --: |", "| x\\|y | −1.5 |", "| z | <0.1% |"]
 
 
+def test_a_column_of_numbers_with_many_words_stands_to_the_left() -> None:
+    few, many = "×1.81 (hf)", "×1.44 (hf, AVX-512 BF16; none shown on AVX2)"
+    assert pipe(["few", "many"], [[few, many], [few, few]]).splitlines()[1] == "| --: | --- |"
+
+
 def test_a_column_in_which_nothing_is_known_is_left_out() -> None:
     assert ROWS.where(model="b").table({"model": "{model}", "score": "{score:.2f}"}) == "| model |\n| --- |\n| b |"
 
