@@ -11,21 +11,21 @@
 -- facet: panel
 -- bound: bound
 -- front: high_wins
--- rest: others
 -- text: text
 -- reference: chance = chance; dense = dense
 -- xlabel: weight files in the packed format, MB
 -- ylabel: score
--- note: Numbers: sparsity, %. GGUF: the file that was fetched; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. The front joins measured values: within their 95% intervals (whiskers) neighbours may change places.
--- boundnote: Grey: random masks, the baseline, and series without a point on a front.
+-- note: Numbers: percent of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file that was fetched; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. The front joins measured values: within their 95% intervals (whiskers) neighbours may change places.
+-- boundnote: Grey: random masks, the baseline; they take no part in the front.
 
 WITH points AS (
-    SELECT DISTINCT z.bytes / 1e6 AS megabytes, verdict, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,
-           bound AND method <> 'dense' AS bound, if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel,
-           CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' ELSE line END AS series,
-           CASE WHEN format = 'source' THEN 'GGUF' WHEN sparsity = 0 THEN method ELSE percent_label(sparsity) END AS text
+    SELECT DISTINCT z.bytes / 1e6 AS megabytes, verdict, score, low, high, if(format = 'source' OR bound AND method <> 'dense', NULL, higher_is_better) AS high_wins, chance, dense,
+           bound AND method <> 'dense' AS bound, panel,
+           CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' WHEN bound THEN 'random zeros' ELSE kind END AS series, _kind_place(series) AS place,
+           CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' WHEN NOT bound THEN regexp_replace(words, '%$', '') END AS text
     FROM curves
     JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
+    LEFT JOIN (SELECT variant_id, kind, words FROM _recipes) USING (variant_id)
     WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
       -- A task on which dense itself is not above chance cannot tell variants apart.
       AND NOT dense_at_chance

@@ -5,7 +5,9 @@
 -- x: layer
 -- y: kind
 -- value: rms
+-- middle: 1 2.5
 -- facet: facet
+-- columns: 2
 -- xlabel: layer
 -- ylabel: root mean square, over the model's
 -- note: The root mean square of one kind of module in one block, divided by that of all prunable weights of the model. One threshold for the whole model removes most weights where this is small; a threshold for each matrix ignores it.

@@ -1,39 +1,55 @@
 -- title: Size on disk by format, beside its bounds and the file that the model came from
 -- finding: finding
--- about: megabytes in each storage format beside the information bound
--- kind: bars
+-- about: what each storage format leaves of the dense file, beside the information bounds
+-- kind: line
 -- x: sparsity
--- y: megabytes
--- base: rest
--- low: least
--- high: most
--- series: format
+-- y: share
+-- series: series
+-- place: place
+-- bound: bound
 -- facet: facet
--- reference: raw_bound = bound: values incompressible; entropy_bound = bound: entropy of the values; own = the quantized file that it was made from
+-- reference: rest = not pruned; fetched = GGUF
+-- columns: 2
 -- xscale: sparsity
+-- yscale: percent
+-- ymin: 0
 -- xlabel: sparsity of the prunable weights, %
--- ylabel: weight files, MB
--- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range; only pruned models are shown. The bounds are for the pruned tensors; the entropy bound is drawn above the smallest pale part.
+-- ylabel: weight files, % of the dense one
+-- note: Points are means over the methods at a sparsity; only pruned models are shown, and rehearsals only where nothing else was measured. Not pruned: embeddings, norms and biases in the packed format; the archive makes these smaller too. GGUF: the file from which the model's weights were dequantized.
+-- boundnote: Grey, mostly hidden by the lines: lower bounds, for the positions of the zeros with the raw values (packed) or with the values' entropy (archive).
 
-WITH drawn AS (
-SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
-       max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
-       min(least_rest + entropy_bound) / 1e6 AS entropy_bound, min(own) / 1e6 AS own, model_label(model, weights) AS facet, bool_or(weights = 'random') AS rehearsal
-FROM (SELECT DISTINCT ON (variant_id, format) *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
-             max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes
-      -- A variant counts once, in however many manifests it is.
-      ORDER BY variant_id, format, own IS NULL, manifest)
--- A mean over zeros, fewer bits, smaller shapes and skipped inputs would mean nothing.
-WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (FROM _more_than_zeros)
-GROUP BY facet, sparsity, format
-), packed AS (
-    SELECT p.sparsity, p.megabytes / d.megabytes AS share
-    FROM drawn p
-    JOIN drawn d ON d.facet = p.facet AND d.sparsity = 0 AND d.format = 'dense' AND p.format = 'packed' AND NOT p.rehearsal
+WITH each AS (
+    -- A variant counts once, in however many manifests it is.
+    SELECT DISTINCT ON (variant_id, format) *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
+           max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own
+    FROM sizes
+    ORDER BY variant_id, format, own IS NULL, manifest
+), pruned AS (
+    -- A mean over zeros, fewer bits, smaller shapes and skipped inputs would mean nothing.
+    SELECT *, model_label(model, weights) AS facet, max(bytes) FILTER (sparsity = 0 AND format = 'dense') OVER (PARTITION BY model, weights) AS whole
+    FROM each
+    WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (FROM _more_than_zeros)
+    QUALIFY weights <> 'random' OR bool_and(weights = 'random') OVER ()
+), drawn AS (
+    SELECT facet, sparsity, format AS series, format = 'archive' AS place, false AS bound, avg(bytes / whole) AS share
+    FROM pruned
+    WHERE format IN ('packed', 'archive')
+    GROUP BY ALL
+    UNION ALL BY NAME
+    SELECT facet, sparsity, 'bound, raw' AS series, 0 AS place, true AS bound, min((unprunable_bytes + raw_value_bound) / whole) AS share
+    FROM pruned
+    GROUP BY ALL
+    UNION ALL BY NAME
+    SELECT facet, sparsity, 'bound, entropy' AS series, 1 AS place, true AS bound, min((least_rest + entropy_bound) / whole) AS share
+    FROM pruned
+    GROUP BY ALL
+), levels AS (
+    SELECT facet, min((bytes - prunable_bytes) / whole) FILTER (format = 'packed') AS rest, min(own / whole) AS fetched FROM pruned GROUP BY facet
 )
-SELECT * EXCLUDE (rehearsal),
-       (SELECT format('Packed, 50% zeros leave {}% of the dense file, 90% zeros {}%',
-                      range_label('{:.0f}', 100 * min(share) FILTER (sparsity = 0.5), 100 * max(share) FILTER (sparsity = 0.5)),
-                      range_label('{:.0f}', 100 * min(share) FILTER (sparsity = 0.9), 100 * max(share) FILTER (sparsity = 0.9))) FROM packed) AS finding
+SELECT *, (SELECT format('Packed, 50% zeros leave {}% of the dense file, 90% zeros {}%',
+                         range_label('{:.0f}', 100 * min(share) FILTER (sparsity = 0.5), 100 * max(share) FILTER (sparsity = 0.5)),
+                         range_label('{:.0f}', 100 * min(share) FILTER (sparsity = 0.9), 100 * max(share) FILTER (sparsity = 0.9))) FROM drawn WHERE series = 'packed') AS finding
 FROM drawn
-ORDER BY rehearsal, facet, sparsity, format = 'archive', format;
+JOIN levels USING (facet)
+WHERE share IS NOT NULL
+ORDER BY facet, bound, place, sparsity;

@@ -43,8 +43,6 @@ class Canvas:
         self.spec = spec
         self.rows = rows
         bounds = {self.series(row) for row in rows if "bound" in spec.values and row[spec.get("bound")]}
-        if "rest" in spec.values:
-            bounds.add(spec.get("rest"))
         places = ((self.series(row), row[spec.get("place")]) for row in rows if "place" in spec.values)
         wanted = {name: int(place) for name, place in places if place is not None}
         names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: name in bounds)  # grey ones come last

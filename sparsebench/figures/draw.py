@@ -104,8 +104,6 @@ def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: flo
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]
-        if "rest" in spec.values:
-            shown = scatter.gathered(shown, spec)
         canvas = Canvas(spec, shown, width)
         panels = []
         for axes, facet in canvas.panels():

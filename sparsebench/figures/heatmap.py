@@ -9,6 +9,7 @@ from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
 
 
 WRITTEN = 14
@@ -25,9 +26,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     grid = np.full((len(down), len(across)), np.nan)
     for row in rows:
         grid[down.index(canvas.row_name(row)), across.index(row[spec.get("x")])] = row[spec.get("value")]
-    low, high = _range(canvas)
-    colours = style.INK if "text" in spec.values else style.MAP
-    axes.imshow(grid, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    colours, scale = _colours(canvas)
+    axes.imshow(grid, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     axes.grid(False)
     if "text" in spec.values:
         for edge in range(1, len(down)):
@@ -51,9 +51,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         texts = {at: canvas.written(float(value), digits=0) for at, value in np.ndenumerate(grid) if value == value}
     else:
         return
-    middle = low + 0.55 * (high - low)
     for (row_at, column_at), text in texts.items():
-        colour = "white" if grid[row_at, column_at] > middle else "black"
+        colour = "white" if style.dark(colours(scale(grid[row_at, column_at]))) else "black"
         axes.text(column_at, row_at, text, ha="center", va="center", fontsize=6.5, color=colour)
 
 
@@ -64,18 +63,48 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         return  # its cells say in words what their colour means
     label = canvas.spec.get("ylabel", canvas.spec.get("value"))
     axes = [axes for axes, _ in panels]
-    bar = canvas.figure.colorbar(axes[0].images[0], ax=axes, fraction=0.03, pad=0.015, aspect=25, label=label)
+    bar = canvas.figure.colorbar(
+        axes[0].images[0], ax=axes, fraction=0.03, pad=0.015, aspect=25, label=label, extend=_beyond(canvas)
+    )
     bar.outline.set_visible(False)
+    if "middle" in canvas.spec.values:
+        bar.set_ticks(style.log_ticks(*_range(canvas))[0])
+        bar.minorticks_off()
     bar.ax.tick_params(length=0)
     bar.ax.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
 
 
+def _colours(canvas: Canvas) -> tuple[Colormap, Normalize]:
+    """Return the colour map and the scale from values to it."""
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+
+    low, high = _range(canvas)
+    if "middle" in canvas.spec.values:
+        return LinearSegmentedColormap.from_list("around", style.AROUND), LogNorm(low, high)
+    return matplotlib.colormaps[style.INK if "text" in canvas.spec.values else style.MAP], Normalize(low, high)
+
+
 def _range(canvas: Canvas) -> tuple[float, float]:
+    """Return the values that have the first and the last colour."""
+    if "middle" in canvas.spec.values:
+        middle, factor = map(float, canvas.spec.get("middle").split())
+        return middle / factor, middle * factor
     if "range" in canvas.spec.values:
-        low, high = canvas.spec.get("range").split()
-        return float(low), float(high)
-    values = [row[canvas.spec.get("value")] for row in canvas.rows if row[canvas.spec.get("value")] is not None]
+        low, high = map(float, canvas.spec.get("range").split())
+        return low, high
+    return _found(canvas)
+
+
+def _found(canvas: Canvas) -> tuple[float, float]:
+    values = [row[canvas.spec.get("value")] for row in canvas.rows]
     return min(values), max(values)
+
+
+def _beyond(canvas: Canvas) -> str:
+    """Return the ends at which a colour bar has an arrow: values beyond them have the end's colour."""
+    (low, high), (least, most) = _range(canvas), _found(canvas)
+    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((least < low, most > high), "neither")
 
 
 def _letters(canvas: Canvas) -> dict[str, str]:

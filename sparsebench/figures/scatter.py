@@ -23,20 +23,6 @@ NEAR = 7.0
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
 
 
-def gathered(rows: Rows, spec: FigureSpec) -> list[Mapping[str, Any]]:
-    """Return the rows with one series, `rest`, in place of all that have no point on any panel's front.
-
-    A series with the name of a reference level, such as the dense model's, stays.
-    """
-    series, facet = spec.get("series"), spec.get("facet")
-    panels: dict[Any, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        panels.setdefault(row.get(facet), []).append(row)
-    best = [row[series] for panel_rows in panels.values() for row in front(panel_rows, spec)]
-    told = {*best, *spec.references.values(), *(row[series] for row in rows if _beside(row, spec))}
-    return [row if row[series] in told else {**row, series: spec.get("rest")} for row in rows]
-
-
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")

@@ -29,12 +29,12 @@ KEYS: Mapping[str, str] = {
     "mark": "line: column that is true for points that get a ring",
     "front": "scatter: the better end of y, high or low, or a column that is true where it is high and NULL at points that "
     "take no part (of x, less is better): points that no other beats are joined",
-    "rest": "scatter: with a front, the name of one grey series that stands for all series without a point on a front, but for "
-    "those that have the name of a reference",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
     "texts": "scatter: all points get theirs; front (default): with a front, those on it",
     "remark": "heatmap: column of longer words about a cell; they get a letter in the cell and stand below the figure",
     "range": "heatmap: lowest and highest value of the colour, `0 1`; without it, those found",
+    "middle": "heatmap, instead of `range`: value of the palest colour, and the factor above and below it that has the darkest; "
+    "`1 2.5` is a log scale from 0.4 to 2.5",
     "base": "bars: the part of y that is drawn pale",
     "series": "column that tells lines or bars apart",
     "place": "column of numbers from 0: series with the same one look alike in all figures, where their colour is free",
@@ -78,6 +78,10 @@ SCALES = {
 }
 NUMBERS = {
     "range": (r"-?\d+(\.\d+)? -?\d+(\.\d+)?", "two numbers such as 0 1"),
+    "middle": (
+        r"(?=.*[1-9].* )\d+(\.\d+)? (?!1(\.0+)?$)[1-9]\d*(\.\d+)?",
+        "a number above 0 and a factor above 1, such as 1 2.5",
+    ),
     "ymin": (r"-?\d+(\.\d+)?", "a number such as 0"),
     "knee": (r"\d+(\.\d+)?", "a number such as 10000"),
     "columns": (r"[1-6]", "a number from 1 to 6"),
@@ -178,6 +182,10 @@ def parse(path: Path) -> FigureSpec:
     for key in ("title", "kind", *KINDS.get(values.get("kind", ""), ())):
         if key not in values:
             raise UserError(f"{path}: the header has no `{key}` ({KEYS[key]})", f"add a line `-- {key}: …` at the top")
+    if "middle" in values and "range" in values:
+        raise UserError(
+            f"{path}, line {lines['middle']}: both `range` (line {lines['range']}) and `middle`", "remove one of them"
+        )
     return FigureSpec(path.stem, path, values, lines, text)
 
 

@@ -41,6 +41,8 @@ NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
 """Ticks above a knee, on an axis that ends below 1e7 and on a longer one."""
 MAP, INK = "cividis_r", "Greys"
 """Colour maps of even luminance, light to dark in greyscale as well: high values are dark, like ink."""
+AROUND = ("#E69F00", "#F7F7F7", "#00376B")
+"""Colours around a middle. In greyscale too the highest are the darkest, and the lowest a middle grey."""
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8,
@@ -154,6 +156,12 @@ def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[flo
     major += [value for value in (knee, *far) if knee <= value <= high and value not in major]
     minor = [digit * 10.0**power for power in powers for digit in range(1, 10)] if stride == 1 else []
     return major, [value for value in minor if low <= value <= top and value not in major]
+
+
+def dark(colour: Sequence[float]) -> bool:
+    """Whether white is easier to read on a colour (red, green, blue from 0 to 1) than black."""
+    red, green, blue, *_ = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
 
 
 def percent(share: float) -> str:

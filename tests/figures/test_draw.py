@@ -32,7 +32,7 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "latency",
-    "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency", "pareto_perplexity", "perplexity", "recovered",
+    "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency", "perplexity", "recovered",
     "removed", "retained", "rms", "runtime", "score", "shapes", "size", "structure", "training",
 ]  # fmt: skip
 

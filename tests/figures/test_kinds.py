@@ -64,16 +64,22 @@ def test_the_front_is_what_no_other_point_beats() -> None:
         assert [(row["megabytes"], row["score"]) for row in front(rows, only)] == expected
 
 
-def test_series_without_a_point_on_a_front_are_one_grey_series() -> None:
-    points = (("magnitude", 60, 0.4), ("dense", 90, 0.6), ("wanda", 50, 0.6), ("wanda", 60, 0.7), ("ria", 70, 0.7))
+def test_colours_around_a_middle_are_as_far_below_it_as_above() -> None:
+    values = (0.1, 0.5, 1.0, 2.0, 2.4)
     rows = [
-        costs(1, 1)[0] | {"series": name, "megabytes": x, "score": y, "bound": False, "place": place}
-        for place, (name, x, y) in enumerate(points)
+        {"layer": layer, "kind": "q", "rms": value, "facet": "m", "finding": None} for layer, value in enumerate(values)
     ]
-    figure = draw(parse(SHIPPED / "pareto_bytes.sql"), table(rows), [])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "wanda", "others"]
-    grey = [line for line in figure.axes[0].lines if style.BOUND in (line.get_color(), line.get_markeredgecolor())]
-    assert sorted({line.get_xdata()[0] for line in grey}) == [60, 70]
+    figure = draw(parse(SHIPPED / "rms.sql"), table(rows), [])
+    panel, bar = figure.axes
+    image = panel.images[0]
+    low, half, middle, double, _ = (image.cmap(image.norm(value)) for value in values)
+    assert low == image.cmap(0.0), "what lies beyond the scale has its last colour"
+    assert middle == pytest.approx(image.cmap(0.5), abs=0.02)
+    assert image.norm(0.5) == pytest.approx(1 - image.norm(2.0))
+    assert sum(middle) > max(sum(half), sum(double)) > sum(low) - 1
+    assert [text.get_color() for text in panel.texts] == ["black", "black", "black", "white", "white"]
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["0.5", "0.7", "1", "2"]
+    assert image.colorbar.extend == "min"
 
 
 @WIDTHS

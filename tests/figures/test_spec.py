@@ -35,6 +35,8 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
         ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
         ("-- columns: many", "line 5: `columns` is 'many'", "from 1 to 6"),
         ("-- range: 0..1", "line 5: `range` is '0..1'", "two numbers"),
+        ("-- middle: 0 2", "line 5: `middle` is '0 2'", "above 0"),
+        ("-- middle: 1 1.0", "line 5: `middle` is '1 1.0'", "a factor above 1"),
         ("-- ymin: none", "line 5: `ymin` is 'none'", "a number"),
         ("-- knee: -1", "line 5: `knee` is '-1'", "a number"),
         ("-- x: again", "line 5: `x` again (first on line 3)", "remove one"),
@@ -47,6 +49,19 @@ def test_a_wrong_line_is_named(figure: Callable[[str], Any], tmp_path: Path, wro
         figure("\n".join([*lines[:4], wrong, *lines[4:]]))
     assert caught.value.message.startswith(f"{tmp_path}/figures/mine.sql, {words}")
     assert hint in (caught.value.hint or "")
+
+
+def test_two_scales_of_one_colour_are_refused(figure: Callable[[str], Any]) -> None:
+    keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "range": "0 1", "middle": "0.5 2"}
+    with pytest.raises(UserError, match=r"line 7: both `range` \(line 6\) and `middle`"):
+        figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
+
+
+def test_a_log_colour_takes_no_zero(figure: Callable[[str], Any]) -> None:
+    keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "middle": "1 2"}
+    spec = figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
+    with pytest.raises(UserError, match="column 'c' gives a value outside its log axis"):
+        fitting(spec, Table(("a", "b", "c"), ((1, "q", 0.0),)))
 
 
 @pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("scatter", "y"), ("heatmap", "value")])
