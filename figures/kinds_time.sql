@@ -11,6 +11,7 @@
 -- series: kind
 -- place: place
 -- facet: panel
+-- columns: 1
 -- text: label
 -- texts: all
 -- reference: dense = dense
@@ -24,7 +25,7 @@ WITH fastest AS (
     SELECT variant_id, engine, least(zeros_speedup, zeros_bound) AS zeros, zeros < speedup AS apart, if(apart, zeros, speedup) AS gain,
            if(apart, least(zeros_speedup_low, zeros_bound), speedup_low) AS gain_low, if(apart, least(zeros_speedup_high, zeros_bound), speedup_high) AS gain_high,
            verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
-           concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, split_part(machine_label(machine), ',', 1) AS short
+           concat(machine_label(machine), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, split_part(machine_label(machine), ',', 1) AS short
     FROM latency
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
