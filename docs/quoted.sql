@@ -1,27 +1,16 @@
 -- Every number that a page quotes from the published records, by its key. A page has the number and then `<!--=key-->`, which no
 -- reader sees; `make report` writes them anew, and a test compares.
-WITH wanda AS (
-    SELECT round(v.sparsity, 2) AS sparsity, count(*) AS tasks, count(*) FILTER (_lost(v.verdict)) AS losses
-    FROM vs_dense v
-    WHERE v.manifest = 'small' AND v.model = 'smollm2-135m' AND v.method = 'wanda' AND v.pattern = 'unstructured'
-    GROUP BY ALL
-), easy AS (
+WITH easy AS (
     SELECT any_value(score) FILTER (method = 'wanda' AND round(sparsity, 2) = 0.9) AS score, any_value(chance) AS chance
     FROM scores
     WHERE manifest = 'small' AND model = 'smollm2-135m' AND task = 'arc_easy'
-), files AS (
-    SELECT any_value(share) FILTER (format = 'packed' AND method = 'wanda' AND round(sparsity, 2) = 0.3) AS packed,
-           any_value(share) FILTER (format = 'source') AS gguf
-    FROM sizes
-    WHERE manifest = 'small' AND model = 'smollm2-135m'
 ), archives AS (
     SELECT max(bytes) FILTER (format = 'archive') / max(bytes) FILTER (format = 'packed') AS share
     FROM sizes
     WHERE dtype = 'bfloat16' AND weights <> 'random'
     GROUP BY manifest, variant_id
 ), sparse AS (
-    SELECT any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS decode_30, any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.9) AS decode_90,
-           any_value(least(zeros_speedup, zeros_bound)) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS zeros_30,
+    SELECT any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.9) AS decode_90,
            any_value(speedup) FILTER (phase = 'prefill' AND round(sparsity, 2) = 0.9) AS prefill_90
     FROM latency
     WHERE manifest = 'engines' AND engine = 'sparse' AND model = 'smollm2-135m'
@@ -101,10 +90,6 @@ UNION ALL SELECT 'coder_wanda_50_zeros', format('{:.1f}', zeros) FROM coder WHER
 UNION ALL SELECT 'aa_phases', format('{}', phases) FROM alike
 UNION ALL SELECT 'aa_apart', format('{}', apart) FROM alike
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'
-UNION ALL SELECT 'sparsegpt_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'sparsegpt/layer 30% propagate=dense'
-UNION ALL SELECT 'magnitude_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'magnitude/layer 30%'
-UNION ALL SELECT 'int8_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8'
-UNION ALL SELECT 'int8_packed_0', format('{:.0f}%', 100 * packed) FROM kinds WHERE recipe = 'int8'
 UNION ALL SELECT 'shapes_flap_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, least squares'
 UNION ALL SELECT 'shapes_activation_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'activation/both to 0.8 of parameters, least squares'
 UNION ALL SELECT 'shapes_flap_uneven', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, uneven=True'
@@ -128,17 +113,10 @@ UNION ALL SELECT 'shapes_taylor_text', format('{:.2f}', ratio) FROM shapes WHERE
 UNION ALL SELECT 'shapes_taylor_cuts', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, labels=text, iterations=4'
 UNION ALL SELECT 'shapes_flap_bias', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters'
 UNION ALL SELECT 'shapes_zeros_20', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sparsegpt/layer 20%'
-UNION ALL SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
-UNION ALL SELECT 'wanda_50_losses', format('{}', losses) FROM wanda WHERE sparsity = 0.5
-UNION ALL SELECT 'wanda_tasks', format('{}', tasks) FROM wanda WHERE sparsity = 0.3
 UNION ALL SELECT 'arc_easy_90', format('{:.2f}', score) FROM easy
 UNION ALL SELECT 'arc_easy_chance', format('{:.2f}', chance) FROM easy
-UNION ALL SELECT 'packed_30', format('{:.0f}%', 100 * packed) FROM files
-UNION ALL SELECT 'gguf', format('{:.0f}%', 100 * gguf) FROM files
 UNION ALL SELECT 'archive_least', format('{:.0f}%', 100 * min(share)) FROM archives
 UNION ALL SELECT 'archive_most', format('{:.0f}%', 100 * max(share)) FROM archives
-UNION ALL SELECT 'sparse_decode_30', format('{:.1f}', decode_30) FROM sparse
-UNION ALL SELECT 'sparse_zeros_30', format('{:.1f}', zeros_30) FROM sparse
 UNION ALL SELECT 'sparse_decode_90', format('{:.1f}', decode_90) FROM sparse
 UNION ALL SELECT 'sparse_prefill_90', format('{:.1f}', prefill_90) FROM sparse
 UNION ALL SELECT 'deepspeed_comparisons', format('{}', comparisons) FROM deepspeed

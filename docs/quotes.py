@@ -1,6 +1,6 @@
 """Writes into the pages what they quote from the published records: ``python docs/quotes.py LEDGER`` (``make report``).
 
-A quoted number has its key behind it, ``81%<!--=packed_30-->``; ``quoted.sql`` gives what each key says.
+A quoted number has its key behind it, ``63%<!--=coder_int8_file-->``; ``quoted.sql`` gives what each key says.
 """
 
 from __future__ import annotations
