@@ -37,7 +37,7 @@ WITH packed AS (
     SELECT * FROM points QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, megabytes) = 1
 ), told AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity. Other figures show one kind beside dense.
-    SELECT panel, min(megabytes) FILTER (kind = 'dense') AS whole,
+    SELECT panel, any_value(model) AS model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole,
            arg_min(label, megabytes) FILTER (close) AS best, arg_min(kind, megabytes) FILTER (close) AS best_kind,
            min(megabytes) FILTER (close) / whole AS share, min(megabytes) FILTER (close AND kind = 'zeros') / whole AS by_zeros
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
@@ -45,9 +45,8 @@ WITH packed AS (
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
     SELECT if(bool_and(best_kind = 'bits') AND bool_and(share < coalesce(by_zeros, 1)), 'Fewer bits beat zeros: within', 'Within')
-           || format(' a tenth of dense''s perplexity, {} take{} {}% of the bytes', string_agg(DISTINCT best, ' and ' ORDER BY best), if(count(DISTINCT best) = 1, 's', ''),
-                         range_label('{:.0f}', 100 * min(share), 100 * max(share)))
-           || if(bool_and(best_kind = 'zeros'), '', coalesce(format(', zeros alone at best {:.0f}%', 100 * min(by_zeros)), '; zeros alone lose more')) AS finding
+           || ' a tenth of dense''s perplexity, the bytes shrink to ' || string_agg(format('{:.0f}% by {}', 100 * share, best) || if(several, ' (' || model || ')', ''), ' and ' ORDER BY share)
+           || if(bool_and(best_kind = 'zeros'), '', coalesce(format('; by zeros alone to {:.0f}% at best', 100 * min(by_zeros)), '; zeros alone lose more')) AS finding
     FROM told
     WHERE best IS NOT NULL
 )

@@ -18,19 +18,16 @@
 -- yscale: log
 -- xlabel: time of a decoded token / that of the dense model
 -- ylabel: perplexity (lower is better)
--- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Where the kernel was timed on the dense model too, its own gain does not count, nor more than the bytes that zeros save allow. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
+-- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. All gain over torch's product counts, whether bytes or a faster kernel bring it. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
 
 WITH fastest AS (
-    -- The smaller of the zeros' part, at most their bound, and the whole: a kernel's gain is not due to zeros, but its loss counts.
-    SELECT variant_id, engine, least(zeros_speedup, zeros_bound) AS zeros, zeros < speedup AS apart, if(apart, zeros, speedup) AS gain,
-           if(apart, least(zeros_speedup_low, zeros_bound), speedup_low) AS gain_low, if(apart, least(zeros_speedup_high, zeros_bound), speedup_high) AS gain_high,
-           verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
+    SELECT variant_id, engine, speedup, speedup_low, speedup_high, verdict IN ('faster', 'slower') AS shown,
            concat(machine_label(machine), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, split_part(machine_label(machine), ',', 1) AS short
     FROM latency
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
+    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND speedup > 1 DESC, speedup DESC, engine) = 1
 ), points AS (
-    SELECT DISTINCT c.model, c.panel || ', ' || setting AS panel, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, short, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
+    SELECT DISTINCT c.model, c.panel || ', ' || setting AS panel, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, short, 1 / speedup AS relative, 1 / speedup_high AS relative_low, 1 / speedup_low AS relative_high
     FROM curves c
     JOIN fastest USING (variant_id)
     JOIN _recipes r USING (variant_id)

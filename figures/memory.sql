@@ -14,7 +14,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: peak of the largest rank, MB
--- note: The peak of all phases but loading, above the process's size before the model. Pale: weights and buffers. The line adds keys and values that are kept for the next token; the rest is workspace. Whiskers reach down to the smallest rank. Only pruned models are shown.
+-- note: The peak of all phases but loading, above the process's size before the model. Pale: weights and buffers. The line adds keys and values that are kept for the next token; the rest is workspace. Whiskers reach down to the smallest rank. Only pruned models are shown; of several methods in one engine, the one with the most sparsities. 1×128+16 tokens: sequences at once, prompt tokens, new tokens.
 
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, dtype, machine, started_at, rank,
@@ -28,24 +28,26 @@ WITH ranked AS (
     FROM ranked
     GROUP BY ALL
 ), named AS (
-    SELECT p.*, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
+    SELECT p.*, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload_label(workload), ''),
                        if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, machine) > 1, ', ' || dtype, ''),
-                       if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS facet,
+                       if(count(DISTINCT machine) OVER () > 1, ', ' || if(count(DISTINCT machine_label(machine)) OVER () = count(DISTINCT machine) OVER (), machine_label(machine), machine), '')) AS facet,
            line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line
     FROM peaks p
     JOIN ways USING (variant_id)
-), lines AS (
-    SELECT *, engine_label(engine, ranks) || if(count(DISTINCT line) OVER (PARTITION BY facet, engine, ranks) > 1, ', ' || line, '') AS series
+    -- A rehearsal's memory is that of any weights: it is drawn where nothing else was measured.
+    QUALIFY weights <> 'random' OR bool_and(weights = 'random') OVER ()
+), counted AS (
+    SELECT *, engine_label(engine, ranks) AS series, count(DISTINCT sparsity) OVER (PARTITION BY facet, series, line) AS points
     FROM named
     WHERE method <> 'dense'
+), lines AS (
+    -- Memory depends on the zeros, hardly on the method: the one with the most sparsities stands for all.
+    FROM counted QUALIFY line = first(line) OVER (PARTITION BY facet, series ORDER BY points DESC, line)
 ), points AS (
     FROM lines
     UNION ALL BY NAME
     -- The dense model is the first bar of every series.
-    SELECT d.*, coalesce(l.series, engine_label(d.engine, d.ranks)) AS series
-    FROM named d
-    LEFT JOIN (SELECT DISTINCT manifest, facet, engine, ranks, series FROM lines) l USING (manifest, facet, engine, ranks)
-    WHERE method = 'dense'
+    SELECT *, engine_label(engine, ranks) AS series FROM named WHERE method = 'dense'
 )
 SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, peak, held, kept, series, facet,
        (SELECT format('Zeros lower the peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))

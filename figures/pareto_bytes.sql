@@ -39,7 +39,7 @@ WITH points AS (
     GROUP BY d.panel
 )
 SELECT * EXCLUDE (verdict) REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
-       (SELECT format('In each panel, the smallest file that shows no loss takes {}% of dense''s bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
+       (SELECT format('In each panel, the smallest file made here that shows no loss takes {}% of dense''s bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
                || coalesce(format('; the GGUF {}%', range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched))), '') FROM kept) AS finding
 FROM points
 ORDER BY panel, bound, series = 'dense', series, text;

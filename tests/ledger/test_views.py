@@ -788,6 +788,17 @@ def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, 
     ratio = f"SELECT {size.format('dense', 'dense', 0)} / {size.format('magnitude', 'packed', 0.9)}"
     assert bounds == {"prefill": None, "decode": pytest.approx(query.run(tmp_path / "b.duckdb", ratio).rows[0][0])}
     assert dict(query.run(tmp_path / "b.duckdb", asked.format(0.0)).rows) == {"prefill": None, "decode": None}
+    parts = of(found, stage="structure", model="smol")
+    Ledger(tmp_path / "h.duckdb").ingest([*timed, forced, *stored, *parts])
+    head = "(SELECT 2 * count FROM tensors WHERE model = 'smol' AND method = 'dense' AND kind = 'embedding')"
+    ratio = (
+        f"SELECT ({size.format('dense', 'dense', 0)} + {head}) / ({size.format('magnitude', 'packed', 0.9)} + {head})"
+    )
+    with_head = dict(query.run(tmp_path / "h.duckdb", asked.format(0.9)).rows)["decode"]
+    assert with_head == pytest.approx(query.run(tmp_path / "h.duckdb", ratio).rows[0][0]), (
+        "a token reads the output head too"
+    )
+    assert with_head < bounds["decode"]
     for record in timed:
         record["result"]["dtype"] = "float32"
     Ledger(tmp_path / "f.duckdb").ingest([*timed, forced, *stored])

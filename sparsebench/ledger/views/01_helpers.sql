@@ -50,6 +50,8 @@ CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
 -- `AVX2, model 25.1` of `AMD EPYC (AVX2, model 25.1) ×2, 23 GiB`: what tells processors apart in a title.
 CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract(machine, '\(([^)]*)\) ×', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
+-- `1×128+16 tokens` of `b1 p128 g16`: sequences at once, prompt tokens, new tokens.
+CREATE OR REPLACE MACRO workload_label(workload) AS regexp_replace(workload, '^b(\d+) p(\d+) g(\d+)', '\1×\2+\3 tokens');
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 -- `low to high`, or one number where both look the same in this format.

@@ -57,7 +57,7 @@ JOIN (
 QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_at DESC, manifest) = 1;
 
 -- Curves of pruned models only, each method by one name in all panels. A method that was calibrated in several ways shows the usual one
--- (figure calibration has the others). Points of N:M patterns stand `apart`: no line joins them.
+-- (figure calibration has the others). A line begins at the dense model, where its first sparsity is at most 50%. Points of N:M patterns stand `apart`: no line joins them.
 CREATE OR REPLACE VIEW _pruned_curves AS
 WITH usual AS (
     SELECT panel, c.line, method_label(method, if(nm, '', granularity), if(nm, 'N:M', 'unstructured')) AS short
@@ -73,7 +73,8 @@ SELECT c.* REPLACE (name AS line, min(place) OVER (PARTITION BY name) AS place),
 FROM curves c
 JOIN named USING (panel, line)
 WHERE NOT resized
-QUALIFY sparsity > 0 OR NOT apart;
+-- No line leads from dense across half of the axis.
+QUALIFY sparsity > 0 OR NOT apart AND min(sparsity) FILTER (sparsity > 0) OVER (PARTITION BY panel, name) <= 0.5;
 
 COMMENT ON VIEW curves IS 'scores as figures draw them: one line per method, which begins at the dense model; the newest where several manifests have a point';
 COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, and what tells it from similar lines (inputs, text, seed)';

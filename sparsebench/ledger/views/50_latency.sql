@@ -58,10 +58,21 @@ WITH unforced AS (
     JOIN _latest USING (record_id)
     JOIN base.variants v USING (variant_id)
     GROUP BY ALL
+), heads AS (
+    -- The weights of the output head, or of the embedding that serves as one.
+    SELECT if(v.weights = 'random', v.model, '') AS named, v.source, v.revision, v.family, v.dtype, v.weights,
+           coalesce(max(t.count) FILTER (t.kind = 'head'), max(t.count) FILTER (t.kind = 'embedding')) AS head
+    FROM base.structure_tensors t
+    JOIN _latest USING (record_id)
+    JOIN base.variants v USING (variant_id)
+    WHERE v.recipe = 'dense' AND NOT t.prunable
+    GROUP BY ALL
 ), saved AS (
-    -- The bytes of the dense model's prunable weights over the variant's, and those of one weight.
-    SELECT variant_id, max(dense) FILTER (recipe = 'dense') OVER one_model / packed AS most, max(width) FILTER (recipe = 'dense') OVER one_model AS width
+    -- The bytes that the dense model reads for a token over those that the variant reads, and the bytes of one weight.
+    SELECT variant_id, max(dense) FILTER (recipe = 'dense') OVER one_model AS whole, max(width) FILTER (recipe = 'dense') OVER one_model AS width,
+           coalesce(head, 0) * width AS kept, (whole + kept) / (packed + kept) AS most
     FROM stored
+    LEFT JOIN heads USING (named, source, revision, family, dtype, weights)
     WINDOW one_model AS (PARTITION BY named, source, revision, family, dtype, weights)
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
@@ -117,7 +128,7 @@ COMMENT ON COLUMN latency.kernel_speedup IS 'speed-up of the engine''s kernel on
 COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup / kernel_speedup; where `kernel` is runs, not the bitmask, that format''s gain is included; NULL for dense, and where the variant ran a dense kernel';
 COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from the intervals of both';
 COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
-COMMENT ON COLUMN latency.zeros_bound IS 'most that zeros can give by the bytes that they save: in decoding one sequence, bytes of the dense model''s prunable weights / of the variant''s in the packed format, where both are in the number format that ran; the other weights are read too and make it less; zeros_speedup above it holds other gains, such as over a kernel that is slow without zeros; NULL elsewhere';
+COMMENT ON COLUMN latency.zeros_bound IS 'most that zeros can give by the bytes that they save: in decoding one sequence, bytes of the dense model''s prunable weights and output head / of the variant''s, with packed zeros, where both are in the number format that ran; zeros_speedup above it holds other gains, such as over a kernel that is slow without zeros; NULL elsewhere';
 COMMENT ON COLUMN latency.resolution IS 'smallest relative difference that the row can show: the larger of noise and half the interval''s width; NULL where noise or speedup is';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval is within the noise; no noise floor where no A/A run was timed; else no difference detected; NULL for dense and load';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';

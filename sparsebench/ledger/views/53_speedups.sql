@@ -1,10 +1,10 @@
 CREATE OR REPLACE VIEW speedups AS
 WITH measured AS (
     SELECT l.* REPLACE (line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line),
-           concat(model_label(model, weights), chr(10), phase, ', ', workload,
+           concat(model_label(model, weights), chr(10), phase, ', ', workload_label(workload),
                   -- What was timed in two number formats has a panel for each.
                   if(count(DISTINCT dtype) OVER (PARTITION BY model, workload, phase, machine) > 1, ', ' || dtype, ''),
-                  if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS panel
+                  if(count(DISTINCT machine) OVER () > 1, ', ' || if(count(DISTINCT machine_label(machine)) OVER () = count(DISTINCT machine) OVER (), machine_label(machine), machine), '')) AS panel
     FROM (FROM latency JOIN ways USING (variant_id)) l
     -- Loading is timed once, generating is prefill and decode again.
     WHERE phase NOT IN ('generate', 'load')

@@ -4,7 +4,7 @@
 -- differ by less than a hundredth of dense, the better variant. Only variants scored on as many tasks as any of their kind count, and only
 -- those that save bytes or time. Speed is the largest shown, in any engine and on any processor, beside dense there.
 WITH asked AS (
-    SELECT DISTINCT variant_id, method, granularity, pattern, sparsity FROM cells WHERE weights <> 'random' /* manifests */
+    SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
     SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS times, v.difference,
            _goodness(v.difference, s.higher_is_better) AS gain, s.collapsed, s.at_chance, v.loses_less, _lost(v.verdict) OR s.at_chance AS shown,
@@ -37,12 +37,9 @@ WITH asked AS (
     FROM timed
     GROUP BY variant_id
 ), whole AS (
-    SELECT e.*, k.kind, if(k.kind = 'zeros' AND NOT regexp_matches(k.words, '[,(]'),
-                           concat(method_label(a.method, a.granularity, a.pattern), ' ' || percent_label(a.sparsity) || '%', w.inputs, if(w.text_number > 1, ', text ' || w.text_number, '')),
-                           k.words) AS recipe, f.bytes / p.bytes AS share, t.speed
+    SELECT e.*, k.kind, k.words AS recipe, f.bytes, f.bytes / p.bytes AS share, t.speed
     FROM each e
-    JOIN asked a USING (variant_id)
-    JOIN ways w USING (variant_id)
+    JOIN asked USING (variant_id)
     JOIN _recipes k USING (variant_id)
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = e.model
@@ -59,13 +56,13 @@ WITH asked AS (
     SELECT 2, * FROM whole WHERE lost AND halved
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, cleared, tasks, share, speed, place
+SELECT model, weights, kind, recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, cleared, tasks, bytes, share, speed, place
 FROM chosen c
 -- A variant that keeps half is shown only where it is smaller than the one without a loss.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
 UNION ALL
 -- The file that a model was dequantized from holds dense's weights in fewer bytes, without any step.
-SELECT DISTINCT model, weights, 'as fetched', 'GGUF, of which dense was made', 'nothing', NULL, NULL, share, NULL, 0
+SELECT DISTINCT model, weights, 'as fetched', 'GGUF, of which dense was made', 'nothing', NULL, NULL, bytes, share, NULL, 0
 FROM sizes
 WHERE format = 'source' AND weights = 'dequantized' AND model IN (SELECT model FROM chosen)
 ORDER BY model, kind, place

@@ -25,7 +25,7 @@ SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS proc
        arg_max(speedup, standing) FILTER (verdict = 'faster') AS shown_best, coalesce(arg_max(said, standing) FILTER (verdict = 'faster'), arg_max(said, standing)) AS best_phase,
        coalesce(arg_max(what, standing) FILTER (verdict = 'faster'), arg_max(what, standing)) AS best_what,
        coalesce(arg_max(noise, standing) FILTER (verdict = 'faster'), arg_max(noise, standing)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity,
-       if(unclear = comparisons, 'too noisy to tell', 'no gain') AS otherwise
+       CASE unclear WHEN comparisons THEN 'too noisy to tell' WHEN 0 THEN 'no gain' ELSE 'none shown' END AS otherwise
 FROM compared
 GROUP BY model, weights, machine, engine, device, ranks, threads, dtype, workload
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload

@@ -3,7 +3,8 @@ SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, w
        if(n > 1, low_ms, NULL) AS low_ms, if(n > 1, high_ms, NULL) AS high_ms, n, steady, speedup, speedup_low, speedup_high, kernel_speedup, zeros_speedup, zeros_speedup_low, zeros_speedup_high,
        -- Zeros save no more than the bytes that they leave out. Without a zero a bitmask costs time, which the quotient credits to them.
        zeros_bound, if(zeros_bound IS NULL, NULL, least(zeros_speedup, zeros_bound)) AS zeros_part, if(kernel LIKE '%runs%', 'format and zeros together', 'zeros') AS part, pairs, noise, baseline,
-       perplexity_ratio, variant_id IN (FROM _ruined) AS ruined, parity_l2, parity_tolerance,
+       perplexity_ratio, -- Speed-ups within a tenth are alike: the lower loss leads.
+       round(8 * log2(speedup)) AS pace, coalesce(perplexity_ratio, 1e99) AS loss, variant_id IN (FROM _ruined) AS ruined, parity_l2, parity_tolerance,
        wraps_only, notes, if(method = 'dense', 'dense against itself', method_label(method, granularity, pattern) || way) AS label,
        -- Until then torch copied the transposed output head in each prompt of a timed decoder (docs/measuring.md).
        family = 'decoder' AND device = 'cpu' AND phase IN ('prefill', 'generate') AND started_at < TIMESTAMP '2026-11-29 09:32:00' AS copied,
