@@ -20,7 +20,7 @@
 
 WITH points AS (
     SELECT DISTINCT z.bytes / 1e6 AS megabytes, verdict, score, low, high, if(format = 'source' OR bound AND method <> 'dense', NULL, higher_is_better) AS high_wins, chance, dense,
-           bound AND method <> 'dense' AS bound, panel,
+           bound AND method <> 'dense' AS bound, panel, model, weights, task, metric, n,
            CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' WHEN bound THEN 'random zeros' ELSE kind END AS series, _kind_place(series) AS place,
            CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' WHEN NOT bound THEN regexp_replace(words, '%$', '') END AS text
     FROM curves
@@ -29,17 +29,22 @@ WITH points AS (
     WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
       -- A task on which dense itself is not above chance cannot tell variants apart.
       AND NOT dense_at_chance
+), shown AS (
+    -- Of a task that was scored on several samples: the one with the most kinds of recipes, then the largest.
+    SELECT * EXCLUDE (model, weights, task, metric, n, kinds)
+    FROM (SELECT p.*, count(DISTINCT series) OVER (PARTITION BY panel) AS kinds FROM points p)
+    QUALIFY (kinds, n) = max((kinds, n)) OVER (PARTITION BY model, weights, task, metric)
 ), kept AS (
     -- The smallest file of each panel whose variant shows no loss.
     SELECT min(p.megabytes / d.megabytes) AS share, any_value(g.megabytes / d.megabytes) AS fetched
-    FROM points d
-    JOIN points p ON p.panel = d.panel AND NOT p.bound AND (p.series = 'dense' OR NOT _lost(p.verdict))
-    LEFT JOIN points g ON g.panel = d.panel AND g.series = 'as fetched'
+    FROM shown d
+    JOIN shown p ON p.panel = d.panel AND NOT p.bound AND (p.series = 'dense' OR NOT _lost(p.verdict))
+    LEFT JOIN shown g ON g.panel = d.panel AND g.series = 'as fetched'
     WHERE d.series = 'dense'
     GROUP BY d.panel
 )
 SELECT * EXCLUDE (verdict) REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
        (SELECT format('In each panel, the smallest file made here that shows no loss takes {}% of dense''s bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
                || coalesce(format('; the GGUF {}%', range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched))), '') FROM kept) AS finding
-FROM points
+FROM shown
 ORDER BY panel, bound, series = 'dense', series, text;

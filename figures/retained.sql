@@ -20,10 +20,14 @@
 -- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md). How far below chance a model is means little: values below -50% are drawn there.
 -- boundnote: Grey: random masks, the baseline: where they retain much, the benchmark does not see the damage.
 
-WITH shown AS (
-    FROM _pruned_curves WHERE retained IS NOT NULL
+WITH sampled AS (
+    -- Of a task that was scored on several samples: the largest on which 90% zeros or more were, or the largest.
+    SELECT *, max(sparsity) OVER (PARTITION BY panel) >= 0.9 AS covered FROM _pruned_curves WHERE retained IS NOT NULL
+), shown AS (
+    SELECT * EXCLUDE (covered) FROM sampled
+    QUALIFY (covered, n) = max((covered, n)) OVER (PARTITION BY model, weights, task, metric)
     -- A line whose variants are left out would be its dense point alone.
-    QUALIFY max(sparsity) OVER (PARTITION BY panel, line) > 0
+        AND max(sparsity) OVER (PARTITION BY panel, line) > 0
 ), best AS (
     SELECT model, task, panel, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
     FROM shown

@@ -72,7 +72,9 @@ def size(count: float) -> str:
 
 
 def amount(number: float) -> str:
-    """Return a number of parameters as people say it: ``134.5 million``, ``1.32 billion``."""
+    """Return a number of parameters or tokens as people say it: ``7 thousand``, ``134.5 million``, ``1.32 billion``."""
+    if number < 999_500:
+        return f"{number / 1e3:.0f} thousand"
     return f"{number / 1e6:.1f} million" if round(number / 1e6, 1) < 1000 else f"{number / 1e9:.2f} billion"
 
 

@@ -49,7 +49,9 @@ def test_bytes_read_as_people_read_them() -> None:
         "1.00 GB",
         "2.69 GB",
     ]
-    assert [words.amount(count) for count in (134_500_000, 999_970_000)] == ["134.5 million", "1.00 billion"]
+    assert [words.amount(count) for count in (7_168, 999_600, 134_500_000, 999_970_000)] == [
+        "7 thousand", "1.0 million", "134.5 million", "1.00 billion",
+    ]  # fmt: skip
 
 
 def test_listed() -> None:

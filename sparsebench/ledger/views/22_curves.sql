@@ -12,8 +12,9 @@ WITH scored AS (
     LEFT JOIN (SELECT variant_id, parameters_removed FROM variants) r ON r.variant_id = s.variant_id
     -- A perplexity over other tokens does not compare with the dense model's.
     WHERE s.weights <> 'random' AND NOT (s.scale = 'perplexity' AND coalesce(v.pairs < s.n, false))
-    -- The dense model's partial score stays for variants that have no other.
-    QUALIFY NOT partly OR s.method = 'dense'
+), kept AS (
+    -- A sample is left out where the whole task was scored for each of its variants.
+    FROM scored QUALIFY method = 'dense' OR bool_or(NOT partly AND method <> 'dense') OVER (PARTITION BY panel)
 ), named AS (
     -- N:M patterns, which fix the sparsity, share a line, unless several fix the same one.
     SELECT *,
@@ -21,7 +22,7 @@ WITH scored AS (
                         CASE WHEN NOT nm OR count(DISTINCT pattern)
                              OVER (PARTITION BY manifest, panel, method, nm, way, sparsity) > 1
                         THEN pattern ELSE 'N:M' END) || way AS how
-    FROM scored
+    FROM kept
 ), dense AS (
     -- One dense score a panel: those of other machines differ a little, and would be drawn beside it. It is the newest of those that
     -- variants were compared with.

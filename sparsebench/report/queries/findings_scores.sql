@@ -2,6 +2,7 @@
 -- sparsity measured, the largest up to which none was detected and every score was above chance, the first at which one was
 -- detected, the one from which on no score was above chance, and the one from which on the model has collapsed; per task, the one from
 -- which on every method but random masks was at chance or collapsed. The best method of a task shows no loss up to the highest sparsity.
+-- `most` marks the largest sample on which 90% zeros or more were scored, or the largest.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.score, s.chance, s.at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
@@ -38,17 +39,19 @@ WITH compared AS (
            arg_max(score, _goodness(score, higher_is_better)) FILTER (round(sparsity, 4) = 0.5) AS at_50, arg_max(score, _goodness(score, higher_is_better)) FILTER (round(sparsity, 4) = 0.9) AS at_90
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
+), placed AS (
+    SELECT *, max(largest) FILTER (knows) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot) >= 0.9 AS covered FROM found
 )
 SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if(perplexity, half_width / dense_score, NULL) AS half_width_share,
        ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY knows DESC, kept_to DESC NULLS LAST, cleared_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
-       n = max(n) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from,
+       (coalesce(covered, false), n) = max((coalesce(covered, false), n)) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from,
        max(cleared_to) FILTER (knows) OVER one_task AS cleared_any,
        arg_max(at_50, _goodness(at_50, higher_is_better)) FILTER (knows) OVER one_task AS best_50, if(perplexity, best_50, NULL) AS perplexity_50, arg_max(label, (_goodness(at_50, higher_is_better), label)) FILTER (knows AND at_50 IS NOT NULL) OVER one_task AS method_50,
        arg_max(at_90, _goodness(at_90, higher_is_better)) FILTER (knows) OVER one_task AS best_90, if(perplexity, best_90, NULL) AS perplexity_90, if(perplexity, dense_score, NULL) AS dense_perplexity, arg_max(label, (_goodness(at_90, higher_is_better), label)) FILTER (knows AND at_90 IS NOT NULL) OVER one_task AS method_90,
        count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
        min(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS last_fall
-FROM found
+FROM placed
 WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, num_fewshot)
 ORDER BY model, dtype, task, n, num_fewshot, method, label

@@ -1,11 +1,12 @@
 -- The tasks of each dense model, and its scores.
--- Blind: a model without skill is not shown to be worse.
+-- Blind: a model without skill is not shown to be worse. Most: the largest sample on which 90% zeros or more were scored, or the largest.
 WITH asked AS (
-    SELECT s.*, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants
+    SELECT s.*, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants,
+           EXISTS (FROM scores v WHERE v.sparsity >= 0.9 AND v.variant_id NOT IN (FROM _more_than_zeros) AND (v.model, v.task, v.n) = (s.model, s.task, s.n)) AS covered
     FROM scores s
     WHERE method = 'dense' AND weights <> 'random' /* manifests */
 )
-SELECT dense_at_chance AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, if(floor = chance, floor, NULL) AS floor, n = max(n) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, score, low, high,
+SELECT dense_at_chance AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, if(floor = chance, floor, NULL) AS floor, (covered, n) = max((covered, n)) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, score, low, high,
        CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
 FROM asked
 -- Another machine, or another version of a library, scores the model once more: the score beside most variants stands for all. A task without
