@@ -2,12 +2,15 @@
 -- were not steady, had no noise floor, or could not resolve 20%, so that they may hide a gain. A whole request repeats its prefill and decode.
 WITH every AS (
     SELECT *, if(variant_id IN (FROM _more_than_zeros), (SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'at ' || percent_label(sparsity) || '%') AS what,
-           max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest,
+           max(parity_l2) OVER setting AS furthest,
+           min(dense_ms) FILTER (phase IN ('decode', 'forward') AND speedup IS NOT NULL) OVER setting AS least_dense,
+           max(dense_ms) FILTER (phase IN ('decode', 'forward') AND speedup IS NOT NULL) OVER setting AS most_dense,
            -- AVX2 has no products of bfloat16 matrices: a gain over emulation is the best only where there is no other.
            coalesce(dtype = 'bfloat16' AND device = 'cpu' AND machine_label(machine) LIKE 'AVX2%' AND phase <> 'decode', false) AS emulated,
            (NOT emulated, speedup) AS standing, phase || if(emulated, ', dense emulating bfloat16,', '') AS said
     FROM latency
     WHERE phase NOT IN ('load', 'generate') /* manifests */
+    WINDOW setting AS (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload)
 ), compared AS (
     SELECT *
     FROM every
@@ -21,7 +24,8 @@ SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS proc
        CASE WHEN count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () > 1 THEN processor
             WHEN count(DISTINCT split_part(machine_label(machine), ',', 1)) OVER () < count(DISTINCT machine_label(machine)) OVER () THEN machine_label(machine)
             ELSE split_part(machine_label(machine), ',', 1) END AS short,
-       max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest,
+       -- Jobs of one setting differ by a few percent on a quiet machine.
+       any_value(least_dense) AS least_dense, CASE WHEN any_value(most_dense > 1.1 * least_dense) THEN any_value(most_dense) END AS disturbed_dense, max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest,
        arg_max(speedup, standing) FILTER (verdict = 'faster') AS shown_best, coalesce(arg_max(said, standing) FILTER (verdict = 'faster'), arg_max(said, standing)) AS best_phase,
        coalesce(arg_max(what, standing) FILTER (verdict = 'faster'), arg_max(what, standing)) AS best_what,
        coalesce(arg_max(noise, standing) FILTER (verdict = 'faster'), arg_max(noise, standing)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity,
