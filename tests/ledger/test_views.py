@@ -1181,3 +1181,10 @@ def test_the_weights_of_the_first_result_to_arrive_count_whatever_its_clock_said
     late = elsewhere(first, "second", days=1) | {"content": "other"}
     Ledger(tmp_path / "w.duckdb").ingest([first, late])
     assert query.run(tmp_path / "w.duckdb", "SELECT content FROM variants").rows == (("own",),)
+
+
+def test_a_range_without_numbers_is_none(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    Ledger(tmp_path / "r.duckdb").ingest(found[:1])
+    pairs = ("1e0, 2e0", "1.1e0, 1.2e0", "NULL::DOUBLE, NULL::DOUBLE")
+    asked = "SELECT " + ", ".join(f"range_label('{{:.0f}}', {pair})" for pair in pairs)
+    assert query.run(tmp_path / "r.duckdb", asked).rows == (("1 to 2", "1", None),)

@@ -54,8 +54,8 @@ CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract
 CREATE OR REPLACE MACRO workload_label(workload) AS regexp_replace(workload, '^b(\d+) p(\d+) g(\d+)', '\1×\2+\3 tokens');
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
--- `low to high`, or one number where both look the same in this format.
-CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), concat(format(digits, low), ' to ', format(digits, high)));
+-- `low to high`, or one number where both look the same in this format; NULL without numbers.
+CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), format(digits, low) || ' to ' || format(digits, high));
 
 -- The weights that count for a variant: those of its first result to arrive. Another machine may round differently when it makes the
 -- variant. The time of a record is not used: clocks are wrong at times.
