@@ -37,7 +37,7 @@ WITH asked AS (
     FROM timed
     GROUP BY variant_id
 ), whole AS (
-    SELECT e.*, k.kind, k.words AS recipe, f.bytes, f.bytes / p.bytes AS share, t.speed
+    SELECT e.*, k.kind, k.words AS recipe, f.bytes / p.bytes AS share, t.speed
     FROM each e
     JOIN asked USING (variant_id)
     JOIN _recipes k USING (variant_id)
@@ -56,13 +56,13 @@ WITH asked AS (
     SELECT 2, * FROM whole WHERE lost AND halved
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, cleared, tasks, bytes, share, speed, place
+SELECT model, weights, kind, recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, cleared, tasks, share, speed, place
 FROM chosen c
 -- A variant that keeps half is shown only where it is smaller than the one without a loss.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
 UNION ALL
 -- The file that a model was dequantized from holds dense's weights in fewer bytes, without any step.
-SELECT DISTINCT model, weights, 'as fetched', 'GGUF, of which dense was made', 'nothing', NULL, NULL, bytes, share, NULL, 0
+SELECT DISTINCT model, weights, 'as fetched', 'GGUF', 'nothing', NULL, NULL, share, NULL, 0
 FROM sizes
 WHERE format = 'source' AND weights = 'dequantized' AND model IN (SELECT model FROM chosen)
 ORDER BY model, kind, place
