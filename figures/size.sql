@@ -26,7 +26,7 @@ WITH each AS (
     ORDER BY variant_id, format, own IS NULL, manifest
 ), pruned AS (
     -- A mean over zeros, fewer bits, smaller shapes and skipped inputs would mean nothing.
-    SELECT *, model_label(model, weights) AS facet, max(bytes) FILTER (sparsity = 0 AND format = 'dense') OVER (PARTITION BY model, weights) AS whole
+    SELECT *, model_label(model, weights) AS facet, max(bytes) FILTER (format = 'dense') OVER (PARTITION BY model, weights) AS whole
     FROM each
     WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (FROM _more_than_zeros)
     QUALIFY weights <> 'random' OR bool_and(weights = 'random') OVER ()
