@@ -53,7 +53,7 @@ def _refuse_many(spec: FigureSpec, table: Table) -> None:
 def _numbers(spec: FigureSpec) -> dict[str, str]:
     """Return the columns that must give numbers, each with the scale that it is drawn on."""
     found = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
-    if "middle" in spec.values:
+    if spec.kind == "heatmap" and "middle" in spec.values:
         found[spec.values["value"]] = "log"
     if spec.kind not in NAMED_ROWS:
         found[spec.values["y"]] = spec.get("yscale")

@@ -76,7 +76,7 @@ def test_colours_around_a_middle_are_as_far_below_it_as_above() -> None:
     assert low == image.cmap(0.0), "what lies beyond the scale has its last colour"
     assert middle == pytest.approx(image.cmap(0.5), abs=0.02)
     assert image.norm(0.5) == pytest.approx(1 - image.norm(2.0))
-    assert sum(middle) > max(sum(half), sum(double)) > sum(low) - 1
+    assert sum(middle) > max(sum(half), sum(double))
     assert [text.get_color() for text in panel.texts] == ["black", "black", "black", "white", "white"]
     assert [text.get_text() for text in bar.get_yticklabels()] == ["0.5", "0.7", "1", "2"]
     assert image.colorbar.extend == "min"

@@ -57,6 +57,11 @@ def test_two_scales_of_one_colour_are_refused(figure: Callable[[str], Any]) -> N
         figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
 
 
+def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any]) -> None:
+    spec = figure(GOOD.replace("-- note: one", "-- middle: 1 2"))
+    assert len(fitting(spec, Table(("a", "b"), ((0.5, 2),))).rows) == 1
+
+
 def test_a_log_colour_takes_no_zero(figure: Callable[[str], Any]) -> None:
     keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "middle": "1 2"}
     spec = figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
