@@ -42,6 +42,8 @@ WITH each AS (
     UNION ALL BY NAME
     SELECT facet, sparsity, 'bound, entropy' AS series, 1 AS place, true AS bound, min((least_rest + entropy_bound) / whole) AS share
     FROM pruned
+    -- Elsewhere what is not pruned was stored raw, and this would be no bound of the archive.
+    WHERE format = 'archive'
     GROUP BY ALL
 ), levels AS (
     SELECT facet, min((bytes - prunable_bytes) / whole) FILTER (format = 'packed') AS rest, min(own / whole) AS fetched FROM pruned GROUP BY facet
