@@ -19,13 +19,14 @@
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
 -- note: Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model. N:M patterns are points. Only pruned models are shown, each method as first calibrated (docs/results.md).
--- boundnote: Grey: random masks, the baseline.
+-- boundnote: Grey: random masks, the baseline; lines with a sparsity for each block (+owl).
 -- note: Above 10,000 a model has collapsed, and the order of methods means nothing: that part of the axis is packed together.
 
 WITH shown AS (
-    FROM _pruned_curves WHERE scale = 'perplexity'
+    -- Colours are left to the methods.
+    SELECT * REPLACE (bound OR line LIKE '%+owl%' AS bound), bound AS floor FROM _pruned_curves WHERE scale = 'perplexity'
 ), best AS (
-    SELECT panel, sparsity, min(score / dense) AS ratio FROM shown WHERE pattern = 'unstructured' AND NOT bound GROUP BY ALL
+    SELECT panel, sparsity, min(score / dense) AS ratio FROM shown WHERE pattern = 'unstructured' AND NOT floor GROUP BY ALL
 )
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel, apart,
        (SELECT format('With pruning alone the best method has {} times the dense perplexity at 50% zeros, at 90% at least {:,.0f} times',

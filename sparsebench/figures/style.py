@@ -28,7 +28,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 GREY = "#666666"
 BOUND = "#8F8F8F"
-"""The grey of series that know nothing (`bound`)."""
+"""The grey of series in the background (`bound`)."""
 GROUND = "#F1F1F1"
 """The background of what is packed together above a knee; also the rules between the rows of a forest."""
 PACKED = 0.35
