@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsebench import devices
+
 POWERCAP = Path("/sys/class/powercap")
 SECONDS = 20.0
 """How often a counter is read while something long runs: RAPL's counters start again at 0 after a minute or more."""
@@ -153,7 +155,7 @@ def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMe
 
 
 def _counter(device: str, ranks: int, powercap: Path | None) -> NoMeter | Rapl | Nvml:
-    if not device.startswith("cuda"):
+    if not devices.is_gpu(device):
         return _rapl(powercap or POWERCAP)
     try:
         with nvml() as library:

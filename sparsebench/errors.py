@@ -4,6 +4,7 @@ SparsebenchError
 ├── UserError             the input was wrong; the command exits with 2
 │   ├── ManifestError     one or more problems in a manifest, all shown at once
 │   ├── SourceError       a model or data source cannot be found, fetched or trusted
+│   │   └── HubUnreachableError   the model hub does not answer (in sources/hub)
 │   └── QueryError        SQL that the ledger refuses
 ├── CellError             one cell cannot finish; it becomes a record and the rest goes on
 │   ├── ModelError        a checkpoint that cannot be read or does not fit its family; on the command line 2
@@ -162,8 +163,37 @@ def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> 
     except Exception as error:
         if kind is UserError and isinstance(error, OSError):
             raise
+        if found := crash(error):
+            raise found from error
         reason = " ".join(str(error).split())[:300] or "it says nothing"
         raise kind(f"{what}: {reason} ({type(error).__name__})", hint) from error
+
+
+MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
+"""How torch, its allocators and the system report that memory is exhausted."""
+
+
+def says(error: BaseException, words: tuple[str, ...]) -> bool:
+    """Return whether a library's or the system's error has one of ``words`` (in lower case) in its text."""
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, on the machine or on a GPU."""
+    return isinstance(error, MemoryError) or says(error, MEMORY)
+
+
+def crash(error: BaseException) -> SparsebenchError | None:
+    """Return exhausted memory, or the panic of a library in Rust, as an error of ours; None for any other error."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if out_of_memory(error):
+        return MeasureError(f"memory ran out: {first}", "close other programs, or use a smaller model or more memory")
+    # Such a library, as tokenizers is, panics with a BaseException, and has printed the panic itself.
+    if type(error).__name__ == "PanicException":
+        hint = "a file of the model (often tokenizer.json) may be damaged: fetch the model again, or use another"
+        return UserError(f"a library crashed: {first}", hint)
+    return None
 
 
 def of_system(error: OSError, cache: Path) -> SparsebenchError:

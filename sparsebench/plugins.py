@@ -1,4 +1,4 @@
-"""Rows that other packages add to our tables of methods, engines and storage formats, by entry points."""
+"""Rows that other packages add to our tables (methods, steps, benchmarks, engines, storage formats and more), by entry points."""
 
 from __future__ import annotations
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
-    "errors", "bounded", "paths", "escape", "children", "devices", "environment", "energy", "plugins", "leftovers",
-    "manifest", "sources", "native", "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records", "run",
-    "ledger", "figures", "report", "notebook", "cli",
+    "errors", "bounded", "paths", "escape", "children", "devices", "environment", "energy", "heap", "durations",
+    "plugins", "leftovers",
+    "manifest", "sources", "native", "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records",
+    "run", "ledger", "figures", "report", "notebook", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 

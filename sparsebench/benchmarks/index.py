@@ -20,9 +20,9 @@ GROUP = ""
 """Stands in the index instead of a file for a group of tasks."""
 
 
-def names(cache: Cache | None = None) -> tuple[str, ...]:
+def names() -> tuple[str, ...]:
     """Return every task name that ``score`` takes, our own first."""
-    return (*all_tasks(), *(name for name in stock(cache) if name not in all_tasks()))
+    return (*all_tasks(), *(name for name in stock() if name not in all_tasks()))
 
 
 def known(name: str, cache: Cache | None = None) -> bool:

@@ -41,7 +41,7 @@ _BASE = 0x9E3779B97F4A7C15
 """Odd, so that no word of a run loses bits modulo 2⁶⁴."""
 
 
-def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, data: str = "") -> bool:
+def overlaps(calibration: str, task: str, data: str = "") -> bool:
     """Return whether the source ``calibration`` holds data of ``task``: the same file, or a file of the same data set.
 
     Data sets are recognised by name in the source's path or repository. A training split does not overlap, unless it
@@ -61,7 +61,7 @@ def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, da
         return False
     if any(not _SPLIT.match(step) for other in ours for step in steps & (_steps(other) - _SUITES)):
         return True
-    base, configuration = _data_set(task, cache)
+    base, configuration = _data_set(task)
     whole = configuration in _NO_CONFIGURATION
     return (
         _plain(task) in steps
@@ -101,13 +101,13 @@ def _steps(source: sources.Source) -> frozenset[str]:
     return frozenset(_plain(step) for path in paths for step in (*path.parts[:-1], path.name.split(".")[0]))
 
 
-def _data_set(task: str, cache: sources.Cache | None) -> tuple[str, str]:
+def _data_set(task: str) -> tuple[str, str]:
     """Return the data set's name without its owner, and its configuration; ``("?", "")`` if unknown."""
     row = all_tasks().get(task)
     if row and row.adapter != "harness":
         path, name = row.hub[:2] if row.hub else ("", "")
     else:
-        file = index.stock(cache).get(task, index.GROUP)
+        file = index.stock().get(task, index.GROUP)
         found = _declared(index.tasks_folder() / file) if file != index.GROUP else {}
         path, name = found.get("dataset_path", ""), found.get("dataset_name", "")
     return _plain(path.rsplit("/", 1)[-1]) or "?", _plain(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.paths import plain
 
 if TYPE_CHECKING:
@@ -49,24 +49,26 @@ def read_pooling(folder: Path) -> Pooling:
 
     Raises UnsupportedError for a module or mode that is not implemented, and for a default prompt before every text.
     """
-    modules = _read(folder / "modules.json")
-    if modules is None:
+    if not (folder / "modules.json").is_file():
         return Pooling()
+    modules = bounded.read_json(folder / "modules.json")
     mode, normalize = "mean", False
-    for module in modules:
+    for module in modules if isinstance(modules, list) else [modules]:
+        if not isinstance(module, dict) or "type" not in module:
+            raise ModelError(f"{folder / 'modules.json'}: a module without a `type`", "fetch the model again")
         kind = str(module["type"]).rsplit(".", 1)[-1]
         if kind == "Pooling":
             place = folder / plain(module.get("path"), folder / "modules.json")
-            mode = _mode(_read(place / "config.json") or {}, folder)
+            mode = _mode(_settings(place / "config.json"), folder)
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
             raise UnsupportedError(f"{folder.name}: sentence-transformers module {kind} is not implemented")
-    if (_read(folder / "config_sentence_transformers.json") or {}).get("default_prompt_name"):
+    if _settings(folder / "config_sentence_transformers.json").get("default_prompt_name"):
         raise UnsupportedError(
             f"{folder.name}: its default prompt (config_sentence_transformers.json) is not implemented"
         )
-    settings = _read(folder / "sentence_bert_config.json") or {}
+    settings = _settings(folder / "sentence_bert_config.json")
     return Pooling(mode, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case")))
 
 
@@ -85,5 +87,5 @@ def _mode(config: dict[str, Any], folder: Path) -> str:
     return modes[0]
 
 
-def _read(path: Path) -> Any:
-    return bounded.read_json(path) if path.is_file() else None
+def _settings(path: Path) -> dict[str, Any]:
+    return bounded.read_object(path) if path.is_file() else {}

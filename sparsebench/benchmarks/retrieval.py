@@ -18,7 +18,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     vector is not finite.
     """
     every = documents(task, cache)
-    pairs = [(str(row["question"]), str(row["support"]).strip()) for row in every]
+    first, second = task.fields
+    pairs = [(str(row[first]), str(row[second]).strip()) for row in every]
     usable = [(place, question, passage) for place, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
     asked = [usable[place] for place in sampled(len(usable), spec.limit)]

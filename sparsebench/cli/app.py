@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparsebench import __version__
-from sparsebench.errors import SparsebenchError, UserError, of_system, redact_stderr
+from sparsebench.errors import SparsebenchError, crash, of_system, redact_stderr
 from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
@@ -128,12 +128,9 @@ def main() -> None:
     except OSError as error:
         _end(of_system(error, _cache()))
     except BaseException as error:
-        # A Rust library, such as tokenizers, panics with a BaseException, and has printed the panic itself.
-        if type(error).__name__ != "PanicException":
+        if (found := crash(error)) is None:
             raise
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "a file of the model (often tokenizer.json) may be damaged: fetch the model again, or use another"
-        _end(UserError(f"a library crashed: {what}", hint))
+        _end(found)
 
 
 def _end(error: SparsebenchError) -> None:

@@ -251,10 +251,9 @@ def _unseen(cell: Cell) -> str:
 def _documents(cell: Cell) -> int:
     """Return how many documents a benchmark cell scores as right or wrong; 0 where unknown or not so scored."""
     from sparsebench.benchmarks import row_of
+    from sparsebench.plan import estimate
 
     if cell.stage != "benchmarks":
         return 0
-    task, limit = row_of(cell.settings), cell.settings.get("limit") or 0
-    if task and task.scale != "0/1":
-        return 0
-    return min(limit * task.parts or task.n, task.n) if task and task.n else limit
+    task = row_of(cell.settings)
+    return 0 if task and task.scale != "0/1" else estimate.documents(cell)

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError
 from sparsebench.models import precision
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import auto_class, meta_model
 from sparsebench.models.filling import (
-    UNLOADED,
-    UNSET,
+    check_set,
     check_shape,
     make_buffers,
     named_tensors,
@@ -135,9 +134,4 @@ def _check_whole(model: PreTrainedModel, family: Family, config: Mapping[str, An
             "the files are incomplete, or config.json is not the checkpoint's",
         )
     for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if buffer.is_floating_point() and buffer.numel() and bool(buffer.isnan().all()):
-                raise UnsupportedError(f"{path}.{name}: {UNSET}")
-        for name, value in vars(module).items():
-            if name != "weight" and getattr(value, "is_meta", False):  # a replaced layer keeps it for its shape
-                raise UnsupportedError(f"{path}.{name}: {UNLOADED}")
+        check_set(path, module, apart="weight")  # a replaced layer keeps its weight for its shape

@@ -92,6 +92,11 @@ def of_the_dead(parent: Path, name: str = "*") -> Iterator[Path]:
             yield left
 
 
+def whole(folder: Path) -> bool:
+    """Return whether a model's folder is there; folders appear whole or not at all."""
+    return (folder / "config.json").is_file()
+
+
 def _ours() -> str:
     return f"{PARTIAL}{socket.gethostname()}-"
 
@@ -101,7 +106,7 @@ def _exchange(one: Path, other: Path) -> None:
     names = (os.fsencode(one), _HERE, os.fsencode(other))
     library = ctypes.CDLL(None)
     if not hasattr(library, "renameat2") or library.renameat2(_HERE, *names, _EXCHANGE):
-        between = one.with_name(one.name.replace(".partial-", ".replaced.partial-"))
+        between = one.with_name(one.name.replace(PARTIAL, f".replaced{PARTIAL}"))
         other.rename(between)
         one.rename(other)
         between.rename(one)

@@ -313,14 +313,20 @@ def move(model: PreTrainedModel, device: str) -> None:
 
 def _check_ready(skeleton: Skeleton) -> None:
     """Raise UnsupportedError for a buffer that transformers left unset, or a tensor attribute without storage."""
-    import torch
-
     for stack in skeleton.stacks:
         for path, module in stack.module.named_modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                unmade = buffer.isnan() if buffer.is_floating_point() else buffer == _sentinel(buffer.dtype)
-                if bool(unmade.all()) and buffer.numel():
-                    raise UnsupportedError(f"{stack.side} {path}.{name}: {UNSET}")
-            for name, value in vars(module).items():
-                if isinstance(value, torch.Tensor) and value.is_meta:
-                    raise UnsupportedError(f"{stack.side} {path}.{name}: {UNLOADED}")
+            check_set(f"{stack.side} {path}", module)
+
+
+def check_set(path: str, module: torch.nn.Module, apart: str = "") -> None:
+    """Raise UnsupportedError for a buffer of ``module`` that transformers left unset, or an attribute without storage.
+
+    The attribute ``apart`` may have none.
+    """
+    for name, buffer in module.named_buffers(recurse=False):
+        unmade = buffer.isnan() if buffer.is_floating_point() else buffer == _sentinel(buffer.dtype)
+        if bool(unmade.all()) and buffer.numel():
+            raise UnsupportedError(f"{path}.{name}: {UNSET}")
+    for name, value in vars(module).items():
+        if name != apart and getattr(value, "is_meta", False):
+            raise UnsupportedError(f"{path}.{name}: {UNLOADED}")

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import devices
 from sparsebench.errors import ModelError
 from sparsebench.models import blocks, filling, moefied
 
@@ -315,7 +316,7 @@ class Replay:
             tensor = self.checkpoint.load(name)
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
-            found[name] = tensor.pin_memory() if self.device.startswith("cuda") else tensor
+            found[name] = tensor.pin_memory() if devices.is_gpu(self.device) else tensor
         return found
 
     def _side(self, stack: blocks.Stack, encoder: StackReplay | None) -> StackReplay:

@@ -85,13 +85,13 @@ def scoring(cell: Cell, size: ModelSize) -> float:
     """Return the seconds for one task."""
     if cell.variant.heuristic:
         return 1.0
-    flops = _documents(cell) * _tokens(cell) * 2 * size.per_token * _passes(cell)
+    flops = (documents(cell) or DEFAULT_DOCUMENTS) * _tokens(cell) * 2 * size.per_token * _passes(cell)
     return flops / speed(calculated(cell, size.device), size.device)
 
 
 def timing(cell: Cell, size: ModelSize) -> float:
     """Return the seconds to time a pair."""
-    processes = cell.settings.get("processes", 1)  # a plan from before there were several
+    processes = cell.settings["processes"]
     phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
     again = (processes - 1) * NODES_START_SECONDS if cell.nodes else 0.0
     return processes * (_load(size) + phases) + again
@@ -147,10 +147,12 @@ def speed(dtype: str, device: str = "cpu") -> float:
     return EMULATED_FLOPS if dtype != "auto" and environment.emulated(dtype) else FLOPS[dtype]
 
 
-def _documents(cell: Cell) -> int:
+def documents(cell: Cell) -> int:
+    """Return how many documents a benchmark cell scores, as far as that is known before the run (0: unknown)."""
     task = benchmarks.row_of(cell.settings)
-    size = (task and task.n) or cell.documents or DEFAULT_DOCUMENTS
-    return min(size, (cell.settings.get("limit") or size) * (task.parts if task else 1))
+    size = (task and task.n) or cell.documents
+    limit = (cell.settings.get("limit") or 0) * (task.parts if task else 1)
+    return min(size, limit) if size and limit else size or limit
 
 
 def _tokens(cell: Cell) -> int:

@@ -14,7 +14,7 @@ from sparsebench.manifest.recipes import chain_of, count_variants, is_for, verb_
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.plan.stages import own_of, precision, stages
+from sparsebench.plan.stages import own_of, precision, reading, stages
 from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
 from sparsebench.steps.contract import Step, of_file, of_text
@@ -75,8 +75,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
         variants |= made
         for variant in made.values():
             if not (variant.is_dense or variant.heuristic):
-                read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
-                settings = read if kinds()[variant.steps[-1].verb].reads_text(variant.steps[-1]) else {}
+                settings = reading(model, calibration, variant)
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
             cells += measured.get(variant.id, ())
     return Plan(

@@ -14,7 +14,7 @@ from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, precision, stages
+from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, reading, stages
 from sparsebench.steps.registry import kinds
 
 
@@ -184,6 +184,4 @@ def _maker(
 
 def _again(plan: Plan, variant: Variant) -> Cell:
     """Return the ``make`` cell of a variant as a plan has it, but without its id."""
-    step, text = variant.steps[-1], plan.calibration
-    read = {"samples": text.samples, "length": text.length, **precision(plan.model(variant.model))}
-    return Cell("", MAKE.name, variant, read if kinds()[step.verb].reads_text(step) else {})
+    return Cell("", MAKE.name, variant, reading(plan.model(variant.model), plan.calibration, variant))

@@ -28,6 +28,7 @@ from sparsebench.manifest.schema import (
     ManifestRuntime,
     ManifestTask,
 )
+from sparsebench.models import building
 from sparsebench.models.families import family_of
 from sparsebench.paths import unlinked
 from sparsebench.plan import own_data
@@ -89,7 +90,7 @@ class Prepared:
 
     def has(self, model: str) -> bool:
         """Return whether the work folder has the model, prepared."""
-        return (self.plan.dense[model].folder(self.work) / "config.json").is_file()
+        return building.whole(self.plan.dense[model].folder(self.work))
 
 
 def prepare(request: PlanRequest) -> Prepared:

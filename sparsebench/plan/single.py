@@ -94,10 +94,10 @@ def single(
     revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = plan.dense[model.name].folder(cache.root / "work")
-    if (folder / "config.json").is_file() and (damage := sums.damage(folder)):
+    if building.whole(folder) and (damage := sums.damage(folder)):
         print(f"{damage}: the model is made again", file=sys.stderr)
         shutil.rmtree(building.aside(folder), ignore_errors=True)
-    if not (folder / "config.json").is_file():
+    if not building.whole(folder):
         obtain(model, folder, cache, 0)
         sums.seal(folder)
     if check:

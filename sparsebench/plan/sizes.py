@@ -74,9 +74,14 @@ def parameters(config: Mapping[str, Any], experts: int | None = None) -> int:
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
-    gated = str(config.get("model_type")) not in ("bert", "roberta", "gpt_neox", "deberta-v2", "opt") and (
-        act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
-    )
+    gated = str(config.get("model_type")) not in (
+        "bert",
+        "roberta",
+        "gpt_neox",
+        "deberta-v2",
+        "opt",
+        "starcoder2",
+    ) and (act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh"))
     forward = size.hidden * size.inner * (3 if gated else 2) * (experts or size.experts)
     return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
 

@@ -18,7 +18,9 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.runtime import hosts, memory
 from sparsebench.runtime.engines import engines
+from sparsebench.steps.calibration import Calibration
 from sparsebench.steps.contract import of_text
+from sparsebench.steps.registry import kinds
 from sparsebench.structure import outputs
 
 CellSettings = Mapping[str, Any]
@@ -167,6 +169,13 @@ def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
 def precision(model: ManifestModel) -> dict[str, str]:
     """Return the precision of scores and calibration as a setting; none for ``auto``, which depends on the machine."""
     return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
+
+
+def reading(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
+    """Return the settings of the cell that makes a variant: how much text is read, and in which precision, if any is."""
+    step = variant.steps[-1]
+    read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
+    return read if kinds()[step.verb].reads_text(step) else {}
 
 
 def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:

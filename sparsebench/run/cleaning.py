@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,5 +74,10 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 def _size(path: Path) -> int:
     """Return the bytes on the disk that are freed; a file with another hard link, such as a download's, frees none."""
-    stats = (os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names)
-    return sum(stat.st_blocks * 512 for stat in stats if stat.st_nlink == 1)
+    total = 0
+    for place, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process has removed it meanwhile
+                stat = os.lstat(os.path.join(place, name))
+                total += stat.st_blocks * 512 * (stat.st_nlink == 1)
+    return total

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, records
-from sparsebench.errors import SparsebenchError, UserError, redacted
+from sparsebench.errors import SparsebenchError, UserError, of_system, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
@@ -34,6 +34,7 @@ from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.ray_launcher import NAMESPACE
+from sparsebench.sources import Cache
 
 CONNECT_SECONDS = 10.0
 REFRESH_SECONDS = 1.0
@@ -242,6 +243,10 @@ class RayTask:
                     self.lost = f"its node or Ray's process there is gone ({type(error).__name__})"
             except SparsebenchError as error:  # there are no nodes for it
                 pipe.write(_line({"event": "broken", "reason": str(error)}))
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # such as a full disk, where its records and its log are written
+                pipe.write(_line({"event": "broken", "reason": str(of_system(error, Cache().root))}))
 
     def _taken(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""

@@ -154,7 +154,7 @@ class Display:
             place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
             self.line(f"… {place} {duration(time.monotonic() - self.start)}: {what}", "dim")
 
-    def end(self, counts: Mapping[str, int]) -> None:
+    def end(self) -> None:
         """End the display of the run."""
 
     def line(self, text: str, style: str) -> None:
@@ -211,7 +211,7 @@ class LiveDisplay(Display):
         """Redraw."""
         self.live.update(self._bar(), refresh=True)
 
-    def end(self, counts: Mapping[str, int]) -> None:
+    def end(self) -> None:
         """Remove the bar."""
         self.live.stop()
 

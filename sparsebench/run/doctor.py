@@ -58,7 +58,7 @@ def _machine() -> Iterator[Finding]:
     if shm.is_dir():
         free = environment.free_disk(shm)
         tight = free < 2 * SHM_BYTES
-        fix = "enlarge it (docker: --shm-size 1g); two ranks need 138 MB" if tight else ""
+        fix = f"enlarge it (docker: --shm-size 1g); two ranks need {2 * SHM_BYTES / 1e6:.0f} MB" if tight else ""
         yield Finding("/dev/shm", "missing" if tight else "ok", f"{free / 1e6:.0f} MB free", fix)
     yield _gpus()
 

@@ -142,7 +142,7 @@ class Runner:
             raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None
         finally:
             self._end_all()
-            self.display.end(self.counts)
+            self.display.end()
             signal.signal(signal.SIGTERM, previous)
             self._ingest(last=True)
         return self.counts

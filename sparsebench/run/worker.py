@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from sparsebench.errors import redact_stderr
+from sparsebench.errors import crash, redact_stderr
 from sparsebench.run.handlers import HANDLERS, damaged
 from sparsebench.run.recorder import JobSpec, Recorder
 
@@ -26,7 +26,10 @@ def main(path: Path, events: int) -> int:
             recorder.damaged(found)
             return 0
         HANDLERS[spec.job.kind](spec, recorder)
-    except Exception as error:  # the worker boundary: every failure becomes a record
+    except BaseException as raised:  # the worker boundary: every failure becomes a record
+        error = crash(raised) or raised
+        if not isinstance(error, Exception):
+            raise
         traceback.print_exc()
         for cell in list(recorder.open.values()):
             recorder.failed(cell, error)

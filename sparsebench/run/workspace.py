@@ -76,7 +76,7 @@ class Workspace:
 
     def present(self, variant: Variant) -> bool:
         """Return whether the variant's folder is there; folders appear whole or not at all."""
-        return (self.folder(variant) / "config.json").is_file()
+        return building.whole(self.folder(variant))
 
     def kept(self, variant: Variant) -> bool:
         """Return whether there is a packed copy of the variant, which is unpacked in a moment."""
@@ -199,9 +199,9 @@ def exclusive(ledger: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            other = file.read().strip() or "unknown"
             raise UserError(
-                f"process {holder} is running in {ledger.parent}",
+                f"process {other} is running in {ledger.parent}",
                 "wait for it, or name a ledger in another folder with --ledger",
             ) from None
         file.truncate(0)

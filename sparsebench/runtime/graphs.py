@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sparsebench.runtime.failures import out_of_memory
+from sparsebench.errors import out_of_memory
 from sparsebench.runtime.parity import distance
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsebench import environment
+from sparsebench import devices, environment
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
@@ -92,7 +92,7 @@ class Meter:
     """
 
     def __init__(self, rank: int, device: str) -> None:
-        self.rank, self.cuda = rank, device.startswith("cuda")
+        self.rank, self.cuda = rank, devices.is_gpu(device)
         self.source = "CUDA max_memory_allocated" if self.cuda else "VmHWM less baseline"
         self.rows: list[RankMemory] = []
         self.tensors = 0

@@ -18,7 +18,7 @@ from typing import Any
 
 from sparsebench import bounded, children, devices, energy, errors
 from sparsebench.children import apart, die_with_parent
-from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
+from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, out_of_memory, redact_stderr
 from sparsebench.runtime import failures, graphs, heartbeat, hosts, latency, machine, memory, nodes, watch
 from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
@@ -332,7 +332,7 @@ def attempt(job: RankWorker, call: Callable[[], None]) -> int:
         return 3
     except (MemoryError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if failures.out_of_memory(error):
+        if out_of_memory(error):
             # In main memory every rank adds a copy of what is not shared; a GPU holds only its own rank's share.
             hint = "use a smaller dtype, fewer ranks, or a larger machine"
             if failures.on_gpu(error):

@@ -106,7 +106,7 @@ def _payload_folder(source: Source, cache: Cache) -> Path:
 
 def _intact(folder: Path) -> Path | None:
     """Return the payload if every file still has the size and mtime it was unpacked with, else None."""
-    record = read_json(folder / ORIGIN)
+    record = _record(folder, "payload", "files")
     if record is None:
         return None
     files = ((folder / name, stamp) for name, stamp in record["files"].items())
@@ -122,7 +122,7 @@ def _cached(part: WheelPart, cache: Cache) -> Path | None:
     home = _wheel_home(part, cache)
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
     for folder in folders:
-        record = read_json(folder / ORIGIN)
+        record = _record(folder, "file", "sha256", "stamp")
         if not record or not (path := folder / record["file"]).is_file():
             continue
         if part.sha256 and record["sha256"] != part.sha256:
@@ -136,8 +136,14 @@ def _cached(part: WheelPart, cache: Cache) -> Path | None:
 
 
 def _digest(wheel: Path) -> str:
-    record = read_json(wheel.parent / ORIGIN)
+    record = _record(wheel.parent, "sha256")
     return str(record["sha256"]) if record else sha256_of(wheel)
+
+
+def _record(folder: Path, *keys: str) -> dict[str, Any] | None:
+    """Return what the cache noted of a folder; None unless all ``keys`` are there."""
+    found = read_json(folder / ORIGIN)
+    return found if found and all(key in found for key in keys) else None
 
 
 def _obtain(part: WheelPart, cache: Cache) -> Path:

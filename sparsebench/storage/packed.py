@@ -130,9 +130,9 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near,
 CODING = Coding("packed", 1, lambda info: (*ENCODINGS, *encodings(info, ENCODINGS[1:])), _parts, _encode, _decode)
 
 
-def pack(folder: Path, out: Path) -> folders.Summary:
+def pack(folder: Path, out: Path) -> None:
     """Store a Hugging Face folder in the packed format (see folders.store)."""
-    return folders.store(folder, out, CODING)
+    folders.store(folder, out, CODING)
 
 
 def is_packed(folder: Path) -> bool:

@@ -130,5 +130,5 @@ def test_a_format_that_loses_bits_is_reported(tiny_bert: Path, tmp_path: Path, m
         yield from list(packed.read(folder))[1:]
 
     for name, restored in (("damaged", damaged), ("short", short)):
-        monkeypatch.setitem(formats(), name, Format(name, "", packed.write, packed.sizes, restored))
+        monkeypatch.setitem(formats(), name, Format(name, packed.write, packed.sizes, restored))
         assert measure(tiny_bert, "encoder", [name], tmp_path).sizes[0].round_trip is False

@@ -15,7 +15,7 @@ WITH asked AS (
 )
 SELECT several.model, several.weights, several.machine, several.engine, several.dtype, several.workload, several.phase, several.ranks,
        several.threads, one.ms AS one_ms, several.ms, several.ms / one.ms AS ratio, greatest(one.noise, several.noise) AS noise,
-       alone.peak_bytes AS one_bytes, shared.peak_bytes AS bytes, shared.largest, shared.largest / alone.peak_bytes AS largest_ratio,
+       shared.peak_bytes AS bytes, shared.largest, shared.largest / alone.peak_bytes AS largest_ratio,
        shared.peak_bytes / alone.peak_bytes AS sum_ratio
 FROM timed several
 JOIN timed one ON one.ranks = 1 AND several.ranks > 1 AND one.threads = several.ranks * several.threads AND one.phase = several.phase AND one.model = several.model AND one.weights = several.weights

@@ -44,11 +44,6 @@ class EngineInfo:
     version: int = 0
     """Raise it when the engine's own code changes what is measured: only this engine's cells are then measured anew."""
 
-    @property
-    def dense(self) -> bool:
-        """Whether its kernels read every weight, so that neither zeros nor thresholds can make it faster."""
-        return not self.skips_zeros and self.skipping != "unread"
-
 
 DEEPSPEED = ("deepspeed",)
 ALL = ("float", "int8", "int8-dynamic", "int4")

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, StorageError, UnsupportedError
+from sparsebench.errors import ModelError, StorageError, UnsupportedError, out_of_memory
 from sparsebench.models import precision, topology
 from sparsebench.models.assemble import Replace, StoredWeights, assemble
 from sparsebench.models.checkpoint import Checkpoint
@@ -18,7 +18,6 @@ from sparsebench.models.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.failures import out_of_memory
 from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt

@@ -163,7 +163,7 @@ class QuantizedWriters(VariantWriters):
             already_zero=tally.already,
         )
         summary = {
-            "stock": refused or STOCK, "prunable": prunable, "zeros": tally.removed,
+            "stock": refused or STOCK, "prunable": prunable, "zeros": zeros,
             "rounded_to_zero": evidence.rounded_to_zero, "parameters": parameters, "bits_per_weight": evidence.bits,
             "seconds": evidence.seconds, "peak_rss_bytes": evidence.peak_rss_bytes,
             "tokens": evidence.calibration_tokens, "relative_error": evidence.relative_error,

@@ -332,7 +332,9 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
 def run(
     parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
 ) -> None:
-    """Make every recovered model of one pass, each in its folder; a ``pruner`` (``prune: gradual``) prunes meanwhile.
+    """Make every recovered model of one pass, each in its folder.
+
+    A ``pruner``, that of ``prune: gradual`` or ``prune: elsa``, prunes meanwhile.
 
     Raises ModelError without the dense model or the calibration text, for a quantized parent, and for one that leaves
     weights out. Grouped neurons, which leave weights out, are allowed in ``reconstruct`` alone. Raises UnsupportedError

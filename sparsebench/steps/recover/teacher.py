@@ -98,8 +98,12 @@ class TeacherCache:
 
 
 def _file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    mode: Any = "r+" if path.is_file() else "w+"
-    found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode, dtype, shape)
+    """Open a file of the cache, made first where there is none; it has its name only when it is whole."""
+    if not path.is_file():
+        partial = path.with_suffix(".partial")
+        np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
+        partial.replace(path)
+    found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "r+")
     return found
 
 

@@ -233,7 +233,8 @@ class Trainer:
     @property
     def _identity(self) -> str:
         """A checksum of all that decides the result: a training is resumed only from a state with the same one."""
-        told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.held])
+        kind = self.accelerator.device.type
+        told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.held, self.arithmetic, kind])
         total = zlib.crc32(told.encode())
         for tensor in (*vars(self.text.batch).values(), *(weight.value() for weight in self.weights.trained)):
             if tensor is not None:

@@ -196,7 +196,8 @@ class Training:
                 teacher = load_model(one, family, arithmetic).requires_grad_(False).to(device)
                 loss.parameters += self._a_token(Checkpoint(one), text)
                 if own["top_k"] and own["match"] == "none" and family != "encoder":
-                    loss.keep(teacher, place / f"said-{number}", read, self._asking)
+                    # Resumed in another precision, or on another device, a training asks its teachers again.
+                    loss.keep(teacher, place / f"said-{number}-{arithmetic}-{device.type}", read, self._asking)
                 else:
                     loss.teachers.append(teacher)
             loss.prepare(seed, len(plan))

@@ -90,6 +90,10 @@ def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
 
 def _outputs(config: Mapping[str, Any]) -> list[str]:
     """Return the names of the head's outputs, in order; transformers' default is two outputs."""
-    named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
-    count = len(named) or int(config.get("num_labels") or 2)
+    try:
+        named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+        count = len(named) or int(config.get("num_labels") or 2)
+    except (TypeError, ValueError, AttributeError) as error:
+        hint = "`id2label` maps numbers from 0 to names"
+        raise ModelError(f"config.json: its `id2label` or `num_labels` is not usable: {error}", hint) from error
     return [named.get(place, f"LABEL_{place}") for place in range(count)]
