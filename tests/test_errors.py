@@ -7,7 +7,9 @@ import pickle
 import subprocess
 import sys
 
-from sparsebench.errors import SourceError, redacted
+import pytest
+
+from sparsebench.errors import MeasureError, ModelError, SourceError, foreign, redacted
 
 SECRET = "https://me:pass%40word@mirror.example/path"
 SCRIPT = """
@@ -36,3 +38,9 @@ def test_a_process_prints_no_password_of_its_environment() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
     assert done.stderr.count("mirror.example/path") == 2, done.stderr
     assert "pass" not in done.stderr
+
+
+@pytest.mark.parametrize(("error", "kind"), [(MemoryError(), MeasureError), (ValueError("no key `x`"), ModelError)])
+def test_exhausted_memory_is_not_blamed_on_a_file(error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind), foreign("model.safetensors: it cannot be loaded", "fetch it again"):
+        raise error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sparsebench.errors import ModelError
 from sparsebench.models import precision
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.models.families import auto_class, meta_model
+from sparsebench.models.families import auto_class, drop_pooler, meta_model
 from sparsebench.models.filling import (
     check_set,
     check_shape,
@@ -100,7 +100,7 @@ def assemble(
             module._buffers[attribute] = filled[view].data
     filled.clear()
     put_together(model)
-    _check_whole(model, family, weights.config)
+    _check_whole(model, kind or auto_class(family, weights.config))
     return model
 
 
@@ -121,14 +121,10 @@ def _shared(tensor: torch.Tensor, filled: Mapping[View, Any], tied: bool) -> tor
     return torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if twin is None else twin
 
 
-def _check_whole(model: PreTrainedModel, family: Family, config: Mapping[str, Any]) -> None:
+def _check_whole(model: PreTrainedModel, kind: Any) -> None:
     """Raise where a parameter or buffer has no value, but remove an encoder's pooler if its weights are missing."""
     missing = {name for name, parameter in model.named_parameters() if parameter.is_meta}
-    poolers = {name for name in missing if "pooler" in name.split(".")}
-    if poolers and auto_class(family, config).__name__ == "AutoModel":
-        model.pooler = None  # type: ignore[assignment]
-        missing -= poolers
-    if missing:
+    if missing := drop_pooler(model, missing, kind):
         raise ModelError(
             f"{len(missing)} weights are missing (the first is {min(missing)})",
             "the files are incomplete, or config.json is not the checkpoint's",

@@ -108,3 +108,16 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
 
         reshape(model, config, family)
     return model
+
+
+def drop_pooler(model: Any, missing: set[str], kind: Any) -> set[str]:
+    """Remove an encoder's pooler from the model if its weights are ``missing``, and return what else is missing.
+
+    ``kind`` is the auto class that made the model. Hidden states do not depend on a pooler; without it no made-up number
+    can leave the model.
+    """
+    poolers = {name for name in missing if "pooler" in name.split(".")}
+    if not poolers or kind.__name__ != "AutoModel":
+        return missing
+    model.pooler = None
+    return missing - poolers

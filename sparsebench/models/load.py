@@ -15,7 +15,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError, foreign
 from sparsebench.models.assemble import assemble
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import auto_class, transformers_config
+from sparsebench.models.families import auto_class, drop_pooler, transformers_config
 from sparsebench.models.grouped import experts_of
 from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
 from sparsebench.models.safety import refuse_adapter
@@ -119,13 +119,7 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) ->
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
     with foreign(f"{folder}: transformers cannot load it as {family}", "check family and files"):
         model, info = kind.from_pretrained(str(folder), config=config, trust_remote_code=False, **options)
-    missing = set(info["missing_keys"])
-    poolers = {name for name in missing if "pooler" in name.split(".")}
-    if poolers and kind.__name__ == "AutoModel":
-        # Hidden states do not depend on the pooler; without it no made-up number can leave the model.
-        model.pooler = None
-        missing -= poolers
-    if missing:
+    if missing := drop_pooler(model, set(info["missing_keys"]), kind):
         names = ", ".join(sorted(missing)[:3]) + (" …" if len(missing) > 3 else "")
         raise ModelError(
             f"{folder}: {len(missing)} weights are missing ({names})",

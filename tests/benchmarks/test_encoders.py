@@ -470,3 +470,10 @@ def test_a_pair_whose_score_is_no_number_is_named(tiny_bert: Path, tmp_path: Pat
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(BenchmarkError, match="record 2 of the data has score .*no number"):
         run(tiny_bert, "encoder", "stsb_sts", data=f"path:{tmp_path}/pairs.jsonl")
+
+
+@pytest.mark.parametrize("text", ['{"0": 1}', '[{"path": ""}]', "[3]", "3"])
+def test_a_list_of_modules_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text(text)
+    with pytest.raises(ModelError, match="modules.json"):
+        read_pooling(tmp_path)

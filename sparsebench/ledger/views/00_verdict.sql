@@ -31,6 +31,17 @@ CREATE OR REPLACE MACRO _loses_less(loss_at_most, margin) AS loss_at_most < marg
 -- Student's t at 0.975 by Cornish and Fisher: accurate to 0.3% from nine degrees of freedom on.
 CREATE OR REPLACE MACRO t_975(freedom) AS 1.959964 + 2.372271 / freedom + 2.822500 / freedom ** 2;
 
+-- Half of the 95% interval of a ratio of sums over `windows`: `rest` is the sum of the squares that the ratio leaves over, `tokens` the divisor.
+CREATE OR REPLACE MACRO _ratio_half(rest, windows, tokens) AS t_975(windows - 1) * sqrt(greatest(rest, 0) * windows / (windows - 1)) / tokens;
+
+-- How a difference in time is judged. All are logarithms of dense time over variant time: the ratio, its 95% interval and the noise floor.
+CREATE OR REPLACE MACRO _timed_verdict(shift, low, high, noise, steady) AS
+    CASE WHEN noise IS NULL THEN 'no noise floor'
+         WHEN NOT steady AND low <= noise AND high >= -noise THEN 'not steady'
+         WHEN low > 0 AND shift > noise THEN 'faster'
+         WHEN high < 0 AND -shift > noise THEN 'slower'
+         ELSE 'no difference detected' END;
+
 -- Documents that show a loss below `margin` with a power of 80%, if the loss is the one observed on `n` documents that do not show it.
 -- NULL where the observed loss reaches the margin, or `n` suffices. The limit's t quantile is Cornish and Fisher's.
 CREATE OR REPLACE MACRO _documents_to_clear(n, freedom, loss, loss_at_most, margin) AS

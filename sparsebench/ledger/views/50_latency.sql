@@ -85,12 +85,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        -- Of one sequence, a token takes every weight once. Files hold other bytes than a run in another number format.
        CASE WHEN zeros IS NOT NULL AND phase = 'decode' AND starts_with(workload, 'b1 ') AND round(width) = if(l.dtype = 'float32', 4, 2) THEN most END AS zeros_bound,
        CASE WHEN noise IS NOT NULL AND ratio IS NOT NULL THEN exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 END AS resolution,
-       CASE WHEN ratio IS NULL OR method = 'dense' THEN NULL
-            WHEN noise IS NULL THEN 'no noise floor'
-            WHEN NOT steady AND ln(ratio_low) <= noise AND ln(ratio_high) >= -noise THEN 'not steady'
-            WHEN ratio_high < 1 AND abs(ln(ratio)) > noise THEN 'faster'
-            WHEN ratio_low > 1 AND abs(ln(ratio)) > noise THEN 'slower'
-            ELSE 'no difference detected' END AS verdict,
+       CASE WHEN ratio IS NOT NULL AND method <> 'dense' THEN _timed_verdict(-ln(ratio), -ln(ratio_high), -ln(ratio_low), noise, steady) END AS verdict,
        baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
 FROM (SELECT *, if(method <> 'dense' AND NOT _dense_kernel(kernel), own - ln(ratio), NULL) AS zeros

@@ -24,7 +24,7 @@ WITH scored AS (
     GROUP BY r.record_id
 ), spread AS (
     SELECT record_id, d / l AS shift,
-           CASE WHEN windows >= 10 THEN t_975(windows - 1) * sqrt(greatest(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, 0) * windows / (windows - 1)) / l END AS half
+           CASE WHEN windows >= 10 THEN _ratio_half(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, windows, l) END AS half
     FROM sums
 )
 SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, sparsity, seed, label, score, low, high, collapsed, dense_score,

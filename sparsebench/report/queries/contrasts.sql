@@ -31,7 +31,7 @@ WITH scored AS (
     GROUP BY p.record_id, p.after_id
     HAVING windows >= 10
 ), intervals AS (
-    SELECT record_id, after_id, shift, t_975(windows - 1) * sqrt(greatest(rest, 0) * windows / (windows - 1)) / tokens AS half FROM sums
+    SELECT record_id, after_id, shift, _ratio_half(rest, windows, tokens) AS half FROM sums
 )
 SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity,
        concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,

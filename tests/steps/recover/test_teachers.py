@@ -18,7 +18,7 @@ from sparsebench.models.tokenizers import same_tokens
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.step import trains
-from sparsebench.steps.recover.teacher import Distillation, mapped
+from sparsebench.steps.recover.teacher import Distillation, TeacherCache, mapped
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.test_whole import made, step
@@ -188,3 +188,11 @@ def test_a_much_shallower_teacher_is_compared_by_layers_that_it_has() -> None:
     assert mapped(4, 2, "uniform", 1) == [(1, 1), (2, 1), (3, 2), (4, 2)], "attention begins with layer 1"
     assert mapped(4, 2, "uniform")[0] == (1, 0), "states begin with what the first layer reads"
     assert mapped(2, 4, "uniform", 1) == mapped(2, 4, "uniform") == [(1, 2), (2, 4)]
+
+
+def test_a_teachers_outputs_outlive_a_process_and_a_torn_file_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "ids.partial").write_bytes(b"torn")
+    ids, logs = torch.tensor([[[3], [4]]]), torch.zeros(1, 2, 1)
+    TeacherCache(tmp_path, samples=2, length=2, count=1).put([1], ids, logs)
+    again = TeacherCache(tmp_path, samples=2, length=2, count=1)
+    assert again.done.tolist() == [False, True] and again.get([1], 2)[0].tolist() == ids.tolist()

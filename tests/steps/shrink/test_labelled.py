@@ -192,3 +192,9 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
         with pytest.raises(PydanticCustomError) as told:
             single("shrink", "taylor", keep=0.5, **settings)
         assert told.value.context and told.value.context["at"] == key
+
+
+@pytest.mark.parametrize("config", [{"id2label": {"first": "glad"}}, {"id2label": ["glad"]}, {"num_labels": "two"}])
+def test_labels_of_a_config_that_have_no_numbers_are_named(config: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=next(iter(config))):
+        labelled.numbers(config, ["glad"])
