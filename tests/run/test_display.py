@@ -15,7 +15,7 @@ from sparsebench.run.display import DAMPING_SECONDS, SILENCE_SECONDS, Clock, Dis
 
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")
 SIZES = {"m": ModelSize(100_000_000, 400_000_000)}
-LOAD = {"engine": "hf", "ranks": 1, "dtype": "float32", "samples": 24}
+LOAD = {"engine": "hf", "ranks": 1, "dtype": "float32", "samples": 24, "processes": 1}
 
 
 def scored(name: str) -> Job:
@@ -90,5 +90,5 @@ def test_the_bar_shows_names_as_they_are() -> None:
     shown = LiveDisplay(Clock(SIZES | {named.model: SIZES["m"]}), console)
     shown.begin(list(job.cells), [job])
     shown.started(job)
-    shown.end({})
+    shown.end()
     assert "a[/b]\\x1b[2J" in console.file.getvalue()  # type: ignore[attr-defined]
