@@ -11,6 +11,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import architecture
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.filling import check_set
 from sparsebench.models.load import load_model
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay import Block, Replay
@@ -99,3 +100,13 @@ def test_it_is_replayed_and_pruned_with_calibration(kind: str, tmp_path: Path) -
         )
         assert isinstance(told[0], Evidence) and told[0].achieved == pytest.approx(0.5, abs=0.01), told
         load_model(tmp_path / name, family)
+
+
+@pytest.mark.parametrize(("unset", "set_"), [(2**63 - 1, 0), (float("nan"), 0.0)])
+def test_a_buffer_that_nobody_sets_is_refused(unset: float, set_: float) -> None:
+    module = torch.nn.Module()
+    module.register_buffer("places", torch.full((2,), unset))
+    with pytest.raises(UnsupportedError, match=r"layers\.0\.places"):
+        check_set("layers.0", module)
+    module.register_buffer("places", torch.full((2,), set_))
+    check_set("layers.0", module)
