@@ -26,7 +26,10 @@ WITH shown AS (
     -- Colours are left to the methods.
     SELECT * REPLACE (bound OR line LIKE '%+owl%' AS bound), bound AS floor FROM _pruned_curves WHERE scale = 'perplexity'
 ), best AS (
-    SELECT panel, sparsity, min(score / dense) AS ratio FROM shown WHERE pattern = 'unstructured' AND NOT floor GROUP BY ALL
+    -- Of a model's samples, the title tells of the largest.
+    SELECT model, sparsity, min(score / dense) AS ratio
+    FROM (FROM shown WHERE pattern = 'unstructured' AND NOT floor QUALIFY n = max(n) OVER (PARTITION BY model, weights))
+    GROUP BY ALL
 )
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel, apart,
        (SELECT format('With pruning alone the best method has {} times the dense perplexity at 50% zeros, at 90% at least {:,.0f} times',

@@ -6,7 +6,7 @@
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
-    SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS times, v.difference,
+    SELECT s.model, s.weights, s.variant_id, s.task, s.n, s.scale, s.score / v.dense_score AS times, v.difference,
            _goodness(v.difference, s.higher_is_better) AS gain, s.collapsed, s.at_chance, v.loses_less, _lost(v.verdict) OR s.at_chance AS shown,
            _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR s.at_chance AS lost,
            -- Without a chance level, half of a score means nothing.
@@ -16,11 +16,14 @@ WITH asked AS (
     JOIN vs_dense v USING (manifest, record_id)
     WHERE NOT s.dense_at_chance
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
+), sampled AS (
+    -- Where a variant was scored on fewer documents than another of its model, the table says on how many.
+    SELECT *, if(n < max(n) OVER (PARTITION BY model, weights, task), format(' (n = {:,})', n), '') AS few FROM judged
 ), each AS (
     SELECT model, weights, variant_id, count(DISTINCT _benchmark(task)) AS tasks, tasks - count(DISTINCT _benchmark(task)) FILTER (loses_less IS NOT true) AS cleared, bool_or(lost) AS lost, count(*) FILTER (lost) AS losses,
            bool_and(half IS NOT false AND NOT collapsed AND NOT at_chance) AS works, bool_and(half) AS halved, max(if(scale = 'perplexity', times, 1 - gain)) AS worst,
-           string_agg(task || if(scale = 'perplexity', format(if(abs(times - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), times), format(' {:+.3f}', difference)), ', ' ORDER BY task) FILTER (shown) AS what
-    FROM judged
+           string_agg(task || if(scale = 'perplexity', format(if(abs(times - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), times), format(' {:+.3f}', difference)) || few, ', ' ORDER BY task) FILTER (shown) AS what, min(few) FILTER (few <> '' AND NOT shown) AS few
+    FROM sampled
     GROUP BY model, weights, variant_id
 ), files AS (
     SELECT model, variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
@@ -56,7 +59,7 @@ WITH asked AS (
     SELECT 2, * FROM whole WHERE lost AND halved
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, cleared, tasks, share, speed, place
+SELECT model, weights, kind, recipe, coalesce(replace(what, ' -', ' −'), 'none shown' || coalesce(few, '')) AS what, cleared, tasks, share, speed, place
 FROM chosen c
 -- A variant that keeps half is shown only where it is smaller than the one without a loss.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
