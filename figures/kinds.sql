@@ -39,14 +39,15 @@ WITH packed AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity. Other figures show one kind beside dense.
     SELECT panel, any_value(model) AS model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole,
            arg_min(label, megabytes) FILTER (close) AS best, arg_min(kind, megabytes) FILTER (close) AS best_kind,
-           min(megabytes) FILTER (close) / whole AS share, min(megabytes) FILTER (close AND kind = 'zeros') / whole AS by_zeros
+           min(megabytes) FILTER (close) / whole AS share, min(megabytes) FILTER (close AND kind = 'zeros') / whole AS by_zeros,
+           arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS most_zeros
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
     GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
     SELECT if(bool_and(best_kind = 'bits') AND bool_and(share < coalesce(by_zeros, 1)), 'Fewer bits beat zeros: within', 'Within')
            || ' a tenth of dense''s perplexity, the bytes shrink to ' || string_agg(format('{:.0f}% by {}', 100 * share, best) || if(several, ' (' || model || ')', ''), ' and ' ORDER BY share)
-           || if(bool_and(best_kind = 'zeros'), '', coalesce(format('; by zeros alone to {:.0f}% at best', 100 * min(by_zeros)), '; zeros alone lose more')) AS finding
+           || if(bool_and(best_kind = 'zeros'), '', coalesce(format('; by zeros alone to {:.0f}% at best ({})', 100 * min(by_zeros), arg_min(most_zeros, by_zeros)), '; zeros alone lose more')) AS finding
     FROM told
     WHERE best IS NOT NULL
 )
