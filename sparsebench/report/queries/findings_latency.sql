@@ -28,7 +28,7 @@ SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS proc
        any_value(least_dense) AS least_dense, CASE WHEN any_value(most_dense > 1.1 * least_dense) THEN any_value(most_dense) END AS disturbed_dense, max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest,
        arg_max(speedup, standing) FILTER (verdict = 'faster') AS shown_best, coalesce(arg_max(said, standing) FILTER (verdict = 'faster'), arg_max(said, standing)) AS best_phase,
        coalesce(arg_max(what, standing) FILTER (verdict = 'faster'), arg_max(what, standing)) AS best_what,
-       coalesce(arg_max(noise, standing) FILTER (verdict = 'faster'), arg_max(noise, standing)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity,
+       coalesce(arg_max(noise, standing) FILTER (verdict = 'faster'), arg_max(noise, standing)) AS best_noise, 1 + min(noise) AS least_noise, 1 + nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity,
        CASE unclear WHEN comparisons THEN 'too noisy to tell' WHEN 0 THEN 'no gain' ELSE 'none shown' END AS otherwise
 FROM compared
 GROUP BY model, weights, machine, engine, device, ranks, threads, dtype, workload
