@@ -18,11 +18,11 @@
 
 WITH placed AS (
     SELECT sparsity, score, low, high, dense, concat('text ', text_number, inputs) AS shown,
-           regexp_replace(panel, '\n.*', '') || chr(10) || w.line AS facet, panel, method, granularity, pattern LIKE '%:%' AS nm
+           regexp_replace(panel, '\n.*', '') || chr(10) || w.line AS facet, panel
     FROM curves c
     JOIN (SELECT variant_id, text_number, inputs, replace(line, inputs, '') AS line FROM ways) w USING (variant_id)
     WHERE scale = 'perplexity' AND method <> 'dense' AND text_number IS NOT NULL
-    QUALIFY count(DISTINCT concat(text_number, inputs)) OVER (PARTITION BY panel, method, granularity, nm, sparsity) > 1
+    QUALIFY count(DISTINCT concat(text_number, inputs)) OVER (PARTITION BY panel, w.line, sparsity) > 1
 )
 SELECT sparsity, score, low, high, dense, shown, facet,
        (SELECT format('At {}% zeros, the text and the inputs change the perplexity by up to a factor of {:.2g}', percent_label(sparsity), max(score) / min(score))
