@@ -46,6 +46,7 @@ CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
 """Prefixes of the variables that say how ranks reach each other: they are passed to the nodes. srun passes all."""
 SIGNALLED = re.compile(r"exits with return code = (-\d+)")
 """What DeepSpeed's launcher prints for a rank that a signal ended; it looks once a second."""
+RAY_SIGNALLED = re.compile(ray_launcher.SIGNALLED.format(r"(\d+)"), re.MULTILINE)
 STEP_SIGNALLED = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.+?)(?: \(core dumped\))?$", re.MULTILINE)
 """What srun prints: which ranks, and the signal in the system's words."""
 
@@ -212,12 +213,31 @@ class NodeGroup(RankGroup):
         deadline = time.monotonic() + seconds
         while rank not in self.codes:
             ended = self.processes[0].poll() is not None or time.monotonic() >= deadline
-            if rank == self.gone and (found := _signal(self._said_of(rank), rank)):
-                return -found
+            if signals := self._signals():
+                return -signals[rank] if rank in signals else None
             if ended:
                 break
             time.sleep(0.05)
         return self.codes.get(rank)
+
+    def _signals(self) -> dict[int, int]:
+        """Return the ranks that a signal ended, with their signals, as the launcher's first words about such an end say.
+
+        srun and Ray name the ranks, and the first named is to blame: srun then kills the others, and their channels may
+        close before that of the dead rank. DeepSpeed's launcher names none; its words are taken for the rank that is gone.
+        """
+        said = self._log(0).read_text(errors="replace")
+        if found := RAY_SIGNALLED.search(said):
+            return {int(found[1]): int(found[2])}
+        words = {signal.strsignal(one): one for one in signal.valid_signals()}
+        for tasks, what in STEP_SIGNALLED.findall(said):
+            if what in words:
+                ends = [part.partition("-") for part in tasks.split(",")]
+                named = [range(int(first), int(last or first) + 1) for first, _, last in ends]
+                return {rank: int(words[what]) for one in named for rank in one}
+        if self.gone is not None and (found := SIGNALLED.search(self._said_of(self.gone))):
+            return {self.gone: -int(found[1])}
+        return {}
 
     def _said_of(self, rank: int) -> str:
         """Return the launcher's log without the lines that pdsh marks as another node's."""
@@ -241,20 +261,6 @@ class NodeGroup(RankGroup):
     def _tails(self, ranks: Sequence[int]) -> str:
         lines = self._log(0).read_text(errors="replace").splitlines()
         return "\n".join(f"    launcher: {line}" for line in lines[-TAIL_LINES * self.ranks :])
-
-
-def _signal(said: str, rank: int) -> int | None:
-    """Return the signal that ended a rank, from what the launcher printed; None where it names none."""
-    if found := re.search(ray_launcher.SIGNALLED.format(rank), said, re.MULTILINE):
-        return int(found[1])
-    if found := SIGNALLED.search(said):
-        return -int(found[1])
-    words = {signal.strsignal(one): one for one in signal.valid_signals()}
-    for tasks, what in STEP_SIGNALLED.findall(said):
-        ends = [part.partition("-") for part in tasks.split(",")]
-        if what in words and any(int(first) <= rank <= int(last or first) for first, _, last in ends):
-            return int(words[what])
-    return None
 
 
 def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]:

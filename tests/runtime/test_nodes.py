@@ -297,15 +297,18 @@ def test_in_a_slurm_job_srun_starts_the_ranks(slurm: None, monkeypatch: pytest.M
     assert_nobody_left(ranks)
 
 
+@pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("dying", [0, 1])
-def test_a_dead_rank_that_srun_started_is_named_within_ten_seconds(
-    dying: int, slurm: None, monkeypatch: pytest.MonkeyPatch
+def test_a_dead_rank_that_srun_started_is_named_whichever_connection_closes_first(
+    dying: int, first: int, slurm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """srun kills the other rank at once, so the order in which the two connections close is a matter of luck."""
     actions = ["hang", "hang"]
     actions[dying] = "sigkill"
     said = f"rank {dying} of 2 on {socket.gethostname()} died of SIGKILL"
     with started_by_srun(monkeypatch, *actions) as ranks:
-        started = time.monotonic()
+        started, ended = time.monotonic(), ranks._ended
+        monkeypatch.setattr(ranks, "_ended", lambda rank: ended(first))
         with pytest.raises(MeasureError, match=said):
             list(ranks.messages())
     assert time.monotonic() - started < 10
@@ -332,9 +335,19 @@ def test_a_machine_that_vanishes_is_noticed_within_ten_seconds(programs: None, m
         assert told["TCP_KEEPCNT"] >= 3, "a lost packet is no lost machine"
 
 
-def test_srun_s_words_for_several_ranks_are_read() -> None:
-    said = "srun: error: n1: tasks 0-1,3: Segmentation fault (core dumped)\nsrun: error: n2: task 4: Exited with exit code 1"
-    assert [nodes._signal(said, rank) for rank in range(5)] == [11, 11, None, 11, None]
+def test_srun_s_first_words_about_a_signal_tell_who_is_to_blame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks that srun kills after that are not, in whatever order the connections close."""
+    ranks = NodeGroup({}, (("n1", 4), ("n2", 1)), {}, 30)
+    log = tmp_path / "launcher.log"
+    monkeypatch.setattr(ranks, "_log", lambda rank: log)
+    ranks.gone = 2
+    log.write_text("srun: error: n2: task 4: Exited with exit code 1\n")
+    assert ranks._signals() == {}
+    with log.open("a") as file:
+        file.write("srun: error: n1: tasks 0-1,3: Segmentation fault (core dumped)\nsrun: error: n1: task 2: Killed\n")
+    assert ranks._signals() == {0: 11, 1: 11, 3: 11}
 
 
 def test_srun_is_told_the_order_of_ranks_and_where_they_meet(slurm: None) -> None:
