@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-OWN = ("finetune", "elsa")
-"""The methods that train a whole model on its own loss alone."""
 LIBRARIES = ("transformers", "tokenizers", "accelerate")
 """The libraries besides torch that training a whole model uses."""
 DENSE = "dense"
@@ -20,6 +18,6 @@ PREDICTS = (
 
 
 def teachers(own: Mapping[str, Any]) -> list[str]:
-    """Return the teachers that a training's settings name; the dense model where they name none."""
-    named = own.get("teacher", DENSE)
+    """Return the teachers that a training's settings name; none for a training on the model's own loss alone."""
+    named = own.get("teacher", [])
     return [named] if isinstance(named, str) else list(named)

@@ -12,7 +12,7 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.families import family_of
 from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text, said, unusual
-from sparsebench.steps.recover import DENSE, OWN, PREDICTS, SEVERAL, teachers
+from sparsebench.steps.recover import DENSE, PREDICTS, SEVERAL, teachers
 
 if TYPE_CHECKING:
     from sparsebench.models.checkpoint import Checkpoint
@@ -286,12 +286,7 @@ def trains(step: Step) -> float:
     if step.name == "reconstruct":
         return 0.0
     own = step.settings
-    return float(own["tokens"] * (3 + _asked(step) + own["held_out"] * (own["evaluations"] + 1)))
-
-
-def _asked(step: Step) -> int:
-    """The number of teachers."""
-    return 0 if step.name in OWN else len(teachers(step.settings))
+    return float(own["tokens"] * (3 + len(teachers(own)) + own["held_out"] * (own["evaluations"] + 1)))
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
@@ -314,7 +309,8 @@ def holds(step: Step) -> float:
     if step.name == "reconstruct":
         return 0.0
     more = 12.0 * (step.name == "elsa") + 8.0 * (step.settings.get("by") == "movement")
-    return 20.0 + 4.0 * (min(1, _asked(step)) if step.settings.get("top_k") else _asked(step)) + more
+    asked = len(teachers(step.settings))
+    return 20.0 + 4.0 * (min(1, asked) if step.settings.get("top_k") else asked) + more
 
 
 def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> None:
@@ -325,7 +321,7 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
     from sparsebench.steps.trim.weights import NESTED, SIZE
 
     ours, theirs = ({**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense))
-    if step.name not in OWN and DENSE in teachers(step.settings) and ours != theirs:
+    if DENSE in teachers(step.settings) and ours != theirs:
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 
 

@@ -32,7 +32,7 @@ from sparsebench.models.tokenizers import same_tokenizer
 from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Context, Evidence, Step, of_text
 from sparsebench.steps.evidence import counted, kept_zeros
-from sparsebench.steps.recover import DENSE, OWN, student, teachers
+from sparsebench.steps.recover import DENSE, student, teachers
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
@@ -100,7 +100,7 @@ class Training:
         text, held = draw(self.step, self.context, self.parent.config)
         with self._place(folder) as place:
             # Before the clock starts: fetching teachers is no part of a training.
-            taught_by = [] if self.step.name in OWN else self._taught_by(place)
+            taught_by = self._taught_by(place)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
                 trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, place, taught_by)
@@ -108,7 +108,7 @@ class Training:
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
         operations = self._a_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
-        if self.step.name not in OWN:
+        if taught_by:
             operations += 2.0 * loss.parameters * (loss.asked or trained.tokens + looks)
         last = next(point for point in trained.curve if point.held_out == trained.best)
         words = [
@@ -163,7 +163,7 @@ class Training:
     def _student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
         config = self.parent.config
-        if self.step.name not in OWN or self.context.family != "encoder":
+        if teachers(self.step.settings) or self.context.family != "encoder":
             return load_model(self.parent.folder, self.context.family, "float32")
         if not has_masked_lm(config):
             raise UnsupportedError(
@@ -186,7 +186,7 @@ class Training:
         plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
-        if self.step.name in OWN:
+        if not taught_by:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
