@@ -14,6 +14,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import topology
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from sparsebench.models.gather import PrunableLayer
+from sparsebench.models.spellings import spellings
 from sparsebench.models.topology import EXPERT_LAYERS, LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
@@ -86,16 +87,15 @@ def _is_parameter(model: PreTrainedModel, name: str) -> bool:
 def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> dict[str, View]:
     """Return where the checkpoint has each tensor of the model (fused experts taken apart); absent ones are left out.
 
-    A checkpoint of the bare model lacks the prefix that one with a head has. Others have older names and forms, which
-    transformers converts on loading. For a tied tensor the checkpoint may use any of its names.
+    Some checkpoints have older names and forms, which transformers converts on loading. For a tied tensor the checkpoint
+    may use any of its names.
     """
-    prefix = model.base_model_prefix + "."
     aliases: dict[int, list[str]] = {}
     for name, tensor in named_tensors(model):
         aliases.setdefault(id(tensor), []).append(name)
 
     def match(tied: Collection[str], names: Collection[str]) -> str | None:
-        forms = (form for name in tied for form in (name, name.removeprefix(prefix), prefix + name))
+        forms = (form for name in tied for form in spellings(model, name))
         return next((form for form in forms if form in names), None)
 
     found: dict[str, View] = {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
 from sparsebench.models.grouped import experts_of
+from sparsebench.models.spellings import place_of
 
 if TYPE_CHECKING:
     import torch
@@ -85,13 +86,6 @@ def module_at(model: Any, path: str, key: str) -> nn.Module:
         raise ModelError(f"config.json: `{key}`: the model has no layer {path}", "make the variant again")
     found: nn.Module = model.get_submodule(name)
     return found
-
-
-def place_of(model: Any, path: str) -> str | None:
-    """Return the name in ``model`` of the module at ``path``, with or without the base model's prefix, or None."""
-    prefix = f"{model.base_model_prefix}."
-    names = {name for name, _ in model.named_modules()}
-    return next((form for form in (path, prefix + path, path.removeprefix(prefix)) if form in names), None)
 
 
 def masked(values: torch.Tensor, magnitude: float) -> torch.Tensor:

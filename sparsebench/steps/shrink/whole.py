@@ -15,6 +15,7 @@ from sparsebench.models.filling import stored_views
 from sparsebench.models.hooks import hooked
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import GROUP
+from sparsebench.models.spellings import place_of
 
 if TYPE_CHECKING:
     import torch
@@ -185,12 +186,12 @@ def module_of(model: Any, tensor: str) -> Any:
 
     Raises ModelError, naming the tensor, where there is none.
     """
-    modules, path = dict(model.named_modules()), tensor.removesuffix(".weight")
-    prefix = f"{model.base_model_prefix}."
-    for name in (path, prefix + path, path.removeprefix(prefix)):
-        if name in modules:
-            return modules[name]
-    raise ModelError(f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again")
+    name = place_of(model, tensor.removesuffix(".weight"))
+    if name is None:
+        raise ModelError(
+            f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again"
+        )
+    return model.get_submodule(name)
 
 
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:

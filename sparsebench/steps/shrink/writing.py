@@ -12,6 +12,7 @@ from sparsebench.models.architectures import widths
 from sparsebench.models.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
 from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
 from sparsebench.models.families import meta_model, transformers_config
+from sparsebench.models.spellings import spellings
 from sparsebench.models.topology import View, moved
 from sparsebench.models.types import PER_LAYER
 
@@ -215,10 +216,8 @@ def check(smaller: Smaller, family: Family, layout: Sequence[TensorInfo]) -> Non
     kind = config.get("model_type")
     model = stock_model(family, config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    head = f"{model.base_model_prefix}."
     for info in layout:
-        # An encoder's checkpoint may name its tensors with or without the model's prefix.
-        for name in (info.name, head + info.name, info.name.removeprefix(head)):
+        for name in spellings(model, info.name):
             if name in wanted and wanted[name] != info.shape:
                 raise UnsupportedError(
                     f"{kind}: {info.name} would be {info.shape} where stock transformers builds {wanted[name]}",

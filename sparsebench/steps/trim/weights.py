@@ -15,6 +15,7 @@ from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorIn
 from sparsebench.models.families import auto_class, has_masked_lm, meta_model
 from sparsebench.models.filling import named_tensors, stored_views
 from sparsebench.models.quantized import open_checkpoint
+from sparsebench.models.spellings import spellings
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -59,13 +60,11 @@ def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
             name: tensor.shape
             for name, tensor in named_tensors(meta_model(family, resized(config, size + 8), kind=kind))
         }
-        views, prefix = stored_views(model, checkpoint.tensors), model.base_model_prefix + "."
+        views = stored_views(model, checkpoint.tensors)
         for name, tensor in named_tensors(model):
             differing = [axis for axis, (a, b) in enumerate(zip(tensor.shape, other[name], strict=True)) if a != b]
             # Tied tensors are one parameter of the model, but a file may hold each of them.
-            forms = {name, name.removeprefix(prefix), prefix + name} | (
-                {views[name].tensor} if name in views else set()
-            )
+            forms = {*spellings(model, name), *([views[name].tensor] if name in views else [])}
             found |= {stored: axis for axis in differing for stored in forms if stored in checkpoint.tensors}
     for name, axis in found.items():
         if name not in checkpoint.stored or checkpoint.tensors[name].shape[axis] != size:
