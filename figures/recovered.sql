@@ -42,13 +42,20 @@ WITH trained AS (
     HAVING after <= 10 AND after < before
     ORDER BY sparsity DESC, after
     LIMIT 1
+), named AS (
+    -- Without the settings of a training, where it can be told from others by its tokens and hours.
+    SELECT points.*, collapsed_above,
+           coalesce(format(' ({}k{} tokens, {:.2g}{} h)', round(least / 1000)::BIGINT, if(most > least, format('–{}k', round(most / 1000)::BIGINT), ''), shortest,
+                           if(longest > shortest, format('–{:.2g}', longest), '')), '') AS budget,
+           if(most IS NULL, line, replace(replace(regexp_replace(line, ',? \w+=[^ ,]+', '', 'g'), 'then reconstruct', 'blocks trained'), 'then distill', 'distilled')) AS called
+    FROM points
+    JOIN metrics USING (metric)
+    WHERE (panel, line) IN (FROM shown)
 )
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, place, panel,
        count(*) FILTER (sparsity > 0) OVER (PARTITION BY panel, line) = 1 AS alone,
-       line || coalesce(format(' ({}k{} tokens, {:.2g}{} h)', round(least / 1000)::BIGINT, if(most > least, format('–{}k', round(most / 1000)::BIGINT), ''), shortest,
-                               if(longest > shortest, format('–{:.2g}', longest), '')), '') AS line,
+       if(min(line) OVER called = max(line) OVER called, called, line) || budget AS line,
        (SELECT format('{}At {}% zeros training brings the perplexity from {:.3g} to {:.2g} times dense''s', if(several, model || ': ', ''), percent_label(sparsity), before, after) FROM told) AS finding
-FROM points
-JOIN metrics USING (metric)
-WHERE (panel, line) IN (FROM shown)
+FROM named
+WINDOW called AS (PARTITION BY panel, called, budget)
 ORDER BY panel, line, sparsity;
