@@ -169,8 +169,11 @@ def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> 
         raise kind(f"{what}: {reason} ({type(error).__name__})", hint) from error
 
 
-MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
-"""How torch, its allocators and the system report that memory is exhausted."""
+MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory",
+    "status_alloc_failed", "insufficient resources",
+)  # fmt: skip
+"""How torch, its allocators, the system and NVIDIA's libraries report that memory is exhausted."""
 
 
 def says(error: BaseException, words: tuple[str, ...]) -> bool:

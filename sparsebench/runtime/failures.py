@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from sparsebench.errors import out_of_memory, says
 
-ECHOES = ("closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed")
-"""How gloo and torch's store report that another rank is gone."""
+ECHOES = (
+    "closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed",
+    "nccl communicator was aborted", "remote process exit",
+)  # fmt: skip
+"""How gloo, NCCL and torch's store report that another rank is gone."""
 
 
 def on_gpu(error: BaseException) -> bool:

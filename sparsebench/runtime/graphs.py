@@ -7,7 +7,7 @@ show a gain. Nobody has run this on a GPU yet; on a CPU the same steps are compa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sparsebench.errors import out_of_memory
@@ -49,6 +49,18 @@ def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Capture =
     return [CapturedDecode(one.prefill, tokens, ranks, record) if isinstance(one, Decode) else one for one in phases]
 
 
+def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
+    """Record the decode steps of all models that are compared; where one cannot be recorded, none is replayed.
+
+    A replay beside an eager step would show the launches that it saves as the variant's gain or loss.
+    """
+    steps = [phase for phases in sides for phase in phases if isinstance(phase, CapturedDecode)]
+    for one in steps:
+        one.prepare()
+    for one in steps:
+        one.other = next((each.why for each in steps if each.why), "")
+
+
 def told(phases: Sequence[Phase]) -> str:
     """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``recorded`` made."""
     return next((f"decode: {one.how}" for one in phases if isinstance(one, CapturedDecode)), "")
@@ -77,26 +89,28 @@ def static_cache(module: Any, tokens: int) -> Any:
 class CapturedDecode(Decode):
     """``Decode`` of at most ``tokens`` tokens after the prompt, each a replay of one recorded step.
 
-    With a reason in ``why`` it decodes eagerly. The recorded step reads and writes the same tensors each time: the last
-    token and its position, both (batch, 1) int64, the cache, and the logits (batch, 1, vocabulary). A block starts by
-    copying back what they held after the prompt.
+    With a reason in ``why``, or in ``other`` that of a model that it is compared with, it decodes eagerly. The recorded
+    step reads and writes the same tensors each time: the last token and its position, both (batch, 1) int64, the cache,
+    and the logits (batch, 1, vocabulary). A block starts by copying back what they held after the prompt.
     """
 
     def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, record: Capture = cuda_graph) -> None:
         super().__init__(prefill, keep_cache=True)
         self.tokens, self.record = tokens, record
-        self.why = why_eager(prefill.model.module, ranks)
+        self.why, self.other = why_eager(prefill.model.module, ranks), ""
         self.replay: Callable[[], None] | None = None
         self.recorded: Callable[[], None] | None = None
         self.behind: list[tuple[Any, Any]] = []
+        self.token: Any = None
 
     @property
     def how(self) -> str:
         """How it decodes: recorded, or eager and why."""
-        return f"eager ({self.why})" if self.why else GRAPH
+        why = self.why or self.other
+        return f"eager ({why})" if why else GRAPH
 
-    def begin(self) -> None:
-        """Go back to the end of the prompt; the first call records the step. Raises RuntimeError when out of memory."""
+    def prepare(self) -> None:
+        """Record the step, once; keep the reason in ``why`` where that fails. Raises RuntimeError when out of memory."""
         if not self.replay and not self.why:
             try:
                 self.replay = self._recorded()
@@ -105,13 +119,18 @@ class CapturedDecode(Decode):
                     raise
                 self.why = f"not recorded: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
                 self.recorded, self.behind = None, []
-        if self.why:
+
+    def begin(self) -> None:
+        """Go back to the end of the prompt; the first call records the step. Raises RuntimeError when out of memory."""
+        self.prepare()
+        if self.why or self.other:
             super().begin()
         else:
             self._undo()
+            self.next = self.token
 
     def step(self) -> None:
-        (self.replay or super().step)()
+        (super().step if self.why or self.other or not self.replay else self.replay)()
 
     def end(self) -> None:
         self.replay, self.recorded, self.behind = None, None, []
@@ -144,7 +163,7 @@ class CapturedDecode(Decode):
             return prefill.model(**{f"{side}input_ids": ids}, **where, **given).logits[:, -1:]
 
         logits = said(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids)).clone()
-        token = self.next = logits.argmax(-1)
+        token = self.token = logits.argmax(-1)
         position = torch.full_like(token, ids.shape[1])
 
         def step() -> None:

@@ -218,10 +218,13 @@ class RankGroup:
         # an error before an exit code, and last a rank that only reports that another is gone.
         deadline = time.monotonic() + GRACE_SECONDS
         codes = {one: self._code(one, max(0.0, deadline - time.monotonic())) for one in range(self.ranks)}
-        killed = [one for one, code in codes.items() if code is not None and code < 0]
+        own = self.errors.keys() - self.echoes
+        # NCCL aborts a rank whose peer has ended with an error.
+        spared = -signal.SIGABRT if own else 0
+        killed = [one for one, code in codes.items() if code is not None and code < 0 and code != spared]
         if killed:
             raise self._killed(killed, children.signal_name(-(codes[killed[0]] or 0)))
-        if own := self.errors.keys() - self.echoes:
+        if own:
             raise self.errors[min(own)]
         crashed = [one for one, code in codes.items() if code and one not in self.errors]
         if not crashed and rank in self.errors:  # the machine of a silent rank may be gone; echoes do not name it

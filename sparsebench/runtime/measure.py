@@ -328,7 +328,8 @@ def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
     if setting.hosts:  # this machine's memory says nothing about theirs
         return True
     more, room = model_bytes(variant, setting), _gpu_room(setting)
-    if room is not None and (working_bytes(dense, setting) + more) // setting.ranks > room:
+    # CUDA's context, the libraries' workspaces and the recorded steps' caches take a part of each GPU.
+    if room is not None and (working_bytes(dense, setting) + more) // setting.ranks > room - 2**30:
         return False
     return footprint(dense, setting) + more <= environment.memory()[1]
 

@@ -34,6 +34,8 @@ if action == "buffer":
     (Path(spec["buffers"]) / name).touch()
 elif action == "sigkill":
     os.kill(os.getpid(), signal.SIGKILL)
+elif action == "abort":
+    os.abort()
 elif action == "hang":
     time.sleep(600)
 elif action == "stop":

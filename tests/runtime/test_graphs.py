@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.models.load import load_model
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, recorded, told
+from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, make_alike, recorded, told
 from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
 from tests.models.replaying import written
 from tests.models.test_axes import random_everywhere
@@ -180,6 +180,25 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
             assert phase.recorded is None and not phase.behind, "a cache and its copy would stay in memory"
             assert told(ours).startswith("decode: eager (not recorded: ")
             assert why in told(ours)
+
+
+def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) -> None:
+    new = made("llama", tmp_path)
+
+    def refused(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("not here")
+
+    with torch.inference_mode():
+        expected = tokens(decoding(new()))
+        dense, variant, good = (recorded(new(), TOKENS, 1, record) for record in (_again, refused, _again))
+        for other, how in ((variant, "decode: eager (not recorded: not here)"), (good, f"decode: {GRAPH}")):
+            make_alike([dense, other])
+            assert [told(one) for one in (dense, other)] == [how, how]
+            assert tokens(decoding(dense)) == tokens(decoding(other)) == expected
+
+
+def _again(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+    return step
 
 
 def test_a_replay_may_round_otherwise_but_not_be_a_token_further(tmp_path: Path) -> None:

@@ -175,6 +175,13 @@ def test_the_kernels_own_kills_are_told_apart(monkeypatch: pytest.MonkeyPatch) -
         assert words in (caught.value.hint or "")
 
 
+def test_a_rank_that_nccl_aborts_is_not_blamed_for_another_s_error() -> None:
+    with pytest.raises(UnsupportedError, match="this cannot be"), group("abort", "error") as ranks:
+        list(ranks.messages())
+    with pytest.raises(MeasureError, match="rank 0 of 2 died of SIGABRT"), group("abort", "hang") as ranks:
+        list(ranks.messages())
+
+
 def test_an_echo_is_blamed_last() -> None:
     with pytest.raises(MeasureError, match="rank 1 of 2 ended with exit code 1"), group("echo", "crash") as ranks:
         list(ranks.messages())

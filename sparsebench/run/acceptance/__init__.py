@@ -62,7 +62,7 @@ def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
         if bench.gpu:
             import torch
 
-            torch.cuda.set_device(device)  # code that names no GPU then uses this one
+            torch.cuda.set_device(torch.device(device).index or 0)  # code that names no GPU then uses this one
         for number, (what, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}

@@ -31,7 +31,7 @@ def killed(bench: Bench) -> CheckResult:
     try:
         with RankGroup(spec, ranks, variables(setting), setting.timeout_seconds) as group:
             for message in group.messages():
-                if message["kind"] == "phase" and not sent:
+                if message["kind"] == "progress" and not sent:
                     sent = time.monotonic()
                     os.kill(group.processes[1].pid, signal.SIGKILL)
     except MeasureError as error:

@@ -4,7 +4,8 @@ Each row is stored as its nonzeros in order, one bit per column that marks them,
 of nonzeros before it. A program takes some rows through all blocks; the running sum of a block's bits gives the
 position of each column's value. At density d, reading a 16-bit weight takes 16 d + 1 + 32 / BLOCK bits.
 
-It has run in Triton's interpreter on a CPU, where its products are tested, and on no GPU yet: nobody has timed it.
+Its products are tested in Triton's interpreter on a CPU, and it compiles for GPUs. It has run on none yet: nobody has
+timed it. Triton reads the annotations of a kernel's parameters, so only ``constexpr`` ones have any.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SHARE = 0.75
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _weights(values: Any, words: Any, starts: Any, row: Any, inside: Any, block: Any, blocks: Any) -> Any:
+def _weights(values, words, starts, row, inside, block, blocks) -> Any:  # type: ignore[no-untyped-def]
     """Return the dense weights (rows, BLOCK) of a block of columns."""
     lane = tl.arange(0, BLOCK)
     word = tl.load(
@@ -43,9 +44,7 @@ def _weights(values: Any, words: Any, starts: Any, row: Any, inside: Any, block:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _expand(
-    values: Any, words: Any, starts: Any, dense: Any, rows: Any, cols: Any, blocks: Any, height: tl.constexpr
-) -> None:
+def _expand(values, words, starts, dense, rows, cols, blocks, height: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
     """Write ``dense`` (rows, cols) from its bitmask; each program takes ``height`` rows and a block of columns."""
     row, block = tl.program_id(0) * height + tl.arange(0, height), tl.program_id(1)
     column, inside = block * BLOCK + tl.arange(0, BLOCK), row < rows
@@ -55,8 +54,8 @@ def _expand(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _multiply(
-    values: Any, words: Any, starts: Any, x: Any, y: Any, bias: Any, rows: Any, cols: Any, tokens: Any,
+def _multiply(  # type: ignore[no-untyped-def]
+    values, words, starts, x, y, bias, rows, cols, tokens,
     biased: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
 ) -> None:  # fmt: skip
     """Compute y (tokens, rows) = x (tokens, cols) Wᵀ + bias, ``height`` rows a program.

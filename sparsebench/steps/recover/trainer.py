@@ -2,7 +2,7 @@
 
 Accelerate manages the device. Every random choice is a function of the seed and the step's number, and dropout stays
 off. So weights, optimizer, schedule and step number are all that resuming needs, and a resumed training ends in the
-same weights, bit for bit on one machine.
+same weights, on one machine's CPU bit for bit.
 """
 
 from __future__ import annotations

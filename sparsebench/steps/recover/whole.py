@@ -180,6 +180,8 @@ class Training:
         from accelerate import Accelerator
 
         arithmetic = self._arithmetic()
+        if ":" in self.context.device:  # Accelerator takes torch's current GPU
+            torch.cuda.set_device(self.context.device)
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
