@@ -70,11 +70,12 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
                 connection, [row for row in own if _task(row) == task], [row for row in other if _task(row) == task]
             )
             for task in shared
-            if not tasks or task[0] in tasks
         ]
     left = {row["task"] for row in [*own, *other]} - {task for task, _ in shared}
     tables = {name: tuple(_rows(ledger, name, ids)) for name in ("sizes", "latency", "memory")}
-    return SideBySide(first, second, tuple(_judged(scored)), **tables, notes=tuple(_notes(first, second, left, tables)))
+    # Every shared task counts in the correction, whichever are shown.
+    judged = tuple(one for one in _judged(scored) if not tasks or one.task in tasks)
+    return SideBySide(first, second, judged, **tables, notes=tuple(_notes(first, second, left, tables)))
 
 
 def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Values]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from math import hypot, log1p
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def test_sizes_times_and_memory_are_the_views(ledger: Path, worn: SideBySide) ->
 def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> None:
     found = side_by_side(ledger, "smol/magnitude/layer/0.5", WORN)
     rows = query.run(
-        ledger, "SELECT phase, ranks, sparsity, speedup, speedup_low, speedup_high FROM latency WHERE model = 'smol'"
+        ledger,
+        "SELECT phase, ranks, sparsity, speedup, speedup_low, speedup_high, noise FROM latency WHERE model = 'smol'",
     ).dicts()
     for row in found.latency:
         half, most = (
@@ -123,6 +125,8 @@ def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> 
         )
         assert row["speedup"] == pytest.approx(most["speedup"] / half["speedup"])
         assert row["speedup_high"] / row["speedup"] > most["speedup_high"] / most["speedup"]
+        if row["noise"] is not None:
+            assert log1p(row["noise"]) == pytest.approx(hypot(log1p(half["noise"]), log1p(most["noise"])))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +268,9 @@ def test_documents_of_one_cluster_count_once(two_models: tuple[Path, Any], tmp_p
 
 
 def test_a_task_that_is_not_shared_is_named(ledger: Path) -> None:
-    assert [one.task for one in side_by_side(ledger, "smol/dense", WORN, ["piqa"]).scores] == ["piqa"]
+    (one,) = side_by_side(ledger, "smol/dense", WORN, ["piqa"]).scores
+    whole = next(each for each in side_by_side(ledger, "smol/dense", WORN).scores if each.task == "piqa")
+    assert (one.task, one.p_holm) == ("piqa", whole.p_holm), "the correction is for every shared task"
     with pytest.raises(UserError, match="do not share a task 'piqua'\n  → did you mean `piqa`"):
         side_by_side(ledger, "smol/dense", WORN, ["piqua"])
 

@@ -347,6 +347,18 @@ def test_holm_is_its_rule_written_out(ps: list[float | None]) -> None:
         assert sum(a is not None and a < level for a in adjusted) == rejected
 
 
+def test_an_invalid_task_counts_in_no_family() -> None:
+    found = [replace(statistics.none(""), p=p, difference=-0.1) for p in (0.03, 0.04)]
+    stood = [statistics.Standing(), statistics.Standing(separable=False)]
+    assert statistics.judged(found, stood) == [(0.03, "worse"), (None, "invalid")]
+
+
+def test_what_is_shown_to_be_better_is_not_at_chance() -> None:
+    found = [replace(statistics.none(""), p=p, difference=0.1) for p in (0.001, 0.5)]
+    stood = [statistics.Standing(at_chance=True)] * 2
+    assert [verdict for _, verdict in statistics.judged(found, stood)] == ["better", "at chance"]
+
+
 @pytest.mark.parametrize(
     ("p", "difference", "higher", "said"),
     [

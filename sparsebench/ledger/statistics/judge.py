@@ -80,10 +80,11 @@ def judged(
     """Return each comparison's p value, with Holm's correction for all of them, and its verdict, as in ``vs_dense``.
 
     The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``stood`` may
-    override it with ``invalid``, ``collapsed`` or ``at chance``.
+    override it with ``invalid``, ``collapsed`` or ``at chance``; an invalid task counts in no family, and has no p.
     """
-    columns = {name: [getattr(one, name) for one in found] for name in ("p", "difference", "higher_is_better")}
+    columns = {name: [getattr(one, name) for one in found] for name in ("difference", "higher_is_better")}
     places = stood or [Standing()] * len(found)
+    columns["p"] = [None if place.separable is False else one.p for one, place in zip(found, places, strict=True)]
     columns |= {name: [getattr(one, name) for one in places] for name in ("separable", "collapsed", "at_chance")}
     return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
 

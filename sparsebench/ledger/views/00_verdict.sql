@@ -18,9 +18,9 @@ CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
 CREATE OR REPLACE MACRO _at_chance(low, high, chance, higher_is_better) AS coalesce(if(higher_is_better, low <= chance, high >= chance), false);
 
 -- What overrides a test. A task that cannot tell dense from a model without skill is invalid. A collapsed model has lost, whatever the test
--- says. A model that shows neither a loss nor skill is at chance.
+-- says. A model that shows neither a difference nor skill is at chance.
 CREATE OR REPLACE MACRO _overridden(verdict, separable, collapsed, at_chance) AS
-    CASE WHEN separable IS false THEN 'invalid' WHEN collapsed THEN 'collapsed' WHEN at_chance AND verdict <> 'worse' THEN 'at chance' ELSE verdict END;
+    CASE WHEN separable IS false THEN 'invalid' WHEN collapsed THEN 'collapsed' WHEN at_chance AND verdict = 'no difference detected' THEN 'at chance' ELSE verdict END;
 
 -- The one criterion of a loss, for every table, figure and headline.
 CREATE OR REPLACE MACRO _lost(verdict) AS verdict IN ('worse', 'collapsed', 'at chance');
