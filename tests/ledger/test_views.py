@@ -697,6 +697,11 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str
         record["result"]["differences"][0] |= {"processes": 6, "pairs": 12}
     Ledger(tmp_path / "p.duckdb").ingest(timed)
     assert query.run(tmp_path / "p.duckdb", runs).rows == ((6,),)
+    same = query.run(tmp_path / "p.duckdb", asked).rows[2][3]
+    next(one for one in timed if one["variant"]["sparsity"] == 0.9)["result"]["differences"][0]["processes"] = 3
+    Ledger(tmp_path / "f.duckdb").ingest(timed)
+    fewer = query.run(tmp_path / "f.duckdb", asked).rows[2][3]
+    assert math.log1p(fewer) == pytest.approx(2**0.5 * math.log1p(same)), "half as many processes vary more"
     Ledger(tmp_path / "m.duckdb").ingest([one for one in timed if one["variant"]["sparsity"] == 0.9])
     alone = query.run(tmp_path / "m.duckdb", asked).rows
     assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"

@@ -46,7 +46,7 @@ WITH unforced AS (
 ), noise AS (
     -- Two copies of a model have different positions in memory, for better or worse. Several processes show how much that changes a phase.
     -- In one process, the positions may be good or bad for one phase only: the worst phase counts for all.
-    SELECT * EXCLUDE (runs, bound, several), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
+    SELECT * EXCLUDE (runs, bound), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
     FROM itself
     WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
 ), stored AS (
@@ -88,11 +88,12 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        CASE WHEN ratio IS NOT NULL AND method <> 'dense' THEN _timed_verdict(-ln(ratio), -ln(ratio_high), -ln(ratio_low), noise, steady) END AS verdict,
        baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
-FROM (SELECT *, if(method <> 'dense' AND NOT _dense_kernel(kernel), own - ln(ratio), NULL) AS zeros
+FROM (SELECT * REPLACE (noise * if(several AND processes > 1, sqrt(greatest(1, noise_runs / processes)), 1) AS noise), -- a mean over fewer processes varies more
+             if(method <> 'dense' AND NOT _dense_kernel(kernel), own - ln(ratio), NULL) AS zeros
       FROM unforced
-      LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase)) l
-LEFT JOIN saved USING (variant_id)
-LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine, phase);
+      LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase)
+      LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine, phase)) l
+LEFT JOIN saved USING (variant_id);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
 COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs), or a plugin''s';
