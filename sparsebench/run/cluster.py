@@ -33,7 +33,7 @@ from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
-from sparsebench.runtime.ray_launcher import NAMESPACE
+from sparsebench.runtime.ray_launcher import NAMESPACE, UNHURRIED
 from sparsebench.sources import Cache
 
 CONNECT_SECONDS = 10.0
@@ -237,6 +237,8 @@ class RayTask:
                 self.ray.exceptions.RayTaskError
             ) as error:  # raised on the node: this package is missing there, or differs
                 pipe.write(_line({"event": "broken", "reason": redacted(_first_line(error.cause or error))}))
+            except self.ray.exceptions.OutOfMemoryError as error:  # another attempt would need as much
+                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(error))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:
@@ -315,12 +317,12 @@ def connect(ray: Any, address: str | None) -> None:
     try:
         ray.init(
             address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR",
-            include_dashboard=None if where else False,
+            include_dashboard=None if where else False, runtime_env=UNHURRIED,
         )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError, ray.exceptions.RayError) as error:
         raise UserError(
             f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
-            "see `ray status`; the driver needs the cluster's versions of Ray and Python",
+            "see `ray status`; the driver needs the cluster's versions of Ray and Python, and its RAY_AUTH_MODE and token",
         ) from error
     # Ray prints a lost node's whole state to our standard output; no setting stops it. The run reports the loss itself.
     if worker := getattr(getattr(ray, "_private", None), "worker", None):

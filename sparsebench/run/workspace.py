@@ -76,6 +76,8 @@ class Workspace:
 
     def present(self, variant: Variant) -> bool:
         """Return whether the variant's folder is there; folders appear whole or not at all."""
+        with suppress(OSError):  # opening the parent makes NFS ask again for what another node has made
+            os.close(os.open(self.folder(variant).parent, os.O_RDONLY))
         return building.whole(self.folder(variant))
 
     def kept(self, variant: Variant) -> bool:

@@ -46,9 +46,15 @@ CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
 """Prefixes of the variables that say how ranks reach each other: they are passed to the nodes. srun passes all."""
 SIGNALLED = re.compile(r"exits with return code = (-\d+)")
 """What DeepSpeed's launcher prints for a rank that a signal ended; it looks once a second."""
+COMMAND = "] cmd = "
+"""A part of the line in which DeepSpeed's launcher prints its command."""
 RAY_SIGNALLED = re.compile(ray_launcher.SIGNALLED.format(r"(\d+)"), re.MULTILINE)
 STEP_SIGNALLED = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.+?)(?: \(core dumped\))?$", re.MULTILINE)
 """What srun prints: which ranks, and the signal in the system's words."""
+SIGNALS = {signal.strsignal(one): one for one in signal.valid_signals() - {signal.SIGTERM}} | {
+    "Out Of Memory": signal.SIGKILL
+}
+"""Signals by srun's words. SIGTERM is what srun ends the other ranks with when one has failed: it is nobody's fault."""
 
 
 def group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
@@ -229,12 +235,11 @@ class NodeGroup(RankGroup):
         said = self._log(0).read_text(errors="replace")
         if found := RAY_SIGNALLED.search(said):
             return {int(found[1]): int(found[2])}
-        words = {signal.strsignal(one): one for one in signal.valid_signals()}
         for tasks, what in STEP_SIGNALLED.findall(said):
-            if what in words:
+            if what in SIGNALS:
                 ends = [part.partition("-") for part in tasks.split(",")]
                 named = [range(int(first), int(last or first) + 1) for first, _, last in ends]
-                return {rank: int(words[what]) for one in named for rank in one}
+                return {rank: int(SIGNALS[what]) for one in named for rank in one}
         if self.gone is not None and (found := SIGNALLED.search(self._said_of(self.gone))):
             return {self.gone: -int(found[1])}
         return {}
@@ -242,7 +247,9 @@ class NodeGroup(RankGroup):
     def _said_of(self, rank: int) -> str:
         """Return the launcher's log without the lines that pdsh marks as another node's."""
         names = [name for name, slots in self.where for _ in range(slots)]
-        others = tuple(f"{name}: " for name in set(names) - {names[rank]})
+        # pdsh prints a node's name without its domain.
+        short = [name if name.replace(".", "").isdigit() else name.partition(".")[0] for name in names]
+        others = tuple(f"{name}: " for name in {*names, *short} - {names[rank], short[rank]})
         lines = self._log(0).read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if not line.startswith(others))
 
@@ -259,7 +266,9 @@ class NodeGroup(RankGroup):
         return f"{super()._names(ranks)} on {', '.join(places)}"
 
     def _tails(self, ranks: Sequence[int]) -> str:
-        lines = self._log(0).read_text(errors="replace").splitlines()
+        # DeepSpeed's launcher prints its whole command, with the values of variables such as tokens.
+        said = self._log(0).read_text(errors="replace").splitlines()
+        lines = [line for line in said if COMMAND not in line]
         return "\n".join(f"    launcher: {line}" for line in lines[-TAIL_LINES * self.ranks :])
 
 
@@ -273,6 +282,8 @@ def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]
     rank = int(os.environ["RANK"])
     line = socket.create_connection((address, port), timeout=60)
     line.settimeout(None)
+    # A node's own name often means its loopback address, which gloo would tell the other nodes.
+    os.environ.update(ray_launcher.interface(line.getsockname()[0]))
     _keep_alive(line)
     line.sendall(json.dumps({"token": token, "rank": rank, "host": socket.gethostname()}).encode() + b"\n")
     told = bytearray()

@@ -27,6 +27,8 @@ from sparsebench.runtime.launch import GRACE_SECONDS, TAIL_LINES
 
 NAMESPACE = "sparsebench"
 """The Ray namespace in which our placement groups have names."""
+UNHURRIED = {"env_vars": {"RAY_worker_niceness": "0"}}
+"""Ray runs tasks at a niceness of 15: whatever else a node does would go before what is timed."""
 SIGNALLED = r"^rank {} died of signal (\d+)$"
 """The line that reports a rank that a signal ended; ``nodes`` searches for it."""
 
@@ -116,7 +118,9 @@ def main(words: Sequence[str]) -> int:
 
     group, first, port, each, *call = words
     cluster, _, name = group.rpartition("/")
-    ray.init(address=cluster, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address=cluster, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", runtime_env=UNHURRIED
+    )  # fmt: skip
     placed = ray.util.get_placement_group(name)
     try:
         where = addresses(ray, placed)

@@ -134,7 +134,8 @@ def _folder(source: Source, revision: str, offline: bool) -> Path:
     try:
         folder = _download(source, revision, offline)
     except HubUnreachableError:
-        if not (cached := _snapshot(source, revision)):
+        cached = _snapshot(source, revision)
+        if not cached or (missing_weights(cached) and not (offline or _hub_is_offline())):
             raise
         folder = cached
     if missing := missing_weights(folder):
@@ -203,10 +204,13 @@ def _asking(source: Source, question: Callable[[], T]) -> T:
         ) from error
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
-            raise _unreachable(source, _reason(error)) from error
+            # The client hides the hub's own answer, such as 403 or 429, behind advice about the connection.
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise _unreachable(source, _reason(cause)) from error
         raise SourceError(f"{where}: {_reason(error)}", "name a repository of Hugging Face format") from error
     # The hub's client re-exports its HTTP library's base error: refused, reset, timed out, or a status such as 503.
-    except (errors.HTTPError, ConnectionError, TimeoutError) as error:
+    # Xet, the store behind the hub, raises RuntimeError.
+    except (errors.HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
         raise _unreachable(source, _reason(error)) from error
     except errors.HFValidationError as error:
         raise SourceError(f"{source.text}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error

@@ -13,6 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -181,7 +182,13 @@ def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    """Yield a list's entries; anything else is one record."""
+    """Yield a list's entries; anything else is one record. JSON Lines, as C4's ``.json.gz`` hold, are read as such."""
+    first = ""
+    with suppress(SourceError):  # one line of more characters than are read: `whole` says so
+        first = next((line for line in bounded.lines(path, SourceError) if line.strip()), "").strip()
+    if first.startswith("{") and first.endswith("}"):
+        yield from _json_lines(path, _)
+        return
     whole = _parsed(bounded.whole(path, SourceError), path, str(path))
     for number, value in enumerate(whole if isinstance(whole, list) else [whole], start=1):
         yield _record(value, f"{path}: entry {number}")

@@ -238,6 +238,22 @@ def test_every_method_has_fallen_only_where_none_stands(tmp_path: Path, methods:
     assert {row["gone_from"] for row in rows} == {None if "sparsegpt" in methods else 0.9}
 
 
+def test_a_small_sample_that_shows_no_loss_does_not_beat_a_large_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 0.88)
+    ledger, few, many = tmp_path / "n.duckdb", {"task": "piqa", "limit": 200}, {"task": "piqa", "limit": 9000}
+    for name, granularity, tasks in (("large", "layer", [few, many]), ("small", "global", [few])):
+        some = [{"prune": "magnitude", "granularity": granularity, "sparsity": [0.5]}]
+        made = samples.manifest(**(SMALL | {"variants": some, "benchmarks": {"decoder": tasks}, "runtime": None}))
+        Ledger(ledger).ingest(samples.sample(made, name))
+    judged = "SELECT DISTINCT v.pairs, verdict FROM vs_dense v ORDER BY 1"
+    assert query.run(ledger, judged).rows == ((200, "no difference detected"), (9000, "worse"))
+    kept = {(row["label"], row["n"]): row["kept_to"] for row in asked(ledger, "findings_scores")}
+    assert kept == {("magnitude/layer", 200): None, ("magnitude/layer", 9000): None, ("magnitude/global", 200): 0.5}
+    assert [(row["tasks"], row["losses"]) for row in asked(ledger, "trade")] == [(1, 1)]
+
+
 def test_the_finding_of_a_whole_ledger_stands_above_no_picture_of_a_part(ledger: Path, tmp_path: Path) -> None:
     (tmp_path / "size.png").write_bytes(b"")
     title = "*Size on disk by format, beside its bounds and the file that the model came from*"

@@ -49,10 +49,14 @@ class RayTaskError(RayError):
     cause: Exception | None = None
 
 
+class OutOfMemoryError(RayError):
+    pass
+
+
 class FakeRay:
     """Takes ``work`` for what runs on a node, and says that there are two nodes of four CPUs."""
 
-    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, OutOfMemoryError=OutOfMemoryError)
 
     def __init__(self, work: Callable[..., Iterator[dict[str, Any]]]) -> None:
         self.work = work
@@ -160,6 +164,22 @@ def test_a_job_that_is_lost_too_often_fails_and_says_why(
     assert sum("benchmarks" in asked["name"] for asked in ray.asked) == 3 * (LOSSES + 1)
     reason = records.read_cell(settings.workspace.records, records.key(scored[0]), "failed")["reason"]
     assert "RayError" in reason
+
+
+def test_a_job_that_ray_ends_for_want_of_memory_is_not_tried_again(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        if spec.job.kind == "benchmarks":
+            raise OutOfMemoryError("Task was killed due to the node running low on memory")
+        yield from done(spec, *more)
+
+    counts, _, ray = run(plan, settings, monkeypatch, work)
+    scored = [cell for cell in plan.cells if cell.stage == "benchmarks"]
+    assert counts["failed"] == len(scored)
+    assert sum("benchmarks" in asked["name"] for asked in ray.asked) == 3, "each job once"
+    reason = records.read_cell(settings.workspace.records, records.key(scored[0]), "failed")["reason"]
+    assert "low on memory" in reason
 
 
 def test_what_a_node_raises_is_why_the_cells_failed_and_what_it_printed_is_kept(

@@ -34,6 +34,9 @@ for number, code in enumerate(codes):
     if code and code < 0:
         print(f"srun: error: {nodes[number]}: task {number}: {signal.strsignal(-code)}", file=sys.stderr, flush=True)
 if any(codes):
-    for task in tasks:
+    # As srun with --kill-on-bad-exit: it ends the others with SIGTERM, and says so.
+    for number, task in enumerate(tasks):
+        if codes[number] is None:
+            print(f"srun: error: {nodes[number]}: task {number}: Terminated", file=sys.stderr, flush=True)
         task.kill()
 sys.exit(max(task.wait() & 0xFF for task in tasks))

@@ -315,6 +315,26 @@ def test_a_dead_rank_that_srun_started_is_named_whichever_connection_closes_firs
     assert_nobody_left(ranks)
 
 
+def test_an_error_of_a_rank_that_srun_started_is_its_own(slurm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun ends the others by SIGTERM, and says so."""
+    with (
+        pytest.raises(UnsupportedError, match="this cannot be"),
+        started_by_srun(monkeypatch, "error", "hang") as ranks,
+    ):
+        list(ranks.messages())
+
+
+def test_the_command_of_deepspeeds_launcher_is_not_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the values of the variables that are passed on, tokens among them."""
+    ranks = NodeGroup({}, TWO, {}, 30)
+    log = tmp_path / "launcher.log"
+    monkeypatch.setattr(ranks, "_log", lambda rank: log)
+    log.write_text(
+        "[2026-11-30 08:00:00] [INFO] [runner.py:630:main] cmd = pdsh -S export HF_TOKEN=hf_x; python\nbad\n"
+    )
+    assert ranks._tails([0]) == "    launcher: bad"
+
+
 def test_a_machine_that_vanishes_is_noticed_within_ten_seconds(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the system is told; no machine vanishes here."""
     made, names = list[dict[str, int]](), ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
@@ -343,7 +363,7 @@ def test_srun_s_first_words_about_a_signal_tell_who_is_to_blame(
     log = tmp_path / "launcher.log"
     monkeypatch.setattr(ranks, "_log", lambda rank: log)
     ranks.gone = 2
-    log.write_text("srun: error: n2: task 4: Exited with exit code 1\n")
+    log.write_text("srun: error: n2: task 4: Exited with exit code 1\nsrun: error: n1: tasks 0-3: Terminated\n")
     assert ranks._signals() == {}
     with log.open("a") as file:
         file.write("srun: error: n1: tasks 0-1,3: Segmentation fault (core dumped)\nsrun: error: n1: task 2: Killed\n")

@@ -151,6 +151,17 @@ def test_a_cache_that_holds_only_a_part_is_not_taken_for_the_model() -> None:
     assert "only part of it (model.safetensors is missing)" in answer["fetch"]["message"]
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_what_the_hub_says_of_a_file_is_why_it_is_not_there(file: str) -> None:
+    """The real hub tells everybody about a gated model, and refuses its files."""
+    path = f"/org/tiny/resolve/{COMMIT}/{file}"
+    with serving(Served(statuses={path: 403})) as served:
+        hub(served, "org/tiny", FILES)
+        served.statuses[path] = 403
+        for answer in ask(served.url, "hf:org/tiny", *(["read_config"] * (file == "config.json")), "fetch").values():
+            assert "403" in answer["message"] and "only part of it" not in answer["message"]
+
+
 def test_a_broken_download_is_an_error_and_the_next_one_is_whole() -> None:
     with serving(Served()) as served:
         hub(served, "org/tiny", FILES)

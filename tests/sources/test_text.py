@@ -58,6 +58,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "a.ndjson": lambda path: text_file(path, jsonl(ROWS)),
     "a.json": lambda path: text_file(path, json.dumps(ROWS, indent=1)),
     "a.json.gz": lambda path: text_file(path, json.dumps(ROWS)),
+    "c4.json.gz": lambda path: text_file(path, jsonl(ROWS)),
     "a.arrow": lambda path: arrow(path, ROWS),
     "file.arrow": lambda path: arrow(path, ROWS, stream=False),
     "a.parquet": lambda path: parquet(path, ROWS),

@@ -7,8 +7,8 @@ WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.score, s.chance, s.at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, method_label(s.method, s.granularity, 'unstructured') || way AS label,
-           s.collapsed, min(s.sparsity) FILTER (_lost(v.verdict) AND v.verdict <> 'at chance') OVER sweep AS lost_at,
-           min(s.sparsity) FILTER (_lost(v.verdict) OR s.at_chance) OVER sweep AS ends_at,
+           s.collapsed, min(s.sparsity) FILTER (_lost(v.verdict) AND v.verdict <> 'at chance') OVER any_sample AS lost_at,
+           min(s.sparsity) FILTER (_lost(v.verdict) OR s.at_chance) OVER any_sample AS ends_at,
            min(s.sparsity) FILTER (v.loses_less IS NOT true) OVER sweep AS unclear_at, s.subset,
            v.detectable, -_goodness(v.difference, s.higher_is_better) AS loss,
            coalesce(max(s.sparsity) FILTER (NOT s.at_chance) OVER sweep, -1) AS above_chance_to,
@@ -22,7 +22,9 @@ WITH compared AS (
     WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND NOT s.dense_at_chance /* manifests */
           -- Zeros alone: fewer bits and smaller shapes are not sparsity.
           AND s.variant_id NOT IN (FROM _more_than_zeros)
-    WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way), one_task AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot)
+    -- A loss that one sample shows counts for smaller samples too, which may be too small to show it.
+    WINDOW any_sample AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.num_fewshot, s.method, s.granularity, way),
+           sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way), one_task AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
     SELECT any_value(knows) AS knows, model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
@@ -47,7 +49,6 @@ SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY knows DESC, kept_to DESC NULLS LAST, cleared_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
        (coalesce(covered, false), n) = max((coalesce(covered, false), n)) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, min(gone) OVER one_task AS gone_from,
-       max(cleared_to) FILTER (knows) OVER one_task AS cleared_any,
        arg_max(at_50, _goodness(at_50, higher_is_better)) FILTER (knows) OVER one_task AS best_50, if(perplexity, best_50, NULL) AS perplexity_50, arg_max(label, (_goodness(at_50, higher_is_better), label)) FILTER (knows AND at_50 IS NOT NULL) OVER one_task AS method_50,
        arg_max(at_90, _goodness(at_90, higher_is_better)) FILTER (knows) OVER one_task AS best_90, if(perplexity, best_90, NULL) AS perplexity_90, if(perplexity, dense_score, NULL) AS dense_perplexity, arg_max(label, (_goodness(at_90, higher_is_better), label)) FILTER (knows AND at_90 IS NOT NULL) OVER one_task AS method_90,
        count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
