@@ -47,7 +47,7 @@ WITH packed AS (
 ), said AS (
     SELECT if(bool_and(best_kind = 'bits') AND bool_and(share < coalesce(by_zeros, 1)), 'Fewer bits beat zeros: within', 'Within')
            || ' a tenth of dense''s perplexity, the bytes shrink to ' || string_agg(format('{:.0f}% by {}', 100 * share, best) || if(several, ' (' || model || ')', ''), ' and ' ORDER BY share)
-           || if(bool_and(best_kind = 'zeros'), '', coalesce(format('; by zeros alone to {:.0f}% at best ({})', 100 * min(by_zeros), arg_min(most_zeros, by_zeros)), '; zeros alone lose more')) AS finding
+           || if(bool_and(best_kind = 'zeros'), '', coalesce(format('; by zeros alone, of the sparsities measured, to {:.0f}% at best ({})', 100 * min(by_zeros), arg_min(most_zeros, by_zeros)), '; zeros alone lose more')) AS finding
     FROM told
     WHERE best IS NOT NULL
 )
