@@ -31,7 +31,9 @@ from results where task is not null order by task, sparsity
 @pytest.mark.long
 def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     (tmp_path / "notes.txt").write_text("the cat sat on the mat of a big red house\n" * 40)
-    records = [{"context": "the cat", "choices": ["sat", "ran", "mat"], "gold": place % 3} for place in range(12)]
+    records = [
+        {"context": f"the cat {place}", "choices": ["sat", "ran", "mat"], "gold": place % 3} for place in range(12)
+    ]
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records)))
     manifest.write_text(manifest.read_text() + MORE)
     run = sparsebench("run", manifest)
