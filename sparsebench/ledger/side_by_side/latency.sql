@@ -9,7 +9,7 @@ WITH timed AS (
 ), paired AS (
     -- Beside a dense model's variant stands the time of the dense model in the same job.
     SELECT engine, ranks, workload, dtype, phase, machine, if(a.itself AND a.model = b.model, coalesce(b.dense_ms, a.ms), a.ms) AS a_ms,
-           if(b.itself AND a.model = b.model, coalesce(a.dense_ms, b.ms), b.ms) AS b_ms, 
+           if(b.itself AND a.model = b.model, coalesce(a.dense_ms, b.ms), b.ms) AS b_ms,
            -- Each of two comparisons with dense brings its own noise.
            CASE WHEN a.itself THEN b.noise WHEN b.itself THEN a.noise ELSE exp(sqrt(ln(1 + a.noise) ** 2 + ln(1 + b.noise) ** 2)) - 1 END AS noise, a.steady AND b.steady AS steady,
            CASE WHEN a.model = b.model THEN ln(a.ratio / b.ratio) END AS shift,

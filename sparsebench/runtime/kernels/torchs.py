@@ -91,10 +91,8 @@ class SemiLinear(nn.Module):
         """Multiply (…, in) to (…, out) on the GPU: (W xᵀ)ᵀ, with tokens padded to a multiple of ``DENSE_ROWS``."""
         flat = x.reshape(-1, self.in_features)
         tokens = flat.shape[0]
-        more = -tokens % DENSE_ROWS
-        padded = (
-            nn.functional.pad(flat, (0, 0, 0, more)) if more else flat
-        ).t()  # pad copies even where it adds nothing
+        more = -tokens % DENSE_ROWS  # where it is 0, pad would copy all the same
+        padded = (nn.functional.pad(flat, (0, 0, 0, more)) if more else flat).t()
         if padded.shape[1] not in self.fastest:  # cuSPARSELt searches its fastest algorithm once, during warm-up
             self.fastest[padded.shape[1]] = int(
                 torch._cslt_sparse_mm_search(self.packed, padded, transpose_result=True)
