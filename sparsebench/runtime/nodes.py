@@ -314,6 +314,8 @@ def end_with_parent(descriptor: int) -> None:
         hung_up.register(descriptor, select.POLLRDHUP)
         hung_up.poll()
         os.kill(rank, signal.SIGKILL)
+    except SystemExit:  # the rank has died meanwhile; a traceback would only hide what it printed
+        pass
     except BaseException:  # nobody else will report it: the rank goes on, unguarded
         traceback.print_exc()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -276,6 +277,22 @@ def test_a_rank_that_dies_while_others_join_is_noticed() -> None:
     ours.recv(10)
     theirs.close()
     assert nodes._closed(ours)
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="no process guards a rank")
+def test_the_guard_of_a_rank_that_has_died_says_nothing() -> None:
+    """Its words would be the last of the launcher's log, in place of what the rank had printed."""
+    program = (
+        "import os, socket, sys\n"
+        "from sparsebench import children\n"
+        "from sparsebench.runtime import nodes\n"
+        "children.die_with_parent = lambda parent: sys.exit('the parent was gone')\n"
+        "ours, _ = socket.socketpair()\n"
+        "nodes.end_with_parent(ours.fileno())\n"
+        "os.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_ranks_elsewhere_are_not_told_to_call_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
