@@ -79,6 +79,7 @@ UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE
 UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'coder_trained_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct tokens=16384 epochs=1 batch=1 rate=0.0001'
 UNION ALL SELECT 'coder_int8_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int8'
+UNION ALL SELECT 'coder_gguf_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'coder' AND format = 'source'
 UNION ALL SELECT 'coder_int4_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int4'
 UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 50% propagate=dense'
 UNION ALL SELECT 'coder_int4_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int4' AND phase = 'decode'

@@ -30,8 +30,8 @@ WITH chosen AS (
 ), told AS (
     -- Kernels that skip zeros, beside the dense model in the same engine: the fastest variant that is sound, and the fastest of all. Then dense kernels.
     SELECT max(speedup) FILTER (won AND NOT ruined) AS best, arg_max([zeros_bound], speedup) FILTER (won AND NOT ruined)[1] AS allowed, arg_max(sparsity, speedup) FILTER (won AND NOT ruined) AS zeros,
-           arg_max(split_part(machine_label(machine), ',', 1), speedup) FILTER (won AND NOT ruined) AS setting,
-           max(speedup) FILTER (won AND ruined) AS most, arg_max(sparsity, speedup) FILTER (won AND ruined) AS most_zeros,
+           arg_max(split_part(machine_label(machine), ',', 1), speedup) FILTER (won AND NOT ruined) AS setting, arg_max(model, speedup) FILTER (won AND NOT ruined) AS named,
+           max(speedup) FILTER (won AND ruined) AS most, arg_max(sparsity, speedup) FILTER (won AND ruined) AS most_zeros, arg_max(model, speedup) FILTER (won AND ruined) AS ruin,
            count(*) FILTER (plain AND sparsity > 0) AS dense_kernels, count(*) FILTER (plain AND sparsity > 0 AND verdict = 'faster') AS dense_faster
     FROM (SELECT *, _dense_kernel(kernel) AS plain, NOT plain AND sparsity > 0 AND verdict = 'faster' AS won, variant_id IN (FROM _ruined) AS ruined
           FROM chosen WHERE phase = 'decode' AND weights <> 'random')
@@ -39,9 +39,9 @@ WITH chosen AS (
 SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, NULL) || if(several, ', ' || line, '') AS series, panel,
        coalesce(first_faster, false) AS first_faster, 1 AS dense,
        (SELECT CASE WHEN best IS NULL THEN format('Skipping zeros decodes faster in ruined models alone (×{:.2f} at {}%)', most, percent_label(most_zeros))
-                    ELSE format('On {} skipping {}% zeros decodes ×{:.2f} ({})', setting, percent_label(zeros), best,
+                    ELSE format('{} on {}: skipping {}% zeros decodes ×{:.2f} ({})', named, setting, percent_label(zeros), best,
                                 coalesce(format('the saved bytes allow ×{:.2f}', allowed), 'its kernel''s own gain included'))
-                         || if(most > best, format(', {}% zeros ×{:.2f} in a ruined model', percent_label(most_zeros), most), '') END
+                         || if(most > best, format(', {}% zeros ×{:.2f} in a ruined model{}', percent_label(most_zeros), most, if(ruin = named, '', ' (' || ruin || ')')), '') END
                || if(dense_kernels > 0 AND dense_faster = 0, '; zeros gain nothing in dense kernels', '') FROM told) AS finding
 FROM chosen
 ORDER BY weights = 'random', model, list_position(['decode', 'prefill', 'encode', 'forward'], phase), panel, series, sparsity;

@@ -18,7 +18,7 @@
 -- yscale: log
 -- xlabel: time of a decoded token / that of the dense model
 -- ylabel: perplexity (lower is better)
--- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. All gain over torch's product counts, whether bytes or a faster kernel bring it. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
+-- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. All gain over torch's product counts, whether bytes or a faster kernel bring it. Whiskers: 95% intervals; where one crosses 1, or the noise hides it, no difference is shown. Models above ten times the dense perplexity are left out.
 
 WITH fastest AS (
     SELECT variant_id, engine, speedup, speedup_low, speedup_high, verdict IN ('faster', 'slower') AS shown,

@@ -32,7 +32,7 @@ WITH shown AS (
     GROUP BY ALL
 )
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel, apart,
-       (SELECT format('With pruning alone the best method has {} times the dense perplexity at 50% zeros, at 90% at least {:,.0f} times',
+       (SELECT format('On each model''s largest sample, the best pruning alone has {} times dense''s perplexity at 50% zeros, at 90% at least {:,.0f} times',
                       range_label('{:.1f}', min(ratio) FILTER (sparsity = 0.5), max(ratio) FILTER (sparsity = 0.5)), min(ratio) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM shown
 JOIN metrics USING (metric)
