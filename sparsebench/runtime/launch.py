@@ -218,6 +218,7 @@ class RankGroup:
         # an error before an exit code, and last a rank that only reports that another is gone.
         deadline = time.monotonic() + GRACE_SECONDS
         codes = {one: self._code(one, max(0.0, deadline - time.monotonic())) for one in range(self.ranks)}
+        self._hear_out()
         own = self.errors.keys() - self.echoes
         # NCCL aborts a rank whose peer has ended with an error.
         spared = -signal.SIGABRT if own else 0
@@ -232,6 +233,18 @@ class RankGroup:
         blamed = rank if rank in crashed or not crashed else crashed[0]
         ending = "closed its channel" if codes[blamed] is None else f"ended with exit code {codes[blamed]}"
         raise MeasureError(f"{self._names([blamed])} {ending}\n{self._tails([blamed])}")
+
+    def _hear_out(self) -> None:
+        """Take in the errors that ranks have sent and that nobody has read yet."""
+        for rank, channel in enumerate(self.channels):
+            said = bytearray()
+            with contextlib.suppress(OSError):  # nothing more is there, or the connection has broken
+                while part := channel.recv(65536, socket.MSG_DONTWAIT):
+                    said += part
+            for line in said.splitlines():
+                with contextlib.suppress(ValueError):  # the rest of a line whose beginning was read before
+                    if (message := json.loads(line)).get("kind") == "error":
+                        list(self._deliver(rank, message))
 
     def _killed(self, ranks: Sequence[int], name: str) -> MeasureError:
         hint = None

@@ -40,6 +40,8 @@ def answer() -> None:
     import faulthandler
 
     if ASKED is not None:
+        # What `unregister` goes back to. The system's default would end the process; an ignored request is made again.
+        signal.signal(ASKED, signal.SIG_IGN)
         faulthandler.register(ASKED, all_threads=True)
 
 
@@ -47,9 +49,13 @@ def relay(process: int) -> None:
     """Have this rank, which only waits for its fork ``process``, pass the parent's request on to the fork."""
     import faulthandler
 
+    def ask(*_: object) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(process, ASKED)  # type: ignore[arg-type]
+
     if ASKED is not None:
         faulthandler.unregister(ASKED)
-        signal.signal(ASKED, lambda *_: os.kill(process, ASKED))  # type: ignore[arg-type]
+        signal.signal(ASKED, ask)
 
 
 class RankWatchdog:

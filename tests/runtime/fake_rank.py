@@ -34,7 +34,9 @@ if action == "buffer":
     (Path(spec["buffers"]) / name).touch()
 elif action == "sigkill":
     os.kill(os.getpid(), signal.SIGKILL)
-elif action == "abort":
+elif action == "abort":  # as NCCL does once another rank has failed
+    while "error" in spec["actions"] and not (started / "failed").exists():
+        time.sleep(0.01)
     os.abort()
 elif action == "hang":
     time.sleep(600)
@@ -56,6 +58,7 @@ elif action == "leave a child":
     os.kill(os.getpid(), signal.SIGKILL)
 elif action == "error":
     channel.send("error", type="UnsupportedError", message="this cannot be", hint="do otherwise")
+    (started / "failed").touch()
     sys.exit(3)
 elif action == "echo":
     channel.send("error", type="MeasureError", message="lost another rank", hint=None, echo=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.runtime import watch
+from sparsebench.runtime import watch
 from sparsebench.runtime.watch import RankWatchdog, place
 
 WAITS = """
@@ -69,6 +70,20 @@ def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
     )
     assert place(stack) == "at b/c.py:7 in inner, from b/d.py:8 in outer"
     assert "does not answer" in place("")
+
+
+@pytest.mark.skipif(watch.ASKED is None, reason="no signal asks a rank here")
+def test_a_request_in_a_bad_moment_ends_no_rank() -> None:
+    """Between the first process's own answer and its relay, the system's default would end it."""
+    program = (
+        "import faulthandler, os\n"
+        "from sparsebench.runtime import watch\n"
+        "watch.answer()\n"
+        "faulthandler.unregister(watch.ASKED)\n"
+        "os.kill(os.getpid(), watch.ASKED)\n"
+        "print('alive')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "alive\n"
 
 
 FORKS = """
