@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from sparsebench.runtime import watch
-from sparsebench.runtime import watch
 from sparsebench.runtime.watch import RankWatchdog, place
 
 WAITS = """
