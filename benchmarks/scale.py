@@ -36,13 +36,13 @@ from typing import Any
 
 from sparsebench import bounded, records, sources
 from sparsebench.cli.plan import show
-from sparsebench.manifest.load import load
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.checks import load
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
-from sparsebench.plan.preflight import PlanRequest, Prepared, checks
+from sparsebench.plan.preflight import PlanRequest, Prepared
 from sparsebench.plan.resources import job_bytes, job_seconds
 from sparsebench.run.cluster import places, resources
 from sparsebench.run.display import Clock
@@ -90,7 +90,7 @@ def written(asked: Asked, folder: Path) -> Manifest:
     }
     path = folder / "scale.yaml"
     path.write_text(json.dumps(content))  # JSON is YAML
-    return load(path, checks()).manifest
+    return load(path).manifest
 
 
 def planned(asked: Asked) -> Plan:

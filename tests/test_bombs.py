@@ -18,19 +18,20 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import bounded, records, sources
+from sparsebench import benchmarks, bounded, records, sources
 from sparsebench.benchmarks import cmudict
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.run import run
 from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError, UserError
-from sparsebench.manifest.load import load
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.checkpoint import Checkpoint, read_header, shards
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
+from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
-from sparsebench.plan.preflight import Lock, PlanRequest, checks
+from sparsebench.plan.preflight import PlanRequest
 from sparsebench.plan.preflight import prepare as preflight
+from sparsebench.plan.resolve import Lock
 from sparsebench.records import planned
 from sparsebench.runtime import hosts
 from sparsebench.sources.text import read_texts
@@ -106,10 +107,9 @@ def test_manifests(case: str, tmp_path: Path) -> None:
     text, place = MANIFESTS[case]
     path = tmp_path / "m.yaml"
     path.write_text(text)
-    known = checks()
-    known.task_names(), known.step_names()  # their lists are made once
+    benchmarks.names()  # their list is made once
     with refused(tmp_path / place, kind=ManifestError):
-        load(path, known)
+        load(path)
 
 
 def test_of_many_problems_some_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_plan_may_be_longer_than_other_records_and_a_run_no_longer_than_its_pl
     path, folder = tmp_path / "m.yaml", tmp_path / "records"
     path.write_text(HEAD.replace("hf:a/m", "path:m") + "variants: [{prune: magnitude, sparsity: [0.5, 0.6, 0.7]}]\n")
     (tmp_path / "m").mkdir()
-    found = expand(load(path, checks()).manifest, "m", {"m": "r"})
+    found = expand(load(path).manifest, "m", {"m": "r"})
     monkeypatch.setattr(bounded, "JSON", 5_000)
     records.write_plan(folder, found.manifest, found.cells)
     (plan,) = folder.iterdir()

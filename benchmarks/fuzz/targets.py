@@ -67,7 +67,7 @@ class Manifests(Target):
         return self.texts[-1].encode()
 
     def read(self, given: bytes) -> None:
-        from sparsebench.manifest.load import load
+        from sparsebench.plan.checks import load
         from sparsebench.plan.preflight import PlanRequest, prepare
 
         path = self.folder / "given.yaml"

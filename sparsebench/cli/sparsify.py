@@ -215,9 +215,9 @@ def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
 def _name(step: Step) -> str:
     """Name a version's folder: ``0.90`` (or ``0.995``), ``2of4``, ``4x4-0.50``, or the stem of its mask file."""
     if "sparsity" not in step.settings:
-        from sparsebench.steps.contract import of_file
+        from sparsebench.sources.reference import Reference
 
-        return of_file(step.settings["file"])[0].stem
+        return Path(Reference.parse(step.settings["file"]).source).stem
     pattern, sparsity = step.settings.get("pattern", "unstructured"), step.settings["sparsity"]
     if ":" in pattern:
         return str(pattern).replace(":", "of")

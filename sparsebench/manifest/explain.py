@@ -49,15 +49,9 @@ def explain(
     known = {at: {**keys(at[:-1], model), **dict.fromkeys(more, "")} for at in [at for _, at in details if at]}
     misspelt = {(*at[:-1], closest(str(at[-1]), known[at])) for at in unknown}
     for detail, at in details:
-        if (detail["type"] != "missing" or at not in misspelt) and not _renamed((*base, *at)):
+        if detail["type"] != "missing" or at not in misspelt:
             words = _words(detail, at, positions.text((*base, *at)), known.get(at, {}))
             yield positions.problem((*base, *at), *words, on_key=at in unknown)
-
-
-def _renamed(at: At) -> bool:
-    """Return whether ``at`` leads to a key of earlier versions; ``checks`` reports these, with the new spelling."""
-    block = at[:-1] == ("runtime",) or (at[:1] == ("runtime",) and len(at) == 3 and isinstance(at[1], int))
-    return at == ("sparsify",) or (block and at[-1] in ("methods", "sparsity", "granularity"))
 
 
 def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:

@@ -1,8 +1,9 @@
-"""Reads a manifest, reports all its problems at once, and keeps the position of every value in the file."""
+"""Reads a manifest as a document with the position of every value, and validates its shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -11,14 +12,29 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from sparsebench import bounded
-from sparsebench.manifest.checks import Checks, FamilyOf, contradiction, cross_checks, siblings
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.nodes import At, Positions, read
+from sparsebench.manifest.nodes import At, Positions
+from sparsebench.manifest.nodes import read as read_yaml
 from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
 
 _LONGEST = 200
 """The most bytes of an experiment's name: a system's limit for a file's name is 255, and our files' names say more."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A manifest's plain data, where each value stands in the file, and what is wrong with its YAML."""
+
+    path: Path
+    data: Any
+    positions: Positions = field(repr=False)
+    problems: Sequence[Problem] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.path.parent
 
 
 @dataclass(frozen=True)
@@ -44,11 +60,8 @@ class LoadedManifest:
         return self.positions.problem(at, message, expected, hint)
 
 
-def load(path: Path, checks: Checks | None = None) -> LoadedManifest:
-    """Load the manifest at ``path``; ``checks`` adds what later packages know.
-
-    Raises ManifestError with every problem found.
-    """
+def read_document(path: Path) -> Document:
+    """Read the manifest at ``path``. Raises ManifestError for a file that cannot be read as YAML text at all."""
     try:
         with path.open("rb") as file:
             content = file.read(bounded.MANIFEST + 1)
@@ -61,53 +74,53 @@ def load(path: Path, checks: Checks | None = None) -> LoadedManifest:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         _fail(str(path), f"not UTF-8 text (byte {error.start})", "save the file as UTF-8", error)
-    return load_text(text, str(path), checks)
+    return parse_document(text, str(path))
 
 
-def load_text(text: str, name: str, checks: Checks | None = None) -> LoadedManifest:
-    """Load the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
+def parse_document(text: str, name: str) -> Document:
+    """Read the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
 
-    Raises ManifestError with every problem found.
+    Raises ManifestError for a text that holds no data.
     """
-    data, positions, problems = read(text, name)
+    data, positions, problems = read_yaml(text, name)
     if data is None and not problems:
         _fail(name, "the manifest is empty", "`sparsebench init` writes a starter manifest")
     if data is None:
         raise ManifestError(problems)
-    path = Path(name)
-    found: Iterable[Problem] = cross_checks(data, positions, path.parent, checks)
+    return Document(Path(name), data, positions, problems)
+
+
+def validated(document: Document, problems: Sequence[Problem] = ()) -> LoadedManifest:
+    """Return the manifest that a document describes; ``problems`` are those that later packages have found in it.
+
+    Raises ManifestError with every problem: of the YAML, of the manifest's shape, and those passed.
+    """
     try:
-        manifest = Manifest.model_validate(data)
+        manifest = Manifest.model_validate(document.data)
     except ValidationError as error:
-        found = chain(explain(error, data, positions), found)
+        problems = [*chain(explain(error, document.data, document.positions), problems)]
     # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
-    broken = {(problem.line, problem.column) for problem in problems}
-    problems += [problem for problem in islice(found, MOST) if (problem.line, problem.column) not in broken]
-    if problems:
-        raise ManifestError(problems)
-    loaded = LoadedManifest(manifest, path, positions)
+    broken = {(problem.line, problem.column) for problem in document.problems}
+    new = [problem for problem in islice(problems, MOST) if (problem.line, problem.column) not in broken]
+    if document.problems or new:
+        raise ManifestError([*document.problems, *new])
+    loaded = LoadedManifest(manifest, document.path, document.positions)
     # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
         _fail(
-            name,
+            str(document.path),
             "the experiment's name is too long or has unprintable characters",
             f"add `name:`, or rename the file (at most {_LONGEST} bytes)",
         )
     return loaded
 
 
-def check_family(
-    loaded: LoadedManifest, configs: Mapping[str, Mapping[str, Any]], family_of: FamilyOf
-) -> tuple[Problem, ...]:
-    """Report models whose ``family`` contradicts their config.json; ``configs`` has those by model name."""
-    found = (
-        contradiction(
-            loaded.positions, ("models", index), model.family, configs[model.name], "its config.json", family_of
-        )
-        for index, model in enumerate(loaded.manifest.models)
-        if model.name in configs
-    )
-    return tuple(problem for problem in found if problem)
+def siblings(path: Path) -> list[str]:
+    """Return the names in the folder of a path; none where it cannot be read."""
+    try:
+        return os.listdir(path.parent)
+    except (OSError, ValueError):
+        return []
 
 
 def _fail(path: str, message: str, hint: str, cause: Exception | None = None) -> NoReturn:

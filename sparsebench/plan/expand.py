@@ -15,9 +15,10 @@ from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
 from sparsebench.plan.stages import own_of, precision, reading, stages
+from sparsebench.sources.reference import Reference
 from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
-from sparsebench.steps.contract import Step, of_file, of_text
+from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations, kinds
 
 DEFAULT_SEED = 0
@@ -189,8 +190,10 @@ def _line(
         kind = kinds()[step.verb]
         reads = kind.reads_text(step)
         text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
-        files: dict[str, Any] = {key: of_file(step.settings[key])[1] for key in kind.files if step.settings.get(key)}
-        files |= {key: of_text(step.settings[key]).identity for key in kind.texts if step.settings.get(key)}
+        files: dict[str, Any] = {
+            key: Reference.parse(step.settings[key]).content for key in kind.files if step.settings.get(key)
+        }
+        files |= {key: Reference.parse(step.settings[key]).identity for key in kind.texts if step.settings.get(key)}
         files |= {key: _identities(step.settings[key]) for key in kind.teachers if key in kind.unusual(step)}
         last = replace(
             last,
@@ -206,4 +209,6 @@ def _line(
 
 def _identities(named: str | Sequence[str]) -> str | list[str]:
     """Return what identifies one teacher, or several, in an id."""
-    return of_text(named).identity if isinstance(named, str) else [of_text(one).identity for one in named]
+    return (
+        Reference.parse(named).identity if isinstance(named, str) else [Reference.parse(one).identity for one in named]
+    )

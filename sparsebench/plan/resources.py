@@ -16,7 +16,8 @@ from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import COMPARE, MAKE, PREPARE, PROCESSES, TIME, stages, timed
 from sparsebench.runtime.engines import engines
-from sparsebench.steps.contract import Step, of_text
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Step
 from sparsebench.steps.recover import DENSE
 from sparsebench.steps.registry import kinds
 
@@ -271,7 +272,7 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     for step in done:
         kind = kinds()[step.verb]
         for named in (step.settings.get(key) or [] for key in (*kind.texts, *kind.teachers)):
-            wanted |= {of_text(one).source for one in ([named] if isinstance(named, str) else named)}
+            wanted |= {Reference.parse(one).source for one in ([named] if isinstance(named, str) else named)}
     known, packages = 0, set()
     for text in sorted(wanted - {"random", DENSE}):
         source = sources.parse(text)

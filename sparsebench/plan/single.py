@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,17 +18,16 @@ from pydantic_core import PydanticCustomError
 from sparsebench import bounded, environment, sources
 from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
-from sparsebench.manifest.load import load
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.models import building
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
-from sparsebench.plan import own_data
+from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
-from sparsebench.plan.preflight import Lock, checks
+from sparsebench.plan.fit import unfit_tasks
+from sparsebench.plan.resolve import Resolver
 from sparsebench.plan.stages import own_of
-from sparsebench.plan.unfit import unfit
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations
 from sparsebench.storage import is_packed, sums
@@ -111,15 +109,15 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     Their ``models`` and ``select`` are ignored. Raises ManifestError with every problem, and UserError where the
     manifest has no task for the family.
     """
-    loaded = load(manifest, checks())
-    pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache)
+    loaded = load(manifest)
+    resolver = Resolver(loaded, cache)
     config = bounded.read_object(model.folder / "config.json")
     its = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
     listed = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
     wanted = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): listed})
     alone = loaded.manifest.model_copy(update={"models": [its], "benchmarks": wanted})
-    found, _, problems = own_data.located(loaded, alone, pinned, cache)
-    problems = problems or [*unfit(loaded, alone, found, {its.name: config})]
+    found = resolver.tasks(alone, {})
+    problems = resolver.problems or [*unfit_tasks(loaded, alone, found, {its.name: config})]
     if problems:
         raise ManifestError(problems)
     specs = [

@@ -18,8 +18,8 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.runtime import hosts, memory
 from sparsebench.runtime.engines import engines
+from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
-from sparsebench.steps.contract import of_text
 from sparsebench.steps.registry import kinds
 from sparsebench.structure import outputs
 
@@ -152,7 +152,7 @@ def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
     """Return what a task asks of the user's own data, once the plan has located these; None for other tasks."""
     if task.source is None:
         return None
-    text = of_text(str(task.source))
+    text = Reference.parse(str(task.source))
     columns = tuple(sorted((part, name) for part, name in (task.columns or {}).items() if part != name))
     return benchmarks.OwnData(
         benchmarks.kind_of(task.task),

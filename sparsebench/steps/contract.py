@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.schema import Strict, wrong
-from sparsebench.sources.cache import sha256_of
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -248,12 +246,12 @@ class StepKind:
     """Libraries whose major.minor version can change the result, beside torch and those with which a model reads text.
     A plan refuses the step where one is not installed."""
     files: tuple[str, ...] = ()
-    """The settings that name files. A plan makes each path absolute and appends the hash of the file's content
-    (``with_hash``), which stands for the file in the id. The reader splits them again (``of_file``)."""
+    """The settings that name files. A plan makes each a ``Reference`` to an absolute path; the hash of the file's
+    content stands for it in the id."""
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The settings that name a source of text, each with the settings that name its columns. Where none is named, a
-    plan fills in the calibration text, its field and its target. It makes each source canonical and appends the hash of
-    its content (``with_content``), which stands for the text in the id. The reader splits them again (``of_text``)."""
+    plan fills in the calibration text, its field and its target. It makes each a ``Reference``; the hash of the content
+    stands for the text in the id."""
     refuses: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
     """Why a model with this config.json cannot be given the step, and a way out; empty where config.json allows it."""
     refuses_shape: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
@@ -263,8 +261,8 @@ class StepKind:
     only_named: tuple[str, ...] = ()
     """The names of steps for which a plan fills in none of ``texts``: they read only a text that the manifest names."""
     teachers: tuple[str, ...] = ()
-    """The settings that name teacher models, one or a list: ``dense``, or a source. A plan makes each canonical and
-    appends the hash of its content, as for ``texts``, and refuses a teacher with another tokenizer."""
+    """The settings that name teacher models, one or a list: ``dense``, or a source. A plan makes each a ``Reference``,
+    as for ``texts``, and refuses a teacher with another tokenizer."""
     fits: tuple[str, ...] = ()
     """Those of ``texts`` to which weights are fitted: a benchmark whose documents occur in one is refused."""
     last: bool = False
@@ -292,65 +290,6 @@ class StepKind:
     def unusual(self, step: Step) -> dict[str, Any]:
         """The settings of a step that differ from their defaults."""
         return unusual(step.settings, self.settings()[step.name])
-
-
-_HASH = "#sha256="
-
-
-def with_hash(path: Path, sha256: str) -> str:
-    """Return a file as a planned step names it: its path and the hash of its content."""
-    return f"{path}{_HASH}{sha256}"
-
-
-def of_file(named: str) -> tuple[Path, str]:
-    """Split a file that a step names into its path and its hash; the hash is empty for a step that was not planned."""
-    path, _, sha256 = named.rpartition(_HASH)
-    return (Path(path), sha256) if path else (Path(named), "")
-
-
-def as_planned(named: str, what: str, error: type[SparsebenchError]) -> Path:
-    """Return the path of the file that a step names.
-
-    Raises ``error`` where the file is missing (the hint says to name ``what``) or has changed since the plan.
-    """
-    path, sha256 = of_file(named)
-    if not path.is_file():
-        raise error(f"{path}: no such file", f"name {what}")
-    if sha256 and sha256_of(path) != sha256:
-        raise error(f"{path}: changed since the run was planned", "run again: its new content has a plan of its own")
-    return path
-
-
-@dataclass(frozen=True)
-class TextSource:
-    """A source of text as a planned step names it: its notation and the hash of its content (empty if not planned)."""
-
-    source: str
-    content: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name shown to readers: the last part of the source's path."""
-        return re.split(r"[/\\]", self.source.partition("#sha256=")[0].rstrip("/"))[-1]
-
-    @property
-    def identity(self) -> str:
-        """What stands for the source in an id: the hash of its content, else its notation."""
-        return self.content or self.source
-
-
-_CONTENT = "#content="
-
-
-def with_content(source: str, content: str) -> str:
-    """Return a source of text as a planned step names it: its notation and the hash of its content."""
-    return f"{source}{_CONTENT}{content}"
-
-
-def of_text(named: str) -> TextSource:
-    """Split a source of text that a step names into its notation and the hash of its content."""
-    source, _, content = named.partition(_CONTENT)
-    return TextSource(source, content)
 
 
 def unusual(settings: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
+from sparsebench.sources.reference import Reference
 from sparsebench.steps import floor
-from sparsebench.steps.contract import Settings, Step, StepKind, TextSource, of_file, of_text
+from sparsebench.steps.contract import Settings, Step, StepKind
 from sparsebench.steps.moefy import step as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
@@ -163,11 +164,14 @@ def label(step: Step) -> str:
     return " ".join([step.verb, step.name, *(f"{key}={value}" for key, value in step.settings.items())])
 
 
-def fitted_to(step: Step) -> list[tuple[TextSource, tuple[str, ...]]]:
+def fitted_to(step: Step) -> list[tuple[Reference, tuple[str, ...]]]:
     """Return the texts that a step names and fits weights to, each with the columns that it reads."""
     kind = kinds()[step.verb]
     return [
-        (of_text(step.settings[key]), tuple(step.settings[one] for one in kind.texts[key] if step.settings.get(one)))
+        (
+            Reference.parse(step.settings[key]),
+            tuple(step.settings[one] for one in kind.texts[key] if step.settings.get(one)),
+        )
         for key in kind.fits
         if step.settings.get(key)
     ]
@@ -220,7 +224,7 @@ def details(step: Step) -> list[str]:
 
     def said(key: str, value: Any) -> str:
         if key in kind.files:
-            return of_file(value)[0].name
+            return Reference.parse(value).name
         if key in kind.texts:
             return recover.text_name(value)
         if key in kind.teachers:

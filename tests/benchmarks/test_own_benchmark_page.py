@@ -10,8 +10,7 @@ import pytest
 
 from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, known, sampled, score
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.load import load_text
-from sparsebench.plan.preflight import checks
+from sparsebench.plan.checks import load_text
 from sparsebench.sources import Cache
 from tests.steps.plugin_page import install, length
 
@@ -44,10 +43,10 @@ def test_a_manifest_can_name_it_for_its_family() -> None:
     text = (
         "version: 1\nmodels:\n- {{name: m, source: hf:a/m, family: {0}}}\nbenchmarks: {{{0}: [{{task: likelier}}]}}\n"
     )
-    (task,) = load_text(text.format("decoder"), "page.yaml", checks()).manifest.benchmarks.of("decoder")
+    (task,) = load_text(text.format("decoder"), "page.yaml").manifest.benchmarks.of("decoder")
     assert task.task == "likelier"
     with pytest.raises(SparsebenchError, match="`likelier` is for decoder"):
-        load_text(text.format("encoder"), "page.yaml", checks())
+        load_text(text.format("encoder"), "page.yaml")
 
 
 def test_it_scores_a_model_and_its_errors_are_its_own(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

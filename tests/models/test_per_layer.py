@@ -18,7 +18,7 @@ from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
 from sparsebench.models.operations import operations_a_token
 from sparsebench.models.replay import Replay
-from sparsebench.steps.contract import Context, Evidence, with_hash
+from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink.choosing import config_of
 from sparsebench.steps.shrink.writing import Smaller, without, write
@@ -115,7 +115,7 @@ def test_as_many_heads_everywhere_may_still_need_each_blocks_own_number(tmp_path
     )
     names = tmp_path / "heads.json"
     names.write_text(json.dumps({"heads": {str(block): {"go": [block % 4]} for block in range(4)}}))
-    out, result = shrunk(folder, family, tmp_path / "out", "list", file=with_hash(names, ""))
+    out, result = shrunk(folder, family, tmp_path / "out", "list", file=str(names))
     assert isinstance(result, Evidence) and "3 of 4 heads" in result.note, result
     assert len(json.loads((out / "config.json").read_text())["per_layer_config"]) == 4
     assert result.parameters == sum(one.numel() for one in load_model(out, family).parameters())

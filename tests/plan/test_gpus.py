@@ -13,12 +13,12 @@ import pytest
 
 from sparsebench import devices, environment, sources
 from sparsebench.cli.plan import announce, show
-from sparsebench.manifest.load import load
 from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.checks import load
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import alone, calculates, jobs
-from sparsebench.plan.preflight import PlanRequest, checks, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import at_once, cell_seconds, job_seconds
 from sparsebench.run.select import decisions
 from tests.gpus import H100, Driver
@@ -53,13 +53,13 @@ def hours(text: str) -> float:
 def test_the_labs_plan_says_what_has_a_gpu_each_and_for_how_long(
     eight: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stated = {model.name: model.architecture for model in load(LAB, checks()).manifest.models}
+    stated = {model.name: model.architecture for model in load(LAB).manifest.models}
     monkeypatch.setattr(sources, "fingerprint", lambda source, *_: f"of {source.text}")
     monkeypatch.setattr(sources, "size", lambda *_: 10**9)
     monkeypatch.setattr(
         sources, "read_config", lambda source, *_: next(one for name, one in stated.items() if name in source.text)
     )
-    monkeypatch.setattr("sparsebench.plan.preflight.Lock.pinned", lambda lock, source, *_, **__: source)
+    monkeypatch.setattr("sparsebench.plan.resolve.Lock.pinned", lambda lock, source, *_, **__: source)
     ready = prepare(PlanRequest(LAB, ledger=tmp_path / "l.duckdb", device="cuda"))
     announce(ready, list(ready.plan.cells))
     told = " ".join(capsys.readouterr().err.split())

@@ -8,7 +8,8 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.errors import UserError
-from sparsebench.plan.preflight import Lock, PlanRequest, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
+from sparsebench.plan.resolve import Lock
 
 FIRST, LATER = "a" * 40, "b" * 40
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8}

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.load import load_text
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import expand
-from sparsebench.plan.preflight import checks
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import kinds, label, single
 from tests.steps.plugin_page import block, install, length
@@ -35,7 +34,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def manifest() -> Manifest:
-    return load_text(HEAD + block(PAGE, "yaml"), "page.yaml", checks()).manifest
+    return load_text(HEAD + block(PAGE, "yaml"), "page.yaml").manifest
 
 
 def made(parent: Path, folder: Path, *firsts: int) -> dict[int, tuple[Path, Evidence]]:

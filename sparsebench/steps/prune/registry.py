@@ -15,7 +15,8 @@ from sparsebench.errors import UnsupportedError, UserError
 from sparsebench.manifest.schema import COUPLED
 from sparsebench.models.architectures import architecture
 from sparsebench.plugins import table
-from sparsebench.steps.contract import Settings, Step, of_file, unusual
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Settings, Step, unusual
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
 from sparsebench.steps.prune.trained import Elsa, Gradual
@@ -190,7 +191,7 @@ def label(step: Step) -> str:
         budget = [f"tokens={others.pop('tokens')}"] if step.name == "elsa" else []
         return " ".join(filter(None, [*words, *budget, *recover.words(others, methods()[step.name].settings)]))
     if methods()[step.name].run:
-        return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
+        return " ".join([step.name, *(str(Reference.parse(value).name) for value in step.settings.values())])
     usual = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0}
     setting: dict[str, Any] = {**usual, **step.settings}
     method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"

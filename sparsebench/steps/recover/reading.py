@@ -122,12 +122,12 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     There are enough samples for the step's tokens unless the text is too short. Raises ModelError where none is left to
     train on.
     """
+    from sparsebench.sources.reference import Reference
     from sparsebench.steps.calibration import DEFAULT, Calibration
-    from sparsebench.steps.contract import of_text
 
     assert context.draw is not None
     own = step.settings
-    source = of_text(own["source"]).source if own["source"] else DEFAULT.source
+    source = Reference.parse(own["source"]).source if own["source"] else DEFAULT.source
     column = own["field"] or (None if own["source"] else DEFAULT.field)
     length = own["length"] or min(LENGTH, longest_input(config) or LENGTH)
     share = 1 - own["held_out"]

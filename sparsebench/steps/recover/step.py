@@ -11,7 +11,8 @@ from pydantic import Field
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.families import family_of
-from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text, said, unusual
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Context, Emit, Settings, Step, said, unusual
 from sparsebench.steps.recover import DENSE, PREDICTS, SEVERAL, teachers
 
 if TYPE_CHECKING:
@@ -250,13 +251,13 @@ def text_name(named: str) -> str:
     """Return the name of a text that a step reads; empty for the default calibration text."""
     from sparsebench.steps.calibration import DEFAULT
 
-    text = of_text(named)
+    text = Reference.parse(named)
     return text.name if text.source != DEFAULT.source else ""
 
 
 def taught(own: Mapping[str, Any]) -> str:
     """Return words such as ``taught by dense and wide``."""
-    return "taught by " + " and ".join(of_text(one).name for one in teachers(own))
+    return "taught by " + " and ".join(Reference.parse(one).name for one in teachers(own))
 
 
 def _listed(value: Any) -> str:

@@ -30,7 +30,8 @@ from sparsebench.models.prepare import prepare
 from sparsebench.models.safety import told
 from sparsebench.models.tokenizers import same_tokenizer
 from sparsebench.models.topology import parts, weight_tensors
-from sparsebench.steps.contract import Context, Evidence, Step, of_text
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover import DENSE, student, teachers
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
@@ -221,7 +222,7 @@ class Training:
             if named == DENSE:
                 found.append(self.dense.folder)
                 continue
-            source = of_text(named)
+            source = Reference.parse(named)
             if self.context.fetch is None:
                 raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
             fetched = self.context.fetch(source.source)

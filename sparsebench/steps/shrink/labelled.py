@@ -10,9 +10,10 @@ from sparsebench.errors import ModelError, SourceError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import has_classifier
 from sparsebench.models.text import longest_input
+from sparsebench.sources.reference import Reference
 from sparsebench.steps import samples
 from sparsebench.steps.calibration import Calibrated, Calibration, in_order, reader_of
-from sparsebench.steps.contract import Context, Step, of_text
+from sparsebench.steps.contract import Context, Step
 from sparsebench.steps.shrink.choosing import LENGTH
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class Labelled:
 
     def note(self, step: Step) -> str:
         """Return a note for the variant: how many documents were read, and from where."""
-        return f"scored by the labels of {len(self.classes)} documents of {of_text(step.settings['source']).name}"
+        return (
+            f"scored by the labels of {len(self.classes)} documents of {Reference.parse(step.settings['source']).name}"
+        )
 
 
 def lacking(config: Mapping[str, Any]) -> str:
@@ -50,7 +53,7 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
     from sparsebench.sources.text import read_labelled
 
     own, config = step.settings, Checkpoint(folder).config
-    source = of_text(own["source"]).source
+    source = Reference.parse(own["source"]).source
     length = min(LENGTH, longest_input(config) or LENGTH)
     wanted = Calibration(source, own["documents"], length, context.seed, own.get("field"))
     assert context.fetch is not None, "labelled documents are fetched"

@@ -18,7 +18,7 @@ from sparsebench import bounded
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.axes import Axis, ModelShape
-from sparsebench.steps.contract import as_planned
+from sparsebench.sources.reference import Reference
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class NamedElements:
 
 def read(named: str, shape: ModelShape) -> NamedElements:
     """Read the file that a step names. Raises UserError, by file, kind and block, for what the model does not have."""
-    path = as_planned(named, f"a JSON file, {_EXAMPLE}", UserError)
+    path = Reference.parse(named).unchanged_file(f"a JSON file, {_EXAMPLE}", UserError)
     places: dict[str, dict[str, int]] = {}
     for place, axis in enumerate(shape.axes):
         places.setdefault(_kind(axis), {})[_block(shape, axis)] = place

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.steps.contract import Context, Emit, Evidence, Step, of_file, of_text, unusual
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Context, Emit, Evidence, Step, unusual
 from sparsebench.steps.shrink import gated
 from sparsebench.steps.shrink.choosing import LENGTH, ROUTED, by_labels
 from sparsebench.steps.shrink.gated import GATES
@@ -45,7 +46,7 @@ def label(step: Step) -> str:
         return f"{step.name} -{own['blocks']} blocks{where}"
     usual = "bias" if step.name == "flap" else "none"
     ways = [own["compensation"].replace("_", " ")] if own["compensation"] != usual else []
-    file = [of_file(own["file"])[0].name] if "file" in own else []
+    file = [Reference.parse(own["file"]).name] if "file" in own else []
     changed = unusual(own, settings()[step.name])
     others = [f"{key}={changed[key]}" for key in _OTHERS if key in changed]
     if step.name == NAMED:
@@ -53,7 +54,7 @@ def label(step: Step) -> str:
     counts = " and ".join(f"{own[key]}{f' {key}' * (own['of'] == 'both')}" for key in COUNTS if key in own)
     shares = [f"{own[key]:.4g} of {key}" for key in ("parameters", "operations") if key in own]
     share = counts or "".join(shares) or format(own.get("keep", 1), ".4g")
-    text = [of_text(own["source"]).name] if by_labels(step) else []
+    text = [Reference.parse(own["source"]).name] if by_labels(step) else []
     return ", ".join([f"{step.name}/{own['of']} to {share}", *ways, *file, *others, *text])
 
 

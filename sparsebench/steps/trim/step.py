@@ -12,8 +12,9 @@ from sparsebench import sources
 from sparsebench.errors import ModelError, SparsebenchError, UserError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.schema import Count, NonEmpty, wrong
+from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.contract import Context, Emit, Settings, Step, as_planned, of_file, of_text, reported, unusual
+from sparsebench.steps.contract import Context, Emit, Settings, Step, reported, unusual
 
 if TYPE_CHECKING:
     from sparsebench.steps.trim.usage import Usage
@@ -62,7 +63,7 @@ def settings() -> dict[str, type[Settings]]:
 def label(step: Step) -> str:
     """Return a label such as ``trim passages.jsonl min_count=2``: text or list, and non-default settings."""
     of = step.settings.get("source") or step.settings.get("file")
-    name = (of_text(of).name if step.name == "corpus" else of_file(of)[0].name) if of else step.name
+    name = Reference.parse(of).name if of else step.name
     rest = {key: value for key, value in step.settings.items() if key not in ("source", "file")}
     return " ".join(["trim", name, *(f"{key}={value}" for key, value in unusual(rest, settings()[step.name]).items())])
 
@@ -88,19 +89,19 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
         try:
-            wanted = _listed(step, vocabulary) if step.name == "list" else _of_text(step, tokenizer, context)
+            wanted = _listed(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
             emit(step, _made(parent, folder, step, vocabulary, wanted, context))
         except SparsebenchError as error:
             emit(step, error)
 
 
-def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
+def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
     """Return the tokens that the step's text uses at least ``min_count`` times."""
     from sparsebench.steps.calibration import DEFAULT
     from sparsebench.steps.trim.usage import used
 
     own = step.settings
-    source = of_text(own["source"]).source if own["source"] else DEFAULT.source
+    source = Reference.parse(own["source"]).source if own["source"] else DEFAULT.source
     columns = [own["field"] or (None if own["source"] else DEFAULT.field), own["target"]]
     fetch = context.fetch or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
     found = read_texts(fetch(source), *(column for column in columns if column))
@@ -114,7 +115,7 @@ def _listed(step: Step, vocabulary: Any) -> _Wanted:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     from sparsebench import bounded
 
-    path = as_planned(step.settings["file"], "a text file with a token a line", UserError)
+    path = Reference.parse(step.settings["file"]).unchanged_file("a text file with a token a line", UserError)
     ids = set()
     for number, line in enumerate(bounded.lines(path, UserError), start=1):
         token = line.rstrip("\r\n")

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.manifest.load import load_text
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.inputs import InputStatistics
 from sparsebench.models.topology import parts
+from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
-from sparsebench.plan.preflight import checks
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.contract import Layer, Quota, Target
 from sparsebench.steps.prune.methods.wanda import score
@@ -47,7 +46,7 @@ def test_the_method_joins_the_table_without_torch(installed: None) -> None:
 
 def test_the_manifest_on_the_page_is_valid(installed: None) -> None:
     head = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
-    manifest = load_text(head + block(SECTION, "yaml"), "page.yaml", checks()).manifest
+    manifest = load_text(head + block(SECTION, "yaml"), "page.yaml").manifest
     found = [target_of(step) for entry in manifest.variants for (step,) in recipes(entry)]
     assert len(found) == 6
     assert found[0] == Target("rescaled", 0.5, "row")

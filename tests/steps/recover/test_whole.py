@@ -18,9 +18,9 @@ from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.models.topology import parts
+from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.contract import TextSource as Source
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 from sparsebench.errors import UserError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
-from sparsebench.steps.contract import Evidence, with_hash
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Evidence
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk, text
@@ -89,7 +90,7 @@ def test_what_a_file_names_goes_or_stays(cuts: int, tmp_path: Path) -> None:
     lost = [unit for unit in range(48) if unit not in chosen]
     file = named(tmp_path / "units.json", neurons={"0": {"go": chosen[:3], "stay": lost[:2]}})
     out, result = shrunk(
-        folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=with_hash(Path(file), ""), iterations=cuts
+        folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=str(file), iterations=cuts
     )
     assert isinstance(result, Evidence), result
     left = set(stayed(folder, out, DOWN.format(0)))
@@ -103,7 +104,7 @@ def test_a_file_alone_decides(tmp_path: Path) -> None:
     said = {block: {"go": [number, 40]} for number, block in enumerate(blocks)}
     said["encoder.1"] = {"stay": [unit for unit in range(48) if unit not in (1, 40)]}
     file = named(tmp_path / "units.json", neurons=said)
-    out, result = shrunk(folder, family, tmp_path / "out", "list", file=with_hash(Path(file), ""))
+    out, result = shrunk(folder, family, tmp_path / "out", "list", file=str(file))
     assert isinstance(result, Evidence), result
     for number, block in enumerate(blocks):
         side, layer = block.split(".")
@@ -134,7 +135,7 @@ def test_a_file_alone_decides(tmp_path: Path) -> None:
 def test_a_file_that_does_not_fit_is_refused_by_its_place(what: Any, said: str, tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model")
     (tmp_path / "units.json").write_text(json.dumps(what))
-    file = with_hash(tmp_path / "units.json", "")
+    file = str(tmp_path / "units.json")
     _, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=file)
     assert isinstance(result, UserError) and said in result.message and "units.json" in result.message and result.hint
 
@@ -142,13 +143,13 @@ def test_a_file_that_does_not_fit_is_refused_by_its_place(what: Any, said: str, 
 def test_a_file_that_changed_or_went_is_refused(tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model")
     file = Path(named(tmp_path / "units.json", neurons={"0": {"go": [1]}}))
-    for given in (with_hash(file, "0" * 64), with_hash(tmp_path / "other.json", "")):
+    for given in (str(Reference(str(file), "0" * 64)), str(tmp_path / "other.json")):
         _, result = shrunk(folder, family, tmp_path / "out", "list", file=given)
         assert isinstance(result, UserError) and ".json" in result.message
 
 
 def test_labels_and_settings_of_cuts_and_files() -> None:
-    file = with_hash(Path("units.json"), "1" * 64)
+    file = str(Reference("units.json", "1" * 64))
     assert label(single("shrink", "l2", keep=0.5, iterations=4)) == "l2/both to 0.5, iterations=4"
     assert label(single("shrink", "l2", keep=0.5, file=file)) == "l2/both to 0.5, units.json"
     assert label(single("shrink", "list", file=file)) == "shrink units.json"

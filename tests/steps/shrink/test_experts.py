@@ -16,7 +16,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.experts import is_fused
 from sparsebench.models.load import load_model
 from sparsebench.models.operations import operations_a_token
-from sparsebench.steps.contract import Context, Evidence, with_hash
+from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores, width
 from sparsebench.steps.shrink.whole import WholeModel
@@ -282,10 +282,10 @@ def test_groups_and_choices_of_a_router_bound_the_experts_that_stay(tmp_path: Pa
         )
     file = tmp_path / "gone.json"
     file.write_text(json.dumps({"experts": {block: {"go": [0, 1]} for block in ("0", "1")}}))
-    _, uneven = shrunk(folder, "decoder", tmp_path / "wrong", "list", file=with_hash(file, ""))
+    _, uneven = shrunk(folder, "decoder", tmp_path / "wrong", "list", file=str(file))
     assert isinstance(uneven, UnsupportedError) and "groups" in str(uneven.hint)
     file.write_text(json.dumps({"experts": {block: {"go": [0, 5]} for block in ("0", "1")}}))
-    out, result = shrunk(folder, "decoder", tmp_path / "listed", "list", file=with_hash(file, ""))
+    out, result = shrunk(folder, "decoder", tmp_path / "listed", "list", file=str(file))
     assert isinstance(result, Evidence) and "6 of 8 experts" in result.note and load_model(out, "decoder")
 
 

@@ -19,8 +19,8 @@ from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.plan.rehearse import rehearsal
+from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.contract import TextSource as Source
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import fitted_to, kinds, label, single

@@ -18,7 +18,8 @@ from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pie
 from sparsebench.models.masked import MASK, kept
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
-from sparsebench.steps.contract import Context, Emit, Step, as_planned, reported
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.zeroing import zeroed
 
@@ -78,7 +79,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
 def _read(named: str, checkpoint: Checkpoint) -> Masks:
     """Read a file's masks. Raises ModelError, naming file and tensor, where names, shapes or dtypes do not fit."""
-    path = as_planned(named, "a safetensors file of masks", ModelError)
+    path = Reference.parse(named).unchanged_file("a safetensors file of masks", ModelError)
     header, start = read_header(path)
     found: dict[str, TensorInfo] = {}
     for info in tensor_infos(header, start, path):

@@ -12,7 +12,8 @@ from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.sources.cache import sha256_of
-from sparsebench.steps.contract import Context, Evidence, Step, with_hash
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.prune.sweep import run
 from sparsebench.steps.registry import single
 
@@ -138,7 +139,7 @@ def test_a_file_that_has_changed_since_it_was_planned_is_refused(tiny_llama: Pat
     """Its result would stand under the id of the old content."""
     path = tmp_path / "m"
     save_file(drawn(tiny_llama, UP), path)
-    planned = with_hash(path, sha256_of(path))
+    planned = str(Reference(str(path), sha256_of(path)))
     (found,) = made(tiny_llama, tmp_path / "out", planned)
     assert isinstance(found, Evidence)
     save_file(drawn(tiny_llama, DOWN), path)

@@ -1,134 +1,90 @@
 """Checks that need several keys of a manifest, or files beside it: names match, files exist, checkpoints fit.
 
-These checks read the plain data, not the validated manifest, so that they work even when other keys are wrong. What
-later packages know (methods, tasks, sources, families) is handed in.
+These checks read the plain data, not the validated manifest, so that they work even when other keys are wrong.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from sparsebench import benchmarks, sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
+from sparsebench.manifest.load import Document, LoadedManifest, parse_document, read_document, siblings, validated
 from sparsebench.manifest.nodes import At, Positions
-from sparsebench.manifest.problems import Problem, did_you_mean, one_of
+from sparsebench.manifest.problems import MOST, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import FAMILIES, LM_EVAL, ManifestSource
-
-
-class ResolvedStep(Protocol):
-    """A step that an entry asks for, with all of its settings resolved."""
-
-    @property
-    def verb(self) -> str:
-        """What is done, such as ``prune``."""
-
-    @property
-    def name(self) -> str:
-        """The method, such as ``wanda``."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its settings."""
-
-
-class OwnKind(Protocol):
-    """A kind of task over the user's own data: what an entry may ask of them."""
-
-    @property
-    def families(self) -> Collection[str]:
-        """The families of models that it is for."""
-
-    @property
-    def length(self) -> int | None:
-        """The default number of tokens in a window; None where there are no windows."""
-
-    @property
-    def columns(self) -> Collection[str]:
-        """The parts of a record."""
-
-    @property
-    def takes(self) -> Collection[str]:
-        """The keys of an entry that it accepts."""
-
-    @property
-    def source(self) -> str:
-        """The source of its data where an entry names none."""
-
+from sparsebench.models.families import family_of
+from sparsebench.runtime.engines import engines
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import closed_by, combinations, kinds, sweepable
+from sparsebench.storage import formats
 
 MOST_SWEPT = 10_000
 """The most versions that one step may ask for."""
 OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
 """The keys of an entry of `benchmarks` that are only for the user's own data."""
-FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(ManifestSource)
 
 
-@dataclass(frozen=True)
-class Checks:
-    """What later packages know.
+def load(path: Path) -> LoadedManifest:
+    """Load and check the manifest at ``path``. Raises ManifestError with every problem found."""
+    return _checked(read_document(path))
 
-    ``step_files`` lists the settings of each verb that name files, ``step_names`` the names under each verb.
-    ``step_shape`` gives the model that a written step must fit. ``read_step`` gives the steps that it asks for,
-    resolved (pydantic's errors say what is wrong with it). ``engine_names``, ``format_names`` and ``task_names`` list
-    what exists. ``parse_source`` raises SourceError for a notation that it cannot read. ``family_of`` tells the family
-    of a config.json, or None where it cannot. ``task_families`` tells which families a known task is for, ``own_kinds``
-    what can be asked of the user's own data. ``closed_by`` gives the key of a step because of which the steps behind
-    it, each a verb and a name, may not follow: a setting or its verb, or an empty text where they may. ``may_follow``
-    gives the verb and name of those that may follow a verb nonetheless.
+
+def load_text(text: str, name: str) -> LoadedManifest:
+    """Load and check the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
+
+    Raises ManifestError with every problem found.
     """
-
-    step_files: Callable[[], Mapping[str, Collection[str]]]
-    step_names: Callable[[], Mapping[str, Collection[str]]]
-    step_shape: Callable[[str, str], type[BaseModel]]
-    read_step: Callable[[str, str, Mapping[str, Any]], Iterable[ResolvedStep]]
-    engine_names: Callable[[], Collection[str]]
-    format_names: Callable[[], Collection[str]]
-    task_names: Callable[[], Collection[str]]
-    parse_source: Callable[[Any], object]
-    family_of: FamilyOf
-    task_families: Callable[[str], Collection[str]] | None = None
-    own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
-    closed_by: Callable[[ResolvedStep, Sequence[tuple[str, str]]], str] = lambda step, behind: ""
-    may_follow: Callable[[str], Collection[tuple[str, str]]] = lambda verb: ()
+    return _checked(parse_document(text, name))
 
 
-def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
+def _checked(document: Document) -> LoadedManifest:
+    found = islice(cross_checks(document.data, document.positions, document.folder), MOST)
+    return validated(document, [*found])
+
+
+def cross_checks(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
     """Yield every problem that pydantic does not see; ``folder`` is what relative paths start from."""
-    yield from _models(data, positions, folder, checks)
+    yield from _models(data, positions, folder)
     yield from _filters(data, positions)
-    yield from _renamed(data, positions)
     yield from _files(
         [(at, block, "hostfile") for at, block in _blocks(data)], positions, folder, "a file of `NAME slots=N` lines"
     )
     yield from _shared(data, positions)
-    if checks:
-        every = checks.step_files().items()
-        written = [
-            (at, step, key) for at, step in _written_steps(data) for verb, keys in every if verb in step for key in keys
-        ]
-        yield from _files(written, positions, folder, "a file that the step reads")
-        made: list[ResolvedStep] = []
-        yield from _steps(data, positions, checks, made)
-        yield from _selections(data, positions, made)
-        yield from _named(_blocks(data), "engines", "engine", checks.engine_names, positions)
-        yield from _named(
-            [(("storage",), _under(data, "storage"))], "formats", "format", checks.format_names, positions
-        )
-        yield from _tasks(data, positions, folder, checks)
+    every = [(verb, key) for verb, kind in kinds().items() for key in kind.files]
+    written = [(at, step, key) for at, step in _written_steps(data) for verb, key in every if verb in step]
+    yield from _files(written, positions, folder, "a file that the step reads")
+    made: list[Step] = []
+    yield from _steps(data, positions, made)
+    yield from _selections(data, positions, made)
+    yield from _named(_blocks(data), "engines", "engine", engines(), positions)
+    yield from _named([(("storage",), _under(data, "storage"))], "formats", "format", formats(), positions)
+    yield from _tasks(data, positions, folder)
 
 
-def contradiction(
-    positions: Positions, at: At, family: str, config: Mapping[str, Any], where: str, family_of: FamilyOf
-) -> Problem | None:
+def families_against_configs(loaded: LoadedManifest, configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Report models whose ``family`` contradicts their config.json; ``configs`` has those by model name."""
+    for index, model in enumerate(loaded.manifest.models):
+        config = configs.get(model.name)
+        at = ("models", index)
+        problem = config and contradiction(loaded.positions, at, model.family, config, "its config.json")
+        if problem:
+            yield problem
+
+
+def contradiction(positions: Positions, at: At, family: str, config: Mapping[str, Any], where: str) -> Problem | None:
     """Return a problem if a model's ``family`` contradicts its config.json; ``at`` is the path to the model."""
     true = family_of(config)
     if true is None or true == family:
@@ -144,15 +100,7 @@ def local_path(source: object, folder: Path) -> Path | None:
     return folder / os.path.expanduser(source.strip().removeprefix("path:"))
 
 
-def siblings(path: Path) -> list[str]:
-    """Return the names in the folder of a path; none where it cannot be read."""
-    try:
-        return os.listdir(path.parent)
-    except (OSError, ValueError):
-        return []
-
-
-def _models(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
+def _models(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
     seen: dict[str, At] = {}
     for at, model in _entries(data, "models"):
         for place, name in _each(at, model, "name", str):
@@ -161,34 +109,32 @@ def _models(data: Any, positions: Positions, folder: Path, checks: Checks | None
                 message = f"a second model called `{name}`; the first is on line {line}"
                 yield positions.problem(place, message, "every model under a name of its own")
             seen.setdefault(name, place)
-        yield from _source(at, model, positions, folder, checks)
+        yield from _source(at, model, positions, folder)
         config, family = model.get("architecture"), model.get("family")
         if isinstance(config, dict) and "model_type" not in config:
             message = "`architecture` has no `model_type`"
             yield positions.problem((*at, "architecture"), message, "a model's config.json, `model_type` included")
-        elif isinstance(config, dict) and family in FAMILIES and checks:
-            found = contradiction(positions, at, family, config, "`architecture`", checks.family_of)
+        elif isinstance(config, dict) and family in FAMILIES:
+            found = contradiction(positions, at, family, config, "`architecture`")
             yield from [found] if found else []
 
 
-def _source(
-    at: At, model: dict[str, Any], positions: Positions, folder: Path, checks: Checks | None
-) -> Iterator[Problem]:
+def _source(at: At, model: dict[str, Any], positions: Positions, folder: Path) -> Iterator[Problem]:
     source, at_source = model.get("source"), (*at, "source")
     if source == "random" and model.get("architecture") is None:
         message = "`random` weights need an `architecture`"
         yield positions.problem(at_source, message, "`architecture:` with the contents of the model's config.json")
-    yield from _located(at_source, source, positions, folder, checks)
+    yield from _located(at_source, source, positions, folder)
 
 
-def _located(at: At, source: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
+def _located(at: At, source: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
     path = local_path(source, folder)
     if path and not os.path.exists(path):
         hint = did_you_mean(path.name, siblings(path)) or f"it would be {path}: paths start from the manifest's folder"
         yield positions.problem(at, "no such file or folder", "a path that exists", hint)
-    elif checks and _well_formed(source):
+    elif _well_formed(source):
         try:
-            checks.parse_source(source)
+            sources.parse(source)
         except SourceError as error:
             yield positions.problem(at, error.message, "", error.hint or "")
 
@@ -230,27 +176,6 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
             yield positions.problem((*kept[-1][0], "models"), message, one_of(list(families)))
 
 
-def _renamed(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Report keys that earlier versions had, with the new spelling."""
-    old_steps = _entries(data, "sparsify")
-    if isinstance(data, dict) and "sparsify" in data and not old_steps:
-        form = "a list of steps under `variants:`, such as {prune: magnitude, sparsity: 0.5}"
-        yield positions.problem(("sparsify",), "`sparsify` is `variants` now", form, on_key=True)
-    for at, entry in old_steps:
-        step = {"prune": entry.get("method", "magnitude")} | {
-            k: v for k, v in entry.items() if k not in ("method", "block")
-        }
-        if isinstance(entry.get("block"), list):
-            step["pattern"] = "x".join(map(str, entry["block"]))
-        yield positions.problem(at, "`sparsify` is `variants` now", f"under `variants:`, {_flow(step)}")
-    for at, block in _blocks(data):
-        old = {key: block[key] for key in ("methods", "sparsity", "granularity") if key in block}
-        if old:
-            new = {"prune" if key == "methods" else key: value for key, value in old.items()}
-            words = f"`{'`, `'.join(old)}` {'is' if len(old) == 1 else 'are'} `select` now"
-            yield positions.problem((*at, next(iter(old))), words, f"select: {_flow(new)}", on_key=True)
-
-
 def _flow(value: Any) -> str:
     """Return a value as YAML writes it on one line."""
     return (
@@ -261,21 +186,21 @@ def _flow(value: Any) -> str:
     )
 
 
-def _steps(data: Any, positions: Positions, checks: Checks, made: list[ResolvedStep]) -> Iterator[Problem]:
+def _steps(data: Any, positions: Positions, made: list[Step]) -> Iterator[Problem]:
     """Report what is wrong with the steps of ``variants``, and add those that are right to ``made``."""
     entries = _under(data, "variants")
-    names = checks.step_names()
+    names = {verb: kind.settings() for verb, kind in kinds().items()}
     for place, entry in enumerate(entries if isinstance(entries, list) else []):
         chain = steps_of(place, entry)
         for number, (at, step) in enumerate(chain, 1):
             if isinstance(step, dict) and step:  # the schema reports what is wrong with any other
                 before = len(made)
-                yield from _step(at, step, positions, checks, names, made)
+                yield from _step(at, step, positions, names, made)
                 later = [one for _, one in chain[number:] if isinstance(one, dict)]
                 behind = [(verb, one[verb]) for one in later for verb in names if verb in one]
-                closing = {key: one for one in made[before:] if (key := checks.closed_by(one, behind))}
+                closing = {key: one for one in made[before:] if (key := closed_by(one, behind))}
                 for key, one in [*closing.items()][:1]:
-                    but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in checks.may_follow(key))
+                    but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in _may_follow(key))
                     words = f"no step may follow one with `{key}: {one.settings.get(key, one.name)}`"
                     yield positions.problem((*at, key), words, f"another, or the last step of its recipe{but}")
 
@@ -284,9 +209,8 @@ def _step(
     at: At,
     step: dict[str, Any],
     positions: Positions,
-    checks: Checks,
-    names: Mapping[str, Collection[str]],
-    made: list[ResolvedStep],
+    names: Mapping[str, Mapping[str, Any]],
+    made: list[Step],
 ) -> Iterator[Problem]:
     verbs = [key for key in step if key in names]
     if len(verbs) != 1:
@@ -313,16 +237,16 @@ def _step(
         )
         return
     try:
-        made += checks.read_step(verb, name, given)
+        made += combinations(verb, name, given)
     except ValidationError as error:
-        yield from explain(error, step, positions, at, checks.step_shape(verb, name), (verb, "models"))
+        yield from explain(error, step, positions, at, sweepable(names[verb][name]), (verb, "models"))
     except PydanticCustomError as error:
         words = error.context or {}
         key = (words["at"],) if words["at"] else ()
         yield positions.problem((*at, *key), words["message"], words["expected"], words["hint"])
 
 
-def _selections(data: Any, positions: Positions, made: Sequence[ResolvedStep]) -> Iterator[Problem]:
+def _selections(data: Any, positions: Positions, made: Sequence[Step]) -> Iterator[Problem]:
     """Report selections of steps or values that no variant has."""
     fields = sorted({name for step in made for name in (step.verb, *step.settings)})
     tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
@@ -386,44 +310,43 @@ def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
 
 
 def _named(
-    entries: Iterable[tuple[At, Any]], key: str, kind: str, known: Callable[[], Collection[str]], positions: Positions
+    entries: Iterable[tuple[At, Any]], key: str, kind: str, known: Collection[str], positions: Positions
 ) -> Iterator[Problem]:
     """Report values of ``key`` that are not among the ``known`` names of their kind."""
     for at, entry in entries:
         for place, name in _each(at, entry, key, str) if isinstance(entry, dict) else ():
-            if name not in (names := list(known())):
-                yield positions.problem(place, f"unknown {kind} `{name}`", one_of(names), did_you_mean(name, names))
+            if name not in known:
+                yield positions.problem(
+                    place, f"unknown {kind} `{name}`", one_of(list(known)), did_you_mean(name, known)
+                )
 
 
-def _tasks(data: Any, positions: Positions, folder: Path, checks: Checks) -> Iterator[Problem]:
-    families = checks.task_families or (lambda task: FAMILIES)
-    kinds = checks.own_kinds()
+def _tasks(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
+    own_kinds = benchmarks.KINDS
     for family, at, entry in ((side, *pair) for side in FAMILIES for pair in _entries(data, "benchmarks", side)):
         for place, task in _each(at, entry, "task", str):
-            if entry.get("source") is not None or (task in kinds and kinds[task].source):
-                yield from _own(at, entry, family, positions, folder, checks)
-            elif task in kinds and task not in checks.task_names():
+            if entry.get("source") is not None or (task in own_kinds and own_kinds[task].source):
+                yield from _own(at, entry, family, positions, folder)
+            elif task in own_kinds and task not in _task_names():
                 words = f"`{task}` asks for data of your own"
                 yield positions.problem(place, words, "a `source`", f"{{task: {task}, source: path:FILE}}")
             elif said := [key for key in OWN_KEYS if entry.get(key) is not None]:
                 words = f"`{said[0]}` is for data of your own, and `{task}` has no `source`"
                 yield positions.problem((*at, said[0]), words, "", f"remove `{said[0]}`", on_key=True)
-            elif task not in checks.task_names():
-                names = [*checks.task_names()]
+            elif task not in _task_names():
+                names = [*_task_names()]
                 yield positions.problem(place, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
-            elif family not in families(task):
-                fit = " and ".join(families(task))
+            elif family not in benchmarks.families(task):
+                fit = " and ".join(benchmarks.families(task))
                 yield positions.problem(place, f"`{task}` is for {fit} models", f"a task for {family} models")
 
 
-def _own(
-    at: At, entry: dict[str, Any], family: str, positions: Positions, folder: Path, checks: Checks
-) -> Iterator[Problem]:
+def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folder: Path) -> Iterator[Problem]:
     """Report what is wrong with an entry over the user's own data, before these are read."""
-    task, kinds = entry["task"], checks.own_kinds()
-    kind = kinds.get(task, kinds[LM_EVAL])
+    task = entry["task"]
+    kind = benchmarks.KINDS.get(task, benchmarks.KINDS[LM_EVAL])
     if entry.get("source") is not None:
-        yield from _located((*at, "source"), entry["source"], positions, folder, checks)
+        yield from _located((*at, "source"), entry["source"], positions, folder)
     if family not in kind.families:
         fit = " and ".join(kind.families)
         yield positions.problem((*at, "task"), f"`{task}` is for {fit} models", f"a task for {family} models")
@@ -441,6 +364,16 @@ def _own(
     if isinstance(length, int) and isinstance(stride, int) and stride > length:
         message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"
         yield positions.problem((*at, "stride"), message, f"at most {length:,}")
+
+
+def _may_follow(verb: str) -> Collection[tuple[str, str]]:
+    """Return the verb and name of the steps that may follow a closing ``verb`` nonetheless."""
+    return kinds()[verb].but if verb in kinds() else ()
+
+
+@functools.cache
+def _task_names() -> dict[str, None]:
+    return dict.fromkeys(benchmarks.names())  # thousands, read from a file
 
 
 def _under(data: Any, key: str) -> Any:

@@ -1,0 +1,237 @@
+"""Checks whether what a manifest names fits together: models with steps, tasks and teachers, texts with benchmarks.
+
+All of it by config.json and by fingerprints, before any weight is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsebench import benchmarks, environment, sources
+from sparsebench.benchmarks.encoder import fitting, lacking
+from sparsebench.manifest.load import LoadedManifest
+from sparsebench.manifest.problems import Problem
+from sparsebench.manifest.recipes import is_for, steps_of
+from sparsebench.manifest.schema import FAMILIES, Family, Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
+from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
+from sparsebench.models.text import longest_input
+from sparsebench.models.tokenizers import same_tokens
+from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
+from sparsebench.plan.checks import families_against_configs
+from sparsebench.plan.fingerprint import digest
+from sparsebench.plan.resolve import Resolved
+from sparsebench.plan.stages import own_of
+from sparsebench.sources import Cache
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import kinds, label
+
+Chains = Sequence[Sequence[tuple[Step, ...]]]
+"""The recipes of each entry of ``variants``, written out."""
+Configs = Mapping[str, Mapping[str, Any]]
+"""The config.json of each model, by its name."""
+
+
+def misfits(
+    loaded: LoadedManifest, written: Manifest, chains: Chains, resolved: Resolved, cache: Cache
+) -> Iterator[Problem]:
+    """Yield every problem between the things that a manifest names, each at its line.
+
+    ``written`` is the manifest before its names were ``resolved``, ``chains`` are its recipes.
+    """
+    configs = resolved.configs
+    yield from families_against_configs(loaded, configs)
+    yield from _same_checkpoint(loaded, resolved)
+    calibrated = any(reads_text(step) for entry in chains for chain in entry for step in chain)
+    yield from _without_class(loaded, written, configs, calibrated)
+    yield from _unfit_steps(loaded, written, chains, configs)
+    if not written.calibration.allow_overlap:
+        yield from _overlaps(loaded, written, resolved, calibrated)
+    yield from _unfit_teachers(loaded, written, resolved, cache)
+    yield from _unfit_students(loaded, written, configs)
+    yield from unfit_tasks(loaded, written, resolved.manifest.benchmarks, configs)
+
+
+def reads_text(step: Step) -> bool:
+    """Return whether a step reads the calibration text."""
+    return kinds()[step.verb].reads_text(step)
+
+
+def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:
+    """Report models that transformers has no class for, where something must run them; weights alone need no class."""
+    for index, model in enumerate(manifest.models):
+        config = configs.get(model.name)
+        runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
+        # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
+        asked = config and runs and str(config.get("model_type")) not in MODEL_TYPES
+        if words := unknown_type(config, f"{model.source}: config.json") if config and asked else None:
+            yield loaded.problem(("models", index, "source"), words[0], "", words[1])
+
+
+def _unfit_steps(loaded: LoadedManifest, manifest: Manifest, chains: Chains, configs: Configs) -> Iterator[Problem]:
+    """Report steps that a model's architecture or config.json rules out, or that need a library that is not installed."""
+    for index, (entry, recipes) in enumerate(zip(manifest.variants, chains, strict=True)):
+        its = {name: config for name, config in configs.items() if is_for(entry, name)}
+        if any(reads_text(step) for chain in recipes for step in chain):
+            yield from _unreplayed(loaded, index, its)
+        places = [at for at, _ in steps_of(index, entry)]
+        told: set[tuple[int, str]] = set()
+        for chain in recipes:
+            for number, step in enumerate(chain):
+                for key, words, hint in (*_refused(chain, number, its), *_not_installed(step)):
+                    if (number, key) not in told:
+                        told.add((number, key))
+                        yield loaded.problem(places[number], words, "", hint)
+
+
+def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterator[Problem]:
+    """Report models of an entry that reads text whose architecture cannot be calibrated block by block."""
+    for name, config in configs.items():
+        kind = str(config.get("model_type"))
+        if kind in REFUSED:
+            yield loaded.problem(
+                ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
+                f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
+            )  # fmt: skip
+
+
+def _refused(chain: tuple[Step, ...], number: int, configs: Configs) -> Iterator[tuple[str, str, str]]:
+    """Yield why a model's config.json rules out a step of a recipe: what is said once, the reason and a hint."""
+    step, reshaped = chain[number], any(kinds()[one.verb].reshapes(one) for one in chain[:number])
+    kind = kinds()[step.verb]
+    for name, config in configs.items():
+        words, hint = kind.refuses(step, config)
+        if not words and not reshaped:
+            words, hint = kind.refuses_shape(step, config)
+        if words:
+            ways = "; or ".join(filter(None, (hint, "keep this entry to other `models:`")))
+            yield f"{name}: {words}", f"{name}: {words}", ways
+
+
+def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:
+    """Yield what is not installed of the libraries that a step's result depends on: no id could hold its version.
+
+    The form is that of ``_refused``.
+    """
+    for library in kinds()[step.verb].extra_libraries(step):
+        if environment.versions()[library] == "absent":
+            way = f"pip install {environment.EXTRAS.get(library, library)}"
+            yield library, f"{label(step)}: {library} is not installed", way
+
+
+def unfit_tasks(
+    loaded: LoadedManifest, manifest: Manifest, tasks: ManifestBenchmarks, configs: Configs
+) -> Iterator[Problem]:
+    """Report tasks that a model's config.json rules out. A model of random weights is scored on no task."""
+    for family in FAMILIES:
+        for index, task in enumerate(tasks.of(family)):
+            for model in manifest.models:
+                config = configs.get(model.name) if model.source != "random" else None
+                asked = model.family == family and (task.models is None or model.name in task.models)
+                if config and asked:
+                    key, words = _ruled_out(task, family, config)
+                    hint = f"for this model: {', '.join(fitting(config))}" if words and family == "encoder" else ""
+                    at = ("benchmarks", family, index, key)
+                    yield from [loaded.problem(at, f"{model.name}: {words}", "", hint)] if words else []
+
+
+def _ruled_out(task: ManifestTask, family: Family, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the key of an entry that does not fit a model, and the reason; that is empty where all keys fit."""
+    own = own_of(task)
+    row = own.row("") if own else benchmarks.all_tasks().get(task.task)
+    # Tasks without a row are lm-eval's.
+    if family == "encoder" and (missing := lacking(row.adapter if row else "harness", config)):
+        return "task", f"it needs {missing}, and its config.json has {config.get('architectures')}"
+    # Only transformers knows how long an input may be, and it takes a second to import.
+    longest = longest_input(config) if own and row and own.window and row.form in ("passages", "published") else None
+    if own and own.window and longest and own.window > longest:
+        return "length" if own.length else "task", f"windows of {own.window:,} tokens, where it takes {longest:,}"
+    return "task", ""
+
+
+def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Problem]:
+    """Report two names for one checkpoint: its results would be filed under only one of them."""
+    seen: dict[str, str] = {}
+    places = {model.name: index for index, model in enumerate(loaded.manifest.models)}
+    for model in resolved.manifest.models:
+        index = places[model.name]
+        drawn = model.architecture if model.source == "random" else None
+        key = digest([resolved.revisions.get(model.name, model.name), drawn, model.family, model.dtype])
+        if key in seen:
+            words = f"`{model.name}` is the same checkpoint as `{seen[key]}`"
+            hint = "measure it in another way in a manifest of its own"
+            yield loaded.problem(("models", index, "source"), words, "one name for each", hint)
+        seen.setdefault(key, model.name)
+
+
+def _overlaps(loaded: LoadedManifest, manifest: Manifest, resolved: Resolved, calibrated: bool) -> Iterator[Problem]:
+    """Report benchmarks whose own documents a step would read."""
+    for text in resolved.texts:
+        of_calibration = text.at[0] == "calibration"
+        for family in FAMILIES:
+            for index, task in enumerate(manifest.benchmarks.of(family)):
+                data = sources.parse(task.source, loaded.folder).text if task.source else ""
+                if not benchmarks.overlaps(text.source.text, task.task, data=data):
+                    continue
+                if not of_calibration:
+                    yield loaded.problem(
+                        text.at, f"its text is part of `{task.task}`", "text that no benchmark is made of",
+                        "name another `source`, or say `allow_overlap: true` under `calibration`",
+                    )  # fmt: skip
+                elif calibrated:
+                    yield loaded.problem(
+                        ("benchmarks", family, index, "task"),
+                        f"the calibration text is part of `{task.task}`",
+                        "text that no benchmark is made of",
+                        "name another `calibration: source`, or say `allow_overlap: true` there",
+                    )
+
+
+def _unfit_teachers(loaded: LoadedManifest, manifest: Manifest, resolved: Resolved, cache: Cache) -> Iterator[Problem]:
+    """Report teachers that cannot teach a model of their entry, as far as is known before weights are fetched."""
+    models = {model.name: model for model in resolved.manifest.models}
+    for teacher in resolved.teachers:
+        config = sources.read_config(teacher.source, cache)
+        for model in models.values():
+            if is_for(manifest.variants[int(teacher.at[1])], model.name):
+                words, hint = _cannot_teach(teacher.source, config, model, resolved.configs.get(model.name))
+                if words:
+                    yield loaded.problem(teacher.at, f"{teacher.written}: {words}", "", hint)
+
+
+def _cannot_teach(
+    teacher: sources.Source,
+    config: Mapping[str, Any] | None,
+    model: ManifestModel,
+    own: Mapping[str, Any] | None,
+) -> tuple[str, str]:
+    """Return why a teacher with this ``config`` cannot teach the model whose config is ``own``, and a hint."""
+    if config and family_of(config) not in (None, model.family):
+        return f"`{model.name}` is of another family, {model.family}", "a teacher of the same family"
+    rows = [dimensions(known).vocabulary for known in (config, own) if known and "vocab_size" in known]
+    if len(rows) == 2 and rows[0] != rows[1]:
+        words = f"its vocabulary has {rows[0]:,} tokens, that of `{model.name}` has {rows[1]:,}"
+        return words, "a teacher with the same tokenizer"
+    folders = [Path(source.location) for source in (teacher, sources.parse(model.source)) if source.kind == "path"]
+    if len(folders) == 2 and same_tokens(*folders) is False:
+        return f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
+    return "", ""
+
+
+def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
+    """Report students that ask for more blocks than their model has, or for blocks that it lacks."""
+    for index, entry in enumerate(manifest.variants):
+        at, step = steps_of(index, entry)[0]
+        student = step.get("student")
+        for described in student if isinstance(student, list) else [student]:
+            layers = described.get("layers") if isinstance(described, dict) else None
+            asked = max(layers) + 1 if isinstance(layers, list) else layers or 0
+            for name, config in configs.items():
+                size = dimensions(config)
+                fewest = min(size.layers, size.decoder_layers or size.layers)
+                if is_for(entry, name) and asked > fewest:
+                    words = f"block {asked - 1}" if isinstance(layers, list) else f"{asked} blocks"
+                    message = f"{words}, where a stack of `{name}` has {fewest}"
+                    yield loaded.problem((*at, "student"), message, "fewer `layers`")

@@ -1,0 +1,312 @@
+"""Resolves what a manifest names: every model, text, file, teacher and data set, to where it is and what it holds.
+
+Each becomes a canonical source with a fingerprint, in one place. Nothing is judged here: ``plan/fit`` says what does not
+fit together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparsebench import benchmarks, bounded, sources
+from sparsebench.benchmarks.own import content, default_name
+from sparsebench.errors import SourceError, SparsebenchError, UserError
+from sparsebench.manifest.load import LoadedManifest
+from sparsebench.manifest.nodes import At
+from sparsebench.manifest.problems import Problem
+from sparsebench.manifest.recipes import steps_of, verb_and_name
+from sparsebench.manifest.schema import (
+    FAMILIES,
+    LM_EVAL,
+    Manifest,
+    ManifestBenchmarks,
+    ManifestCalibration,
+    ManifestModel,
+    ManifestRuntime,
+    ManifestTask,
+)
+from sparsebench.paths import unlinked
+from sparsebench.plan.expand import resolved as with_defaults
+from sparsebench.plan.fingerprint import digest
+from sparsebench.plan.stages import own_of
+from sparsebench.sources.cache import write_json
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.calibration import DEFAULT
+from sparsebench.steps.recover import DENSE
+from sparsebench.steps.registry import kinds, with_text
+
+
+class Lock:
+    """``MANIFEST.lock``: what moving names of the hub (``@main``) meant when they were first resolved.
+
+    Raises UserError for a file that is not such a list, or a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = unlinked(path)
+        hint = "remove it: names such as @main are then resolved anew"
+        self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
+
+    def pinned(self, source: sources.Source, cache: sources.Cache) -> sources.Source:
+        """Return a hub source at the commit that its revision meant when it was first resolved; others do not move.
+
+        Raises SourceError for ``random``, which only a model's weights can be.
+        """
+        if source.kind == "random":
+            raise SourceError("random: untrained weights, with nothing to read or learn from", "name another source")
+        if source.kind != "hf":
+            return source
+        if source.text not in self.commits:
+            commit = sources.fingerprint(source, cache)
+            if commit == source.revision:
+                return source
+            self.commits[source.text] = commit
+            write_json(self.path, dict(sorted(self.commits.items())), indent=1)
+        return sources.parse(source.text.replace(f"@{source.revision}", f"@{self.commits[source.text]}", 1))
+
+
+@dataclass(frozen=True)
+class NamedText:
+    """A text that a step reads: where the manifest names it (else the step), and its source."""
+
+    at: At
+    source: sources.Source
+
+
+@dataclass(frozen=True)
+class NamedTeacher:
+    """A teacher that a step names: where, in which words, and its source."""
+
+    at: At
+    written: str
+    source: sources.Source
+
+
+@dataclass
+class Resolved:
+    """A manifest in which every source is canonical, with what was learned on the way.
+
+    ``revisions`` and ``configs`` have each model's fingerprint and config.json by its name. ``calibration`` is the
+    fingerprint of the calibration text, ``documents`` about how many documents each task over the user's own data has.
+    ``planned`` says how the plan names a file, text or teacher, by its setting and by how the manifest names it.
+    """
+
+    manifest: Manifest
+    revisions: dict[str, str] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: str = ""
+    documents: dict[str, int] = field(default_factory=dict)
+    planned: dict[tuple[str, str], str] = field(default_factory=dict)
+    texts: list[NamedText] = field(default_factory=list)
+    teachers: list[NamedTeacher] = field(default_factory=list)
+
+
+class Resolver:
+    """Resolves the names of one manifest; what cannot be resolved is gathered in ``problems``, each at its line."""
+
+    def __init__(self, loaded: LoadedManifest, cache: sources.Cache) -> None:
+        self.loaded, self.cache = loaded, cache
+        self.lock = Lock(loaded.path.with_suffix(".lock"))
+        self.problems: list[Problem] = []
+
+    def resolve(self, manifest: Manifest, reads_calibration: bool) -> Resolved:
+        """Return ``manifest`` resolved, as far as ``problems`` allow."""
+        resolved = Resolved(manifest)
+        models = self._models(manifest, resolved)
+        calibration = self._calibration(manifest, resolved, reads_calibration)
+        variants = [self._entry(resolved, index, entry) for index, entry in enumerate(manifest.variants)]
+        tasks = self.tasks(manifest, resolved.documents)
+        update = {
+            "models": models,
+            "calibration": calibration,
+            "variants": variants,
+            "benchmarks": _with_planned_names(tasks, resolved.planned),
+            "runtime": [_selecting(self._placed(block), resolved.planned) for block in manifest.runtime or []],
+        }
+        resolved.manifest = manifest.model_copy(update=update)
+        return resolved
+
+    def tasks(self, manifest: Manifest, documents: dict[str, int]) -> ManifestBenchmarks:
+        """Return the manifest's tasks, those over the user's own data with a name and a ``Reference`` to these data.
+
+        ``documents`` receives about how many documents such a task has. A problem is data that cannot be fetched or
+        lack what is asked for, or a name that another task has.
+        """
+        names: dict[str, benchmarks.OwnData] = {}
+        every: dict[str, list[ManifestTask]] = {}
+        for family in FAMILIES:
+            tasks = [
+                self._task(("benchmarks", family, index), task, names, documents)
+                for index, task in enumerate(manifest.benchmarks.of(family))
+            ]
+            every[family.replace("-", "_")] = tasks
+        return manifest.benchmarks.model_copy(update=every)
+
+    def _source(self, at: At, written: Any) -> sources.Source | None:
+        """Return what is written at ``at`` as a source, at its commit; None, with a problem, where there is none."""
+        try:
+            if written is None:
+                raise SourceError("an empty item in a list of texts", "name each of them")
+            return self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
+        except SourceError as error:
+            self._wrong(at, error)
+            return None
+
+    def _fingerprint(self, at: At, source: sources.Source) -> str:
+        """Return the hash of what a source holds; empty, with a problem, where it cannot be found."""
+        try:
+            return sources.fingerprint(source, self.cache)
+        except SourceError as error:
+            self._wrong(at, error)
+            return ""
+
+    def _wrong(self, at: At, error: SparsebenchError) -> None:
+        self.problems.append(self.loaded.problem(at, error.message, "", error.hint or ""))
+
+    def _models(self, manifest: Manifest, resolved: Resolved) -> list[ManifestModel]:
+        models: list[ManifestModel] = []
+        for index, model in enumerate(manifest.models):
+            at = ("models", index, "source")
+            if sources.parse(model.source, self.loaded.folder).kind == "random":
+                resolved.revisions[model.name], resolved.configs[model.name] = "random", model.architecture or {}
+                models.append(model.model_copy(update={"source": "random"}))
+            elif source := self._source(at, model.source):
+                models.append(model.model_copy(update={"source": source.text}))
+                resolved.revisions[model.name] = self._fingerprint(at, source)
+                if config := self._config(at, source):
+                    resolved.configs[model.name] = config
+        return models
+
+    def _config(self, at: At, source: sources.Source) -> dict[str, Any] | None:
+        try:
+            return sources.read_config(source, self.cache)
+        except SourceError as error:
+            self._wrong(at, error)
+            return None
+
+    def _calibration(self, manifest: Manifest, resolved: Resolved, is_read: bool) -> ManifestCalibration:
+        """Return the calibration with its source resolved; its fingerprint is taken only where the text ``is_read``."""
+        calibration, at = manifest.calibration, ("calibration", "source")
+        source = sources.parse(calibration.source or DEFAULT.source, self.loaded.folder)
+        if is_read:
+            pinned = self._source(at, source.text)
+            if pinned is None:
+                return calibration
+            source = pinned
+            resolved.calibration = "!".join(filter(None, (self._fingerprint(at, source), source.file)))
+            resolved.texts.append(NamedText(at, source))
+        return calibration.model_copy(update={"source": source.text}) if calibration.source else calibration
+
+    def _entry(self, resolved: Resolved, index: int, entry: Any) -> Any:
+        """Return an entry of ``variants`` with references in its steps; steps that read a text and name none get one."""
+        steps = [self._step(resolved, at, step) for at, step in steps_of(index, entry)]
+        return steps if isinstance(entry, list) else steps[0]
+
+    def _step(self, resolved: Resolved, at: At, step: Mapping[str, Any]) -> dict[str, Any]:
+        manifest = resolved.manifest
+        usual = with_defaults(manifest.calibration, manifest.seed)
+        filled = with_text(step, manifest.calibration.source or DEFAULT.source, (usual.field, usual.target))
+        kind = kinds()[verb_and_name(step, kinds())[0]]
+        resolve_each = {
+            **dict.fromkeys(kind.texts, self._text),
+            **dict.fromkeys(kind.files, self._file),
+            **dict.fromkeys(kind.teachers, self._teacher),
+        }
+
+        def reference(key: str, at: At, written: Any) -> Any:
+            if isinstance(written, list):
+                return [reference(key, (*at, number), item) for number, item in enumerate(written)]
+            resolved_name = resolve_each[key](at, written, resolved)
+            if key in step and isinstance(written, str):
+                resolved.planned[key, written] = resolved_name
+            return resolved_name
+
+        for key in resolve_each:
+            if key in filled:
+                filled[key] = reference(key, (*at, key) if key in step else at, filled[key])
+        return filled
+
+    def _text(self, at: At, written: Any, resolved: Resolved) -> str:
+        source = self._source(at, written)
+        if source is None:
+            return str(written)
+        fingerprint = self._fingerprint(at, source)
+        if fingerprint:
+            resolved.texts.append(NamedText(at, source))
+        return str(Reference(source.text, digest([fingerprint, source.file])))
+
+    def _file(self, at: At, written: str, resolved: Resolved) -> str:
+        path = self.loaded.folder.absolute() / os.path.expanduser(written)
+        try:
+            return str(Reference(str(path), self.cache.sha256(path)))
+        except OSError as error:
+            self._wrong(at, SourceError(f"{path}: {error.strerror}", "name a readable file"))
+            return written
+
+    def _teacher(self, at: At, written: str, resolved: Resolved) -> str:
+        source = self._source(at, written) if written != DENSE else None
+        if source is None:
+            return written
+        fingerprint = self._fingerprint(at, source)
+        if fingerprint:
+            resolved.teachers.append(NamedTeacher(at, written, source))
+        return str(Reference(source.text, digest(fingerprint)))
+
+    def _task(
+        self, at: At, task: ManifestTask, names: dict[str, benchmarks.OwnData], documents: dict[str, int]
+    ) -> ManifestTask:
+        """Return a task; one over the user's own data with its name and a ``Reference``. ``names`` are those taken."""
+        written = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
+        if not written:
+            return task
+        key = "source" if task.source else "task"
+        try:
+            source = self.lock.pinned(sources.parse(written, self.loaded.folder), self.cache)
+            name = task.name or default_name(task.task, source) + (f"-{task.metric}" if task.metric else "")
+            reference = Reference(source.text, content(source, self.cache))
+            task = task.model_copy(update={"source": str(reference), "name": name})
+            own = own_of(task)
+            assert own
+            key = "columns" if task.columns else "field" if task.field else key
+            own.inspect(name, self.cache)
+            documents[name] = own.about(self.cache)
+        except SparsebenchError as error:
+            self._wrong((*at, key), error)
+            return task
+        named = (*at, "name" if task.name else "task")
+        if (own.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):
+            self.problems.append(self.loaded.problem(named, f"there is a task `{name}` already", "a name of its own"))
+        elif names.setdefault(name, own) != own:
+            what = f"a second task called `{name}`, of other data or settings"
+            self.problems.append(self.loaded.problem(named, what, "a `name` for each"))
+        return task
+
+    def _placed(self, block: ManifestRuntime) -> ManifestRuntime:
+        """Return a runtime block with the path of its hostfile made absolute."""
+        hostfile = block.hostfile and str(self.loaded.folder.absolute() / os.path.expanduser(block.hostfile))
+        return block.model_copy(update={"hostfile": hostfile})
+
+
+def _with_planned_names(tasks: ManifestBenchmarks, planned: Mapping[tuple[str, str], str]) -> ManifestBenchmarks:
+    return tasks.model_copy(update={side: [_selecting(task, planned) for task in listed] for side, listed in tasks})
+
+
+T = TypeVar("T", ManifestTask, ManifestRuntime)
+
+
+def _selecting(block: T, planned: Mapping[tuple[str, str], str]) -> T:
+    """Return a task or a runtime block whose ``select`` names files, texts and teachers as the planned steps do."""
+
+    def renamed(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [renamed(key, item) for item in value]
+        return planned.get((key, value), value) if isinstance(value, str) else value
+
+    if not block.select:
+        return block
+    selections = [{key: renamed(key, value) for key, value in selection.items()} for selection in block.select]
+    return block.model_copy(update={"select": selections})
