@@ -38,7 +38,7 @@ from sparsebench.records import read_cell, statuses
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = """\
-# A real model of 1.2 million weights, all kinds of cells, and making that reads text and making that does not.
+# A real model of 1.2 million weights, all kinds of cells, one's own data, and makings that read text, train, or do neither.
 version: 1
 models:
   - {{name: g2p-t5, source: "path:{root}/examples/g2p/model", family: encoder-decoder, dtype: float32}}
@@ -46,8 +46,13 @@ variants:
   - {{prune: magnitude, sparsity: 0.9}}
   - {{prune: wanda, sparsity: 0.5}}
   - {{quantize: int8}}
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{recover: distill, tokens: 6000, length: 32, batch: 4, held_out: 0.2, evaluations: 6}}
 calibration: {{source: "path:{folder}/text.jsonl", field: text, samples: 4, length: 32}}
-benchmarks: {{encoder-decoder: [{{task: g2p, limit: 20}}]}}
+benchmarks:
+  encoder-decoder:
+    - {{task: g2p, limit: 20}}
+    - {{task: generation, source: "path:{folder}/questions.jsonl", length: 4}}
 runtime:
   engines: {engine}
   ranks: {ranks}
@@ -381,7 +386,10 @@ def undisturbed(folder: Path, ranks: int, manifest: Path | None = None) -> tuple
     Raises SystemExit where it does not end well: nothing can be learnt then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"{number} {TEXT}"}) + "\n" for number in range(8)))
+    texts = [{"text": f"{number} {TEXT}"} for number in range(60)]
+    questions = [{"input": word, "target": word.upper()} for word in TEXT.split()[:10]]
+    for name, rows in (("text.jsonl", texts), ("questions.jsonl", questions)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     engine = "hf" if ranks == 1 else "deepspeed"
     own, took = folder / "attack.yaml", folder / "seconds"
     own.write_text(MANIFEST.format(root=ROOT, folder=folder.resolve(), ranks=ranks, engine=engine))

@@ -108,12 +108,12 @@ EXTRA: Mapping[str, list[dict[str, Any]]] = {
         {"quantize": "int8"},
     ],
     "shrink, then prune": [{"shrink": "random", "parameters": 0.8}, {"prune": "wanda", "sparsity": 0.5}],
-    "heads alone": [{"shrink": "taylor", "of": "heads", "heads": 1}],
+    "heads alone": [{"shrink": "taylor", "of": "heads", "heads": 2}],
     "neurons alone": [{"shrink": "taylor", "of": "neurons", "neurons": 32}],
     "operations": [{"shrink": "flap", "operations": 0.7}],
     "random blocks": [{"shrink": "random", "blocks": 1}],
     "trim, then int8": [{"trim": "corpus"}, {"quantize": "int8"}],
-    "smaller student": [{"recover": "distill", "student": {"blocks": 1}, **TRAINING}],
+    "smaller student": [{"recover": "distill", "student": {"layers": 1}, **TRAINING}],
     "two teachers": [{"recover": "distill", "teacher": ["dense", "TEACHER"], **TRAINING}],
     "moefy, then blocks": [
         {"moefy": "coactivation", "experts": 4, "active": 0.5, "router": "learned"},
@@ -202,7 +202,7 @@ def _file(value: Any, model: Path, scratch: Path) -> Any:
         return str(path)
     if value == "heads.json":
         path = scratch / value
-        path.write_text(json.dumps({"heads": {"0": [0]}, "neurons": {"0": [1, 2, 3]}}))
+        path.write_text(json.dumps({"neurons": {"0": {"go": [1, 2, 3]}}}))
         return str(path)
     return value
 
