@@ -337,8 +337,6 @@ class Accelerator:
         ("llama", {"recover": "finetune"}),
         ("bert", {"recover": "distill"}),
         ("llama", {"prune": "gradual", "sparsity": 0.6, "frequency": 2}),
-        ("llama", {"prune": "gradual", "by": "movement", "sparsity": 0.6, "frequency": 2}),
-        ("llama", {"prune": "gradual", "by": "rigl", "sparsity": 0.6, "frequency": 2}),
         ("llama", {"prune": "elsa", "sparsity": 0.6, "interval": 2}),
         ("llama", {"shrink": "gates", "keep": 0.5}),
     ],

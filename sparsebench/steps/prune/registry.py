@@ -112,7 +112,7 @@ BUILT_IN = (
     ),
     Method(
         "gradual", run=f"{_FILES}.gradual:run", granularities=(), trains=True, settings=Gradual, libraries=LIBRARIES,
-        summary="removes weights while the whole model is trained: more and more of the smallest, or by movement, or as RigL",
+        summary="removes weights while the whole model is trained: more and more of the smallest",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
     ),
     Method(

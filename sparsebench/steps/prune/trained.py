@@ -13,10 +13,6 @@ from sparsebench.steps.recover.step import Distill, TrainingSettings, together
 class Gradual(Distill):
     """The settings of `distill`, and how the sparsity grows during the training."""
 
-    by: Literal["magnitude", "movement", "rigl"] = "magnitude"
-    """The weights to remove. `magnitude`: the smallest. `movement`: those that training moves towards zero the most;
-    removed weights may return. `rigl`: the final sparsity applies from the first step, and every `frequency` steps the
-    smallest remaining weights are exchanged for zeros with the largest gradients."""
     sparsity: Share | None = None
     """Share of each prunable matrix to remove by the end, between 0 and 1; an N:M pattern fixes its own."""
     pattern: Pattern = "unstructured"
@@ -32,17 +28,9 @@ class Gradual(Distill):
     """The share of the steps after which the masks change no more; the remaining steps train the weights that stay."""
     frequency: Count = 10
     """The number of steps between two choices of masks."""
-    drop_fraction: Share = 0.3
-    """With `rigl`: the share of the remaining weights replaced at first; it falls to 0 at `end` along half a cosine."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in an N:M pattern's sparsity, and leave out settings without effect."""
-        for key in ("initial", "schedule", "start") if self.by == "rigl" else ():
-            if key in self.model_fields_set:
-                raise wrong(f"`{key}` beside `by: rigl`", "none: the sparsity is there from the beginning", at=key)
-        if self.by == "rigl" and self.pattern != "unstructured":
-            free = "`unstructured`: what comes back is chosen from the whole matrix"
-            raise wrong(f"pattern {self.pattern} beside `by: rigl`", free, at="pattern")
         sparsity = _aim(self.sparsity, self.pattern, self.train)
         if self.schedule == "cubic" and self.initial > sparsity:
             raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
@@ -50,7 +38,6 @@ class Gradual(Distill):
             raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
         found = super().complete(name) | {"sparsity": sparsity}
         idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
-        idle = ("initial", "schedule", "start") if self.by == "rigl" else ("drop_fraction", *idle)
         return {key: value for key, value in found.items() if key not in idle}
 
     @classmethod

@@ -303,12 +303,11 @@ def holds(step: Step) -> float:
     """Return the bytes per parameter that a training holds in memory; 0 where blocks are reconstructed.
 
     Weights, gradients, two moments and the best weights take 20 (float32), each teacher in memory 4. ADMM (``elsa``)
-    adds a sparse copy, multipliers and another copy of the weights. Movement adds scores, and the weights including
-    pruned ones.
+    adds a sparse copy, multipliers and another copy of the weights.
     """
     if step.name == "reconstruct":
         return 0.0
-    more = 12.0 * (step.name == "elsa") + 8.0 * (step.settings.get("by") == "movement")
+    more = 12.0 * (step.name == "elsa")
     asked = len(teachers(step.settings))
     return 20.0 + 4.0 * (min(1, asked) if step.settings.get("top_k") else asked) + more
 
