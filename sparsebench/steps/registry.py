@@ -43,7 +43,7 @@ BUILT_IN = (
         one_pass=lambda step: step.settings.get("propagate") == "dense",
         trains=lambda step: recover.trains(step) if prune.trained(step) else 0.0,
         holds=lambda step: recover.holds(step) if prune.trained(step) else 0.0,
-        refuses=prune.refuses,
+        refuses=recover.refuses,
         reads_dense=prune.trained,
         draws=lambda step: step.name == "random" or prune.trained(step),
         shares=prune.shares,

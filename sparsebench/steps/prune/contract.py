@@ -23,7 +23,7 @@ class Target:
     """One variant to make.
 
     ``granularity`` is the group within which weights compete (global, layer or row). ``pattern`` is unstructured, N:M,
-    RxC blocks, or whole rows, columns, neurons or heads. ``allocation`` is how the sparsity is spread over the
+    RxC blocks, or whole rows or columns. ``allocation`` is how the sparsity is spread over the
     transformer blocks (uniform or owl). ``options`` are the method's own settings. With ``keep_zeros`` weights that are
     zero stay zero, and ``sparsity`` is a share of the others.
     """

@@ -5,15 +5,12 @@ An entry point in the group ``sparsebench.methods`` names a ``Method``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-from sparsebench.errors import UnsupportedError, UserError
-from sparsebench.manifest.schema import COUPLED
-from sparsebench.models.architectures import architecture
+from sparsebench.errors import UserError
 from sparsebench.plugins import table
 from sparsebench.steps.contract import Settings, Step, of_file, unusual
 from sparsebench.steps.prune.contract import Score, Solve
@@ -153,21 +150,6 @@ def reads_text(step: Step) -> bool:
 def trained(step: Step) -> bool:
     """Return whether a pruning step trains the whole model."""
     return methods()[step.name].trains
-
-
-def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return why a model cannot be pruned as a step asks, as far as its config.json tells, and a way out; else nothing.
-
-    A pattern of neurons or heads needs an architecture for which these are declared.
-    """
-    kind = step.settings.get("pattern")
-    if kind not in COUPLED:
-        return recover.refuses(step, config)
-    try:
-        why = architecture(config).cannot(kind)
-    except UnsupportedError as error:
-        return error.message, "`pattern: rows` or `columns`"
-    return (f"{config.get('model_type')}: {why}", "`pattern: rows` or `columns`") if why else ("", "")
 
 
 def shares(step: Step) -> tuple[str, ...]:

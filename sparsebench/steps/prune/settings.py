@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import (
-    COUPLED,
     LINES,
     Count,
     NonEmpty,
@@ -55,8 +54,7 @@ class Prune(Settings):
     row (`row`); default: as the method was published (`layer` for magnitude and random)."""
     pattern: Pattern = "unstructured"
     """`unstructured`; `N:M` (N kept of every M along the input), which fixes the sparsity; blocks such as `4x4`; or,
-    for methods that rank weights, whole `rows` (a layer's outputs) or `columns` (its inputs). `magnitude` and `random`
-    can also remove whole `neurons` and `heads`, with every row, column and bias that makes or reads them."""
+    for methods that rank weights, whole `rows` (a layer's outputs) or `columns` (its inputs)."""
     allocation: Allocation = "uniform"
     """How sparsity is spread over the transformer blocks: `uniform`, or `owl` (less in blocks with more outliers)."""
     propagate: Propagate = "pruned"
@@ -86,12 +84,8 @@ class Prune(Settings):
             what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             message = f"{what} cannot be combined with `granularity: global`"
             raise wrong(message, "`granularity: layer` or `row`", at="granularity")
-        if self.granularity == "row" and self.pattern in (*LINES, *COUPLED):
-            within = "matrix" if self.pattern in LINES else "block"
-            raise wrong(f"whole {self.pattern} compete within their {within}", "`granularity: layer`", at="granularity")
-        for key, usual in (("keep_zeros", False), ("allocation", "uniform")) if self.pattern in COUPLED else ():
-            if getattr(self, key) != usual:
-                raise wrong(f"`{key}` beside `pattern: {self.pattern}`", f"no `{key}`", at=key)
+        if self.granularity == "row" and self.pattern in LINES:
+            raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
             raise wrong(
                 f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
@@ -106,12 +100,8 @@ class Prune(Settings):
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{name}` does not remove whole {self.pattern}", ranking, at="pattern")
-        if self.pattern in COUPLED and name not in ("magnitude", "random"):
-            raise wrong(
-                f"`{name}` does not remove whole {self.pattern}", "magnitude, random, or `shrink`", at="pattern"
-            )
         idle = {*OWL, *(() if self.calibrated else ("propagate",))} if self.allocation == "uniform" else set()
-        usual = "layer" if self.pattern in (*LINES, *COUPLED) else self.granularities[0]
+        usual = "layer" if self.pattern in LINES else self.granularities[0]
         own = {"granularity": self.granularity or usual, "sparsity": removed(self.sparsity, self.pattern)}
         return self.model_dump(exclude=idle) | own
 
@@ -159,22 +149,16 @@ class Magnitude(Prune):
     """Magnitude's settings."""
 
     norm: Literal[1, 2, "inf"] | None = None
-    """With `pattern: rows`, `columns`, `neurons` or `heads`: the order of the norm by which these are ranked (`n` of
-    PyTorch's `ln_structured`). Neurons and heads take 1 or 2; default: 2."""
+    """With `pattern: rows` or `columns`: the order of the norm by which these are ranked (`n` of PyTorch's
+    `ln_structured`); default: 2."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Leave out the norm where weights are ranked one by one or in blocks."""
         found = super().complete(name)
-        if self.pattern in COUPLED and self.norm == "inf":
-            raise wrong(f"`norm: inf` beside `pattern: {self.pattern}`", "1 or 2", at="norm")
-        if self.pattern in (*LINES, *COUPLED):
+        if self.pattern in LINES:
             return found | {"norm": self.norm or 2}
         if self.norm is not None:
-            raise wrong(
-                f"`norm` beside `pattern: {self.pattern}`",
-                "`pattern: rows`, `columns`, `neurons` or `heads`",
-                at="norm",
-            )
+            raise wrong(f"`norm` beside `pattern: {self.pattern}`", "`pattern: rows` or `columns`", at="norm")
         return {key: value for key, value in found.items() if key != "norm"}
 
 

@@ -9,14 +9,12 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.schema import COUPLED
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.coupled import CoupledSweep
 from sparsebench.steps.prune.outputs import EmitTarget, VariantWriters
 from sparsebench.steps.prune.registry import methods, needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
@@ -103,11 +101,10 @@ class Sweep:
         """
         checkpoint = float_checkpoint(self.dense, "prune first, then quantize")
         places = prunable_parts(checkpoint, self.family)
-        coupled = [target for target in self.folders if target.pattern in COUPLED]
         calibrated = [target for target in self.folders if needs_calibration(target.method, target.allocation)]
-        plain = [target for target in self.folders if target not in (*coupled, *calibrated)]
+        plain = [target for target in self.folders if target not in calibrated]
         failed: dict[Target, SparsebenchError] = {}
-        passes = ((plain, self._tensorwise), (coupled, self._coupled), (calibrated, self._blockwise))
+        passes = ((plain, self._tensorwise), (calibrated, self._blockwise))
         for targets, one_pass in passes:
             own: dict[Target, SparsebenchError] = {}
             try:
@@ -128,10 +125,6 @@ class Sweep:
     def _tensorwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """Return the sweep of variants that read no text, and the entries of their ``sparsebench.json``."""
         return TensorSweep(checkpoint, places, targets, self.seed), {}
-
-    def _coupled(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
-        """Return the sweep of variants that zero neurons or heads, and the entries of their ``sparsebench.json``."""
-        return CoupledSweep(checkpoint, places, self.family, targets, self.seed), {}
 
     def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """Return the sweep of calibrated variants, and the entries of their ``sparsebench.json``."""
