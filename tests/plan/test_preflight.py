@@ -281,20 +281,6 @@ def test_random_weights_are_no_text(tmp_path: Path, key: str) -> None:
     assert "random: untrained weights" in str(caught.value)
 
 
-def test_a_hidden_size_that_cannot_be_cut_is_refused_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    text = MANIFEST.format(method="magnitude", more="")
-    entry = "- {shrink: l2, keep: [0.5, 0.75], of: hidden, models: plain}"
-    path.write_text(text.replace("- {prune: magnitude, sparsity: 0.5}", entry))
-    with pytest.raises(ManifestError) as caught:
-        prepare(PlanRequest(path))
-    assert str(caught.value).count("plain: bert: channels cannot be removed") == 1 and "mine.yaml:14" in str(
-        caught.value
-    )
-    path.write_text(path.read_text().replace("model_type: bert", "model_type: nomic_bert"))
-    assert prepare(PlanRequest(path)).plan.cells
-
-
 LEFT_OUT = (
     ONE.replace("model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2", "{model}")
     + """calibration: {{source: "path:text.txt"}}

@@ -8,12 +8,14 @@ always drawn. The vocabulary stays.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.axes import POSITIONS, ModelShape, shape, sizes
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
@@ -21,7 +23,6 @@ from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import has_masked_lm, meta_model, transformers_config
 from sparsebench.models.filling import stored_views
 from sparsebench.models.random_weights import write_model
-from sparsebench.models.residual import write_pooling
 from sparsebench.models.topology import View, moved, part
 from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.shrink import writing
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
 
+_POOLED = ("word_embedding_dimension", "embedding_dimension")
+"""What sentence-transformers calls the hidden size beside its pooling."""
 Levels = tuple[int, ...]
 """Sizes of nested runs of rows, the outermost first: groups of heads, heads in a group, entries in a head."""
 
@@ -60,12 +63,20 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
     given, taken, total = draft.given(own, theirs)
     write_model(own, config, folder, "auto", seed, teacher.folder, given)
     if "hidden" in described:
-        write_pooling(folder, described["hidden"])
+        _write_pooling(folder, described["hidden"])
     kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < found.blocks[side]]
     words = [f"{key} {value}" for key, value in described.items() if key not in ("layers", "narrow")]
     what = ", ".join([*dict.fromkeys(kept), *words])
     drawn = f", {total - taken:,} were drawn" if taken < total else ""
     return f"a student of {what}: {taken:,} of its {total:,} parameters began as the teacher's{drawn}"
+
+
+def _write_pooling(folder: Path, width: int) -> None:
+    """Write the hidden size ``width`` into the sentence-transformers configurations of a folder that state it."""
+    for path in folder.glob("*/config.json"):
+        stated = bounded.read_object(path)
+        if changed := {key: width for key in _POOLED if key in stated}:
+            path.write_text(json.dumps({**stated, **changed}, indent=2))
 
 
 def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:

@@ -35,7 +35,7 @@ class Depth(Settings):
 
 class Width(Settings):
     """Removes neurons of the feed-forward parts and attention heads, as many from every block or where they matter
-    least. Or removes hidden channels, the same ones everywhere, or whole experts, as many from every block."""
+    least. Or removes whole experts, as many from every block."""
 
     compensates: ClassVar[str] = "none"
 
@@ -46,7 +46,7 @@ class Width(Settings):
     """The share of the blocks' floating-point operations per token that stays, attention included. They are counted for
     a sequence of 512 tokens, or of the model's longest input where that is shorter."""
     keep: _PART | None = None
-    """The share of the neurons, heads, hidden channels or experts that stays."""
+    """The share of the neurons, heads or experts that stays."""
     neurons: Count | None = None
     """The number of neurons that stay in each block or expert, such as 512; together with `heads`, both are cut."""
     heads: Count | None = None
@@ -54,22 +54,20 @@ class Width(Settings):
     keys and values."""
     experts: Count | None = None
     """The number of experts that stay in each block of a mixture, at least as many as a token is routed to."""
-    of: Literal["neurons", "heads", "both", "hidden", "experts"] = "both"
+    of: Literal["neurons", "heads", "both", "experts"] = "both"
     """What is removed; `neurons`, `heads` and `experts`, where given, decide it. Heads go in whole groups that share
     keys and values. With `both`, the same share of neurons and heads goes, and neurons make up for what whole groups
-    leave over. `hidden` removes channels of the hidden states, and nothing else, from every tensor that reads or writes
-    them, embeddings and output head included. `experts` go with their rows of the router."""
+    leave over. `experts` go with their rows of the router."""
     uneven: bool = False
     """Whether the elements are ranked across all blocks, so that some blocks lose more than others; otherwise each
     loses the same number. Such a model is written in transformers' `per_layer_config`, which only sparsebench loads.
     Not for encoder-decoders or mixtures of experts."""
     multiple_of: Count = 1
-    """The number of neurons, or of hidden channels, that stay is rounded to a multiple of this."""
-    compensation: Literal["none", "bias", "least_squares", "rescale"] | None = None
+    """The number of neurons that stay is rounded to a multiple of this."""
+    compensation: Literal["none", "bias", "least_squares"] | None = None
     """How the removal is compensated. `none`: not at all. `bias`: by a bias that holds the removed elements' mean
     output, where the model can have one (only with flap, which measures the means). `least_squares`: by refitting the
-    columns that stay to the calibration text. `rescale`, for hidden channels: by a factor for each norm, since it
-    divides by another width now. Default, as published: `bias` for flap and `none` for the others."""
+    columns that stay to the calibration text. Default, as published: `bias` for flap and `none` for the others."""
     damping: Positive = 0.01
     """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to its diagonal."""
     iterations: Count = 1
@@ -103,16 +101,8 @@ class Width(Settings):
     def _rules(self, name: str, of: str, counts: Sequence[str]) -> Iterator[tuple[bool, str, str, str]]:
         """Yield, for each rule about settings that exclude each other: whether it is broken, what is wrong, what to
         write instead, and the key at fault."""
-        how, hidden, experts = self.compensation, of == "hidden", of == "experts"
+        how, experts = self.compensation, of == "experts"
         said, key = f"`compensation: {how}`", "compensation"
-        yield how == "rescale" and not hidden, f"{said} without `of: hidden`", "`least_squares` or `none`", key
-        flap = "`of: hidden` by flap: it scores what one matrix reads, and every block reads hidden channels"
-        yield hidden and name == "flap", flap, "another criterion, such as `activation`", "of"
-        before = f"{said} beside `of: hidden`: what went was written by all blocks before"
-        yield hidden and how not in (None, "none", "rescale"), before, "`rescale` or `none`", key
-        same = "the same channels go in all blocks: leave it out"
-        yield hidden and self.uneven, "`uneven` beside `of: hidden`", same, "uneven"
-        yield hidden and self.file is not None, "`file` beside `of: hidden`", same, "file"
         single = experts and name in ("flap", "taylor", "activation")
         others = f"one of l1, l2, random, {', '.join(ROUTED)}"
         yield single, f"experts by {name}: it scores single neurons and heads", others, "of"
@@ -167,8 +157,6 @@ class Taylor(Width):
             return _without(found, own)
         if self.source is None:
             raise wrong("`labels: task` without `source`", "labelled documents, such as path:train.jsonl", at="labels")
-        if self.of == "hidden":
-            raise wrong("`labels: task` beside `of: hidden`", "`labels: own`", at="labels")
         return found
 
 
@@ -199,7 +187,7 @@ class Listed(Settings):
 
 
 class RandomCut(Width):
-    """Removes whole blocks, neurons, heads, hidden channels or experts at random."""
+    """Removes whole blocks, neurons, heads or experts at random."""
 
     blocks: Count | None = None
     """The number of blocks to remove, in place of the settings that say how many neurons and heads stay."""

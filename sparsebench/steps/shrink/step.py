@@ -16,13 +16,16 @@ from sparsebench.steps.shrink.unfit import check
 
 READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *ROUTED)
 """Criteria that read calibration text."""
-REFITS = ("least_squares", "rescale")
-"""Compensations that read it."""
 
 
 def reads_text(step: Step) -> bool:
     """Whether the criterion or the compensation reads calibration text."""
-    return (step.name in READ_TEXT and not by_labels(step)) or step.settings.get("compensation") in REFITS
+    return (step.name in READ_TEXT and not by_labels(step)) or refits(step)
+
+
+def refits(step: Step) -> bool:
+    """Whether the columns that stay are refitted to the calibration text."""
+    return bool(step.settings.get("compensation") == "least_squares")
 
 
 def draws(step: Step) -> bool:
@@ -71,7 +74,7 @@ def passes(step: Step, blocks: int) -> float:
     if step.name == "sleb":
         return float(sum(1 + max(1, blocks - gone) / 2 for gone in range(own["blocks"])))
     scored = 0 if by_labels(step) else (step.name in READ_TEXT) + (step.name == "taylor")
-    once = scored + (own.get("compensation") in REFITS)
+    once = scored + refits(step)
     return float(once * own.get("iterations", 1))
 
 
@@ -87,7 +90,7 @@ def trains(step: Step) -> bool:
 
 def whole(step: Step) -> bool:
     """Whether the whole model runs in memory, rather than block by block."""
-    return step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale"
+    return step.name in ("sleb", "taylor")
 
 
 def size(step: Step) -> float:
@@ -104,14 +107,13 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     from sparsebench.models.axes import shape
     from sparsebench.models.quantized import float_checkpoint
-    from sparsebench.steps.shrink import channels, depth, gates, width
+    from sparsebench.steps.shrink import depth, gates, width
 
     checkpoint = float_checkpoint(parent, "shrink first, then quantize")
     found = shape(checkpoint, context.family)
     parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
-        hidden = step.settings.get("of") == "hidden"
-        module: Any = gates if trains(step) else depth if "blocks" in step.settings else channels if hidden else width
+        module: Any = gates if trains(step) else depth if "blocks" in step.settings else width
         try:
             check(step, checkpoint.config, context.family)
             parts.setdefault((module.make, reads_text(step)), {})[step] = folder

@@ -7,7 +7,6 @@ from typing import Any
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.schema import Family
-from sparsebench.models import residual
 from sparsebench.models.architectures import UNBIASED, architecture
 from sparsebench.models.families import family_of
 from sparsebench.models.types import PER_LAYER
@@ -31,9 +30,7 @@ def check(step: Step, config: Mapping[str, Any], family: Family | None) -> None:
     """Raise UnsupportedError for every reason that ``refuses`` gives, except those that only concern training."""
     own, how, type_ = step.settings, architecture(config), config.get("model_type")
     of: Any = "blocks" if "blocks" in own else own.get("of")
-    if of == "hidden":
-        residual.refuse(config)
-    for kind in kinds_of(of) if of not in (None, "hidden") else ():
+    for kind in kinds_of(of) if of else ():
         if why := how.cannot(kind):
             raise UnsupportedError(f"{type_}: {why}", how.instead(kind))
     if own.get("compensation") == "bias":

@@ -144,6 +144,16 @@ def test_hidden_states_of_another_width_are_compared_through_a_projection(tmp_pa
     assert found == pytest.approx(divergence + 0.5 * np.mean(matches), rel=1e-4)
 
 
+def test_the_hidden_size_beside_a_pooling_is_the_students(tmp_path: Path) -> None:
+    dense, family = written("bert", tmp_path / "dense")
+    pooling = dense / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    pooling.write_text('{"word_embedding_dimension": 32, "pooling_mode_mean_tokens": true}')
+    begun(dense, family, tmp_path / "out", hidden=16)
+    stated = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
+    assert stated == {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+
+
 def test_what_cannot_be_a_student_is_refused(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
     for described, words in (
