@@ -25,7 +25,6 @@ from sparsebench.steps.recover import LIBRARIES
 from sparsebench.steps.recover import step as recover
 from sparsebench.steps.shrink import settings as shrink_settings
 from sparsebench.steps.shrink import step as shrink
-from sparsebench.steps.shrink import unfit as shrink_unfit
 from sparsebench.steps.skip import step as skip
 from sparsebench.steps.trim import step as trim
 
@@ -79,7 +78,7 @@ BUILT_IN = (
         extra_libraries=lambda step: LIBRARIES if shrink.trains(step) else ("transformers",),
         files=("file",),
         only_named=("taylor",),
-        refuses=shrink_unfit.refuses,
+        refuses=shrink.refuses,
         reshapes=lambda step: True,
         size=shrink.size,
         **_TAUGHT,
@@ -202,10 +201,16 @@ def closed_by(step: Step, behind: Sequence[tuple[str, str]]) -> str:
 
 
 def known(step: Step) -> bool:
-    """Return whether a record's step is installed here, with all the settings that the record has."""
+    """Return whether a record's step is installed here, with all the settings that the record has.
+
+    A setting that is no more counts where it has the value that every step has now (``Settings.former``).
+    """
     kind = kinds().get(step.verb)
     own = kind.settings().get(step.name) if kind else None
-    return own is not None and set(step.settings) <= set(own.model_fields)
+    if own is None:
+        return False
+    rest = {key: value for key, value in step.settings.items() if key not in own.model_fields}
+    return all(key in own.former and own.former[key] == value for key, value in rest.items())
 
 
 def details(step: Step) -> list[str]:
