@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import (
@@ -165,10 +165,10 @@ class Magnitude(Prune):
 class SparseGPT(Prune):
     """SparseGPT's settings."""
 
+    former: ClassVar = {"columns": 128}
+
     damping: Positive = 0.01
     """The share of the Hessian's mean diagonal that is added to its diagonal; raised, with a note, if too small."""
-    columns: Count = 128
-    """The number of columns whose mask is chosen together."""
     bits: Bits | None = None
     """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as in the paper's joint form;
     default: they keep their precision."""
@@ -178,7 +178,7 @@ class SparseGPT(Prune):
     def complete(self, name: str) -> dict[str, Any]:
         """Leave out settings of the grid without effect; with `bits`, allow only the published form of the sweep."""
         found = super().complete(name)
-        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
+        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned"}
         for key, only in (form | {"keep_zeros": False}).items():
             if self.bits and found[key] != only:
                 beside, way = f"`bits` beside `{key}: {_yaml(found[key])}`", f"`{key}: {_yaml(only)}`"
@@ -194,14 +194,4 @@ def _yaml(value: Any) -> str:
 class ALPS(Prune):
     """ALPS's settings."""
 
-    damping: Positive = 0.01
-    """λ: the share of the mean diagonal of XᵀX that is added to its diagonal."""
-    penalty: Positive = 0.1
-    """The initial ρ, for a Hessian scaled to a unit diagonal."""
-    growth: Annotated[float, Field(gt=1)] = 1.3
-    """The factor by which ρ grows while much of the support still changes; where less changes, by two thirds or a third
-    of that increase."""
-    iterations: Count = 300
-    """The largest number of ADMM steps."""
-    refine: Annotated[int, Field(ge=0)] = 10
-    """The number of conjugate-gradient steps on the support that was found."""
+    former: ClassVar = {"damping": 0.01, "penalty": 0.1, "growth": 1.3, "iterations": 300, "refine": 10}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
 from sparsebench.steps.prune.settings import Prune, removed
@@ -50,6 +50,8 @@ class Gradual(Distill):
 class Elsa(TrainingSettings):
     """The settings of ELSA: ADMM trains the whole model on its own loss and pulls it towards a sparse copy."""
 
+    former: ClassVar = {"schedule": "constant", "projection": "fisher"}
+
     tokens: Count = 2_000_000
     """The number of tokens to train on; the published run reads 67,108,864."""
     rate: float = 2e-4
@@ -62,13 +64,8 @@ class Elsa(TrainingSettings):
     """`unstructured`, or `N:M` (N kept of every M along the input)."""
     penalty: float = 0.01
     """λ: how strongly weights are pulled towards their sparse copy."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Whether λ stays the same (`constant`), or grows from 0 to `penalty` along half a cosine (`cosine`)."""
     interval: Count = 32
     """The number of optimizer steps between two choices of the sparse copy."""
-    projection: Literal["fisher", "magnitude"] = "fisher"
-    """The weights that the sparse copy keeps: the largest (`magnitude`), or those whose square times Adam's second
-    moment is largest (`fisher`)."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in an N:M pattern's sparsity."""

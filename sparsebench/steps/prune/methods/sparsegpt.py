@@ -87,8 +87,8 @@ def _damping(quota: Quota) -> float:
     return quota.quantize.damping if quota.quantize else quota.read(SparseGPT).damping
 
 
-def block_width(pattern: str, quantize: Quantize | None = None, columns: int = WIDTH) -> int:
-    """Return the columns of a block: the multiple nearest to ``columns`` of the group size of the grid or the pattern.
+def block_width(pattern: str, quantize: Quantize | None = None) -> int:
+    """Return the columns of a block: the multiple nearest to WIDTH of the group size of the grid or the pattern.
 
     Raises UnsupportedError for a grid whose groups would split those of the pattern.
     """
@@ -100,7 +100,7 @@ def block_width(pattern: str, quantize: Quantize | None = None, columns: int = W
                 f"choose a group that is a multiple of {together}",
             )
         together = quantize.group
-    return max(1, round(columns / together)) * together
+    return max(1, round(WIDTH / together)) * together
 
 
 def _stacks(
@@ -115,7 +115,7 @@ def _stacks(
         changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.quantize
         if changes and _damping(quota) == damping:
             joint = quota.quantize and (quota.quantize.group,)
-            alike = (quota.pattern, quota.read(SparseGPT).columns, joint, quota.keep_zeros)
+            alike = (quota.pattern, joint, quota.keep_zeros)
             wanted_at.setdefault(alike, []).append(column)
     for wanted in wanted_at.values():
         places: list[tuple[int, int]] = []
@@ -139,7 +139,7 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
     import torch
 
     quota = units[0].quota
-    inputs, width = len(factor.upper), block_width(quota.pattern, quota.quantize, quota.read(SparseGPT).columns)
+    inputs, width = len(factor.upper), block_width(quota.pattern, quota.quantize)
     device = factor.upper.device
     stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype, device=device)
     for unit in units:
