@@ -95,7 +95,6 @@ EXTRA: Mapping[str, list[dict[str, Any]]] = {
     "sparsegpt, then int8": [{"prune": "sparsegpt", "sparsity": 0.5}, {"quantize": "int8"}],
     "int4 keeps zeros": [{"prune": "wanda", "sparsity": 0.5}, {"quantize": "int4", "rounding": "gptq"}],
     "sparsegpt 2:4": [{"prune": "sparsegpt", "pattern": "2:4"}],
-    "sparsegpt with int4": [{"prune": "sparsegpt", "sparsity": 0.5, "bits": "int4", "group": 32}],
     "magnitude, then blocks": [
         {"prune": "magnitude", "sparsity": 0.5},
         {"recover": "reconstruct", "epochs": 1, "tokens": 256},

@@ -66,7 +66,7 @@ STEPS: dict[str, list[dict[str, Any]]] = {
         {"prune": "wanda", "sparsity": 0.5, "allocation": "owl"}, {"prune": "ria", "pattern": "4x4", "sparsity": 0.5},
         {"prune": "alps", "sparsity": 0.7}, {"prune": "sparsegpt", "sparsity": 0.5, "propagate": "dense"},
     ],
-    "quantize": [{"quantize": "int4", "rounding": "gptq", "symmetric": False, "group": 32}],
+    "quantize": [{"quantize": "int4", "rounding": "gptq", "group": 32}],
 }  # fmt: skip
 LEAST = {"alps": 0.95}
 """Of a mask that must be the same where 99.5% is too much: ALPS searches step by step, and a rounding can lead it elsewhere."""

@@ -10,7 +10,6 @@ from pydantic import model_validator
 from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import (
     LINES,
-    Count,
     NonEmpty,
     Pattern,
     Positive,
@@ -20,7 +19,6 @@ from sparsebench.manifest.schema import (
     wrong,
 )
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.quantize.grid import GROUP, Bits
 
 Granularity = Literal["global", "layer", "row"]
 Propagate = Literal["pruned", "dense"]
@@ -169,26 +167,6 @@ class SparseGPT(Prune):
 
     damping: Positive = 0.01
     """The share of the Hessian's mean diagonal that is added to its diagonal; raised, with a note, if too small."""
-    bits: Bits | None = None
-    """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as in the paper's joint form;
-    default: they keep their precision."""
-    group: Count = GROUP
-    """With `bits: int4`: the number of columns that share a scale."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """Leave out settings of the grid without effect; with `bits`, allow only the published form of the sweep."""
-        found = super().complete(name)
-        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned"}
-        for key, only in (form | {"keep_zeros": False}).items():
-            if self.bits and found[key] != only:
-                beside, way = f"`bits` beside `{key}: {_yaml(found[key])}`", f"`{key}: {_yaml(only)}`"
-                raise wrong(beside, way, "prune first, then quantize", key)
-        left = ["bits"] * (self.bits is None) + ["group"] * (self.bits != "int4")
-        return {key: value for key, value in found.items() if key not in left}
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class ALPS(Prune):
