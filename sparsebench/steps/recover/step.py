@@ -178,12 +178,10 @@ class Student(Strict):
     """Heads of keys and values; default: in the same proportion to `heads` as in the original."""
     head_size: Count | None = None
     """The size of each head, where config.json has a key for it."""
-    narrow: Literal["sliced", "random"] = "sliced"
-    """How a tensor smaller than the original's starts: as evenly spaced rows and columns of it, or drawn at random."""
 
     def checked(self) -> None:
         """Raise PydanticCustomError where no dimension is given, `layers` are out of order, or heads do not divide."""
-        if not self.model_dump(exclude_none=True, exclude={"narrow"}):
+        if not self.model_dump(exclude_none=True):
             raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
         if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
             raise wrong(f"layers are {self.layers}", "the teacher's blocks in order, each once", at="student")
@@ -240,9 +238,7 @@ def words(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     if "teacher" in told:
         first.append(taught(own))
     if student := told.pop("student", None):
-        first.append(
-            "into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items() if value != "sliced")
-        )
+        first.append("into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items()))
     return first + said({key: value for key, value in told.items() if key not in ("field", "target", "teacher")})
 
 
