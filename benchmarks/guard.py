@@ -82,7 +82,6 @@ BASE: Mapping[str, Mapping[str, Any]] = {
     "shrink last": {"blocks": 1},
     "shrink list": {"file": "heads.json"},
     "shrink reap": {"experts": 2},
-    "shrink frequency": {"experts": 2},
     "shrink gates": {"parameters": 0.7, **TRAINING},
     "trim list": {"file": "tokens.txt"},
     "recover reconstruct": {"epochs": 1, "tokens": 256},
@@ -96,7 +95,6 @@ EXTRA: Mapping[str, list[dict[str, Any]]] = {
     "sparsegpt, then int8": [{"prune": "sparsegpt", "sparsity": 0.5}, {"quantize": "int8"}],
     "int4 keeps zeros": [{"prune": "wanda", "sparsity": 0.5}, {"quantize": "int4", "rounding": "gptq"}],
     "sparsegpt 2:4": [{"prune": "sparsegpt", "pattern": "2:4"}],
-    "sparsegpt with int4": [{"prune": "sparsegpt", "sparsity": 0.5, "bits": "int4", "group": 32}],
     "magnitude, then blocks": [
         {"prune": "magnitude", "sparsity": 0.5},
         {"recover": "reconstruct", "epochs": 1, "tokens": 256},
@@ -110,7 +108,6 @@ EXTRA: Mapping[str, list[dict[str, Any]]] = {
     "shrink, then prune": [{"shrink": "random", "parameters": 0.8}, {"prune": "wanda", "sparsity": 0.5}],
     "heads alone": [{"shrink": "taylor", "of": "heads", "heads": 2}],
     "neurons alone": [{"shrink": "taylor", "of": "neurons", "neurons": 32}],
-    "operations": [{"shrink": "flap", "operations": 0.7}],
     "random blocks": [{"shrink": "random", "blocks": 1}],
     "trim, then int8": [{"trim": "corpus"}, {"quantize": "int8"}],
     "smaller student": [{"recover": "distill", "student": {"layers": 1}, **TRAINING}],
@@ -148,7 +145,7 @@ def _cases() -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
             base = {verb: name, **BASE.get(f"{verb} {name}", BASE.get(verb, {}))}
             for model in FAMILIES:
                 yield f"{model}: {verb} {name}", model, [base]
-            model = "mixtral" if name in ("reap", "frequency") else "llama"
+            model = "mixtral" if name == "reap" else "llama"
             for key, value in _options(settings):
                 if base.get(key) != value:
                     yield f"{model}: {verb} {name} {key}={value}", model, [{**base, key: value}]

@@ -46,16 +46,10 @@ ROOT = Path(__file__).parent.parent
 NAMES = {"smollm2": "smollm2-135m", "minilm": "minilm-l6", "g2p": "g2p-t5"}
 ALONE = {
     "int8": Quantize(),
-    "int8 asymmetric": Quantize(symmetric=False),
-    "int8 dynamic": Quantize("int8-dynamic"),
     "int4": Quantize("int4"),
-    "int4 asymmetric": Quantize("int4", symmetric=False),
     "int4 gptq": Quantize("int4", rounding="gptq"),
-    "int4 gptq asymmetric": Quantize("int4", rounding="gptq", symmetric=False),
-    "sparsegpt 50% with int8, joint": Quantize(rounding="gptq", sparsity=0.5),
-    "sparsegpt 50% with int4, joint": Quantize("int4", rounding="gptq", sparsity=0.5),
 }
-SIZED = {name: ALONE[name] for name in ("int8", "int8 asymmetric", "int8 dynamic", "int4", "int4 asymmetric")}
+SIZED = {name: ALONE[name] for name in ("int8", "int4")}
 AFTER = {
     "then int8": Quantize(),
     "then int8 gptq": Quantize(rounding="gptq"),
@@ -200,7 +194,7 @@ def memory(work: Path, asked: argparse.Namespace) -> None:
     ids = torch.randint(3, vocabulary, (asked.samples, 512))
     read = Calibrated(Batch(ids, torch.ones_like(ids)), "", "", ids.numel(), ())
     print("| way | anonymous GB | s |\n|---|---|---|")
-    ways = {name: {name: ALONE[name]} for name in ("int8", "int4", "int4 gptq", "sparsegpt 50% with int8, joint")}
+    ways = {name: {name: ALONE[name]} for name in ALONE}
     for name, wanted in {**ways, "all": {name: ALONE[name] for name in ways}}.items():
         start = time.perf_counter()
         with Peak() as peak:

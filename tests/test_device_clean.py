@@ -35,7 +35,7 @@ ON_THE_CPU = {
     "steps/floor.py": "weights on their way into a file",
     **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("grouping", "making", "metis", "routers", "use")), GROUPED),
     **dict.fromkeys(
-        (f"steps/shrink/{name}.py" for name in "channels compensation depth labelled rescaling scores writing".split()),
+        (f"steps/shrink/{name}.py" for name in "compensation depth labelled scores writing".split()),
         STAYS,
     ),
     "steps/skip/magnitudes.py": "counts, which stay on the CPU",

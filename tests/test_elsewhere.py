@@ -66,7 +66,7 @@ STEPS: dict[str, list[dict[str, Any]]] = {
         {"prune": "wanda", "sparsity": 0.5, "allocation": "owl"}, {"prune": "ria", "pattern": "4x4", "sparsity": 0.5},
         {"prune": "alps", "sparsity": 0.7}, {"prune": "sparsegpt", "sparsity": 0.5, "propagate": "dense"},
     ],
-    "quantize": [{"quantize": "int4", "rounding": "gptq", "symmetric": False, "group": 32}],
+    "quantize": [{"quantize": "int4", "rounding": "gptq", "group": 32}],
 }  # fmt: skip
 LEAST = {"alps": 0.95}
 """Of a mask that must be the same where 99.5% is too much: ALPS searches step by step, and a rounding can lead it elsewhere."""
@@ -337,8 +337,6 @@ class Accelerator:
         ("llama", {"recover": "finetune"}),
         ("bert", {"recover": "distill"}),
         ("llama", {"prune": "gradual", "sparsity": 0.6, "frequency": 2}),
-        ("llama", {"prune": "gradual", "by": "movement", "sparsity": 0.6, "frequency": 2}),
-        ("llama", {"prune": "gradual", "by": "rigl", "sparsity": 0.6, "frequency": 2}),
         ("llama", {"prune": "elsa", "sparsity": 0.6, "interval": 2}),
         ("llama", {"shrink": "gates", "keep": 0.5}),
     ],

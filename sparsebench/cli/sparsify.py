@@ -40,7 +40,7 @@ def sparsify(
     pattern: Annotated[
         list[str] | None,
         typer.Option(
-            help="N:M, such as 2:4, which fixes the sparsity; blocks, such as 4x4; rows, columns, neurons or heads; repeatable."
+            help="N:M, such as 2:4, which fixes the sparsity; blocks, such as 4x4; rows or columns; repeatable."
         ),
     ] = None,
     granularity: Annotated[

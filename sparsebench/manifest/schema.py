@@ -36,8 +36,6 @@ PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 LINES = ("rows", "columns")
 """Patterns of whole rows (a layer's outputs) and of whole columns (its inputs)."""
-COUPLED = ("neurons", "heads")
-"""Patterns of whole neurons and of whole heads: all the weights that compute or read one."""
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -80,12 +78,12 @@ def _share(value: Any) -> Any:
 
 
 def _pattern(value: str) -> str:
-    if value not in ("unstructured", *LINES, *COUPLED) and not is_nm(value) and not BLOCK.fullmatch(value):
+    if value not in ("unstructured", *LINES) and not is_nm(value) and not BLOCK.fullmatch(value):
         match = PATTERN.fullmatch(value)
         hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
         raise wrong(
             f"`{value}` is no pattern",
-            "`unstructured`, N:M with N below M, such as 2:4, blocks such as 4x4, `rows`, `columns`, `neurons` or `heads`",
+            "`unstructured`, N:M with N below M, such as 2:4, blocks such as 4x4, `rows` or `columns`",
             hint,
         )
     return value
@@ -103,7 +101,7 @@ def _entry(value: Any) -> Any:
 
 
 Entry = Annotated[Any, AfterValidator(_entry)]
-"""A step or a list of steps. ``manifest.checks`` checks what a step says: only the package of steps knows the rules."""
+"""A step or a list of steps. ``plan.checks`` checks what a step says: only the package of steps knows the rules."""
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Swept = Annotated[

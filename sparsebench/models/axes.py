@@ -22,7 +22,7 @@ from sparsebench.models.topology import Part, View, parts, weight_tensors
 if TYPE_CHECKING:
     import torch
 
-AxisKind = Literal["neurons", "heads", "experts", "hidden"]
+AxisKind = Literal["neurons", "heads", "experts"]
 POSITIONS = "relative_attention_bias.weight"
 """T5's table of position biases, (buckets, heads)."""
 

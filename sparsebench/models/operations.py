@@ -42,7 +42,7 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
 
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
-    length = tokens_counted(config)
+    length = min(LENGTH, longest_input(config) or LENGTH)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
     # Without a mask a decoder would read its positions' values, with one other models would read the mask's.
     # On the meta device there are no values.
@@ -52,8 +52,3 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(**given)
     return counter.get_total_flops() / length
-
-
-def tokens_counted(config: Mapping[str, Any]) -> int:
-    """Return the number of tokens of the sequence that is counted for a model with this config.json."""
-    return min(LENGTH, longest_input(config) or LENGTH)

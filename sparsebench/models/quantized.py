@@ -2,9 +2,8 @@
 
 The layout is that of compressed-tensors, which stock transformers loads where that package is installed. A weight
 NAME.weight (out, in) becomes NAME.weight_packed (I32, along the inputs four int8 or eight int4 to a word),
-NAME.weight_scale (out, groups), NAME.weight_shape and, with zero points, NAME.weight_zero_point (packed along the
-outputs). Where inputs are quantized as well, that package wants unpacked int8: NAME.weight (I8), NAME.weight_scale and
-NAME.weight_zero_point (I8). A Conv1D's (in, out) is written as (out, in), which transformers does not read.
+NAME.weight_scale (out, groups) and NAME.weight_shape. A Conv1D's (in, out) is written as (out, in), which transformers
+does not read.
 """
 
 from __future__ import annotations
@@ -31,53 +30,33 @@ KEY, METHOD, FLOAT = "quantization_config", "compressed-tensors", "float"
 
 @dataclass(frozen=True)
 class Codes:
-    """A matrix (out, in) on a grid: ``(values - zeros) · scale``, in groups of ``group`` columns (None: whole rows).
+    """A matrix (out, in) on a grid: ``values · scale``, in groups of ``group`` columns (None: whole rows).
 
-    ``values`` (out, in) and ``zeros`` (out, groups; None: all zero) are int8, ``scale`` (out, groups) in the checkpoint's dtype.
+    ``values`` (out, in) are int8, ``scale`` (out, groups) is in the checkpoint's dtype.
     """
 
     values: torch.Tensor
     scale: torch.Tensor
-    zeros: torch.Tensor | None = None
     group: int | None = None
 
     def expanded(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weights in ``dtype``, each rounded once: a value minus its zero point is exact in every float."""
+        """Return the weights in ``dtype``, each rounded once."""
         import torch
 
-        scale = self._spread(self.scale)
+        scale = self.scale
+        if self.group is not None:
+            scale = scale.repeat_interleave(self.group, 1)[:, : self.values.shape[1]]
         wide = torch.promote_types(scale.dtype, dtype)
-        found = self.values.to(wide)
-        if self.zeros is not None:
-            found -= self._spread(self.zeros).to(wide)
-        return found.mul_(scale.to(wide)).to(dtype)
+        return self.values.to(wide).mul_(scale.to(wide)).to(dtype)
 
     def cpu(self) -> Codes:
         """Return a copy on the CPU."""
-        return replace(
-            self,
-            values=self.values.cpu(),
-            scale=self.scale.cpu(),
-            zeros=None if self.zeros is None else self.zeros.cpu(),
-        )
+        return replace(self, values=self.values.cpu(), scale=self.scale.cpu())
 
     def cut(self, rows: tuple[int, int]) -> Codes:
         """Return the codes of the rows from ``rows[0]`` to before ``rows[1]``."""
         part = slice(*rows)
-        return replace(
-            self,
-            values=self.values[part],
-            scale=self.scale[part],
-            zeros=None if self.zeros is None else self.zeros[part],
-        )
-
-    def offsets(self) -> torch.Tensor:
-        """Return values minus their zero points, wrapping around in int8: 0 where the weight is exactly zero."""
-        return self.values if self.zeros is None else self.values - self._spread(self.zeros)
-
-    def _spread(self, each: torch.Tensor) -> torch.Tensor:
-        """Return one number per group as a tensor that broadcasts against the values."""
-        return each if self.group is None else each.repeat_interleave(self.group, 1)[:, : self.values.shape[1]]
+        return replace(self, values=self.values[part], scale=self.scale[part])
 
 
 def groups_of(columns: int, group: int | None) -> int:
@@ -88,33 +67,20 @@ def groups_of(columns: int, group: int | None) -> int:
 def parts_of(info: TensorInfo, scheme: Scheme, across: bool) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return (name, dtype, shape) of the tensors that store a quantized float tensor ((in, out) where ``across``)."""
     rows, columns = info.shape[::-1] if across else info.shape
-    groups, packed, each = groups_of(columns, scheme.group), scheme.packed, 32 // scheme.bits
-    found: list[tuple[str, str, tuple[int, ...]]] = [
-        ("weight_packed", "I32", (rows, math.ceil(columns / each))) if packed else ("weight", "I8", (rows, columns)),
-        ("weight_scale", info.dtype, (rows, groups)),
-        *[("weight_shape", "I64", (2,))] * packed,
+    return [
+        (f"{info.name}_packed", "I32", (rows, math.ceil(columns * scheme.bits / 32))),
+        (f"{info.name}_scale", info.dtype, (rows, groups_of(columns, scheme.group))),
+        (f"{info.name}_shape", "I64", (2,)),
     ]
-    if not scheme.symmetric:
-        zeros = ("I32", (math.ceil(rows / each), groups)) if packed else ("I8", (rows, groups))
-        found.append(("weight_zero_point", *zeros))
-    stem = info.name.removesuffix("weight")
-    return [(stem + end, dtype, shape) for end, dtype, shape in found]
 
 
 def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of the tensors that store a quantized weight NAME.weight."""
     import torch
 
-    stem = name.removesuffix("weight")
-    if scheme.packed:
-        yield f"{stem}weight_packed", _packed(codes.values, scheme.bits)
-        yield f"{stem}weight_shape", torch.tensor(codes.values.shape, device="cpu")
-    else:
-        yield f"{stem}weight", codes.values
-    yield f"{stem}weight_scale", codes.scale
-    if codes.zeros is not None:
-        zeros = codes.zeros
-        yield f"{stem}weight_zero_point", _packed(zeros.T, scheme.bits).T.contiguous() if scheme.packed else zeros
+    yield f"{name}_packed", _packed(codes.values, scheme.bits)
+    yield f"{name}_shape", torch.tensor(codes.values.shape, device="cpu")
+    yield f"{name}_scale", codes.scale
 
 
 def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -143,29 +109,19 @@ def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
 class Scheme:
     """How all quantized weights of a checkpoint are stored.
 
-    ``group`` is the number of columns that share a scale (None: whole rows). ``dynamic``: inputs are quantized at run
-    time.
+    ``group`` is the number of columns that share a scale (None: whole rows).
     """
 
     bits: int
     group: int | None
-    symmetric: bool
-    dynamic: bool = False
 
     @property
     def encoding(self) -> str:
-        """``int8``, ``int8-dynamic`` or ``int4``."""
-        return f"int{self.bits}" + "-dynamic" * self.dynamic
-
-    @property
-    def packed(self) -> bool:
-        """Whether values are packed into words of 32 bits."""
-        return not self.dynamic
+        """``int8`` or ``int4``."""
+        return f"int{self.bits}"
 
     def check_kernels(self) -> None:
         """Raise UnsupportedError where no kernel multiplies weights stored in this scheme."""
-        if self.bits == 8 and not self.symmetric:
-            raise UnsupportedError("no int8 kernel here takes zero points", "quantize symmetrically, or only score it")
         if self.bits == 4 and self.group not in INT4_GROUPS:
             known = ", ".join(map(str, INT4_GROUPS))
             raise UnsupportedError(
@@ -175,23 +131,20 @@ class Scheme:
     def config(self, names: Iterable[str]) -> dict[str, Any]:
         """Return the ``quantization_config`` of a config.json whose weights ``names`` are stored in this scheme."""
         weights = {
-            "num_bits": self.bits, "type": "int", "symmetric": self.symmetric, "dynamic": False,
+            "num_bits": self.bits, "type": "int", "symmetric": True, "dynamic": False,
             "strategy": "group" if self.group else "channel", "group_size": self.group,
         }  # fmt: skip
-        inputs = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
         patterns = {re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(".weight"))) for name in names}
         scheme = {
             "targets": [f"re:(.*\\.)?{pattern}$" for pattern in sorted(patterns)],
-            "weights": weights, "input_activations": inputs if self.dynamic else None, "output_activations": None,
+            "weights": weights, "input_activations": None, "output_activations": None,
         }  # fmt: skip
-        found: dict[str, Any] = {
-            "quant_method": METHOD, "format": "pack-quantized" if self.packed else "int-quantized",
-            "quantization_status": "compressed", "ignore": [], "config_groups": {"group_0": scheme},
+        # Without `dequantize` weights stay packed until they run. Then T5's forward, which asks a layer for its weight,
+        # finds none.
+        return {
+            "quant_method": METHOD, "format": "pack-quantized", "quantization_status": "compressed", "ignore": [],
+            "config_groups": {"group_0": scheme}, "dequantize": True,
         }  # fmt: skip
-        # Without `dequantize` weights stay packed until they run. Then packed zero points fail on a shape that
-        # compressed-tensors 0.20 did not pack, and T5's forward, which asks a layer for its weight, finds none.
-        # Quantizing inputs needs that package's own layers.
-        return {**found, "dequantize": True} if self.packed else found
 
 
 def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
@@ -204,8 +157,7 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
         return None
     try:
         (group,) = stated["config_groups"].values()
-        weights, inputs = group["weights"], group.get("input_activations")
-        found = Scheme(weights["num_bits"], weights["group_size"], weights["symmetric"], bool(inputs))
+        found = Scheme(group["weights"]["num_bits"], group["weights"]["group_size"])
         # Only what we would write ourselves can be read.
         layout = {key: value for key, value in found.config([])["config_groups"]["group_0"].items() if key != "targets"}
         known = stated["quant_method"] == METHOD and layout == {key: group.get(key) for key in layout}
@@ -222,7 +174,7 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 
 
 def encoding_of(config: Mapping[str, Any]) -> str:
-    """Return ``float``, ``int8``, ``int8-dynamic`` or ``int4``. Raises UnsupportedError as ``scheme_of`` does."""
+    """Return ``float``, ``int8`` or ``int4``. Raises UnsupportedError as ``scheme_of`` does."""
     scheme = scheme_of(config)
     return scheme.encoding if scheme else FLOAT
 
@@ -268,7 +220,7 @@ class QuantizedCheckpoint(Checkpoint):
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor of the model by name."""
-        parts = {f"{name}_{end}" for name in self.quantized for end in ("scale", "zero_point", "shape")}
+        parts = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
         found: dict[str, TensorInfo] = {}
         for name, info in self.stored.items():
             whole = name.removesuffix("_packed")
@@ -282,21 +234,17 @@ class QuantizedCheckpoint(Checkpoint):
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
-        ends = ("", "_packed", "_scale", "_zero_point", "_shape") if name in self.quantized else ("",)
+        ends = ("", "_packed", "_scale", "_shape") if name in self.quantized else ("",)
         return tuple(name + end for end in ends if name + end in self.stored)
 
     def _columns(self, name: str) -> int:
-        return int(super().load(f"{name}_shape")[1]) if self.scheme.packed else self.stored[name].shape[1]
+        return int(super().load(f"{name}_shape")[1])
 
     def codes(self, name: str) -> Codes:
-        """Load the integers, scales and zero points of a quantized weight."""
-        scheme, load = self.scheme, super().load
-        values = load(f"{name}_packed" if scheme.packed else name)
-        zeros = None if scheme.symmetric else load(f"{name}_zero_point")
-        if scheme.packed:
-            values = _unpacked(values, scheme.bits, self._columns(name))
-            zeros = zeros if zeros is None else _unpacked(zeros.T, scheme.bits, len(values)).T.contiguous()
-        return Codes(values, load(f"{name}_scale"), zeros, scheme.group)
+        """Load the integers and scales of a quantized weight."""
+        words = super().load(f"{name}_packed")
+        values = _unpacked(words, self.scheme.bits, self._columns(name))
+        return Codes(values, super().load(f"{name}_scale"), self.scheme.group)
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
         """Load one tensor, or its slice ``index``; a quantized one, always a matrix, whole and dequantized."""

@@ -2,9 +2,8 @@
 
 The latter use these torch kernels on a CPU. ``_weight_int8pack_mm`` reads one byte per weight and multiplies one token
 twice as fast as a dense bfloat16 product. For several tokens it is slower, so these use int8 expanded to the
-activations' precision. ``_int_mm`` multiplies int8 by int8 for any number of tokens. ``_weight_int4pack_mm_for_cpu``
-reads half a byte per weight. The packed kernels are fast in bfloat16 only, so activations of another precision are
-rounded to it.
+activations' precision. ``_weight_int4pack_mm_for_cpu`` reads half a byte per weight. Both kernels are fast in bfloat16
+only, so activations of another precision are rounded to it.
 """
 
 from __future__ import annotations
@@ -23,21 +22,6 @@ FEW = 8
 """Tokens up to which the int8 kernel beats a dense product of expanded weights (Zen 4: about 6 to 10, by shape)."""
 INT4_ROWS = 16
 """torch's int4 kernel requires a multiple of this number of rows."""
-
-
-def activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize x (…, in) to integers from -128 to 127 and a step per token (…, 1), both in x's dtype."""
-    step = x.abs().amax(-1, keepdim=True).div_(127.5).clamp_(min=torch.finfo(x.dtype).tiny)
-    return (x / step).round_().clamp_(-128, 127), step
-
-
-class RoundedInputs(nn.Linear):
-    """A linear layer whose inputs are rounded to 8 bits: it calculates int8-dynamic in floats."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x (…, in) to (…, out), in x's dtype; every token is rounded with its own step."""
-        values, step = activations(x)
-        return F.linear(values.mul_(step), self.weight, self.bias)
 
 
 class QuantizedLinear(nn.Module):
@@ -90,19 +74,8 @@ class Int8Linear(QuantizedLinear):
         return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scale.bfloat16())
 
 
-class Int8DynamicLinear(QuantizedLinear):
-    """Weights in int8, inputs quantized to int8 at run time; sums in int32."""
-
-    kernel = "int8 dynamic torch _int_mm"
-
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (tokens, out) in float32."""
-        values, step = activations(x)
-        return torch._int_mm(values.to(torch.int8), self.values.T).mul(step.float()).mul_(self.scale.float())
-
-
 class Int4Linear(QuantizedLinear):
-    """Weights in int4, two to a byte, in groups with zero points or without."""
+    """Weights in int4, two to a byte, in groups."""
 
     kernel = "int4 torch _weight_int4pack_mm_for_cpu in bfloat16"
 
@@ -113,18 +86,18 @@ class Int4Linear(QuantizedLinear):
         return columns % (codes.group or columns) == 0 and rows % INT4_ROWS == 0
 
     def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values as torch packs them, and (groups, out, 2) bfloat16: scales, and what zero points add."""
+        """Return values as torch packs them, and (groups, out, 2) bfloat16: scales, and offsets of 0."""
         self.group = codes.group or self.in_features
-        offset = torch.zeros_like(codes.scale) if codes.zeros is None else -codes.zeros * codes.scale.float()
+        scale = codes.scale.T.bfloat16()
         packed = torch._convert_weight_to_int4pack_for_cpu(codes.values.int() + 8, 1)
-        return packed, torch.stack((codes.scale.T.bfloat16(), offset.T.bfloat16()), -1).contiguous()
+        return packed, torch.stack((scale, torch.zeros_like(scale)), -1).contiguous()
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """Return (tokens, out) in bfloat16."""
         return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.values, self.group, self.scale)
 
 
-LAYERS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
+LAYERS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
 
 
 def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
@@ -136,15 +109,14 @@ def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
 
 
 def expanding(weights: QuantizedCheckpoint) -> Replace:
-    """Return a ``Replace`` for ``assemble``: float layers in the dtype to run in; int8-dynamic rounds their inputs."""
-    kind = RoundedInputs if weights.scheme.dynamic else nn.Linear
+    """Return a ``Replace`` for ``assemble``: float layers in the dtype to run in."""
 
     def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
         codes = _codes(weights, view)
         if codes is None:
             return None
         expanded = codes.expanded(dtype)
-        made = kind(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
+        made = nn.Linear(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
         made.weight = nn.Parameter(expanded, requires_grad=False)
         return made
 

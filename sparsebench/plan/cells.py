@@ -90,8 +90,7 @@ class Variant:
     @property
     def encoding(self) -> str:
         """The number format that quantizing gave its weights last, such as ``int8``; empty where they are floats."""
-        formats = (step.name if step.verb == "quantize" else step.settings.get("bits") for step in reversed(self.steps))
-        return next(filter(None, formats), "")
+        return next((step.name for step in reversed(self.steps) if step.verb == "quantize"), "")
 
     @property
     def sparsity(self) -> float | None:

@@ -21,6 +21,8 @@ class Settings(Strict):
 
     needs: ClassVar[Mapping[str, str]] = {}
     """The required settings, each with a description of its values."""
+    former: ClassVar[Mapping[str, Any]] = {}
+    """Settings that older records have, each with the only value that is left of it."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Return every setting that can change the result of the step ``name``, resolved.

@@ -26,7 +26,6 @@ from sparsebench.steps.recover import LIBRARIES
 from sparsebench.steps.recover import step as recover
 from sparsebench.steps.shrink import settings as shrink_settings
 from sparsebench.steps.shrink import step as shrink
-from sparsebench.steps.shrink import unfit as shrink_unfit
 from sparsebench.steps.skip import step as skip
 from sparsebench.steps.trim import step as trim
 
@@ -44,7 +43,7 @@ BUILT_IN = (
         one_pass=lambda step: step.settings.get("propagate") == "dense",
         trains=lambda step: recover.trains(step) if prune.trained(step) else 0.0,
         holds=lambda step: recover.holds(step) if prune.trained(step) else 0.0,
-        refuses=prune.refuses,
+        refuses=recover.refuses,
         reads_dense=prune.trained,
         draws=lambda step: step.name == "random" or prune.trained(step),
         shares=prune.shares,
@@ -80,7 +79,7 @@ BUILT_IN = (
         extra_libraries=lambda step: LIBRARIES if shrink.trains(step) else ("transformers",),
         files=("file",),
         only_named=("taylor",),
-        refuses=shrink_unfit.refuses,
+        refuses=shrink.refuses,
         reshapes=lambda step: True,
         size=shrink.size,
         **_TAUGHT,
@@ -206,10 +205,16 @@ def closed_by(step: Step, behind: Sequence[tuple[str, str]]) -> str:
 
 
 def known(step: Step) -> bool:
-    """Return whether a record's step is installed here, with all the settings that the record has."""
+    """Return whether a record's step is installed here, with all the settings that the record has.
+
+    A setting that is no more counts where it has the value that every step has now (``Settings.former``).
+    """
     kind = kinds().get(step.verb)
     own = kind.settings().get(step.name) if kind else None
-    return own is not None and set(step.settings) <= set(own.model_fields)
+    if own is None:
+        return False
+    rest = {key: value for key, value in step.settings.items() if key not in own.model_fields}
+    return all(key in own.former and own.former[key] == value for key, value in rest.items())
 
 
 def details(step: Step) -> list[str]:

@@ -17,7 +17,17 @@ import numpy as np
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import kernels
-from sparsebench.storage.coding import BITS, CodeLayout, Coding, Near, Section, encodings, grid, item_size, quantized
+from sparsebench.storage.coding import (
+    BITS,
+    CodeLayout,
+    Coding,
+    Near,
+    Section,
+    encodings,
+    item_size,
+    layout_of,
+    quantized,
+)
 from sparsebench.storage.kernels import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
@@ -72,10 +82,10 @@ def _split(scan: Scan, n: int) -> tuple[str, bytes, Words]:
     return choice, index, pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near, scratch: Scratch) -> Bytes:
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     code, _, kind = encoding.rpartition("-")
     if code:
-        return _decode_codes(kind, parts, grid(info, BITS[code], near), scratch)
+        return _decode_codes(kind, parts, layout_of(info, BITS[code]), scratch)
     item, n = item_size(info), info.numel
     if item not in WORDS:
         return _decompressed(parts[1], info.nbytes, info.nbytes)

@@ -27,10 +27,10 @@ class Bounds:
     whole; of wider ones the upper 16 bits (sign, exponent, first bits of the mantissa) are counted, and every further
     bit takes a bit. A coder that uses structure, such as values that depend on their row, may be smaller.
 
-    A value of a quantized weight is its code (one byte, or half of one) less its zero point, counted whole. Scales,
-    zero points and shapes count as well: with their stored size in ``raw_values``; in ``entropy``, scales and zero
-    points at their own entropy. With few zeros, plain int4 words are smaller than ``raw_values``: there the position of
-    a zero takes extra bits, while in int4 words a zero is one of the codes.
+    A value of a quantized weight is its code (one byte, or half of one), counted whole. Scales and shapes count as
+    well: with their stored size in ``raw_values``; in ``entropy``, scales at their own entropy. With few zeros, plain
+    int4 words are smaller than ``raw_values``: there the position of a zero takes extra bits, while in int4 words a zero
+    is one of the codes.
     """
 
     weights: int
@@ -61,17 +61,15 @@ def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
 
 
 def _codes(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.int64], int, float]:
-    """Return how often each nonzero code occurs; the bytes of scales, zero points and shape; these at entropy."""
+    """Return how often each nonzero code occurs; the bytes of scales and shape; these at entropy."""
     codes, stored = checkpoint.codes(name), checkpoint.stored
-    offsets = codes.offsets().numpy().view(np.uint8).reshape(-1)
+    offsets = codes.values.numpy().view(np.uint8).reshape(-1)
     counts = np.bincount(offsets & ((1 << checkpoint.scheme.bits) - 1), minlength=1)
     counts[0] = 0
     sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.parts(name)}
     scale = stored[f"{name}_scale"]
     halves = _upper_halves(_read(checkpoint, scale), item_size(scale))
     least = _bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)
-    if codes.zeros is not None:
-        least += _bits(np.bincount(codes.zeros.numpy().view(np.uint8).reshape(-1))) / 8
     beside = sum(size for end, size in sizes.items() if end not in ("", "_packed"))
     return counts, beside, least
 

@@ -11,7 +11,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ class StoredFile:
             for number, (begin, end) in enumerate(entry.parts)
         ]
         try:
-            bits = self.coding.decode(entry.encoding, parts, entry.info, self._near, scratch)
+            bits = self.coding.decode(entry.encoding, parts, entry.info, scratch)
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", again(self.coding)) from error
         if (found := kernels.chosen().crc32(bits)) != entry.crc32:
@@ -72,13 +71,6 @@ class StoredFile:
             message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
             raise StorageError(message, again(self.coding))
         return bits
-
-    @cached_property
-    def _by_name(self) -> dict[str, StoredTensor]:
-        return {entry.info.name: entry for entry in self.entries}
-
-    def _near(self, name: str) -> Bytes | None:
-        return self.load(self._by_name[name]) if name in self._by_name else None
 
 
 def again(coding: Coding) -> str:

@@ -27,7 +27,7 @@ class Size:
     """The size of a model in one format.
 
     ``bytes`` is the size of the weight files, headers included. ``prunable_bytes`` is that of the prunable tensors
-    alone, for quantized ones with scales, zero points and shapes (None: not known). ``seconds`` is the time to write
+    alone, for quantized ones with scales and shapes (None: not known). ``seconds`` is the time to write
     the format (0 if it is not written, as ``dense``). ``round_trip`` is whether every tensor came back bit for bit
     (None: not read back).
     """
@@ -43,8 +43,8 @@ class Size:
 class StorageResult:
     """Sizes per format, and the bounds over the prunable tensors (see bounds.Bounds), in bytes.
 
-    ``prunable`` and ``nonzero`` count prunable weights. Here -0.0 is not zero, and a quantized weight is zero where it
-    equals its zero point. ``unprunable_bytes`` is the dense size of all other tensors, ``folder_bytes`` that of the
+    ``prunable`` and ``nonzero`` count prunable weights. Here -0.0 is not zero, and a quantized weight is zero where its
+    code is 0. ``unprunable_bytes`` is the dense size of all other tensors, ``folder_bytes`` that of the
     whole folder, tokenizer and configuration included.
     """
 

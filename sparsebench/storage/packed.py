@@ -20,7 +20,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
-from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, grid, item_size, quantized
+from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
 from sparsebench.storage.container import StoredFile, StoredTensor, again, believable, read, read_bytes
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
@@ -118,12 +118,12 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
     )
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near, scratch: Scratch) -> Bytes:
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     index, values = parts
     code, _, kind = encoding.rpartition("-")
     if not code:
         return decode(kind, index, values, info.nbytes, item_size(info), scratch)
-    layout = grid(info, BITS[code], near)
+    layout = layout_of(info, BITS[code])
     return layout.join(decode(kind, index, layout.unpacked(values), layout.rows * layout.columns, 1, scratch))
 
 

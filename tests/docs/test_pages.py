@@ -78,12 +78,11 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"panels of {sparsegpt.WIDTH}." in page
     widths = {pattern: sparsegpt.block_width(pattern) for pattern in ("1:10", "1:200")}
     assert f"{widths['1:10']} for 1:10, {widths['1:200']} for 1:200" in page
-    own = settings.ALPS(sparsity=0.5)
-    assert (own.damping, own.penalty, own.growth, own.iterations, own.refine) == (0.01, 0.1, 1.3, 300, 10)
-    assert (alps.SOFTER, alps.PERIOD) == (5.0, 3)
-    assert "ρ = 0.1; every third step ρ grows by 1.3, 1.2 or 1.1" in page
+    assert (alps.DAMPING, alps.SOFTER, alps.PERIOD, alps.REFINE) == (0.01, 5.0, 3, 10)
+    much, some, little = alps.GROWTH
+    assert f"ρ = {alps.PENALTY}; every third step ρ grows by {much}, {some} or {little}" in page
     assert "divided by 5 instead" in page
-    assert "after 300 steps" in page
+    assert f"after {alps.STEPS} steps" in page
     assert f"above {settings.OUTLIER:g} times the block's mean" in page
     assert f"· {2 * settings.SPREAD:g} " in METHODS
 

@@ -49,7 +49,8 @@ def test_a_single_value_stands_for_a_list_of_one() -> None:
     text = (
         "version: 1\nmodels: [{name: m, source: {wheel: a==1!b, sha256: " + "c" * 64 + "}, family: encoder}]\n"
         "variants: [{prune: random, sparsity: 0.5, granularity: row, models: m}, {prune: random, pattern: 1:10}]\n"
-        "benchmarks: {encoder: [{task: mrpc_pair, models: m}]}\nruntime: {ranks: 2, workloads: {batch: 4}, select: {sparsity: 0.5}}\n"
+        "benchmarks: {encoder: [{task: mrpc_pair, models: m}]}\n"
+        "runtime: {ranks: 2, workloads: {batch: 4}, select: {sparsity: 0.5}}\n"
         "structure: {absolute: 1e-4}\nstorage: null\n"
     )
     manifest = load_text(text, "m.yaml").manifest

@@ -118,22 +118,6 @@ def test_an_engine_without_kernels_for_gpus_is_refused_there(
     assert "the skip engine runs on a CPU only" in {problem.message for problem in ready.refused.values()}
 
 
-def test_weights_that_pruning_quantizes_are_refused_on_a_gpu_and_each_block_at_its_own_line(
-    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(devices, "unseen", lambda count: "")
-    driver.lists([("GPU-a", H100, "80000")])
-    path = tmp_path / "m.yaml"
-    both = "runtime:\n  - {engines: hf, samples: 8}\n  - {engines: hf, samples: 12}\n"
-    steps = MIXED.replace("quantize: int8", "prune: sparsegpt, sparsity: 0.5, bits: int4")
-    path.write_text(steps.partition("runtime:")[0] + both)
-    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
-    timed = [cell for cell in ready.plan.cells if cell.stage == "latency" and not cell.variant.is_dense]
-    assert {cell.variant.encoding for cell in timed} == {"int4"}
-    lines = {cell.settings["samples"]: ready.refused[cell.id].line for cell in timed}
-    assert lines == {8: 10, 12: 11}
-
-
 def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sparsebench.steps.registry import with_text
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import details, known, label, single, with_text
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,14 @@ def test_a_step_that_names_no_text_gets_the_usual_one_and_keeps_its_own_columns(
 def test_a_step_that_must_name_its_text_gets_none() -> None:
     written = {"shrink": "taylor", "units": "neurons"}
     assert with_text(written, "path:usual", ("f", None)) == written
+
+
+def test_a_record_with_a_setting_that_is_no_more_reads_as_before() -> None:
+    planned = single("shrink", "l2", keep=0.5, compensation="least_squares")
+    recorded = Step("shrink", "l2", planned.settings | {"damping": 0.01})
+    assert known(recorded) and (label(recorded), details(recorded)) == (label(planned), details(planned))
+
+
+def test_a_record_with_another_value_of_such_a_setting_is_shown_with_all_it_says() -> None:
+    recorded = Step("shrink", "l2", single("shrink", "l2", keep=0.5).settings | {"damping": 0.5})
+    assert not known(recorded) and "damping=0.5" in label(recorded) and "damping=0.5" in details(recorded)

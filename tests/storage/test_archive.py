@@ -223,5 +223,5 @@ def test_parts_that_do_not_belong_together(part: int, content: bytes, says: str,
     parts = [np.frombuffer(data[begin:end], np.uint8) for begin, end in entry.parts]
     parts[part] = np.frombuffer(content, np.uint8)
     with pytest.raises(StorageError, match=says):
-        CODING.decode("bitmask", parts, entry.info, lambda _: None, Scratch())
+        CODING.decode("bitmask", parts, entry.info, Scratch())
     assert zlib.crc32(weights(0.5, "BF16", n=400)) == entry.crc32

@@ -32,7 +32,6 @@ from sparsebench.storage import container, measure, pack
 from sparsebench.storage.archive import CODING as ARCHIVE
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.packed import CODING as PACKED
-from sparsebench.storage.words import Scratch
 from tests.storage import packed_reference as reference
 from tests.storage.every_kernel import NAMES, using
 from tests.storage.model_folders import contents
@@ -40,10 +39,7 @@ from tests.storage.test_archive import restored
 from tests.storage.test_container import write_source
 from tests.storage.test_storage_measure import _entropy
 
-SCHEMES = [
-    Scheme(8, None, True), Scheme(8, None, False), Scheme(8, None, True, True), Scheme(8, None, False, True),
-    *(Scheme(4, group, symmetric) for group in (5, 32, 64) for symmetric in (True, False)),
-]  # fmt: skip
+SCHEMES = [Scheme(8, None), *(Scheme(4, group) for group in (5, 32, 64))]
 LLAMA = {
     "model_type": "llama", "torch_dtype": "bfloat16", "hidden_size": 256, "intermediate_size": 704, "vocab_size": 128,
     "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 128,
@@ -66,11 +62,11 @@ def written(path: Path, codes: Codes, scheme: Scheme) -> None:
 
 
 def by_specification(path: Path, codes: Codes, scheme: Scheme) -> np.ndarray | None:
-    """The codes less their zero points, as a stored file holds them, one by one; None where it holds the words."""
+    """The codes less that of zero, as a stored file holds them, one by one; None where it holds the words."""
     data = path.read_bytes()
     start = 8 + struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8:start])
-    name = "a.weight_packed" if scheme.packed else "a.weight"
+    name = "a.weight_packed"
     bits, _, encoding = json.loads(header["__metadata__"]["tensors"])[name]["encoding"].rpartition("-")
 
     def part(label: str) -> bytes:
@@ -82,7 +78,7 @@ def by_specification(path: Path, codes: Codes, scheme: Scheme) -> np.ndarray | N
         return None
     assert bits == f"int{scheme.bits}"
     rows, columns = codes.values.shape
-    wide = math.ceil(columns * scheme.bits / 32) * 32 // scheme.bits if scheme.packed else columns
+    wide = math.ceil(columns * scheme.bits / 32) * 32 // scheme.bits
     stored = part("plane0" if path.suffix == ".archive" else "values")
     if scheme.bits == 4:
         stored = bytes(half for byte in stored for half in (byte & 15, byte >> 4))
@@ -108,8 +104,8 @@ def test_any_weight_comes_back_and_the_specification_agrees(by: str, weight: tup
                 container.write(source, path.with_suffix(".numpy"), coding)
             assert path.read_bytes() == path.with_suffix(".numpy").read_bytes()
             found = by_specification(path, codes, scheme)
-            if found is not None and scheme.group != 5:  # 5 columns that share a zero point are no power of two
-                expected = codes.offsets().numpy().view(np.uint8) & ((1 << scheme.bits) - 1)
+            if found is not None:
+                expected = codes.values.numpy().view(np.uint8) & ((1 << scheme.bits) - 1)
                 assert np.array_equal(found, expected)
             for entry in container.read(path, coding).entries:
                 assert coding is ARCHIVE or entry.nbytes <= entry.info.nbytes
@@ -133,7 +129,7 @@ def test_the_example_of_the_specification(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_what_only_looks_quantized_comes_back(data: st.DataObject) -> None:
-    """Words, zero points and a shape that do not belong together, empty ones too."""
+    """Words, zero points of another program and a shape that do not belong together, empty ones too."""
     size = st.integers(0, 9)
     bytes_of = lambda count: data.draw(st.binary(min_size=count, max_size=count))  # noqa: E731
     tensors: dict[str, tuple[str, list[int], bytes]] = {}
@@ -155,9 +151,9 @@ def test_what_only_looks_quantized_comes_back(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("coding", [PACKED, ARCHIVE])
-@pytest.mark.parametrize("scheme", [Scheme(8, None, False), Scheme(4, 32, False)])
+@pytest.mark.parametrize("scheme", [Scheme(8, None), Scheme(4, 32)])
 def test_damage_is_found(coding: Coding, scheme: Scheme, tmp_path: Path) -> None:
-    """Of codes and of the zero points that they need: an error that names file and tensor."""
+    """An error that names file and tensor."""
     random = np.random.default_rng(0)
     matrix = torch.from_numpy(random.standard_normal((24, 96)).astype(np.float32))
     matrix[torch.from_numpy(random.random((24, 96)) < 0.5)] = 0
@@ -173,11 +169,6 @@ def test_damage_is_found(coding: Coding, scheme: Scheme, tmp_path: Path) -> None
                 path.write_bytes(damaged)
                 with pytest.raises(StorageError, match=f"{path}: .*{entry.info.name}"):
                     restored(path, coding)
-    path.write_bytes(whole)
-    entry = next(entry for entry in container.read(path, coding).entries if "-" in entry.encoding)
-    parts = [np.frombuffer(whole[begin:end], np.uint8) for begin, end in entry.parts]
-    with pytest.raises(StorageError, match="zero points"):
-        coding.decode(entry.encoding, parts, entry.info, lambda _: np.zeros(5, np.uint8), Scratch())
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +177,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[Quantize, Path]:
     home = tmp_path_factory.mktemp("quantized")
     write_random(LLAMA, home / "dense", "decoder")
     Sweep(home / "dense", "decoder", {Target("magnitude", 0.5, "layer"): home / "pruned"}, 0, None).run(lambda *_: None)
-    ways = [
-        Quantize(bits, symmetric=symmetric) for bits in ("int8", "int8-dynamic", "int4") for symmetric in (True, False)
-    ]
-    folders = {way: home / f"{way.bits}-{way.symmetric}" for way in ways}
+    folders = {Quantize(bits): home / bits for bits in ("int8", "int4")}
     failed: list[Exception] = []
     run(home / "pruned", "decoder", folders, None, lambda _, told: isinstance(told, Exception) and failed.append(told))
     assert not failed
@@ -204,22 +192,15 @@ def _expected(folder: Path) -> tuple[int, int, float, float, int]:
     for name in sorted(checkpoint.quantized):
         codes, bits = checkpoint.codes(name), checkpoint.scheme.bits
         values = codes.values.tolist()
-        zeros = codes.zeros.tolist() if codes.zeros is not None else None
-        width = codes.group or codes.values.shape[1]
-        offsets = [
-            v - (zeros[r][c // width] if zeros else 0) for r, row in enumerate(values) for c, v in enumerate(row)
-        ]
-        kept = [offset % 2**bits for offset in offsets if offset]
-        parts = {end: checkpoint.stored.get(f"{name}{end}") for end in ("_scale", "_zero_point", "_shape")}
-        beside = {end: info.nbytes for end, info in parts.items() if info}
-        positions = _entropy([len(offsets) - len(kept), len(kept)]) / 8
-        n, nonzero = n + len(offsets), nonzero + len(kept)
+        count = codes.values.numel()
+        kept = [value % 2**bits for row in values for value in row if value]
+        beside = {end: checkpoint.stored[f"{name}{end}"].nbytes for end in ("_scale", "_shape")}
+        positions = _entropy([count - len(kept), len(kept)]) / 8
+        n, nonzero = n + count, nonzero + len(kept)
         raw += positions + len(kept) * bits / 8 + sum(beside.values())
-        entropy += positions + _entropy(list(Counter(kept).values())) / 8 + beside.get("_shape", 0)
+        entropy += positions + _entropy(list(Counter(kept).values())) / 8 + beside["_shape"]
         entropy += _entropy(list(Counter(codes.scale.reshape(-1).tolist()).values())) / 8
-        entropy += _entropy(list(Counter(zero for row in zeros or [] for zero in row).values())) / 8
-        stored = checkpoint.stored[f"{name}_packed" if checkpoint.scheme.packed else name]
-        size += stored.nbytes + sum(beside.values())
+        size += checkpoint.stored[f"{name}_packed"].nbytes + sum(beside.values())
     return n, nonzero, raw, entropy, size
 
 
@@ -239,7 +220,7 @@ def test_sizes_and_bounds(quantized: dict[Quantize, Path], tmp_path: Path) -> No
 
 
 def test_a_folder_goes_through_the_command_line(quantized: dict[Quantize, Path], tmp_path: Path) -> None:
-    folder = quantized[Quantize("int4", symmetric=False)]
+    folder = quantized[Quantize("int4")]
     for form in ("packed", "archive"):
         stored, back = tmp_path / form, tmp_path / f"{form}-back"
         for words in (

@@ -29,7 +29,7 @@ class EngineInfo:
     offloads: bool = False
     """Whether parameters are kept in main memory, whatever the device."""
     encodings: tuple[str, ...] = ("float",)
-    """The stored weights that it runs: float, int8, int8-dynamic, int4; quantized ones at one rank only."""
+    """The stored weights that it runs: float, int8, int4; quantized ones at one rank only."""
     skips_zeros: bool = False
     """Whether its kernels skip zeros, so that sparsity can make it faster."""
     reads_packed: bool = False
@@ -46,7 +46,7 @@ class EngineInfo:
 
 
 DEEPSPEED = ("deepspeed",)
-ALL = ("float", "int8", "int8-dynamic", "int4")
+ALL = ("float", "int8", "int4")
 BUILT_IN = (
     EngineInfo(
         "deepspeed",

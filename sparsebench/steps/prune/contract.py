@@ -23,7 +23,7 @@ class Target:
     """One variant to make.
 
     ``granularity`` is the group within which weights compete (global, layer or row). ``pattern`` is unstructured, N:M,
-    RxC blocks, or whole rows, columns, neurons or heads. ``allocation`` is how the sparsity is spread over the
+    RxC blocks, or whole rows or columns. ``allocation`` is how the sparsity is spread over the
     transformer blocks (uniform or owl). ``options`` are the method's own settings. With ``keep_zeros`` weights that are
     zero stay zero, and ``sparsity`` is a share of the others.
     """
@@ -46,9 +46,8 @@ class Quota:
     """The weights that one matrix must lose: a share ``sparsity``, compared within ``granularity`` (layer or row).
 
     They are removed in ``pattern``. ``options`` are the method's own settings. With ``keep_zeros`` the weights that are
-    zero stay zero, and ``sparsity`` is a share of the others. ``quantize`` asks a solver that supports it (sparsegpt)
-    to round the weights that stay in the same sweep. With a sparsity of 0 that is GPTQ, and weights that are zero stay
-    zero.
+    zero stay zero, and ``sparsity`` is a share of the others. With ``quantize``, sparsegpt rounds the weights (GPTQ): the
+    sparsity is 0, and weights that are zero stay zero.
     """
 
     sparsity: float
@@ -80,14 +79,12 @@ class Layer:
 class Solution:
     """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know.
 
-    For a quota that quantizes, ``codes`` are the integers and scales of the weights, and ``removed`` is how many
-    weights pruning set to zero (the other zeros are the result of rounding).
+    For a quota that quantizes, ``codes`` are the integers and scales of the weights.
     """
 
     weights: torch.Tensor
     notes: tuple[str, ...] = ()
     codes: Codes | None = None
-    removed: int = 0
 
 
 Score = Callable[[Layer], "torch.Tensor"]

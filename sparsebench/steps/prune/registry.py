@@ -5,15 +5,12 @@ An entry point in the group ``sparsebench.methods`` names a ``Method``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-from sparsebench.errors import UnsupportedError, UserError
-from sparsebench.manifest.schema import COUPLED
-from sparsebench.models.architectures import architecture
+from sparsebench.errors import UserError
 from sparsebench.plugins import table
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings, Step, unusual
@@ -113,7 +110,7 @@ BUILT_IN = (
     ),
     Method(
         "gradual", run=f"{_FILES}.gradual:run", granularities=(), trains=True, settings=Gradual, libraries=LIBRARIES,
-        summary="removes weights while the whole model is trained: more and more of the smallest, or by movement, or as RigL",
+        summary="removes weights while the whole model is trained: more and more of the smallest",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
     ),
     Method(
@@ -154,21 +151,6 @@ def reads_text(step: Step) -> bool:
 def trained(step: Step) -> bool:
     """Return whether a pruning step trains the whole model."""
     return methods()[step.name].trains
-
-
-def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return why a model cannot be pruned as a step asks, as far as its config.json tells, and a way out; else nothing.
-
-    A pattern of neurons or heads needs an architecture for which these are declared.
-    """
-    kind = step.settings.get("pattern")
-    if kind not in COUPLED:
-        return recover.refuses(step, config)
-    try:
-        why = architecture(config).cannot(kind)
-    except UnsupportedError as error:
-        return error.message, "`pattern: rows` or `columns`"
-    return (f"{config.get('model_type')}: {why}", "`pattern: rows` or `columns`") if why else ("", "")
 
 
 def shares(step: Step) -> tuple[str, ...]:

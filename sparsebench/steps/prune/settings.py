@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import (
-    COUPLED,
     LINES,
-    Count,
     NonEmpty,
     Pattern,
     Positive,
@@ -21,7 +19,6 @@ from sparsebench.manifest.schema import (
     wrong,
 )
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.quantize.grid import GROUP, Bits
 
 Granularity = Literal["global", "layer", "row"]
 Propagate = Literal["pruned", "dense"]
@@ -55,8 +52,7 @@ class Prune(Settings):
     row (`row`); default: as the method was published (`layer` for magnitude and random)."""
     pattern: Pattern = "unstructured"
     """`unstructured`; `N:M` (N kept of every M along the input), which fixes the sparsity; blocks such as `4x4`; or,
-    for methods that rank weights, whole `rows` (a layer's outputs) or `columns` (its inputs). `magnitude` and `random`
-    can also remove whole `neurons` and `heads`, with every row, column and bias that makes or reads them."""
+    for methods that rank weights, whole `rows` (a layer's outputs) or `columns` (its inputs)."""
     allocation: Allocation = "uniform"
     """How sparsity is spread over the transformer blocks: `uniform`, or `owl` (less in blocks with more outliers)."""
     propagate: Propagate = "pruned"
@@ -86,12 +82,8 @@ class Prune(Settings):
             what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             message = f"{what} cannot be combined with `granularity: global`"
             raise wrong(message, "`granularity: layer` or `row`", at="granularity")
-        if self.granularity == "row" and self.pattern in (*LINES, *COUPLED):
-            within = "matrix" if self.pattern in LINES else "block"
-            raise wrong(f"whole {self.pattern} compete within their {within}", "`granularity: layer`", at="granularity")
-        for key, usual in (("keep_zeros", False), ("allocation", "uniform")) if self.pattern in COUPLED else ():
-            if getattr(self, key) != usual:
-                raise wrong(f"`{key}` beside `pattern: {self.pattern}`", f"no `{key}`", at=key)
+        if self.granularity == "row" and self.pattern in LINES:
+            raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
             raise wrong(
                 f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
@@ -106,12 +98,8 @@ class Prune(Settings):
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{name}` does not remove whole {self.pattern}", ranking, at="pattern")
-        if self.pattern in COUPLED and name not in ("magnitude", "random"):
-            raise wrong(
-                f"`{name}` does not remove whole {self.pattern}", "magnitude, random, or `shrink`", at="pattern"
-            )
         idle = {*OWL, *(() if self.calibrated else ("propagate",))} if self.allocation == "uniform" else set()
-        usual = "layer" if self.pattern in (*LINES, *COUPLED) else self.granularities[0]
+        usual = "layer" if self.pattern in LINES else self.granularities[0]
         own = {"granularity": self.granularity or usual, "sparsity": removed(self.sparsity, self.pattern)}
         return self.model_dump(exclude=idle) | own
 
@@ -159,65 +147,29 @@ class Magnitude(Prune):
     """Magnitude's settings."""
 
     norm: Literal[1, 2, "inf"] | None = None
-    """With `pattern: rows`, `columns`, `neurons` or `heads`: the order of the norm by which these are ranked (`n` of
-    PyTorch's `ln_structured`). Neurons and heads take 1 or 2; default: 2."""
+    """With `pattern: rows` or `columns`: the order of the norm by which these are ranked (`n` of PyTorch's
+    `ln_structured`); default: 2."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Leave out the norm where weights are ranked one by one or in blocks."""
         found = super().complete(name)
-        if self.pattern in COUPLED and self.norm == "inf":
-            raise wrong(f"`norm: inf` beside `pattern: {self.pattern}`", "1 or 2", at="norm")
-        if self.pattern in (*LINES, *COUPLED):
+        if self.pattern in LINES:
             return found | {"norm": self.norm or 2}
         if self.norm is not None:
-            raise wrong(
-                f"`norm` beside `pattern: {self.pattern}`",
-                "`pattern: rows`, `columns`, `neurons` or `heads`",
-                at="norm",
-            )
+            raise wrong(f"`norm` beside `pattern: {self.pattern}`", "`pattern: rows` or `columns`", at="norm")
         return {key: value for key, value in found.items() if key != "norm"}
 
 
 class SparseGPT(Prune):
     """SparseGPT's settings."""
 
+    former: ClassVar = {"columns": 128}
+
     damping: Positive = 0.01
     """The share of the Hessian's mean diagonal that is added to its diagonal; raised, with a note, if too small."""
-    columns: Count = 128
-    """The number of columns whose mask is chosen together."""
-    bits: Bits | None = None
-    """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as in the paper's joint form;
-    default: they keep their precision."""
-    group: Count = GROUP
-    """With `bits: int4`: the number of columns that share a scale."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """Leave out settings of the grid without effect; with `bits`, allow only the published form of the sweep."""
-        found = super().complete(name)
-        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
-        for key, only in (form | {"keep_zeros": False}).items():
-            if self.bits and found[key] != only:
-                beside, way = f"`bits` beside `{key}: {_yaml(found[key])}`", f"`{key}: {_yaml(only)}`"
-                raise wrong(beside, way, "prune first, then quantize", key)
-        left = ["bits"] * (self.bits is None) + ["group"] * (self.bits != "int4")
-        return {key: value for key, value in found.items() if key not in left}
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class ALPS(Prune):
     """ALPS's settings."""
 
-    damping: Positive = 0.01
-    """λ: the share of the mean diagonal of XᵀX that is added to its diagonal."""
-    penalty: Positive = 0.1
-    """The initial ρ, for a Hessian scaled to a unit diagonal."""
-    growth: Annotated[float, Field(gt=1)] = 1.3
-    """The factor by which ρ grows while much of the support still changes; where less changes, by two thirds or a third
-    of that increase."""
-    iterations: Count = 300
-    """The largest number of ADMM steps."""
-    refine: Annotated[int, Field(ge=0)] = 10
-    """The number of conjugate-gradient steps on the support that was found."""
+    former: ClassVar = {"damping": 0.01, "penalty": 0.1, "growth": 1.3, "iterations": 300, "refine": 10}

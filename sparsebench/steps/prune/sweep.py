@@ -9,20 +9,16 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.schema import COUPLED
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.coupled import CoupledSweep
 from sparsebench.steps.prune.outputs import EmitTarget, VariantWriters
 from sparsebench.steps.prune.registry import methods, needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
-from sparsebench.steps.quantize.grid import Quantize
-from sparsebench.steps.quantize.step import quantized
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -33,17 +29,11 @@ Places = dict[str, Part]
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make every pruning step of one pass over the model in ``parent``, each in its folder.
-
-    Steps with ``bits``, which also round the weights that stay, are made by the sweep of ``quantize``.
-    """
-    joint = {step: folder for step, folder in targets.items() if step.settings.get("bits")}
-    if joint:
-        _rounded(parent, joint, context, emit)
+    """Make every pruning step of one pass over the model in ``parent``, each in its folder."""
     apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
     for where in dict.fromkeys(apart.values()):
         resolve_name(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
-    steps = {target_of(step): step for step in targets if step not in joint and step not in apart}
+    steps = {target_of(step): step for step in targets if step not in apart}
     if not steps:
         return
     folders = {target: targets[step] for target, step in steps.items()}
@@ -52,22 +42,6 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
     sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype, context.device)
     sweep.run(lambda target, found: emit(steps[target], found), context.progress)
-
-
-def _rounded(parent: Path, joint: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make the steps that prune and round in one sweep; a refusal is reported for these steps only."""
-    try:
-        quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
-    except SparsebenchError as error:  # raised before any of them was emitted
-        for step in joint:
-            emit(step, error)
-
-
-def _joint(step: Step) -> Quantize:
-    own = {
-        key: step.settings[key] for key in ("bits", "group", "damping", "sparsity", "pattern") if key in step.settings
-    }
-    return Quantize(rounding="gptq", **own)
 
 
 def target_of(step: Step) -> Target:
@@ -103,11 +77,10 @@ class Sweep:
         """
         checkpoint = float_checkpoint(self.dense, "prune first, then quantize")
         places = prunable_parts(checkpoint, self.family)
-        coupled = [target for target in self.folders if target.pattern in COUPLED]
         calibrated = [target for target in self.folders if needs_calibration(target.method, target.allocation)]
-        plain = [target for target in self.folders if target not in (*coupled, *calibrated)]
+        plain = [target for target in self.folders if target not in calibrated]
         failed: dict[Target, SparsebenchError] = {}
-        passes = ((plain, self._tensorwise), (coupled, self._coupled), (calibrated, self._blockwise))
+        passes = ((plain, self._tensorwise), (calibrated, self._blockwise))
         for targets, one_pass in passes:
             own: dict[Target, SparsebenchError] = {}
             try:
@@ -128,10 +101,6 @@ class Sweep:
     def _tensorwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """Return the sweep of variants that read no text, and the entries of their ``sparsebench.json``."""
         return TensorSweep(checkpoint, places, targets, self.seed), {}
-
-    def _coupled(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
-        """Return the sweep of variants that zero neurons or heads, and the entries of their ``sparsebench.json``."""
-        return CoupledSweep(checkpoint, places, self.family, targets, self.seed), {}
 
     def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """Return the sweep of calibrated variants, and the entries of their ``sparsebench.json``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
 from sparsebench.steps.prune.settings import Prune, removed
@@ -13,10 +13,6 @@ from sparsebench.steps.recover.step import Distill, TrainingSettings, together
 class Gradual(Distill):
     """The settings of `distill`, and how the sparsity grows during the training."""
 
-    by: Literal["magnitude", "movement", "rigl"] = "magnitude"
-    """The weights to remove. `magnitude`: the smallest. `movement`: those that training moves towards zero the most;
-    removed weights may return. `rigl`: the final sparsity applies from the first step, and every `frequency` steps the
-    smallest remaining weights are exchanged for zeros with the largest gradients."""
     sparsity: Share | None = None
     """Share of each prunable matrix to remove by the end, between 0 and 1; an N:M pattern fixes its own."""
     pattern: Pattern = "unstructured"
@@ -32,17 +28,9 @@ class Gradual(Distill):
     """The share of the steps after which the masks change no more; the remaining steps train the weights that stay."""
     frequency: Count = 10
     """The number of steps between two choices of masks."""
-    drop_fraction: Share = 0.3
-    """With `rigl`: the share of the remaining weights replaced at first; it falls to 0 at `end` along half a cosine."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in an N:M pattern's sparsity, and leave out settings without effect."""
-        for key in ("initial", "schedule", "start") if self.by == "rigl" else ():
-            if key in self.model_fields_set:
-                raise wrong(f"`{key}` beside `by: rigl`", "none: the sparsity is there from the beginning", at=key)
-        if self.by == "rigl" and self.pattern != "unstructured":
-            free = "`unstructured`: what comes back is chosen from the whole matrix"
-            raise wrong(f"pattern {self.pattern} beside `by: rigl`", free, at="pattern")
         sparsity = _aim(self.sparsity, self.pattern, self.train)
         if self.schedule == "cubic" and self.initial > sparsity:
             raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
@@ -50,7 +38,6 @@ class Gradual(Distill):
             raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
         found = super().complete(name) | {"sparsity": sparsity}
         idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
-        idle = ("initial", "schedule", "start") if self.by == "rigl" else ("drop_fraction", *idle)
         return {key: value for key, value in found.items() if key not in idle}
 
     @classmethod
@@ -62,6 +49,8 @@ class Gradual(Distill):
 
 class Elsa(TrainingSettings):
     """The settings of ELSA: ADMM trains the whole model on its own loss and pulls it towards a sparse copy."""
+
+    former: ClassVar = {"schedule": "constant", "projection": "fisher"}
 
     tokens: Count = 2_000_000
     """The number of tokens to train on; the published run reads 67,108,864."""
@@ -75,13 +64,8 @@ class Elsa(TrainingSettings):
     """`unstructured`, or `N:M` (N kept of every M along the input)."""
     penalty: float = 0.01
     """λ: how strongly weights are pulled towards their sparse copy."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Whether λ stays the same (`constant`), or grows from 0 to `penalty` along half a cosine (`cosine`)."""
     interval: Count = 32
     """The number of optimizer steps between two choices of the sparse copy."""
-    projection: Literal["fisher", "magnitude"] = "fisher"
-    """The weights that the sparse copy keeps: the largest (`magnitude`), or those whose square times Adam's second
-    moment is largest (`fisher`)."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in an N:M pattern's sparsity."""

@@ -40,7 +40,6 @@ class QuantizeTarget(Target):
 class _Tally:
     """Sums over the weights written for one variant."""
 
-    removed: int = 0
     zeros: int = 0
     already: int = 0
     error: float = 0.0
@@ -84,20 +83,16 @@ class QuantizedWriters(VariantWriters):
         name: str,
         weights: torch.Tensor,
         codes: Codes,
-        removed: int,
         notes: Sequence[str] = (),
     ) -> None:
-        """Write one matrix of one variant as ``codes``, and add it to the variant's sums.
-
-        ``weights`` (out, in) are the parent's; ``removed`` of them were set to zero by pruning.
-        """
+        """Write one matrix of one variant as ``codes``, and add it to the variant's sums; ``weights`` (out, in) are the
+        parent's."""
         import torch
 
         for part, tensor in stored_parts(codes, name, target.quantize.scheme):
             self.writers[target].write(part, tensor)
         tally, wide = self.tallies[target], weights.float()
-        tally.removed += removed
-        zero = codes.offsets() == 0
+        zero = codes.values == 0
         tally.zeros += int(zero.sum())
         tally.already += int((zero & (weights == 0)).sum())
         tally.size += float(wide.square().sum(dtype=torch.float64))
@@ -158,7 +153,7 @@ class QuantizedWriters(VariantWriters):
             calibration_tokens=made.get("calibration_tokens", 0),
             calibration_sha256=made.get("calibration_sha256", ""),
             bits=8 * stored / prunable,
-            rounded_to_zero=zeros - tally.removed,
+            rounded_to_zero=zeros - tally.already,
             relative_error=math.sqrt(tally.error / tally.size) if tally.size else 0.0,
             already_zero=tally.already,
         )

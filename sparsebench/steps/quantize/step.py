@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Count, wrong
@@ -16,11 +16,11 @@ from sparsebench.steps.quantize.grid import BITS, GROUP, Quantize
 class Grid8(Settings):
     """Weights in 8 bits, one scale for each row."""
 
+    former: ClassVar = {"symmetric": True}
+
     rounding: Literal["nearest", "gptq"] = "nearest"
     """Round to the `nearest` value of the grid, or column by column, each time adjusting the columns to the right
     (`gptq`, which reads calibration text)."""
-    symmetric: bool = True
-    """A grid around zero; otherwise one from the smallest to the largest weight, with a zero point."""
     damping: float = 0.01
     """With `gptq`: the share of the Hessian's mean diagonal that is added to its diagonal."""
 
@@ -54,19 +54,18 @@ def size(step: Step) -> float:
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make every quantized variant of one pass over the model in ``parent``, each in its folder."""
-    wanted = {Quantize(step.name, **step.settings): step for step in targets}
-    quantized(parent, {own: (step, targets[step]) for own, step in wanted.items()}, context, emit)
+    """Make every quantized variant of one pass over the model in ``parent``, each in its folder.
 
-
-def quantized(parent: Path, wanted: Mapping[Quantize, tuple[Step, Path]], context: Context, emit: Emit) -> None:
-    """Make the variants of ``wanted`` and emit each under its step; calibration text is read only if one needs it."""
+    Calibration text is read only if one of them needs it.
+    """
     from sparsebench.steps.quantize import sweep
 
-    def tell(own: Quantize, found: Evidence | SparsebenchError) -> None:
-        emit(wanted[own][0], replace(found, sweep_size=len(wanted)) if isinstance(found, Evidence) else found)
+    wanted = {Quantize(step.name, **step.settings): step for step in targets}
 
-    tokens = context.text("quantize: gptq") if any(own.rounding == "gptq" for own in wanted) else None
-    folders = {own: folder for own, (_, folder) in wanted.items()}
+    def tell(own: Quantize, found: Evidence | SparsebenchError) -> None:
+        emit(wanted[own], replace(found, sweep_size=len(wanted)) if isinstance(found, Evidence) else found)
+
+    tokens = context.text("quantize: gptq") if any(map(reads_text, targets)) else None
+    folders = {own: targets[step] for own, step in wanted.items()}
     ways = (context.progress, context.dtype, context.seed, context.device)
     sweep.run(parent, context.family, folders, tokens, tell, *ways)

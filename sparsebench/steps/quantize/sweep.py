@@ -16,7 +16,6 @@ from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.prune.factor import check_weights
 from sparsebench.steps.prune.outputs import VariantWriters
-from sparsebench.steps.prune.zeroing import zeros_in
 from sparsebench.steps.quantize.grid import Quantize, nearest
 from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeTarget
 
@@ -62,7 +61,7 @@ def run(
 
 
 def _target(quantize: Quantize) -> QuantizeTarget:
-    return QuantizeTarget("sparsegpt", quantize.sparsity, "layer", quantize.pattern, quantize=quantize)
+    return QuantizeTarget("sparsegpt", 0.0, "layer", quantize=quantize)
 
 
 @dataclass(frozen=True)
@@ -108,39 +107,31 @@ class _QuantizePass:
         """Round every weight to the nearest value of its grid, tensor by tensor."""
         for name in reported([*self.checkpoint.tensors], self.progress):
             for view in self.places[name].views:
-                tensor = self.checkpoint.load(name)
-                weights = view.shaped(tensor)
+                weights = view.shaped(self.checkpoint.load(name))
                 check_weights([Layer(name, weights)])
                 for target in outputs.folders:
-                    outputs.write_codes(
-                        target, name, weights, nearest(weights, target.quantize.scheme), zeros_in(tensor)
-                    )
+                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
             if not self.places[name].prunable:
                 outputs.copy(name)
 
 
 class GptqSweep(BlockSweep):
-    """SparseGPT's sweep over the blocks, which also rounds each weight that stays."""
+    """SparseGPT's sweep over the blocks, which rounds weights instead of removing them."""
 
-    unread_way = "pruned by magnitude and rounded to the nearest"
+    unread_way = "rounded to the nearest"
 
     def _quota(self, target: Target, place: tuple[str, int]) -> Quota:
         assert isinstance(target, QuantizeTarget)
         return replace(super()._quota(target, place), quantize=target.quantize)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
-        for layer, solutions in zip(layers, super()._unread(layers, quotas), strict=True):
-            found: list[Solution | SparsebenchError] = []
-            for quota, solution in zip(quotas, solutions, strict=True):
-                assert isinstance(solution, Solution) and quota.quantize
-                codes = nearest(solution.weights, quota.quantize.scheme)
-                weights, removed = codes.expanded(layer.weights.dtype), zeros_in(solution.weights.cpu())
-                found.append(Solution(weights, solution.notes, codes, removed))
-            yield found
+        for layer in layers:
+            schemes = [quota.quantize.scheme for quota in quotas if quota.quantize]
+            codes = [nearest(layer.weights, scheme) for scheme in schemes]
+            yield [Solution(one.expanded(layer.weights.dtype), codes=one) for one in codes]
 
     def _write(
         self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution
     ) -> None:
         assert isinstance(outputs, QuantizedWriters) and isinstance(target, QuantizeTarget) and solution.codes
-        codes, weights = solution.codes.cpu(), layer.weights.cpu()
-        outputs.write_codes(target, layer.name, weights, codes, solution.removed, solution.notes)
+        outputs.write_codes(target, layer.name, layer.weights.cpu(), solution.codes.cpu(), solution.notes)

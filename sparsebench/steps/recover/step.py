@@ -179,12 +179,10 @@ class Student(Strict):
     """Heads of keys and values; default: in the same proportion to `heads` as in the original."""
     head_size: Count | None = None
     """The size of each head, where config.json has a key for it."""
-    narrow: Literal["sliced", "random"] = "sliced"
-    """How a tensor smaller than the original's starts: as evenly spaced rows and columns of it, or drawn at random."""
 
     def checked(self) -> None:
         """Raise PydanticCustomError where no dimension is given, `layers` are out of order, or heads do not divide."""
-        if not self.model_dump(exclude_none=True, exclude={"narrow"}):
+        if not self.model_dump(exclude_none=True):
             raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
         if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
             raise wrong(f"layers are {self.layers}", "the teacher's blocks in order, each once", at="student")
@@ -241,9 +239,7 @@ def words(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     if "teacher" in told:
         first.append(taught(own))
     if student := told.pop("student", None):
-        first.append(
-            "into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items() if value != "sliced")
-        )
+        first.append("into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items()))
     return first + said({key: value for key, value in told.items() if key not in ("field", "target", "teacher")})
 
 
@@ -304,12 +300,11 @@ def holds(step: Step) -> float:
     """Return the bytes per parameter that a training holds in memory; 0 where blocks are reconstructed.
 
     Weights, gradients, two moments and the best weights take 20 (float32), each teacher in memory 4. ADMM (``elsa``)
-    adds a sparse copy, multipliers and another copy of the weights. Movement adds scores, and the weights including
-    pruned ones.
+    adds a sparse copy, multipliers and another copy of the weights.
     """
     if step.name == "reconstruct":
         return 0.0
-    more = 12.0 * (step.name == "elsa") + 8.0 * (step.settings.get("by") == "movement")
+    more = 12.0 * (step.name == "elsa")
     asked = len(teachers(step.settings))
     return 20.0 + 4.0 * (min(1, asked) if step.settings.get("top_k") else asked) + more
 

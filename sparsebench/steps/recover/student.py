@@ -2,18 +2,19 @@
 
 Its block i starts as the teacher's block ``layers[i]``. A tensor of the same shape is taken whole. From a larger tensor
 evenly spaced rows and columns are taken (weight selection, Xu et al., 2311.18823), in whole heads and groups where
-heads are fewer; with ``narrow: random`` the student's tensor is drawn instead. A tensor that the teacher lacks is
-always drawn. The vocabulary stays.
+heads are fewer. A tensor that the teacher lacks is drawn. The vocabulary stays.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.axes import POSITIONS, ModelShape, shape, sizes
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
@@ -21,7 +22,6 @@ from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import has_masked_lm, meta_model, transformers_config
 from sparsebench.models.filling import stored_views
 from sparsebench.models.random_weights import write_model
-from sparsebench.models.residual import write_pooling
 from sparsebench.models.topology import View, moved, part
 from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.shrink import writing
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
 
+_POOLED = ("word_embedding_dimension", "embedding_dimension")
+"""What sentence-transformers calls the hidden size beside its pooling."""
 Levels = tuple[int, ...]
 """Sizes of nested runs of rows, the outermost first: groups of heads, heads in a group, entries in a head."""
 
@@ -56,16 +58,24 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
     config = _config(found, described, blocks)
     kind = _kind(teacher, family)
     own, theirs = (writing.stock_model(family, one, kind) for one in (config, teacher.config))
-    draft = _Draft(teacher, found, config, blocks, family, described["narrow"] == "sliced")
+    draft = _Draft(teacher, found, config, blocks, family)
     given, taken, total = draft.given(own, theirs)
     write_model(own, config, folder, "auto", seed, teacher.folder, given)
     if "hidden" in described:
-        write_pooling(folder, described["hidden"])
+        _write_pooling(folder, described["hidden"])
     kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < found.blocks[side]]
-    words = [f"{key} {value}" for key, value in described.items() if key not in ("layers", "narrow")]
+    words = [f"{key} {value}" for key, value in described.items() if key != "layers"]
     what = ", ".join([*dict.fromkeys(kept), *words])
     drawn = f", {total - taken:,} were drawn" if taken < total else ""
     return f"a student of {what}: {taken:,} of its {total:,} parameters began as the teacher's{drawn}"
+
+
+def _write_pooling(folder: Path, width: int) -> None:
+    """Write the hidden size ``width`` into the sentence-transformers configurations of a folder that state it."""
+    for path in folder.glob("*/config.json"):
+        stated = bounded.read_object(path)
+        if changed := {key: width for key in _POOLED if key in stated}:
+            path.write_text(json.dumps({**stated, **changed}, indent=2))
 
 
 def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:
@@ -145,10 +155,9 @@ class _Draft:
         config: Mapping[str, Any],
         blocks: Mapping[str, list[int]],
         family: Family,
-        sliced: bool,
     ) -> None:
         self.teacher, self.how, self.blocks = teacher, found.how, blocks
-        self.config, self.family, self.sliced = config, family, sliced
+        self.config, self.family = config, family
         self.heads: list[Levels] = []
         if self.how.heads:
             counted = (sizes(one, self.how) for one in (config, teacher.config))
@@ -211,8 +220,6 @@ class _Draft:
             raise UnsupportedError(f"student: {name} would be {new}, where the teacher's is {old}", "smaller numbers")
         if new == old:
             return [torch.arange(size, device="cpu") for size in new]
-        if not self.sliced:
-            return None
         weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name
         dims = new if len(new) == 2 else (*new, 2)
         place = part(self._info(weight, dims), self.config, self.family)

@@ -1,1 +1,1 @@
-"""``shrink`` as a step of a recipe: it removes blocks, neurons, heads, experts or hidden channels from the tensors."""
+"""``shrink`` as a step of a recipe: it removes blocks, neurons, heads or experts from the tensors."""

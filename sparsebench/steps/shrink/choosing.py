@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import stated
 from sparsebench.models.axes import Axis, AxisKind, ModelShape, sizes
-from sparsebench.models.operations import tokens_counted
 from sparsebench.models.types import PER_LAYER
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from sparsebench.steps.contract import Step
 
 Of = Literal["neurons", "heads", "both", "experts"]
-ROUTED = ("frequency", "reap")
-"""Criteria of whole experts: how often, and how strongly, text is routed to them."""
+REAP = "reap"
+"""The criterion of whole experts: how strongly text is routed to them."""
 DOCUMENTS, LENGTH = 128, 512
 """The default number of labelled documents to read, and the number of tokens to which each is cut."""
 ALIGNED = 8
@@ -31,12 +30,11 @@ rows must be multiples of 16 bytes, for two-byte weights too."""
 
 @dataclass(frozen=True)
 class Cutting:
-    """What one step asks to keep: a share of the blocks' ``parameters`` or ``operations``, a share of each axis
-    (``keep``), or a number: of ``neurons`` per block or expert, ``heads`` per attention, ``experts`` per block."""
+    """What one step asks to keep: a share of the blocks' ``parameters``, a share of each axis (``keep``), or a number:
+    of ``neurons`` per block or expert, ``heads`` per attention, ``experts`` per block."""
 
     of: Of
     parameters: float | None = None
-    operations: float | None = None
     keep: float | None = None
     neurons: int | None = None
     heads: int | None = None
@@ -59,7 +57,7 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
     """Return how many elements of every axis stay: the same share of all, heads in whole groups, at least one.
 
     Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where the axes hold
-    too few parameters or operations for the share, where they have fewer elements than asked for, or where one cannot
+    too few parameters for the share, where they have fewer elements than asked for, or where one cannot
     be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(wanted.of)}
@@ -75,8 +73,8 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
         return {
             axis: _counted(shape, axis, counts[kind] or 0, wanted.uneven, step) for kind in axes for axis in axes[kind]
         }
-    key, left = ("parameters", wanted.parameters) if wanted.operations is None else ("operations", wanted.operations)
-    cost, total = costs(shape, key, shape.axes)
+    left, tensors = wanted.parameters, shape.checkpoint.tensors
+    cost, total = {axis: axis.cost(tensors) for axis in shape.axes}, shape.block_parameters
     worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
     target = None if left is None else (1 - left) * total
     share = wanted.keep if target is None else 1 - target / sum(worth.values())
@@ -84,7 +82,7 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
     if target is not None and share <= 0:
         most = sum(worth.values()) / total
         raise UnsupportedError(
-            f"{key}: {left:g}: {' and '.join(axes)} are {most:.0%} of the blocks' {key}",
+            f"parameters: {left:g}: {' and '.join(axes)} are {most:.0%} of the blocks' parameters",
             f"a share above {1 - most:.2f}, or `of: both`",
         )
     found: dict[Axis, int] = {}
@@ -96,7 +94,7 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
             share = min(1.0, 1 - (target - gone) / worth["neurons"])
             if share <= 0:
                 raise UnsupportedError(
-                    f"{key}: {left:g}: removing every neuron would not reach this share", "a larger share"
+                    f"parameters: {left:g}: removing every neuron would not reach this share", "a larger share"
                 )
     for axis in axes.get("neurons", ()):
         step, width = lcm(wanted.multiple_of, alignment(axes["neurons"])), axis.units // axis.times
@@ -128,31 +126,6 @@ def expert_groups(shape: ModelShape) -> int:
     """Return the number of groups into which routers divide their experts; 1 without groups."""
     mixture = shape.how.mixture
     return int(stated(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
-
-
-def costs(shape: ModelShape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis, int], int]:
-    """Return the cost of one element of each axis, and of all blocks: in parameters, or in operations per token.
-
-    A matrix takes two operations for each weight. Attention takes four for each value that o reads and each token
-    attended to.
-    """
-    tensors = shape.checkpoint.tensors
-    if key == "parameters":
-        return {axis: axis.cost(tensors) for axis in axes}, shape.block_parameters
-    looked_at = 4 * tokens_counted(shape.checkpoint.config)
-    matrices = {name for name, part in shape.places.items() if part.prunable}
-    found = {
-        axis: sum(2 * cut.size * tensors[cut.tensor].numel // tensors[cut.tensor].shape[cut.dim]
-                  for cut in axis.cuts if cut.tensor in matrices)
-        + (looked_at * sum(cut.size for cut in axis.outputs) if axis.kind == "heads" else 0)
-        for axis in axes
-    }  # fmt: skip
-    pairs = sum(
-        tensors[name].shape[0 if part.rows_last else 1]
-        for name, part in shape.places.items()
-        if part.prunable and part.kind in ("o", "cross_o")
-    )
-    return found, 2 * sum(tensors[name].numel for name in matrices) + looked_at * pairs
 
 
 def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:

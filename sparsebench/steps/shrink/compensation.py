@@ -66,11 +66,11 @@ def columns(axis: Axis, cut: Cut, stay: Iterable[int], length: int) -> torch.Ten
     return torch.nonzero(~cut.marks(gone, length)).flatten()
 
 
-def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: str, damping: float) -> torch.Tensor:
+def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: str) -> torch.Tensor:
     """Refit the columns that stay, (out, kept) float32, so that alone they give what all columns gave on the text.
 
     With G = Σ x xᵀ, S what stays and D what goes, the minimum over Ŵ of ‖(W - Ŵ)X‖² + λ‖Ŵ - W_S‖² is
-    Ŵ = W_S + W_D G_DS (G_SS + λI)⁻¹. λ is ``damping`` times the mean of G_SS's diagonal, raised where that is not enough.
+    Ŵ = W_S + W_D G_DS (G_SS + λI)⁻¹. λ is 0.01 times the mean of G_SS's diagonal, raised where that is not enough.
     Raises ModelError for statistics that no damping makes positive definite, naming the tensor.
     """
     import torch
@@ -82,7 +82,7 @@ def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: s
     wide = weights.double()
     target = wide[:, gone] @ gram[gone][:, stay].double()
     diagonal = kept.diagonal().clone()
-    for share in (damping, *(one for one in DAMPING if one > damping)):
+    for share in DAMPING:
         kept.diagonal().copy_(diagonal + share * diagonal.mean().clamp(min=1e-30))
         lower, failed = torch.linalg.cholesky_ex(kept)
         if not int(failed):

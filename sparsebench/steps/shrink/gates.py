@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+RATE, PENALTY, MULTIPLIER_RATE = 0.2, 10.0, 0.1
+"""Adam's learning rate of log α; the initial λ2 (λ1 begins at 0); the shares of Δ and of Δ² by which λ1 and λ2 grow in
+each step."""
+GROWING, SETTLED = 0.25, 0.5
+"""The share of the steps over which the target sparsity grows linearly from 0, and that after which the gates are open
+or closed for good."""
 START = log((1 - GAMMA) / (ZETA - 1))
 """The initial log α of every gate: without a draw the gates are then exactly 1, so that the model begins unchanged."""
 
@@ -73,7 +79,7 @@ class GatePruning(Pruning):
     """
 
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
-        self.shape, self.settings, self.seed = shape, step.settings, seed
+        self.shape, self.seed = shape, seed
         self.joint = bool(step.settings["uneven"])
         numbers = choosing.numbers(shape, width.cutting(step))
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
@@ -87,7 +93,7 @@ class GatePruning(Pruning):
         """Put the gates into the model that is trained, in front of the matrices that read the elements (down, o)."""
         device, total = weights.leaves[0].device, sum(self.units)
         self.alphas = torch.full((total,), START, device=device, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.alphas], lr=settings["gate_rate"])
+        self.optimizer = torch.optim.Adam([self.alphas], lr=RATE)
         # The state that Adam would make at its first step: a resumed training copies its own into it.
         self.optimizer.state[self.alphas] = {
             "step": torch.tensor(0.0, device="cpu"),
@@ -102,9 +108,9 @@ class GatePruning(Pruning):
         gone = costs * (counts - left) / wholes
         self.target = (gone.sum(0, keepdim=True) if self.joint else gone).to(device)
         self.multipliers = torch.zeros(2, len(self.target), device=device)
-        self.multipliers[1] = settings["penalty"]
-        self.growing = max(1, round(settings["end"] * steps))
-        self.settled = max(1, round(settings["settle"] * steps))
+        self.multipliers[1] = PENALTY
+        self.growing = max(1, round(GROWING * steps))
+        self.settled = max(1, round(SETTLED * steps))
         start = 0
         for axis in self.numbers:
             own = slice(start, start + axis.units)
@@ -147,7 +153,7 @@ class GatePruning(Pruning):
         terms = torch.stack([excess, excess.square()])
         (self.multipliers * terms).sum().backward()
         self.optimizer.step()
-        self.multipliers += self.settings["multiplier_rate"] * terms.detach()
+        self.multipliers += MULTIPLIER_RATE * terms.detach()
 
     def _settle(self) -> None:
         """Open and close the gates for good."""

@@ -2,7 +2,7 @@
 
 With W the matrix that reads the elements (down, o) and x what it reads:
 
-    l1, l2      Σ|w|, or √Σw², over all rows and columns that would go with the element
+    l2          √Σw² over all rows and columns that would go with the element
     activation  √Σ_j ‖x_j‖²·‖W_:j‖²  over the element's columns j, as Wanda weighs single weights
     flap        Var(x_j)·‖W_:j‖², brought to mean 0 and deviation 1 in every matrix, averaged over the element's columns
                 (FLAP, An et al. 2024)
@@ -48,9 +48,8 @@ def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
     return own.reshape(units, cut.size).sum(1)
 
 
-def norms(shape: ModelShape, axes: Iterable[Axis], power: int, progress: Progress | None = None) -> Scores:
-    """Return the l1 (``power`` 1) or l2 norm of the matrices' entries that would go with each element (no 1-D
-    tensors)."""
+def norms(shape: ModelShape, axes: Iterable[Axis], progress: Progress | None = None) -> Scores:
+    """Return the l2 norm of the matrices' entries that would go with each element (no 1-D tensors)."""
     import torch
 
     meant: dict[str, list[tuple[Axis, Cut]]] = {}
@@ -61,7 +60,7 @@ def norms(shape: ModelShape, axes: Iterable[Axis], power: int, progress: Progres
             if len(shape.checkpoint.tensors[cut.tensor].shape) - (cut.expert is not None) > 1:
                 meant.setdefault(cut.tensor, []).append((axis, cut))
     for name, cuts in reported([*meant.items()], progress):
-        tensor = _finite(shape.checkpoint.load(name), name).float().abs_().pow_(power)
+        tensor = _finite(shape.checkpoint.load(name), name).float().square_()
         for axis, cut in cuts:
             matrix, dim = cut.of(tensor)
             others = [one for one in range(matrix.ndim) if one != dim]
@@ -69,9 +68,9 @@ def norms(shape: ModelShape, axes: Iterable[Axis], power: int, progress: Progres
     for axis in found:
         for unit, names in enumerate(axis.apart):
             for name in names:
-                tensor = _finite(shape.checkpoint.load(name), name).float().abs_().pow_(power)
+                tensor = _finite(shape.checkpoint.load(name), name).float().square_()
                 found[axis][unit] += float(tensor.sum(dtype=torch.float64)) if tensor.ndim > 1 else 0
-    return {axis: scores.sqrt() for axis, scores in found.items()} if power == 2 else found
+    return {axis: scores.sqrt() for axis, scores in found.items()}
 
 
 def drawn(axes: Iterable[Axis], seed: int) -> Scores:
@@ -120,17 +119,16 @@ class ActivationScorer:
 
 
 class Routing:
-    """Scores of experts from how the text is routed, block by block.
+    """Scores of experts by REAP from how the text is routed, block by block.
 
-    ``frequency`` is the number of an expert's tokens. ``reap`` is the mean over them of g·‖f(x)‖, with g the router's
-    weight and f(x) the expert's output (Lasby et al. 2510.13999). Where the model weights an expert's input instead of
-    its output (Llama 4), it is the mean of ‖f(gx)‖.
+    The score is the mean over an expert's tokens of g·‖f(x)‖, with g the router's weight and f(x) the expert's output
+    (Lasby et al. 2510.13999). Where the model weights an expert's input instead of its output (Llama 4), it is the mean
+    of ‖f(gx)‖.
     """
 
-    def __init__(self, name: str, axes: Iterable[Axis]) -> None:
+    def __init__(self, axes: Iterable[Axis]) -> None:
         import torch
 
-        self.name = name
         self.places = {(axis.side, axis.layers[0]): axis for axis in axes}
         self.sums = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
         self.tokens = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
@@ -168,10 +166,7 @@ class Routing:
 
     def result(self) -> Scores:
         """Return the scores, after the last block."""
-        return {
-            axis: counts if self.name == "frequency" else self.sums[axis] / counts.clamp(min=1)
-            for axis, counts in self.tokens.items()
-        }
+        return {axis: self.sums[axis] / counts.clamp(min=1) for axis, counts in self.tokens.items()}
 
 
 def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:

@@ -7,18 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sparsebench.manifest.schema import Count, NonEmpty, Positive, Share, wrong
+from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.shrink.choosing import DOCUMENTS, ROUTED
-from sparsebench.steps.shrink.gated import GATES, Gates
+from sparsebench.steps.recover.step import Distill
+from sparsebench.steps.shrink.choosing import DOCUMENTS, REAP
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
-WIDTH = ("flap", "taylor", "activation", "l1", "l2")
-NAMED = "list"
-"""The criterion that removes what a file names."""
-COUNTS = ("heads", "neurons", "experts")
-SIZES = ("parameters", "operations", "keep", *COUNTS)
-"""The settings that say how much stays, ``COUNTS`` as numbers and the others as shares."""
+WIDTH = ("flap", "taylor", "activation", "l2")
+GATES, NAMED = "gates", "list"
+"""The criteria that are learned in a training, and that remove what a file names."""
+SHARES, COUNTS = ("parameters", "keep"), ("heads", "neurons", "experts")
+"""The settings that say how much stays, as a share or as numbers."""
 _PART = Annotated[Share, Field(gt=0, le=1)]
 
 
@@ -35,18 +34,16 @@ class Depth(Settings):
 
 class Width(Settings):
     """Removes neurons of the feed-forward parts and attention heads, as many from every block or where they matter
-    least. Or removes hidden channels, the same ones everywhere, or whole experts, as many from every block."""
+    least. Or removes whole experts, as many from every block."""
 
     compensates: ClassVar[str] = "none"
+    former: ClassVar = {"damping": 0.01}
 
     parameters: _PART | None = None
     """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Alternatives
-    to this are `operations`, `keep`, `neurons`, `heads` and `experts`."""
-    operations: _PART | None = None
-    """The share of the blocks' floating-point operations per token that stays, attention included. They are counted for
-    a sequence of 512 tokens, or of the model's longest input where that is shorter."""
+    to this are `keep`, `neurons`, `heads` and `experts`."""
     keep: _PART | None = None
-    """The share of the neurons, heads, hidden channels or experts that stays."""
+    """The share of the neurons, heads or experts that stays."""
     neurons: Count | None = None
     """The number of neurons that stay in each block or expert, such as 512; together with `heads`, both are cut."""
     heads: Count | None = None
@@ -54,24 +51,20 @@ class Width(Settings):
     keys and values."""
     experts: Count | None = None
     """The number of experts that stay in each block of a mixture, at least as many as a token is routed to."""
-    of: Literal["neurons", "heads", "both", "hidden", "experts"] = "both"
+    of: Literal["neurons", "heads", "both", "experts"] = "both"
     """What is removed; `neurons`, `heads` and `experts`, where given, decide it. Heads go in whole groups that share
     keys and values. With `both`, the same share of neurons and heads goes, and neurons make up for what whole groups
-    leave over. `hidden` removes channels of the hidden states, and nothing else, from every tensor that reads or writes
-    them, embeddings and output head included. `experts` go with their rows of the router."""
+    leave over. `experts` go with their rows of the router."""
     uneven: bool = False
     """Whether the elements are ranked across all blocks, so that some blocks lose more than others; otherwise each
     loses the same number. Such a model is written in transformers' `per_layer_config`, which only sparsebench loads.
     Not for encoder-decoders or mixtures of experts."""
     multiple_of: Count = 1
-    """The number of neurons, or of hidden channels, that stay is rounded to a multiple of this."""
-    compensation: Literal["none", "bias", "least_squares", "rescale"] | None = None
+    """The number of neurons that stay is rounded to a multiple of this."""
+    compensation: Literal["none", "bias", "least_squares"] | None = None
     """How the removal is compensated. `none`: not at all. `bias`: by a bias that holds the removed elements' mean
     output, where the model can have one (only with flap, which measures the means). `least_squares`: by refitting the
-    columns that stay to the calibration text. `rescale`, for hidden channels: by a factor for each norm, since it
-    divides by another width now. Default, as published: `bias` for flap and `none` for the others."""
-    damping: Positive = 0.01
-    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to its diagonal."""
+    columns that stay to the calibration text. Default, as published: `bias` for flap and `none` for the others."""
     iterations: Count = 1
     """The number of equal cuts. After each, what is left is compensated, and scored anew for the next (TextPruner)."""
     file: NonEmpty | None = None
@@ -81,7 +74,7 @@ class Width(Settings):
 
     def complete(self, name: str) -> dict[str, Any]:
         """Check the settings against each other; return those that count, with the published compensation filled in."""
-        given = [key for key in SIZES if getattr(self, key) is not None]
+        given = [key for key in (*SHARES, *COUNTS) if getattr(self, key) is not None]
         counts = [key for key in given if key in COUNTS]
         if "experts" in counts and len(counts) > 1:
             raise wrong(f"`experts` beside `{counts[0]}`", "one after the other: a list of two steps", at="experts")
@@ -97,34 +90,19 @@ class Width(Settings):
                 raise wrong(what, way, at=key)
         found = {key: value for key, value in self.model_dump().items() if value is not None} | {"of": of}
         found["compensation"] = self.compensation or self.compensates
-        idle = ["damping"] * (found["compensation"] != "least_squares") + ["multiple_of"] * (of in ("heads", "experts"))
-        return _without(found, idle)
+        return _without(found, ["multiple_of"] if of in ("heads", "experts") else [])
 
     def _rules(self, name: str, of: str, counts: Sequence[str]) -> Iterator[tuple[bool, str, str, str]]:
         """Yield, for each rule about settings that exclude each other: whether it is broken, what is wrong, what to
         write instead, and the key at fault."""
-        how, hidden, experts = self.compensation, of == "hidden", of == "experts"
+        how, experts = self.compensation, of == "experts"
         said, key = f"`compensation: {how}`", "compensation"
-        yield how == "rescale" and not hidden, f"{said} without `of: hidden`", "`least_squares` or `none`", key
-        flap = "`of: hidden` by flap: it scores what one matrix reads, and every block reads hidden channels"
-        yield hidden and name == "flap", flap, "another criterion, such as `activation`", "of"
-        before = f"{said} beside `of: hidden`: what went was written by all blocks before"
-        yield hidden and how not in (None, "none", "rescale"), before, "`rescale` or `none`", key
-        same = "the same channels go in all blocks: leave it out"
-        yield hidden and self.uneven, "`uneven` beside `of: hidden`", same, "uneven"
-        yield hidden and self.file is not None, "`file` beside `of: hidden`", same, "file"
         single = experts and name in ("flap", "taylor", "activation")
-        others = f"one of l1, l2, random, {', '.join(ROUTED)}"
-        yield single, f"experts by {name}: it scores single neurons and heads", others, "of"
-        # Only a number of `neurons` or `heads` can break this rule: `of` accepts only experts for these criteria.
-        whole = f"`{of}` by {name}: it scores whole experts"
-        yield (
-            name in ROUTED and not experts,
-            whole,
-            "a number of `experts`, or a share to `keep`",
-            counts[0] if counts else "of",
-        )
-        for idle, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1), ("operations", None)):
+        yield single, f"experts by {name}: it scores single neurons and heads", f"l2, random or {REAP}", "of"
+        # Only a number of `neurons` or `heads` can break this rule: `of` accepts only experts here.
+        whole, at = f"`{of}` by {name}: it scores whole experts", counts[0] if counts else "of"
+        yield name == REAP and not experts, whole, "a number of `experts`, or a share to `keep`", at
+        for idle, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1)):
             yield experts and getattr(self, idle) != plain, f"`{idle}` beside experts", "leave it out", idle
         yield experts and how not in (None, "none"), f"{said} beside experts", "`none`", key
         several = self.multiple_of > 1
@@ -167,12 +145,10 @@ class Taylor(Width):
             return _without(found, own)
         if self.source is None:
             raise wrong("`labels: task` without `source`", "labelled documents, such as path:train.jsonl", at="labels")
-        if self.of == "hidden":
-            raise wrong("`labels: task` beside `of: hidden`", "`labels: own`", at="labels")
         return found
 
 
-class Routed(Width):
+class Reap(Width):
     """Removes whole experts: those that the calibration text uses least."""
 
     of: Literal["experts"] = "experts"  # type: ignore[assignment]
@@ -189,17 +165,10 @@ class Listed(Settings):
     `{"neurons": {"0": {"go": [3, 17]}, "1": {"go": [4, 5]}}}`. The content, not the name, identifies a result."""
     compensation: Literal["none", "least_squares"] = "none"
     """How the removal is compensated: not at all, or by refitting the columns that stay to the calibration text."""
-    damping: Positive = 0.01
-    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to its diagonal."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """Return the settings, without `damping` where nothing is refitted."""
-        found = super().complete(name)
-        return _without(found, () if self.compensation != "none" else ("damping",))
 
 
 class RandomCut(Width):
-    """Removes whole blocks, neurons, heads, hidden channels or experts at random."""
+    """Removes whole blocks, neurons, heads or experts at random."""
 
     blocks: Count | None = None
     """The number of blocks to remove, in place of the settings that say how many neurons and heads stay."""
@@ -215,11 +184,36 @@ class RandomCut(Width):
         return {"blocks": self.blocks, "stacks": self.stacks}
 
 
+class Gates(Distill):
+    """Learns a gate for each neuron and head while the whole model is trained, and removes those whose gates close."""
+
+    parameters: Annotated[Share, Field(gt=0, lt=1)] | None = None
+    """The share of the blocks' parameters that stays, between 0 and 1. The alternative is `keep`."""
+    keep: Annotated[Share, Field(gt=0, lt=1)] | None = None
+    """The share of the neurons, or of the heads, that stays."""
+    of: Literal["neurons", "heads", "both"] = "both"
+    """What is removed. Heads go in whole groups that share keys and values. With `both`, the same share of neurons and
+    heads goes, and neurons make up for what whole groups leave over."""
+    uneven: bool = False
+    """Whether one Lagrangian covers all blocks, so that some lose more than others; otherwise each block has its own.
+    Such a model is written in transformers' `per_layer_config`, which only sparsebench loads. Not for
+    encoder-decoders."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Check the settings; return them with the one of `parameters` and `keep` that is given."""
+        given = [key for key in SHARES if getattr(self, key) is not None]
+        if len(given) != 1:
+            what = " beside ".join(f"`{key}`" for key in given) or "no share of what stays"
+            raise wrong(what, "one of them, such as `parameters: 0.8`", at="parameters")
+        found = super().complete(name)
+        return {key: value for key, value in found.items() if key not in SHARES or key in given}
+
+
 def settings() -> dict[str, type[Settings]]:
     """Return each criterion's class of settings, by the criterion's name."""
     own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": RandomCut, NAMED: Listed, GATES: Gates}
-    own |= dict.fromkeys(ROUTED, Routed)
-    names = (*DEPTH, *WIDTH, *ROUTED, "random", NAMED, GATES)
+    own[REAP] = Reap
+    names = (*DEPTH, *WIDTH, REAP, "random", NAMED, GATES)
     return {name: own.get(name, Depth if name in DEPTH else Width) for name in names}
 
 

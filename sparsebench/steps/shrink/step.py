@@ -7,23 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.manifest.schema import Family
+from sparsebench.models.architectures import UNBIASED, architecture
+from sparsebench.models.families import family_of
+from sparsebench.models.types import PER_LAYER
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Evidence, Step, unusual
-from sparsebench.steps.shrink import gated
-from sparsebench.steps.shrink.choosing import LENGTH, ROUTED, by_labels
-from sparsebench.steps.shrink.gated import GATES
-from sparsebench.steps.shrink.settings import COUNTS, NAMED, SIZES, settings
-from sparsebench.steps.shrink.unfit import check
+from sparsebench.steps.recover import step as recover
+from sparsebench.steps.shrink.choosing import LENGTH, REAP, by_labels, kinds_of
+from sparsebench.steps.shrink.labelled import lacking
+from sparsebench.steps.shrink.settings import COUNTS, GATES, NAMED, SHARES, Gates, settings
 
-READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *ROUTED)
+READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", REAP)
 """Criteria that read calibration text."""
-REFITS = ("least_squares", "rescale")
-"""Compensations that read it."""
 
 
 def reads_text(step: Step) -> bool:
     """Whether the criterion or the compensation reads calibration text."""
-    return (step.name in READ_TEXT and not by_labels(step)) or step.settings.get("compensation") in REFITS
+    return (step.name in READ_TEXT and not by_labels(step)) or refits(step)
+
+
+def refits(step: Step) -> bool:
+    """Whether the columns that stay are refitted to the calibration text."""
+    return bool(step.settings.get("compensation") == "least_squares")
 
 
 def draws(step: Step) -> bool:
@@ -40,7 +46,7 @@ def label(step: Step) -> str:
     """Return the step's label, such as ``sleb -4 blocks`` or ``flap/both to 0.8 of parameters``."""
     own = step.settings
     if step.name == GATES:
-        return gated.label(step)
+        return _label_of_gates(step)
     if "blocks" in own:
         where = "" if own["stacks"] == "both" else f" of the {own['stacks']}"
         return f"{step.name} -{own['blocks']} blocks{where}"
@@ -52,14 +58,22 @@ def label(step: Step) -> str:
     if step.name == NAMED:
         return ", ".join([f"shrink {file[0]}", *ways, *others])
     counts = " and ".join(f"{own[key]}{f' {key}' * (own['of'] == 'both')}" for key in COUNTS if key in own)
-    shares = [f"{own[key]:.4g} of {key}" for key in ("parameters", "operations") if key in own]
-    share = counts or "".join(shares) or format(own.get("keep", 1), ".4g")
+    parts = f"{own['parameters']:.4g} of parameters" if "parameters" in own else f"{own.get('keep', 1):.4g}"
     text = [Reference.parse(own["source"]).name] if by_labels(step) else []
-    return ", ".join([f"{step.name}/{own['of']} to {share}", *ways, *file, *others, *text])
+    return ", ".join([f"{step.name}/{own['of']} to {counts or parts}", *ways, *file, *others, *text])
 
 
-_OTHERS = ("multiple_of", "labels", "damping", "iterations", "uneven")
+_OTHERS = ("multiple_of", "labels", "iterations", "uneven")
 """Settings that a label states where they differ from their defaults."""
+
+
+def _label_of_gates(step: Step) -> str:
+    """Return a label such as ``gates/both to 0.8 of parameters, tokens=1000000``: results depend on the token budget."""
+    own = step.settings
+    (share,) = (key for key in SHARES if key in own)
+    said = f"{own[share]:.4g}" if share == "keep" else f"{own[share]:.4g} of {share}"
+    rest = {key: value for key, value in own.items() if key not in (share, "of", "tokens")}
+    return ", ".join([f"{step.name}/{own['of']} to {said}", f"tokens={own['tokens']}", *recover.words(rest, Gates)])
 
 
 def passes(step: Step, blocks: int) -> float:
@@ -72,7 +86,7 @@ def passes(step: Step, blocks: int) -> float:
     if step.name == "sleb":
         return float(sum(1 + max(1, blocks - gone) / 2 for gone in range(own["blocks"])))
     scored = 0 if by_labels(step) else (step.name in READ_TEXT) + (step.name == "taylor")
-    once = scored + (own.get("compensation") in REFITS)
+    once = scored + refits(step)
     return float(once * own.get("iterations", 1))
 
 
@@ -88,14 +102,50 @@ def trains(step: Step) -> bool:
 
 def whole(step: Step) -> bool:
     """Whether the whole model runs in memory, rather than block by block."""
-    return step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale"
+    return step.name in ("sleb", "taylor")
 
 
 def size(step: Step) -> float:
     """Return the result's estimated size as a share of the parent's: the share that stays of the blocks, which are most
     of a model, or 0.9 where the step gives none."""
-    shares = (step.settings[key] for key in SIZES if key in step.settings and key not in COUNTS)
+    shares = (step.settings[key] for key in SHARES if key in step.settings)
     return float(next(shares, 0.9))
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return why a step cannot cut the model of a config.json, and the way out; empty where it shows no reason."""
+    try:
+        check(step, config, family_of(config))
+    except UnsupportedError as error:
+        return error.message, error.hint or ""
+    return recover.refuses(step, config)
+
+
+def check(step: Step, config: Mapping[str, Any], family: Family | None) -> None:
+    """Raise UnsupportedError for every reason that ``refuses`` gives, except those that only concern training."""
+    own, how, type_ = step.settings, architecture(config), config.get("model_type")
+    of: Any = "blocks" if "blocks" in own else own.get("of")
+    for kind in kinds_of(of) if of else ():
+        if why := how.cannot(kind):
+            raise UnsupportedError(f"{type_}: {why}", how.instead(kind))
+    if own.get("compensation") == "bias":
+        cut = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(of)]
+        if without := [name for name in cut if name in UNBIASED.get(str(type_), ())]:
+            raise UnsupportedError(
+                f"compensation: bias: {type_} has no bias beside {' and '.join(without)}, "
+                "and transformers would ignore one",
+                "`compensation: least_squares` or `none`",
+            )
+    if step.name == GATES and how.mixture:
+        raise UnsupportedError(f"{type_}: gates are not learned for mixtures of experts", "another criterion")
+    if own.get("uneven") and (how.mixture or family == "encoder-decoder"):
+        experts = "config.json has no key for an expert or a block of a mixture with fewer elements"
+        why = experts if how.mixture else f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+        raise UnsupportedError(f"{type_}: uneven: {why}", "leave `uneven` out")
+    if own.get("labels") == "text" and family == "encoder":
+        raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+    if by_labels(step) and (why := lacking(config)):
+        raise UnsupportedError(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -105,14 +155,13 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     from sparsebench.models.axes import shape
     from sparsebench.models.quantized import float_checkpoint
-    from sparsebench.steps.shrink import channels, depth, gates, width
+    from sparsebench.steps.shrink import depth, gates, width
 
     checkpoint = float_checkpoint(parent, "shrink first, then quantize")
     found = shape(checkpoint, context.family)
     parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
-        hidden = step.settings.get("of") == "hidden"
-        module: Any = gates if trains(step) else depth if "blocks" in step.settings else channels if hidden else width
+        module: Any = gates if trains(step) else depth if "blocks" in step.settings else width
         try:
             check(step, checkpoint.config, context.family)
             parts.setdefault((module.make, reads_text(step)), {})[step] = folder

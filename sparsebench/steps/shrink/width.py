@@ -19,7 +19,7 @@ from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
-from sparsebench.steps.shrink.choosing import ROUTED, Cutting, by_labels, kinds_of
+from sparsebench.steps.shrink.choosing import REAP, Cutting, by_labels, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
 from sparsebench.steps.shrink.named import NamedElements, read
 from sparsebench.steps.shrink.whole import WholeModel
@@ -136,7 +136,7 @@ def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Making
 def cutting(step: Step) -> Cutting:
     """Return what a step's settings ask for."""
     own = step.settings
-    targets = {key: own.get(key) for key in ("parameters", "operations", "keep", "neurons", "heads", "experts")}
+    targets = {key: own.get(key) for key in ("parameters", "keep", "neurons", "heads", "experts")}
     return Cutting(own["of"], **targets, multiple_of=own.get("multiple_of", 1), uneven=own["uneven"])
 
 
@@ -227,8 +227,8 @@ class _WidthPass:
         kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
-        if name in ("l1", "l2"):
-            return {_scored(steps[0]): scores.norms(self.shape, axes, int(name[1]), progress)}
+        if name == "l2":
+            return {_scored(steps[0]): scores.norms(self.shape, axes, progress)}
         if name == "random":
             return {_scored(steps[0]): scores.drawn(axes, seed)}
         if name == "taylor":
@@ -248,10 +248,10 @@ class _WidthPass:
             for asked, own in found.items():
                 unseen = [axis for axis in experts if not own[axis].any()]
                 self.unseen[asked] = len(unseen)
-                found[asked] = own | scores.norms(self.shape, unseen, 2)
+                found[asked] = own | scores.norms(self.shape, unseen)
             return found
-        if name in ROUTED:
-            routing = scores.Routing(name, axes)
+        if name == REAP:
+            routing = scores.Routing(axes)
             self.replay(1).run(routing.visit, progress)
             return {_scored(steps[0]): routing.result()}
         reading = scores.ActivationScorer(name, axes)
@@ -370,7 +370,7 @@ def _refitted(
     assert gram is not None
     weights, view = block.matrix(cut.name), one.smaller.view(cut)
     index = compensation.columns(axis, cut, one.smaller.kept[axis], weights.shape[1])
-    new = compensation.refit(weights, gram, index, cut.name, one.step.settings["damping"]).to(weights.dtype)
+    new = compensation.refit(weights, gram, index, cut.name).to(weights.dtype)
     whole = weights.new_zeros(weights.shape)
     whole[:, index] = new
     return view.stored(new), view.stored(whole)

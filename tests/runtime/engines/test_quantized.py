@@ -20,8 +20,8 @@ from sparsebench.steps.quantize.sweep import run
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 
 WORK = Workload(batch=1, prompt=12, generate=4)
-WAYS = {"int8": Quantize(), "int8-dynamic": Quantize("int8-dynamic"), "int4": Quantize("int4", 32, symmetric=False)}
-KERNELS = {"int8": "_weight_int8pack_mm", "int8-dynamic": "_int_mm", "int4": "_weight_int4pack_mm_for_cpu"}
+WAYS = {"int8": Quantize(), "int4": Quantize("int4", 32)}
+KERNELS = {"int8": "_weight_int8pack_mm", "int4": "_weight_int4pack_mm_for_cpu"}
 
 
 def quantized(dense: Path, family: str, way: Quantize, out: Path) -> Path:
@@ -79,7 +79,6 @@ def test_a_wrong_kernel_fails(bits: str, tiny_llama: Path, tmp_path: Path, monke
         ("sparse", 1, Quantize(), "sparse engine does not run int8"),
         ("deepspeed-zero3", 1, Quantize("int4"), "does not run int4"),
         ("deepspeed", 2, Quantize(), "2 ranks"),
-        ("hf", 1, Quantize(symmetric=False), "zero points"),
         ("hf", 1, Quantize("int4", 20), "not of 20"),
     ],
 )

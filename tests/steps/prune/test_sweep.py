@@ -14,7 +14,6 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.prune import sweep
 from sparsebench.steps.prune.contract import Layer, Target
 from sparsebench.steps.prune.methods import magnitude
 from sparsebench.steps.prune.sweep import Sweep
@@ -110,20 +109,6 @@ def test_no_folder_is_left_when_a_sweep_fails(tiny_llama: Path, tmp_path: Path) 
     with pytest.raises(UnsupportedError, match="'2x' is not known"):
         swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", 0.5, "layer", "2x")])
     assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_rounded_takes_no_other_version_with_it(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise UnsupportedError("no layout of integers is known")
-
-    monkeypatch.setattr(sweep, "quantized", refuse)
-    steps = [single("prune", "sparsegpt", sparsity=0.5, bits="int8"), single("prune", "magnitude", sparsity=0.5)]
-    found: dict[Any, Any] = {}
-    targets = {step: tmp_path / str(place) for place, step in enumerate(steps)}
-    kinds()["prune"].load()(tiny_llama, targets, Context("decoder"), found.__setitem__)
-    assert isinstance(found[steps[0]], UnsupportedError) and isinstance(found[steps[1]], Evidence)
 
 
 def test_verify_counts_the_dense_model(tiny_bert: Path) -> None:

@@ -20,7 +20,7 @@ from tests.models.test_experts import stored, tokens
 WAYS = [
     Quantize("int8"),
     Quantize("int8", rounding="gptq"),
-    Quantize("int4", 16, "gptq", sparsity=0.5),
+    Quantize("int4", 16, "gptq"),
 ]
 
 
@@ -83,7 +83,7 @@ def test_experts_in_one_tensor_are_refused_by_name_before_anything_is_written(tm
 
 def test_some_rows_of_a_quantized_matrix_are_those_of_the_whole() -> None:
     weights = torch.randn(8, 32)
-    for scheme in (Quantize("int8").scheme, Quantize("int4", 16, symmetric=False).scheme):
+    for scheme in (Quantize("int8").scheme, Quantize("int4", 16).scheme):
         codes, view = nearest(weights, scheme), View("w", rows=(2, 5))
         assert view.rows is not None
         assert torch.equal(codes.cut(view.rows).expanded(torch.float32), view.shaped(codes.expanded(torch.float32)))

@@ -30,11 +30,8 @@ from sparsebench.steps.quantize.sweep import GptqSweep, run
 from sparsebench.steps.registry import kinds, single
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 
-NEAREST = [
-    Quantize(), Quantize(symmetric=False), Quantize("int8-dynamic"), Quantize("int8-dynamic", symmetric=False),
-    Quantize("int4", 32), Quantize("int4", 32, symmetric=False), Quantize("int4", 20), Quantize("int4", 20, symmetric=False),
-]  # fmt: skip
-GPTQ = [replace(way, rounding="gptq") for way in NEAREST[:6]] + [Quantize("int4", 32, "gptq", sparsity=0.5)]
+NEAREST = [Quantize(), Quantize("int4", 32), Quantize("int4", 20)]
+GPTQ = [replace(way, rounding="gptq") for way in NEAREST[:2]]
 
 
 def calibrated(family: str) -> Calibrated:
@@ -92,15 +89,14 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
             if name not in names:
                 assert torch.equal(old, new)
                 continue
-            if not way.sparsity:
-                assert not bool(new[old == 0].any()), way
+            assert not bool(new[old == 0].any()), way
             zeros += int((old == 0).sum())
             rounded += int((new == 0).sum())
             exact = after.codes(name).expanded(torch.float64)
             error += float((old.double() - (exact.T if after.across else exact)).square().sum())
             size += float(old.double().square().sum())
         assert evidence.zeros == rounded
-        assert evidence.zeros - evidence.rounded_to_zero == zeros or way.sparsity
+        assert evidence.zeros - evidence.rounded_to_zero == zeros
         assert evidence.relative_error == pytest.approx((error / size) ** 0.5, rel=1e-4)
         stored = sum(i.nbytes for n, i in after.stored.items() if n not in before.tensors or n in names)
         assert evidence.bits == pytest.approx(8 * stored / evidence.prunable)
@@ -137,7 +133,7 @@ def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Pa
             assert loaded.dtype == (torch.float32 if dtype == "float32" else load_model(folder, family).dtype)
 
 
-@pytest.mark.parametrize("way", [way for way in NEAREST if way.group != 20 and (way.symmetric or way.group)])
+@pytest.mark.parametrize("way", NEAREST[:2])
 def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path, way: Quantize) -> None:
     folder, family = model
     ((out, _),) = made(folder, family, [way], tmp_path / "out").values()
@@ -152,7 +148,7 @@ def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("way", NEAREST[:6])
+@pytest.mark.parametrize("way", NEAREST[:2])
 def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Path, way: Quantize) -> None:
     pytest.importorskip("compressed_tensors")
     folder, family = model
@@ -190,16 +186,6 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
     config[KEY]["quant_method"] = "gptq"
     with pytest.raises(UnsupportedError, match="gptq"):
         encoding_of(config)
-
-
-def test_a_target_that_fails_fails_alone(tiny_llama: Path, tmp_path: Path) -> None:
-    wrong, right = Quantize("int4", 30, "gptq", sparsity=0.5, pattern="2:4"), Quantize("int4", 32, "gptq")
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
-    targets = {wrong: tmp_path / "wrong", right: tmp_path / "right", Quantize(): tmp_path / "nearest"}
-    run(tiny_llama, "decoder", targets, calibrated("decoder"), found.__setitem__)
-    assert isinstance(found[wrong], UnsupportedError) and "2:4" in str(found[wrong])
-    assert isinstance(found[right], Evidence) and isinstance(found[Quantize()], Evidence)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["nearest", "right"]
 
 
 def test_a_target_that_is_given_up_on_the_way_fails_alone(

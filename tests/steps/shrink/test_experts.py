@@ -15,7 +15,6 @@ from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.experts import is_fused
 from sparsebench.models.load import load_model
-from sparsebench.models.operations import operations_a_token
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores, width
@@ -226,8 +225,7 @@ def test_a_model_without_experts_is_the_model_that_never_chooses_them(kind: str,
 
 
 @pytest.mark.parametrize(("kind", "form"), [("mixtral", "published"), ("gpt_oss", "fused"), ("llama4_text", "fused")])
-@pytest.mark.parametrize("name", ["frequency", "reap"])
-def test_experts_that_the_text_takes_least_go(kind: str, form: str, name: str, tmp_path: Path) -> None:
+def test_experts_that_the_text_takes_least_go(kind: str, form: str, tmp_path: Path) -> None:
     folder = stored(kind, form, tmp_path)
     given = text("decoder").batch
     kept = given.attention_mask.reshape(-1)
@@ -250,7 +248,7 @@ def test_experts_that_the_text_takes_least_go(kind: str, form: str, name: str, t
             else:
                 gave = type(fused).forward.__wrapped__(fused, hidden[rows], lone + expert, torch.ones(len(lone), 1))
             strength = float((weight * gave.norm(dim=-1)).mean()) if len(lone) else 0.0
-            expected[layer].append(float(len(lone)) if name == "frequency" else strength)
+            expected[layer].append(strength)
 
     for path, module in model.named_modules():
         if is_fused(module):
@@ -258,7 +256,7 @@ def test_experts_that_the_text_takes_least_go(kind: str, form: str, name: str, t
             module.register_forward_pre_hook(lambda module, args, layer=layer: look(layer, module, args))
     with torch.no_grad():
         model(input_ids=given.input_ids, attention_mask=given.attention_mask.long())
-    out, result = shrunk(folder, "decoder", tmp_path / "out", name, experts=3)
+    out, result = shrunk(folder, "decoder", tmp_path / "out", "reap", experts=3)
     assert isinstance(result, Evidence) and "3 of 4 experts" in result.note, result
     before, after = weights(folder), weights(out)
     for layer, values in expected.items():
@@ -293,7 +291,6 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
     folder = stored("qwen2_moe", "fused", tmp_path)
     table: list[tuple[str, dict[str, Any], str]] = [
         ("l2", {"keep": 0.5, "of": "neurons", "uneven": True}, "uneven"),
-        ("l2", {"operations": 0.5, "of": "neurons"}, "operations"),
         ("l2", {"neurons": 16}, "24 and 48 wide"),
         ("flap", {"keep": 0.5, "of": "neurons"}, "no bias beside"),
     ]
@@ -311,7 +308,6 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
     llama, _ = four_blocks("llama", tmp_path / "llama")
     _, wrong = shrunk(llama, "decoder", tmp_path / "wrong", "l2", experts=2)
     assert isinstance(wrong, UnsupportedError) and "no mixture of experts" in wrong.message
-    assert operations_a_token(Checkpoint(folder).config, "decoder") is None
 
 
 @pytest.mark.parametrize(
@@ -320,10 +316,10 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
         ("taylor", {"experts": 2}, "of"),
         ("l2", {"experts": 2, "heads": 2}, "experts"),
         ("l2", {"experts": 2, "iterations": 2}, "iterations"),
-        ("frequency", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
+        ("reap", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
         ("reap", {}, "parameters"),
         ("reap", {"neurons": 16}, "neurons"),
-        ("frequency", {"heads": 2}, "heads"),
+        ("reap", {"heads": 2}, "heads"),
     ],
 )
 def test_settings_of_experts_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
@@ -333,5 +329,5 @@ def test_settings_of_experts_that_do_not_go_together(name: str, settings: dict[s
 
 
 def test_labels_of_cuts_of_experts() -> None:
-    assert label(single("shrink", "frequency", experts=6)) == "frequency/experts to 6"
+    assert label(single("shrink", "reap", experts=6)) == "reap/experts to 6"
     assert label(single("shrink", "l2", of="experts", keep=0.5)) == "l2/experts to 0.5"

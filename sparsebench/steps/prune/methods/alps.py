@@ -9,7 +9,7 @@ scaled so that H has a unit diagonal. ADMM splits W from its sparse copy D (equa
     V  ←  V + ρ (W − D)
 
 Every third step ρ grows, by a factor that depends on how much of the support of D has changed, until the support
-settles. Ten steps of conjugate gradients (``refine``) then improve the values on that support.
+settles. Ten steps of conjugate gradients then improve the values on that support.
 
 V is ρ(Z − D) with Z = W + V/ρ, and D is the part of Z that stays. So only Z and the mask are kept from step to step.
 """
@@ -24,13 +24,18 @@ from sparsebench.errors import ModelError
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.factor import check_gram, check_range, check_weights
-from sparsebench.steps.prune.settings import ALPS
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.models.inputs import InputStatistics
 
+DAMPING = 0.01
+"""λ, as a share of the mean diagonal of XᵀX."""
+PENALTY, GROWTH, STEPS = 0.1, (1.3, 1.2, 1.1), 300
+"""The initial ρ; the factors by which it grows while much, some or little of the support changes; the most ADMM steps."""
+REFINE = 10
+"""The number of conjugate-gradient steps on the support that was found."""
 SOFTER = 5.0
 """ρ is divided by this as long as it is too large for the support to change at all."""
 LEAST = 1e-5
@@ -78,21 +83,11 @@ def solve(
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
-    found: list[list[Solution | ModelError]] = [[] for _ in layers]
-    settings = [quota.read(ALPS) for quota in quotas]
-    problems = {
-        damping: prepare(layers[0].inputs, layers[0].name, dtype or torch.float32, damping)
-        for damping in {setting.damping for setting in settings}
-    }
-    for row, layer in zip(found, layers, strict=True):
-        row += [
-            _attempt(problems[setting.damping], layer, quota, setting)
-            for quota, setting in zip(quotas, settings, strict=True)
-        ]
-    return found
+    problem = prepare(layers[0].inputs, layers[0].name, dtype or torch.float32)
+    return [[_attempt(problem, layer, quota) for quota in quotas] for layer in layers]
 
 
-def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype, damping: float = 0.01) -> LeastSquares:
+def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype) -> LeastSquares:
     """Damp H, scale it to a unit diagonal, and compute its eigenvectors.
 
     An input that is always zero gets a row of the identity matrix.
@@ -104,7 +99,7 @@ def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype, damping: flo
     check_gram(inputs.gram, name)
     hessian = inputs.gram.to(torch.float64, copy=True)
     diagonal = hessian.diagonal()
-    diagonal += damping * diagonal.mean()
+    diagonal += DAMPING * diagonal.mean()
     diagonal[diagonal == 0] = 1
     root = diagonal.sqrt()
     hessian.div_(root).div_(root[:, None])
@@ -112,14 +107,14 @@ def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype, damping: flo
     return LeastSquares(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
 
 
-def _attempt(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> Solution | ModelError:
+def _attempt(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | ModelError:
     try:
-        return _prune(problem, layer, quota, setting)
+        return _prune(problem, layer, quota)
     except ModelError as error:  # weights beyond the range of the layer's dtype, for this quota only
         return error
 
 
-def _prune(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> Solution:
+def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution:
     """Prune one layer to one quota: ADMM for the support, then conjugate gradients for the values."""
     import torch
 
@@ -129,10 +124,10 @@ def _prune(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> 
     stays = mask.numel() - int(mask.sum())
     if stays in (0, mask.numel()):
         return Solution(layer.weights.masked_fill(mask, 0), said)
-    found, mask, settled = _search(problem, dense, mask, quota, setting, layer)
+    found, mask, settled = _search(problem, dense, mask, quota, layer)
     if not settled:
-        said += (f"the support still changed after {setting.iterations} steps",)
-    found = _refine(problem, dense, found, mask, setting.refine)
+        said += (f"the support still changed after {STEPS} steps",)
+    found = _refine(problem, dense, found, mask)
     weights = torch.empty(found.shape, dtype=layer.weights.dtype, device=found.device)
     weights.copy_(found.div_(problem.root)).masked_fill_(mask, 0)
     check_range(weights, layer.name)
@@ -146,18 +141,18 @@ def _project(weights: torch.Tensor, quota: Quota, layer: Layer) -> torch.Tensor:
 
 
 def _search(
-    problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, layer: Layer
+    problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, quota: Quota, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """Run ADMM from the mask ``start``; return D, the mask of its zeros, and whether the mask settled in time."""
     import torch
 
     stays = start.numel() - int(start.sum())
-    penalty, moved = setting.penalty, False
-    much, some, little = (round(1 + (setting.growth - 1) * share / 3, 9) for share in (3, 2, 1))
+    penalty, moved = PENALTY, False
+    much, some, little = GROWTH
     held, inverse = penalty, problem.inverse(penalty)
     state, mask = dense.masked_fill(start, 0), start
     before = start
-    for step in range(1, setting.iterations + 1):
+    for step in range(1, STEPS + 1):
         # Removed entries have V = held·Z (``held`` is the ρ of the step that made Z); the others have D = Z.
         signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
         right = signs.mul_(state).sub_(dense, alpha=penalty)
@@ -181,9 +176,7 @@ def _search(
     return state.masked_fill_(mask, 0), mask, False
 
 
-def _refine(
-    problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor, steps: int
-) -> torch.Tensor:
+def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Run conjugate gradients on the support, all rows at once, and keep the rows whose error falls.
 
     H has a unit diagonal, so the steps are already preconditioned by the diagonal.
@@ -196,7 +189,7 @@ def _refine(
     residual = ahead.masked_fill_(mask, 0)
     direction = residual.clone()
     size = residual.square().sum(1)
-    for _ in range(steps):
+    for _ in range(REFINE):
         image = (direction @ problem.hessian).masked_fill_(mask, 0)
         length = _ratio(size, (direction * image).sum(1))
         found.addcmul_(direction, length)

@@ -5,68 +5,120 @@ stay zero, with gradients of zero. With an N:M pattern only weights that the pat
 candidates, so that every group fits the pattern in the end. The pattern's masks are made anew each time, as BMCook does
 for 2:4.
 
-The training is that of ``recover: distill``. The paper prunes during a whole training. Here a run starts from a trained
-model, and no budget in tokens is published for that. ``movement`` and ``rigl`` choose the weights to remove in other
-ways.
+The schedule is that of TensorFlow's Model Optimization Toolkit: ``PolynomialDecay`` with a power of 3, or
+``ConstantSparsity``. The training is that of ``recover: distill``. The paper prunes during a whole training. Here a run
+starts from a trained model, and no budget in tokens is published for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.prune.course import ScheduledPruning, bottom, forget
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.prune.movement import MovementPruning
-from sparsebench.steps.prune.rigl import RiglPruning
-from sparsebench.steps.recover.weights import MaskedParameter
+from sparsebench.steps.recover.trainer import Pruning
+from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
+
+POWER = 3.0
 
 
-class GradualPruning(ScheduledPruning):
+@dataclass(frozen=True)
+class SparsitySchedule:
+    """The sparsity over optimizer steps: from ``initial`` at the step ``start`` to ``final`` at the step ``end``."""
+
+    initial: float
+    final: float
+    start: int
+    end: int
+    frequency: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], steps: int) -> SparsitySchedule:
+        """Return the schedule for a training of ``steps`` steps; the last step at the latest has the final sparsity."""
+        last = max(0, steps - 1)
+        start = min(last, round(settings["start"] * steps))
+        if settings["schedule"] == "constant":
+            return cls(settings["sparsity"], settings["sparsity"], start, start, 1)
+        end = min(last, max(start, round(settings["end"] * steps)))
+        return cls(settings["initial"], settings["sparsity"], start, end, settings["frequency"])
+
+    def share(self, step: int) -> float:
+        """Return the sparsity at step t, s_f + (s_i - s_f)(1 - (t - t_0) / (t_1 - t_0))³, t clamped to [t_0, t_1]."""
+        time = (step - self.start) / (self.end - self.start) if self.end > self.start else 1.0
+        return self.final + (self.initial - self.final) * (1 - min(1.0, max(0.0, time))) ** POWER
+
+    def due(self, step: int) -> bool:
+        """Return whether masks are chosen at this step: every ``frequency`` steps from ``start`` on, and at ``end``."""
+        if not self.start <= step <= self.end:
+            return False
+        return step == self.end or (step - self.start) % self.frequency == 0
+
+
+class GradualPruning(Pruning):
     """The masks of a training, which grow by a schedule."""
+
+    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
+        self.schedule, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
+        self.held, self.optimizer = weights.held, optimizer
 
     def before(self, step: int) -> None:
         """Zero the smallest weights of each matrix up to the scheduled sparsity, and clear their optimizer state."""
-        if not self.course.due(step):
+        if not self.schedule.due(step):
             return
         for held in self.held:
             parameter, gone, scores = held.parameter, held.gone, self._scores(held)
-            # Fused experts are one tensor of a matrix each.
-            stacks = (one if one.ndim == 3 else one[None] for one in (scores, gone))
-            for one, mask in zip(*stacks, strict=True):
-                count = round(self.course.share(step) * one.numel())
-                mask |= bottom(one, min(count, int(one.isfinite().sum())))
+            for matrix, mask in zip(_matrices(scores), _matrices(gone), strict=True):
+                count = round(self.schedule.share(step) * matrix.numel())
+                mask |= _lowest(matrix, min(count, int(matrix.isfinite().sum())))
             with torch.no_grad():
                 parameter.masked_fill_(gone, 0)
-            forget(self.optimizer, parameter, gone)
+            self._forget(parameter, gone)
 
     def _scores(self, held: MaskedParameter) -> torch.Tensor:
         """Return magnitudes, infinite for the weights that the pattern keeps."""
         scores = held.parameter.detach().abs()
         if self.pattern != "unstructured":
-            for one in held.matrices(scores):
-                one[~by_pattern(ordinals(one, held.name), self.pattern)] = torch.inf
+            for matrix in held.matrices(scores):
+                matrix[~by_pattern(ordinals(matrix, held.name), self.pattern)] = torch.inf
         return scores
+
+    def _forget(self, parameter: torch.Tensor, gone: torch.Tensor) -> None:
+        """Zero AdamW's moments of removed weights: even without a gradient, old moments would move them."""
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in self.optimizer.state[parameter]:
+                self.optimizer.state[parameter][name].masked_fill_(gone, 0)
+
+    @contextmanager
+    def sparse(self, step: int) -> Iterator[bool]:
+        """Yield whether the schedule has ended."""
+        yield step > self.schedule.end
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the masks."""
         return [held.gone for held in self.held]
 
 
-KINDS: dict[str, type[GradualPruning] | type[MovementPruning] | type[RiglPruning]] = {
-    "magnitude": GradualPruning,
-    "movement": MovementPruning,
-    "rigl": RiglPruning,
-}
-"""The class that makes the zeros, by the setting ``by``."""
+def _matrices(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the matrices of a tensor: itself, or one for each expert where experts are fused."""
+    return tensor if tensor.ndim == 3 else tensor[None]
+
+
+def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Return a mask of the ``count`` lowest scores of a matrix, in their shape."""
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().topk(count, largest=False, sorted=False).indices] = True
+    return mask.view(scores.shape)
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every gradually pruned model of one pass, each in its folder. Raises as ``recover`` does."""
     from sparsebench.steps.recover.step import run as recover
 
-    recover(parent, targets, context, emit, lambda settings, *rest: KINDS[settings["by"]](settings, *rest))
+    recover(parent, targets, context, emit, GradualPruning)

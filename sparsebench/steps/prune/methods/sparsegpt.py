@@ -11,10 +11,9 @@ N:M chooses the weights to remove at every M-th column, from the weights as upda
 alone, so layers that read the same input, and all sparsities, are stacked and swept together. The stack is Wᵀ, so that
 a column is contiguous.
 
-A quota that quantizes rounds the weights that stay in column j to the nearest values q of a grid, and e = (w_j - q) /
-U_jj for these weights too: the paper's joint sweep. With a sparsity of 0 that is GPTQ (Frantar et al. 2023, algorithm
-1), where weights that were zero before count as removed. A group's grid is made from its weights as updated when its
-first column is reached.
+A quota that quantizes removes nothing. It rounds the weights of column j to the nearest values q of a grid, with e =
+(w_j - q) / U_jj: GPTQ (Frantar et al. 2023, algorithm 1). Weights that were zero before stay zero. A group's grid is
+made from its weights as updated when its first column is reached.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.quantized import Codes, groups_of
+from sparsebench.errors import ModelError
+from sparsebench.models.quantized import Codes, Scheme, groups_of
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.factor import DAMPING, Factor, check_range, check_weights, factorise
 from sparsebench.steps.prune.settings import SparseGPT
-from sparsebench.steps.quantize.grid import Grid, Quantize, grid
+from sparsebench.steps.quantize.grid import grid_steps, grid_values
 
 if TYPE_CHECKING:
     import torch
@@ -87,20 +86,10 @@ def _damping(quota: Quota) -> float:
     return quota.quantize.damping if quota.quantize else quota.read(SparseGPT).damping
 
 
-def block_width(pattern: str, quantize: Quantize | None = None, columns: int = WIDTH) -> int:
-    """Return the columns of a block: the multiple nearest to ``columns`` of the group size of the grid or the pattern.
-
-    Raises UnsupportedError for a grid whose groups would split those of the pattern.
-    """
-    together = 1 if pattern == "unstructured" else masks.pair(pattern)[1]
-    if quantize and quantize.group:
-        if quantize.group % together:
-            raise UnsupportedError(
-                f"`group: {quantize.group}` is not a multiple of {together}, the group size of pattern {pattern}",
-                f"choose a group that is a multiple of {together}",
-            )
-        together = quantize.group
-    return max(1, round(columns / together)) * together
+def block_width(pattern: str, group: int | None = None) -> int:
+    """Return the columns of a block: the multiple nearest to WIDTH of the group size of the grid, or of the pattern."""
+    together = group or (1 if pattern == "unstructured" else masks.pair(pattern)[1])
+    return max(1, round(WIDTH / together)) * together
 
 
 def _stacks(
@@ -114,8 +103,7 @@ def _stacks(
     for column, quota in enumerate(quotas):
         changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.quantize
         if changes and _damping(quota) == damping:
-            joint = quota.quantize and (quota.quantize.group,)
-            alike = (quota.pattern, quota.read(SparseGPT).columns, joint, quota.keep_zeros)
+            alike = (quota.pattern, quota.quantize and quota.quantize.scheme, quota.keep_zeros)
             wanted_at.setdefault(alike, []).append(column)
     for wanted in wanted_at.values():
         places: list[tuple[int, int]] = []
@@ -139,26 +127,24 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
     import torch
 
     quota = units[0].quota
-    inputs, width = len(factor.upper), block_width(quota.pattern, quota.quantize, quota.read(SparseGPT).columns)
-    device = factor.upper.device
-    stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype, device=device)
+    scheme = quota.quantize.scheme if quota.quantize else None
+    inputs, width = len(factor.upper), block_width(quota.pattern, scheme.group if scheme else None)
+    stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype, device=factor.upper.device)
     for unit in units:
         stack[:, unit.columns] = unit.layer.weights.T
-    zeros = stack == 0 if quota.quantize or quota.keep_zeros else None
+    zeros = stack == 0 if scheme or quota.keep_zeros else None
     stack[factor.dead] = 0
-    rounding = _Rounding(units, stack) if quota.quantize else None
-    gone = torch.zeros(stack.shape[1], dtype=torch.int64, device=device)
+    rounding = _Rounding(scheme, units, stack) if scheme else None
     for start in range(0, inputs, width):
         here = slice(start, min(start + width, inputs))
         upper = factor.upper[here, here].contiguous()
         removed = _removed(stack[here], upper.diagonal()[:, None], units, None if zeros is None else zeros[here])
         errors = _sweep_block(stack[here], upper, units, removed, rounding, start)
         stack[here.stop :].addmm_(factor.upper[here, here.stop :].T, errors, alpha=-1)
-        gone += removed.sum(0)
     for unit in units:
         codes = rounding.codes(unit) if rounding else None
         try:
-            yield _solution(unit, stack[:, unit.columns].T, factor, codes, int(gone[unit.columns].sum()))
+            yield _solution(unit, stack[:, unit.columns].T, factor, codes)
         except ModelError as error:  # weights beyond the range of the layer's dtype, for this quota only
             yield error
 
@@ -184,7 +170,7 @@ def _sweep_block(
     scale = upper.diagonal()[:, None]
     factors = removed.to(block.dtype).div_(scale)
     errors = torch.empty_like(block)
-    for start, stop in _steps(width, group, units[0].quota.quantize):
+    for start, stop in _steps(width, group, rounding.group if rounding else None):
         for column in range(start, stop):
             if group and column % group == 0 and column + group <= width:
                 here = slice(column, column + group)
@@ -203,67 +189,58 @@ def _sweep_block(
 
 
 class _Rounding:
-    """The grids of a stack of units that quantize, and the integer values of its columns."""
+    """The steps of the grids of a stack of units, and the integer values of its columns."""
 
-    def __init__(self, units: list[Unit], stack: torch.Tensor) -> None:
+    def __init__(self, scheme: Scheme, units: list[Unit], stack: torch.Tensor) -> None:
         import torch
 
         inputs, rows = stack.shape
-        self.units = [(unit, unit.quota.quantize) for unit in units if unit.quota.quantize]
-        self.group = self.units[0][1].group
+        self.units, self.bits, self.group = units, scheme.bits, scheme.group
         self.values = torch.empty(inputs, rows, dtype=torch.int8, device=stack.device)
-        self.steps, self.zeros = stack.new_empty(2, groups_of(inputs, self.group), rows)
-        self.low, self.high = stack.new_empty(2, rows)
+        self.steps = stack.new_empty(groups_of(inputs, self.group), rows)
         if self.group is None:
             self._open(0, stack)
 
     def rounded(self, place: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
         """Round column ``place``, the first of ``ahead``, with zeros where ``removed``; return the rounded weights."""
-        import torch
-
-        if self.group is not None and place % self.group == 0:
-            self._open(place // self.group, ahead[: self.group].masked_fill(removed[: self.group], 0))
-        self.values[place] = values = torch.where(removed[0], self.grid.zero, self.grid.values(ahead[0]))
-        return self.grid.weights(values)
+        number = place // self.group if self.group else 0
+        if self.group and place % self.group == 0:
+            self._open(number, ahead[: self.group].masked_fill(removed[: self.group], 0))
+        values = grid_values(ahead[0], self.steps[number], self.bits).masked_fill_(removed[0], 0)
+        self.values[place] = values
+        return values.mul_(self.steps[number])
 
     def _open(self, number: int, weights: torch.Tensor) -> None:
-        """Make the grid of one group of ``weights`` (columns, rows), for each unit by its own scheme."""
-        for unit, quantize in self.units:
+        """Make the steps of one group of ``weights`` (columns, rows)."""
+        for unit in self.units:
             at = unit.columns
-            found = grid(weights[:, at], 0, quantize.scheme, unit.layer.weights.dtype)
-            self.steps[number, at], self.zeros[number, at] = found.step, found.zero
-            self.low[at], self.high[at] = found.low, found.high
-        self.grid = Grid(self.steps[number], self.zeros[number], self.low, self.high)
+            self.steps[number, at] = grid_steps(weights[:, at], 0, self.bits, unit.layer.weights.dtype)
 
     def codes(self, unit: Unit) -> Codes:
-        """Return the unit's values (out, in) with its grids."""
-        import torch
-
-        at, kept = unit.columns, unit.quota.quantize
-        zeros = None if kept is None or kept.symmetric else self.zeros[:, at].T.to(torch.int8).contiguous()
+        """Return the unit's values (out, in) with its steps."""
+        at = unit.columns
         steps = self.steps[:, at].T.to(unit.layer.weights.dtype).contiguous()
-        return Codes(self.values[:, at].T.contiguous(), steps, zeros, self.group)
+        return Codes(self.values[:, at].T.contiguous(), steps, self.group)
 
 
 def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None) -> torch.Tensor:
-    """Return the mask (width, rows) of a block: each unit's lowest w² / U_jj², or its ``zeros`` if it only quantizes.
+    """Return the mask (width, rows) of a block: each unit's lowest w² / U_jj², or its ``zeros`` if it quantizes.
 
     For N:M the mask has only the zeros to keep.
     """
     import torch
 
-    removed = torch.zeros(block.shape, dtype=torch.bool, device=block.device)
+    if units[0].quota.quantize:
+        assert zeros is not None
+        return zeros
     if masks.kind_of(units[0].quota.pattern) == "N:M":
-        return zeros.clone() if zeros is not None and units[0].quota.keep_zeros else removed
-    prunes = any(unit.quota.sparsity > 0 for unit in units)
-    scores = (block / scale).square_().T.contiguous() if prunes else block
+        return torch.zeros_like(block, dtype=torch.bool) if zeros is None else zeros.clone()
+    removed = torch.empty(block.shape, dtype=torch.bool, device=block.device)
+    scores = (block / scale).square_().T.contiguous()
     for unit in units:
-        if unit.quota.sparsity > 0:
-            before = None if zeros is None else ~zeros[:, unit.columns].T
-            (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name, before)
-            removed[:, unit.columns] = choice.mask.T
-        elif zeros is not None:
-            removed[:, unit.columns] = zeros[:, unit.columns]
+        before = None if zeros is None else ~zeros[:, unit.columns].T
+        (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name, before)
+        removed[:, unit.columns] = choice.mask.T
     return removed
 
 
@@ -277,15 +254,15 @@ def _removed_of_group(ratios: torch.Tensor, unit: Unit, gone: torch.Tensor) -> t
     return masks.lowest_of_each(scores.masked_fill_(gone, -1), group - keep)
 
 
-def _steps(width: int, group: int, quantize: Quantize | None) -> Iterator[tuple[int, int]]:
+def _steps(width: int, group: int, whole: int | None) -> Iterator[tuple[int, int]]:
     """Yield the bounds of the runs of columns, about STEP each, that are updated one by one.
 
-    All columns of a group must be up to date when its first is reached. So a group of a pattern is within one run, or
-    starts one; a group of a grid always starts one.
+    All columns of a group must be up to date when its first is reached. So a ``group`` of a pattern is within one run,
+    or starts one; one of a grid, of ``whole`` columns, always starts one.
     """
-    if quantize and quantize.group:
-        for left in range(0, width, quantize.group):
-            right = min(left + quantize.group, width)
+    if whole:
+        for left in range(0, width, whole):
+            right = min(left + whole, width)
             yield from ((left + start, left + stop) for start, stop in _steps(right - left, group, None))
         return
     longest = STEP // group * group if 0 < group <= STEP else STEP
@@ -298,7 +275,7 @@ def _steps(width: int, group: int, quantize: Quantize | None) -> Iterator[tuple[
         start = stop
 
 
-def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | None, removed: int) -> Solution:
+def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | None) -> Solution:
     """Return the unit's weights (out, in), converted to the layer's dtype; weights that are zero stay zero."""
     import torch
 
@@ -310,4 +287,4 @@ def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | 
     said = list(factor.notes) + list(masks.notes(weights.shape, unit.quota.pattern))
     if bool(factor.dead.any()):
         said.append("inputs that are always zero lose their weights")
-    return Solution(found, tuple(said), codes, removed)
+    return Solution(found, tuple(said), codes)

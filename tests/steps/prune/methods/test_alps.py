@@ -7,7 +7,7 @@ import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.steps.prune.contract import Layer, Quota, Solve
-from sparsebench.steps.prune.methods import sparsegpt
+from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.methods.alps import solve
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
 from tests.steps.prune.methods.test_sparsegpt import chosen, lowest
@@ -158,9 +158,9 @@ def test_the_checkpoints_precision_is_kept(dtype: torch.dtype, read) -> None:
     assert int((solution.weights == 0).sum()) == 400
 
 
-def test_a_search_that_does_not_settle_says_so(read) -> None:
-    quota = Quota(0.5, "layer", options=(("iterations", 4),))
-    ((solution,),) = solve([layer_of(weights_of(16, 50), read)], [quota])
+def test_a_search_that_does_not_settle_says_so(read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alps, "STEPS", 4)
+    ((solution,),) = solve([layer_of(weights_of(16, 50), read)], [Quota(0.5, "layer")])
     assert solution.notes == ("the support still changed after 4 steps",)
     assert int((solution.weights == 0).sum()) == 400
 

@@ -13,8 +13,7 @@ from pydantic_core import PydanticCustomError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.prune.course import SparsitySchedule
-from sparsebench.steps.prune.methods.gradual import GradualPruning
+from sparsebench.steps.prune.methods.gradual import GradualPruning, SparsitySchedule
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import combinations, label, single
@@ -32,38 +31,30 @@ SETTINGS = {
 }
 
 
-def exactly(share: float, folder: Path, family: Any) -> None:
-    """Each prunable matrix of a model has so many zeros, to the weight."""
-    model = Checkpoint(folder)
-    for name, part in parts(model, family).items():
-        if part.prunable:
-            assert int((model.load(name) == 0).sum()) == round(share * model.tensors[name].numel), name
-
-
 @pytest.mark.parametrize(
     ("initial", "final", "start", "end", "frequency"),
     [(0.0, 0.8, 0, 100, 10), (0.2, 0.95, 7, 61, 9), (0.1, 0.7, 3, 50, 9), (0.0, 0.5, 0, 8, 30)],
 )
-def test_the_course_is_that_of_polynomial_decay(
+def test_the_schedule_is_that_of_polynomial_decay(
     initial: float, final: float, start: int, end: int, frequency: int
 ) -> None:
     """By the words of ``PolynomialDecay`` and its ``_should_prune_in_step``, at every step; and once more at the end, where the
-    frequency does not divide the course: ``PolynomialDecay`` would never reach its sparsity."""
-    course = SparsitySchedule(initial, final, start, end, frequency)
+    frequency does not divide the schedule: ``PolynomialDecay`` would never reach its sparsity."""
+    schedule = SparsitySchedule(initial, final, start, end, frequency)
     for step in range(end + 20):
         theirs = start <= step <= end and (step - start) % frequency == 0
-        assert course.due(step) == (theirs or step == end)
+        assert schedule.due(step) == (theirs or step == end)
         share = min(1.0, max(0.0, (step - start) / (end - start)))
-        assert course.share(step) == pytest.approx((initial - final) * (1 - share) ** 3 + final, abs=1e-7)
+        assert schedule.share(step) == pytest.approx((initial - final) * (1 - share) ** 3 + final, abs=1e-7)
 
 
 def test_the_whole_sparsity_is_there_before_the_end() -> None:
     for steps in (1, 2, 7, 100):
         for start, end in ((0.0, 0.75), (0.5, 1.0), (1.0, 1.0)):
             asked = {"start": start, "end": end, "schedule": "cubic", "initial": 0.0, "sparsity": 0.8, "frequency": 30}
-            course = SparsitySchedule.of(asked, steps)
-            last = max(step for step in range(steps) if course.due(step))
-            assert course.share(last) == 0.8
+            schedule = SparsitySchedule.of(asked, steps)
+            last = max(step for step in range(steps) if schedule.due(step))
+            assert schedule.share(last) == 0.8
             constant = SparsitySchedule.of({**asked, "schedule": "constant"}, steps)
             assert [constant.share(step) for step in range(steps) if constant.due(step)] == [0.8]
 
