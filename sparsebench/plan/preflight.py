@@ -25,7 +25,6 @@ from sparsebench.manifest.schema import (
     Manifest,
     ManifestCalibration,
     ManifestModel,
-    ManifestRuntime,
     ManifestTask,
 )
 from sparsebench.models import building
@@ -234,9 +233,7 @@ def _look_up(
                 for side, found in tasks
             }
         ),
-        "runtime": [
-            block.model_copy(update={"select": selected(block.select)}) for block in _placed(manifest, loaded.folder)
-        ],
+        "runtime": [block.model_copy(update={"select": selected(block.select)}) for block in manifest.runtime or []],
     }
     return manifest.model_copy(update=located), revisions, configs, DataInfo(text, documents), named
 
@@ -427,13 +424,3 @@ def _selected(
         return planned.get((key, value), value) if isinstance(value, str) else value
 
     return selections and [{key: now(key, value) for key, value in one.items()} for one in selections]
-
-
-def _placed(manifest: Manifest, folder: Path) -> list[ManifestRuntime]:
-    """Return the runtime blocks with the paths of their hostfiles made absolute."""
-
-    def placed(runtime: ManifestRuntime) -> ManifestRuntime:
-        hostfile = runtime.hostfile and str(folder.absolute() / os.path.expanduser(runtime.hostfile))
-        return runtime.model_copy(update={"hostfile": hostfile})
-
-    return [placed(runtime) for runtime in manifest.runtime or []]
