@@ -33,7 +33,6 @@ from sparsebench.plan.preflight import PlanRequest
 from sparsebench.plan.preflight import prepare as preflight
 from sparsebench.plan.resolve import Lock
 from sparsebench.records import planned
-from sparsebench.runtime import hosts
 from sparsebench.sources.text import read_texts
 from sparsebench.storage import container
 from sparsebench.storage.archive import CODING as ARCHIVE
@@ -177,7 +176,6 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "lock": ("m.lock", Lock),
     "text": ("t.json", read_texts),
     "lines": ("t.jsonl", read_texts),
-    "hostfile": ("hostfile", hosts.read),
     "dictionary": ("cmudict.dict", cmudict.read),
     "plain text": ("t.txt", lambda path: read_texts(path, "f")),
     "columns": ("t.csv", read_texts),

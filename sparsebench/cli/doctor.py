@@ -24,13 +24,10 @@ COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
 def doctor(
-    gpu: Annotated[bool, typer.Option("--gpu", help="Run sixteen checks on the GPUs; they take some minutes.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run fifteen checks on the GPUs; they take some minutes.")] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
         int | None, typer.Option(min=1, help="With --gpu: the most ranks. Default: one per GPU; two on a CPU.")
-    ] = None,
-    hostfile: Annotated[
-        Path | None, typer.Option(help="With --gpu: also check ranks on the nodes of this file (`NAME slots=N` lines).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --gpu: also write the results to this file, as JSON.")] = None,
     as_json: JSON = False,
@@ -55,10 +52,10 @@ def doctor(
         if out and (out.is_dir() or not out.parent.is_dir()):
             way = "name a file in it" if out.is_dir() else f"make the folder {out.parent}, or name another file"
             raise UserError(f"--out {out}: no file can be written there", way)
-        _accept(device, ranks, hostfile, out, as_json)
+        _accept(device, ranks, out, as_json)
         return
-    if out or ranks or hostfile or device != "auto":
-        raise UserError("--device, --ranks, --hostfile and --out are for the checks of GPUs", "add --gpu")
+    if out or ranks or device != "auto":
+        raise UserError("--device, --ranks and --out are for the checks of GPUs", "add --gpu")
     from sparsebench.run.doctor import examine
 
     findings = []
@@ -72,18 +69,16 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | None, as_json: bool) -> None:
+def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
     """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
     from sparsebench import devices
     from sparsebench.run.acceptance import report, run_checks
-    from sparsebench.runtime import hosts
 
     device = devices.resolve(asked)
     if asked == "auto" and not devices.is_gpu(device):
         raise UserError("there is no GPU here", "run the checks that need none: sparsebench doctor --gpu --device cpu")
-    nodes = hosts.read(hostfile) if hostfile else ()
     checks = []
-    for check in run_checks(device, ranks or len(devices.chosen(device)) or 2, nodes):
+    for check in run_checks(device, ranks or len(devices.chosen(device)) or 2):
         checks.append(check)
         if not as_json:
             print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)

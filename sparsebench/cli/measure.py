@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
-from sparsebench.errors import SparsebenchError, UserError
+from sparsebench.errors import SparsebenchError
 from sparsebench.notebook import speedups
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
-    from sparsebench.runtime.hosts import Hosts
 
 
 def measure(
@@ -32,15 +30,6 @@ def measure(
         ),
     ] = "deepspeed",
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
-    hostfile: Annotated[
-        Path | None,
-        typer.Option(
-            help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh; in a SLURM job by srun."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With a hostfile: show the nodes and the launcher's command, and stop.")
-    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
     generate: Annotated[int, typer.Option(min=1, help="New tokens per sequence.")] = 16,
@@ -68,20 +57,13 @@ def measure(
     sparsebench measure pruned/0.90 --against path:my-model
     sparsebench measure packed/0.90 --against path:my-model --engine sparse
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
-    sparsebench measure /shared/model --ranks 8 --hostfile hosts --dry-run
     """
     from sparsebench import devices, runtime
     from sparsebench.models.topology import refuse_text
-    from sparsebench.runtime import hosts
     from sparsebench.runtime.engines import engine as made
     from sparsebench.runtime.engines import engines
 
     check_name("engine", engine, engines())
-    hosts.refuse_copies()
-    placed = hosts.share(hosts.read(hostfile), ranks) if hostfile else ()
-    if dry_run:
-        _show_launch(placed)
-        return
 
     def check(config: Mapping[str, Any]) -> None:
         refuse_text(config)
@@ -89,11 +71,10 @@ def measure(
 
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
-    # Which devices other nodes have, and what their CPUs emulate, is not known here.
-    there = device if placed else devices.resolve(device)
-    run_in = compute_dtype if placed else model.calculated(compute_dtype, there)
+    there = devices.resolve(device)
+    run_in = model.calculated(compute_dtype, there)
     work = runtime.Workload(batch, prompt, generate)
-    setting = runtime.Setting(engine, ranks, work, run_in, samples, hosts=placed, processes=processes, device=there)
+    setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
     note("measuring its memory …", "dim")
@@ -109,19 +90,6 @@ def measure(
         _show(timed, memory)
     if failure:
         raise failure
-
-
-def _show_launch(placed: Hosts) -> None:
-    """Print the nodes, and the command that would start their ranks. Raises UserError without nodes."""
-    import shlex
-
-    from sparsebench.runtime import hosts
-
-    if not placed:
-        raise UserError("--dry-run shows how ranks are started on other nodes", "name the nodes with --hostfile")
-    typer.echo(f"ranks on {hosts.told(placed)}")
-    command = hosts.command(Path("HOSTFILE"), placed, "PORT", ("ADDRESS", "PORT", "TOKEN"))
-    typer.echo(shlex.join(command))
 
 
 def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:

@@ -95,9 +95,7 @@ def run(
     from sparsebench.run.runner import Runner
     from sparsebench.run.select import LEFT_OUT, decisions, parse_only
     from sparsebench.run.workspace import Leases, Workspace, exclusive
-    from sparsebench.runtime import hosts
 
-    hosts.refuse_copies()
     check_name("executor", executor, EXECUTORS)
     chosen = parse_only(only or [])
     asked = PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs)

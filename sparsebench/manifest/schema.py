@@ -312,9 +312,6 @@ class ManifestRuntime(Strict):
     nodes: Count = 1
     """With `--executor ray`, over how many nodes two or more ranks are spread, equally many on each; a job has these
     nodes to itself. One rank stays on one node."""
-    hostfile: str | None = None
-    """A file of `NAME slots=N` lines that names nodes: two or more ranks are started on these, by srun within a SLURM
-    job, else by DeepSpeed's launcher and ssh; default: on this machine. Not for `--executor ray`, which has `nodes`."""
 
 
 class ManifestStructure(Strict):

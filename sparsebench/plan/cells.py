@@ -153,8 +153,8 @@ class Cell:
 
     @property
     def nodes(self) -> int:
-        """On how many nodes of a hostfile or a cluster a launcher starts its ranks; 0 where they stay with the job."""
-        return len(self.settings.get("hosts", ())) or int(self.settings.get("nodes", 0))
+        """On how many nodes of a cluster its ranks are; 0 where they stay with the job."""
+        return int(self.settings.get("nodes", 0))
 
     @property
     def label(self) -> str:
@@ -166,7 +166,7 @@ class Cell:
         if "engine" in setting:
             load = setting["workload"]
             shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
-            where = f" on {self.nodes} node{'s' * (self.nodes > 1)}" if self.nodes else ""
+            where = f" on {self.nodes} nodes" if self.nodes else ""
             beside = " beside other jobs" if setting.get("alone") == "device" else ""
             return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}{beside}"
         return self.stage

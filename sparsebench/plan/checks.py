@@ -59,9 +59,6 @@ def cross_checks(data: Any, positions: Positions, folder: Path) -> Iterator[Prob
     """Yield every problem that pydantic does not see; ``folder`` is what relative paths start from."""
     yield from _models(data, positions, folder)
     yield from _filters(data, positions)
-    yield from _files(
-        [(at, block, "hostfile") for at, block in _blocks(data)], positions, folder, "a file of `NAME slots=N` lines"
-    )
     yield from _shared(data, positions)
     every = [(verb, key) for verb, kind in kinds().items() for key in kind.files]
     written = [(at, step, key) for at, step in _written_steps(data) for verb, key in every if verb in step]
@@ -294,17 +291,12 @@ def _files(
 
 
 def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Report ranks that cannot be spread evenly over `nodes`, and `nodes` beside a `hostfile`."""
+    """Report ranks that cannot be spread evenly over `nodes`."""
     for at, block in _blocks(data):
         for place, nodes in _each(at, block, "nodes", int):
             ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
             uneven = [rank for rank in ranks if rank > 1 and nodes > 0 and rank % nodes] or ranks * (max(ranks) == 1)
-            if nodes > 1 and block.get("hostfile") is not None:
-                yield positions.problem(
-                    place, "`nodes` beside a `hostfile`, which names the nodes itself", "one of the two",
-                    "`nodes` is for --executor ray, `hostfile` for --executor local",
-                )  # fmt: skip
-            elif nodes > 1 and uneven:
+            if nodes > 1 and uneven:
                 what = f"{uneven[0]} rank{'s' * (uneven[0] > 1)} cannot be spread evenly over {nodes} nodes"
                 yield positions.problem(place, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 

@@ -45,9 +45,6 @@ WARM_UP_STEPS = 6
 """Steps that warming up one side of a pair typically takes."""
 READ_BYTES = 8e9
 """Bytes of weights that a CPU reads per second for new tokens."""
-NODES_START_SECONDS = 6.0
-"""Seconds to start ranks on several nodes anew, which each process does. Measured on one machine with two nodes of Ray:
-the memory stage of a model of 1.2 million weights took 5.7 seconds, nearly all of it this start."""
 ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
 """The share of an encoder-decoder that is its encoder, and the share that reads the encoder's output."""
 
@@ -93,8 +90,7 @@ def timing(cell: Cell, size: ModelSize) -> float:
     """Return the seconds to time a pair."""
     processes = cell.settings["processes"]
     phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
-    again = (processes - 1) * NODES_START_SECONDS if cell.nodes else 0.0
-    return processes * (_load(size) + phases) + again
+    return processes * (_load(size) + phases)
 
 
 def using_memory(cell: Cell, size: ModelSize) -> float:
@@ -134,9 +130,7 @@ def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
 def calculated(cell: Cell, device: str = "cpu") -> str:
     """Return the precision that a cell will run in on this machine: the one asked for, where that is not ``auto``."""
     if "engine" in cell.settings:
-        # Which precisions other nodes emulate is not known here.
-        asked = cell.settings["dtype"]
-        return asked if "hosts" in cell.settings else environment.arithmetic(cell.variant.dtype, asked, device)
+        return environment.arithmetic(cell.variant.dtype, cell.settings["dtype"], device)
     return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"), device)
 
 

@@ -28,22 +28,18 @@ def refused(
             continue
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
         asked = cell.settings["engine"], ranks, cell.variant.encoding or FLOAT
-        ways = cell.nodes, "hosts" in cell.settings, "alone" in cell.settings
+        ways = cell.nodes, "alone" in cell.settings
         if (asked, ways) not in known:
-            known[asked, ways] = _spread(*ways, device, executor) or (None if ways[1] else _why(*asked, device))
+            known[asked, ways] = _spread(*ways, device, executor) or _why(*asked, device)
         if why := known[asked, ways]:
             found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.message, "", why.hint or "")
     return found
 
 
-def _spread(nodes: int, listed: bool, beside: bool, device: str, executor: str) -> UnsupportedError | None:
-    """Return why ranks cannot be spread over ``nodes``, or jobs not be timed ``beside`` others; None where they can.
-
-    Nodes that a hostfile has ``listed`` are possible with every executor.
-    """
-    if nodes and not listed and executor != "ray":
-        way = "without Ray a `hostfile` names the nodes"
-        return UnsupportedError(f"nodes: {nodes}: only with --executor ray; {way}", "add --executor ray, or a hostfile")
+def _spread(nodes: int, beside: bool, device: str, executor: str) -> UnsupportedError | None:
+    """Return why ranks cannot be spread over ``nodes``, or jobs not be timed ``beside`` others; None where they can."""
+    if nodes and executor != "ray":
+        return UnsupportedError(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
     if not beside or (devices.is_gpu(device) and not nodes):
         return None
     why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"

@@ -125,7 +125,7 @@ class Resolver:
             "calibration": calibration,
             "variants": variants,
             "benchmarks": _with_planned_names(tasks, resolved.planned),
-            "runtime": [_selecting(self._placed(block), resolved.planned) for block in manifest.runtime or []],
+            "runtime": [_selecting(block, resolved.planned) for block in manifest.runtime or []],
         }
         resolved.manifest = manifest.model_copy(update=update)
         return resolved
@@ -284,11 +284,6 @@ class Resolver:
             what = f"a second task called `{name}`, of other data or settings"
             self.problems.append(self.loaded.problem(named, what, "a `name` for each"))
         return task
-
-    def _placed(self, block: ManifestRuntime) -> ManifestRuntime:
-        """Return a runtime block with the path of its hostfile made absolute."""
-        hostfile = block.hostfile and str(self.loaded.folder.absolute() / os.path.expanduser(block.hostfile))
-        return block.model_copy(update={"hostfile": hostfile})
 
 
 def _with_planned_names(tasks: ManifestBenchmarks, planned: Mapping[tuple[str, str], str]) -> ManifestBenchmarks:

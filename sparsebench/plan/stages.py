@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, runtime, storage, structure
@@ -16,7 +15,7 @@ from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime
 from sparsebench.plan import estimate
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.runtime import hosts, memory
+from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
@@ -217,7 +216,8 @@ def _inference(
                 for workload in block.workloads:
                     shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
                     noisy = {"alone": block.alone} if block.alone != "machine" else {}
-                    yield block, shared | _placed(block, ranks) | noisy | {"dtype": block.dtype}
+                    spread = {"nodes": block.nodes} if ranks > 1 and block.nodes > 1 else {}
+                    yield block, shared | spread | noisy | {"dtype": block.dtype}
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:
@@ -226,15 +226,6 @@ def _ranks(engine: str, asked: list[int]) -> list[int]:
     Where only more are asked for, they stay: the cell then says why it is unsupported.
     """
     return [1] if 1 in asked and not engines()[engine].shards else asked
-
-
-def _placed(block: ManifestRuntime, ranks: int) -> dict[str, Any]:
-    """Return where several ranks run, as a setting: on how many nodes of a cluster, or on which of a hostfile."""
-    if ranks > 1 and block.nodes > 1:
-        return {"nodes": block.nodes}
-    if block.hostfile is None or ranks == 1:
-        return {}
-    return {"hosts": [list(host) for host in hosts.share(hosts.read(Path(block.hostfile)), ranks)]}
 
 
 def _task_version(settings: CellSettings) -> list[Any]:

@@ -33,7 +33,7 @@ from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
-from sparsebench.runtime.ray_launcher import NAMESPACE, UNHURRIED
+from sparsebench.runtime.nodes import join
 from sparsebench.sources import Cache
 
 CONNECT_SECONDS = 10.0
@@ -69,11 +69,6 @@ class Cluster:
             raise UserError(
                 f"device: {self.settings.device}: on a cluster Ray chooses the GPU",
                 "say `device: cuda`, or --executor local",
-            )
-        if any("hosts" in cell.settings for cell in todo):
-            raise UserError(
-                "runtime: hostfile: a hostfile names nodes, and here Ray chooses them",
-                "say `nodes: 2` in its place, or run these cells with --executor local",
             )
         if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):
             raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
@@ -315,18 +310,12 @@ def connect(ray: Any, address: str | None) -> None:
                 "start Ray with `ray start --head`, and take the address that it prints, HOST:6379",
             ) from error
     try:
-        ray.init(
-            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR",
-            include_dashboard=None if where else False, runtime_env=UNHURRIED,
-        )  # fmt: skip
+        join(ray, address, include_dashboard=None if where else False)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError, ray.exceptions.RayError) as error:
         raise UserError(
             f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
             "see `ray status`; the driver needs the cluster's versions of Ray and Python, and its RAY_AUTH_MODE and token",
         ) from error
-    # Ray prints a lost node's whole state to our standard output; no setting stops it. The run reports the loss itself.
-    if worker := getattr(getattr(ray, "_private", None), "worker", None):
-        worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _ray() -> Any:

@@ -156,7 +156,7 @@ def _sparse() -> Finding:
 
 def _ranks() -> Finding:
     """Have two ranks really add up a tensor; the finding also says whether the shared-memory op was used."""
-    from sparsebench.runtime.launch import try_ranks
+    from sparsebench.runtime.group import try_ranks
 
     try:
         return Finding("two ranks", "ok", try_ranks(2))

@@ -238,21 +238,19 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
-    # On other nodes the ranks themselves find out which device there is.
-    device = "auto" if "hosts" in wanted else spec.device
     return runtime.Setting(
         engine=wanted["engine"],
         ranks=wanted["ranks"],
         workload=runtime.Workload(**wanted["workload"]),
-        dtype=calculated(cell, device),
+        dtype=calculated(cell, spec.device),
         samples=wanted.get("samples", 1),
         processes=wanted.get("processes", 1),
         forced=wanted.get("forced", False),
         seed=PROMPT_SEED,
         threads=_threads(spec.job, spec.device),
-        hosts=spec.hosts if "nodes" in wanted else tuple((name, slots) for name, slots in wanted.get("hosts", ())),
+        nodes=spec.nodes if "nodes" in wanted else (),
         group=spec.group if "nodes" in wanted else "",
-        device=device,
+        device=spec.device,
     )
 
 

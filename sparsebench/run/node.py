@@ -17,7 +17,6 @@ from typing import Any
 
 from sparsebench import __version__, devices, environment, leftovers, records
 from sparsebench.errors import UserError
-from sparsebench.plan.jobs import ranks_of
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
@@ -115,8 +114,7 @@ def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSp
     for address, one in zip(where[1:], told, strict=True):
         if why := same.differs(one, PROCESSES[spec.job.kind].timed):
             raise UserError(f"node {address}: {why}", "start the same environment on every node")
-    hosts = tuple((address, ranks_of(spec.job) // len(where)) for address in where)
-    return replace(spec, hosts=hosts, group=f"{ray.get_runtime_context().gcs_address}/{group}")
+    return replace(spec, nodes=where, group=f"{ray.get_runtime_context().gcs_address}/{group}")
 
 
 def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:

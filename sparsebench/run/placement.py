@@ -9,7 +9,7 @@ from typing import Any
 from sparsebench.errors import Interrupted, MeasureError, UserError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.jobs import nodes_of, ranks_of
-from sparsebench.runtime.ray_launcher import addresses, on_bundle
+from sparsebench.runtime.nodes import addresses, on_bundle
 
 LOOK_SECONDS = 1
 """How often a waiting group is looked at. Ray takes whole seconds."""
@@ -92,7 +92,7 @@ class PlacementGroup:
         return on_bundle(self.ray, self.group, 0)
 
 
-def ask_others(ray: Any, name: str, function: Callable[..., Any], *words: object) -> tuple[list[str], list[Any]]:
+def ask_others(ray: Any, name: str, function: Callable[..., Any], *words: object) -> tuple[tuple[str, ...], list[Any]]:
     """Return, on a group's first node, the addresses of all nodes and what ``function(*words)`` returns on the others.
 
     Raises MeasureError where one of them is gone, or gives no answer.

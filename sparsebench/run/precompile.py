@@ -19,7 +19,7 @@ def compiler(cells: Iterable[Cell], temporary: str, device: str = "cpu") -> subp
     compiles again what is missing, or says why it cannot.
     """
     settings = (cell.settings for cell in cells if "ranks" in cell.settings)
-    if not any(shm.used(one["engine"], one["ranks"], one.get("hosts"), device) for one in settings):
+    if not any("nodes" not in one and shm.used(one["engine"], one["ranks"], device) for one in settings):
         return None
     quiet = subprocess.DEVNULL
     command, variables = children.command(__name__), os.environ | children.imports() | {"TMPDIR": temporary}

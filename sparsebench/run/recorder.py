@@ -20,7 +20,6 @@ from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.run.workspace import Workspace
-from sparsebench.runtime.hosts import Hosts
 from sparsebench.sources.cache import Cache
 from sparsebench.steps.calibration import Calibration
 
@@ -32,7 +31,7 @@ class JobSpec:
     ``cache`` is the sources' cache, ``keep`` the format kept after storage cells. ``allow_overlap`` lets benchmarks be
     part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder was
     damaged and is made again. ``data`` holds the sources of the user's own data by their content. ``device`` is where
-    the job is done, as its process sees it. ``hosts`` and ``group`` are those of a runtime ``Setting``, where ranks lie
+    the job is done, as its process sees it. ``nodes`` and ``group`` are those of a runtime ``Setting``, where ranks lie
     on several nodes of a cluster.
     """
 
@@ -48,7 +47,7 @@ class JobSpec:
     device: str = "cpu"
     expected: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
-    hosts: Hosts = ()
+    nodes: tuple[str, ...] = ()
     group: str = ""
 
     def save(self, path: Path) -> Path:

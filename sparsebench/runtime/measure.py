@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
+from sparsebench.runtime.group import RankGroup
 from sparsebench.runtime.machine import observe, placement, stolen, threads_per_rank
-from sparsebench.runtime.nodes import group
 from sparsebench.runtime.results import (
     LatencyResult,
     Machine,
@@ -65,7 +65,7 @@ def check_device(setting: Setting, encoding: str = FLOAT) -> None:
         return
     check_gpu(setting.engine)
     there = len(devices.chosen(setting.device))
-    if setting.ranks > there and not setting.hosts:
+    if setting.ranks > there and not setting.nodes:
         raise UnsupportedError(
             f"{setting.ranks} ranks need {setting.ranks} GPUs, but device {setting.device} has {there}",
             "measure fewer ranks, on a machine with more GPUs, or on several `nodes` of a cluster of Ray's",
@@ -163,10 +163,10 @@ def _timed(
         nonlocal said
         todo, waiting = list(numbers), list(keys)
         while todo and waiting:
-            spec = _spec(dense, [left[key] for key in waiting], family, setting, todo, baseline)
+            spec = _spec(dense, [left[key] for key in waiting], family, todo, baseline)
             count = 0
             try:
-                with group(spec, setting) as running:
+                with RankGroup(spec, setting) as running:
                     for message in running.messages():
                         if message["kind"] == "result":
                             heard[waiting[message["index"]]].append(message)
@@ -192,19 +192,19 @@ def _timed(
                 todo = todo[place:]
 
     numbers = range(setting.processes)
-    for some in [numbers] if _forks(setting) else [[number] for number in numbers]:
+    for some in _groups(numbers):
         go(list(left), some)
     more = {} if baseline else {key: further(_samples(messages), setting) for key, messages in heard.items()}
     wide = [key for key, numbers in more.items() if numbers]
     numbers = more[wide[0]] if wide else range(0)
-    for some in [numbers] if _forks(setting) else [[number] for number in numbers]:
+    for some in _groups(numbers):
         go([key for key in wide if key in left], some, added=True)
     return heard
 
 
-def _forks(setting: Setting) -> bool:
-    """Return whether a setting's processes are forks of one that has already imported what they need."""
-    return children.may_fork() and not setting.hosts
+def _groups(numbers: range) -> list[range]:
+    """Return the processes ``numbers`` by groups of ranks: one, where they may be forks of one that has imported all."""
+    return [numbers] if children.may_fork() else [range(number, number + 1) for number in numbers]
 
 
 def further(samples: Sequence[TimingSample], setting: Setting) -> range:
@@ -269,8 +269,8 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
-    spec = {"job": "memory", "folder": str(folder.absolute()), "family": family, "setting": asdict(setting)}
-    with group(spec, setting) as running:
+    spec = {"job": "memory", "folder": str(folder.absolute()), "family": family}
+    with RankGroup(spec, setting) as running:
         found = [message for message in running.messages() if message["kind"] == "result"]
     rows = sorted((RankMemory(**row) for message in found for row in message["rows"]), key=lambda row: row.rank)
     sums: dict[str, int] = {}
@@ -291,7 +291,6 @@ def _spec(
     dense: Path | None,
     variants: Sequence[Path],
     family: str,
-    setting: Setting,
     processes: Sequence[int],
     baseline: bool,
 ) -> dict[str, Any]:
@@ -303,7 +302,6 @@ def _spec(
         "processes": list(processes),
         "baseline": baseline,
         "family": family,
-        "setting": asdict(setting),
     }
 
 
@@ -325,7 +323,7 @@ def _check_folder(folder: Path, family: str, setting: Setting) -> None:
 
 
 def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
-    if setting.hosts:  # this machine's memory says nothing about theirs
+    if setting.nodes:  # this machine's memory says nothing about theirs
         return True
     more, room = model_bytes(variant, setting), _gpu_room(setting)
     # CUDA's context, the libraries' workspaces and the recorded steps' caches take a part of each GPU.
@@ -350,7 +348,7 @@ OFFLOAD = "use the deepspeed-zero3 engine, which keeps parameters in main memory
 
 def _check_fits(folder: Path, setting: Setting) -> None:
     """Raise MeasureError where the files alone show that the machine's or a GPU's memory is too small."""
-    if setting.hosts:
+    if setting.nodes:
         return
     need, available = footprint(folder, setting), environment.memory()[1]
     where = f"at {setting.ranks} rank{'s' * (setting.ranks > 1)} of the {setting.engine} engine"

@@ -1,4 +1,4 @@
-"""One rank's process, ``python -m sparsebench.runtime.rank SPEC.json RANK``: started by ``launch``, or by ``nodes``."""
+"""One rank's process, ``python -m sparsebench.runtime.rank SPEC.json RANK``, started by ``launch.NodeRanks``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import gc
 import importlib
 import json
 import os
-import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,13 +17,13 @@ from typing import Any
 from sparsebench import bounded, children, devices, energy, errors
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, out_of_memory, redact_stderr
-from sparsebench.runtime import failures, graphs, heartbeat, hosts, latency, machine, memory, nodes, watch
+from sparsebench.runtime import failures, graphs, latency, machine, memory, watch
 from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
-from sparsebench.runtime.results import Setting, Side, Workload
+from sparsebench.runtime.results import Setting, Side
 from sparsebench.runtime.workload import Prompt, inputs, phases
 
 NO_METER = "none: the ranks are on several nodes"
@@ -38,7 +36,6 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # a compiler that outlives the rank must not keep the channel open
         self.descriptor = descriptor
-        self.writing = threading.Lock()  # a heartbeat must not come between two halves of a message
 
     def send(self, kind: str, wait: bool = False, **content: Any) -> None:
         """Send one message; with ``wait``, return only when the parent has dealt with it.
@@ -46,18 +43,10 @@ class Channel:
         Raises SystemExit where the parent is gone before that.
         """
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
-        with self.writing:
-            while line:
-                line = line[os.write(self.descriptor, line) :]
+        while line:
+            line = line[os.write(self.descriptor, line) :]
         if wait and not os.read(self.descriptor, 1):
             raise SystemExit("the parent is gone")
-
-
-def setting_of(spec: Mapping[str, Any]) -> Setting:
-    """Rebuild the setting from the JSON of ``spec``."""
-    told = spec["setting"]
-    placed = tuple((name, slots) for name, slots in told["hosts"])
-    return Setting(**{**told, "workload": Workload(**told["workload"]), "hosts": placed})
 
 
 class RankWorker:
@@ -65,7 +54,7 @@ class RankWorker:
 
     def __init__(self, spec: Mapping[str, Any], rank: int, channel: Channel) -> None:
         self.family: str = spec["family"]
-        self.setting = setting_of(spec)
+        self.setting = Setting.of_json(spec["setting"])
         self.rank, self.channel = rank, channel
         self.engine: Engine = engine(self.setting.engine)
         if self.setting.forced:
@@ -90,11 +79,11 @@ class RankWorker:
         self.take_device()
         cuda = devices.is_gpu(self.device)
         self.notes = self.engine.start(self.rank, self.setting.ranks)
-        if self.setting.hosts:
-            self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
+        if self.setting.nodes:
+            self.notes = (*self.notes, f"ranks on {', '.join(self.setting.nodes)}")
         self.peers = Peers(self.setting.ranks, cuda)
         # Energy counters belong to the machine: one rank reads them.
-        reads = self.rank == 0 and len(self.setting.hosts) < 2
+        reads = self.rank == 0 and not self.setting.nodes
         nothing = energy.EnergyMeter(energy.NoMeter("" if self.rank else NO_METER))
         self.meter = energy.meter(self.device, self.setting.ranks) if reads else nothing
         memory.settle_allocator()
@@ -240,7 +229,7 @@ class RankWorker:
         self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **facts)
 
     def add_up(self) -> None:
-        """Join the group, add up one number per rank, and send how fast that was, on which host, and on which GPU.
+        """Join the group, add up one number per rank, and send on which GPU that was done.
 
         Raises MeasureError where the sum is wrong.
         """
@@ -254,11 +243,8 @@ class RankWorker:
         expected = sum(range(1, self.setting.ranks + 1))
         if not bool((total == expected).all()):
             raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
-        block = torch.ones(2**26 if devices.is_gpu(self.device) else 2**18, device=self.device)
-        peers = Peers(self.setting.ranks, devices.is_gpu(self.device))
-        seconds = min(peers.timed(lambda: comm.inference_all_reduce(block))[1][0] for _ in range(3))
         gpu = str(torch.cuda.get_device_properties(self.device).uuid) if devices.is_gpu(self.device) else ""
-        self.channel.send("result", notes=notes, bytes_s=4 * len(block) / seconds, host=socket.gethostname(), gpu=gpu)
+        self.channel.send("result", notes=notes, gpu=gpu)
 
     def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, LoadedModel]:
         """Load a model; return it with its phases and the time and energy of loading."""
@@ -275,24 +261,6 @@ class RankWorker:
     def _progress(self) -> None:
         """Tell the parent that something was done: a group that is silent for too long is ended."""
         self.channel.send("progress")
-
-
-def started_here(spec: str, rank: str) -> tuple[Channel, dict[str, Any], int]:
-    """Return the channel, the spec and the number of this rank, which its parent started on the same machine."""
-    die_with_parent(int(os.environ[PARENT]))
-    watch.answer()
-    return Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank)
-
-
-def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str, Any], int]:
-    """Call the parent back and return the channel, the spec and the number of this rank, which a launcher started."""
-    descriptor, spec, rank = nodes.call(address, int(port), token)
-    nodes.end_with_parent(descriptor)
-    threads = str(threads_per_rank(setting_of(spec)))  # by this node's cores, not the parent's
-    os.environ.update(spec["environment"], OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
-    channel = Channel(descriptor)
-    heartbeat.start(channel.send)
-    return channel, spec, rank
 
 
 def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
@@ -355,24 +323,19 @@ def _known(error: SparsebenchError) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a rank: ``arguments`` are SPEC.json RANK under its parent, ADDRESS PORT TOKEN under a launcher."""
+    """Run a rank; ``arguments`` are SPEC.json and its number."""
     redact_stderr()
-    if len(arguments) == 2:
-        return work(*started_here(*arguments))
-    channel, spec, rank = called_back(*arguments)
-    code = 1
-    try:
-        code = work(channel, spec, rank)
-    finally:
-        channel.send("end", code=code)
-    return code
+    spec, rank = arguments
+    die_with_parent(int(os.environ[PARENT]))
+    watch.answer()
+    return work(Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank))
 
 
 if __name__ == "__main__":
     code = 1
     try:
         code = main(sys.argv[1:])
-    except BaseException:  # the worker's boundary: the launcher shows the end of this log
+    except BaseException:  # the worker's boundary: the parent shows the end of this log
         traceback.print_exc()
     finally:
         # A regular interpreter shutdown sometimes aborts under gloo's threads, and frees gigabytes slowly.

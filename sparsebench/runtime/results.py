@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sparsebench import devices
-from sparsebench.runtime.hosts import Hosts
 
 Side = Literal["dense", "variant"]
 Baseline = Literal["paired", "unpaired"]
@@ -31,8 +31,8 @@ class Setting:
     - ``phase_seconds``: caps the sampling of one phase, of both sides and all processes together, even if that leaves
       fewer samples.
     - ``timeout_seconds``: a group silent for this long is ended.
-    - ``hosts``: the nodes of a hostfile, or of Ray's placement group ``group`` (as ``ADDRESS/NAME``), with equally many
-      ranks on each; default: this machine, without a launcher.
+    - ``nodes``: the addresses of the nodes of Ray's placement group ``group`` (as ``ADDRESS/NAME``), with equally many
+      ranks on each, the first on this machine; default: all ranks are on this machine.
     - ``forced``: an engine that skips zeros uses its kernels for every layer, however few zeros that has.
     - ``device``: ``cpu``, ``cuda``, ``cuda:N`` for one rank, or ``auto``: what torch finds where the ranks run.
     """
@@ -46,7 +46,7 @@ class Setting:
     threads: int | None = None
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0
-    hosts: Hosts = ()
+    nodes: tuple[str, ...] = ()
     group: str = ""
     processes: int = 5
     forced: bool = False
@@ -60,7 +60,16 @@ class Setting:
     @property
     def ranks_per_node(self) -> int:
         """The number of ranks that share a machine."""
-        return self.ranks // max(1, len(self.hosts))
+        return self.ranks // max(1, len(self.nodes))
+
+    def ranks_on(self, index: int) -> range:
+        """Return the numbers of the ranks on one of the ``nodes``; on this machine, where there are none, at index 0."""
+        return range(index * self.ranks_per_node, (index + 1) * self.ranks_per_node)
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> Setting:
+        """Return the setting that JSON of its ``asdict`` describes."""
+        return cls(**{**content, "workload": Workload(**content["workload"]), "nodes": tuple(content["nodes"])})
 
 
 @dataclass(frozen=True)

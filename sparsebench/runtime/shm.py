@@ -26,9 +26,9 @@ BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
-def used(engine: str, ranks: int, hosts: object = (), device: str = "cpu") -> bool:
-    """Return whether ranks use the operation: ``deepspeed``'s, where we start them and they share this CPU."""
-    return engine == "deepspeed" and ranks > 1 and not hosts and not devices.is_gpu(device)
+def used(engine: str, ranks: int, device: str = "cpu") -> bool:
+    """Return whether ranks on one machine use the operation: ``deepspeed``'s, where they share its CPU."""
+    return engine == "deepspeed" and ranks > 1 and not devices.is_gpu(device)
 
 
 def path_with_tools() -> str:

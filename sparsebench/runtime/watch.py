@@ -1,23 +1,25 @@
 """Detects hung ranks from the CPU time and I/O of their process trees.
 
-The parent looks only when a group has been silent for a while, and asks a rank for its stack only when that was idle.
+The process that started the ranks looks only when they have been silent for a while, and asks a rank for its stack
+only when that was idle.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from sparsebench import environment
 
 LOOK_SECONDS = 5.0
-"""Seconds of silence after which the parent looks."""
+"""Seconds of silence after which somebody looks."""
 STALL_SECONDS = 20.0
 STALL_CPU = 0.05
 """A rank that uses fewer CPU seconds than STALL_CPU in STALL_SECONDS, and reads nothing, is idle."""
@@ -31,83 +33,94 @@ FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
 ENDING = re.compile(r"^Current thread .*\n(  File .*\n)+", re.MULTILINE)
 """The main thread's stack, which comes last: the main thread handles signals."""
 CALLS = 3
-ASKED = signal.SIGUSR1 if sys.platform != "win32" else None
+ASKED = signal.SIGUSR1
 """The signal on which a rank writes its stacks into its log."""
 
 
 def answer() -> None:
-    """Have this rank write all threads' stacks into its log when the parent asks, whatever it is doing."""
-    import faulthandler
-
-    if ASKED is not None:
-        # What `unregister` goes back to. The system's default would end the process; an ignored request is made again.
-        signal.signal(ASKED, signal.SIG_IGN)
-        faulthandler.register(ASKED, all_threads=True)
+    """Have this rank write all threads' stacks into its log when it is asked, whatever it is doing."""
+    # What `unregister` goes back to. The system's default would end the process; an ignored request is made again.
+    signal.signal(ASKED, signal.SIG_IGN)
+    faulthandler.register(ASKED, all_threads=True)
 
 
 def relay(process: int) -> None:
-    """Have this rank, which only waits for its fork ``process``, pass the parent's request on to the fork."""
-    import faulthandler
+    """Have this rank, which only waits for its fork ``process``, pass a request for its stacks on to the fork."""
 
     def ask(*_: object) -> None:
         with suppress(ProcessLookupError):  # it has just ended
-            os.kill(process, ASKED)  # type: ignore[arg-type]
+            os.kill(process, ASKED)
 
-    if ASKED is not None:
-        faulthandler.unregister(ASKED)
-        signal.signal(ASKED, ask)
+    faulthandler.unregister(ASKED)
+    signal.signal(ASKED, ask)
+
+
+class IdleRank(NamedTuple):
+    """A rank that does nothing: where it is, and whether it waits for other ranks, or for another program."""
+
+    at: str
+    waits: bool
+    elsewhere: bool
+
+
+def stuck(idle: Mapping[int, IdleRank], running: int) -> dict[int, str]:
+    """Return those of the ``running`` ranks that keep a group from going on, and where each hangs; ``idle`` by rank.
+
+    An idle rank that waits for a working one, or for another program, is not stuck. Where all wait for each other,
+    all are.
+    """
+    if any(rank.elsewhere for rank in idle.values()):
+        return {}
+    everywhere = {number: rank.at for number, rank in idle.items()}
+    guilty = {number: rank.at for number, rank in idle.items() if not rank.waits}
+    return guilty or (everywhere if len(idle) == running else {})
 
 
 class RankWatchdog:
-    """Watches a group's processes, by rank; ``logs`` are the files that they write their stacks into."""
+    """Watches a machine's ranks: their ``processes``, and the ``logs`` that they write their stacks into, by rank."""
 
-    def __init__(self, processes: Sequence[int], logs: Sequence[Path]) -> None:
+    def __init__(self, processes: Mapping[int, int], logs: Mapping[int, Path]) -> None:
         self.processes, self.logs = processes, logs
         self.seen: dict[int, tuple[float, float, float]] = {}
+        self.suspects: set[int] = set()
 
     def restart(self) -> None:
         """Start all idle times anew, because a rank sent a message."""
         self.seen.clear()
+        self.suspects.clear()
 
-    def stuck(self, ranks: Sequence[int]) -> dict[int, str]:
-        """Return those of ``ranks`` (all that still run) that keep the group from going on, and where each hangs.
+    def idle(self, ranks: Iterable[int]) -> dict[int, IdleRank]:
+        """Return those of ``ranks`` that have been idle for STALL_SECONDS.
 
-        An idle rank that waits for a working one, or for another program, is not stuck. Where all wait for each other,
-        all are.
+        One that does not wait is left out at the first look: it may just have gone on, and not yet have worked.
         """
-        idle = [rank for rank in ranks if self._idle(rank)]
-        if not idle:
-            return {}
-        told = self.stacks(idle)
-        if any(word in main_thread(stack) for stack in told.values() for word in ELSEWHERE):
-            return {}
-        guilty = [rank for rank in idle if self._blamed(rank, told[rank])]
-        return {rank: place(told[rank]) for rank in guilty or (idle if len(idle) == len(ranks) else [])}
+        stacks = self.stacks([rank for rank in ranks if self._idle(rank)])
+        before, self.suspects = self.suspects, {rank for rank, stack in stacks.items() if not self._waits(rank, stack)}
+        return {
+            rank: IdleRank(place(stack), rank not in self.suspects, _shows(stack, ELSEWHERE))
+            for rank, stack in stacks.items()
+            if rank not in self.suspects - before
+        }
 
-    def _blamed(self, rank: int, stack: str) -> bool:
-        """Return whether an idle rank is to blame.
+    def _waits(self, rank: int, stack: str) -> bool:
+        """Return whether an idle rank waits for others; one without a ``stack`` does, unless its process is stopped."""
+        return _shows(stack, WAITING) if stack else not _stopped(self.processes[rank])
 
-        It is if its ``stack`` shows that it does not wait for other ranks, or if it gave none and its process is
-        stopped.
-        """
-        return not any(word in main_thread(stack) for word in WAITING) if stack else _stopped(self.processes[rank])
-
-    def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
+    def stacks(self, ranks: Iterable[int]) -> dict[int, str]:
         """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""
         starts = {rank: self.logs[rank].stat().st_size for rank in ranks}
 
-        def told(rank: int) -> str:
+        def stack(rank: int) -> str:
             text = self.logs[rank].read_bytes()[starts[rank] :].decode(errors="replace")
             return text if ENDING.search(text) else ""
 
-        for rank in ranks:
-            if ASKED is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(self.processes[rank], ASKED)
+        for rank in starts:
+            with suppress(ProcessLookupError):
+                os.kill(self.processes[rank], ASKED)
         until = time.monotonic() + STACK_SECONDS
-        while time.monotonic() < until and not all(told(rank) or _stopped(self.processes[rank]) for rank in ranks):
+        while time.monotonic() < until and not all(stack(rank) or _stopped(self.processes[rank]) for rank in starts):
             time.sleep(0.05)
-        return {rank: told(rank) for rank in ranks}
+        return {rank: stack(rank) for rank in starts}
 
     def _idle(self, rank: int) -> bool:
         """Return whether ``rank`` has been idle for STALL_SECONDS; the first look only starts the count."""
@@ -124,18 +137,16 @@ def main_thread(stack: str) -> str:
     return stack.rpartition("(most recent call first):\n")[2]
 
 
+def _shows(stack: str, words: Iterable[str]) -> bool:
+    """Return whether the main thread's stack has one of ``words``."""
+    return any(word in main_thread(stack) for word in words)
+
+
 def place(stack: str) -> str:
     """Return the main thread's innermost calls in words: ``at lib/module.py:12 in wait, from …``."""
     calls = [FRAME.match(line) for line in main_thread(stack).splitlines()[:CALLS]]
-    found = [(call[1], int(call[2]), call[3]) for call in calls if call]
-    return at(found) if found else "does not answer"
-
-
-def at(calls: Sequence[tuple[str, int, str]]) -> str:
-    """Return the first CALLS of ``calls`` (file, line, function), innermost first, in words."""
-    return "at " + ", from ".join(
-        f"{'/'.join(Path(file).parts[-2:])}:{line} in {name}" for file, line, name in calls[:CALLS]
-    )
+    shown = [f"{'/'.join(Path(call[1]).parts[-2:])}:{call[2]} in {call[3]}" for call in calls if call]
+    return f"at {', from '.join(shown)}" if shown else "does not answer"
 
 
 def _stopped(process: int) -> bool:

@@ -13,7 +13,8 @@ from sparsebench.cli.app import app
 from sparsebench.errors import MeasureError
 from sparsebench.run import doctor
 from sparsebench.run.doctor import Finding
-from sparsebench.runtime import launch
+from sparsebench.runtime import Setting
+from sparsebench.runtime import group as groups
 from tests.gpus import H100, Driver
 from tests.sources.servers import Served, serving
 
@@ -89,12 +90,11 @@ def test_a_gpu_that_torch_does_not_see_is_missing(driver: Driver, monkeypatch: p
 def test_two_ranks_are_tried_on_gpus_only_where_there_are_two(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def group(spec: dict[str, dict[str, str]], *_: object) -> None:
-        seen.append(spec["setting"]["device"])
+    def group(spec: object, setting: Setting) -> None:
+        seen.append(setting.device)
         raise MeasureError("not here")
 
-    monkeypatch.setattr(launch, "RankGroup", group)
-    monkeypatch.setattr(launch, "variables", lambda _: {})
+    monkeypatch.setattr(groups, "RankGroup", group)
     for count in (1, 2):
         driver.lists([(f"GPU-{number}", H100, "80000") for number in range(count)])
         assert doctor._ranks().state == "missing"

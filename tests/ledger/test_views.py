@@ -1065,8 +1065,6 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
     [
         ("", ""),
         (', "nodes": 2', " on 2 nodes"),
-        (', "hosts": [["a", 4], ["b", 4]]', " on 2 nodes"),
-        (', "hosts": [["a", 8]]', " on 1 node"),
     ],
 )
 def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: str, ledger: Path) -> None:

@@ -230,13 +230,6 @@ BROKEN = {
         ENTRY + "{prune: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {select: {sparsity: 0.9}}]", 6, 43,
         "no variant has `sparsity: 0.9`", "`0.5`", "",
     ),
-    "hostfile that is not there": (
-        HEAD + "runtime: {ranks: 2, hostfile: none/hosts}", 4, 31, "no such file", "`NAME slots=N`", "manifest's folder",
-    ),
-    "nodes beside a hostfile": (
-        HEAD + f"runtime: {{ranks: 2, nodes: 2, hostfile: {__file__}}}", 4, 28,
-        "`nodes` beside a `hostfile`", "one of the two", "--executor ray",
-    ),
     "ranks that no two nodes share equally": (
         HEAD + "runtime: {ranks: [1, 2, 3], nodes: 2}", 4, 36,
         "3 ranks cannot be spread evenly over 2 nodes", "multiples of 2", "leave",

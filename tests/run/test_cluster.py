@@ -4,8 +4,8 @@ model lie on both."""
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -101,12 +101,12 @@ def ours(home: Home) -> Iterator[psutil.Process]:
                 yield one
 
 
-def joined(home: Home) -> dict[str, psutil.Process]:
-    """The ranks that have called back, by number: each has a process of its own that waits for the connection's end."""
+def ranks_of(home: Home) -> dict[str, psutil.Process]:
+    """Both ranks, by number, once there are two."""
     found = {}
     for one in ours(home):
         with suppress(psutil.Error):
-            if "sparsebench.runtime.rank" in one.cmdline() and one.children():
+            if "sparsebench.runtime.rank" in one.cmdline():
                 found[one.environ()["RANK"]] = one
     return found if len(found) == 2 else {}
 
@@ -154,16 +154,16 @@ def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest
         # A rank that is killed is named, with its signal; the other ends.
         with on_a_core(0):  # timed cells need machines of one class
             process = home.start("--executor", "ray", "--address", nodes.address)
-        ranks = eventually(home, lambda: joined(home))
+        ranks = eventually(home, lambda: ranks_of(home))
         assert groups() == ["CREATED"]
         killed = time.monotonic()
         ranks["1"].kill()
         (key,) = eventually(home, lambda: [key for key, status in home.statuses().items() if status == "failed"])
-        assert f"rank 1 of 2 on {socket.gethostname()} died of SIGKILL" in home.reason(key, "failed")
+        assert re.search("rank 1 of 2 on [0-9.]+ died of SIGKILL", home.reason(key, "failed"))
         assert time.monotonic() - killed < 20
         assert not ranks["0"].is_running()
         # Ctrl-C while the next job's ranks work: nothing is left of it.
-        eventually(home, lambda: joined(home))
+        eventually(home, lambda: ranks_of(home))
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 130, home.said.read_text()
         eventually(home, gone)
@@ -181,7 +181,7 @@ def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest
         manifest.write_text(manifest.read_text().replace("generate: 2", "generate: 3"))
         with on_a_core(0):
             process = home.start("--executor", "ray", "--address", nodes.address)
-        above = {one.pid for one in eventually(home, lambda: joined(home))["1"].parents()}
+        above = {one.pid for one in eventually(home, lambda: ranks_of(home))["1"].parents()}
         killed = time.monotonic()
         nodes.remove_node(next(one for one in workers if raylet(one) in above), allow_graceful=False)
         assert process.wait(SECONDS) == 1, home.said.read_text()
@@ -189,7 +189,7 @@ def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest
         timed, weighed = sorted(home.reason(key, "failed") for key, one in home.statuses().items() if one == "failed")[
             ::-1
         ]
-        assert f"rank 1 of 2 on {socket.gethostname()} " in timed
+        assert re.search("rank 1 of 2 on [0-9.]+ died of SIGKILL", timed)
         assert "nodes: 2: 2 ranks need 2 nodes with 1 CPU each; 1 of this cluster's 2" in weighed
         eventually(home, gone)
         assert left_in_memory() <= shared

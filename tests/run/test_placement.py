@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,37 +251,59 @@ def test_ranks_are_measured_on_the_nodes_that_ray_gave(
 ) -> None:
     asked: list[runtime.Setting] = []
     monkeypatch.setattr(runtime, "measure_latency", lambda *words: asked.append(words[3]))
-    where = (("10.0.0.5", 2), ("10.0.0.6", 2))
+    where = ("10.0.0.5", "10.0.0.6")
     for job in jobs(plan, plan.cells, lambda _: True):
         if job.kind == "latency":
-            spec = replace(specification(plan, settings, job), hosts=where, group="head:6379/name")
+            spec = replace(specification(plan, settings, job), nodes=where, group="head:6379/name")
             handlers.latency(spec, None)  # type: ignore[arg-type]
-    found = {setting.ranks: (setting.hosts, setting.group, setting.ranks_per_node) for setting in asked}
+    found = {setting.ranks: (setting.nodes, setting.group, setting.ranks_per_node) for setting in asked}
     assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
 
 
+class GetTimeoutError(Exception):
+    pass
+
+
+def of_two_nodes(state: str, answers: bool) -> Any:
+    """What a node of a placement group of two sees of Ray; tasks on the other node are done at once."""
+
+    def get(results: list[Any], timeout: float) -> list[Any]:
+        if not answers:
+            raise GetTimeoutError
+        return results
+
+    group = {"state": state, "bundles": [{"CPU": 2.0}] * 2, "bundles_to_node_id": {0: "a", 1: "b"}}
+    return SimpleNamespace(
+        util=SimpleNamespace(
+            get_placement_group=lambda name: name,
+            placement_group_table=lambda name: group,
+            scheduling_strategies=SimpleNamespace(PlacementGroupSchedulingStrategy=lambda name, at: (name, at)),
+        ),
+        nodes=lambda: [{"NodeID": name, "NodeManagerAddress": f"10.0.0.{place}"} for place, name in enumerate("ab")],
+        remote=lambda function: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=function)),
+        get=get,
+        exceptions=SimpleNamespace(GetTimeoutError=GetTimeoutError),
+    )
+
+
 @pytest.mark.parametrize(
-    ("variables", "wrong", "said"),
+    ("state", "answers", "wrong", "said"),
     [
-        ({}, UserError, r"node 127\.0\.0\.1: .*torch 1\.0 instead"),
-        ({"FAKE_STATE": "RESCHEDULING"}, MeasureError, "a node of the placement group is gone"),
-        ({"FAKE_LOSS": "silent"}, MeasureError, r"no answer from one of 127\.0\.0\.1"),
+        ("CREATED", True, UserError, r"node 10\.0\.0\.1: .*torch 1\.0 instead"),
+        ("RESCHEDULING", True, MeasureError, "a node of the placement group is gone"),
+        ("CREATED", False, MeasureError, r"no answer from one of 10\.0\.0\.1"),
     ],
 )
 def test_a_node_of_the_group_that_differs_or_is_gone_is_named(
-    variables: dict[str, str],
+    state: str,
+    answers: bool,
     wrong: type[Exception],
     said: str,
     plan: Plan,
     settings: RunSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    found = spec_from_file_location("ray", Path(__file__).parent.parent / "runtime/fake_ray/ray.py")
-    assert found and found.loader
-    monkeypatch.setitem(sys.modules, "ray", fake := module_from_spec(found))
-    found.loader.exec_module(fake)
+    monkeypatch.setitem(sys.modules, "ray", of_two_nodes(state, answers))
     here, there = NodeIdentity.here("cpu"), replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))
     told = iter([here, there])
     monkeypatch.setattr(NodeIdentity, "here", lambda device: next(told))

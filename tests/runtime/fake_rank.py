@@ -21,10 +21,10 @@ watch.answer()
 spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))
 action = spec["actions"][rank]
-# Nobody acts before all have started: how long a process takes to start says nothing about who failed first.
+# Nobody acts before all of this machine have started: how long a process takes to start says nothing about who failed first.
 started = Path(sys.argv[1]).parent
 (started / f"started-{rank}").touch()
-while len(list(started.glob("started-*"))) < len(spec["actions"]):
+while len(list(started.glob("started-*"))) < int(os.environ["LOCAL_SIZE"]):
     Path(sys.argv[1]).read_bytes()  # one that waits for the others is not idle
     time.sleep(0.01)
 print(f"this is rank {rank}", flush=True)

@@ -16,7 +16,7 @@ from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
-from sparsebench.runtime.launch import try_ranks
+from sparsebench.runtime.group import try_ranks
 from tests.gpus import H100, Driver
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,9 @@ import psutil
 import pytest
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import Setting, Workload, failures, launch, measure_pair, nodes, rank, shm, watch
+from sparsebench.runtime import Setting, Workload, failures, launch, measure, measure_pair, rank, shm, watch
+from sparsebench.runtime import group as groups
+from sparsebench.runtime.group import RankGroup
 
 ENTRY = [str(Path(__file__).with_name("faulty_rank.py"))]
 GROUPS = Path("/sys/fs/cgroup/memory")
@@ -51,17 +52,17 @@ def test_a_plugins_own_error_reaches_the_parent_as_the_nearest_that_it_knows() -
 @contextmanager
 def faulty(fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ranks with a fault; afterwards none of their processes and none of their buffers is left."""
-    groups: list[launch.RankGroup] = []
+    started: list[RankGroup] = []
 
-    def made(*given: object, **named: object) -> launch.RankGroup:
-        groups.append(launch.RankGroup(*given, entry=ENTRY, **named))  # type: ignore[arg-type]
-        return groups[-1]
+    def made(spec: dict[str, object], setting: Setting) -> RankGroup:
+        started.append(RankGroup(spec, setting, ENTRY))
+        return started[-1]
 
-    monkeypatch.setattr(nodes, "RankGroup", made)
+    monkeypatch.setattr(measure, "RankGroup", made)
     monkeypatch.setenv("FAULT", fault)
     before = set(shm.BUFFERS.iterdir())
     yield
-    numbers = {process.pid for group in groups for process in group.processes}
+    numbers = {process.pid for group in started for process in group.here.processes.values()}
     assert len(numbers) == 2
     assert not [one for one in psutil.pids() if _group(one) in numbers]
     assert set(shm.BUFFERS.iterdir()) <= before
@@ -82,7 +83,6 @@ def _measure(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -102,7 +102,7 @@ def test_a_rank_that_fails_is_named_with_the_reason(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(watch, "STALL_SECONDS", 3.0)
-    monkeypatch.setattr(launch, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(groups, "STALL_SECONDS", 3.0)
     monkeypatch.setattr(launch, "LOOK_SECONDS", 1.0)
     with faulty(fault, monkeypatch), pytest.raises(MeasureError, match=said):
         _measure(tiny_llama)

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import launch, shm, watch
-from sparsebench.runtime.launch import RankGroup
+from sparsebench.runtime import Setting, Workload, launch, shm, watch
+from sparsebench.runtime import group as groups
+from sparsebench.runtime.group import RankGroup
 from sparsebench.sources import Cache
 
 FAKE = str(Path(__file__).with_name("fake_rank.py"))
@@ -24,15 +25,21 @@ FAKE = str(Path(__file__).with_name("fake_rank.py"))
 @pytest.fixture(autouse=True)
 def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second for the others to end is enough here; those that hang take all of it."""
-    monkeypatch.setattr(launch, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(groups, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(groups, "ECHO_SECONDS", 2.0)
 
 
-def group(*actions: str, timeout: float = 30, **spec: Any) -> RankGroup:
-    return RankGroup({"actions": actions, **spec}, len(actions), {"OMP_NUM_THREADS": "1"}, timeout, entry=[FAKE])
+def group(*actions: str, timeout: float = 30, nodes: tuple[str, ...] = (), **spec: Any) -> RankGroup:
+    setting = Setting("hf", len(actions), Workload(), threads=1, timeout_seconds=timeout, nodes=nodes, device="cpu")
+    return RankGroup({"actions": actions, **spec}, setting, entry=[FAKE])
 
 
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def nobody_left(ranks: RankGroup) -> bool:
+    return not any(alive(process.pid) for node in ranks.nodes for process in node.processes.values())
 
 
 def test_every_message_arrives_and_a_good_end_is_no_error() -> None:
@@ -46,19 +53,19 @@ def test_ranks_get_the_environment_that_deepspeed_needs() -> None:
         seen = {message["rank"]: message["environment"] for message in ranks.messages()}
     for rank, variables in seen.items():
         assert variables["RANK"] == variables["LOCAL_RANK"] == str(rank)
+        assert variables["MASTER_ADDR"] == "127.0.0.1"
         assert variables["WORLD_SIZE"] == variables["LOCAL_SIZE"] == "2"
         assert variables["OMP_NUM_THREADS"] == "1"
     assert seen[0]["MASTER_PORT"] == seen[1]["MASTER_PORT"]
 
 
-def test_a_rank_waits_until_its_message_was_dealt_with() -> None:
-    with group("error") as ranks:
-        messages = ranks.messages()
-        next(messages)
+def test_a_rank_waits_until_its_message_was_taken() -> None:
+    with group("error").here as node:
+        events = node.events()
+        next(events)
         time.sleep(0.3)
-        assert ranks.processes[0].poll() is None
-        with pytest.raises(UnsupportedError):
-            next(messages)
+        assert node.processes[0].poll() is None
+        assert next(events)["kind"] == "error"
 
 
 @pytest.mark.parametrize("dying", [0, 1])
@@ -72,7 +79,7 @@ def test_a_killed_rank_is_named_and_takes_the_others_along(dying: int) -> None:
             pids = [message["pid"] for message in ranks.messages()]
     assert time.monotonic() - started < 10
     assert f"this is rank {dying}" in caught.value.message
-    assert not any(alive(process.pid) for process in ranks.processes)
+    assert nobody_left(ranks)
     assert pids == []
 
 
@@ -88,7 +95,7 @@ def test_a_rank_that_hangs_is_ended_after_the_timeout() -> None:
         group("nothing", "hang", timeout=8) as ranks,
     ):
         list(ranks.messages())
-    assert not any(alive(process.pid) for process in ranks.processes)
+    assert nobody_left(ranks)
 
 
 @pytest.fixture
@@ -98,7 +105,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
 @pytest.mark.parametrize(
     ("actions", "said"),
     [
@@ -113,10 +119,9 @@ def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
 ) -> None:
     with pytest.raises(MeasureError, match=said), group(*actions) as ranks:
         list(ranks.messages())
-    assert not any(alive(process.pid) for process in ranks.processes)
+    assert nobody_left(ranks)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
 @pytest.mark.long
 def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_path: Path) -> None:
     """Somebody compiles what it needs."""
@@ -129,8 +134,10 @@ def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_pa
         list(ranks.messages())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is read from Linux")
-def test_a_lock_that_a_dead_rank_left_holds_nobody_up(hasty: None, tmp_path: Path) -> None:
+def test_a_lock_that_a_dead_rank_left_holds_nobody_up(
+    hasty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "extensions_dir", lambda _: tmp_path)
     lock = tmp_path / "operation" / "lock"
     lock.parent.mkdir()
     lock.touch()
@@ -139,8 +146,8 @@ def test_a_lock_that_a_dead_rank_left_holds_nobody_up(hasty: None, tmp_path: Pat
     assert not lock.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is read from Linux")
-def test_who_holds_a_lock_for_too_long_is_named(tmp_path: Path) -> None:
+def test_who_holds_a_lock_for_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shm, "extensions_dir", lambda _: tmp_path)
     lock = tmp_path / "operation" / "lock"
     lock.parent.mkdir()
     said = rf"said nothing for 3 seconds; .*process {os.getpid()} holds {lock}"
@@ -150,11 +157,9 @@ def test_who_holds_a_lock_for_too_long_is_named(tmp_path: Path) -> None:
 
 def waiting(lock: Path, timeout: float) -> RankGroup:
     """One rank that waits as torch does for another that loads a compiled operation."""
-    settings = {"TORCH_EXTENSIONS_DIR": str(lock.parents[1])}
-    return RankGroup({"actions": ["baton"], "lock": str(lock)}, 1, settings, timeout, entry=[FAKE])
+    return group("baton", timeout=timeout, lock=str(lock))
 
 
-@pytest.mark.skipif(not hasattr(os, "waitid"), reason="a process that is not reaped keeps its number where this exists")
 def test_what_a_killed_rank_had_started_ends_too() -> None:
     children: list[int] = []
     with pytest.raises(MeasureError, match="SIGKILL"), group("leave a child") as ranks:
@@ -210,11 +215,12 @@ def test_exactly_our_buffers_are_removed(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [other]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is signalled on Linux only")
 def test_ranks_die_with_a_parent_that_is_killed() -> None:
     program = (
-        "import sys; from sparsebench.runtime.launch import RankGroup\n"
-        f"with RankGroup({{'actions': ['hang', 'hang']}}, 2, {{}}, 60, entry=[{FAKE!r}]) as group:\n"
+        "from sparsebench.runtime import Setting, Workload\n"
+        "from sparsebench.runtime.group import RankGroup\n"
+        "setting = Setting('hf', 2, Workload(), device='cpu')\n"
+        f"with RankGroup({{'actions': ['hang', 'hang']}}, setting, entry=[{FAKE!r}]) as group:\n"
         "    for message in group.messages(): print(message['pid'], flush=True)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

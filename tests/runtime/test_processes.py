@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sparsebench import children
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency
 
@@ -38,7 +39,7 @@ class Group:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         folders = [Path(folder).name for _, folder in self.spec["variants"]]
-        self.began.append((self.spec["processes"], folders))
+        self.began.append((list(self.spec["processes"]), folders))
         for process in self.spec["processes"]:
             for index, name in enumerate(folders):
                 if name.startswith("off") or (name, process) in (("late", 1), ("added", 3)):
@@ -88,8 +89,8 @@ def measured(
     monkeypatch.setattr(Group, "began", began, raising=False)
     monkeypatch.setattr(Group, "error", error, raising=False)
     monkeypatch.setattr(Group, "said", said)
-    monkeypatch.setattr(measure, "group", lambda spec, setting: Group(spec))
-    monkeypatch.setattr(measure, "_forks", lambda setting: forks)
+    monkeypatch.setattr(measure, "RankGroup", lambda spec, setting: Group(spec))
+    monkeypatch.setattr(children, "may_fork", lambda: forks)
     monkeypatch.setattr(measure, "_check_folder", lambda *_: None)
     monkeypatch.setattr(measure, "_pair_fits", lambda *_: True)
     monkeypatch.setattr(measure, "model_bytes", lambda *_: 1)

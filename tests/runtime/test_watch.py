@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.runtime import watch
-from sparsebench.runtime.watch import RankWatchdog, place
+from sparsebench.runtime.watch import IdleRank, RankWatchdog, place, stuck
 
 WAITS = """
 import faulthandler, signal, time
@@ -40,25 +40,35 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RankWatchd
     for process in processes:
         assert process.stdout is not None
         process.stdout.readline()
-    yield RankWatchdog([process.pid for process in processes], logs)
+    yield RankWatchdog({rank: process.pid for rank, process in enumerate(processes)}, dict(enumerate(logs)))
     for process in processes:
         process.kill()
         process.communicate()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is read from Linux")
 def test_who_waits_for_one_that_works_is_not_stuck(both: RankWatchdog, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert both.stuck([0, 1]) == {}
+    assert both.idle([0, 1]) == {}
     deadline = time.monotonic() + 20  # on a busy machine a rank is still beginning when another has begun
-    while not (found := both.stuck([0, 1])) and time.monotonic() < deadline:
+    while not both.suspects and time.monotonic() < deadline:
+        assert both.idle([0, 1]) == {}, "it may just have gone on after long waiting, and is given another look"
         time.sleep(0.5)
-    assert list(found) == [1]
-    assert "in wait_for_others" in found[1]
+    idle = both.idle([0, 1])
+    assert list(idle) == [1] and "in wait_for_others" in idle[1].at and not idle[1].waits
     monkeypatch.setattr(watch, "WAITING", ("wait_for_others",))
-    assert both.stuck([0, 1]) == {}
-    assert list(both.stuck([1])) == [1]  # nobody is left that it could wait for
+    assert both.idle([0, 1])[1].waits
     both.restart()
-    assert both.stuck([1]) == {}
+    assert both.idle([1]) == {}
+
+
+def test_who_is_stuck_is_told_by_who_waits_for_whom() -> None:
+    waits, hangs, elsewhere = (
+        IdleRank("at a.py:1 in f", *words) for words in ((True, False), (False, False), (False, True))
+    )
+    assert stuck({1: waits}, 2) == {}, "it waits for one that works"
+    assert list(stuck({1: waits}, 1)) == [1], "nobody is left that it could wait for"
+    assert list(stuck({0: hangs, 1: waits}, 2)) == [0]
+    assert list(stuck({0: waits, 1: waits}, 2)) == [0, 1]
+    assert stuck({0: elsewhere, 1: waits}, 2) == {}, "another program has the lock"
 
 
 def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
@@ -71,7 +81,6 @@ def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
     assert "does not answer" in place("")
 
 
-@pytest.mark.skipif(watch.ASKED is None, reason="no signal asks a rank here")
 def test_a_request_in_a_bad_moment_ends_no_rank() -> None:
     """Between the first process's own answer and its relay, the system's default would end it."""
     program = (
@@ -103,14 +112,13 @@ rank.work(None, spec, 0)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_the_second_fork_of_a_rank_tells_where_it_is(tmp_path: Path) -> None:
     log = tmp_path / "rank.log"
     with log.open("wb") as told:
         process = subprocess.Popen([sys.executable, "-c", FORKS], stderr=told, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None and process.stdout.readline(), log.read_text()
-        asked = RankWatchdog([process.pid], [log])
+        asked = RankWatchdog({0: process.pid}, {0: log})
         stack = asked.stacks([0])[0]
         # Between the fork and its first relay, the first process still answers for itself.
         until = time.monotonic() + 30

@@ -97,19 +97,13 @@ _ENTRIES = {
     "a source that is /proc": _HEAD.replace("path:model", "path:/proc/self/environ"),
     "a source with NUL": _HEAD.replace("path:model", '"path:a\\0b"'),
     "a source of an option": _HEAD.replace("path:model", "'wheel:-r==1!x/'"),
-    "a hostfile outside": _HEAD + "runtime: {hostfile: SECRET, ranks: 2, workloads: {batch: 1, prompt: 8, generate: 2}}\n",
-    "a hostfile that runs": _HEAD + "runtime: {hostfile: hosts, ranks: 2, workloads: {batch: 1, prompt: 8, generate: 2}}\n",
     "calibration from a folder": _HEAD + "calibration: {source: path:model}\nvariants: [{prune: wanda, sparsity: 0.5}]\n",
 }  # fmt: skip
 
 
 @case("a manifest of", _ENTRIES)
 def entry(box: Box, content: str) -> Iterator[Step]:
-    box.may_open = "hostfile: SECRET" in content
     box.model()
-    (box.input / "hosts").write_text(
-        f"-oProxyCommand=touch\t{box.marker} slots=1\n$(touch${{IFS}}{box.marker}) slots=1\n"
-    )
     path = box.input / "hostile.yaml"
     path.write_text(content.replace("SECRET", str(box.canary)).replace("MARKER", str(box.marker)))
     yield box.do("plan", path, "--ledger", box.out / "ledger.duckdb")

@@ -1,13 +1,10 @@
 -- Building blocks of the public views; names with an underscore are not part of the interface.
 
--- The number of nodes that the ranks ran on, of a hostfile or a cluster. NULL where they stayed on the machine that timed them.
-CREATE OR REPLACE MACRO _nodes(settings) AS coalesce(json_array_length(settings, '$.hosts'), (settings ->> '$.nodes')::INTEGER);
-
--- `b1 p128 g16`: one request's batch, prompt tokens and new tokens; with ` on 2 nodes` where its ranks ran on nodes,
--- and ` beside other jobs` where other jobs ran on other GPUs meanwhile.
+-- `b1 p128 g16`: one request's batch, prompt tokens and new tokens; with ` on 2 nodes` where its ranks ran on
+-- several, and ` beside other jobs` where other jobs ran on other GPUs meanwhile.
 CREATE OR REPLACE MACRO _workload(settings) AS
     format('b{} p{} g{}', settings ->> '$.workload.batch', settings ->> '$.workload.prompt', settings ->> '$.workload.generate')
-    || coalesce(format(' on {} node{}', _nodes(settings), if(_nodes(settings) > 1, 's', '')), '')
+    || coalesce(format(' on {} nodes', settings ->> '$.nodes'), '')
     || if((settings ->> '$.alone') = 'device', ' beside other jobs', '');
 
 -- Settings that compare equal whatever the order of their keys.

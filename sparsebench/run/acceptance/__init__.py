@@ -1,4 +1,4 @@
-"""Sixteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
+"""Fifteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
 
 ``--device cpu`` runs the checks that mean something on a CPU, on small models, so that the checks themselves are tested
 where there is no GPU.
@@ -17,7 +17,6 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.run.acceptance import engines, failures, hardware, instruments, numerics, parallel
 from sparsebench.run.acceptance.bench import Bench, CheckResult, CheckSkipped
-from sparsebench.runtime.hosts import Hosts
 
 CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
     "the driver and torch see the same GPUs": hardware.visible,
@@ -35,7 +34,6 @@ CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
     "scoring": numerics.scoring,
     "pruning": numerics.pruning,
     "energy": instruments.energy,
-    "several nodes": parallel.several_nodes,
 }
 """The checks by what they check, in the order of their numbers."""
 
@@ -52,13 +50,13 @@ class Check:
     seconds: float = 0.0
 
 
-def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
-    """Run every check in turn on a resolved ``device`` with at most ``ranks`` ranks, the last one on other ``nodes``.
+def run_checks(device: str, ranks: int) -> Iterator[Check]:
+    """Run every check in turn on a resolved ``device`` with at most ``ranks`` ranks.
 
     A check that ends in an error says no, and the next ones go on.
     """
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
-        bench = Bench(device, ranks, Path(folder), nodes)
+        bench = Bench(device, ranks, Path(folder))
         if bench.gpu:
             import torch
 

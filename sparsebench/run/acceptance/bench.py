@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ from sparsebench import devices
 from sparsebench.errors import SparsebenchError
 from sparsebench.run.acceptance.models import TINY, TRUE
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
-from sparsebench.runtime.hosts import Hosts
-from sparsebench.runtime.nodes import group
 
 GIB = 2**30
 CheckResult = tuple[bool | None, str, dict[str, Any]]
@@ -25,12 +23,11 @@ class CheckSkipped(Exception):
 
 @dataclass(frozen=True)
 class Bench:
-    """The device, how many ranks there may be, a folder for models, and which nodes there are."""
+    """The device, how many ranks there may be, and a folder for models."""
 
     device: str
     ranks: int
     folder: Path
-    nodes: Hosts = ()
 
     @property
     def gpu(self) -> bool:
@@ -74,13 +71,6 @@ class Bench:
         """Time a variant against the model."""
         folder, family = self.model(name)
         return measure_pair(folder, variant, family, self.setting(engine, **more))
-
-    def added_up(self, ranks: int, hosts: Hosts = ()) -> list[dict[str, Any]]:
-        """Have ranks add up numbers; return what each reports: ``host``, ``gpu`` (its UUID) and ``bytes_s``."""
-        setting = self.setting("deepspeed", ranks, hosts=hosts)
-        spec = {"job": "try", "family": "encoder", "setting": asdict(setting)}
-        with group(spec, setting) as running:
-            return [message for message in running.messages() if message["kind"] == "result"]
 
     def pruned(self, name: str, pattern: str, sparsity: float) -> Path:
         """Prune the model by magnitude and return its folder."""

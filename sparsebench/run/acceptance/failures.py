@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from sparsebench.errors import MeasureError
 from sparsebench.run.acceptance.bench import GIB, Bench, CheckResult, CheckSkipped
 from sparsebench.runtime import Setting, Workload, measure_memory
 from sparsebench.runtime.footprint import working_bytes
-from sparsebench.runtime.launch import RankGroup, variables
+from sparsebench.runtime.group import RankGroup
 
 
 def killed(bench: Bench) -> CheckResult:
@@ -24,16 +23,15 @@ def killed(bench: Bench) -> CheckResult:
     setting = bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)
     spec = {
         "job": "latency", "dense": str(folder), "variants": [(0, str(folder))], "baseline": False, "family": family,
-        "setting": asdict(setting),
     }  # fmt: skip
     before = devices.free_memory(bench.device)
     sent = 0.0
     try:
-        with RankGroup(spec, ranks, variables(setting), setting.timeout_seconds) as group:
+        with RankGroup(spec, setting) as group:
             for message in group.messages():
                 if message["kind"] == "progress" and not sent:
                     sent = time.monotonic()
-                    os.kill(group.processes[1].pid, signal.SIGKILL)
+                    os.kill(group.here.processes[1].pid, signal.SIGKILL)
     except MeasureError as error:
         if not sent:  # the ranks failed before one was killed
             raise

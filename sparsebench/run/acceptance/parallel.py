@@ -1,11 +1,12 @@
-"""Checks that several ranks share a model as their engine promises, on one node and on several."""
+"""Checks that several ranks share a model as their engine promises, and each its own GPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sparsebench.run.acceptance.bench import Bench, CheckResult, CheckSkipped, off
-from sparsebench.runtime import MemoryResult, hosts
+from sparsebench.run.acceptance.bench import Bench, CheckResult, off
+from sparsebench.runtime import MemoryResult
+from sparsebench.runtime.group import add_up
 
 
 def tensor_parallel(bench: Bench) -> CheckResult:
@@ -13,7 +14,8 @@ def tensor_parallel(bench: Bench) -> CheckResult:
     numbers: dict[str, Any] = {}
     alike = shared = True
     apart = all(
-        len({told["gpu"] for told in bench.added_up(ranks)}) == ranks or not bench.gpu for ranks in bench.several
+        not bench.gpu or len({told["gpu"] for told in add_up(bench.setting("deepspeed", ranks))}) == ranks
+        for ranks in bench.several
     )
     for name in ("opt", "t5", "deberta"):
         whole = bench.memory(name, "deepspeed")
@@ -60,16 +62,3 @@ def zero3(bench: Bench) -> CheckResult:
         right = right and off(found) <= 1e-4 and peak < 0.7 * whole
     told = ", ".join(f"{key} {value:.2g}" for key, value in numbers.items())
     return right, f"output distance (off), peak over model size (share): {told}", numbers
-
-
-def several_nodes(bench: Bench) -> CheckResult:
-    """Check one rank per slot of the hostfile: they add up right, each on a GPU of its own, and say how fast."""
-    if not bench.nodes:
-        raise CheckSkipped("one machine is examined: name others with --hostfile")
-    ranks = sum(slots for _, slots in bench.nodes)
-    found = bench.added_up(ranks, hosts.share(bench.nodes, ranks))
-    places = [(told["host"], told["gpu"]) for told in found]
-    numbers = {"bytes_s": min(told["bytes_s"] for told in found), "places": places}
-    apart = not bench.gpu or len({gpu for _, gpu in places}) == ranks
-    told = ", ".join(f"{host} {gpu}".rstrip() for host, gpu in places)
-    return len(found) == ranks and apart, f"{numbers['bytes_s'] / 1e9:.2f} GB/s on {told}", numbers

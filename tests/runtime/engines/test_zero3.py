@@ -19,7 +19,7 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut
 from sparsebench.runtime.footprint import footprint
-from sparsebench.runtime.launch import free_port
+from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 
 pytestmark = [

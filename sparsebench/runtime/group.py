@@ -1,0 +1,211 @@
+"""The ranks of one job as a group, on this machine or on several nodes: they end together, and who is to blame is named.
+
+Each node's ranks are started and watched there (``launch.NodeRanks``); here what becomes of all of them comes together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sparsebench import children, devices, errors
+from sparsebench.errors import MeasureError, SparsebenchError
+from sparsebench.runtime.launch import ENTRY, LOOPBACK, Event, NodeRanks
+from sparsebench.runtime.nodes import RemoteRanks
+from sparsebench.runtime.results import Setting, Workload
+from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, IdleRank, stuck
+
+GRACE_SECONDS = 3.0
+"""When one rank has failed, the others get this long to say why they fail."""
+ECHO_SECONDS = 20.0
+"""The same where it only says that another rank is gone: Ray may need some seconds to notice that a node is lost."""
+START_SECONDS = 300.0
+"""The seconds that Ray gets to start the ranks of another node."""
+GONE_SECONDS = 60.0
+"""Seconds without an event from a node after which its ranks count as gone. In silence a node sends one every few
+seconds."""
+CLOSE_SECONDS = 10.0
+
+
+class RankGroup:
+    """The ranks of one job; use as a context manager, and iterate over ``messages``.
+
+    ``spec`` is the JSON-able description of the job, to which the setting is added; ``entry`` are the interpreter's
+    arguments.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], setting: Setting, entry: Sequence[str] = ENTRY) -> None:
+        self.setting = setting
+        # Each fork's group has its own port: its ranks do not end all at once, and the next group would meet them.
+        ports = [free_port() for _ in spec.get("processes", [0])]
+        spec = {**spec, "setting": asdict(setting), "ports": ports}
+        others = range(1, len(setting.nodes))
+        self.here = NodeRanks(spec, setting, entry=entry)
+        self.nodes: list[NodeRanks] = [self.here, *(RemoteRanks(spec, setting, index, entry) for index in others)]
+        self.events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
+        self.errors: dict[int, SparsebenchError] = {}
+        self.echoes: set[int] = set()
+        self.ends: dict[int, Event] = {}
+
+    def __enter__(self) -> RankGroup:
+        with contextlib.ExitStack() as stack:
+            for node in self.nodes:
+                stack.enter_context(node)
+            self.entered = stack.pop_all()
+        indices = range(len(self.nodes))
+        self.threads = [threading.Thread(target=self._follow, args=(index,), daemon=True) for index in indices]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every rank and all that it started, and remove the group's buffers and temporary folders."""
+        for node in self.nodes:
+            node.kill()
+        for thread in self.threads:
+            thread.join(CLOSE_SECONDS)
+        self.entered.close()
+
+    def messages(self) -> Iterator[Event]:
+        """Yield every message of a rank as it comes, until all have ended with exit code 0.
+
+        Raises the error that a rank sent, else MeasureError for a rank that died, failed, hangs, or was silent for the
+        timeout.
+        """
+        heard = dict.fromkeys(range(len(self.nodes)), time.monotonic() + START_SECONDS)
+        idle: dict[int, dict[int, IdleRank]] = {}
+        until = math.inf
+        while len(self.ends) < self.setting.ranks and (now := time.monotonic()) < until:
+            self._blame_gone([index for index, last in heard.items() if now - last >= GONE_SECONDS])
+            try:
+                index, event = self.events.get(timeout=min(LOOK_SECONDS, until - now))
+            except queue.Empty:
+                continue
+            heard[index] = time.monotonic()
+            match event["kind"]:
+                case "idle":
+                    idle[index] = event["ranks"]
+                    everywhere = {rank: state for ranks in idle.values() for rank, state in ranks.items()}
+                    if until == math.inf:
+                        self._blame(stuck(everywhere, self.setting.ranks - len(self.ends)))
+                case "silent":
+                    silence = f"said nothing for {self.setting.timeout_seconds:g} seconds"
+                    raise MeasureError(f"{self._names(event['ranks'])} {silence}; {event['where']}")
+                case "error":
+                    self._take_error(event)
+                case "ended":
+                    self.ends.setdefault(event["rank"], event)
+                    grace = ECHO_SECONDS if event["rank"] in self.echoes else GRACE_SECONDS
+                    until = min(until, heard[index] + grace) if event["code"] != 0 else until
+                case _:
+                    idle.pop(index, None)
+                    yield event
+        self._judge()
+
+    def _follow(self, index: int) -> None:
+        """Pass a node's events on, and last how its ranks ended where they cannot be followed any more."""
+        node = self.nodes[index]
+        try:
+            for event in node.events():
+                self.events.put((index, event))
+        except Exception:  # of any kind: nobody else would report these ranks
+            lines = traceback.format_exc().splitlines()
+            for rank in node.ranks:
+                self.events.put((index, {"kind": "ended", "rank": rank, "code": 1, "lines": lines, "short": False}))
+
+    def _take_error(self, event: Event) -> None:
+        """Keep the error that a rank sent; it is not raised yet, as it may only be the echo of another rank's death."""
+        kind: type[SparsebenchError] = getattr(errors, event["type"])
+        self.errors[event["rank"]] = kind(event["message"], event["hint"])
+        if event.get("echo"):
+            self.echoes.add(event["rank"])
+
+    def _blame_gone(self, nodes: Sequence[int]) -> None:
+        gone = [rank for index in nodes for rank in self.nodes[index].ranks if rank not in self.ends]
+        self._blame(dict.fromkeys(gone, "does not answer"))
+
+    def _blame(self, stuck: Mapping[int, str]) -> None:
+        """Raise MeasureError for the ranks in ``stuck``, with where each hangs; do nothing where there are none."""
+        if stuck:
+            verb = "hangs" if len(stuck) == 1 else "hang"
+            where = "; ".join(f"rank {rank} {at}" for rank, at in stuck.items())
+            raise MeasureError(
+                f"{self._names(list(stuck))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
+            )
+
+    def _judge(self) -> None:
+        """Raise the error of the rank that is to blame; do nothing where all ranks have ended with exit code 0.
+
+        A signal is to blame before an error, an error before an exit code, and last a rank that only reports that
+        another is gone.
+        """
+        failed = {rank: end["code"] for rank, end in self.ends.items() if end["code"] != 0}
+        causes = self.errors.keys() - self.echoes
+        # NCCL aborts a rank whose peer has ended with an error.
+        spared = -signal.SIGABRT if causes else 0
+        killed = [rank for rank, code in failed.items() if code is not None and code < 0 and code != spared]
+        if killed:
+            raise self._killed([rank for rank in killed if failed[rank] == failed[killed[0]]])
+        if causes:
+            raise self.errors[min(causes)]
+        for rank in (rank for rank in failed if rank not in self.errors):
+            ending = "closed its channel" if failed[rank] is None else f"ended with exit code {failed[rank]}"
+            raise MeasureError(f"{self._names([rank])} {ending}\n{self._tails([rank])}")
+        if failed:
+            raise self.errors[min(self.errors)]
+
+    def _killed(self, ranks: Sequence[int]) -> MeasureError:
+        name, hint = children.signal_name(-self.ends[ranks[0]]["code"]), None
+        if name == "SIGKILL":
+            hint = "somebody else ended it, or the machine is out of memory: see the kernel's log"
+            if any(self.ends[rank]["short"] for rank in ranks):
+                hint = (
+                    "the kernel ended it for want of main memory: use a smaller dtype, fewer ranks, or a larger machine"
+                )
+        return MeasureError(f"{self._names(ranks)} died of {name}\n{self._tails(ranks)}", hint)
+
+    def _names(self, ranks: Sequence[int]) -> str:
+        words = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.setting.ranks}"
+        each = self.setting.ranks_per_node
+        places = dict.fromkeys(self.setting.nodes[rank // each] for rank in ranks if self.setting.nodes)
+        return f"{words} on {', '.join(places)}" if places else words
+
+    def _tails(self, ranks: Sequence[int]) -> str:
+        """Return the last lines of these ranks' logs, indented."""
+        return "\n".join(f"    rank {rank}: {line}" for rank in ranks for line in self.ends[rank]["lines"])
+
+
+def try_ranks(ranks: int) -> str:
+    """Let DeepSpeed ranks add up one tensor on this machine; return which transport they used, such as ``NCCL``.
+
+    They run on GPUs where there is one for each rank, else on the CPU. Raises MeasureError when they cannot.
+    """
+    device = "cuda" if len(devices.visible()) >= ranks else "cpu"
+    setting = Setting("deepspeed", ranks, Workload(), threads=1, timeout_seconds=120, device=device)
+    notes = add_up(setting)[0]["notes"]
+    return "; ".join(notes) or ("NCCL" if setting.on_gpu else "shared memory")
+
+
+def add_up(setting: Setting) -> list[Event]:
+    """Have the setting's ranks add up one tensor; return each one's ``notes``, and ``gpu``, the UUID of its GPU.
+
+    Raises MeasureError when they cannot.
+    """
+    with RankGroup({"job": "try", "family": "encoder"}, setting) as group:
+        return [message for message in group.messages() if message["kind"] == "result"]
+
+
+def free_port() -> str:
+    """Return a free TCP port of this machine."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return str(probe.getsockname()[1])
