@@ -232,6 +232,11 @@ class StepKind:
     """Bytes for each parameter that the step holds in memory, and on disk to be resumed: for the plan's estimate."""
     whole: Callable[[Step], bool] = lambda step: False
     """Whether the step holds the whole model in memory: for the plan's estimate."""
+    forward_tokens: Callable[[Step, int], float] = lambda step, text: 2.0 * text
+    """How many tokens go through the whole model where the calibration text has ``text`` (0 unless the step
+    ``reads_text``), for the plan's time: a forward pass counts once, a training's three times."""
+    bytes_per_parameter: Callable[[Step], float] = lambda step: 0.0
+    """Bytes for each parameter that the step holds in memory, and on disk to be resumed: for the plan's needs."""
     on_device: Callable[[Step], bool] = lambda step: False
     """Whether the step calculates on the context's device; other steps stay on the CPU."""
     reads_dense: Callable[[Step], bool] = lambda step: False

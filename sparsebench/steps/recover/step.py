@@ -289,6 +289,13 @@ def trains(step: Step) -> float:
     return float(own["tokens"] * (3 + len(teachers(own)) + own["held_out"] * (own["evaluations"] + 1)))
 
 
+def forward_tokens(step: Step, text: int) -> float:
+    """Return how many tokens pass through the model, a trained one three times; ``text`` is read to fit blocks."""
+    if step.name != "reconstruct":
+        return 3.0 * step.settings["tokens"]
+    return 3.0 * (step.settings["epochs"] + 1) * min(text, step.settings.get("tokens") or text)
+
+
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
     """Return why a step cannot train the model of a config.json, and the way out; else empty strings."""
     own = step.settings
@@ -299,7 +306,7 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
     return PREDICTS if own["alpha"] < 1 or "alpha_schedule" in own else ("", "")
 
 
-def holds(step: Step) -> float:
+def bytes_per_parameter(step: Step) -> float:
     """Return the bytes per parameter that a training holds in memory; 0 where blocks are reconstructed.
 
     Weights, gradients, two moments and the best weights take 20 (float32), each teacher in memory 4. ADMM (``elsa``)

@@ -18,6 +18,8 @@ READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *RO
 """Criteria that read calibration text."""
 REFITS = ("least_squares", "rescale")
 """Compensations that read it."""
+TRIALS = 16
+"""How often SLEB reads the text for each block that it removes: on average half of a model's blocks, for each of 32."""
 
 
 def reads_text(step: Step) -> bool:
@@ -61,6 +63,18 @@ _OTHERS = ("multiple_of", "labels", "damping", "iterations", "uneven")
 """Settings that a label states where they differ from their defaults."""
 
 
+def forward_tokens(step: Step, text: int) -> float:
+    """Return how many tokens go through the model.
+
+    SLEB reads the text again for each block that it tries. Taylor's backward pass costs as much as a forward one,
+    because no weight has a gradient. Labelled documents are read in place of the text.
+    """
+    if step.name == "sleb":
+        return float(TRIALS * step.settings["blocks"] * text)
+    read = LENGTH * step.settings["documents"] if by_labels(step) else text
+    return 2.0 * read * step.settings.get("iterations", 1)
+
+
 def passes(step: Step, blocks: int) -> float:
     """Return how many forward passes over the text a step costs.
 
@@ -83,6 +97,11 @@ def own_tokens(step: Step) -> float:
 def trains(step: Step) -> bool:
     """Whether the whole model is trained."""
     return step.name == GATES
+
+
+def bytes_per_parameter(step: Step) -> float:
+    """Return the bytes per parameter of a model that runs whole, in float32, rather than block by block."""
+    return 4.0 if step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale" else 0.0
 
 
 def whole(step: Step) -> bool:
