@@ -11,7 +11,7 @@ from sparsebench.steps.contract import Context, Emit, Evidence, Step, of_file, o
 from sparsebench.steps.shrink import gated
 from sparsebench.steps.shrink.choosing import LENGTH, ROUTED, by_labels
 from sparsebench.steps.shrink.gated import GATES
-from sparsebench.steps.shrink.settings import COUNTS, NAMED, SIZES, settings
+from sparsebench.steps.shrink.settings import COUNTS, NAMED, settings
 from sparsebench.steps.shrink.unfit import check
 
 READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *ROUTED)
@@ -75,25 +75,6 @@ def forward_tokens(step: Step, text: int) -> float:
     return 2.0 * read * step.settings.get("iterations", 1)
 
 
-def passes(step: Step, blocks: int) -> float:
-    """Return how many forward passes over the text a step costs.
-
-    sleb takes one per round, and on average half a pass for each block that it tries. Taylor takes two: its backward
-    pass costs as much as a forward one, because no weight has a gradient.
-    """
-    own = step.settings
-    if step.name == "sleb":
-        return float(sum(1 + max(1, blocks - gone) / 2 for gone in range(own["blocks"])))
-    scored = 0 if by_labels(step) else (step.name in READ_TEXT) + (step.name == "taylor")
-    once = scored + (own.get("compensation") in REFITS)
-    return float(once * own.get("iterations", 1))
-
-
-def own_tokens(step: Step) -> float:
-    """Return how many tokens of labelled documents, at most, go through the whole model, forward and backward."""
-    return 2.0 * LENGTH * step.settings["documents"] * step.settings["iterations"] if by_labels(step) else 0.0
-
-
 def trains(step: Step) -> bool:
     """Whether the whole model is trained."""
     return step.name == GATES
@@ -102,18 +83,6 @@ def trains(step: Step) -> bool:
 def bytes_per_parameter(step: Step) -> float:
     """Return the bytes per parameter of a model that runs whole, in float32, rather than block by block."""
     return 4.0 if step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale" else 0.0
-
-
-def whole(step: Step) -> bool:
-    """Whether the whole model runs in memory, rather than block by block."""
-    return step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale"
-
-
-def size(step: Step) -> float:
-    """Return the result's estimated size as a share of the parent's: the share that stays of the blocks, which are most
-    of a model, or 0.9 where the step gives none."""
-    shares = (step.settings[key] for key in SIZES if key in step.settings and key not in COUNTS)
-    return float(next(shares, 0.9))
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

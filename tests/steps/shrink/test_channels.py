@@ -245,8 +245,8 @@ def test_labels_and_costs() -> None:
     kind = kinds()["shrink"]
     step = single("shrink", "activation", keep=0.75, of="hidden", multiple_of=16, compensation="rescale")
     assert label(step) == "activation/hidden to 0.75, rescale, multiple_of=16"
-    assert (kind.passes(step, 30), kind.whole(step), kind.reads_text(step)) == (2, True, True)
+    assert (kind.bytes_per_parameter(step), kind.reads_text(step)) == (4.0, True)
     plain = single("shrink", "l2", keep=0.75, of="hidden")
-    assert (kind.passes(plain, 30), kind.whole(plain), kind.reads_text(plain)) == (0, False, False)
+    assert (kind.bytes_per_parameter(plain), kind.reads_text(plain)) == (0.0, False)
     with pytest.raises(PydanticCustomError):
         single("shrink", "l2", keep=0.5, compensation="rescale")
