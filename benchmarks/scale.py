@@ -19,6 +19,7 @@ Seconds are of CPU, of all threads, so that a busy machine tells the same as an 
 from __future__ import annotations
 
 import argparse
+import heapq
 import io
 import json
 import resource
@@ -39,16 +40,16 @@ from sparsebench.cli.plan import show
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.checks import load
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import Estimate, ModelSize
 from sparsebench.plan.expand import Plan, expand
-from sparsebench.plan.jobs import jobs
+from sparsebench.plan.jobs import alone, jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared
-from sparsebench.plan.resources import job_bytes, job_seconds
+from sparsebench.plan.resources import job_bytes
 from sparsebench.run.cluster import places, resources
 from sparsebench.run.display import Clock
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.simulate import play
+from sparsebench.run.queue import Queue
 from sparsebench.run.workspace import Workspace
 from sparsebench.sources import Cache
 
@@ -190,32 +191,33 @@ def schedule(asked: Asked) -> dict[str, Any]:
 
     def on_nodes(job: Job, running: list[Any]) -> bool:
         needed = resources(job, settings, nodes, job_bytes(job, sizes[job.variants[0].model]))
-        beside = sum(task.job.exclusive == job.exclusive for task in running)
-        return beside < places(nodes, needed, job.exclusive)
+        beside = sum(alone(task.job, on_gpu=False) == alone(job, on_gpu=False) for task in running)
+        return beside < places(nodes, needed, alone(job, on_gpu=False))
 
     return {
         "jobs": len(every),
-        **_simulated("local", every, local.room, Clock(sizes, asked.slots)),
-        **_simulated(f"{asked.nodes}_nodes", every, on_nodes, Clock(sizes, asked.slots)),
+        **_simulated("local", every, local.room, Clock(Estimate(sizes), asked.slots)),
+        **_simulated(f"{asked.nodes}_nodes", every, on_nodes, Clock(Estimate(sizes), asked.slots)),
     }
 
 
 def _simulated(name: str, every: list[Job], room: Callable[[Job, list[Any]], bool], clock: Clock) -> dict[str, Any]:
     started = time.process_time()
     clock.begin(every)
-    now, at_once, most, done = 0.0, 0, 0, 0
-
-    def start(job: Job, running: Any) -> Any:
-        return SimpleNamespace(job=job, gpu="")
-
-    for moment in play(every, lambda job: job_seconds(job, clock.sizes), room, start):
-        now, task, begins = moment
-        at_once += 1 if begins else -1
-        most = max(most, at_once)
-        if begins:
-            clock.started(task.job)
-            continue
-        clock.ended(task.job, job_seconds(task.job, clock.sizes))
+    queue = Queue(every)
+    running: list[Any] = []
+    ends: list[tuple[float, int, Any]] = []
+    now, most, done = 0.0, 0, 0
+    while queue or running:
+        while job := queue.take(lambda job: room(job, running)):
+            running.append(SimpleNamespace(job=job, gpu=""))
+            heapq.heappush(ends, (now + clock.estimate.seconds(job), id(job), running[-1]))
+            clock.started(job)
+        most = max(most, len(running))
+        now, _, task = heapq.heappop(ends)
+        running.remove(task)
+        queue.end(task.job)
+        clock.ended(task.job, clock.estimate.seconds(task.job))
         for _ in task.job.cells:
             clock.left()  # a line a cell says it
         done += 1

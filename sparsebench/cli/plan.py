@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sparsebench import devices, environment
@@ -24,9 +24,9 @@ from sparsebench.cli.output import emit_json_list, emit_table, note, size
 from sparsebench.errors import LedgerError
 
 if TYPE_CHECKING:
-    from sparsebench.plan.cells import Cell, Job
+    from sparsebench.plan.cells import Cell
+    from sparsebench.plan.estimate import Estimate
     from sparsebench.plan.preflight import Prepared
-    from sparsebench.plan.resources import JobGroup
 
 
 WORTH_SEEING = 0.02
@@ -96,11 +96,12 @@ def show(ready: Prepared, as_json: bool) -> None:
     announce(ready, [d.cell for d in found if d.runs])
 
 
-def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
-    """Print the estimate (cells, time, disk, memory, download) to stderr, and return the pace that was ``learned``."""
+def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
+    """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
     from sparsebench.durations import duration
+    from sparsebench.plan.estimate import Estimate, wall_seconds
     from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import crowded, needs, shares, slots, total_seconds
+    from sparsebench.plan.resources import crowded, needs, slots
     from sparsebench.plan.stages import MAKE
     from sparsebench.run.workspace import Workspace
 
@@ -112,11 +113,10 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
     for (place, why), count in unable.items():
         note(f"  {place}: {why}: {count} cell{'s' * (count > 1)} cannot run here", "yellow")
     if not cells:
-        return {}
-    pace, told = _learned(ready)
+        return Estimate(ready.sizes)
+    estimate, told = _learned(ready)
     gpus = len(devices.chosen(ready.device))
-    by_place = shares(work, ready.sizes, slots(ready), pace, gpus)
-    times = total_seconds(by_place)
+    times = wall_seconds(work, estimate, slots(ready), gpus)
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
     if told:
@@ -129,10 +129,6 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
         note(
             f"  on {gpus} GPU{'s' * (gpus > 1)} ({environment.where(ready.device)['device']}), assumed as fast as an H100"
         )
-        for line in _places(by_place):
-            note(f"  {line}")
-        for line in _each_gpu(ready, work, pace) if ready.request.executor == "local" else ():
-            note(f"  {line}")
     for text in () if devices.is_gpu(ready.device) else _emulated(ready, cells):
         note(f"  {text}")
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):
@@ -153,65 +149,30 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
-    return pace
+    return estimate
 
 
-def _places(by_place: list[JobGroup]) -> Iterator[str]:
-    """Yield lines on which jobs have a GPU each, which the machine, and which stay on the CPU, with their time."""
-    from sparsebench.durations import duration
-
-    for calculates, alone, many, one in (
-        (True, False, "one per GPU, up to {} side by side", "one after another, on a GPU"),
-        (True, True, "", "alone on the machine, one after another"),
-        (False, False, "on the CPU, up to {} side by side", "on the CPU, one after another"),
-    ):
-        found = [share for share in by_place if (share.calculates, share.alone) == (calculates, alone)]
-        if found:
-            most = max(share.at_once for share in found)
-            words = many.format(most) if most > 1 else one
-            jobs = ", ".join(f"{own.count} {own.kind} {duration(own.wall)}" for own in found)
-            yield f"{words}: {jobs}"
-
-
-def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> Iterator[str]:
-    """Yield a line per GPU: what it does, and for how long, in a run that keeps to the estimates."""
-    from sparsebench.durations import duration
-    from sparsebench.plan.resources import expected_seconds, slots
-    from sparsebench.run.executor import RunSettings
-    from sparsebench.run.local import Local
-    from sparsebench.run.simulate import by_gpu
-    from sparsebench.run.workspace import Workspace
-
-    space = Workspace.of(ready.ledger, ready.work)
-    local = Local(RunSettings(space, ready.cache, slots=slots(ready), sizes=ready.sizes, device=ready.device))
-    found, whole = by_gpu(local, work, lambda job: expected_seconds(job, ready.sizes, pace))
-    for number, kinds in enumerate(found):
-        jobs = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in kinds.items()) or "nothing"
-        yield f"GPU {number}, busy {duration(sum(kinds.values()))} of {duration(whole)}: {jobs}"
-
-
-def _learned(ready: Prepared) -> tuple[dict[str, float], str]:
-    """Return this machine's pace by kind of job, and a note on it.
-
-    The pace is how long the plan's cells that this machine has done took, over their estimates.
-    """
+def _learned(ready: Prepared) -> tuple[Estimate, str]:
+    """Return estimates that know what this machine took for those of the plan's cells that it has done, and a note."""
     from sparsebench.ledger import sqlfiles
     from sparsebench.ledger.query import run as query
+    from sparsebench.plan.estimate import Estimate
     from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import learned
 
+    estimate = Estimate(ready.sizes)
     if not ready.ledger.is_file():
-        return {}, ""
+        return estimate, ""
     try:
         rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where(ready.device)["id"]}).rows
     except LedgerError as error:
-        return {}, f"the pace of this machine is unknown: {error}"
+        return estimate, f"the pace of this machine is unknown: {error}"
     seconds = dict(rows)
     cells = [cell for cell in ready.plan.cells if cell.id in seconds]
-    if not cells:
-        return {}, ""
-    pace = learned(jobs(ready.plan, cells, lambda _: True), ready.sizes, seconds)
-    return pace, f"times are learned from {len(cells)} cell{'s' * (len(cells) > 1)} of this machine"
+    for job in jobs(ready.plan, cells, lambda _: True):
+        if job.cells:
+            estimate.learn(job, sum(seconds[cell.id] for cell in job.cells))
+    many = "s" * (len(cells) > 1)
+    return estimate, f"times are learned from {len(cells)} cell{many} of this machine" if cells else ""
 
 
 def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:

@@ -112,11 +112,11 @@ def run(
     found = decisions(ready, space.records, retry_failed)
     cells = [decision.cell for decision in found if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
-    pace = announce(ready, cells)
+    estimate = announce(ready, cells)
     side_by_side = slots(ready)
     settings = RunSettings(space, ready.cache, ready.keep, side_by_side, fail_fast, ready.sizes, silence, ready.device)
     how = _executor(executor, address, settings)
-    clock = Clock(ready.sizes, side_by_side, len(devices.chosen(ready.device)), pace)
+    clock = Clock(estimate, side_by_side, len(devices.chosen(ready.device)))
     refuse_other(space.ledger)
     if cells or refused:
         space.work.mkdir(parents=True, exist_ok=True)

@@ -1,144 +1,73 @@
-"""Rough estimates of time and size before a run, which the run refines by what it shows.
+"""How long jobs take: the start of a process, then work at the speed of its kind. Finished jobs correct both.
 
-The constants were measured on two server cores. On a faster machine, the first jobs correct the estimates.
+The work of a cell is tokens × parameters: how many tokens go through the model, or 1 where its weights are only read.
+Starts and speeds are in ``stages``, fitted to the published records of two server cores. Half of these jobs took at
+most 1.6 times as long or as short; a busy machine makes as much of a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sparsebench import benchmarks, devices, environment
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS
-from sparsebench.runtime.results import Setting
+from sparsebench.plan.jobs import alone, calculates, ranks_of
+from sparsebench.plan.stages import MAKE, PROCESSES
 from sparsebench.steps.calibration import LENGTH
-from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
-SWEEP_BYTES = 150e6
-ASSESS_BYTES = 60e6
-LOAD_BYTES = 300e6
-FLOPS = {"bfloat16": 200e9, "float16": 50e9, "float32": 80e9, "auto": 80e9}
-WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 4}
-EMULATED_FLOPS = 10e9
-GPU_FLOPS = {"bfloat16": 150e12, "float32": 20e12}
-GPU_READ_BYTES = 1e12
-"""SWEEP_BYTES, ASSESS_BYTES and LOAD_BYTES are bytes per second through a sweep, through structure and storage, and
-into an engine. FLOPS are floating-point operations per second, WIDTH is bytes per weight. The two GPU constants,
-operations per second and bytes read per second for a new token, are a guess for an H100 at small batches, measured on
-none."""
-
-DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
-"""Tokens that a document costs on average over all its requests; a common beginning of the requests counts once."""
-READINGS = 3
-"""How often an encoder-decoder reads a document's prompt: once for each of its answers."""
-DEFAULT_DOCUMENTS = 2000
-MASKED_TOKENS = 12
-"""Tokens of a document's answers, each masked once."""
-PASSAGE_TOKENS, LONGEST_PASSAGE = 130, 512
-"""Tokens of an average passage of BoolQ, of which encoders read one per sample, and of the longest of 128 passages, to
-which all are padded."""
-SOLVE_SECONDS = 3e-8
-"""Seconds per parameter to find one version's weights."""
-WARM_UP_STEPS = 6
-"""Steps that warming up one side of a pair typically takes."""
-READ_BYTES = 8e9
-"""Bytes of weights that a CPU reads per second for new tokens."""
-ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
-"""The share of an encoder-decoder that is its encoder, and the share that reads the encoder's output."""
+GPU_SPEEDUP = 300.0
+"""How many times as fast as a CPU a GPU is: a guess for an H100, measured on none."""
+FILE_TOKENS = 1000
+"""What it takes to read the parent and to write one variant, counted in tokens."""
+DOCUMENTS, PROMPT = 2000, 40
+"""Documents of a benchmark, and tokens of a document, where these are not known."""
+READINGS = 2
+"""How often models other than decoders read a document: in parts, once for each answer, or with masks."""
+NEW_TOKEN = 10
+"""A generated token takes as long as this many of a prompt: each of them reads all weights."""
+PASSAGE = 512
+"""The most tokens of a passage that encoders and encoder-decoders read."""
+STEPS = 8
+"""The steps in which a process times a phase of a pair, warm-up included."""
+DAMPING_SECONDS = 30.0
+"""Jobs of each pace are credited with this many seconds on schedule: the first, which fetch and compile, say little."""
+SILENCE_SECONDS = 3600.0
+SILENCE_ESTIMATES = 10
+"""A job may be silent and idle for SILENCE_SECONDS or SILENCE_ESTIMATES times its estimate, whichever is longer."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
     """The size of a model: ``parameters`` in all, and ``bytes`` on disk in the working precision.
 
-    ``prunable`` is the share of prunable parameters, None if unknown. ``device`` is where the model will run,
-    ``blocks`` the number of blocks in all its stacks. ``active`` are the parameters that one token uses in a mixture of
-    experts, 0 where it uses all. ``longest`` is the most tokens of an input, None if the config does not state it.
+    ``prunable`` is the share of prunable parameters, None if unknown. ``device`` is where the model will run.
     """
 
     parameters: int
     bytes: int
     prunable: float | None = None
     device: str = "cpu"
-    blocks: int = 12
-    active: int = 0
-    longest: int | None = None
-
-    @property
-    def per_token(self) -> int:
-        """The parameters that one token uses, which decide the work; all parameters decide memory and disk."""
-        return self.active or self.parameters
 
 
-def comparing(cell: Cell, size: ModelSize) -> float:
-    """Return the seconds to run texts through the dense model once and through the variant twice."""
-    flops = 3 * cell.settings["samples"] * cell.settings["length"] * 2 * size.per_token
-    return 2 * _load(size) + flops / speed(calculated(cell, size.device), size.device)
-
-
-def scoring(cell: Cell, size: ModelSize) -> float:
-    """Return the seconds for one task."""
-    if cell.variant.heuristic:
-        return 1.0
-    flops = (documents(cell) or DEFAULT_DOCUMENTS) * _tokens(cell) * 2 * size.per_token * _passes(cell)
-    return flops / speed(calculated(cell, size.device), size.device)
-
-
-def timing(cell: Cell, size: ModelSize) -> float:
-    """Return the seconds to time a pair."""
-    processes = cell.settings["processes"]
-    phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
-    return processes * (_load(size) + phases)
-
-
-def using_memory(cell: Cell, size: ModelSize) -> float:
-    """Return the seconds to measure memory: every phase once."""
-    return _load(size) + sum(_steps(cell, size))
-
-
-def _load(size: ModelSize) -> float:
-    return size.bytes / LOAD_BYTES
-
-
-def _timed(step: float, samples: float, processes: int) -> float:
-    """Return the seconds for one process to time a phase of a pair.
-
-    It takes as many steps as the time cap allows, but never fewer than it needs.
-    """
-    cap = Setting.phase_seconds / processes
-    needed = 2 * max(1, MIN_PAIRS / processes) + 2 * min(WARM_STEPS[0], 1 + cap // step)
-    return max(needed * step, min(cap + 2 * WARM_SECONDS, 2 * (samples + WARM_UP_STEPS) * step))
-
-
-def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
-    """Return the seconds of one step of each phase. Prompts cost arithmetic, new tokens also read the weights used."""
-    load, dtype = cell.settings["workload"], calculated(cell, size.device)
-    forward = 2 * size.per_token * load["batch"] / speed(dtype, size.device)
-    prompt = forward * load["prompt"]
-    met = min(size.parameters, size.per_token * load["batch"])  # the tokens of a batch choose experts of their own
-    token = forward + met * WIDTH[dtype] / (GPU_READ_BYTES if devices.is_gpu(size.device) else READ_BYTES)
-    if cell.variant.family == "encoder":
-        return (prompt,)
-    if cell.variant.family == "decoder":
-        return (prompt, token, prompt + load["generate"] * token)
-    encode, prefill, token = ENCODER_SHARE * prompt, CROSS_SHARE * prompt + token, (1 - ENCODER_SHARE) * token
-    return (encode, prefill, token, encode + prefill + load["generate"] * token)
-
-
-def calculated(cell: Cell, device: str = "cpu") -> str:
-    """Return the precision that a cell will run in on this machine: the one asked for, where that is not ``auto``."""
-    if "engine" in cell.settings:
-        return environment.arithmetic(cell.variant.dtype, cell.settings["dtype"], device)
-    return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"), device)
-
-
-def speed(dtype: str, device: str = "cpu") -> float:
-    """Return the floating-point operations per second in a precision, on this machine."""
-    if devices.is_gpu(device):
-        return GPU_FLOPS["float32" if dtype == "float32" else "bfloat16"]
-    return EMULATED_FLOPS if dtype != "auto" and environment.emulated(dtype) else FLOPS[dtype]
+def tokens(cell: Cell) -> float:
+    """Return how many tokens go through the model for a cell."""
+    asked = cell.settings
+    if cell.stage == MAKE.name:
+        step, length = cell.variant.steps[-1], asked.get("length") or LENGTH
+        text = asked.get("samples", 0) * (length if cell.variant.family == "decoder" else min(length, PASSAGE))
+        return kinds()[step.verb].forward_tokens(step, text)
+    if cell.stage == "outputs":
+        return float(3 * asked["samples"] * asked["length"])
+    if cell.stage == "benchmarks":
+        return 0.0 if cell.variant.heuristic else (documents(cell) or DOCUMENTS) * _document_tokens(cell)
+    if cell.stage == "latency":
+        load = asked["workload"]
+        request = load["batch"] * (2 * load["prompt"] + (load["generate"] + 1) * NEW_TOKEN)
+        return float(STEPS * asked["processes"] * request)
+    return 1.0
 
 
 def documents(cell: Cell) -> int:
@@ -149,73 +78,85 @@ def documents(cell: Cell) -> int:
     return min(size, limit) if size and limit else size or limit
 
 
-def _tokens(cell: Cell) -> int:
-    """Return the tokens that a document costs: its own, those of few-shot examples, and those of a generated answer."""
-    task, family = benchmarks.row_of(cell.settings), cell.variant.family
-    usual = DOCUMENT_TOKENS[family]
-    if task and task.adapter == "generation":
-        return (task.prompt or usual) + (task.tokens or 0)
-    if task and task.tokens:
-        return task.tokens
-    one = (task.prompt if task else 0) * (READINGS if family == "encoder-decoder" else 1) or usual
-    examples = one * (cell.settings.get("num_fewshot") or 0)
-    if family == "decoder" and task and task.examples:
-        # All documents begin with the same examples. A batch has twice its longest input's tokens: examples cost less
-        # than it adds.
-        examples = min(examples, one)
-    return one + examples
-
-
-def _passes(cell: Cell) -> int:
-    """Return how often a token is read: a masked language model reads a text once for each token that it scores."""
-    if cell.variant.family != "encoder":
-        return 1
-    task = benchmarks.row_of(cell.settings)
+def _document_tokens(cell: Cell) -> int:
+    """Return the tokens that are read of a document, its few-shot examples and its answers."""
+    task, examples = benchmarks.row_of(cell.settings), cell.settings.get("num_fewshot") or 0
+    window = (task and task.tokens) or 0
     if task and task.adapter == "pseudo_perplexity":
-        return task.tokens or 1
-    return MASKED_TOKENS if task is None or task.adapter == "harness" else 1
+        return window * window  # each token is masked once
+    if window and task and task.adapter != "generation":
+        return window
+    readings = 1 if cell.variant.family == "decoder" else READINGS
+    return readings * ((task and task.prompt) or PROMPT) * (1 + examples) + NEW_TOKEN * window
 
 
-def training(job: Job, size: ModelSize) -> float:
-    """Return the seconds of steps that train the model on text of their own, each on its device, in its precision."""
-    return sum(_trained(step, cell, size) for cell in job.making for step in cell.variant.steps[-1:])
+def job_seconds(job: Job, sizes: Mapping[str, ModelSize]) -> float:
+    """Return a job's seconds, start included."""
+    kind, size = PROCESSES[job.kind], sizes[job.variants[0].model]
+    faster = GPU_SPEEDUP if devices.is_gpu(size.device) and calculates(job) else 1.0
+    work = sum(map(tokens, job.making)) or 1.0  # what prepares a model has no cells
+    if kind is MAKE:
+        work += FILE_TOKENS * len(job.makes)
+    return kind.start_seconds + work * size.parameters / (kind.speed * faster)
 
 
-def _trained(step: Step, cell: Cell, size: ModelSize) -> float:
-    kind, asked = kinds()[step.verb], step.settings.get("precision", "auto")
-    device = size.device if kind.on_device(step) else "cpu"
-    dtype = environment.training_arithmetic(cell.variant.dtype, asked, device)
-    return 2 * size.per_token * kind.trains(step) / speed(dtype, device)
+def silence_seconds(job: Job, sizes: Mapping[str, ModelSize]) -> float:
+    """Return for how many seconds a job may be silent and idle before it is ended."""
+    return max(SILENCE_SECONDS, SILENCE_ESTIMATES * job_seconds(job, sizes))
 
 
-def held(steps: Iterable[Step], size: ModelSize) -> int:
-    """Return the extra bytes that a step holds in memory or on disk: the most of ``steps``, done one after another."""
-    return int(size.parameters * max((kinds()[step.verb].holds(step) for step in steps), default=0.0))
+def pace(job: Job) -> str:
+    """Return a key for jobs whose estimates err by the same factor: their kind, and for makes the step that they do.
 
-
-def _share(step: Step, tokens: int) -> float:
-    """Return the share of a text of ``tokens`` tokens that a step reads."""
-    return min(1.0, kinds()[step.verb].at_most(step) / tokens)
-
-
-def calibrating(job: Job, size: ModelSize) -> float:
-    """Return the seconds to run calibration text through the model, with its second moments.
-
-    That is done once for all versions, or twice for each.
+    That a rounding took less time than expected says nothing about a training.
     """
-    read = [cell for cell in job.making if cell.settings.get("samples")]
-    if not read:
-        return 0.0
-    setting, last = read[0].settings, [cell.variant.steps[-1] for cell in read]
-    kind, passages = kinds()[last[0].verb], read[0].variant.family != "decoder"
-    limits = (setting["length"] or LENGTH, size.longest, LONGEST_PASSAGE if passages else None)
-    length = min(one for one in limits if one)
-    # Padding costs as much as text, but nothing is gathered from it.
-    padded, tokens = (setting["samples"] * one for one in (length, min(length, PASSAGE_TOKENS) if passages else length))
-    trained = sum(_share(step, tokens) * kinds()[step.verb].passes(step, size.blocks) for step in last) - len(read)
-    device = size.device if kind.on_device(last[0]) else "cpu"
-    forward = 2 * size.per_token * padded / speed(calculated(read[0], device), device)
-    wide = 2 * size.per_token / speed("float32", device)
-    passes = 1 if kind.one_pass(last[0]) else 2 * len(read)
-    once = forward + kind.moments * wide * tokens / 2
-    return passes * once + trained * wide * padded + len(read) * size.parameters * SOLVE_SECONDS
+    last = [variant.steps[-1] for variant in job.makes if variant.steps][-1:]
+    return " ".join([job.kind, *(f"{step.verb} {step.name}" for step in last)])
+
+
+class Estimate:
+    """Estimates for models of ``sizes``, corrected by what finished jobs of the same ``pace`` took."""
+
+    def __init__(self, sizes: Mapping[str, ModelSize]) -> None:
+        self.sizes = dict(sizes)
+        self.taken: dict[str, float] = defaultdict(float)
+        self.foreseen: dict[str, float] = defaultdict(float)
+
+    def learn(self, job: Job, seconds: float) -> None:
+        """Note that a job took ``seconds``."""
+        self.taken[pace(job)] += seconds
+        self.foreseen[pace(job)] += job_seconds(job, self.sizes)
+
+    def ratio(self, kind: str) -> float:
+        """Return what jobs of a pace took, divided by their estimates."""
+        return (self.taken[kind] + DAMPING_SECONDS) / (self.foreseen[kind] + DAMPING_SECONDS)
+
+    def seconds(self, job: Job) -> float:
+        """Return a job's seconds."""
+        return job_seconds(job, self.sizes) * self.ratio(pace(job))
+
+
+def at_once(job: Job, slots: int, gpus: int = 0) -> int:
+    """Return how many jobs like this one run at once in ``run/local``.
+
+    A job that must be alone runs alone. Where the run has ``gpus``, jobs that calculate need one for each rank. Others
+    run in ``slots``.
+    """
+    if alone(job, bool(gpus)):
+        return 1
+    return max(1, min(slots, gpus // ranks_of(job))) if gpus and calculates(job) else slots
+
+
+def wall_seconds(jobs: Iterable[Job], estimate: Estimate, slots: int, gpus: int = 0) -> dict[str, float]:
+    """Return by kind of job the seconds that ``jobs`` take, as many at once as there is room for."""
+    totals: dict[str, float] = defaultdict(float)
+    for job in jobs:
+        totals[job.kind] += estimate.seconds(job) / at_once(job, slots, gpus)
+    return totals
+
+
+def calculated(cell: Cell, device: str = "cpu") -> str:
+    """Return the precision that a cell will run in on this machine: the one asked for, where that is not ``auto``."""
+    if "engine" in cell.settings:
+        return environment.arithmetic(cell.variant.dtype, cell.settings["dtype"], device)
+    return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"), device)

@@ -1,20 +1,18 @@
-"""Estimates what jobs need: time, and, in bytes and rounded up, downloads and a run's peak of disk and memory."""
+"""Estimates in bytes, rounded up, what jobs need: downloads, and a run's peak of disk and memory."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
-from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, training
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.estimate import ModelSize, at_once, calculated
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import COMPARE, MAKE, PREPARE, PROCESSES, TIME, stages, timed
+from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, timed
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Step
@@ -26,114 +24,6 @@ PROCESS_BYTES = 700_000_000
 PACKED_SHARE = 0.65
 """The typical size of a kept packed copy over its dense size, over a sweep of sparsities."""
 MOST_SLOTS = 4
-SILENCE_SECONDS = 3600.0
-SILENCE_ESTIMATES = 10
-"""A job may be silent and idle for SILENCE_SECONDS or SILENCE_ESTIMATES times its estimate, whichever is longer."""
-
-
-def cell_seconds(cell: Cell, size: ModelSize) -> float:
-    """Return a cell's own seconds, without the start of its process."""
-    stage = stages().get(cell.stage)
-    return stage.seconds(cell, size) if stage else size.bytes / SWEEP_BYTES
-
-
-def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
-    """Return a job's seconds, start included."""
-    size = sizes[job.variants[0].model]
-    own = sum(cell_seconds(cell, size) for cell in job.cells)
-    if job.kind == PREPARE.name:
-        own += 2 * size.bytes / SWEEP_BYTES
-    if job.kind == MAKE.name:
-        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + calibrating(job, size) + training(job, size)
-    return PROCESSES[job.kind].start_seconds + own
-
-
-def silence_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
-    """Return for how many seconds a job may be silent and idle before it is ended."""
-    return max(SILENCE_SECONDS, SILENCE_ESTIMATES * job_seconds(job, sizes))
-
-
-def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return by ``pace`` what finished jobs took over their estimates: the median. ``seconds`` has the cells' by id."""
-    ratios: dict[str, list[float]] = {}
-    for job in jobs:
-        if job.cells:
-            took = sum(seconds[cell.id] for cell in job.cells)
-            ratios.setdefault(pace(job), []).append(took / job_seconds(job, sizes))
-    return {kind: median(found) for kind, found in ratios.items()}
-
-
-def pace(job: Job) -> str:
-    """Return a key for jobs whose estimates err by the same factor: their kind, and for makes the step that they do.
-
-    That a rounding took less time than expected says nothing about a training.
-    """
-    last = [variant.steps[-1] for variant in job.makes if variant.steps][-1:]
-    return " ".join([job.kind, *(f"{step.verb} {step.name}" for step in last)])
-
-
-def expected_seconds(job: Job, sizes: dict[str, ModelSize], known: Mapping[str, float]) -> float:
-    """Return a job's seconds by its estimate, corrected by what was ``learned`` from jobs of its ``pace``."""
-    return job_seconds(job, sizes) * known.get(pace(job), 1.0)
-
-
-def at_once(job: Job, slots: int, gpus: int = 0) -> int:
-    """Return how many jobs like this one run at once in ``run/local``.
-
-    A job that must be alone runs alone. Where the run has ``gpus``, jobs that calculate need one for each rank. Others
-    run in ``slots``.
-    """
-    if alone(job, bool(gpus)):
-        return 1
-    return max(1, min(slots, gpus // ranks_of(job))) if gpus and calculates(job) else slots
-
-
-@dataclass
-class JobGroup:
-    """The jobs of one kind: their ``count``, how many run ``at_once`` at most, their ``seconds`` if they run side by
-    side, and the seconds of the ``longest``.
-
-    ``calculates`` means on a GPU; ``alone``, with the machine to itself.
-    """
-
-    kind: str
-    calculates: bool
-    alone: bool
-    at_once: int = 1
-    count: int = 0
-    seconds: float = 0.0
-    longest: float = 0.0
-
-    @property
-    def wall(self) -> float:
-        """The seconds from the first start to the last end, if no other jobs interfere."""
-        return max(self.seconds, self.longest)
-
-
-def shares(
-    jobs: Iterable[Job],
-    sizes: dict[str, ModelSize],
-    slots: int,
-    known: Mapping[str, float] | None = None,
-    gpus: int = 0,
-) -> list[JobGroup]:
-    """Group the jobs by kind, whether they use a GPU and whether they run alone. ``known`` is what was ``learned``."""
-    found: dict[tuple[str, bool, bool], JobGroup] = {}
-    for job in jobs:
-        key = job.kind, bool(gpus) and calculates(job), alone(job, bool(gpus))
-        own, many = found.setdefault(key, JobGroup(*key)), at_once(job, slots, gpus)
-        expected = expected_seconds(job, sizes, known or {})
-        own.count, own.at_once = own.count + 1, max(own.at_once, many)
-        own.seconds, own.longest = own.seconds + expected / many, max(own.longest, expected)
-    return list(found.values())
-
-
-def total_seconds(found: Iterable[JobGroup]) -> dict[str, float]:
-    """Return the wall seconds by kind of job."""
-    totals: dict[str, float] = {}
-    for share in found:
-        totals[share.kind] = totals.get(share.kind, 0.0) + share.wall
-    return totals
 
 
 @dataclass(frozen=True)
@@ -160,23 +50,16 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            made = sum(_made_bytes(variant, size) for variant in job.makes)
-            stay = sum(
-                _made_bytes(variant, size) for variant in job.makes if ready.keep == "dense" or variant.id in timed
-            )
+            stay = size.bytes * sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
             waiting += stay
-            widest = max(widest, made - stay + held(_done(job), size))
-            if ready.keep == "packed":
-                kept += int(made * PACKED_SHARE)
-        memory = max(memory, _held(job, size, free) * at_once(job, beside, gpus))
+            widest = max(widest, size.bytes * len(job.makes) - stay + _held(job, size))
+            kept += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
+        pair = job_bytes(job, size)
+        fitting = pair if pair <= free else job_bytes(job, size, apart=True)
+        memory = max(memory, fitting * at_once(job, beside, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
     return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
-
-
-def _made_bytes(variant: Variant, size: ModelSize) -> int:
-    """Return the bytes of a variant's folder, by the share of its parent's bytes that each step leaves."""
-    return math.ceil(size.bytes * math.prod(kinds()[step.verb].size(step) for step in variant.steps))
 
 
 @dataclass(frozen=True)
@@ -221,10 +104,9 @@ def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
 
     A timed pair is two models beside the mapped files. Ranks that shard hold shares of both.
     """
-    process = PROCESSES[job.kind]
-    models = process.models_apart if apart else process.models
-    own = held(_done(job), size) + _whole(job, size)
-    return int(_running_bytes(job.cells, size) * models) + PROCESS_BYTES * ranks_of(job) + own
+    kind = PROCESSES[job.kind]
+    copies = kind.models - (1 if apart and kind.timed and kind.paired else 0)
+    return int(_running_bytes(job.cells, size) * copies) + PROCESS_BYTES * ranks_of(job) + _held(job, size)
 
 
 def _done(job: Job) -> list[Step]:
@@ -232,18 +114,10 @@ def _done(job: Job) -> list[Step]:
     return [cell.variant.steps[-1] for cell in job.making] if job.kind == MAKE.name else []
 
 
-def _whole(job: Job, size: ModelSize) -> int:
-    """Return the model's bytes in the precision that it is read in, if a step has all of it in memory; else 0."""
-    if not any(kinds()[step.verb].whole(step) for step in _done(job)):
-        return 0
-    wide = any(calculated(cell) == "float32" for cell in job.making if "samples" in cell.settings)
-    return max(size.bytes, 4 * size.parameters * wide)
-
-
-def _held(job: Job, size: ModelSize, free: int) -> int:
-    """Return the bytes that a job takes if ``free`` are free: a pair that does not fit is timed one side at a time."""
-    pair = job_bytes(job, size)
-    return pair if pair <= free else job_bytes(job, size, apart=True)
+def _held(job: Job, size: ModelSize) -> int:
+    """Return the extra bytes that a job's steps hold in memory and on disk: the most, as they are done in turn."""
+    each = (kinds()[step.verb].bytes_per_parameter(step) for step in _done(job))
+    return int(size.parameters * max(each, default=0.0))
 
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:

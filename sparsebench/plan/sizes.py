@@ -8,13 +8,13 @@ from typing import Any
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import ManifestModel
-from sparsebench.models.architectures import ARCHITECTURES, Mixture
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.dimensions import dimensions
-from sparsebench.models.text import LENGTH_KEYS
 from sparsebench.models.topology import prunable_share
-from sparsebench.plan.estimate import WIDTH, ModelSize
+from sparsebench.plan.estimate import ModelSize
 
+WIDTH = {"bfloat16": 2, "float16": 2}
+"""Bytes of a weight, where they are not 4."""
 MOST = 100_000_000_000_000
 """The most parameters that are believed; the largest models have a hundredth of these."""
 UNKNOWN = 500_000_000
@@ -32,8 +32,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         checkpoint = Checkpoint(folder)
         tensors = checkpoint.tensors.values()
         share = prunable_share(checkpoint, model.family)
-        count, size = sum(t.numel for t in tensors), sum(t.nbytes for t in tensors)
-        return ModelSize(count, size, share, **_told(checkpoint.config, count))
+        return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors), share)
     except ModelError:
         pass
     count = parameters(config) if config else _guess(str(model.source))
@@ -43,21 +42,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
     written = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(written)
     prunable = 1 - _tables(config) / count if config else None
-    return ModelSize(count, count * WIDTH.get(dtype, 4), prunable, **_told(config or {}, count))
-
-
-def _told(config: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Return the fields of a ModelSize that config.json tells of a model of ``count`` parameters."""
-    size, how = dimensions(config), ARCHITECTURES.get(str(config.get("model_type")))
-    chosen = config.get(((how and how.mixture) or Mixture()).chosen)
-    some = isinstance(chosen, int) and 0 < chosen < size.experts
-    # Transformers knows the defaults of missing keys, but takes seconds to import.
-    stated = (config.get(key) for key in LENGTH_KEYS)
-    return {
-        "blocks": size.layers + size.decoder_layers,
-        "active": round(count * parameters(config, chosen) / max(1, parameters(config))) if some else 0,
-        "longest": next((one for one in stated if isinstance(one, int) and one > 0), None),
-    }
+    return ModelSize(count, count * WIDTH.get(dtype, 4), prunable)
 
 
 def _guess(source: str) -> int:
@@ -66,11 +51,8 @@ def _guess(source: str) -> int:
     return PACKAGED["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))
 
 
-def parameters(config: Mapping[str, Any], experts: int | None = None) -> int:
-    """Return a transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward.
-
-    In a mixture, ``experts`` of the experts are counted; by default all.
-    """
+def parameters(config: Mapping[str, Any]) -> int:
+    """Return a transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward."""
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
@@ -82,7 +64,7 @@ def parameters(config: Mapping[str, Any], experts: int | None = None) -> int:
         "opt",
         "starcoder2",
     ) and (act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh"))
-    forward = size.hidden * size.inner * (3 if gated else 2) * (experts or size.experts)
+    forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
     return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
 
 

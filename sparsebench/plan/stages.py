@@ -12,9 +12,7 @@ from typing import Any
 from sparsebench import benchmarks, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW
 from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
-from sparsebench.plan import estimate
 from sparsebench.plan.cells import Cell, Variant
-from sparsebench.plan.estimate import ModelSize
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
@@ -30,29 +28,29 @@ CellSettings = Mapping[str, Any]
 class JobKind:
     """What jobs of one kind have in common.
 
-    ``start_seconds`` is how long a job takes to start and import what it needs. ``models`` is how many models it holds
-    at once, working space included; ``models_apart``, how many if a pair's sides are timed one by one. ``timed`` jobs
-    have the machine to themselves (with the exceptions of ``jobs.alone``), and their results are that machine's alone.
-    ``paired`` jobs also need the dense model. Jobs with ``calculates`` use a GPU, where the run has one; jobs that only
-    read and write files stay on the CPU.
+    ``start_seconds`` is how long a job takes to start and import what it needs, ``speed`` how many parameters × tokens
+    it does per second (``plan/estimate``). ``models`` is how many models it holds at once, working space included.
+    ``timed`` jobs have the machine to themselves (with the exceptions of ``jobs.alone``), and their results are that
+    machine's alone. ``paired`` jobs also need the dense model. Jobs with ``calculates`` use a GPU, where the run has
+    one; jobs that only read and write files stay on the CPU.
     """
 
     name: str
     start_seconds: float
+    speed: float
     models: float = 0.2
-    models_apart: float = 0.2
     timed: bool = False
     paired: bool = False
     calculates: bool = False
 
 
-PREPARE = JobKind("prepare", 4.0)
-MAKE = JobKind("make", 2.0, calculates=True)
-ASSESS = JobKind("assess", 2.0)
-SCORE = JobKind("benchmarks", 7.0, 1.3, 1.3, calculates=True)
-COMPARE = JobKind("outputs", 5.0, 2.2, 2.2, paired=True, calculates=True)
-TIME = JobKind("latency", 9.0, 2.2, 1.2, timed=True, paired=True, calculates=True)
-MEMORY = JobKind("memory", 7.0, 1.2, 1.2, timed=True, calculates=True)
+PREPARE = JobKind("prepare", 4.0, 25e6)
+MAKE = JobKind("make", 3.0, 70e9, calculates=True)
+ASSESS = JobKind("assess", 2.0, 75e6)
+SCORE = JobKind("benchmarks", 5.0, 60e9, 1.3, calculates=True)
+COMPARE = JobKind("outputs", 5.0, 25e9, 2.2, paired=True, calculates=True)
+TIME = JobKind("latency", 9.0, 50e9, 2.2, timed=True, paired=True, calculates=True)
+MEMORY = JobKind("memory", 5.0, 80e6, 1.2, timed=True, calculates=True)
 PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
 """The kinds of jobs by name, in the order in which a model's jobs follow one another."""
 
@@ -61,17 +59,15 @@ PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TI
 class Stage:
     """One kind of measurement, done by ``module``, whose VERSION is part of its cells' ids.
 
-    ``settings`` gives what a manifest asks of a variant, one mapping per cell; ``seconds`` is a cell's estimate.
-    ``libraries`` and ``own`` (versions of a task or an engine) say what else can change a result. Cells of equal
-    ``shares`` are done by one job. A stage that ``reads_text`` reads another draw of the calibration text, which is
-    then part of its cells' settings.
+    ``settings`` gives what a manifest asks of a variant, one mapping per cell. ``libraries`` and ``own`` (versions of a
+    task or an engine) say what else can change a result. Cells of equal ``shares`` are done by one job. A stage that
+    ``reads_text`` reads another draw of the calibration text, which is then part of its cells' settings.
     """
 
     name: str
     process: JobKind
     module: Any
     settings: Callable[[Manifest, ManifestModel, Variant], Iterator[dict[str, Any]]]
-    seconds: Callable[[Cell, ModelSize], float]
     libraries: Callable[[CellSettings], tuple[str, ...]] = lambda _: ()
     own: Callable[[CellSettings], list[Any]] = lambda _: []
     shares: Callable[[Cell], object] = lambda _: ""
@@ -242,26 +238,22 @@ def _format_libraries(settings: CellSettings) -> tuple[str, ...]:
     return tuple(name for form in settings["formats"] for name in storage.formats()[form].libraries)
 
 
-def _assessing(_: Cell, size: ModelSize) -> float:
-    return size.bytes / estimate.ASSESS_BYTES
-
-
 _RUNNING = ("torch", "transformers", "tokenizers")
 _TIMING = ("torch", "transformers", "deepspeed")
 _STAGES = (
-    Stage("structure", ASSESS, structure, _structure, _assessing),
-    Stage("storage", ASSESS, storage, _storage, _assessing, _format_libraries),
-    Stage("outputs", COMPARE, outputs, _outputs, estimate.comparing, lambda _: _RUNNING, reads_text=True),
+    Stage("structure", ASSESS, structure, _structure),
+    Stage("storage", ASSESS, storage, _storage, _format_libraries),
+    Stage("outputs", COMPARE, outputs, _outputs, lambda _: _RUNNING, reads_text=True),
     Stage(
-        "benchmarks", SCORE, benchmarks, _scores, estimate.scoring, lambda _: (*_RUNNING, "lm-eval"), _task_version,
+        "benchmarks", SCORE, benchmarks, _scores, lambda _: (*_RUNNING, "lm-eval"), _task_version,
         lambda cell: cell.variant.id,
     ),
     Stage(
-        "latency", TIME, runtime, _latencies, estimate.timing, lambda _: _TIMING, _engine_version,
+        "latency", TIME, runtime, _latencies, lambda _: _TIMING, _engine_version,
         lambda cell: repr(sorted(cell.settings.items())),
     ),
     Stage(
-        "memory", MEMORY, runtime, _memories, estimate.using_memory, lambda _: _TIMING,
+        "memory", MEMORY, runtime, _memories, lambda _: _TIMING,
         lambda settings: _engine_version(settings, memory.VERSION), lambda cell: cell.id,
     ),
 )  # fmt: skip

@@ -1,7 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines in a log. One interface, two faces.
-
-Time left is the sum of the jobs' estimates, scaled by how the finished jobs of each kind compared with theirs.
-"""
+"""What a person sees of a run: a live bar on a terminal, plain lines in a log. One interface, two faces."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import IO
 
 from rich.console import Console
@@ -21,45 +18,31 @@ from rich.text import Text
 from sparsebench.durations import duration
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import Estimate, at_once, job_seconds, pace
 from sparsebench.plan.jobs import alone
-from sparsebench.plan.resources import at_once, expected_seconds, pace
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0
 """After this long without a line, a log gets one that says what goes on."""
-DAMPING_SECONDS = 30.0
-"""Every kind of job is credited with this many seconds on schedule: its first jobs, which fetch and compile, say little
-about its pace."""
 COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skipped": "dim"}
 
 
 class Clock:
-    """The expected seconds still to go.
+    """The expected seconds still to go: what the waiting jobs take, as many at once as ``slots`` and ``gpus`` allow."""
 
-    ``sizes`` are by model name, ``slots`` and ``gpus`` say how many jobs run ``at_once``, ``known`` is what the plan
-    ``learned``.
-    """
-
-    def __init__(
-        self, sizes: Mapping[str, ModelSize], slots: int = 1, gpus: int = 0, known: Mapping[str, float] | None = None
-    ) -> None:
-        self.sizes, self.known = dict(sizes), dict(known or {})
-        self.slots, self.gpus = slots, gpus
-        self.expected: dict[str, float] = {}
-        self.by_kind: dict[str, float] = defaultdict(float)
+    def __init__(self, estimate: Estimate, slots: int = 1, gpus: int = 0) -> None:
+        self.estimate, self.slots, self.gpus = estimate, slots, gpus
         self.jobs: dict[str, Job] = {}
-        self.spent: dict[str, float] = defaultdict(float)
-        self.foreseen: dict[str, float] = defaultdict(float)
         self.starts: dict[str, float] = {}
+        self.uncorrected: dict[str, float] = defaultdict(float)
+        """The seconds of ``jobs`` by pace: there may be 100,000 jobs, and each finished cell asks what is left."""
 
     def begin(self, jobs: Iterable[Job]) -> None:
-        """Add the jobs' estimates, in place of earlier ones."""
+        """Add jobs, in place of earlier ones under their ids."""
         for job in jobs:
-            self._forget(job)
+            self.skipped(job)
             self.jobs[job.id] = job
-            self.expected[job.id] = expected_seconds(job, self.sizes, self.known) / self._side_by_side(job)
-            self.by_kind[pace(job)] += self.expected[job.id]
+            self.uncorrected[pace(job)] += self._share(job)
 
     def started(self, job: Job) -> None:
         """Note that a job has begun."""
@@ -67,38 +50,26 @@ class Clock:
 
     def ended(self, job: Job, seconds: float) -> None:
         """Note that a job took ``seconds``."""
-        self.foreseen[pace(job)] += self._forget(job)
-        self.spent[pace(job)] += seconds / self._side_by_side(job)
-        self.starts.pop(job.id, None)
+        self.estimate.learn(self.jobs.get(job.id, job), seconds)
+        self.skipped(job)
 
     def skipped(self, job: Job) -> None:
-        """Drop the estimate of a job that will not run."""
-        self._forget(job)
+        """Forget a job that will not run."""
+        self.starts.pop(job.id, None)
+        if known := self.jobs.pop(job.id, None):
+            self.uncorrected[pace(known)] -= self._share(known)
 
     def left(self) -> float:
-        """Return the seconds to go if the rest of each kind compares with its estimates as the finished part did."""
-        # Called after each cell, when 100,000 jobs may wait: only running jobs are looked at one by one.
-        now, left = time.monotonic(), 0.0
-        waiting = dict(self.by_kind)
+        """Return the seconds to go if the rest compares with its estimates as the finished part did."""
+        now = time.monotonic()
+        left = sum(seconds * self.estimate.ratio(kind) for kind, seconds in self.uncorrected.items())
         for name, start in self.starts.items():
-            job, expected = self.jobs[name], self.expected[name]
-            waiting[pace(job)] -= expected
-            left += max(0.0, self._pace(pace(job)) * expected - (now - start) / self._side_by_side(job))
-        return left + sum(self._pace(kind) * max(0.0, expected) for kind, expected in waiting.items())
+            job = self.jobs[name]
+            left -= min(now - start, self.estimate.seconds(job)) / at_once(job, self.slots, self.gpus)
+        return max(0.0, left)
 
-    def _forget(self, job: Job) -> float:
-        """Remove a job's estimate and return it."""
-        expected = self.expected.pop(job.id, 0.0)
-        self.by_kind[pace(job)] -= expected
-        if not self.expected:
-            self.by_kind.clear()  # what rounding has left
-        return expected
-
-    def _pace(self, kind: str) -> float:
-        return (self.spent[kind] + DAMPING_SECONDS) / (self.foreseen[kind] + DAMPING_SECONDS)
-
-    def _side_by_side(self, job: Job) -> int:
-        return at_once(job, self.slots, self.gpus)
+    def _share(self, job: Job) -> float:
+        return job_seconds(job, self.estimate.sizes) / at_once(job, self.slots, self.gpus)
 
 
 class Display:

@@ -20,9 +20,9 @@ from sparsebench import children, devices, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, RunningJob, RunSettings

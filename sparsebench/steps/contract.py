@@ -217,21 +217,11 @@ class StepKind:
     _: KW_ONLY
     reads_text: Callable[[Step], bool] = lambda step: False
     """Whether the step reads the calibration text."""
-    passes: Callable[[Step, int], float] = lambda step, blocks: 1.0
-    """The work on that text in a model of ``blocks`` blocks, in forward passes: for the plan's estimate."""
-    one_pass: Callable[[Step], bool] = lambda step: False
-    """Whether the text goes through the model once for all variants of a pass together: for the plan's estimate."""
-    moments: bool = True
-    """Whether the pass gathers second moments of the layers' inputs: for the plan's estimate."""
-    at_most: Callable[[Step], float] = lambda step: float("inf")
-    """The largest number of the text's tokens that the step reads: for the plan's estimate."""
-    trains: Callable[[Step], float] = lambda step: 0.0
-    """The number of tokens of the step's own text that go through the whole model, counted for every forward pass (a
-    backward pass counts as two): for the plan's estimate."""
-    holds: Callable[[Step], float] = lambda step: 0.0
-    """Bytes for each parameter that the step holds in memory, and on disk to be resumed: for the plan's estimate."""
-    whole: Callable[[Step], bool] = lambda step: False
-    """Whether the step holds the whole model in memory: for the plan's estimate."""
+    forward_tokens: Callable[[Step, int], float] = lambda step, text: 2.0 * text
+    """How many tokens go through the whole model where the calibration text has ``text`` (0 unless the step
+    ``reads_text``), for the plan's time: a forward pass counts once, a training's three times."""
+    bytes_per_parameter: Callable[[Step], float] = lambda step: 0.0
+    """Bytes for each parameter that the step holds in memory, and on disk to be resumed: for the plan's needs."""
     on_device: Callable[[Step], bool] = lambda step: False
     """Whether the step calculates on the context's device; other steps stay on the CPU."""
     reads_dense: Callable[[Step], bool] = lambda step: False
@@ -275,8 +265,6 @@ class StepKind:
     """The key of the setting because of which no step may follow, not even those of ``but``; empty where steps may."""
     stages: tuple[str, ...] = ()
     """The stages that measure the step's results; empty: all of them."""
-    size: Callable[[Step], float] = lambda step: 1.0
-    """The bytes of the result divided by those of the parent, roughly: for the plan's estimate."""
 
     def load(self) -> Run:
         """Import and return the function that makes the variants."""

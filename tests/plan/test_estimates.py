@@ -1,36 +1,33 @@
-"""What a plan takes making, mixtures of experts and GPUs' memory to cost."""
+"""What a plan takes jobs to cost, in time and in memory, and how finished jobs correct it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sparsebench import devices, environment
-from sparsebench.manifest.schema import Manifest, ManifestModel
+from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import ModelSize, calibrating, comparing, scoring, timing, training
+from sparsebench.plan.estimate import (
+    DAMPING_SECONDS,
+    FILE_TOKENS,
+    NEW_TOKEN,
+    READINGS,
+    Estimate,
+    ModelSize,
+    job_seconds,
+    pace,
+    silence_seconds,
+    tokens,
+)
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs, remaking
 from sparsebench.plan.resources import crowded, job_bytes
-from sparsebench.plan.sizes import model_size
-from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import single
 
 SIZE = ModelSize(10**8, 2 * 10**8)
-OLMOE = {
-    "model_type": "olmoe", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16,
-    "intermediate_size": 1024, "num_experts": 64, "num_experts_per_tok": 8, "vocab_size": 50304,
-    "tie_word_embeddings": False, "hidden_act": "silu", "max_position_embeddings": 4096,
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
 
 
 def planned(**changes: Any) -> Plan:
@@ -38,45 +35,100 @@ def planned(**changes: Any) -> Plan:
     return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
 
 
-def read(*steps: Step, size: ModelSize = SIZE, family: str = "decoder", length: int | None = 512) -> float:
-    """Seconds of a pass over text that makes a version by each of ``steps``, behind a pruning."""
-    before = single("prune", "wanda", sparsity=0.5, propagate="dense")
-    made = [
-        Variant(str(place), "m", family, "path:m", "r", "real", "bfloat16", steps=(before, step))
-        for place, step in enumerate(steps)
-    ]
-    cells = (Cell(one.id, "make", one, {"samples": 128, "length": length}) for one in made)
-    return calibrating(Job("a", "make", tuple(cells), tuple(made)), size)
+MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "bfloat16")
 
 
-def test_text_is_no_longer_than_a_model_reads() -> None:
-    wanda = single("prune", "wanda", sparsity=0.5)
-    short, long = ModelSize(10**8, 2 * 10**8, longest=1024), ModelSize(10**8, 2 * 10**8, longest=32768)
-    assert read(wanda, length=None) == read(wanda, length=2048) == read(wanda, size=long, length=None)
-    assert read(wanda, size=short, length=None) == read(wanda, length=1024)
-    padded = read(wanda, family="encoder", length=None)
-    assert padded == read(wanda, family="encoder", length=512) < 0.7 * read(wanda, length=512)
-    assert read(wanda, family="encoder", length=130) == read(wanda, length=130) < padded
-    config = {"model_type": "gpt2", "n_positions": 1024}
-    model = ManifestModel(name="m", source="path:m", family="decoder")
-    assert model_size(model, config, Path("absent")).longest == 1024
+def making(verb: str, name: str, text: int = 8192, family: str = "decoder", **settings: Any) -> Job:
+    """The job of one variant, with a calibration text of so many tokens."""
+    made = Variant("v", "m", family, "path:m", "r", "real", "bfloat16", steps=(single(verb, name, **settings),))
+    read = {"samples": 16, "length": text // 16} if text else {}
+    return Job("a", "make", (Cell("a", "make", made, read),), (made,))
 
 
-def test_one_pass_of_text_serves_all_versions_of_a_sweep() -> None:
-    def growth(verb: str, name: str, key: str, **more: Any) -> float:
-        one, four = (
-            read(*(single(verb, name, **{key: 0.2 * (1 + place)}, **more) for place in range(many))) for many in (1, 4)
-        )
-        return four / one
+def work(job: Job) -> float:
+    """The tokens that go through the model for a job's steps."""
+    return sum(map(tokens, job.making))
 
-    assert growth("skip", "teal", "share") < 4 / 3
-    assert growth("moefy", "cmoe", "active") < 4 / 3
-    assert growth("prune", "wanda", "sparsity", propagate="dense") < 4 / 3
-    assert growth("prune", "wanda", "sparsity") == pytest.approx(4)
-    one, other = (single("quantize", name, rounding="gptq") for name in ("int8", "int4"))
-    assert read(one, other) == pytest.approx(2 * read(one)), "what the step before shared is not its own"
-    forward = 128 * 512 * 2 * SIZE.parameters / 200e9
-    assert read(single("skip", "teal", share=0.4)) == pytest.approx(forward, rel=0.1), "it gathers no second moments"
+
+def scored(family: str = "decoder", **task: Any) -> float:
+    """The tokens of scoring one model in a task."""
+    model = {"name": "m", "source": "path:m", "family": family, "dtype": "bfloat16"}
+    plan = planned(models=[model], benchmarks={family: [task]})
+    return next(tokens(cell) for cell in plan.cells if cell.stage == "benchmarks")
+
+
+def test_what_a_step_reads_of_the_text_and_what_it_trains_on_is_its_work() -> None:
+    assert work(making("prune", "magnitude", sparsity=0.5, text=0)) == 0
+    wanda = work(making("prune", "wanda", sparsity=0.5))
+    assert wanda == 2 * 8192 == work(making("quantize", "int8", rounding="gptq"))
+    assert work(making("prune", "wanda", sparsity=0.5, text=16 * 2048, family="encoder")) == 2 * 16 * 512
+    assert work(making("shrink", "sleb", blocks=8)) == 8 * work(making("shrink", "sleb", blocks=1)) > 20 * wanda
+    assert work(making("shrink", "taylor", keep=0.5, iterations=4)) == 4 * wanda
+    for verb, name, more in (("recover", "finetune", {}), ("shrink", "gates", {"keep": 0.5})):
+        assert work(making(verb, name, tokens=1_000_000, text=0, **more)) == 3_000_000
+    reads = {count: work(making("recover", "reconstruct", tokens=count)) for count in (2048, 4096, 8192, 10**6)}
+    assert reads[10**6] == reads[8192] == 2 * reads[4096] == 4 * reads[2048] > wanda
+
+
+def test_the_start_of_a_process_and_work_at_the_speed_of_its_kind() -> None:
+    job, other = making("prune", "wanda", sparsity=0.5), making("prune", "wanda", sparsity=0.5, text=2 * 8192)
+    start = job_seconds(job, {"m": ModelSize(0, 0)})
+    small, large = (job_seconds(job, {"m": ModelSize(count, 2 * count)}) - start for count in (10**8, 10**9))
+    assert large == pytest.approx(10 * small)
+    longer = job_seconds(other, {"m": SIZE}) - start
+    assert longer / small == pytest.approx((4 * 8192 + FILE_TOKENS) / (2 * 8192 + FILE_TOKENS))
+
+
+def test_examples_prompts_and_answers_cost_what_they_are_long() -> None:
+    assert scored(task="mmlu", num_fewshot=5) == 6 * scored(task="mmlu") == 6 * 14042 * 110
+    assert scored("encoder-decoder", task="mmlu") == READINGS * scored(task="mmlu")
+    assert scored(task="squad") == 1000 * (200 + 24 * NEW_TOKEN), "a passage and a question, and a short answer"
+    assert scored(task="piqa", limit=100) == pytest.approx(100 / 1838 * scored(task="piqa"))
+    assert scored("encoder", task="pseudo_perplexity", limit=100) == 100 * 128 * 128, "each token is masked once"
+
+
+def test_a_request_costs_its_prompt_its_new_tokens_and_its_batch_in_each_process() -> None:
+    def timed(**changes: int) -> float:
+        load = {"batch": 1, "prompt": 128, "generate": 16} | changes
+        processes = load.pop("processes", 1)
+        plan = planned(runtime={"workloads": [load], "processes": processes})
+        return next(tokens(cell) for cell in plan.cells if cell.stage == "latency")
+
+    assert timed(batch=4) == 4 * timed() == timed(processes=4)
+    assert timed(generate=17) - timed() == 5 * (timed(prompt=129) - timed())
+
+
+def test_a_gpu_is_faster_where_a_job_calculates_on_it() -> None:
+    on_gpu = ModelSize(SIZE.parameters, SIZE.bytes, device="cuda")
+    for job, faster in (
+        (making("recover", "finetune", text=0), True),
+        (making("prune", "wanda", sparsity=0.5, text=10**6), True),
+        (making("prune", "magnitude", sparsity=0.5, text=0), False),
+    ):
+        assert (job_seconds(job, {"m": SIZE}) > 10 * job_seconds(job, {"m": on_gpu})) == faster
+
+
+def test_what_finished_jobs_took_corrects_those_of_their_pace() -> None:
+    jobs = [Job(name, "benchmarks", (Cell(name, "benchmarks", MODEL, {"task": "piqa"}),)) for name in "abc"]
+    sizes = {"m": SIZE}
+    estimate, expected = Estimate(sizes), job_seconds(jobs[0], sizes)
+    assert estimate.seconds(jobs[0]) == expected
+    for job in jobs:
+        estimate.learn(job, 4 * expected)
+    ratio = (12 * expected + DAMPING_SECONDS) / (3 * expected + DAMPING_SECONDS)
+    assert estimate.seconds(jobs[0]) == pytest.approx(ratio * expected)
+    assert 3 < ratio < 4, "so little says that the first jobs may have fetched something"
+    rounded, trained = making("quantize", "int8", text=0), making("recover", "finetune", text=0)
+    assert pace(rounded) != pace(trained)
+    estimate.learn(rounded, 1000.0)
+    assert estimate.seconds(trained) == job_seconds(trained, sizes), "a rounding says nothing of a training"
+
+
+def test_a_job_may_be_silent_for_an_hour_or_for_ten_times_its_estimate() -> None:
+    job = Job("a", "benchmarks", (Cell("a", "benchmarks", MODEL, {"task": "piqa"}),))
+    small, large = ({"m": ModelSize(count, 4 * count)} for count in (1_000_000, 10_000_000_000))
+    assert 10 * job_seconds(job, small) < 3600 == silence_seconds(job, small)
+    assert silence_seconds(job, large) == 10 * job_seconds(job, large) > 3600
 
 
 def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,48 +146,17 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
         for cells, packed in ((plan.cells, never), (left, never), (left, always))
     )
     assert not any(job.cells for job in again) and [job.id for job in again] == [job.id for job in first]
-    for cost in (training, calibrating):
-        taken = [cost(job, SIZE) for job in first]
-        assert any(taken) and [cost(job, SIZE) for job in again] == taken
-        assert not any(cost(job, SIZE) for job in unpacked)
+    sizes = {"m": SIZE}
+    taken = [job_seconds(job, sizes) for job in first]
+    assert [job_seconds(job, sizes) for job in again] == taken
+    assert max(job_seconds(job, sizes) for job in unpacked) < min(taken)
     made = [variant for variant in plan.variants.values() if not variant.is_dense]
     damaged = remaking(plan, made, lambda variant: variant.is_dense)
-    assert sum(training(job, SIZE) for job in damaged) == sum(training(job, SIZE) for job in first)
+    assert sum(map(work, damaged)) == sum(map(work, first)) > 0
     monkeypatch.setattr(environment, "arithmetic", lambda *given: "float32")
     needed = [[job_bytes(job, SIZE) for job in found] for found in (first, again)]
     assert needed[0] == needed[1]
     assert {job_bytes(job, SIZE) for job in unpacked} == {min(needed[0])} != {max(needed[0])}
-
-
-def test_a_token_meets_the_experts_that_it_chooses() -> None:
-    model = ManifestModel(name="m", source="path:m", family="decoder", dtype="bfloat16")
-    size = model_size(model, OLMOE, Path("absent"))
-    assert size.parameters == pytest.approx(6.9e9, rel=0.02) and size.bytes == 2 * size.parameters
-    assert size.active == pytest.approx(1.3e9, rel=0.05)
-    assert size.longest == 4096
-    mixtral = {**OLMOE, "model_type": "mixtral", "num_local_experts": 8, "num_experts": None, "num_experts_per_tok": 2}
-    found = model_size(model, mixtral, Path("absent"))
-    assert found.active / found.parameters == pytest.approx(0.52, abs=0.05)
-    assert model_size(model, {**OLMOE, "num_experts": 1}, Path("absent")).active == 0
-    whole = ModelSize(size.parameters, size.bytes)
-    share = size.active / size.parameters
-    loads = [{"batch": batch, "prompt": 1, "generate": 1000} for batch in (1, 8)]
-    plan = planned(
-        variants=[{"recover": "finetune", "tokens": 10_000_000}], benchmarks={"decoder": [{"task": "piqa"}]},
-        outputs={"samples": 10**4}, runtime={"workloads": loads, "processes": 1},
-    )  # fmt: skip
-    by_stage = {cell.stage: cell for cell in plan.cells}
-    score, compare = by_stage["benchmarks"], by_stage["outputs"]
-    assert scoring(score, size) == pytest.approx(share * scoring(score, whole))
-    assert comparing(compare, size) < 2 * share * comparing(compare, whole)
-    (job,) = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "make"]
-    assert training(job, size) == pytest.approx(share * training(job, whole))
-    wanda = single("prune", "wanda", sparsity=0.5)
-    assert read(wanda, size=size) < 2 * share * read(wanda, size=whole)
-    few, many = (cell for cell in plan.cells if cell.stage == "latency" and cell.variant.is_dense)
-    assert timing(few, size) < 0.5 * timing(few, whole)
-    assert timing(many, size) > 0.5 * timing(many, whole), "a batch's tokens choose experts of their own"
-    assert job_bytes(job, size) == job_bytes(job, whole)
 
 
 def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

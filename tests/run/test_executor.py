@@ -19,7 +19,7 @@ from sparsebench import records
 from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import Estimate, ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import cluster, node
@@ -105,7 +105,7 @@ def run(
     monkeypatch.setattr(Cluster, "_probed", lambda _: [])
     ingested: Counter[str] = Counter()
     took = lambda found, _: ingested.update(record["key"] for _, record in found if "key" in record)  # noqa: E731
-    display = Display(Clock(settings.sizes), io.StringIO())
+    display = Display(Clock(Estimate(settings.sizes)), io.StringIO())
     return Runner(plan, settings, Cluster(settings), took, display).run(plan.cells), ingested, ray
 
 

@@ -48,11 +48,6 @@ def reads_text(step: Step) -> bool:
     return bool(step.settings["rounding"] == "gptq")
 
 
-def size(step: Step) -> float:
-    """Return the rough size of the result relative to a 16-bit checkpoint of mostly prunable weights."""
-    return 0.35 if step.name == "int4" else 0.6
-
-
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every quantized variant of one pass over the model in ``parent``, each in its folder.
 

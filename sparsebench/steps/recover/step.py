@@ -260,30 +260,11 @@ def _listed(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def passes(step: Step, blocks: int) -> float:
-    """Return how often the text passes through the model, counted in forward passes; 0 unless blocks are reconstructed.
-
-    An epoch takes three: a forward pass, and a backward pass at about twice the work. Three more: the dense block's,
-    and those before and after the training.
-    """
-    return float(3 * step.settings["epochs"] + 3) if step.name == "reconstruct" else 0.0
-
-
-def at_most(step: Step) -> float:
-    """Return the most tokens of the calibration text that are read; infinity for all."""
-    return float(step.settings.get("tokens") or "inf")
-
-
-def trains(step: Step) -> float:
-    """Return how many tokens pass through the model, counted in forward passes; 0 where blocks are reconstructed.
-
-    Each trained token takes three, and one more for every teacher; held-out tokens take one at each evaluation. Every
-    model is taken to be as large as the dense one.
-    """
-    if step.name == "reconstruct":
-        return 0.0
-    own = step.settings
-    return float(own["tokens"] * (3 + len(teachers(own)) + own["held_out"] * (own["evaluations"] + 1)))
+def forward_tokens(step: Step, text: int) -> float:
+    """Return how many tokens pass through the model, a trained one three times; ``text`` is read to fit blocks."""
+    if step.name != "reconstruct":
+        return 3.0 * step.settings["tokens"]
+    return 3.0 * (step.settings["epochs"] + 1) * min(text, step.settings.get("tokens") or text)
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
@@ -296,7 +277,7 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
     return PREDICTS if own["alpha"] < 1 or "alpha_schedule" in own else ("", "")
 
 
-def holds(step: Step) -> float:
+def bytes_per_parameter(step: Step) -> float:
     """Return the bytes per parameter that a training holds in memory; 0 where blocks are reconstructed.
 
     Weights, gradients, two moments and the best weights take 20 (float32), each teacher in memory 4. ADMM (``elsa``)

@@ -20,6 +20,8 @@ from sparsebench.steps.shrink.settings import COUNTS, GATES, NAMED, SHARES, Gate
 
 READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", REAP)
 """Criteria that read calibration text."""
+TRIALS = 16
+"""How often SLEB reads the text for each block that it removes: on average half of a model's blocks, for each of 32."""
 
 
 def reads_text(step: Step) -> bool:
@@ -76,23 +78,16 @@ def _label_of_gates(step: Step) -> str:
     return ", ".join([f"{step.name}/{own['of']} to {said}", f"tokens={own['tokens']}", *recover.words(rest, Gates)])
 
 
-def passes(step: Step, blocks: int) -> float:
-    """Return how many forward passes over the text a step costs.
+def forward_tokens(step: Step, text: int) -> float:
+    """Return how many tokens go through the model.
 
-    sleb takes one per round, and on average half a pass for each block that it tries. Taylor takes two: its backward
-    pass costs as much as a forward one, because no weight has a gradient.
+    SLEB reads the text again for each block that it tries. Taylor's backward pass costs as much as a forward one,
+    because no weight has a gradient. Labelled documents are read in place of the text.
     """
-    own = step.settings
     if step.name == "sleb":
-        return float(sum(1 + max(1, blocks - gone) / 2 for gone in range(own["blocks"])))
-    scored = 0 if by_labels(step) else (step.name in READ_TEXT) + (step.name == "taylor")
-    once = scored + refits(step)
-    return float(once * own.get("iterations", 1))
-
-
-def own_tokens(step: Step) -> float:
-    """Return how many tokens of labelled documents, at most, go through the whole model, forward and backward."""
-    return 2.0 * LENGTH * step.settings["documents"] * step.settings["iterations"] if by_labels(step) else 0.0
+        return float(TRIALS * step.settings["blocks"] * text)
+    read = LENGTH * step.settings["documents"] if by_labels(step) else text
+    return 2.0 * read * step.settings.get("iterations", 1)
 
 
 def trains(step: Step) -> bool:
@@ -100,16 +95,9 @@ def trains(step: Step) -> bool:
     return step.name == GATES
 
 
-def whole(step: Step) -> bool:
-    """Whether the whole model runs in memory, rather than block by block."""
-    return step.name in ("sleb", "taylor")
-
-
-def size(step: Step) -> float:
-    """Return the result's estimated size as a share of the parent's: the share that stays of the blocks, which are most
-    of a model, or 0.9 where the step gives none."""
-    shares = (step.settings[key] for key in SHARES if key in step.settings)
-    return float(next(shares, 0.9))
+def bytes_per_parameter(step: Step) -> float:
+    """Return the bytes per parameter of a model that runs whole, in float32, rather than block by block."""
+    return 4.0 if step.name in ("sleb", "taylor") else 0.0
 
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:

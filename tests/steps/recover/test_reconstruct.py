@@ -182,8 +182,6 @@ def test_no_more_tokens_are_read_than_asked_for(tmp_path: Path) -> None:
     assert all(one["tokens"] <= 200 for one in told["fits"])
     few = made(parent, family, tmp_path / "few", single("recover", "reconstruct", tokens=20), dense)
     assert isinstance(few, ModelError) and "none is left to train on" in str(few)
-    kind = kinds()["recover"]
-    assert (kind.at_most(step), kind.at_most(RECONSTRUCT)) == (200, float("inf"))
 
 
 @pytest.mark.parametrize("train", ["norms", "low_rank"])
