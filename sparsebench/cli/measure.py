@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench import bounded
+from sparsebench.cli.options import (
+    COMPUTE_DTYPE,
+    DEVICE,
+    DTYPE,
+    FAMILY,
+    JSON,
+    OFFLINE,
+    SOURCE,
+    check_name,
+    file_to_read,
+    names_of,
+)
 from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
 from sparsebench.errors import SparsebenchError, UserError
-from sparsebench.notebook import speedups
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -31,26 +42,35 @@ def measure(
             autocompletion=names_of("runtime.engines", "engines"),
         ),
     ] = "deepspeed",
-    ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, max=bounded.FEW, help="Processes that share the model.")] = 1,
     hostfile: Annotated[
         Path | None,
         typer.Option(
-            help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh; in a SLURM job by srun."
+            help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh; in a SLURM job by srun.",
+            metavar="FILE",
+            parser=file_to_read,
         ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With a hostfile: show the nodes and the launcher's command, and stop.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
-    generate: Annotated[int, typer.Option(min=1, help="New tokens per sequence.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Sequences at once.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Tokens in each prompt.")] = 128,
+    generate: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="New tokens per sequence.")] = 16,
     samples: Annotated[
-        int, typer.Option(min=4, help="Timed samples per phase for each of the two models, over all processes.")
+        int,
+        typer.Option(
+            min=4,
+            max=bounded.MANY,
+            help="Timed samples per phase for each of the two models, over all processes.",
+        ),
     ] = 24,
     processes: Annotated[
         int,
         typer.Option(
-            min=1, help="Processes that time the models, each loading them anew. A wide interval adds half as many."
+            min=1,
+            max=bounded.FEW,
+            help="Processes that time the models, each loading them anew. A wide interval adds half as many.",
         ),
     ] = 5,
     family: FAMILY = None,
@@ -72,6 +92,7 @@ def measure(
     """
     from sparsebench import devices, runtime
     from sparsebench.models.topology import refuse_text
+    from sparsebench.notebook import speedups
     from sparsebench.runtime import hosts
     from sparsebench.runtime.engines import engine as made
     from sparsebench.runtime.engines import engines
@@ -126,6 +147,8 @@ def _show_launch(placed: Hosts) -> None:
 
 def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:
     """Print the result as tables."""
+    from sparsebench.notebook import speedups
+
     faster = {one["phase"]: one for one in speedups(timed)}
     rows: list[list[Any]] = []
     for phase in timed.phases:
