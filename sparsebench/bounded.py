@@ -43,6 +43,11 @@ DEPTH = 100
 """Lists and objects within each other."""
 HOLES = 4000 * MB
 """Bytes above which a file must take up room on the disk, at least for a part of it."""
+QUERY = MB
+"""Characters of a file with a query for the ledger; the report's longest have less than 10,000."""
+MANY, FEW = 10_000_000, 1_024
+"""The largest count that a command or a notebook's function takes: of tokens, sequences, samples or documents (MANY), and
+of processes or examples in a prompt (FEW)."""
 MEMBERS = 10_000
 """Files that are taken out of a wheel."""
 COLUMNS = 10_000
@@ -170,7 +175,10 @@ def _opened(path: Path, wrong: type[SparsebenchError], newline: str | None = Non
             _weigh(packed, suffix, path, wrong)
             packed.seek(0)
         # Spreadsheets write a byte-order mark.
-        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig", newline=newline)
+        try:
+            yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig", newline=newline)
+        except UnicodeDecodeError as error:
+            raise wrong(f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:

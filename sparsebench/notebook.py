@@ -20,17 +20,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from sparsebench.errors import BenchmarkError, SparsebenchError, UserError
+import pandas as pd
+import pyarrow as pa
+from pydantic import Field
+
+from sparsebench import bounded
+from sparsebench.arguments import checked
+from sparsebench.errors import BenchmarkError, ModelError, SparsebenchError, UserError
+from sparsebench.manifest.schema import Device, Dtype, Family, NonEmpty
+from sparsebench.paths import writable
+from sparsebench.plan.single import SingleModel, single, worded
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-
     from sparsebench.benchmarks import ScoreResult, TaskSpec
-    from sparsebench.manifest.schema import Dtype
-    from sparsebench.plan.single import SingleModel
     from sparsebench.runtime import LatencyResult
     from sparsebench.sources import Cache
     from sparsebench.steps.calibration import Calibration
@@ -38,43 +42,53 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
+T = TypeVar("T")
+Count = Annotated[int, Field(ge=1, le=bounded.MANY)]
+Threshold = Annotated[float, Field(gt=0, le=bounded.MANY)]
+FewCount = Annotated[int, Field(ge=1, le=bounded.FEW)]
+Listed = Annotated[Sequence[T], Field(min_length=1)]
+Recipe = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
-def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline: bool = False) -> SingleModel:
+
+@checked
+def load(
+    source: NonEmpty | Path, dtype: Dtype = "auto", family: Family | None = None, offline: bool = False
+) -> SingleModel:
     """Fetch and prepare in the cache the model that ``source`` names: an alias, a folder or any notation of a source.
 
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
     Raises SourceError for a model that cannot be found, or whose family can neither be read nor was given.
     """
     from sparsebench import sources
-    from sparsebench.plan.single import single
 
-    return single(source, family, dtype, sources.Cache(offline=offline))
+    return single(str(source), family, dtype, sources.Cache(offline=offline))
 
 
+@checked
 def apply(
     model: SingleModel,
-    recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    out: str | Path,
+    recipe: Recipe,
+    out: NonEmpty | Path,
     *,
     calibration: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0,
+    device: Device = "auto",
     offline: bool = False,
 ) -> SingleModel:
     """Make one variant of ``model`` in the folder ``out``: ``recipe`` is a step as in a manifest, or a list of steps.
 
     ``calibration`` has the keys of the manifest's section; ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
-    Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists.
+    Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists or cannot be
+    written. An error of a step is raised as it is.
     """
     from sparsebench import devices, sources
     from sparsebench.manifest.schema import ManifestCalibration
     from sparsebench.plan.expand import resolved
-    from sparsebench.plan.single import SingleModel, worded
     from sparsebench.steps.calibration import tokens
     from sparsebench.steps.contract import Context
     from sparsebench.steps.registry import kinds
 
-    out = Path(out)
+    out = writable(Path(out), folder=True)
     if out.exists():
         raise UserError(f"{out} exists", "name another folder, or remove it")
     with worded():
@@ -100,7 +114,7 @@ def apply(
     return SingleModel(out.name, out, model.family, model.dtype)
 
 
-def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calibration) -> list[Step]:
+def _recipe(recipe: Recipe, text: Calibration) -> list[Step]:
     """Return the steps of the one variant that a recipe asks for; a step that names no text gets the calibration's."""
     from sparsebench.manifest.recipes import verb_and_name
     from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
@@ -108,7 +122,8 @@ def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calib
     found: list[Step] = []
     for written in [recipe] if isinstance(recipe, Mapping) else recipe:
         verb, name = verb_and_name(written, kinds())
-        if name not in (known := kinds()[verb].settings()):
+        known = kinds()[verb].settings()
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
         given = with_text(written, text.source, (text.field, text.target))
         steps = [*combinations(verb, name, {key: value for key, value in given.items() if key != verb})]
@@ -126,22 +141,25 @@ def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calib
 
 
 def _make(step: Step, parent: Path, out: Path, context: Context) -> None:
+    """Make the variant of one step. Raises the error that the step reports."""
     from sparsebench.steps.registry import kinds
 
-    def emit(_: Step, result: Evidence | SparsebenchError) -> None:
-        if isinstance(result, SparsebenchError):
-            raise result
+    results: dict[Step, Evidence | SparsebenchError] = {}
+    # A step is told of no failure while it works: it would take an error raised there for one of its own.
+    kinds()[step.verb].load()(parent, {step: out}, context, results.__setitem__)
+    result = results.get(step)
+    if isinstance(result, SparsebenchError):
+        raise result
+    if result is None or not out.is_dir():
+        raise ModelError(f"{step.verb}: {step.name}: it ended without a result", "report this as a bug of the step")
 
-    kinds()[step.verb].load()(parent, {step: out}, context, emit)
 
-
-def inspect(model: SingleModel, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0)) -> pd.DataFrame:
+@checked
+def inspect(model: SingleModel, relative: Sequence[Threshold] = (0.01, 0.1, 0.5, 1.0)) -> pd.DataFrame:
     """Return the shares of zero weights, and of weights at or above each multiple of their tensor's rms.
 
     There are rows for the whole model, each layer and each kind of module.
     """
-    import pandas as pd
-
     from sparsebench.structure import assess, summary
 
     rows = summary(assess(model.folder, model.family, (), tuple(relative)))
@@ -153,10 +171,9 @@ def inspect(model: SingleModel, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0
     return pd.DataFrame(found)
 
 
-def sizes(model: SingleModel, formats: Sequence[str] = ("dense", "packed")) -> pd.DataFrame:
+@checked
+def sizes(model: SingleModel, formats: Listed[str] = ("dense", "packed")) -> pd.DataFrame:
     """Return the bytes of the model's weights in each format, each written, read back and compared."""
-    import pandas as pd
-
     from sparsebench import storage
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -164,21 +181,20 @@ def sizes(model: SingleModel, formats: Sequence[str] = ("dense", "packed")) -> p
     return pd.DataFrame([asdict(size) for size in found.sizes])
 
 
+@checked
 def score(
     model: SingleModel,
-    tasks: str | Sequence[str],
+    tasks: NonEmpty | Listed[str],
     against: SingleModel | None = None,
     *,
-    limit: int | None = None,
-    num_fewshot: int | None = None,
-    device: str = "auto",
+    limit: Count | None = None,
+    num_fewshot: Annotated[int, Field(ge=0, le=bounded.FEW)] | None = None,
+    device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each task: the score with its 95% interval; with ``against``, a paired difference and verdict.
 
     Raises UserError for a task that does not exist, BenchmarkError for one that fails.
     """
-    import pandas as pd
-
     from sparsebench import benchmarks, devices, sources
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
@@ -220,25 +236,24 @@ def results(
     return found
 
 
+@checked
 def measure(
     model: SingleModel,
     against: SingleModel | None = None,
     *,
     engine: str = "hf",
-    ranks: int = 1,
-    batch: int = 1,
-    prompt: int = 128,
-    generate: int = 16,
-    samples: int = 24,
-    processes: int = 5,
-    device: str = "auto",
+    ranks: FewCount = 1,
+    batch: Count = 1,
+    prompt: Count = 128,
+    generate: Count = 16,
+    samples: Annotated[int, Field(ge=4, le=bounded.MANY)] = 24,
+    processes: FewCount = 5,
+    device: Device = "auto",
 ) -> pd.DataFrame:
     """Return a row for each phase: median ms with a 95% interval, speed-up over ``against``, peak memory in bytes.
 
     Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
     """
-    import pandas as pd
-
     from sparsebench import bounded, devices, runtime
     from sparsebench.runtime.engines import engine as made
 
@@ -274,7 +289,10 @@ def speedups(timed: LatencyResult) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bool = False) -> pd.DataFrame | pa.Table:
+@checked
+def sql(
+    query: NonEmpty | None = None, ledger: NonEmpty | Path | None = None, *, arrow: bool = False
+) -> pd.DataFrame | pa.Table:
     """Return the rows of a read-only ``query`` over a ledger; without a query, its views and what each column means.
 
     ``ledger`` is a file, or None for $SPARSEBENCH_LEDGER or ledger/sparsebench.duckdb; ``arrow`` gives a pyarrow.Table.

@@ -81,6 +81,33 @@ def unlinked(path: Path) -> Path:
     return path
 
 
+def writable(path: Path, folder: bool) -> Path:
+    """Return ``path``, a file or a ``folder`` that work is going to write; missing folders above it are no obstacle.
+
+    Raises UserError where it is the other of the two, where a file stands above it, where nothing can have such a name,
+    or where the system lets nobody write.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: {reason}", "name another path") from error
+    if folder and path.exists() and not path.is_dir():
+        raise UserError(f"{path}: a file, not a folder", "name another folder")
+    if not folder and path.is_dir():
+        raise UserError(f"{path}: a folder, not a file", "name a file in it")
+    if not folder or not path.exists():
+        unlinked(path)
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if nearest != path and not nearest.is_dir():
+        raise UserError(f"{path}: {nearest} is a file, not a folder", "name another path")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{path}: {nearest} cannot be written", "name another path, or make it yours")
+    return path
+
+
 def create(path: Path, mode: str = "w") -> IO[Any]:
     """Open a file for writing, text as UTF-8. Raises UserError where the path is a link."""
 

@@ -14,7 +14,7 @@ ORDER = [
     "errors", "bounded", "paths", "escape", "children", "devices", "environment", "energy", "heap", "durations",
     "plugins", "leftovers",
     "manifest", "sources", "native", "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records",
-    "run", "ledger", "figures", "report", "notebook", "cli",
+    "run", "ledger", "figures", "report", "arguments", "notebook", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 

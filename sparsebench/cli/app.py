@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from sparsebench import __version__
 from sparsebench.errors import SparsebenchError, crash, of_system, redact_stderr
@@ -71,6 +72,26 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
 
+class Verb(TyperCommand):
+    """A command, none of whose options takes an empty text, infinity or what is no number."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command, and refuse the option whose value means nothing."""
+        rest: list[str] = super().parse_args(ctx, args)
+        parameters: list[Any] = [*self.params]
+        for parameter in parameters:
+            given = ctx.params.get(parameter.name)
+            for value in given if isinstance(given, list | tuple) else [given]:
+                wrong = "an empty text" if value == "" else "not finite" if _endless(value) else ""
+                if wrong and not ctx.resilient_parsing:
+                    raise typer.BadParameter(wrong, ctx, parameter)
+        return rest
+
+
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 @contextmanager
 def _closed_pipe() -> Iterator[None]:
     """End with 0 when the reader closes the pipe, as in ``sparsebench sql … | head``, and discard what is buffered."""
@@ -108,7 +129,7 @@ def _root(
 
 
 for verb, (module, group) in VERBS.items():
-    app.command(rich_help_panel=group)(getattr(import_module(f"sparsebench.cli.{module}"), verb))
+    app.command(cls=Verb, rich_help_panel=group)(getattr(import_module(f"sparsebench.cli.{module}"), verb))
 
 
 def main() -> None:

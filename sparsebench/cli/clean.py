@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON
+from sparsebench.cli.options import JSON, folder_to_read
 from sparsebench.cli.output import emit_json, emit_table, note, size
 from sparsebench.errors import UserError
 
@@ -27,7 +27,13 @@ def clean(
         ),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="The manifest's work_dir. Default: that in the cache.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="The manifest's work_dir. Default: that in the cache.",
+            show_default=False,
+            metavar="FOLDER",
+            parser=folder_to_read,
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
     as_json: JSON = False,

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sparsebench.cli.options import DEVICE, JSON, OFFLINE
+from sparsebench import bounded
+from sparsebench.cli.options import DEVICE, JSON, OFFLINE, file_to_write
 from sparsebench.cli.output import emit_json
 from sparsebench.errors import UserError
 from sparsebench.escape import visible
@@ -27,9 +28,15 @@ def doctor(
     gpu: Annotated[bool, typer.Option("--gpu", help="Run fifteen checks on the GPUs; they take some minutes.")] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="With --gpu: the most ranks. Default: one per GPU; two on a CPU.")
+        int | None,
+        typer.Option(min=1, max=bounded.FEW, help="With --gpu: the most ranks. Default: one per GPU; two on a CPU."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --gpu: also write the results to this file, as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --gpu: also write the results to this file, as JSON.", metavar="FILE", parser=file_to_write
+        ),
+    ] = None,
     as_json: JSON = False,
     offline: OFFLINE = False,
 ) -> None:
@@ -49,9 +56,6 @@ def doctor(
             raise UserError(
                 "--offline is for the checks without --gpu", "leave it out: the checks of --gpu fetch nothing"
             )
-        if out and (out.is_dir() or not out.parent.is_dir()):
-            way = "name a file in it" if out.is_dir() else f"make the folder {out.parent}, or name another file"
-            raise UserError(f"--out {out}: no file can be written there", way)
         _accept(device, ranks, out, as_json)
         return
     if out or ranks or device != "auto":
@@ -86,6 +90,7 @@ def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> N
     if as_json:
         emit_json(found)
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with create(out) as file:
             json.dump(found, file, indent=1)
     if any(check.verdict == "no" for check in checks):

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from sparsebench.cli.options import file_to_write
 from sparsebench.cli.output import emit_json, note
 from sparsebench.errors import UserError
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("experiments.yaml"),
+    path: Annotated[Path, typer.Argument(help="The file to write.", parser=file_to_write)] = Path("experiments.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     editor: Annotated[
         bool, typer.Option("--editor", help="Also write sparsebench.schema.json beside it, and point editors to it.")
@@ -31,18 +32,16 @@ def init(
 
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
-    try:
-        beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
-        # The manifests of a folder share the schema file: an identical one is no conflict.
-        if editor and not force and beside.exists() and beside.read_bytes() != text.encode():
-            raise UserError(f"{beside} exists with other contents", "replace it with --force")
-        with create(path) as file:
-            file.write((MODELINE if editor else "") + starter())
-        if editor:
-            with create(beside) as file:
-                file.write(text)
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}", "name a file that can be written") from error
+    beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
+    # The manifests of a folder share the schema file: an identical one is no conflict.
+    if editor and not force and beside.exists() and beside.read_bytes() != text.encode():
+        raise UserError(f"{beside} exists with other contents", "replace it with --force")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with create(path) as file:
+        file.write((MODELINE if editor else "") + starter())
+    if editor:
+        with create(beside) as file:
+            file.write(text)
     note(f"wrote {path}; next: sparsebench plan {path}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparsebench import bounded
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
 from sparsebench.cli.output import emit_json, emit_table, note, open_model
 
@@ -22,7 +23,10 @@ def inspect(
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     threshold: Annotated[
-        list[float] | None, typer.Option(help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1.")
+        list[float] | None,
+        typer.Option(
+            min=0, max=bounded.MANY, help="Threshold on |w| / rms; repeatable. Default: 0.01, 0.1, 0.5 and 1."
+        ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     offline: OFFLINE = False,

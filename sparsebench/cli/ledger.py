@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER_ALONE
+from sparsebench import bounded
+from sparsebench.cli.options import (
+    JSON,
+    LEDGER_ALONE,
+    LEDGER_ALONE_TO_WRITE,
+    YEAR,
+    file_to_read,
+    file_to_write,
+    folder_to_read,
+    folder_to_write,
+    path_to_write,
+    records_to_read,
+)
 from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, size
 from sparsebench.errors import RecordError, UserError
 from sparsebench.escape import visible
@@ -34,12 +46,17 @@ def sql(
     query: Annotated[
         str | None, typer.Argument(help="One SELECT; without it, the views and their columns are listed.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file; - is stdin.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="Read the query from a file; - is stdin.", metavar="FILE", parser=file_to_read
+        ),
+    ] = None,
     shape: Annotated[
         Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
     ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds that a query may take; 0: no limit.")] = 300,
+    timeout: Annotated[float, typer.Option(min=0, max=YEAR, help="Seconds that a query may take; 0: no limit.")] = 300,
     ledger: LEDGER_ALONE = None,
 ) -> None:
     """Query the ledger with SQL. Without a query, list its views and columns.
@@ -57,13 +74,8 @@ def sql(
     if query and file:
         raise UserError("a query and --file were both given", "give one of them")
     path = ledger_path(ledger)
-    try:
-        if file:
-            query = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}", "name a readable file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start})", "save the query as UTF-8") from error
+    if file:
+        query = _query(file)
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
@@ -76,10 +88,22 @@ def sql(
         sys.stdout.flush()
 
 
+def _query(file: Path) -> str:
+    """Return the query in a file, or on stdin for ``-``. Raises UserError for what is longer than a query may be."""
+    if str(file) == "-":
+        text = sys.stdin.read(bounded.QUERY + 1)
+        if len(text) > bounded.QUERY:
+            raise UserError(f"--file -: more than {bounded.QUERY:,} characters", "give a shorter query")
+        return text
+    return bounded.whole(file, UserError, bounded.QUERY)
+
+
 def figures(
     names: Annotated[list[str] | None, typer.Argument(help="Figures to render; default: all.")] = None,
     list_them: Annotated[bool, typer.Option("--list", help="List the figures and what each shows.")] = False,
-    out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("figures"),
+    out: Annotated[
+        Path, typer.Option(help="The folder for the pictures.", metavar="FOLDER", parser=folder_to_write)
+    ] = Path("figures"),
     formats: Annotated[list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.")] = None,
     width: Annotated[
         float, typer.Option(min=2.5, max=20, help="Width in inches: 3.3 fits a paper's column, 6.5 its page.")
@@ -115,18 +139,28 @@ def figures(
 
 
 def report(
-    out: Annotated[Path, typer.Option(help="The Markdown file; the HTML page is written beside it.")] = Path(
-        "report.md"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The Markdown file; the HTML page is written beside it.", metavar="FILE", parser=file_to_write
+        ),
+    ] = Path("report.md"),
     results: Annotated[
         Path | None,
         typer.Option(
-            help="The file of all results and queries, to which the report links. Default: NAME-results.md beside it."
+            help="The file of all results and queries, to which the report links. Default: NAME-results.md beside it.",
+            metavar="FILE",
+            parser=file_to_write,
         ),
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Write only the first page, and no other file.")] = False,
     figures: Annotated[
-        Path, typer.Option(help="The folder of pictures from `sparsebench figures`; links are relative.")
+        Path,
+        typer.Option(
+            help="The folder of pictures from `sparsebench figures`; links are relative.",
+            metavar="FOLDER",
+            parser=folder_to_read,
+        ),
     ] = Path("figures"),
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
@@ -156,8 +190,10 @@ def report(
 
 
 def ingest(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of records, of this or other machines.")],
-    ledger: LEDGER_ALONE = None,
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of records, of this or other machines.", parser=records_to_read)
+    ],
+    ledger: LEDGER_ALONE_TO_WRITE = None,
 ) -> None:
     """Add records to the ledger: rebuild it, or merge another machine's records.
 
@@ -184,7 +220,9 @@ def ingest(
 
 
 def export(
-    path: Annotated[Path, typer.Argument(help="The folder (parquet, csv) or file (sqlite) to write.")],
+    path: Annotated[
+        Path, typer.Argument(help="The folder (parquet, csv) or file (sqlite) to write.", parser=path_to_write)
+    ],
     to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
     ledger: LEDGER_ALONE = None,
 ) -> None:
@@ -202,8 +240,8 @@ def export(
 
 
 def bundle(
-    records: Annotated[Path, typer.Argument(help="A folder of records.")],
-    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
+    records: Annotated[Path, typer.Argument(help="A folder of records.", parser=records_to_read)],
+    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.", parser=file_to_write)],
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only the records that this manifest asks for; repeatable.")
     ] = None,
@@ -220,8 +258,8 @@ def bundle(
 
 
 def unbundle(
-    bundled: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.")],
-    records: Annotated[Path, typer.Argument(help="The folder of a run's records.")],
+    bundled: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.", parser=file_to_read)],
+    records: Annotated[Path, typer.Argument(help="The folder of a run's records.", parser=folder_to_write)],
 ) -> None:
     """Unpack a bundle into a folder of records, from which a run continues.
 

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench import bounded
+from sparsebench.cli.options import (
+    COMPUTE_DTYPE,
+    DEVICE,
+    DTYPE,
+    FAMILY,
+    JSON,
+    OFFLINE,
+    SOURCE,
+    check_name,
+    names_of,
+)
 from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
 from sparsebench.errors import SparsebenchError
-from sparsebench.notebook import speedups
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -29,17 +39,24 @@ def measure(
             autocompletion=names_of("runtime.engines", "engines"),
         ),
     ] = "deepspeed",
-    ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
-    generate: Annotated[int, typer.Option(min=1, help="New tokens per sequence.")] = 16,
+    ranks: Annotated[int, typer.Option(min=1, max=bounded.FEW, help="Processes that share the model.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Sequences at once.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Tokens in each prompt.")] = 128,
+    generate: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="New tokens per sequence.")] = 16,
     samples: Annotated[
-        int, typer.Option(min=4, help="Timed samples per phase for each of the two models, over all processes.")
+        int,
+        typer.Option(
+            min=4,
+            max=bounded.MANY,
+            help="Timed samples per phase for each of the two models, over all processes.",
+        ),
     ] = 24,
     processes: Annotated[
         int,
         typer.Option(
-            min=1, help="Processes that time the models, each loading them anew. A wide interval adds half as many."
+            min=1,
+            max=bounded.FEW,
+            help="Processes that time the models, each loading them anew. A wide interval adds half as many.",
         ),
     ] = 5,
     family: FAMILY = None,
@@ -60,6 +77,7 @@ def measure(
     """
     from sparsebench import devices, runtime
     from sparsebench.models.topology import refuse_text
+    from sparsebench.notebook import speedups
     from sparsebench.runtime.engines import engine as made
     from sparsebench.runtime.engines import engines
 
@@ -94,6 +112,8 @@ def measure(
 
 def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:
     """Print the result as tables."""
+    from sparsebench.notebook import speedups
+
     faster = {one["phase"]: one for one in speedups(timed)}
     rows: list[list[Any]] = []
     for phase in timed.phases:

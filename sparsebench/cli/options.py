@@ -1,16 +1,59 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options that several commands share, and the kinds of paths that options take, so that they read the same everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from sparsebench import bounded, paths
 from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Dtype
+
+YEAR = 366 * 24 * 3600
+"""The longest limit of time, in seconds: the system's clocks take no much longer one."""
+
+
+def _path(check: Callable[[Path], object]) -> Callable[[str | Path], Path]:
+    """Return a parser for typer that refuses what ``check`` refuses, before the command begins.
+
+    It also refuses an empty path, which would mean the current folder.
+    """
+
+    def parse(text: str | Path) -> Path:
+        if text == "":
+            raise typer.BadParameter("an empty path; name a file or a folder (. is the current one)")
+        try:
+            check(Path(text))
+        except UserError as error:
+            raise typer.BadParameter(f"{error.message}; {error.hint}") from error
+        except OSError as error:
+            raise typer.BadParameter(f"{text}: {error.strerror}") from error
+        return Path(text)
+
+    return parse
+
+
+def _refuse_files(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: not a folder", "name a folder")
+
+
+def _refuse_devices(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        bounded.refuse_special(path, UserError)
+
+
+file_to_read = _path(lambda path: bounded.refuse_special(path, UserError))
+folder_to_read = _path(_refuse_files)
+records_to_read = _path(_refuse_devices)
+file_to_write = _path(lambda path: paths.writable(path, folder=False))
+folder_to_write = _path(lambda path: paths.writable(path, folder=True))
+path_to_write = _path(lambda path: paths.writable(path, folder=path.is_dir()))
+"""Parsers of paths. One that is to be read need not exist: each command says by itself what is missing."""
 
 
 def names_of(package: str, table: str) -> Callable[[str], list[str]]:
@@ -56,23 +99,25 @@ DEVICE = Annotated[
 MANIFEST_DEVICE = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of the manifest's device.")
 ]
-MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.")]
+MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", parser=file_to_read)]
 EXECUTORS = ("local", "ray")
 EXECUTOR = Annotated[
     str,
     typer.Option(metavar="NAME", help="Where jobs run: local (this machine) or ray (tasks on a Ray cluster)."),
 ]
-LEDGER = Annotated[
-    Path | None,
-    typer.Option(
-        help="The DuckDB file; default: the manifest's, else $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."
-    ),
-]
-LEDGER_ALONE = Annotated[
-    Path | None,
-    typer.Option("--ledger", help="The DuckDB file; default: $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."),
-]
-"""The ledger of a command that reads no manifest."""
+_LEDGER = "The DuckDB file; default: {}$SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."
+
+
+def _ledger(parser: Callable[[str | Path], Path], manifest: bool) -> Any:
+    about = _LEDGER.format("the manifest's, else " if manifest else "")
+    return typer.Option("--ledger", help=about, metavar="FILE", parser=parser)
+
+
+LEDGER = Annotated[Path | None, _ledger(file_to_read, manifest=True)]
+LEDGER_TO_WRITE = Annotated[Path | None, _ledger(file_to_write, manifest=True)]
+LEDGER_ALONE = Annotated[Path | None, _ledger(file_to_read, manifest=False)]
+LEDGER_ALONE_TO_WRITE = Annotated[Path | None, _ledger(file_to_write, manifest=False)]
+"""The ledgers of commands that read no manifest."""
 OFFLINE = Annotated[bool, typer.Option("--offline", help="Use only what is in the caches.")]
 ONLY = Annotated[
     list[str] | None,

@@ -8,17 +8,22 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, check_name, names_of
+from sparsebench.cli.options import JSON, check_name, folder_to_read, folder_to_write, names_of
 from sparsebench.cli.output import emit_json, note, size
 from sparsebench.errors import UserError
 
 OUT = Annotated[
-    Path | None, typer.Option(help="The folder to write. Default: FOLDER with .packed, .archive or .unpacked.")
+    Path | None,
+    typer.Option(
+        help="The folder to write. Default: FOLDER with .packed, .archive or .unpacked.",
+        metavar="FOLDER",
+        parser=folder_to_write,
+    ),
 ]
 
 
 def pack(
-    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.")],
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.", parser=folder_to_read)],
     form: Annotated[
         str,
         typer.Option(
@@ -65,7 +70,9 @@ def writer(form: str, dense: bool = False) -> Callable[[Path, Path], object] | N
     return known[form]
 
 
-def unpack(folder: Annotated[Path, typer.Argument(help="A folder made by pack.")], out: OUT = None) -> None:
+def unpack(
+    folder: Annotated[Path, typer.Argument(help="A folder made by pack.", parser=folder_to_read)], out: OUT = None
+) -> None:
     """Restore a packed or archived folder to the model folder that it was made from, bit for bit.
 
     \b

@@ -19,12 +19,15 @@ from sparsebench.cli.options import (
     FULL,
     JSON,
     LEDGER,
+    LEDGER_TO_WRITE,
     MANIFEST,
     MANIFEST_DEVICE,
     OFFLINE,
     ONLY,
     REHEARSE,
+    YEAR,
     check_name,
+    file_to_read,
 )
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, show
@@ -48,6 +51,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
+            max=bounded.FEW,
             help="Jobs at once (timed jobs run alone); with GPUs, as many again on the CPU. "
             "Default: up to four, or one per GPU if more, as cores and memory allow.",
         ),
@@ -56,6 +60,7 @@ def run(
         float | None,
         typer.Option(
             min=0.1,
+            max=YEAR,
             metavar="SECONDS",
             help="Stop a job that has shown no output, CPU use or disk access for this long. "
             "Default: an hour, or ten times its estimate if longer.",
@@ -72,7 +77,7 @@ def run(
             show_default=False,
         ),
     ] = None,
-    ledger: LEDGER = None,
+    ledger: LEDGER_TO_WRITE = None,
     offline: OFFLINE = False,
 ) -> None:
     """Run every cell of a manifest that has no result yet.
@@ -216,7 +221,8 @@ def _nothing(found: list[Decision], ready: Prepared, address: str | None) -> Non
 
 def status(
     manifest: Annotated[
-        Path | None, typer.Argument(help="The experiment file. Default: every experiment in the ledger.")
+        Path | None,
+        typer.Argument(help="The experiment file. Default: every experiment in the ledger.", parser=file_to_read),
     ] = None,
     rehearse: REHEARSE = False,
     full: FULL = False,

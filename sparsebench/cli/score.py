@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, names_of
+from sparsebench import bounded
+from sparsebench.cli.options import (
+    COMPUTE_DTYPE,
+    DEVICE,
+    DTYPE,
+    FAMILY,
+    JSON,
+    OFFLINE,
+    file_to_read,
+    file_to_write,
+    names_of,
+)
 from sparsebench.cli.output import emit_json, emit_table, note, open_model
 from sparsebench.errors import UserError
 
@@ -28,15 +39,27 @@ def score(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="An experiment file. Its tasks for this family are scored too, with their settings and your own data."
+            help="An experiment file. Its tasks for this family are scored too, with their settings and your own data.",
+            metavar="FILE",
+            parser=file_to_read,
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Score only this many documents, drawn at random; always the same ones.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=bounded.MANY,
+            help="Score only this many documents, drawn at random; always the same ones.",
+        ),
     ] = None,
-    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, max=bounded.FEW, help="Examples in the prompt.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=bounded.MANY,
+            help="Sequences per batch of lm-eval's own loop. Default: the fastest batches.",
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
@@ -52,7 +75,12 @@ def score(
         str | None, typer.Option(help="Show paired differences and verdicts against this model, such as the dense one.")
     ] = None,
     outcomes: Annotated[
-        Path | None, typer.Option(help="Write every document's outcome to this file, one JSON object a line.")
+        Path | None,
+        typer.Option(
+            help="Write every document's outcome to this file, one JSON object a line.",
+            metavar="FILE",
+            parser=file_to_write,
+        ),
     ] = None,
     documents: Annotated[
         bool, typer.Option("--documents", help="With --json: include every document's outcome.")
@@ -103,10 +131,6 @@ def score(
         raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
     if documents and not as_json:
         raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
-    if outcomes and outcomes.is_dir():
-        raise UserError(f"--outcomes {outcomes}: a folder", "name a file in it")
-    if outcomes and not outcomes.parent.is_dir():
-        raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
     cache = sources.Cache(offline=offline)
     models = [open_model(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
     if manifest:
@@ -129,6 +153,7 @@ def score(
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=models[-1].name)
     # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
+        outcomes.parent.mkdir(parents=True, exist_ok=True)
         scored.write_outcomes(outcomes, found[-1], dense)
     for failure in failures:
         note(failure, "red")

@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench import environment
-from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench import bounded, environment
+from sparsebench.cli.options import (
+    COMPUTE_DTYPE,
+    DEVICE,
+    DTYPE,
+    FAMILY,
+    JSON,
+    OFFLINE,
+    SOURCE,
+    check_name,
+    folder_to_write,
+    names_of,
+)
 from sparsebench.cli.output import emit_json, emit_table, note, progress, size
 from sparsebench.cli.pack import folder_bytes, writer
 from sparsebench.errors import SparsebenchError, UserError
@@ -26,7 +37,10 @@ if TYPE_CHECKING:
 
 def sparsify(
     source: SOURCE,
-    out: Annotated[Path, typer.Option(help="The folder for the versions, one subfolder each.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="The folder for the versions, one subfolder each.", metavar="FOLDER", parser=folder_to_write),
+    ],
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the prunable weights to remove, from 0 to 1; repeatable.")
     ] = None,
@@ -70,9 +84,12 @@ def sparsify(
         str | None,
         typer.Option(help="The column that an encoder-decoder's decoder reads; default: the text's second half."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 128,
+    samples: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Calibration sequences.")] = 128,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per sequence. Default: 2048, or the model's maximum if less.")
+        int | None,
+        typer.Option(
+            min=1, max=bounded.MANY, help="Tokens per sequence. Default: 2048, or the model's maximum if less."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**62 - 1, help="Seed of random masks and of the calibration text.")

@@ -17,7 +17,7 @@ from sparsebench.errors import UserError
 from sparsebench.figures import listing
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
-from sparsebench.paths import create
+from sparsebench.paths import create, writable
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
 from sparsebench.runtime.engines import engines
@@ -107,13 +107,16 @@ def build(
     pictures, which cover the whole ledger, to these experiments (default: all).
 
     Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, for a brief report in
-    another format than ``md``, and where two documents would be one file.
+    another format than ``md``, and where two documents would be one file or one cannot be written.
     """
     results, html = results or out.with_name(f"{out.stem}-results.md"), out.with_suffix(".html")
     if brief and set(formats) != {"md"}:
         raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
     markdown = [out] if brief else [out, results] if "md" in formats else []
-    for one, other in combinations([*markdown, *([html] if "html" in formats else ())], 2):
+    documents = [*markdown, *([html] if "html" in formats else ())]
+    for path in documents:
+        writable(path, folder=False)
+    for one, other in combinations(documents, 2):
         if one.resolve() == other.resolve():
             raise UserError(f"{one}: two documents of the report would be this file", "name another --out or --results")
     written: dict[Path, str] = {}

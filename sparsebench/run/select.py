@@ -12,6 +12,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,11 @@ def keys() -> tuple[str, ...]:
 
 def _share(word: str, value: str) -> str:
     """Convert a sparsity, a share or in percent, into a share. Raises UserError for another word."""
-    try:
-        return str(float(value.removesuffix("%")) / (100 if value.endswith("%") else 1))
-    except ValueError:
-        raise UserError(f"--only {word}: not a sparsity", "a share or percent, such as 0.5 or 50%") from None
+    with suppress(ValueError):
+        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        if 0 <= share <= 1:
+            return str(share)
+    raise UserError(f"--only {word}: not a sparsity", "a share or percent, such as 0.5 or 50%")
 
 
 def _wanted(ready: Prepared) -> dict[str, list[Any]]:

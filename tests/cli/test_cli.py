@@ -195,7 +195,6 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
         (["score", "path:nowhere", "--task", "piqa", "--documents"], "--json"),
         (["doctor", "--gpu", "--offline"], "--offline"),
-        (["doctor", "--gpu", "--device", "cpu", "--out", "none/found.json"], "--out none/found.json"),
         (["sql", "select 1"], "no ledger"),
         (["status"], ""),
     ],

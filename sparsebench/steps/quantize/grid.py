@@ -85,7 +85,7 @@ def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
     import torch
 
     rows, columns = weights.shape
-    groups, width = groups_of(columns, scheme.group), scheme.group or columns
+    groups, width = groups_of(columns, scheme.group), min(scheme.group or columns, columns)
     device = weights.device
     values = torch.empty(rows, columns, dtype=torch.int8, device=device)
     steps = torch.empty(rows, groups, dtype=weights.dtype, device=device)

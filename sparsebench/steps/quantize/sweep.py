@@ -16,7 +16,7 @@ from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.prune.factor import check_weights
 from sparsebench.steps.prune.outputs import VariantWriters
-from sparsebench.steps.quantize.grid import Quantize, nearest
+from sparsebench.steps.quantize.grid import GROUP, Quantize, nearest
 from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeTarget
 
 if TYPE_CHECKING:
@@ -53,11 +53,26 @@ def run(
             f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
             "prune it, or quantize a checkpoint that keeps every expert's weights apart",
         )
+    limit, reason = _widest_group(checkpoint, places)
+    fitting = {one: folder for one, folder in targets.items() if (one.group or 0) <= limit}
+    for one in targets.keys() - fitting.keys():
+        emit(one, UnsupportedError(f"group: {one.group}: {reason}", f"choose at most {limit}"))
     work = _QuantizePass(checkpoint, places, family, tokens, progress, dtype, seed, device)
     for rounding in ("nearest", "gptq"):
-        chosen = {_target(one): folder for one, folder in targets.items() if one.rounding == rounding}
+        chosen = {_target(one): folder for one, folder in fitting.items() if one.rounding == rounding}
         if chosen:
             work.attempt(chosen, emit)
+
+
+def _widest_group(checkpoint: Checkpoint, places: Mapping[str, Part]) -> tuple[int, str]:
+    """Return the largest number of columns that may share a scale, and why: the widest matrix has no more.
+
+    The default is allowed for narrower models too.
+    """
+    shapes = {name: checkpoint.tensors[name].shape for name, part in places.items() if part.prunable}
+    columns = {name: shape[0 if places[name].rows_last else -1] for name, shape in shapes.items()}
+    widest = max(columns, key=lambda name: columns[name])
+    return max(columns[widest], GROUP), f"no matrix has as many columns; the widest, {widest}, has {columns[widest]}"
 
 
 def _target(quantize: Quantize) -> QuantizeTarget:

@@ -1,0 +1,207 @@
+"""Every option of every command, given what it cannot mean: refused by its name, at once, and nothing is written."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from typer.models import OptionInfo
+
+from benchmarks.hostile import benign
+from sparsebench import bounded
+from sparsebench.cli.app import app
+from tests.command import call
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    one.callback.__name__: one.callback for one in app.registered_commands if one.callback
+}
+PATHS = {
+    "init path": "new file",
+    "plan manifest": "file", "plan --ledger": "file",
+    "run manifest": "file", "run --ledger": "new file",
+    "status manifest": "file", "status --ledger": "file",
+    "sql --file": "file", "sql --ledger": "file",
+    "figures --out": "new folder", "figures --ledger": "file",
+    "report --out": "new file", "report --results": "new file", "report --figures": "folder", "report --ledger": "file",
+    "ingest folders": "records", "ingest --ledger": "new file",
+    "export path": "new", "export --ledger": "file",
+    "bundle records": "records", "bundle out": "new file",
+    "unbundle bundle": "file", "unbundle records": "new folder",
+    "compare --ledger": "file",
+    "sparsify --out": "new folder",
+    "score --manifest": "file", "score --outcomes": "new file",
+    "pack folder": "folder", "pack --out": "new folder",
+    "unpack folder": "folder", "unpack --out": "new folder",
+    "doctor --out": "new file",
+    "clean --work": "folder",
+}  # fmt: skip
+"""Every option and argument that is a path, and what it names: something to read, or something new to write."""
+WRONG = {
+    "file": ("", "folder", "/dev/zero"),
+    "folder": ("", "file"),
+    "records": ("", "/dev/zero"),
+    "new file": ("", "folder", "file/below", "link", "x" * 300),
+    "new folder": ("", "file", "file/below", "x" * 300),
+    "new": ("", "file/below", "x" * 300),
+}
+NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "1e309", str(10**18))
+MEANT = {("sparsify --seed", str(10**18)): "a seed may be any number below 2**62"}
+"""The only values of NUMBERS that an option takes, and why."""
+REQUIRED = {"sparsify": {"--out": "pruned", "--sparsity": "0.5"}, "score": {"--task": "piqa"}}
+ARGUMENTS = {
+    "source": "model",
+    "folder": "model",
+    "manifest": "tiny.yaml",
+    "folders": "records",
+    "path": "new",
+    "out": "new.jsonl.zst",
+}
+"""What arguments are given while something else is tried; others are given their name."""
+OPTIONAL = ("query", "names", "status manifest")
+
+
+def parameters() -> Iterator[tuple[str, Any]]:
+    """Every option and argument, named as ``plan --ledger``, with the type of its values."""
+    for verb, callback in COMMANDS.items():
+        hints = get_type_hints(callback, include_extras=True)
+        for name in inspect.signature(callback).parameters:
+            kind, info = get_args(hints[name])
+            inner = (
+                [one for one in get_args(kind) if one is not type(None)]
+                if get_origin(kind) not in (Literal, None)
+                else [kind]
+            )
+            kind = get_args(inner[0])[0] if get_origin(inner[0]) is list else inner[0]
+            yield f"{verb} {_option(name, info)}", kind
+
+
+def _option(name: str, info: Any) -> str:
+    if not isinstance(info, OptionInfo):
+        return (info.metavar or name).lower()
+    # In an annotation typer keeps the first name of an option as its "default".
+    names = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
+    return names[0] if names else f"--{name.replace('_', '-')}"
+
+
+KINDS = dict(parameters())
+TEXTS = [name for name, kind in KINDS.items() if kind is str]
+COUNTED = [name for name, kind in KINDS.items() if kind in (int, float)]
+
+
+def words(tried: str, value: str) -> list[str]:
+    """The words of a command that gives ``value`` to the option or argument ``tried``, and to all others what they need."""
+    verb, option = tried.split()
+    found = [verb]
+    for name in KINDS:
+        if name.startswith(f"{verb} ") and "--" not in name:
+            argument = name.split()[1]
+            if name == tried:
+                found.append(value)
+            elif argument not in OPTIONAL and name not in OPTIONAL:
+                found.append(ARGUMENTS.get(argument, argument))
+    for word, own in REQUIRED.get(verb, {}).items():
+        found += [f"{word}={own}"] if word != option else []
+    return [*found, *([f"{option}={value}"] if option.startswith("--") else [])]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, a manifest and one of each wrong kind."""
+    folder = tmp_path_factory.mktemp("home")
+    benign.model(folder / "model")
+    (folder / "tiny.yaml").write_text("version: 1\nmodels: [{name: tiny, source: path:model, family: decoder}]\n")
+    (folder / "records").mkdir()
+    (folder / "folder").mkdir()
+    (folder / "file").write_text("")
+    (folder / "link").symlink_to("nowhere")
+    return folder
+
+
+def refused(home: Path, given: list[str], name: str) -> None:
+    """Call a command, and see that it refuses the option or argument ``name`` and leaves everything as it was."""
+    before = sorted(home.rglob("*"))
+    done = call(*given, cwd=home)
+    assert done.returncode == 2, (given, done.returncode, done.stderr)
+    assert name.lower() in done.stderr.lower() and "Traceback" not in done.stderr, (given, done.stderr)
+    assert sorted(home.rglob("*")) == before, given
+    assert not done.stdout, given
+
+
+def test_every_path_is_known() -> None:
+    assert {name for name, kind in KINDS.items() if kind is Path} == PATHS.keys()
+    assert len(TEXTS) > 30 and len(COUNTED) > 10, "the check must see the options"
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_of_the_wrong_kind_is_refused(name: str, home: Path) -> None:
+    for value in WRONG[PATHS[name]]:
+        refused(home, words(name, value), name.split()[1])
+
+
+@pytest.mark.parametrize("name", [name for name, kind in PATHS.items() if kind.startswith("new")])
+def test_where_nobody_may_write_is_refused(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    refused(home, words(name, "not-there"), name.split()[1])
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_empty_text_is_refused(name: str, home: Path) -> None:
+    refused(home, words(name, ""), name.split()[1])
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_number_that_means_nothing_is_refused(name: str, home: Path) -> None:
+    for value in NUMBERS:
+        if (name, value) not in MEANT:
+            refused(home, words(name, value), name.split()[1])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.5", "50", "-1%", "1e309"])
+def test_only_takes_a_sparsity_that_there_is(value: str, home: Path) -> None:
+    refused(home, ["plan", "tiny.yaml", "--only", f"sparsity={value}"], "--only")
+
+
+@pytest.mark.parametrize("key", ["damping", "sparsity"])
+@pytest.mark.parametrize("value", [".nan", ".inf", "1e309", "-1"])
+def test_a_setting_that_is_no_number_is_refused(key: str, value: str, home: Path) -> None:
+    given = ["sparsify", "model", "--method", "sparsegpt", "--set", f"{key}={value}", "--out", "pruned"]
+    refused(home, given + ["--sparsity", "0.5"] * (key != "sparsity"), key)
+
+
+class Endless(io.TextIOBase):
+    """A text that does not end."""
+
+    def read(self, size: int | None = -1) -> str:
+        assert size is not None and 0 < size < 10 * bounded.QUERY, "this would not end"
+        return " " * size
+
+
+def test_a_query_has_an_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Endless())
+    refused(home, ["sql", "-f", "-"], "--file")
+    (home.parent / "long.sql").write_text(" " * (bounded.QUERY + 1))
+    refused(home, ["sql", "-f", "../long.sql"], "long.sql")
+
+
+@pytest.mark.parametrize("taken", ["r-results.md", "r.html"])
+def test_what_a_report_writes_beside_is_looked_at_first(taken: str, tmp_path: Path) -> None:
+    (tmp_path / taken).mkdir()
+    refused(tmp_path, ["report", "--out", "r.md", "--ledger", "none.duckdb"], taken)
+
+
+def test_missing_folders_above_an_output_are_made(tmp_path: Path) -> None:
+    assert call("init", "new/deep/mine.yaml", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "new/deep/mine.yaml").is_file()
+
+
+def test_a_plan_is_shown_where_its_ledger_could_not_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    done = call("plan", "tiny.yaml", "--ledger", "new/l.duckdb", "--json", cwd=home)
+    assert done.returncode == 0 and json.loads(done.stdout)
