@@ -164,7 +164,7 @@ def test_settings() -> None:
     kind = kinds()["prune"]
     assert kind.draws(own) and kind.on_device(own) and kind.trains(own) > 3 * 2_000_000 and kind.holds(own) == 32.0
     for wrong in (
-        {}, {"penalty": 0.0}, {"train": "norms"}, {"pattern": "4x4"}, {"pattern": "2:4", "sparsity": 0.7},
+        {}, {"penalty": 0.0}, {"pattern": "4x4"}, {"pattern": "2:4", "sparsity": 0.7},
     ):  # fmt: skip
         with pytest.raises(PydanticCustomError):
             single("prune", "elsa", **({"sparsity": 0.8} if wrong and "pattern" not in wrong else {}), **wrong)
