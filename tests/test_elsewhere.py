@@ -107,7 +107,7 @@ def test_what_reads_text_is_made_on_the_device_and_is_the_same(
 
 BLOCKWISE: list[dict[str, Any]] = [
     {"recover": "reconstruct", "epochs": 2, "rate": 3e-3},
-    {"recover": "reconstruct", "epochs": 1, "rate": 3e-3, "train": "low_rank", "rank": 4},
+    {"recover": "reconstruct", "epochs": 1, "rate": 3e-3},
     {"skip": "teal", "share": 0.1, "allocation": "greedy"},
     {"skip": "cats", "share": 0.5},
     {"moefy": "coactivation", "experts": 4, "active": 0.5, "router": "learned"},
@@ -332,7 +332,7 @@ class Accelerator:
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
-        ("llama", {"recover": "distill", "train": "low_rank", "rank": 4, "top_k": 8, "rate": 1e-2}),
+        ("llama", {"recover": "distill", "top_k": 8, "rate": 1e-2}),
         ("llama", {"recover": "distill", "top_k": 0, "alpha": 0.5, "match": "cos"}),
         ("llama", {"recover": "finetune"}),
         ("bert", {"recover": "distill"}),

@@ -31,7 +31,7 @@ class Gradual(Distill):
 
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in an N:M pattern's sparsity, and leave out settings without effect."""
-        sparsity = _aim(self.sparsity, self.pattern, self.train)
+        sparsity = _aim(self.sparsity, self.pattern)
         if self.schedule == "cubic" and self.initial > sparsity:
             raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
         if self.schedule == "cubic" and self.start > self.end:
@@ -50,7 +50,7 @@ class Gradual(Distill):
 class Elsa(TrainingSettings):
     """The settings of ELSA: ADMM trains the whole model on its own loss and pulls it towards a sparse copy."""
 
-    former: ClassVar = {"schedule": "constant", "projection": "fisher"}
+    former: ClassVar = {**TrainingSettings.former, "schedule": "constant", "projection": "fisher"}
 
     tokens: Count = 2_000_000
     """The number of tokens to train on; the published run reads 67,108,864."""
@@ -69,7 +69,7 @@ class Elsa(TrainingSettings):
 
     def complete(self, name: str) -> dict[str, Any]:
         """Fill in an N:M pattern's sparsity."""
-        sparsity = _aim(self.sparsity, self.pattern, self.train)
+        sparsity = _aim(self.sparsity, self.pattern)
         if not 0 < self.penalty < 1e6:
             raise wrong(f"penalty is {self.penalty:g}", "a number above 0, such as 0.01", at="penalty")
         return super().complete(name) | {"sparsity": sparsity}
@@ -80,10 +80,8 @@ class Elsa(TrainingSettings):
         return Prune.alternatives(given)
 
 
-def _aim(sparsity: float | None, pattern: str, train: str) -> float:
+def _aim(sparsity: float | None, pattern: str) -> float:
     """Return the final sparsity. Raises PydanticCustomError for settings that contradict it."""
-    if train != "weights":
-        raise wrong(f"`train: {train}` while weights go", "`train: weights`", at="train")
     if pattern != "unstructured" and not is_nm(pattern):
         raise wrong(f"pattern {pattern} while the model is trained", "`unstructured`, or N:M such as 2:4", at="pattern")
     return removed(sparsity, pattern)

@@ -2,12 +2,12 @@
 
 Both models read the same text. The block in training reads the outputs of the recovered blocks before it, so that it
 also corrects their remaining errors; its target is the dense block's output for the dense model's own states. After "A
-Free Lunch in LLM Compression: Revisiting Retraining after Pruning" (2510.14444), which trains attention and MLP apart;
-with ``norms``, after PERP (2312.15230). Only one block of each model is in memory, in float32, with its gradients and
-Adam's two moments. The published run reads 128 samples of 512 tokens, at most ten times; a run on a smaller text
-reports its share of that. Where neurons are grouped (``moefy``), the block in training computes the neurons that its
-router chooses; the router is not trained. Every finished block is saved. A killed run continues after the last one: it
-runs the text through the finished blocks again and trains the next.
+Free Lunch in LLM Compression: Revisiting Retraining after Pruning" (2510.14444), which trains attention and MLP apart.
+Only one block of each model is in memory, in float32, with its gradients and Adam's two moments. The published run
+reads 128 samples of 512 tokens, at most ten times; a run on a smaller text reports its share of that. Where neurons are
+grouped (``moefy``), the block in training computes the neurons that its router chooses; the router is not trained.
+Every finished block is saved. A killed run continues after the last one: it runs the text through the finished blocks
+again and trains the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +37,6 @@ from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.losses import relative
-from sparsebench.steps.recover.weights import LowRank
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -199,7 +197,7 @@ class Reconstruction:
         if wide != own:
             raise UnsupportedError(
                 f"its states are {own} wide where the dense model's are {wide}: blocks cannot be compared",
-                "`recover: distill`, or `train` the whole model",
+                "`recover: distill`, which trains the whole model",
             )
 
     def _evidence(self, folder: Path, fits: list[Fit], left_out: list[str]) -> Evidence:
@@ -248,22 +246,22 @@ class Reconstruction:
                 f"recover: all {len(self.text.batch.input_ids)} samples of text are held out: none is left to train on",
                 "more `samples` under `calibration`, or a smaller `batch`",
             )
-        leaves, weights = self._parameters(block)
+        weights = self._parameters(block)
 
         def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
-            return relative(block.forward(0, number, weights()), dense.output(0, rows), block.mask(rows))
+            return relative(block.forward(0, number, weights), dense.output(0, rows), block.mask(rows))
 
         def told() -> float:
             with torch.no_grad():
                 return float(sum(error(number) for number in unseen) / len(unseen))
 
-        optimizer = torch.optim.Adam(leaves, lr=self.step.settings["rate"])
+        optimizer = torch.optim.Adam(weights.values(), lr=self.step.settings["rate"])
         epochs = self.step.settings["epochs"]
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(seen))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
         first = best = told()
-        kept, done, worse = _copied(weights()), 0, 0
+        kept, done, worse = _copied(weights), 0, 0
         while done < epochs and worse < PATIENCE:
             for place in torch.randperm(len(seen), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
@@ -273,7 +271,7 @@ class Reconstruction:
             now = told()
             worse = 0 if now < best else worse + 1
             if now < best:
-                best, kept = now, _copied(weights())
+                best, kept = now, _copied(weights)
             done += 1
         tokens, looked = (
             sum(int(block.mask(block.samples[number]).sum()) for number in some) for some in (seen, unseen)
@@ -287,27 +285,14 @@ class Reconstruction:
         operations = own * (6.0 * tokens * done + 2.0 * looked * (done + 1)) + 2.0 * (own + theirs) * (tokens + looked)
         return Fit(block.side, block.index, tokens, done, operations, first, best), kept
 
-    def _parameters(self, block: Block) -> tuple[list[torch.Tensor], Callable[[], BlockTensors]]:
-        """Return the trained parameters, and a function from them to the block's. Zeros of matrices stay zeros."""
-        stored = block.weights()
-        train = self.step.settings["train"]
-        matrices = {name for name, weight in stored.items() if weight.ndim > 1}
-        whole = {name: weight for name, weight in stored.items() if train == "weights" or name not in matrices}
-        leaves: BlockTensors = {name: weight.detach().clone().requires_grad_() for name, weight in whole.items()}
-        for name in matrices & set(leaves):
-            # Without a gradient, Adam's step is exactly 0.
-            leaves[name].register_hook(lambda gradient, live=stored[name] != 0: gradient * live)
-        if train != "low_rank":
-            return list(leaves.values()), lambda: {**stored, **leaves}
-        seed = torch.Generator().manual_seed(self.context.seed + block.index)
-        rank = self.step.settings["rank"]
-        added = {name: LowRank(stored[name], rank, seed) for name in sorted(matrices)}
-
-        def weights() -> BlockTensors:
-            return {**stored, **leaves, **{name: product(stored[name]) for name, product in added.items()}}
-
-        factors = [factor for product in added.values() for factor in (product.left, product.right)]
-        return [*leaves.values(), *factors], weights
+    def _parameters(self, block: Block) -> BlockTensors:
+        """Return the trained parameters, by their names in the block. Zeros of matrices stay zeros."""
+        leaves = {name: weight.detach().clone().requires_grad_() for name, weight in block.weights().items()}
+        for leaf in leaves.values():
+            if leaf.ndim > 1:
+                # Without a gradient, Adam's step is exactly 0.
+                leaf.register_hook((leaf.detach() != 0).mul)
+        return leaves
 
 
 def _copied(weights: BlockTensors) -> BlockTensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 class Reconstruct(Settings):
     """Train one block after another on calibration text to give the dense model's block outputs. Zeros stay zeros."""
 
-    train: Literal["weights", "low_rank", "norms"] = "weights"
-    """What is trained. `weights`: all parameters of the block. `low_rank`: norms, biases, and a product of `rank` that
-    is added to the nonzero entries of each matrix. `norms`: norms and biases alone."""
-    rank: Count = 16
-    """With `low_rank`: columns of the one factor, rows of the other."""
+    former: ClassVar = {"train": "weights"}
+
     tokens: Count | None = None
     """The most tokens of the calibration text that are read, in whole samples, held-out ones included; default: all."""
     epochs: Count = 5
@@ -42,12 +39,13 @@ class Reconstruct(Settings):
         """Return the settings without those that this step ignores. Raises PydanticCustomError for one out of range."""
         _between(self, "rate", 0, 1, "5e-4")
         _between(self, "held_out", 0, 1, "0.125")
-        idle = {"rank": self.train != "low_rank", "tokens": self.tokens is None}
-        return self.model_dump(exclude={key for key, is_idle in idle.items() if is_idle})
+        return self.model_dump(exclude={"tokens"} if self.tokens is None else None)
 
 
 class TrainingSettings(Settings):
     """The settings of every training of a whole model, whatever its loss."""
+
+    former: ClassVar = {"train": "weights", "decay": "linear"}
 
     tokens: Count = 1_000_000
     """How many tokens are trained on; a shorter text is read again."""
@@ -65,19 +63,12 @@ class TrainingSettings(Settings):
     are those from before the training."""
     evaluations: Count = 8
     """How often the loss on the held-out samples is measured during the training, besides once before it."""
-    train: Literal["weights", "low_rank", "norms"] = "weights"
-    """What is trained. `weights`: all parameters. `low_rank`: norms, biases, and a product of `rank` that is added to
-    the nonzero entries of each prunable matrix. `norms`: norms and biases alone."""
-    rank: Count = 16
-    """With `low_rank`: columns of the one factor, rows of the other."""
     batch: Count = 8
     """Samples in each step."""
     rate: float = 1e-4
     """The highest learning rate (AdamW)."""
     warm_up: float = 0.05
-    """The share of the steps during which the learning rate rises to `rate`."""
-    decay: Literal["linear", "cosine", "none"] = "linear"
-    """How the learning rate falls to 0 after the warm-up; `none` keeps it at `rate`."""
+    """The share of the steps during which the learning rate rises to `rate`; then it falls to 0 linearly."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     clip: float = 1.0
@@ -99,7 +90,7 @@ class TrainingSettings(Settings):
                 raise wrong(f"{key} is {getattr(self, key):g}", "0, or a share below 1, such as 0.05", at=key)
         if self.target is not None and self.field is None:
             raise wrong("`target` without `field`", "`field` names the first column", at="target")
-        return self.model_dump(exclude=set() if self.train == "low_rank" else {"rank"})
+        return self.model_dump()
 
 
 class Finetune(TrainingSettings):

@@ -44,9 +44,6 @@ class Pruning:
     def before(self, step: int) -> None:
         """Called before a step's gradients are computed."""
 
-    def gradients(self, step: int) -> None:
-        """Called when a step's gradients are computed; those of masked weights are not yet set to zero."""
-
     def pull(self, step: int) -> None:
         """Called after gradients are clipped, before the optimizer's step."""
 
@@ -127,14 +124,13 @@ class Trainer:
     @heap.kept_for_reuse()
     def run(self) -> Trained:
         """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
-        from transformers import get_scheduler
+        from transformers import get_linear_schedule_with_warmup
 
         own, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
         optimizer = torch.optim.AdamW(leaves, lr=own["rate"], weight_decay=own["weight_decay"])
-        name = "constant_with_warmup" if own["decay"] == "none" else own["decay"]
         warm = round(own["warm_up"] * len(plan))
-        scheduler = get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=len(plan))
+        scheduler = get_linear_schedule_with_warmup(optimizer, warm, len(plan))
         optimizer = self.accelerator.prepare(optimizer)
         pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
         points = {round(len(plan) * one / own["evaluations"]) for one in range(own["evaluations"] + 1)}
@@ -194,7 +190,6 @@ class Trainer:
                 f"{self.step.verb}: {self.step.name}: the loss is {whole} at step {state.number}",
                 "a lower `rate`, such as 5e-5",
             )
-        pruning.gradients(state.number)
         self.weights.hold()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings["clip"])
         pruning.pull(state.number)

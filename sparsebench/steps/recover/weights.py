@@ -1,4 +1,4 @@
-"""The weights of a whole model that is trained: which are trained, where masks hold them, and how they are stored."""
+"""The weights of a whole model that is trained: where masks hold them, and how they are stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, torch_dtype
@@ -21,30 +20,6 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 
-class LowRank(nn.Module):
-    """A stored matrix, which is not trained, plus a product of two factors wherever the matrix is not zero.
-
-    After PERP (2312.15230): W + M ⊙ (L R), where L starts at zero and R is normal with a variance of 1 over the input
-    width.
-    """
-
-    live: torch.Tensor
-
-    def __init__(self, stored: torch.Tensor, rank: int, draw: torch.Generator) -> None:
-        super().__init__()
-        *_, out, inner = stored.shape
-        self.left = nn.Parameter(torch.zeros(out, rank, device=stored.device))
-        # Drawn on the CPU, so that every device begins with the same numbers.
-        drawn = torch.randn(rank, inner, generator=draw, device="cpu") / inner**0.5
-        self.right = nn.Parameter(drawn.to(stored.device))
-        self.register_buffer("live", stored != 0)
-
-    def forward(self, stored: torch.Tensor) -> torch.Tensor:
-        """Return the matrix with the product added, in the shape of ``stored``."""
-        found: torch.Tensor = stored + self.live * (self.left @ self.right)
-        return found
-
-
 @dataclass(frozen=True)
 class Weight:
     """A parameter of the model: its module and attribute, and the view of the stored tensor that it holds."""
@@ -54,7 +29,7 @@ class Weight:
     view: View
 
     def value(self) -> torch.Tensor:
-        """Return the parameter as the model computes with it, with its low-rank product, if any."""
+        """Return the parameter."""
         found: torch.Tensor = getattr(self.module, self.attribute)
         return found
 
@@ -74,18 +49,15 @@ class MaskedParameter:
 
 
 class TrainedWeights:
-    """A model's parameters: which of them are trained, where masks hold them, and their names in the checkpoint."""
+    """A model's parameters: where masks hold them, and their names in the checkpoint."""
 
-    def __init__(
-        self, model: PreTrainedModel, parent: Checkpoint, family: Family, train: str, rank: int, seed: int
-    ) -> None:
-        """Raise UnsupportedError for a prunable tensor in another form in the model, or experts with ``low_rank``."""
+    def __init__(self, model: PreTrainedModel, parent: Checkpoint, family: Family) -> None:
+        """Raise UnsupportedError for a prunable tensor that has another form in the model."""
         self.model, self.parent = model, parent
         places = parts(parent, family)
         views = stored_views(model, parent.tensors)
         claimed = {view.tensor for view in views.values()}
         lost = [name for name, part in places.items() if part.prunable and name not in claimed]
-        lost += [name for name, part in places.items() if part.experts and train == "low_rank"]
         if lost:
             raise UnsupportedError(
                 f"{lost[0]}: transformers merges or renames these weights, so they cannot be trained in a whole model",
@@ -95,25 +67,17 @@ class TrainedWeights:
         self.trained: list[Weight] = []
         self.leaves: list[nn.Parameter] = []
         self.held: list[MaskedParameter] = []
-        draw = torch.Generator().manual_seed(seed)
         for name, parameter in list(model.named_parameters()):
             if name not in views or not parameter.is_floating_point():
                 continue
             path, _, attribute = name.rpartition(".")
             weight = Weight(model.get_submodule(path), attribute, views[name])
-            place, prunable = places[weight.view.tensor], places[weight.view.tensor].prunable
-            if train == "weights" or parameter.ndim < 2:
-                parameter.requires_grad_(True)
-                self.leaves.append(parameter)
-                if prunable:
-                    turned = place.rows_last != weight.view.turned
-                    self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, turned))
-            elif train == "low_rank" and prunable:
-                added = LowRank(parameter.detach(), rank, draw)
-                parametrize.register_parametrization(weight.module, attribute, added)
-                self.leaves += [added.left, added.right]
-            else:
-                continue
+            place = places[weight.view.tensor]
+            parameter.requires_grad_(True)
+            self.leaves.append(parameter)
+            if place.prunable:
+                turned = place.rows_last != weight.view.turned
+                self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, turned))
             self.trained.append(weight)
 
     def hold(self) -> None:

@@ -46,12 +46,9 @@ PUBLISHED = {
     "finetune": 50_000_000_000,
     "distill": 94_000_000_000,
     "elsa": 4096 * 8 * 2048,
-    "movement": 10 * 88_524 * 384,
     "gates": 3200 * 32 * 4096,
 }
 """Tokens that the published runs train on: of the papers above, and of methods that prune during training."""
-CHANGING = {"rigl": 25_000}
-"""Steps during which the masks of a published run change, for a method whose run is not counted in tokens."""
 FEW = 0.01
 
 
@@ -153,13 +150,10 @@ class Training:
         return sum(info.numel * share.get(places[name].side, 1.0) for name, info in weights.items())
 
     def _budget(self, trained: Trained) -> str:
-        """Return a note on the published run's tokens or steps where this run had less than a hundredth of them."""
-        what, steps = self.step.settings.get("by", self.step.name), trained.curve[-1].step
-        if trained.tokens < FEW * PUBLISHED.get(what, 0):
-            return f"{trained.tokens:,} tokens, where the published run read {PUBLISHED[what]:,}"
-        if steps < FEW * CHANGING.get(what, 0):
-            return f"{steps:,} steps, where masks of the published run changed for {CHANGING[what]:,}"
-        return ""
+        """Return a note on the published run's tokens where this run had less than a hundredth of them."""
+        published = PUBLISHED.get(self.step.name, 0)
+        few = trained.tokens < FEW * published
+        return f"{trained.tokens:,} tokens, where the published run read {published:,}" if few else ""
 
     def _student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
@@ -205,7 +199,7 @@ class Training:
                     loss.teachers.append(teacher)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
-        weights = TrainedWeights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
+        weights = TrainedWeights(model, self.parent, family)
         return Trainer(
             weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
             place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,

@@ -184,20 +184,6 @@ def test_no_more_tokens_are_read_than_asked_for(tmp_path: Path) -> None:
     assert isinstance(few, ModelError) and "none is left to train on" in str(few)
 
 
-@pytest.mark.parametrize("train", ["norms", "low_rank"])
-def test_what_is_trained(train: str, tmp_path: Path) -> None:
-    dense, parent, family = pruned("llama", tmp_path)
-    step = single("recover", "reconstruct", epochs=3, rate=1e-2, train=train)
-    found = made(parent, family, tmp_path / "out", step, dense)
-    assert isinstance(found, Evidence), found
-    old, new = Checkpoint(parent), Checkpoint(tmp_path / "out")
-    places = parts(old, family)
-    moved = {name for name in old.tensors if not torch.equal(old.load(name), new.load(name))}
-    assert {places[name].kind for name in moved} >= {"norm"}
-    assert any(places[name].prunable for name in moved) == (train == "low_rank")
-    assert all(not new.load(name)[old.load(name) == 0].any() for name in moved if places[name].prunable)
-
-
 def test_a_rate_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     step = single("recover", "reconstruct", epochs=4, rate=0.9)
@@ -216,13 +202,12 @@ def test_smaller_blocks_are_trained_too(tmp_path: Path) -> None:
     assert (after - wanted).square().sum() < 0.95 * (before - wanted).square().sum()
 
 
-@pytest.mark.parametrize("train", ["weights", "low_rank"])
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
-def test_grouped_neurons_are_trained_behind_their_router(kind: str, train: str, tmp_path: Path) -> None:
+def test_grouped_neurons_are_trained_behind_their_router(kind: str, tmp_path: Path) -> None:
     dense, family = written(kind, tmp_path / "dense")
     groups = single("moefy", "kmeans", experts=8, active=0.5, router="centroid")
     grouped = made(dense, family, tmp_path / "grouped", groups, dense)
-    step = single("recover", "reconstruct", rate=0.003, batch=2, train=train)
+    step = single("recover", "reconstruct", rate=0.003, batch=2)
     found = made(tmp_path / "grouped", family, tmp_path / "out", step, dense)
     assert found.read_share == grouped.read_share < 1
     read = slice(0, 24)
@@ -267,8 +252,6 @@ def test_what_cannot_be_recovered_is_refused(tmp_path: Path) -> None:
 
 def test_settings() -> None:
     assert label(single("recover", "reconstruct")) == "reconstruct"
-    assert "rank" not in single("recover", "reconstruct").settings
-    assert single("recover", "reconstruct", train="low_rank").settings["rank"] == 16
     for wrong in ({"rate": 0.0}, {"held_out": 1.0}):
         with pytest.raises(PydanticCustomError):
             single("recover", "reconstruct", **wrong)

@@ -165,7 +165,7 @@ def test_settings() -> None:
     assert kind.draws(own) and kind.on_device(own)
     assert (kind.forward_tokens(own, 0), kind.bytes_per_parameter(own)) == (3 * 2_000_000, 32.0)
     for wrong in (
-        {}, {"penalty": 0.0}, {"train": "norms"}, {"pattern": "4x4"}, {"pattern": "2:4", "sparsity": 0.7},
+        {}, {"penalty": 0.0}, {"pattern": "4x4"}, {"pattern": "2:4", "sparsity": 0.7},
     ):  # fmt: skip
         with pytest.raises(PydanticCustomError):
             single("prune", "elsa", **({"sparsity": 0.8} if wrong and "pattern" not in wrong else {}), **wrong)
