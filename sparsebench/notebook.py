@@ -109,7 +109,7 @@ def apply(
                 draw=partial(tokens, parent, model.family, cache=cache, training=True),
                 device=there,
             )  # fmt: skip
-            _make(step, parent, made, context)
+            make(step.verb, parent, {step: made}, context)
             parent = made
     return SingleModel(out.name, out, model.family, model.dtype)
 
@@ -140,18 +140,25 @@ def _recipe(recipe: Recipe, text: Calibration) -> list[Step]:
     return found
 
 
-def _make(step: Step, parent: Path, out: Path, context: Context) -> None:
-    """Make the variant of one step. Raises the error that the step reports."""
+def make(verb: str, parent: Path, folders: Mapping[Step, Path], context: Context) -> dict[Step, Evidence]:
+    """Make the variants of one pass, each in its folder, and return what was achieved.
+
+    Raises the first error that a step reports; what the others have made stays.
+    """
     from sparsebench.steps.registry import kinds
 
     results: dict[Step, Evidence | SparsebenchError] = {}
-    # A step is told of no failure while it works: it would take an error raised there for one of its own.
-    kinds()[step.verb].load()(parent, {step: out}, context, results.__setitem__)
-    result = results.get(step)
-    if isinstance(result, SparsebenchError):
-        raise result
-    if result is None or not out.is_dir():
-        raise ModelError(f"{step.verb}: {step.name}: it ended without a result", "report this as a bug of the step")
+    # Nothing is raised while the pass works: it would take the error for one of its own.
+    kinds()[verb].load()(parent, folders, context, results.__setitem__)
+    found: dict[Step, Evidence] = {}
+    for step, folder in folders.items():
+        result = results.get(step)
+        if isinstance(result, SparsebenchError):
+            raise result
+        if result is None or not folder.is_dir():
+            raise ModelError(f"{verb}: {step.name}: it ended without a result", "report this as a bug of the step")
+        found[step] = result
+    return found
 
 
 @checked

@@ -25,7 +25,7 @@ from sparsebench.cli.options import (
 )
 from sparsebench.cli.output import emit_json, emit_table, note, progress, size
 from sparsebench.cli.pack import folder_bytes, writer
-from sparsebench.errors import SparsebenchError, UserError
+from sparsebench.errors import UserError
 from sparsebench.steps.prune import settings
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def sparsify(
     from sparsebench import devices, sources
     from sparsebench.manifest.schema import ManifestCalibration
     from sparsebench.models.topology import refuse_replay
+    from sparsebench.notebook import make
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
     from sparsebench.steps.calibration import tokens
@@ -154,19 +155,13 @@ def sparsify(
     cache = sources.Cache(offline=offline)
     model = single(source, family, dtype, cache, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
-    made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
-
-        def emit(step: Step, found: Evidence | SparsebenchError) -> None:
-            if isinstance(found, SparsebenchError):
-                raise found
-            made.append((folders[step], step, found))
-
         context = Context(
             model.family, seed, model.calculated(compute_dtype, there),
             lambda: tokens(model.folder, model.family, resolved(text, seed), cache), bar, device=there,
         )  # fmt: skip
-        kinds()["prune"].load()(model.folder, folders, context, emit)
+        found = make("prune", model.folder, folders, context)
+    made = [(folders[step], step, evidence) for step, evidence in found.items()]
     if as_masks:
         form, write = "masks", _with_masks(model)
     if write:
