@@ -18,7 +18,7 @@ def kept_for_reuse() -> Iterator[None]:
     """Have glibc keep freed memory during the block, and give all of it back afterwards. Without glibc nothing changes.
 
     Every step of a training takes and frees the same gigabytes. Given back and taken again, they cost a page fault for
-    every 4 kB. That was a sixth to a third of the time of a step with 135 million parameters (benchmarks/training.py).
+    every 4 kB. That was a sixth to a third of the time of a step with 135 million parameters (studies/training.py).
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import attack
-from benchmarks.attack import Attack, Home, compare
-from benchmarks.hostile import benign
 from sparsebench.ledger.store import Ledger
+from studies import attack
+from studies.attack import Attack, Home, compare
+from studies.hostile import benign
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,7 +82,7 @@ def test_a_process_that_outlives_its_run_is_found(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.long
 def test_kills_leave_what_an_undisturbed_run_leaves(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.attack", "--kills", "4", "--folder", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "studies.attack", "--kills", "4", "--folder", str(tmp_path), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sum(json.loads(done.stdout)["kills"].values()) == 4

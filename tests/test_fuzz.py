@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from benchmarks.fuzz import judge
-from benchmarks.fuzz.judge import Outcome, one, unlike
-from benchmarks.fuzz.targets import TARGETS, Target
 from sparsebench.errors import UserError
+from studies.fuzz import judge
+from studies.fuzz.judge import Outcome, one, unlike
+from studies.fuzz.targets import TARGETS, Target
 
 COUNTS = {"manifest": 40, "header": 25, "config": 20, "packed": 30, "archive": 10, "gguf": 3, "record": 6, "figure": 3}
 

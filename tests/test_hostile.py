@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hostile import __main__ as command
-from benchmarks.hostile.cases import CASES
-from benchmarks.hostile.sandbox import Box, Done, Step, Verdict, judge, unplant
+from studies.hostile import __main__ as command
+from studies.hostile.cases import CASES
+from studies.hostile.sandbox import Box, Done, Step, Verdict, judge, unplant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -78,7 +78,7 @@ CRIMES = {
 
 @pytest.mark.parametrize("name", CRIMES)
 def test_every_harm_is_found(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.hostile.sandbox.CPU", 1)
+    monkeypatch.setattr("studies.hostile.sandbox.CPU", 1)
     code, problem = CRIMES[name]
     verdict = run(tmp_path, code)
     assert verdict.word == "FAILED"
@@ -86,7 +86,7 @@ def test_every_harm_is_found(tmp_path: Path, name: str, monkeypatch: pytest.Monk
 
 
 def test_a_command_that_waits_for_ever_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.hostile.sandbox.PATIENCE", 0.5)
+    monkeypatch.setattr("studies.hostile.sandbox.PATIENCE", 0.5)
     pids = tmp_path / "pids"
     say = f"open({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')"
     code = f"import os, time\nif not os.fork(): os.setsid()\n{say}\ntime.sleep(300)"

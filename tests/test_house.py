@@ -56,7 +56,7 @@ def test_issue_forms_name_real_commands() -> None:
     assert set(named) <= verbs
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.py")), ids=lambda path: path.stem)
 def test_benchmarks_take_from_the_program_what_is_there(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "sparsebench":

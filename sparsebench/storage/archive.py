@@ -3,7 +3,7 @@
 In a trained weight only the exponent and the first bits of the mantissa are predictable, and no sequence of weights
 repeats: Huffman coding of the right bits helps, a search for repetitions does not. So words are rotated until the five
 lowest bits of the exponent and three of the mantissa make one byte (the upper bits of the exponent hardly vary), and
-zstd is told not to search. benchmarks/README.md has the comparison.
+zstd is told not to search. studies/archive_layouts.py compares them.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from typer.models import OptionInfo
 
-from benchmarks.hostile import benign
 from sparsebench import bounded
 from sparsebench.cli.app import app
+from studies.hostile import benign
 from tests.command import call
 
 COMMANDS: dict[str, Callable[..., None]] = {

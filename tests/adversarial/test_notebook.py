@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pydantic import Field
 
-from benchmarks.hostile import benign
 from sparsebench import apply, inspect, load, measure, score, sizes, sql
 from sparsebench.arguments import checked
 from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.plan.single import SingleModel
 from sparsebench.steps.contract import StepKind
+from studies.hostile import benign
 
 HALF = {"prune": "magnitude", "sparsity": 0.5}
 INT4 = {"quantize": "int4"}

@@ -75,7 +75,7 @@ def test_minilm_finds_passages(minilm: Path, run: Run):
 def test_smollm2_is_scored_as_by_stock_lm_eval(smollm2: Path, task: str):
     command = [
         sys.executable,
-        str(ROOT / "benchmarks" / "stock_lm_eval.py"),
+        str(ROOT / "studies" / "stock_lm_eval.py"),
         str(smollm2),
         "--task",
         task,

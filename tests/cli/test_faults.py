@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.hostile import benign
 from sparsebench.cli import app
 from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
+from studies.hostile import benign
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = """version: 1

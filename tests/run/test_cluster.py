@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.attack import MARK, ROOT, Home, begin, compare, undisturbed
 from sparsebench.ledger import query
+from studies.attack import MARK, ROOT, Home, begin, compare, undisturbed
 
 pytestmark = pytest.mark.long
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")

@@ -90,7 +90,7 @@ def jackknife(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, 
 
     The jackknife leaves out one document or cluster at a time, or one of RESAMPLES groups where there are more. None at
     0 and 1, which have no logit, and where the score is the same whatever is left out. The bootstrap of a share is
-    skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, this in 93% (benchmarks/power.py).
+    skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, this in 93% (studies/power.py).
     """
     import numpy as np
     from scipy.special import expit, logit, stdtrit
