@@ -8,9 +8,11 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from sparsebench import devices
 
@@ -207,18 +209,16 @@ def as_json(device: str = "cpu") -> dict[str, object]:
     ``machine`` is the class of hardware within which runtime numbers are compared.
     """
     total, available = memory()
-    system, python, (commit, dirty) = platform.platform(), platform.python_version(), git_state()
+    commit, dirty = git_state()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # in a list, the outermost level is first
-    stable = (machine(device), system, python, sorted(versions().items()), commit, dirty)
-    return {
-        "id": hashlib.sha256(repr(stable).encode()).hexdigest()[:16],
+    found: dict[str, object] = {
         "machine": machine(device),
-        "platform": system,
+        "platform": platform.platform(),
         "cpu": cpu_model(),
         "cores": cores(),
         "memory_bytes": total,
         "gpus": devices.names(),
-        "python": python,
+        "python": platform.python_version(),
         "libraries": dict(versions()),
         "git_commit": commit,
         "git_dirty": dirty,
@@ -226,3 +226,11 @@ def as_json(device: str = "cpu") -> dict[str, object]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         "available_bytes": available,
     }
+    return {"id": stable_id(found), **found}
+
+
+def stable_id(found: Mapping[str, Any]) -> str:
+    """Return the id of what is stable in an environment: hardware, libraries and the state of the code."""
+    words = [found[name] for name in ("machine", "platform", "python")]
+    stable = (*words, sorted(found["libraries"].items()), found["git_commit"], found["git_dirty"])
+    return hashlib.sha256(repr(stable).encode()).hexdigest()[:16]

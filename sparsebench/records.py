@@ -2,22 +2,22 @@
 
 A finished cell leaves one file, ``<key>.<status>.json``, and each run its plan, ``plan-<manifest>.json``. The status is
 in the name so that planning reads no files. A file appears whole or not at all, and a record with another status
-replaces the old one. To share them, files may be compressed (zstd), or bundled, one record a line.
+replaces the old one. To share them, files may be compressed (zstd), or bundled, one record a line. ``provenance`` says
+what a record tells of its making.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded, environment
-from sparsebench.errors import LedgerError, RecordError
+from sparsebench import bounded, environment, provenance
+from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.paths import create, partial_of, write_whole
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.stages import timed
@@ -27,7 +27,10 @@ FORMAT = 2
 STATUSES = ("done", "failed", "unsupported", "skipped")
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
 _LEVEL = 19
-_NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
+_NEEDED = {
+    "cell": ("cell_id", "key", "stage", "status", "variant", "started_at"),
+    "plan": ("manifest", "written_at", "cells"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,16 @@ def key(cell: Cell, device: str = "cpu") -> str:
     return f"{cell.id}-{environment.where(device)['id']}" if timed(cell.stage) else cell.id
 
 
-def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu") -> dict[str, Any]:
-    """Return the record of one cell that ran on a resolved ``device``, as it is stored."""
+def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", origin: str = "") -> dict[str, Any]:
+    """Return the record of one cell that ran on a resolved ``device`` for the workspace ``origin``, as it is stored."""
     started = outcome.started_at or datetime.now(UTC)
-    return {
+    record = {
         "format": FORMAT,
         **_asked(cell, device, {}),
         "status": outcome.status,
         "reason": outcome.reason,
         "manifest": manifest,
+        "origin": origin,
         "content": outcome.content,
         "where": {**environment.where(device), "dtype": outcome.dtype},
         "versions": environment.versions(),
@@ -68,6 +72,7 @@ def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu") -
         "seconds": round(outcome.seconds, 3),
         "result": outcome.result,
     }
+    return provenance.sealed(record)
 
 
 def write(folder: Path, record: dict[str, Any]) -> Path:
@@ -81,7 +86,9 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str = "cpu") -> dict[str, Any]:
+def write_plan(
+    folder: Path, manifest: str, cells: Iterable[Cell], device: str = "cpu", origin: str = ""
+) -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests; return the record."""
     folder.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, Any]] = {}
@@ -89,10 +96,12 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str =
         "format": FORMAT,
         "kind": "plan",
         "manifest": manifest,
+        "origin": origin,
         "machine": environment.machine(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "cells": [{**_asked(cell, device, known), "label": cell.label} for cell in cells],
     }
+    record = provenance.sealed(record)
     write_whole(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
     return record
 
@@ -127,9 +136,35 @@ def statuses(folder: Path) -> dict[str, str]:
 
 
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
-    """Return the record that the cell with this ``key`` left with this status."""
+    """Return the record that the cell with this ``key`` left with this status.
+
+    Raises RecordError for a file that is no record, or that of another cell.
+    """
     path = _inside(folder / f"{name}.{status}.json", folder)
-    return _parse("".join(_texts(path)), path)
+    record = _parse("".join(_texts(path)), path)
+    if (record.get("key"), record.get("status")) != (name, status):
+        raise RecordError(f"{path}: the record of another cell", "remove the file")
+    return record
+
+
+def doubt(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str:
+    """Say why a cell's file does not hold what was asked of the cell; empty where it does.
+
+    Of a record that is as it was made, only the beginning is parsed: what was asked stands before the ``status``.
+    """
+    name = key(cell, device)
+    try:
+        text = "".join(_texts(_inside(folder / f"{name}.{status}.json", folder)))
+        asked, _, rest = text.partition(',"status":')
+        whole = provenance.untouched(text) and rest.startswith(f'"{status}"')
+        record = json.loads(asked + "}") if whole else read_cell(folder, name, status)
+        found = [record[word] for word in ("key", "stage", "settings")] + [record["variant"]["id"]]
+    except SparsebenchError as error:
+        return error.message
+    except (LookupError, TypeError, ValueError) as error:
+        return f"{name}.{status}.json: not a record as sparsebench writes it ({error!r})"
+    wanted = [name, cell.stage, json.loads(json.dumps(cell.settings)), cell.variant.id]
+    return "" if found == wanted else f"{name}.{status}.json: the record of another cell"
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
@@ -211,30 +246,6 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     return count
 
 
-def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
-    """Write the records of a bundle as files, so that a run goes on from them; return how many came and were there.
-
-    Records that are there stay. Plans are left out, since a run writes its own. Of one cell the first record counts: a
-    bundle may hold an older one that a kill has left, behind the one that is done. Raises RecordError for what is no
-    record, and for a record whose key cannot name a file.
-    """
-    there, taken, met = statuses(folder).keys(), set[str](), 0
-    for where, record in located([bundled]):
-        if record.get("kind") == "plan":
-            continue
-        key = str(record.get("key") or "")
-        if not re.fullmatch(r"[\w-]+", key) or record["status"] not in STATUSES:
-            raise RecordError(
-                f"{where}: not a valid record: key {key!r}, status {record['status']!r}", "copy the file again"
-            )
-        if key in there:
-            met += 1
-        elif key not in taken:
-            write(folder, record)
-            taken.add(key)
-    return len(taken), met
-
-
 def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dict[str, Any]]:
     # An earlier bundle of that name may lie in the folder.
     paths = [path for path in _below(folder) if path.absolute() != out.absolute()] if folder.is_dir() else [folder]
@@ -301,7 +312,22 @@ def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[st
     missing = [key for key in _NEEDED[kind] if record.get(key) is None]
     if missing:
         raise RecordError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
+    _check(record, where, text)
     cells = record["cells"] if kind == "plan" else []
     if not isinstance(cells, list) or any(not isinstance(cell, dict) or "cell_id" not in cell for cell in cells):
         raise RecordError(f"{where}: a plan whose cells are not as they must be", "remove it: a run writes it anew")
     return record
+
+
+def _check(record: dict[str, Any], where: Path | str, text: str) -> None:
+    """Raise RecordError for a record that is not as it was made, or whose parts do not fit each other."""
+    if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.intact(record, text)):
+        raise RecordError(f"{where}: changed or damaged since it was made (its checksum)", "copy it again")
+    if record.get("kind", "cell") != "cell":
+        return
+    try:
+        wrong = provenance.misfit(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"
+    except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
+        wrong = f"not a record as sparsebench writes it ({error!r})"
+    if wrong:
+        raise RecordError(f"{where}: {wrong[:500]}", "copy it again; if it stays so, distrust where it comes from")

@@ -67,14 +67,14 @@ def _blank_ledgers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     blank, ingest = tmp_path_factory.mktemp("blank") / "ledger.duckdb", Ledger.ingest
 
-    def on_copy(self: Ledger, found: Iterable[dict[str, Any]]) -> int:
+    def on_copy(self: Ledger, found: Iterable[dict[str, Any]], own: bool = False) -> int:
         found = list(found)
         if not blank.exists():
             with connect.writer(blank, 5) as connection:
                 migrate.upgrade(connection, blank)
         if found and not os.path.lexists(self.path) and self.path.parent.is_dir():
             shutil.copyfile(blank, self.path)
-        return ingest(self, found)
+        return ingest(self, found, own)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ledger, "ingest", on_copy)

@@ -24,15 +24,13 @@ from sparsebench.cli.options import (
     path_to_write,
     records_to_read,
 )
-from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, size
+from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, notes, size
 from sparsebench.errors import RecordError, UserError
 from sparsebench.escape import visible
 
 if TYPE_CHECKING:
     from sparsebench.ledger.compare import SideBySide, TaskComparison
 
-SAID = 20
-"""At most this many files or lines that are no record are named."""
 SHOWN = 1000
 """At most this many rows are shown in a table on a terminal."""
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
@@ -198,7 +196,12 @@ def ingest(
     """Add records to the ledger: rebuild it, or merge another machine's records.
 
     A record that the ledger has is not added again. A file or line that is no
-    record is named and left out; the exit code is then 1.
+    record, that was changed since it was made, or whose score is not what its
+    outcomes give, is named and left out; the exit code is then 1.
+
+    Of several records of one cell, those made beside this ledger count before
+    others. What says otherwise is named as a conflict; the view `conflicts` of
+    `sparsebench sql` has it all.
 
     \b
     sparsebench ingest ledger/records
@@ -207,14 +210,14 @@ def ingest(
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.preflight import ledger_path
 
-    path = ledger_path(ledger)
     wrong: list[RecordError] = []
-    count = Ledger(path).rebuild(folders, wrong.append)
-    for error in wrong[:SAID]:
-        note(f"left out: {error}")
-    if len(wrong) > SAID:
-        note(f"left out: {len(wrong) - SAID} more")
-    note(f"{count} records read; ledger: {path}")
+    book = Ledger(ledger_path(ledger))
+    count = book.rebuild(folders, wrong.append)
+    notes("left out", list(map(str, wrong)))
+    if book.unsealed:
+        note(f"{book.unsealed} of the records have no checksum: an earlier version made them, and damage may not show")
+    notes("conflict", book.conflicts())
+    note(f"{count} records read; ledger: {book.path}")
     if wrong:
         raise typer.Exit(1)
 
@@ -264,15 +267,21 @@ def unbundle(
     """Unpack a bundle into a folder of records, from which a run continues.
 
     The run does not measure again what the bundle has. Times and memory are an
-    exception: they hold for one class of machine. Existing records stay.
+    exception: they hold for one class of machine. Existing records stay. A
+    record that is damaged, or that no run of this version would look for, is
+    named and left out; the exit code is then 1.
 
     \b
     sparsebench unbundle small.jsonl.zst ledger/records
     """
-    from sparsebench.records import unbundle as write
+    from sparsebench.ledger.incoming import unbundle as write
 
-    came, met = write(bundled, records)
+    wrong: list[RecordError] = []
+    came, met = write(bundled, records, wrong.append)
+    notes("left out", list(map(str, wrong)))
     note(f"{came} records added to {records}{f'; {met} of the bundle were already there' if met else ''}")
+    if wrong:
+        raise typer.Exit(1)
 
 
 def compare(

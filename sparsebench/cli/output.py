@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Dtype
     from sparsebench.plan.single import SingleModel
 
+NOTED = 20
+"""At most this many lines of one kind are printed for the reader."""
+
 
 def stderr() -> Console:
     """Return the console for progress, notes and problems."""
@@ -30,6 +33,14 @@ def stderr() -> Console:
 def note(text: str, style: str = "") -> None:
     """Print a line for the reader that is not data."""
     stderr().print(visible(text), style=style or None, markup=False, soft_wrap=True)
+
+
+def notes(what: str, lines: Sequence[str]) -> None:
+    """Print a line of ``what`` for each of the first ``NOTED`` lines, and how many more there are."""
+    for line in lines[:NOTED]:
+        note(f"{what}: {line}")
+    if len(lines) > NOTED:
+        note(f"{what}: {len(lines) - NOTED} more")
 
 
 def emit_text(text: str) -> None:

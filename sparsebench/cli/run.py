@@ -29,7 +29,7 @@ from sparsebench.cli.options import (
     check_name,
     file_to_read,
 )
-from sparsebench.cli.output import emit_json, emit_table, note, stderr
+from sparsebench.cli.output import emit_json, emit_table, note, notes, stderr
 from sparsebench.cli.plan import announce, show
 from sparsebench.errors import NoLedgerError, RecordError, UserError
 
@@ -91,6 +91,7 @@ def run(
     sparsebench run experiments.yaml --rehearse
     sparsebench run experiments.yaml --executor ray --address auto
     """
+    from sparsebench import provenance
     from sparsebench.ledger.connect import refuse_other
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.preflight import PlanRequest, prepare
@@ -98,7 +99,7 @@ def run(
     from sparsebench.run.display import Clock, display
     from sparsebench.run.executor import RunSettings
     from sparsebench.run.runner import Runner
-    from sparsebench.run.select import LEFT_OUT, decisions, parse_only
+    from sparsebench.run.select import LEFT_OUT, decisions, parse_only, verified
     from sparsebench.run.workspace import Leases, Workspace, exclusive
 
     check_name("executor", executor, EXECUTORS)
@@ -114,7 +115,8 @@ def run(
             "split it by models: several manifests may share a ledger, one run after another",
         )
     space = Workspace.of(ready.ledger, ready.work)
-    found = decisions(ready, space.records, retry_failed)
+    found, damaged = verified(decisions(ready, space.records, retry_failed), space.records, ready.device)
+    notes("made again", damaged)
     cells = [decision.cell for decision in found if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
     estimate = announce(ready, cells)
@@ -126,6 +128,7 @@ def run(
     if cells or refused:
         space.work.mkdir(parents=True, exist_ok=True)
     with exclusive(space.ledger):
+        provenance.origin(space.ledger.parent, create_it=True)
         if not space.ledger.exists() and space.records.is_dir():
             made = Ledger(space.ledger).rebuild([space.records], _left_out)
             note(f"no {space.ledger}: rebuilt from the {made} records in {space.records}")

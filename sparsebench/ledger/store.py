@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsebench import records
+from sparsebench import provenance, records
 from sparsebench.errors import RecordError
-from sparsebench.ledger import connect, derive, sqlfiles
+from sparsebench.ledger import connect, derive, incoming, query, sqlfiles
+from sparsebench.ledger.incoming import Wrong
 
-Wrong = Callable[[RecordError], object]
-"""A function that is called with the error of each record that cannot be ingested."""
+Located = tuple[str, dict[str, Any]]
+"""A record, with its file and line."""
 BATCH, BATCH_BYTES = 4096, 32_000_000
 """The records, and about the bytes of records, of one transaction of a rebuild, so that memory stays bounded. Each
 transaction looks for missing comparisons among all scores of the ledger: many small ones would take quadratic time."""
@@ -26,22 +27,26 @@ class Ledger:
         """Name the file; ``patience`` is how many seconds to wait for another process to release it."""
         self.path = Path(path)
         self.patience = patience
+        self.unsealed = 0
+        """How many records without a checksum were taken."""
 
-    def ingest(self, found: Iterable[dict[str, Any]]) -> int:
-        """Add records and return how many were new. A record that is there already changes nothing.
+    def ingest(self, found: Iterable[dict[str, Any]], own: bool = False) -> int:
+        """Add records as they are and return how many were new. A record that is there already changes nothing.
 
-        Intervals and comparisons that the new outcomes make possible are computed in the same transaction. Raises
-        LedgerError when the file stays locked, is foreign, or newer than this program, and RecordError for records that
-        are not as sparsebench writes them.
+        With ``own``, those with the origin of this workspace count as its own. Intervals and comparisons that the new
+        outcomes make possible are computed in the same transaction. Raises LedgerError when the file stays locked, is
+        foreign, or newer than this program, and RecordError for records that are not as sparsebench writes them.
         """
-        texts = [json.dumps(record) for record in found]
+        with _blaming_records():
+            texts = [json.dumps(record, allow_nan=False) for record in found]
         if not texts:
             return 0
+        asked = {"records": texts, "own": self._origin if own else ""}
         with connect.writer(self.path, self.patience) as connection:
             derive.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
-                connection.execute(sqlfiles.read("ingest/incoming"), {"records": texts})
+                connection.execute(sqlfiles.read("ingest/incoming"), asked)
                 row = connection.execute("SELECT count(*) FROM incoming").fetchone()
                 for name in sqlfiles.folder("ingest"):
                     if name != "ingest/incoming":
@@ -49,9 +54,17 @@ class Ledger:
                 if connection.execute(sqlfiles.read("unusable")).fetchone():
                     raise ValueError("a score without its task, its metric, its value or the number of its documents")
                 connection.execute("DROP TABLE incoming")
+                connection.execute("DROP TABLE described")
                 derive.derive(connection)
             connection.execute("COMMIT")
         return row[0] if row else 0
+
+    def conflicts(self) -> list[str]:
+        """Return a line for each record that says otherwise than the record of its cell that counts."""
+        rows = (
+            query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows if self.path.exists() else ()
+        )
+        return [line for (line,) in rows]
 
     def catch_up(self, folder: Path, wrong: Wrong | None = None) -> int:
         """Add the records that a killed run left in ``folder`` without ingesting them, and return how many.
@@ -74,21 +87,45 @@ class Ledger:
         given, it is called for each record that cannot be ingested, and the others are added. Otherwise the first such
         record raises RecordError.
         """
-        stream = records.located([Path(folder) for folder in folders], wrong)
-        return sum(self.take(batch, wrong) for batch in _batches(stream))
+        home = (self.path.parent / "records").resolve()
+        return sum(
+            self.take(batch, wrong, own=home in (path.resolve(), *path.resolve().parents))
+            for path in map(Path, folders)
+            for batch in _batches(records.located([path], wrong))
+        )
 
-    def take(self, batch: Sequence[tuple[str, dict[str, Any]]], wrong: Wrong | None) -> int:
+    def take(self, batch: Sequence[Located], wrong: Wrong | None, own: bool = True) -> int:
         """Add records, each with its path, and return how many were accepted; ``wrong`` is used as in ``rebuild``.
 
-        Those that cannot be ingested are found by bisection.
+        ``own`` says that they come from the workspace's own folder: one without an origin was made here then, by an
+        earlier version. Records whose score is not what their outcomes give are left out.
         """
+        sound = []
+        for where, record in batch:
+            try:
+                incoming.check(record, where)
+            except RecordError as error:
+                if wrong is None:
+                    raise
+                wrong(error)
+                continue
+            self.unsealed += "checksum" not in record
+            sound.append((where, {**record, "origin": self._origin} if own and "origin" not in record else record))
+        return self._add(sound, wrong, own)
+
+    @property
+    def _origin(self) -> str:
+        return provenance.origin(self.path.parent)
+
+    def _add(self, batch: Sequence[Located], wrong: Wrong | None, own: bool) -> int:
+        """Add records; those that DuckDB refuses are found by bisection."""
         try:
-            self.ingest(record for _, record in batch)
+            self.ingest((record for _, record in batch), own)
             return len(batch)
         except RecordError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return self.take(batch[:half], wrong) + self.take(batch[half:], wrong)
+                return self._add(batch[:half], wrong, own) + self._add(batch[half:], wrong, own)
             named = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
             if wrong is None:
                 raise named from error
@@ -96,8 +133,8 @@ class Ledger:
             return 0
 
 
-def _batches(stream: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    batch: list[tuple[str, dict[str, Any]]] = []
+def _batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
+    batch: list[Located] = []
     size = 0
     for where, record in stream:
         batch.append((where, record))

@@ -32,7 +32,7 @@ class JobSpec:
     part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder was
     damaged and is made again. ``data`` holds the sources of the user's own data by their content. ``device`` is where
     the job is done, as its process sees it. ``nodes`` and ``group`` are those of a runtime ``Setting``, where ranks lie
-    on several nodes of a cluster.
+    on several nodes of a cluster. ``origin`` is the id of the workspace, which records carry.
     """
 
     manifest: str
@@ -49,6 +49,7 @@ class JobSpec:
     data: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
     group: str = ""
+    origin: str = ""
 
     def save(self, path: Path) -> Path:
         """Pickle the specification for the worker; only the worker's own parent writes these files."""
@@ -96,7 +97,8 @@ class Recorder:
         seconds = time.perf_counter() - self.mark
         content, dtype = self.spec.workspace.content(cell.variant), calculated(cell, self.spec.device)
         outcome = records.CellOutcome(status, result, reason, self.started, seconds, content, dtype)
-        records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome, self.spec.device))
+        record = records.make(cell, self.spec.manifest, outcome, self.spec.device, self.spec.origin)
+        records.write(self.spec.workspace.records, record)
         self.open.pop(cell.id, None)
         self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)

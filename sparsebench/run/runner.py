@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, devices, records
+from sparsebench import children, devices, provenance, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
@@ -97,6 +97,7 @@ class Runner:
         self.space = settings.workspace
         self.display = display
         self.ingest = ingest
+        self.origin = provenance.origin(self.space.ledger.parent, create_it=True)
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.waiting = Queue()
@@ -120,7 +121,9 @@ class Runner:
             return self._run(list(cells), list(refused), self.plan.variants.values() if own is None else own)
 
     def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
-        asked = records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)
+        asked = records.write_plan(
+            self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
+        )
         self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", asked)], self._left_out)
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
@@ -194,6 +197,7 @@ class Runner:
             allow_overlap=self.plan.allow_overlap,
             data=self.plan.data,
             device=devices.alone(self.settings.device) if calculates(job) else "cpu",
+            origin=self.origin,
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
@@ -358,9 +362,8 @@ class Runner:
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
-        record = records.make(
-            cell, self.plan.manifest, records.CellOutcome(status, reason=reason), self.settings.device
-        )
+        outcome = records.CellOutcome(status, reason=reason)
+        record = records.make(cell, self.plan.manifest, outcome, self.settings.device, self.origin)
         self.fresh.append(records.write(self.space.records, record))
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)

@@ -3,7 +3,7 @@
 These cells run: ``new``; ``not reached yet``; ``changed`` (the last plan asked the same of another source, file or
 version); ``skipped before``; ``refused before`` (by a run that had other GPUs, or fewer); and, with --retry-failed,
 ``failed before``. These do not: ``done``; ``unsupported`` (with these versions, or by this machine's GPUs); ``left out
-by --only``.
+by --only``. In a run, those whose record is ``damaged`` run too.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparsebench import bounded
-from sparsebench.errors import LedgerError, UnsupportedError, UserError
+from sparsebench.errors import LedgerError, RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import names, same, timed
-from sparsebench.records import key, read_cell, statuses
+from sparsebench.records import doubt, key, read_cell, statuses
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
+RECORDED = ("done", "failed before", "unsupported")
+"""Why a cell does not run that has a record."""
 CELL_KEYS = ("task", "engine", "ranks")
 VARIANT_KEYS = ("model", "method", "recipe")
 
@@ -81,7 +83,27 @@ def _refused_before(cell: Cell, device: str, records: Path) -> bool:
     This run may have more GPUs: a place has the same id with one and with eight. A refusal by a job stands, since a job
     may have seen one GPU of many.
     """
-    return timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
+    try:
+        return timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
+    except RecordError:
+        return True
+
+
+def verified(found: list[Decision], records: Path, device: str) -> tuple[list[Decision], list[str]]:
+    """Return the decisions by which a cell runs whose record is damaged or another cell's, and what is wrong with each.
+
+    This reads the records of cells that do not run; ``decisions`` reads names alone.
+    """
+    known = statuses(records)
+    checked, wrong = [], []
+    for decision in found:
+        reason = ""
+        if decision.why in RECORDED and not decision.runs:
+            reason = doubt(records, decision.cell, known[key(decision.cell, device)], device)
+        if reason:
+            wrong.append(reason)
+        checked.append(replace(decision, runs=True, why="damaged") if reason else decision)
+    return checked, wrong
 
 
 def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsebench import records
 from sparsebench.benchmarks import Outcome, ScoreResult
+from sparsebench.benchmarks.statistics import average_precision, mean_stderr, pooled
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.expand import Plan, expand
@@ -204,11 +205,9 @@ def scored(cell: Cell) -> ScoreResult:
     shared, own = _generator(cell.variant.model + task), _generator(cell.id)
     mixed = 0.85 * shared.normal(size=n) + 0.53 * own.normal(size=n)
     if metric == "ap":
-        from sklearn.metrics import average_precision_score
-
         labels = (shared.random(n) < chance).astype(float)
         values = labels * 1.2 * skill(cell.variant) + mixed
-        score = float(average_precision_score(labels, values))
+        score, stderr = pooled(average_precision, values, labels)
         outcomes = [
             Outcome(str(i), f"h{i}", float(v), float(y)) for i, (v, y) in enumerate(zip(values, labels, strict=True))
         ]
@@ -217,10 +216,10 @@ def scored(cell: Cell) -> ScoreResult:
 
         threshold = NormalDist().inv_cdf(chance + (dense - chance) * skill(cell.variant))
         right = mixed < threshold
-        score = float(right.mean())
+        score, stderr = float(right.mean()), mean_stderr(right.astype(float).tolist())
         outcomes = [Outcome(str(i), f"h{i}", float(value)) for i, value in enumerate(right)]
     protocol: dict[str, str | int | float] = {"split": "validation", "batch_size": 8}
-    return ScoreResult(task, metric, score, 0.03, n, bool(cell.settings["limit"]), chance, tuple(outcomes), protocol)
+    return ScoreResult(task, metric, score, stderr, n, bool(cell.settings["limit"]), chance, tuple(outcomes), protocol)
 
 
 def timed(cell: Cell) -> runtime.LatencyResult:

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsebench.errors import LedgerError, RecordError
+from sparsebench.ledger.incoming import unbundle
 from sparsebench.paths import write_whole
-from sparsebench.records import bundle, read, statuses, unbundle, write
+from sparsebench.provenance import sealed
+from sparsebench.records import bundle, read, statuses, write
+
+
+def failed(found: list[dict[str, Any]], cell: str) -> dict[str, Any]:
+    """The record, without a checksum, of a cell of this id that failed."""
+    record = next(record for record in found if record.get("stage") == "storage")
+    kept = {key: value for key, value in record.items() if key not in ("checksum", "origin")}
+    return kept | {"cell_id": cell, "key": cell, "status": "failed", "result": None}
+
 
 AT = "2026-01-02T03:04:05.000+00:00"
 
 
-def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
+def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path, found: list[dict[str, Any]]) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
     for name, cells in {"one": ["a", "b"], "two": ["b", "c"]}.items():
@@ -28,15 +39,8 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
         }
         (folder / f"plan-{name}.json").write_text(json.dumps(plan))
     for cell in "abc":
-        record = {
-            "format": 2,
-            "cell_id": cell,
-            "stage": "storage",
-            "status": "done",
-            "variant": {"id": "v"},
-            "started_at": AT,
-        }
-        (folder / f"{cell}.done.json").write_text(json.dumps(record | {"manifest": "one"}))
+        record = failed(found, cell) | {"manifest": "one"}
+        (folder / f"{cell}.failed.json").write_text(json.dumps(record))
     assert bundle(folder, tmp_path / "two.jsonl.zst", ["two"]) == 3
     found = list(read([tmp_path / "two.jsonl.zst"]))
     assert [record.get("cell_id") for record in found] == [None, "b", "c"]
@@ -46,45 +50,37 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_bundle_in_the_folder_that_it_is_of_does_not_hold_itself(tmp_path: Path) -> None:
-    record = {"format": 2, "cell_id": "a", "key": "a", "stage": "storage", "status": "done", "variant": {}}
-    write(tmp_path, record | {"started_at": AT})
+def test_a_bundle_in_the_folder_that_it_is_of_does_not_hold_itself(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+    write(tmp_path, failed(found, "a"))
     out = tmp_path / "all.jsonl.zst"
     assert [bundle(tmp_path, out) for _ in range(2)] == [1, 1]
 
 
-def test_a_run_goes_on_from_what_a_bundle_holds(tmp_path: Path) -> None:
-    made = [
-        {"format": 2, "cell_id": c, "key": c, "stage": "storage", "status": s, "variant": {"id": "v"}, "started_at": AT}
-        for c, s in (("a", "done"), ("b-0f", "failed"))
-    ]
-    for record in made:
-        write(tmp_path / "theirs", record)
-    older = tmp_path / "theirs" / "a.failed.json"  # left by a kill between writing the newer and removing this
-    older.write_text(json.dumps(made[0] | {"status": "failed"}))
+def test_a_run_goes_on_from_what_a_bundle_holds(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+    first = next(record for record in found if record.get("stage") == "storage")
+    second = next(record for record in found if record.get("stage") == "latency")
+    cut = [sealed(record | {"status": "failed", "result": None}) for record in (first, second)]
+    write(tmp_path / "theirs", cut[1])
+    write(tmp_path / "theirs", first)
+    older = tmp_path / "theirs" / f"{first['key']}.failed.json"  # left by a kill before this was removed
+    older.write_text(json.dumps(cut[0], separators=(",", ":")))
     bundle(tmp_path / "theirs", tmp_path / "b.jsonl.zst")
-    write(tmp_path / "ours", made[1] | {"status": "done"})
+    write(tmp_path / "ours", second)
     assert unbundle(tmp_path / "b.jsonl.zst", tmp_path / "ours") == (1, 1)
-    assert statuses(tmp_path / "ours") == {"a": "done", "b-0f": "done"}
-    assert next(read([tmp_path / "ours" / "a.done.json"])) == made[0]
+    assert statuses(tmp_path / "ours") == {first["key"]: "done", second["key"]: "done"}
+    assert next(read([tmp_path / "ours" / f"{first['key']}.done.json"])) == first
 
 
 @pytest.mark.parametrize("wrong", [{"key": "../a"}, {"key": None}, {"status": "../../a"}])
-def test_a_bundle_writes_no_file_outside_of_its_folder(tmp_path: Path, wrong: dict[str, str | None]) -> None:
-    record = {
-        "format": 2,
-        "cell_id": "a",
-        "key": "a",
-        "stage": "storage",
-        "status": "done",
-        "variant": {},
-        "started_at": AT,
-    }
+def test_a_bundle_writes_no_file_outside_of_its_folder(
+    tmp_path: Path, found: list[dict[str, Any]], wrong: dict[str, str | None]
+) -> None:
+    record = failed(found, "a")
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.done.json").write_text(json.dumps(record | wrong))
-    with pytest.raises(RecordError, match="not a valid record"):
-        unbundle(tmp_path / "in" / "a.done.json", tmp_path / "x" / "y" / "out")
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["a.done.json"]
+    (tmp_path / "in" / "a.failed.json").write_text(json.dumps(record | wrong))
+    with pytest.raises(RecordError, match=r"a\.failed\.json"):
+        unbundle(tmp_path / "in" / "a.failed.json", tmp_path / "x" / "y" / "out")
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["a.failed.json"]
 
 
 @pytest.mark.parametrize("kind", ["note", None, ["plan"]])

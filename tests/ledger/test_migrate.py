@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -155,5 +156,8 @@ def test_errors_that_were_compared_the_wrong_way_round_are_compared_again(
         connection.execute("UPDATE base.comparisons SET loss_at_most = -0.02, gained = 30, lost = 0")
         connection.execute("DELETE FROM base.migrations WHERE number > 20")
         connection.execute("ALTER TABLE base.memory_ranks DROP COLUMN cache_bytes")
+        for table, column in product(("records", "plans"), ("origin", "own", "checksum")):
+            connection.execute(f"ALTER TABLE base.{table} DROP COLUMN {column}")
+        connection.execute("ALTER TABLE base.variants DROP COLUMN own")
     assert Ledger(path).catch_up(tmp_path / "no-records") == 0
     assert query.run(path, asked).rows == now

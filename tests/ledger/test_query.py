@@ -48,6 +48,7 @@ RESULTS = [
 VIEWS = [
     "activity",
     "cells",
+    "conflicts",
     "curves",
     "failures",
     "floors",
@@ -82,7 +83,7 @@ def test_every_view_answers(ledger: Path, view: str) -> None:
     rows = query.run(ledger, f"FROM {view}")
     assert len(rows.columns) >= 5
     assert bool(rows.rows) == (
-        view not in ("activity", "failures", "floors", "outputs", "recovered", "training_curves")
+        view not in ("activity", "conflicts", "failures", "floors", "outputs", "recovered", "training_curves")
     )  # of which the sample has none
 
 

@@ -176,7 +176,7 @@ def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: list[dict[str, A
         (
             "a.json",
             '{"format": 2, "stage": "storage"}',
-            "a.json: a record without cell_id, status, variant, started_at",
+            "a.json: a record without cell_id, key, status, variant, started_at",
         ),
         ("a.json", '{"format": 2, "kind": "plan", "cells": []}', "a.json: a record without manifest, written_at"),
         ("a.json", '{"format": 99}', "a.json: record format 99, this program reads 2"),

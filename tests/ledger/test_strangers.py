@@ -13,8 +13,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from sparsebench import bounded, records
-from sparsebench.errors import LedgerError, SparsebenchError
+from sparsebench import bounded, provenance, records
+from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.ledger import connect, migrate, query, sqlfiles
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
@@ -239,10 +239,13 @@ def test_a_value_of_a_wrong_type_is_named(tmp_path: Path, found: list[dict[str, 
 def test_an_id_is_no_path(tmp_path: Path, found: list[dict[str, Any]]) -> None:
     (tmp_path / "in").mkdir()
     for one, cell in enumerate(("../../escaped", "/escaped", "a/b")):
-        hostile = [record | ({"cell_id": cell} if "cell_id" in record else {"manifest": cell}) for record in found[:2]]
+        names = {"cell_id": cell, "key": cell}
+        hostile = [record | (names if "cell_id" in record else {"manifest": cell}) for record in found[:2]]
         for number, record in enumerate(hostile):
-            (tmp_path / "in" / f"{one}{number}.json").write_text(json.dumps(record))
+            (tmp_path / "in" / f"{one}{number}.json").write_text(json.dumps(provenance.sealed(record | {"origin": ""})))
     path = tmp_path / "deep" / "er" / "x.duckdb"
-    assert Ledger(path).rebuild([tmp_path / "in"]) == 6
+    wrong: list[RecordError] = []
+    assert Ledger(path).rebuild([tmp_path / "in"], wrong.append) == 3, "plans have no cell of their own"
+    assert len(wrong) == 3
     export(path, "csv", tmp_path / "deep" / "er" / "out")
     assert not list(tmp_path.rglob("*escaped*")) and not Path("/escaped").exists()

@@ -1,15 +1,9 @@
 -- One row for each setting of each step of a variant; a step without settings has one row with none.
 INSERT INTO base.steps BY NAME
-WITH named AS (
-    SELECT r -> '$.variant' AS variant FROM incoming WHERE kind = 'cell'
-    UNION ALL
-    SELECT unnest(from_json(r -> '$.cells', '[{"variant":"JSON"}]')).variant FROM incoming WHERE kind = 'plan'
-), described AS (
-    SELECT DISTINCT ON (variant_id) variant ->> '$.id' AS variant_id, from_json(variant -> '$.steps', '["JSON"]') AS steps
-    FROM named
-    WHERE variant_id NOT IN (SELECT variant_id FROM base.steps)
+WITH steps AS (
+    SELECT variant_id, from_json(variant -> '$.steps', '["JSON"]') AS steps FROM described
 ), single AS (
-    SELECT variant_id, unnest(steps) AS step, generate_subscripts(steps, 1)::INTEGER AS position FROM described
+    SELECT variant_id, unnest(steps) AS step, generate_subscripts(steps, 1)::INTEGER AS position FROM steps
 ), fields AS (
     SELECT variant_id, position, step ->> '$.verb' AS verb, step ->> '$.name' AS name, step -> '$.settings' AS settings,
            unnest(if(len(json_keys(step -> '$.settings')) = 0, [NULL], json_keys(step -> '$.settings'))) AS field

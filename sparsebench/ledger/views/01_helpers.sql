@@ -54,19 +54,24 @@ CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share
 -- `low to high`, or one number where both look the same in this format; NULL without numbers.
 CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), format(digits, low) || ' to ' || format(digits, high));
 
--- The weights that count for a variant: those of its first result to arrive. Another machine may round differently when it makes the
--- variant. The time of a record is not used: clocks are wrong at times.
+-- The weights that count for a variant: those of this workspace's first result, else of the first result to arrive. Another machine may
+-- round differently when it makes the variant. The time of a record is not used: clocks are wrong at times.
 CREATE OR REPLACE VIEW _contents AS
-SELECT variant_id, arg_min(content, (status <> 'done', rowid)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
+SELECT variant_id, arg_min(content, (status <> 'done', NOT own, rowid)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
 
--- The record that counts for each cell and `place`, of the weights that count: a record with a result before one without, then the
--- last to arrive.
+-- Every record with its maker: NULL is this workspace. Of a cell, or of times and memory a cell and place (`scope`), one maker's count.
+CREATE OR REPLACE VIEW _made AS
+SELECT *, rowid AS arrived, if(own, NULL, origin) AS maker, if(stage IN ('latency', 'memory'), place, '') AS scope FROM base.records;
+
+-- The record that counts for each cell and `place`, of the weights that count: this workspace's own, else those of the maker of the first
+-- result to arrive. Of one maker's, a record with a result counts before one without, then the last to arrive.
 CREATE OR REPLACE VIEW _latest AS
-SELECT r.*, r.rowid AS arrived
-FROM base.records r
+SELECT r.* EXCLUDE (scope)
+FROM _made r
 LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
-QUALIFY row_number() OVER (PARTITION BY cell_id, place ORDER BY r.status <> 'done', r.rowid DESC) = 1;
+QUALIFY maker IS NOT DISTINCT FROM first_value(maker) OVER (PARTITION BY cell_id, scope ORDER BY r.status <> 'done', NOT own, arrived)
+    AND row_number() OVER (PARTITION BY cell_id, place, maker ORDER BY r.status <> 'done', arrived DESC) = 1;
 
 -- Models without skill, which measure the score that a task gives without any. Only `floors` shows them.
 CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.steps WHERE step = 'floor';
@@ -86,23 +91,23 @@ LEFT JOIN metrics m USING (metric)
 LEFT JOIN (SELECT c.* FROM base.comparisons c JOIN _latest d ON d.record_id = c.dense_record_id) c USING (record_id)
 GROUP BY ALL;
 
--- The cells of each manifest: those of its newest plan on each machine; where there is no plan, those it has recorded.
+-- The cells of each manifest: those of each maker's newest plan on each machine; where there is no plan, those it has recorded. What this
+-- workspace's plan says of a cell counts before what others say.
 CREATE OR REPLACE VIEW _members AS
 WITH newest AS (
-    SELECT plan_id, manifest
+    SELECT plan_id, manifest, own
     FROM base.plans
-    QUALIFY row_number() OVER (PARTITION BY manifest, machine ORDER BY started_at DESC, plan_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY manifest, machine, if(own, NULL, origin) ORDER BY started_at DESC, plan_id) = 1
 ), planned AS (
-    SELECT manifest, cell_id, min(position) AS position, any_value(stage) AS stage, any_value(label) AS label,
-           any_value(variant_id) AS variant_id, any_value(model) AS model, any_value(settings) AS settings
+    SELECT manifest, cell_id, position, stage, label, variant_id, model, settings, own
     FROM base.manifest_cells
     JOIN newest USING (plan_id)
-    GROUP BY manifest, cell_id
+    QUALIFY row_number() OVER (PARTITION BY manifest, cell_id ORDER BY NOT own, position, plan_id) = 1
 )
 FROM planned
 UNION ALL
 SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY min(started_at), cell_id))::INTEGER, any_value(stage),
-       any_value(stage), any_value(variant_id), NULL, any_value(settings)
+       any_value(stage), any_value(variant_id), NULL, any_value(settings), bool_or(own)
 FROM _latest
 WHERE manifest NOT IN (SELECT manifest FROM newest)
 GROUP BY manifest, cell_id;
@@ -128,7 +133,8 @@ SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
 FROM _members m
 JOIN base.variants v USING (variant_id)
 LEFT JOIN _given g USING (variant_id)
-LEFT JOIN _latest r USING (cell_id)
+-- A record of another variant, or of other settings than the plan's, is not of the plan's cell, whatever id it gives.
+LEFT JOIN _latest r ON r.cell_id = m.cell_id AND r.variant_id = m.variant_id AND r.settings IS NOT DISTINCT FROM m.settings
 LEFT JOIN base.environments e USING (environment_id);
 
 -- Every cell of every manifest with its variant and, where it has one, the record that counts.
@@ -136,9 +142,10 @@ CREATE OR REPLACE VIEW _cells AS SELECT * EXCLUDE (choice) FROM _measured WHERE 
 
 -- The first engine, ranks, workload and number format that each manifest names for a model.
 CREATE OR REPLACE VIEW _first_runtime AS
-SELECT manifest, coalesce(m.model, v.model) AS model, arg_min(settings ->> '$.engine', position) AS engine,
-       arg_min((settings ->> '$.ranks')::INTEGER, position) AS ranks, arg_min(_workload(settings), position) AS workload,
-       arg_min(coalesce(settings ->> '$.dtype', ''), position) AS asked
+SELECT manifest, coalesce(m.model, v.model) AS model, arg_min(settings ->> '$.engine', (NOT m.own, position)) AS engine,
+       arg_min((settings ->> '$.ranks')::INTEGER, (NOT m.own, position)) AS ranks,
+       arg_min(_workload(settings), (NOT m.own, position)) AS workload,
+       arg_min(coalesce(settings ->> '$.dtype', ''), (NOT m.own, position)) AS asked
 FROM _members m
 JOIN base.variants v USING (variant_id)
 WHERE stage IN ('latency', 'memory')

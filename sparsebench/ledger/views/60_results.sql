@@ -1,10 +1,10 @@
 -- Each variant's numbers at the first engine, ranks, workload and number format that its manifest names for the model. All are of one
--- machine: the newest that has times, or else the newest.
+-- machine: of those with this workspace's own records, else of all, the newest that has times, or else the newest.
 CREATE OR REPLACE VIEW _runtime AS
 WITH asked AS (
-    SELECT record_id, coalesce(settings ->> '$.dtype', '') AS asked FROM base.records
+    SELECT record_id, coalesce(settings ->> '$.dtype', '') AS asked, own FROM base.records
 ), timed AS (
-    SELECT l.manifest, l.variant_id, any_value(l.model) AS model, l.machine, max(l.started_at) AS started_at,
+    SELECT l.manifest, l.variant_id, any_value(l.model) AS model, l.machine, max(l.started_at) AS started_at, bool_or(own) AS own,
            sum(ms) FILTER (phase IN ('forward', 'encode', 'prefill')) AS prefill_ms, sum(ms) FILTER (phase = 'decode') AS decode_ms
     FROM latency l
     JOIN asked USING (record_id)
@@ -12,7 +12,7 @@ WITH asked AS (
     GROUP BY l.manifest, l.variant_id, l.machine, l.record_id
     QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id, l.machine ORDER BY max(l.started_at) DESC, l.record_id) = 1
 ), peaks AS (
-    SELECT manifest, variant_id, model, machine, started_at, peak_bytes
+    SELECT manifest, variant_id, model, machine, started_at, peak_bytes, own
     FROM memory
     JOIN asked USING (record_id)
     JOIN _first_runtime USING (manifest, model, engine, ranks, workload, asked)
@@ -23,7 +23,7 @@ SELECT manifest, variant_id, machine, f.engine, f.ranks, f.workload, prefill_ms,
 FROM timed
 FULL JOIN peaks USING (manifest, variant_id, model, machine)
 JOIN _first_runtime f USING (manifest, model)
-QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY timed.started_at IS NULL, greatest(timed.started_at, peaks.started_at) DESC, machine) = 1;
+QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY NOT coalesce(greatest(timed.own, peaks.own), false), timed.started_at IS NULL, greatest(timed.started_at, peaks.started_at) DESC, machine) = 1;
 
 CREATE OR REPLACE VIEW results AS
 WITH variants AS (

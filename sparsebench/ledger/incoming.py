@@ -1,0 +1,123 @@
+"""What must hold of a record before a ledger or a run takes it: its score is what its outcomes give, its id is its own.
+
+``records`` has checked before that it is as it was made. Tolerances: ``SCORE`` and ``DRAWN``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.benchmarks.statistics import average_precision, pooled, spearman
+from sparsebench.errors import RecordError, SparsebenchError
+from sparsebench.ledger import statistics
+from sparsebench.ledger.statistics import Metric
+from sparsebench.plan import fingerprint
+from sparsebench.records import located, statuses, write
+
+if TYPE_CHECKING:
+    from sparsebench.ledger.statistics.contract import Floats
+
+SCORE = 1e-6
+"""By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
+DRAWN = 0.2
+"""The same for a standard error that is drawn: that of a ranking or a correlation."""
+_HINT = "copy it again; if it stays so, distrust where it comes from"
+Wrong = Callable[[RecordError], object]
+"""A function that is called with the error of each record that is left out."""
+
+
+def check(record: Mapping[str, Any], where: str) -> None:
+    """Raise RecordError, naming ``where``, for a score that its own outcomes do not give.
+
+    A metric that the ledger does not know is exempt: its score gets no interval where the mean is another number.
+    """
+    if record.get("stage") != "benchmarks" or record["status"] != "done":
+        return
+    try:
+        wrong = _misfit(record["result"])
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        wrong = f"not a score as sparsebench writes it ({str(error)[:200]!r})"
+    if wrong:
+        raise RecordError(f"{where}: {wrong}", _HINT)
+
+
+def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[int, int]:
+    """Write the records of a bundle as files, so that a run goes on from them; return how many came and were there.
+
+    Records that are there stay. Plans are left out, since a run writes its own. Of one cell the first record counts: a
+    bundle may hold an older one that a kill has left, behind the one that is done. ``wrong`` is called for each record
+    that no run here can go on from; without it, the first raises RecordError.
+    """
+    there, taken, met = statuses(folder).keys(), set[str](), 0
+    for where, record in located([bundled], wrong):
+        if record.get("kind") == "plan":
+            continue
+        try:
+            check(record, where)
+            _check_id(record, where)
+        except RecordError as error:
+            if wrong is None:
+                raise
+            wrong(error)
+            continue
+        if record["key"] in there:
+            met += 1
+        elif record["key"] not in taken:
+            # In this folder, a record without an origin would count as made here.
+            write(folder, record if "origin" in record else {**record, "origin": ""})
+            taken.add(record["key"])
+    return len(taken), met
+
+
+def _check_id(record: Mapping[str, Any], where: str) -> None:
+    """Raise RecordError for a record whose ``cell_id`` is not what this program makes of what the record asks.
+
+    Such an id is of another version or library, so that no run here looks for it, or it is another cell's.
+    """
+    try:
+        json.dumps(record, allow_nan=False)
+        own = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
+    except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
+        raise RecordError(f"{where}: not a record as sparsebench writes it ({error!r})", _HINT) from error
+    if own != record["cell_id"]:
+        raise RecordError(
+            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({own!r})",
+            "a run here makes it anew; `sparsebench ingest` reads records of other versions",
+        )
+
+
+def _misfit(result: Mapping[str, Any]) -> str:
+    """Say what of a score its outcomes do not give; empty where they give all."""
+    import numpy as np
+
+    outcomes, score, stderr = result["outcomes"], float(result["score"]), float(result["stderr"])
+    if result["n"] != len(outcomes):
+        return f"a score of {result['n']} documents with the outcomes of {len(outcomes)}"
+    if not (math.isfinite(score) and math.isfinite(stderr)):
+        return f"a score of {score!r} with a standard error of {stderr!r}"
+    metric = Metric.named(result["metric"])
+    if metric.scale == "unknown":
+        return ""
+    values = np.array([one["value"] for one in outcomes], dtype=np.float64)
+    labels = np.array([math.nan if one["label"] is None else one["label"] for one in outcomes], dtype=np.float64)
+    if not statistics.explains(result["metric"], score, values, labels):
+        return f"its {result['metric']} of {score!r} is not what its outcomes give"
+    own = _stderr(metric.pooling, score, values, labels)
+    allowed = DRAWN * own if metric.pooling in ("ranking", "correlation") else SCORE * max(1.0, own)
+    return "" if abs(own - stderr) <= allowed else f"its standard error of {stderr!r} should be {own!r} by its outcomes"
+
+
+def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:
+    """Return the standard error of a score as the benchmarks compute it (``sparsebench/benchmarks/statistics.py``)."""
+    if pooling in ("ranking", "correlation"):
+        return pooled(average_precision if pooling == "ranking" else spearman, values, labels)[1]
+    n, scale = len(values), 1.0
+    if pooling == "per token":
+        values, scale = values / labels, score
+    elif pooling == "per symbol":
+        values, scale = values - score * labels, n / float(labels.sum())
+    return scale * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
