@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 ROUNDING = 2.0
 """An engine with its own kernels may differ from the float32 model by this many times what the plain model in the
 engine's dtype does, plus TOLERANCE. Both keep the same weights and round the same activations, in another order, and in
-either a value near a threshold may fall on its other side. A wrong kernel, scale or zero point is off by an order of
+either a value near a threshold may fall on its other side. A wrong kernel or scale is off by an order of
 magnitude more."""
 COUNTS = "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers".split()
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")

@@ -1,0 +1,69 @@
+"""Every option of every step has a published record, or is on CONTRIBUTING's list of numbers to come."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import zstandard
+
+from sparsebench.steps.registry import kinds
+
+ROOT = Path(__file__).parent.parent.parent
+SECTION = (ROOT / "CONTRIBUTING.md").read_text().partition("## Numbers to come")[2].partition("\n## ")[0]
+LIST = re.findall("`([^`]+)`", "".join("|".join(row.split("|")[1:3]) for row in re.findall(r"^\| .*", SECTION, re.M)))
+"""The steps and options that the first two columns of the section's table name."""
+
+
+def recorded() -> set[str]:
+    """The names of recorded steps, as ``prune: magnitude``, and the values of their settings by verb."""
+    found: set[str] = set()
+    for path in (ROOT / "ledger" / "published").glob("*.jsonl.zst"):
+        with path.open("rb") as file:
+            for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file)):
+                place = re.search(r'"steps": ?(?=\[)', line)
+                if place and '"kind": "plan"' not in line[:80]:
+                    for step in json.JSONDecoder().raw_decode(line, place.end())[0]:
+                        found.add(f"{step['verb']}: {step['name']}")
+                        found |= {f"{step['verb']} {key}: {_word(value)}" for key, value in step["settings"].items()}
+    return found
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _choices(kind: Any) -> Iterator[Any]:
+    """The values that a setting of this type chooses among; none for numbers and texts."""
+    if kind is bool:
+        yield from (False, True)
+    for part in typing.get_args(kind):
+        yield from [part] if typing.get_origin(kind) is Literal else _choices(part)
+
+
+def test_every_option_has_a_record_or_a_number_to_come() -> None:
+    records, missing = recorded(), set()
+    for verb, kind in kinds().items():
+        for name, settings in kind.settings().items():
+            if f"{verb}: {name}" not in records:
+                missing |= {f"{verb}: {name}"} - set(LIST)
+                continue
+            for key, field in settings.model_fields.items():
+                values = {_word(value) for value in _choices(field.annotation)} - {_word(field.default)}
+                unused = {value for value in values if f"{verb} {key}: {value}" not in records}
+                named = any(words.partition(":")[0] == key for words in LIST)
+                missing |= {f"{verb}: {name}, {key}: {value}" for value in unused if not named}
+    assert not missing
+
+
+def test_what_is_on_the_list_is_an_option() -> None:
+    known = {f"{verb}: {name}" for verb, kind in kinds().items() for name in kind.settings()}
+    keys = {key for kind in kinds().values() for own in kind.settings().values() for key in own.model_fields}
+    assert LIST
+    for words in LIST:
+        assert words in known | set(kinds()) or words.partition(":")[0] in keys, words
