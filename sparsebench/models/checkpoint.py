@@ -430,19 +430,30 @@ class CheckpointWriter:
 
     def _start(self, name: str, infos: list[TensorInfo]) -> None:
         """Begin one file: write its header, and note the offset of each tensor."""
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for info in infos:
-            size = info.numel * element_bytes(info.dtype)
-            span = [offset, offset + size]
-            header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": span}
-            offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        start = 8 + len(text)
-        self.places |= {info.name: start + header[info.name]["data_offsets"][0] for info in infos}
+        header, places = header_bytes(infos, {"format": "pt"})
+        self.places |= places
         self.open[name] = (self.partial / name).open("wb")
-        self.open[name].write(struct.pack("<Q", len(text)) + text)
+        self.open[name].write(header)
+
+
+def header_bytes(infos: list[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Return what a safetensors file of these tensors, in this order, begins with, and each tensor's offset in it."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    offset = 0
+    for info in infos:
+        size = info.numel * element_bytes(info.dtype)
+        header[info.name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    return struct.pack("<Q", len(text)) + text, {
+        info.name: start + header[info.name]["data_offsets"][0] for info in infos
+    }
 
 
 def element_bytes(dtype: str) -> int:

@@ -70,6 +70,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
         dense=spec.workspace.folder(spec.dense),
         draw=lambda asked: tokens(parent, family, asked, cache, training=True),
         resume=lambda step: spec.workspace.training(made_by(step)),
+        note=recorder.note,
         device=spec.device,
     )
 

@@ -88,7 +88,7 @@ class Workspace:
         """Remove what dead processes have left half built, half removed or half written."""
         leftovers.sweep()
         records.sweep(self.records)
-        for name in ("models", "variants", "packed", "scratch"):
+        for name in ("models", "variants", "packed", "training", "scratch"):
             building.sweep(self.work / name)
 
     def scratch(self) -> Path:

@@ -176,7 +176,8 @@ class Context:
     fetches it at the first call. ``fetch`` returns the file that a source of text names. ``draw`` returns the samples
     of a text to train on: the number asked for, or as many as there are. ``dtype`` is the precision to calculate in,
     ``device`` is named as torch names it. ``resume`` returns the folder in which a step keeps the state that a later
-    process resumes from if this one is killed. A field that is None is not available.
+    process resumes from if this one is killed. ``note`` shows the user a sentence at once. A field that is None is not
+    available.
     """
 
     family: Family
@@ -188,6 +189,7 @@ class Context:
     dense: Path | None = None
     draw: Callable[[Calibration], Calibrated] | None = None
     resume: Callable[[Step], Path] | None = None
+    note: Callable[[str], None] | None = None
     device: str = "cpu"
 
     def text(self, what: str) -> Calibrated:

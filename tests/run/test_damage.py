@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from sparsebench.ledger import query
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.storage import pack, sums, unpack
 from tests.command import call
+from tests.run.conftest import Experiment
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -102,3 +104,24 @@ def test_one_model_without_a_manifest(tiny_llama: Path) -> None:
     second = call("inspect", tiny_llama, "--json")
     assert first.stdout == second.stdout and second.returncode == 0
     assert str(model) in second.stderr and "made again" in second.stderr and "made again" not in first.stderr
+
+
+TRAINED = """\
+calibration: {source: path:text.txt, samples: 8, length: 16}
+variants:
+  - {recover: finetune, tokens: 200, length: 16}
+structure: {}
+storage: null
+"""
+
+
+def test_a_damaged_state_of_a_training_is_told_and_recorded(experiment: Experiment, sparsebench: Call) -> None:
+    manifest = experiment.write(TRAINED)
+    (trained,) = (one for one in prepare(PlanRequest(manifest)).plan.variants.values() if not one.is_dense)
+    state = experiment.home / "work" / "training" / trained.id / "training.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(bytes(1000))
+    done = sparsebench("run", manifest)
+    assert done.returncode == 0, done.stderr
+    assert str(state) in done.stderr and not state.parent.exists()
+    assert experiment.rows("SELECT count(*) FROM variants WHERE note LIKE '%training.safetensors%'") == [(1,)]

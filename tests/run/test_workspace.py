@@ -68,6 +68,7 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
     dead.wait()
     ended, ours = (f".partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid()))
     left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
+    left.append(space.work / "training" / f"{PRUNED.id}{ended}")
     made = space.work / "variants" / f"{PRUNED.id}{ours}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     theirs = tmp_path / f"{leftovers.ours()}{dead.pid}-x"

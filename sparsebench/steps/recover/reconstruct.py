@@ -12,15 +12,11 @@ again and trains the next.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
-import zlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +33,7 @@ from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.losses import relative
+from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -72,47 +69,39 @@ class Fit:
 class KeptBlocks:
     """The blocks that killed processes have finished: a file for each, with the seconds and joules spent until then.
 
-    A block's ``identity`` is a checksum of the two blocks that it was made from and of the identity before it. Without
-    a ``place`` nothing is kept.
+    A block ``belongs`` to the two blocks that it was made from, and to those before it. Without a ``folder`` nothing is
+    kept.
     """
 
-    place: Path | None
-    identity: str
+    folder: ResumeFolder | None
+    belongs: dict[str, Any]
     seconds: float = 0.0
     joules: float | None = 0.0
     restored: int = 0
 
     def restore(self, ours: Block, theirs: Block) -> Fit | None:
         """Put the recovered tensors into the block ``ours`` and return its fit; None where they are not kept."""
-        if self.place is None:
+        if self.folder is None:
             return None
-        total = zlib.crc32(self.identity.encode())
-        for tensor in (*ours.tensors.values(), *theirs.tensors.values()):
-            total = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data, total)
-        self.identity = f"{total:08x}"
-        if not self._file(ours).is_file():
+        blocks = content(self.belongs.get("blocks"), *ours.tensors.values(), *theirs.tensors.values())
+        self.belongs["blocks"] = blocks
+        saved = self.folder.read(_file(ours), self.belongs)
+        if saved is None:
             return None
         device = next(iter(ours.tensors.values())).device
-        found = torch.load(self._file(ours), weights_only=True, map_location=device)
-        if found["identity"] != self.identity:
-            return None
-        ours.tensors = found["tensors"]
-        self.seconds, self.joules, self.restored = found["seconds"], found["joules"], self.restored + 1
-        return Fit(**found["fit"])
+        ours.tensors = {name: tensor.to(device) for name, tensor in saved["tensors"].items()}
+        self.seconds, self.joules, self.restored = saved["seconds"], saved["joules"], self.restored + 1
+        return Fit(**saved["fit"])
 
     def keep(self, ours: Block, fit: Fit, seconds: float, joules: float | None) -> None:
-        """Save a recovered block; the file appears only when it is complete."""
-        if self.place is None:
-            return
-        self.place.mkdir(parents=True, exist_ok=True)
-        whole = {"identity": self.identity, "fit": asdict(fit), "tensors": ours.tensors}
-        partial = self._file(ours).with_suffix(f".{os.getpid()}")
-        torch.save({**whole, "seconds": seconds, "joules": joules}, partial)
-        partial.replace(self._file(ours))
+        """Save a recovered block."""
+        if self.folder is not None:
+            made = {"fit": asdict(fit), "tensors": ours.tensors, "seconds": seconds, "joules": joules}
+            self.folder.write(_file(ours), self.belongs, made)
 
-    def _file(self, block: Block) -> Path:
-        assert self.place is not None
-        return self.place / f"{block.side}-{block.index}.pt"
+
+def _file(block: Block) -> str:
+    return f"{block.side}-{block.index}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -175,9 +164,10 @@ class Reconstruction:
         seconds, joules = total()
         lost = earlier.joules is None and spent.meter.counts
         source = energy.UNCOUNTED if lost else spent.source
-        evidence = self._evidence(folder, fits, writer.left_out)
-        if earlier.place is not None:
-            shutil.rmtree(earlier.place, ignore_errors=True)
+        removed = earlier.folder.notes if earlier.folder else []
+        evidence = self._evidence(folder, fits, [told(writer.left_out), *removed])
+        if earlier.folder:
+            earlier.folder.remove()
         return replace(evidence, seconds=seconds, joules=joules, energy_source=source)
 
     @cached_property
@@ -200,8 +190,11 @@ class Reconstruction:
                 "`recover: distill`, which trains the whole model",
             )
 
-    def _evidence(self, folder: Path, fits: list[Fit], left_out: list[str]) -> Evidence:
-        """Return the evidence, counted in the written files. Raises ModelError where a pruned weight came back."""
+    def _evidence(self, folder: Path, fits: list[Fit], notes: list[str]) -> Evidence:
+        """Return the evidence, counted in the written files, with further ``notes``.
+
+        Raises ModelError where a pruned weight came back.
+        """
         first, last = fits[0], fits[-1]
         read = sum(one.tokens for one in fits) // len(fits)
         words = [
@@ -210,7 +203,7 @@ class Reconstruction:
             f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}"
             if read < PUBLISHED * (1 - self.step.settings["held_out"])
             else "",
-            told(left_out),
+            *notes,
         ]
         note = "; ".join(filter(None, words))
         family = self.context.family
@@ -221,8 +214,11 @@ class Reconstruction:
 
     def _earlier(self) -> KeptBlocks:
         """Return the blocks that earlier processes kept of the same reconstruction."""
-        told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.text.sha256])
-        return KeptBlocks(self.context.resume(self.step) if self.context.resume else None, told)
+        if self.context.resume is None:
+            return KeptBlocks(None, {})
+        belongs = {"step": asdict(self.step), "seed": self.context.seed, "text": self.text.sha256, **versions()}
+        folder = ResumeFolder(self.context.resume(self.step), self.context.note)
+        return KeptBlocks(folder, belongs | {"device": self.context.device})
 
     def _tell(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
         """Report progress over all turns: ``done`` of this one's ``blocks``, ``trained`` of them in ``seconds``."""

@@ -8,14 +8,12 @@ MultiTeacherDistiller averages logits, which is another mean of the same probabi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
     from sparsebench.steps.recover.reading import TrainingText
+    from sparsebench.steps.recover.resume import ResumeFolder
 
 ATTENTION = ("attention_mse", "attention_ce")
 FLOWS = ("fsp", "nst")
@@ -68,43 +67,34 @@ def ask(
     )
 
 
-class TeacherCache:
-    """One teacher's likeliest tokens at every position of the samples, (samples, length, k), in two files: ids int32
-    and log probabilities float32. A third file notes which samples are done.
+PART = 16
+"""Groups of samples in a file of a teacher's outputs: 17 MB at most, with 64 tokens a position."""
 
-    Samples that a killed process finished are not computed again: the system keeps what a process wrote to a mapped
-    file.
+
+class TeacherCache:
+    """One teacher's likeliest tokens at every position of some samples, in files that are mapped, not read.
+
+    Each file holds ids (samples, length, k), int32, and log probabilities, float32.
     """
 
-    def __init__(self, folder: Path, samples: int, length: int, count: int) -> None:
-        shape = (samples, length, count)
-        self.ids = _file(folder / "ids.npy", np.int32, shape)
-        self.logs = _file(folder / "logs.npy", np.float32, shape)
-        self.done = _file(folder / "done.npy", np.bool_, (samples,))
+    def __init__(self) -> None:
+        self.parts: list[dict[str, torch.Tensor]] = []
+        self.positions: dict[int, tuple[int, int]] = {}
+        """Where a sample is: the number of the part, and the sample's number in it."""
 
-    def put(self, rows: Sequence[int], ids: torch.Tensor, logs: torch.Tensor) -> None:
-        """Store a teacher's likeliest tokens for some samples."""
-        length = ids.shape[1]
-        self.ids[list(rows), :length] = ids.numpy()
-        self.logs[list(rows), :length] = logs.numpy()
-        self.done[list(rows)] = True
+    def add(self, rows: Sequence[int], part: dict[str, torch.Tensor]) -> None:
+        """Add the outputs for the samples ``rows``."""
+        self.positions |= {row: (len(self.parts), number) for number, row in enumerate(rows)}
+        self.parts.append(part)
 
     def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the stored tokens of some samples: ids int64 and log probabilities float32."""
-        return (
-            torch.from_numpy(self.ids[list(rows), :length].astype(np.int64)),
-            torch.from_numpy(np.array(self.logs[list(rows), :length])),
+        places = [self.positions[row] for row in rows]
+        ids, logs = (
+            torch.stack([self.parts[part][name][number, :length] for part, number in places])
+            for name in ("ids", "logs")
         )
-
-
-def _file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """Open a file of the cache, made first where there is none; it has its name only when it is whole."""
-    if not path.is_file():
-        partial = path.with_suffix(".partial")
-        np.lib.format.open_memmap(partial, "w+", dtype, shape).flush()
-        partial.replace(path)
-    found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "r+")
-    return found
+        return ids.long(), logs
 
 
 def mapped(student: int, teacher: int, layers: str | list[list[int]], least: int = 0) -> list[tuple[int, int]]:
@@ -203,25 +193,52 @@ class Distillation:
             raise UnsupportedError(f"{why}, and they have {sizes[0]} and {sizes[1]} numbers", way)
 
     def keep(
-        self, teacher: PreTrainedModel, folder: Path, rows: Sequence[int], tell: Callable[[int, int], None]
+        self,
+        teacher: PreTrainedModel,
+        kept: ResumeFolder,
+        belongs: Mapping[str, Any],
+        rows: Sequence[int],
+        tell: Callable[[int, int], None],
     ) -> None:
-        """Store a teacher's likeliest tokens for the samples ``rows`` in ``folder``; it is not needed afterwards."""
+        """Store a teacher's likeliest tokens for the samples ``rows``; the teacher is not needed afterwards.
+
+        ``belongs`` tells its outputs from those of another teacher, or for another text. Files that a killed process
+        left are used again; a group of samples is shown to the teacher whole or not at all, so that no bit changes.
+        """
+        cache, counts, groups, done = TeacherCache(), self.text.counts(), list(self.text.groups(rows)), 0
         length = self.text.mask(range(self.text.samples)).shape[1]
-        count = min(self.settings["top_k"], teacher.config.get_text_config().vocab_size)
-        folder.mkdir(exist_ok=True)
-        kept = TeacherCache(folder, self.text.samples, length, count)
-        self.kept.append(kept)
-        counts = self.text.counts()
+        for start in range(0, len(groups), PART):
+            part = groups[start : start + PART]
+            name = f"teacher-{len(self.kept)}-{start // PART:05}.safetensors"
+            outputs = kept.read(name, belongs)
+            if outputs is None:
+                computed = self._likeliest(teacher, part, length)
+                kept.write(name, belongs, computed)
+                outputs = kept.read(name, belongs) or computed
+            samples = [row for group in part for row in group]
+            cache.add(samples, outputs)
+            done += len(samples)
+            tell(done, len(rows))
+        self.kept.append(cache)
         self.asked = sum(counts[row] for row in rows)
-        todo = [row for row in rows if not kept.done[row]]
-        done = 0
-        for group in self.text.groups(todo):
+
+    def _likeliest(
+        self, teacher: PreTrainedModel, groups: Sequence[Sequence[int]], length: int
+    ) -> dict[str, torch.Tensor]:
+        """Return a teacher's likeliest tokens at ``length`` positions of the samples of some groups."""
+        count = min(self.settings["top_k"], teacher.config.get_text_config().vocab_size)
+        shape = (sum(map(len, groups)), length, count)
+        ids = torch.zeros(shape, dtype=torch.int32, device="cpu")
+        logs = torch.zeros(shape, device="cpu")
+        start = 0
+        for group in groups:
             said = self._teach(teacher, self._given(group))
             assert said.logits is not None
-            ids, logs = losses.likeliest(said.logits, count, self.settings["temperature"])
-            kept.put(group, ids.cpu(), logs.cpu())
-            done += len(group)
-            tell(done, len(todo))
+            likeliest = losses.likeliest(said.logits, count, self.settings["temperature"])
+            for whole, values in zip((ids, logs), likeliest, strict=True):
+                whole[start : start + len(group), : values.shape[1]] = values.cpu()
+            start += len(group)
+        return {"ids": ids, "logs": logs}
 
     def _teach(self, teacher: PreTrainedModel, given: dict[str, torch.Tensor]) -> ModelOutputs:
         with torch.no_grad():

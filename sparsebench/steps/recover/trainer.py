@@ -7,14 +7,10 @@ same weights, on one machine's CPU bit for bit.
 
 from __future__ import annotations
 
-import json
-import os
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, field
-from pathlib import Path
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +20,7 @@ from sparsebench import heap
 from sparsebench.durations import duration
 from sparsebench.errors import ModelError
 from sparsebench.steps.contract import Context, Point, Step
+from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
     from sparsebench.steps.recover.reading import TrainingText
 
 CHECKPOINT_SECONDS = 300.0
-STATE = "training.pt"
+STATE = "training.safetensors"
 
 Loss = Callable[[Sequence[int], int], torch.Tensor]
 """Takes the samples that run together and the step's number (-1: an evaluation); returns their mean loss."""
@@ -100,7 +97,8 @@ class Trainer:
     """The training of ``weights`` by ``loss`` on the samples of ``text`` except the last ``held``.
 
     ``plan`` has the samples of each optimizer step. ``arithmetic`` is the precision of matrix products, ``extra`` are
-    parameters that only the loss has, and ``place`` is the folder from which a killed training is resumed, if any.
+    parameters that only the loss has. ``kept`` is the folder from which a killed training is resumed, if any, and
+    ``belongs`` is all that decides the result: a state with another one is not this training's.
     """
 
     weights: TrainedWeights
@@ -113,7 +111,8 @@ class Trainer:
     accelerator: Accelerator
     arithmetic: str
     extra: list[nn.Parameter] = field(default_factory=list)
-    place: Path | None = None
+    kept: ResumeFolder | None = None
+    belongs: Mapping[str, Any] = field(default_factory=dict)
     pruner: Pruner | None = None
     """Makes the hooks that prune during the training, if any."""
     prepared: float = 0.0
@@ -154,7 +153,7 @@ class Trainer:
             state.number += 1
             state.seconds = time.perf_counter() - began
             self._tell(state, len(plan))
-            if self.place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+            if self.kept and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
                 state.joules = _sum(earlier, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
@@ -225,49 +224,32 @@ class Trainer:
             last = state.losses[-1] if state.losses else float("nan")
             self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(left)} left")
 
-    @property
-    def _identity(self) -> str:
-        """A checksum of all that decides the result: a training is resumed only from a state with the same one."""
-        kind = self.accelerator.device.type
-        told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.held, self.arithmetic, kind])
-        total = zlib.crc32(told.encode())
-        for tensor in (*vars(self.text.batch).values(), *(weight.value() for weight in self.weights.trained)):
-            if tensor is not None:
-                total = zlib.crc32(tensor.detach().cpu().contiguous().numpy().data, total)
-        return f"{total:08x}"
-
     def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
-        """Save the state; the file appears only when it is complete."""
-        assert self.place is not None
-        partial = self.place / f"{STATE}.{os.getpid()}"
+        """Save the state for a process that resumes this training."""
+        assert self.kept is not None
         whole = {
-            "identity": self.identity,
-            "leaves": [leaf.detach() for leaf in leaves],
+            "leaves": leaves,
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
             "gone": pruning.tensors(),
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
-        torch.save(whole, partial)
-        partial.replace(self.place / STATE)
+        self.kept.write(STATE, self.belongs, whole)
 
     def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """Restore what a killed process saved of the same training; return its state, or None without one."""
-        self.identity = self._identity if self.place else ""
-        if self.place is None or not (self.place / STATE).is_file():
-            return None
-        found = torch.load(self.place / STATE, weights_only=True, map_location="cpu")
-        if found.pop("identity") != self.identity:
+        saved = self.kept.read(STATE, self.belongs) if self.kept else None
+        if saved is None:
             return None
         with torch.no_grad():
-            for leaf, kept in zip(leaves, found.pop("leaves"), strict=True):
-                leaf.copy_(kept)
-        optimizer.load_state_dict(found.pop("optimizer"))
-        scheduler.load_state_dict(found.pop("scheduler"))
-        for tensor, kept in zip(pruning.tensors(), found.pop("gone"), strict=True):
-            tensor.copy_(kept)
-        return State(**{"joules": None, **found, "curve": [Point(*point) for point in found["curve"]]})
+            for leaf, value in zip(leaves, saved.pop("leaves"), strict=True):
+                leaf.copy_(value)
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        scheduler.load_state_dict(saved.pop("scheduler"))
+        for tensor, value in zip(pruning.tensors(), saved.pop("gone"), strict=True):
+            tensor.copy_(value)
+        return State(**{**saved, "curve": [Point(*point) for point in saved["curve"]]})
 
 
 def _sum(earlier: float | None, joules: float | None) -> float | None:

@@ -7,7 +7,6 @@ says so.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover import DENSE, student, teachers
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
+from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
@@ -87,8 +87,8 @@ class Training:
     pruner: Callable[..., Pruning] | None = None
     """Takes the step's settings and a ``Pruner``'s arguments; returns the hooks that prune in training, if any."""
 
-    def run(self, folder: Path, kept: Callable[[Checkpoint, str], int] | None = None) -> Evidence:
-        """Train the model, write it, and count its zeros; ``kept`` counts the parent's zeros in it.
+    def run(self, folder: Path, zeros: Callable[[Checkpoint, str], int] | None = None) -> Evidence:
+        """Train the model, write it, and count its zeros; ``zeros`` counts the parent's in it.
 
         Raises UnsupportedError for a model without such a loss; ModelError where the loss is not finite, or a pruned
         weight came back.
@@ -96,12 +96,12 @@ class Training:
         own, family = self.step.settings, self.context.family
         model = self._student()
         text, held = draw(self.step, self.context, self.parent.config)
-        with self._place(folder) as place:
+        with self._kept(folder) as kept, temporary(folder.parent / ".teachers") as place:
             # Before the clock starts: fetching teachers is no part of a training.
             taught_by = self._taught_by(place)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, place, taught_by)
+                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, kept, taught_by)
                 trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
@@ -114,14 +114,14 @@ class Training:
             f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
             self._budget(trained),
+            *kept.notes,
         ]
         made = {"family": family, self.step.verb: self.step.name, **own, "seed": self.context.seed, **text.told()}
         made |= {"arithmetic": self._arithmetic(), "operations": operations}
         made |= {"curve": [asdict(point) for point in trained.curve]}
         note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, made)]))
-        found = counted(folder, family, trained.seconds, 1, note, text.told(), kept)
-        if self.context.resume:
-            shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
+        found = counted(folder, family, trained.seconds, 1, note, text.told(), zeros)
+        kept.remove()
         lost = trained.joules is None and spent.meter.counts
         return replace(
             found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
@@ -168,7 +168,7 @@ class Training:
         return load_masked_lm(self.parent.folder, "float32")
 
     def _trainer(
-        self, model: PreTrainedModel, text: TrainingText, held: int, place: Path, taught_by: Sequence[Path]
+        self, model: PreTrainedModel, text: TrainingText, held: int, kept: ResumeFolder, taught_by: Sequence[Path]
     ) -> tuple[Trainer, Any]:
         """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
         own, seed, family = self.step.settings, self.context.seed, self.context.family
@@ -183,27 +183,50 @@ class Training:
         plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
+        belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
+        belongs |= versions()
         if not taught_by:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
             loss = Distillation(model, [], family, text, own, device)
             read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
-            for number, one in enumerate(taught_by):
-                teacher = load_model(one, family, arithmetic).requires_grad_(False).to(device)
-                loss.parameters += self._a_token(Checkpoint(one), text)
-                if own["top_k"] and own["match"] == "none" and family != "encoder":
-                    # Resumed in another precision, or on another device, a training asks its teachers again.
-                    loss.keep(teacher, place / f"said-{number}-{arithmetic}-{device.type}", read, self._asking)
-                else:
-                    loss.teachers.append(teacher)
+            belongs["teachers"] = self._teach(loss, taught_by, read, kept, belongs)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, family)
+        belongs |= {"step": asdict(self.step), "seed": seed, "held": held}
+        belongs["weights"] = content(*(weight.value() for weight in weights.trained))
         return Trainer(
             weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
-            place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,
+            kept if self.context.resume else None, belongs, partial(self.pruner, own) if self.pruner else None,
         ), loss  # fmt: skip
+
+    def _teach(
+        self,
+        loss: Distillation,
+        taught_by: Sequence[Path],
+        rows: Sequence[int],
+        kept: ResumeFolder,
+        belongs: Mapping[str, Any],
+    ) -> list[str]:
+        """Give the loss its teachers, or their outputs for some samples where these can be stored.
+
+        ``belongs`` is what all of their outputs depend on. Return a checksum of each teacher.
+        """
+        settings, checksums = self.step.settings, list[str]()
+        for folder in taught_by:
+            teacher: Any = load_model(folder, self.context.family, self._arithmetic())
+            teacher.requires_grad_(False).to(loss.device)
+            loss.parameters += self._a_token(Checkpoint(folder), loss.text)
+            checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
+            if settings["top_k"] and settings["match"] == "none" and self.context.family != "encoder":
+                asked = {key: settings[key] for key in ("top_k", "temperature")}
+                asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
+                loss.keep(teacher, kept, {**belongs, **asked}, rows, self._asking)
+            else:
+                loss.teachers.append(teacher)
+        return checksums
 
     def _taught_by(self, place: Path) -> list[Path]:
         """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``place``.
@@ -241,19 +264,13 @@ class Training:
         return environment.training_arithmetic(stored, self.step.settings["precision"], self.context.device)
 
     @contextmanager
-    def _place(self, folder: Path) -> Iterator[Path]:
-        """Yield the folder for the loop's state and the teachers' outputs.
-
-        A run with a ``resume`` folder uses that one, so that a killed process's files are found; else the folder is
-        temporary.
-        """
-        if self.context.resume is None:
-            with temporary(folder.parent / ".training") as place:
-                yield place
+    def _kept(self, folder: Path) -> Iterator[ResumeFolder]:
+        """Yield the folder for the loop's state and the teachers' outputs; it is temporary where nothing is resumed."""
+        if self.context.resume is not None:
+            yield ResumeFolder(self.context.resume(self.step), self.context.note)
             return
-        place = self.context.resume(self.step)
-        place.mkdir(parents=True, exist_ok=True)
-        yield place
+        with temporary(folder.parent / ".training") as place:
+            yield ResumeFolder(place)
 
 
 def run(

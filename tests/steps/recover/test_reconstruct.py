@@ -153,7 +153,8 @@ def test_a_killed_reconstruction_goes_on_from_its_last_block_to_the_same_weights
     assert trained == [(one["side"], one["block"]) for one in blocks]
     one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
     assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
-    assert (found.trained_tokens, found.operations, found.note) == (whole.trained_tokens, whole.operations, whole.note)
+    assert (found.trained_tokens, found.operations) == (whole.trained_tokens, whole.operations)
+    assert found.note.startswith(whole.note) and "-0.safetensors" in found.note
     assert found.joules is None or found.joules > 0
     assert not (tmp_path / "kept").exists()
 

@@ -17,8 +17,9 @@ from sparsebench.models.load import load_model
 from sparsebench.models.tokenizers import same_tokens
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover.reading import TrainingText
+from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.step import trains
-from sparsebench.steps.recover.teacher import Distillation, TeacherCache, mapped
+from sparsebench.steps.recover.teacher import Distillation, mapped
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.test_whole import made, step
@@ -44,16 +45,19 @@ def family_of_three(folder: Path) -> tuple[Path, Path, Path, Any]:
     return (*found, family)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_constant(kept: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_constant(
+    stored: bool, tmp_path: Path
+) -> None:
     dense, wide, narrow, family = family_of_three(tmp_path)
     student, one, other = (load_model(path, family, "float32") for path in (narrow, dense, wide))
     text, rows = TrainingText(family, batch(family)), [0, 1, 3]
     # All 96 tokens, or so many as the likeliest.
-    settings = step("distill", top_k=96 if kept else 0, temperature=2.0).settings
-    loss = Distillation(student, [] if kept else [one, other], family, text, settings, torch.device("cpu"))
-    for number, teacher in enumerate((one, other)) if kept else ():
-        loss.keep(teacher, tmp_path / str(number), range(text.samples), lambda done, total: None)
+    settings = step("distill", top_k=96 if stored else 0, temperature=2.0).settings
+    loss = Distillation(student, [] if stored else [one, other], family, text, settings, torch.device("cpu"))
+    for number, teacher in enumerate((one, other)) if stored else ():
+        kept = ResumeFolder(tmp_path / "kept")
+        loss.keep(teacher, kept, {"teacher": number}, range(text.samples), lambda done, total: None)
     loss.prepare(0, 1)
     found = loss(rows, 0)
     found.backward()
@@ -188,11 +192,3 @@ def test_a_much_shallower_teacher_is_compared_by_layers_that_it_has() -> None:
     assert mapped(4, 2, "uniform", 1) == [(1, 1), (2, 1), (3, 2), (4, 2)], "attention begins with layer 1"
     assert mapped(4, 2, "uniform")[0] == (1, 0), "states begin with what the first layer reads"
     assert mapped(2, 4, "uniform", 1) == mapped(2, 4, "uniform") == [(1, 2), (2, 4)]
-
-
-def test_a_teachers_outputs_outlive_a_process_and_a_torn_file_is_made_again(tmp_path: Path) -> None:
-    (tmp_path / "ids.partial").write_bytes(b"torn")
-    ids, logs = torch.tensor([[[3], [4]]]), torch.zeros(1, 2, 1)
-    TeacherCache(tmp_path, samples=2, length=2, count=1).put([1], ids, logs)
-    again = TeacherCache(tmp_path, samples=2, length=2, count=1)
-    assert again.done.tolist() == [False, True] and again.get([1], 2)[0].tolist() == ids.tolist()
