@@ -49,10 +49,12 @@ WITH easy AS (
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'shapes' AND d.model = 'smollm2-135m'
 ), coder AS (
-    SELECT recipe, phase, speedup, least(zeros_speedup, zeros_bound) AS zeros
+    SELECT recipe, phase, speedup, ms / dense_ms AS slower, least(zeros_speedup, zeros_bound) AS zeros
     FROM latency
     JOIN variants USING (variant_id)
-    WHERE latency.manifest = 'coder' AND baseline = 'paired'
+    WHERE latency.manifest = 'coder' AND (baseline = 'paired' OR phase = 'load')
+), trainings AS (
+    SELECT DISTINCT manifest, v.recipe, v.seconds / 60 AS minutes FROM cells JOIN variants v USING (variant_id) WHERE trained_tokens > 0
 ), packed_coder AS (
     SELECT DISTINCT recipe, share
     FROM sizes
@@ -87,6 +89,20 @@ UNION ALL SELECT 'coder_int4_prefill', format('{:.1f}', 1 / speedup) FROM coder 
 UNION ALL SELECT 'coder_wanda_50_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
 UNION ALL SELECT 'coder_wanda_50_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'prefill'
 UNION ALL SELECT 'coder_wanda_50_zeros', format('{:.1f}', zeros) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
+UNION ALL SELECT 'coder_int8_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'generate'
+UNION ALL SELECT 'coder_int4_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int4' AND phase = 'generate'
+UNION ALL SELECT 'coder_wanda_50_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'generate'
+UNION ALL SELECT 'coder_wanda_50_load', format('{:.0f}', slower) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'load'
+UNION ALL SELECT 'coder_zeros_10_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 10% propagate=dense'
+UNION ALL SELECT 'smol_zeros_20_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes JOIN variants USING (variant_id, model) WHERE manifest = 'shapes' AND model = 'smollm2-135m' AND recipe = 'sparsegpt/layer 20%' AND format = 'packed'
+UNION ALL SELECT 'kinds_gguf_file', format('{:.1f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'kinds' AND format = 'source'
+UNION ALL SELECT 'kinds_sparsegpt_50_ratio', format('{:.2f}', score / dense) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 'trained_blocks_50_minutes', format('{:.1f}', minutes) FROM trainings WHERE manifest = 'training' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct'
+UNION ALL SELECT 'trained_chain_50_minutes', format('{:.0f}', minutes) FROM trainings WHERE manifest = 'training' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct, then distill tokens=200000 length=256'
+UNION ALL SELECT 'trained_whole_70_minutes', format('{:.0f}', minutes) FROM trainings WHERE manifest = 'training' AND recipe = 'sparsegpt/layer 70% propagate=dense, then distill tokens=300000 length=256'
+UNION ALL SELECT 't5_70_4m_minutes', format('{:.1f}', minutes) FROM trainings WHERE manifest = 'g2p-recovery' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'
+UNION ALL SELECT 'ml_least_minutes', format('{:.1f}', min(minutes)) FROM trainings WHERE manifest = 'minilm-recovery'
+UNION ALL SELECT 'ml_most_minutes', format('{:.1f}', max(minutes)) FROM trainings WHERE manifest = 'minilm-recovery'
 UNION ALL SELECT 'aa_phases', format('{}', phases) FROM alike
 UNION ALL SELECT 'aa_apart', format('{}', apart) FROM alike
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'

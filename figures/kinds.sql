@@ -17,12 +17,12 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file from which the model's weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. Whiskers: 95% intervals; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (calibrated in several ways) the best is shown.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file from which the model's weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. Whiskers: 95% intervals; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (trained for longer or shorter) the best is shown. Brackets: a calibration that is not a method's usual one (d: dense inputs).
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), points AS (
-    SELECT DISTINCT c.model, c.panel, c.sparsity, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes / 1e6 AS megabytes,
+    SELECT DISTINCT c.model, c.weights, c.panel, c.sparsity, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes / 1e6 AS megabytes,
            CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(words, 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
@@ -36,19 +36,25 @@ WITH packed AS (
 ), named AS (
     SELECT * FROM points QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, megabytes) = 1
 ), told AS (
-    -- The smallest of each kind that stays within a tenth of the dense perplexity. Other figures show one kind beside dense.
-    SELECT panel, any_value(model) AS model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole,
-           arg_min(label, megabytes) FILTER (close) AS best, arg_min(kind, megabytes) FILTER (close) AS best_kind,
-           min(megabytes) FILTER (close) / whole AS share, min(megabytes) FILTER (close AND kind = 'zeros') / whole AS by_zeros,
-           arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS most_zeros
+    -- The smallest that stays within a tenth of the dense perplexity. Other figures show one kind beside dense.
+    SELECT panel, any_value(model) AS model, any_value(weights) AS weights, min(megabytes) FILTER (kind = 'dense') AS whole, arg_min(label, megabytes) FILTER (close) AS best,
+           arg_min(kind, megabytes) FILTER (close) AS best_kind, min(megabytes) FILTER (close) / whole AS share, min(megabytes) FILTER (kind = 'as fetched') / whole AS fetched
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
     GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
+), zeros AS (
+    -- Zeros alone, on whatever windows they were scored: the most within a tenth, and the next sparsity measured.
+    SELECT model, weights, any_value(format(', {:.0f}% by zeros alone ({}{}', 100 * share, words, if(n < whole, format(', n = {}', n), ''))) FILTER (sparsity = most) AS kept,
+           arg_min(format('; next measured, {}%: ×{:.2f}', percent_label(sparsity), ratio), sparsity) FILTER (sparsity > most) AS next
+    FROM (SELECT *, max(sparsity) FILTER (ratio <= 1.1) OVER one AS most, max(n) OVER one AS whole FROM _zeros_alone WINDOW one AS (PARTITION BY model, weights))
+    GROUP BY ALL
 ), said AS (
-    SELECT if(bool_and(best_kind = 'bits') AND bool_and(share < coalesce(by_zeros, 1)), 'Fewer bits beat zeros: within', 'Within')
-           || ' a tenth of dense''s perplexity, the bytes shrink to ' || string_agg(format('{:.0f}% by {}', 100 * share, best) || if(several, ' (' || model || ')', ''), ' and ' ORDER BY share)
-           || if(bool_and(best_kind = 'zeros'), '', coalesce(format('; by zeros alone, of the sparsities measured, to {:.0f}% at best ({})', 100 * min(by_zeros), arg_min(most_zeros, by_zeros)), '; zeros alone lose more')) AS finding
-    FROM told
+    SELECT 'Bytes within a tenth of dense''s perplexity: '
+           || string_agg(concat(if(several, model || ' ', ''), format('{:.0f}% by {}', 100 * share, best), if(best_kind = 'zeros', '', kept || coalesce(next, '') || ')')), '; ' ORDER BY share)
+           -- A grid of 16 values is easily met again.
+           || coalesce('. The weights came out of 4 bits, which favours int4: the GGUF has ' || range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched)) || '%', '') AS finding
+    FROM (SELECT *, count(*) OVER () > 1 AS several FROM told)
+    LEFT JOIN zeros USING (model, weights)
     WHERE best IS NOT NULL
 )
 SELECT panel, label, kind, round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes, score, low, high, dense,

@@ -22,7 +22,7 @@ WITH points AS (
     SELECT DISTINCT z.bytes / 1e6 AS megabytes, verdict, score, low, high, if(format = 'source' OR bound AND method <> 'dense', NULL, higher_is_better) AS high_wins, chance, dense,
            bound AND method <> 'dense' AS bound, panel, model, weights, task, metric, n,
            CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' WHEN bound THEN 'random zeros' ELSE kind END AS series, _kind_place(series) AS place,
-           CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' WHEN NOT bound THEN regexp_replace(words, '%$', '') END AS text
+           CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' WHEN NOT bound THEN replace(words, '%', '') END AS text
     FROM curves
     JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
     LEFT JOIN (SELECT variant_id, kind, words FROM _recipes) USING (variant_id)
@@ -30,10 +30,11 @@ WITH points AS (
       -- A task on which dense itself is not above chance cannot tell variants apart.
       AND NOT dense_at_chance
 ), shown AS (
-    -- Of a task that was scored on several samples: the one with the most kinds of recipes, then the largest.
+    -- Of a task that was scored on several samples: the largest, and the one with the most kinds of recipes.
     SELECT * EXCLUDE (model, weights, task, metric, n, kinds)
     FROM (SELECT p.*, count(DISTINCT series) OVER (PARTITION BY panel) AS kinds FROM points p)
-    QUALIFY (kinds, n) = max((kinds, n)) OVER (PARTITION BY model, weights, task, metric)
+    WINDOW one AS (PARTITION BY model, weights, task, metric)
+    QUALIFY n = max(n) OVER one OR (kinds, n) = max((kinds, n)) OVER one
 ), kept AS (
     -- The smallest file of each panel whose variant shows no loss.
     SELECT min(p.megabytes / d.megabytes) AS share, any_value(g.megabytes / d.megabytes) AS fetched

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 CROWD = 12
-"""With more lines than this no intervals are drawn: they would only smear."""
+"""In a panel of more lines than this no intervals are drawn: they would only smear."""
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     spec = canvas.spec
     here = [name for name in canvas.looks if any(canvas.series(row) == name for row in rows)]
-    crowded = len(canvas.looks) > CROWD
+    crowded = len(here) > CROWD
     spread = "low" in spec.values and "high" in spec.values and not crowded
     axes.margins(y=0.08)
     for place, name in enumerate(here):
@@ -66,8 +66,9 @@ def curve_panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Name the lines: at their ends where there is room, else in one legend for all panels; levels always at the edge."""
-    if len(canvas.looks) > CROWD and "low" in canvas.spec.values:
-        canvas.notes.append("Intervals are not drawn among so many lines.")
+    crowd = max((len({canvas.series(row) for row in rows}) for _, rows in panels), default=0)
+    if crowd > CROWD and "low" in canvas.spec.values:
+        canvas.notes.append(f"Intervals are not drawn in panels of more than {CROWD} lines.")
     elif canvas.spec.get("xscale", "") == "sparsity" and len(canvas.looks) > 1 and "low" in canvas.spec.values:
         canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
     if "series" in canvas.spec.values and not canvas.direct:

@@ -77,27 +77,47 @@ COMMENT ON COLUMN steps.value IS 'value of that setting';
 CREATE OR REPLACE VIEW _more_than_zeros AS SELECT DISTINCT variant_id FROM base.steps WHERE step <> 'prune';
 
 -- The recipe for figures and tables: its kinds in order (`zeros + bits`), a few words (`sparsegpt 50%, int8`), and whether a step
--- chooses at random.
+-- chooses at random. The words name what is not usual in this ledger: a method's granularity, pattern, allocation, calibration.
 CREATE OR REPLACE VIEW _recipes AS
-WITH words AS (
-    SELECT variant_id, position, step, name,
+WITH settings AS (
+    SELECT variant_id, position, step, name, percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')) || '%' AS sparsity,
+           max(value) FILTER (field = 'granularity') AS granularity, nullif(max(value) FILTER (field = 'pattern'), 'unstructured') AS pattern,
+           nullif(max(value) FILTER (field = 'allocation'), 'uniform') AS allocation,
            -- A result of ADMM means nothing without its budget of tokens.
-           CASE step WHEN 'prune' THEN concat(name, coalesce(' ' || percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')) || '%', ''),
-                                              max(format(' ({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens'))
-                     WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
-                     WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
-                     WHEN 'recover' THEN CASE name WHEN 'reconstruct' THEN 'blocks trained' WHEN 'distill' THEN 'distilled' ELSE 'trained' END
-                     WHEN 'skip' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')), '%', max(' ' || value) FILTER (field = 'allocation' AND value <> 'uniform'))
-                     WHEN 'moefy' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')), '% by ', max(value) FILTER (field = 'router'))
-                     ELSE name END AS word
+           max(format('({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens') AS budget,
+           max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq') AS rounding,
+           percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%' AS removed,
+           percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')) || '%' AS share,
+           percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')) || '%' AS active, max(value) FILTER (field = 'router') AS router
     FROM steps
     GROUP BY variant_id, position, step, name
+), usual AS (
+    SELECT name, granularity
+    FROM settings
+    WHERE step = 'prune' AND granularity IS NOT NULL
+    GROUP BY name, granularity
+    QUALIFY row_number() OVER (PARTITION BY name ORDER BY count(*) DESC, granularity) = 1
+), words AS (
+    SELECT variant_id, position, step, name,
+           -- Behind the step that it belongs to: the last pruning step, as `ways` has it, else the last.
+           if(row_number() OVER (PARTITION BY variant_id ORDER BY step = 'prune' DESC, position DESC) = 1, coalesce(calibrated, ''), '') AS calibrated,
+           CASE step WHEN 'prune' THEN concat_ws(' ', concat(name, '+' || allocation, if(s.granularity = u.granularity OR pattern LIKE '%:%', '', '/' || s.granularity)),
+                                                 pattern, if(pattern LIKE '%:%', NULL, sparsity), budget)
+                     WHEN 'quantize' THEN concat_ws(' ', name, rounding)
+                     WHEN 'shrink' THEN concat_ws(' ', name, removed)
+                     WHEN 'recover' THEN CASE name WHEN 'reconstruct' THEN 'blocks trained' WHEN 'distill' THEN 'distilled' ELSE 'trained' END
+                     WHEN 'skip' THEN concat_ws(' ', name, share, allocation)
+                     WHEN 'moefy' THEN concat(name, ' ', active, ' by ', router)
+                     ELSE name END AS word
+    FROM settings s
+    LEFT JOIN usual u USING (name)
+    LEFT JOIN (SELECT variant_id, max(calibrated) AS calibrated FROM ways GROUP BY variant_id) USING (variant_id)
 ), kinds AS (
     SELECT variant_id, string_agg(kind, ' + ' ORDER BY position) AS kind
     FROM (SELECT variant_id, _kind(step) AS kind, min(position) AS position FROM words GROUP BY ALL)
     GROUP BY variant_id
 )
-SELECT variant_id, kind, string_agg(word, ', ' ORDER BY position) AS words, bool_or(name LIKE 'random%') AS chance
+SELECT variant_id, kind, string_agg(word || calibrated, ', ' ORDER BY position) AS words, bool_or(name LIKE 'random%') AS chance
 FROM words
 JOIN kinds USING (variant_id)
 GROUP BY variant_id, kind;

@@ -57,16 +57,22 @@ JOIN (
 ) USING (line)
 QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_at DESC, manifest) = 1;
 
--- Curves of pruned models only, each method by one name in all panels. A method that was calibrated in several ways shows the usual one
--- (figure calibration has the others). A line begins at the dense model, where its first sparsity is at most 50%. Points of N:M patterns stand `apart`: no line joins them.
+-- Curves of pruned models only, each method by one name in all panels. A method that was calibrated in several ways shows the usual one,
+-- and another where that has sparsities of its own (figure calibration has all). A line begins at the dense model, where its first
+-- sparsity is at most 50%. Points of N:M patterns stand `apart`: no line joins them.
 CREATE OR REPLACE VIEW _pruned_curves AS
-WITH usual AS (
-    SELECT panel, c.line, method_label(method, if(nm, '', granularity), if(nm, 'N:M', 'unstructured')) AS short
-    FROM (SELECT *, pattern LIKE '%:%' AS nm FROM curves) c
+WITH pruned AS (
+    SELECT panel, c.line, method, granularity, pattern LIKE '%:%' AS nm, sparsity, calibrated, text_number, inputs
+    FROM curves c
     JOIN ways USING (variant_id)
     WHERE NOT resized AND method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
-    GROUP BY panel, c.line, method, granularity, nm
-    QUALIFY rank() OVER (PARTITION BY panel, method, granularity, nm ORDER BY min(text_number), min(inputs)) = 1
+), ranked AS (
+    SELECT *, rank() OVER (PARTITION BY panel, method, granularity, nm ORDER BY calibrated, text_number, inputs) AS place FROM pruned
+), usual AS (
+    SELECT panel, line, method_label(method, if(nm, '', granularity), if(nm, 'N:M', 'unstructured')) || min(calibrated) AS short
+    FROM (SELECT *, min(place) OVER (PARTITION BY panel, method, granularity, nm, sparsity) = place AS first FROM ranked)
+    GROUP BY panel, line, method, granularity, nm
+    HAVING bool_or(first)
 ), named AS (
     SELECT panel, line, if(count(*) OVER (PARTITION BY panel, short) = 1, short, line) AS name FROM usual
 )

@@ -44,7 +44,7 @@ WITH compared AS (
 ), placed AS (
     SELECT *, max(largest) FILTER (knows) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot) >= 0.9 AS covered FROM found
 )
-SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if(perplexity, half_width / dense_score, NULL) AS half_width_share,
+SELECT *, _benchmark(task) AS benchmark, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if(perplexity, half_width / dense_score, NULL) AS half_width_share,
        ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY knows DESC, kept_to DESC NULLS LAST, cleared_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,

@@ -7,6 +7,8 @@ WITH asked AS (
     FROM tensors h
     JOIN tensors e USING (variant_id, count)
     WHERE h.method = 'dense' AND h.weights = 'dequantized' AND h.name = 'lm_head.weight' AND e.name LIKE '%embed_tokens.weight' AND abs(h.rms / e.rms - 1) < 0.001
+), files AS (
+    SELECT variant_id, max(unprunable_bytes / bytes) AS unprunable_share FROM sizes WHERE format = 'dense' GROUP BY variant_id
 ), counted AS (
     SELECT variant_id, sum(count)::BIGINT AS parameters, sum(count) FILTER (prunable)::BIGINT AS prunable,
            string_agg(DISTINCT dtype, ', ' ORDER BY dtype) AS formats, variant_id IN (SELECT variant_id FROM twice) AS stored_twice
@@ -14,7 +16,7 @@ WITH asked AS (
     GROUP BY variant_id
 )
 SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
-       1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit, coalesce(stored_twice, false) AS stored_twice,
+       1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit, coalesce(stored_twice, false) AS stored_twice, unprunable_share AS kept_file_share,
        coalesce(formats, dtype) AS formats,
        -- A file in many parts is named by the first, with their number.
        regexp_replace(regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…', 'g'), '^(\S+) \+ .* \+ \S+( as \S+)?$',
@@ -22,6 +24,7 @@ SELECT model, family, weights, parameters, prunable, prunable / parameters AS pr
 FROM asked
 JOIN base.variants USING (variant_id)
 LEFT JOIN counted USING (variant_id)
+LEFT JOIN files USING (variant_id)
 -- A model made with other libraries is another variant, but the same model.
 QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, source, revision ORDER BY parameters NULLS LAST, variant_id) = 1
 ORDER BY weights = 'random', model, formats

@@ -5,7 +5,7 @@ WITH asked AS (
     -- Without a record of its making, only the budget of a training is known.
     SELECT variant_id, max_by(value, position)::DOUBLE AS budget FROM steps WHERE step = 'recover' AND field = 'tokens' GROUP BY variant_id
 ), found AS (
-    SELECT DISTINCT model, recipe, words, sparsity, task, scale = 'perplexity' AS lost_in_logs, recovered.higher_is_better, before, after, dense_score, regained,
+    SELECT DISTINCT model, recipe, words, sparsity, task, _benchmark(task) AS benchmark, scale = 'perplexity' AS lost_in_logs, recovered.higher_is_better, before, after, dense_score, regained,
            trained_tokens, budget, hours, recovered_per_hour
     FROM recovered
     JOIN asked USING (variant_id)
@@ -13,7 +13,7 @@ WITH asked AS (
     JOIN _recipes USING (variant_id)
     LEFT JOIN budgets USING (variant_id)
 )
-SELECT model, recipe, words, sparsity, task, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
+SELECT model, recipe, words, sparsity, task, benchmark, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
        if(lost_in_logs, NULL, after) AS after, if(lost_in_logs, after, NULL) AS after_perplexity,
        if(lost_in_logs, NULL, dense_score) AS dense_score, if(lost_in_logs, dense_score, NULL) AS dense_perplexity,
        regained, trained_tokens, budget, hours, trained_tokens / nullif(hours, 0) AS hourly, recovered_per_hour, 'real' AS weights,

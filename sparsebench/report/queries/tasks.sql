@@ -1,13 +1,14 @@
--- The tasks of each dense model, and its scores.
+-- The tasks of each dense model, and its scores. Elsewhere: what other machines gave on the same sample.
 -- Blind: a model without skill is not shown to be worse. Most: the largest sample on which 90% zeros or more were scored, or the largest.
 WITH asked AS (
-    SELECT s.*, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants,
+    SELECT s.*, format(if(scale = 'perplexity', '{:.2f}', '{:.3f}'), score) AS shown, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants,
+           list_sort(list_distinct(list(shown) OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot))) AS machines,
            EXISTS (FROM scores v WHERE v.sparsity >= 0.9 AND v.variant_id NOT IN (FROM _more_than_zeros) AND (v.model, v.task, v.n) = (s.model, s.task, s.n)) AS covered
     FROM scores s
     WHERE method = 'dense' AND weights <> 'random' /* manifests */
 )
 SELECT dense_at_chance AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, if(floor = chance, floor, NULL) AS floor, (covered, n) = max((covered, n)) OVER (PARTITION BY model, weights, dtype, task, metric) AS most, score, low, high,
-       CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
+       CASE WHEN scale = 'perplexity' THEN score END AS perplexity, list_filter(machines, lambda other: other <> shown) AS elsewhere, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
 FROM asked
 -- Another machine, or another version of a library, scores the model once more: the score beside most variants stands for all. A task without
 -- variants is shown only where no task has any.

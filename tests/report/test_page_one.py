@@ -1,0 +1,267 @@
+"""Page one over the published records says no more than what they hold, computed here from the public views alone."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.figures.spec import parse
+from sparsebench.ledger import query
+from sparsebench.report import build
+
+pytestmark = pytest.mark.long
+ROOT = Path(__file__).parents[2]
+Ask = Callable[[str], list[dict[str, Any]]]
+
+
+def ingested(path: Path, *names: str) -> Path:
+    files = [ROOT / "ledger" / "published" / f"{name}.jsonl.zst" for name in names]
+    command = [sys.executable, "-m", "sparsebench", "ingest", *files, "--ledger", path]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ledger behind the published report."""
+    reported = re.findall(r"^REPORTED = (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    return ingested(tmp_path_factory.mktemp("published") / "published.duckdb", *reported)
+
+
+@pytest.fixture(scope="module")
+def ask(published: Path) -> Iterator[Ask]:
+    with query.session(published) as session:
+        yield lambda sql: session(sql).dicts()
+
+
+@pytest.fixture(scope="module")
+def paper(published: Path) -> str:
+    """The paper over the published ledger, whose first section is page one."""
+    out = published.parent / "report.md"
+    build(published, out, ROOT / "figures")
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(paper: str) -> str:
+    return first(paper)
+
+
+@pytest.fixture(scope="module")
+def titles(ask: Ask) -> Callable[[str], str]:
+    return lambda name: title(ask, name)
+
+
+def first(paper: str) -> str:
+    return paper.split("## In short")[1].split("\n## 1.")[0]
+
+
+def title(ask: Ask, name: str) -> str:
+    return str(ask(parse(ROOT / "figures" / f"{name}.sql").sql)[0]["finding"])
+
+
+def bullets(page: str, begins: str) -> list[str]:
+    """The lines of the bullet that begins so: itself, then those below it."""
+    (found,) = re.findall(rf"^- \*\*{begins}\*\*.*(?:\n  - .*)*", page, re.MULTILINE)
+    return found.split("\n")
+
+
+def rows(page: str) -> list[list[str]]:
+    """The rows of page one's table: model, variant, loss, ruled out, file, speed."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")][2:]
+
+
+def alone(ask: Ask) -> dict[str, list[dict[str, Any]]]:
+    """By model and rising sparsity: the lowest perplexity over dense by pruning alone, and the mean packed file."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in ask("""
+        WITH pruned AS (
+            SELECT variant_id FROM steps GROUP BY variant_id HAVING bool_and(step = 'prune') AND NOT bool_or(name = 'random')
+        ), files AS (
+            SELECT model, sparsity, avg(share) AS share
+            FROM (SELECT DISTINCT variant_id, model, sparsity, share FROM sizes
+                  WHERE format = 'packed' AND pattern = 'unstructured'
+                    AND variant_id IN (SELECT variant_id FROM steps GROUP BY ALL HAVING bool_and(step = 'prune')))
+            GROUP BY ALL
+        )
+        SELECT d.model, d.sparsity, min(ratio) AS ratio, any_value(share) AS share
+        FROM vs_dense d JOIN pruned USING (variant_id) JOIN files f ON f.model = d.model AND f.sparsity = d.sparsity
+        WHERE ratio IS NOT NULL AND pattern = 'unstructured' AND weights <> 'random'
+        GROUP BY ALL ORDER BY d.model, d.sparsity"""):
+        found[row["model"]].append(row)
+    return found
+
+
+def test_fewer_bits_of_weights_that_came_from_four_bits_are_told_as_that(
+    page: str, ask: Ask, titles: Callable[[str], str]
+) -> None:
+    head, *each = bullets(page, "Try fewer bits first")
+    assert "4-bit GGUF" in head and "favours int4" in head
+    assert "favours int4" in titles("kinds") and "favours int4" in titles("kinds_time")
+    shares = ask(
+        "SELECT model, any_value(share) FILTER (format = 'source') AS source, "
+        "any_value(share) FILTER (format = 'packed' AND recipe = 'int4') AS int4 "
+        "FROM sizes JOIN variants USING (variant_id, model) WHERE sizes.weights = 'dequantized' GROUP BY model"
+    )
+    assert len(shares) == len(each) == 2
+    for row in shares:
+        (line,) = (line for line in each if row["model"] in line)
+        assert row["source"] < row["int4"]
+        assert f"GGUF {row['source']:.0%}" in line and re.search(rf"int4 of 4-bit weights {row['int4']:.0%}", line)
+    quantized = [row for row in rows(page) if row[1].startswith("int4")]
+    assert len(quantized) == 2 and all("4-bit" in row[1] for row in quantized)
+
+
+def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
+    finding, measured = title(ask, "kinds"), alone(ask)
+    assert "at best" not in page and "at best" not in finding
+    for model, sweep in measured.items():
+        near = [row for row in sweep if row["ratio"] <= 1.1][-1]
+        following = sweep[sweep.index(near) + 1]
+        (line,) = (line for line in bullets(page, "Try fewer bits first")[1:] if model in line)
+        assert (
+            f"zeros alone {near['share']:.0%} within a tenth" in line
+            and f"{near['share']:.0%} by zeros alone" in finding
+        )
+        for text in (line, finding):
+            assert f"{following['sparsity']:.0%}: ×{following['ratio']:.2f}" in text
+    return measured
+
+
+def test_zeros_alone_are_told_as_they_were_measured_and_no_best_is_claimed(page: str, ask: Ask) -> None:
+    assert set(zeros_are_told(ask, page)) == {"qwen2.5-coder-1.5b", "smollm2-135m"}
+
+
+def test_a_record_on_other_windows_counts_for_what_zeros_alone_leave(published: Path, tmp_path: Path) -> None:
+    """`docs/shapes.md` has SparseGPT at 20%, on 8 windows: where its record is in the ledger, the page says so."""
+    more, out = tmp_path / "more.duckdb", tmp_path / "report.md"
+    shutil.copy(published, more)
+    ingested(more, "shapes")
+    build(more, out, ROOT / "figures")
+    with query.session(more) as session:
+        measured = zeros_are_told(lambda sql: session(sql).dicts(), first(out.read_text(encoding="utf-8")))
+    (twenty,) = (row for row in measured["smollm2-135m"] if row["sparsity"] == 0.2)
+    assert twenty["ratio"] == pytest.approx(1.03, abs=0.005) and twenty["share"] == pytest.approx(0.89, abs=0.005)
+
+
+def test_where_zeros_become_smaller_than_int8_is_the_next_point_measured(page: str, ask: Ask) -> None:
+    assert "triples." not in bullets(page, "Try fewer bits first")[0]
+    for model, sweep in alone(ask).items():
+        asked = f"""
+            SELECT min(share) AS share FROM sizes JOIN variants USING (variant_id, model)
+            WHERE model = '{model}' AND recipe = 'int8' AND format = 'packed'"""
+        (int8,) = (row["share"] for row in ask(asked))
+        larger = [row for row in sweep if row["share"] > int8][-1]
+        smaller = next(row for row in sweep if row["share"] <= int8)
+        way = (larger["share"] - int8) / (larger["share"] - smaller["share"])
+        met = larger["sparsity"] + way * (smaller["sparsity"] - larger["sparsity"])
+        ratio = larger["ratio"] * math.exp(way * math.log(smaller["ratio"] / larger["ratio"]))
+        assert 0.55 < met < 0.57 and 2.2 < ratio < 2.7
+        (line,) = (line for line in bullets(page, "Try fewer bits first")[1:] if model in line)
+        assert f"{smaller['sparsity']:.0%}, the next point measured after {larger['sparsity']:.0%}" in line
+        assert f"×{smaller['ratio']:.2f}" in line and f"at {met:.0%}, ×{ratio:.1f}" in line
+
+
+def test_a_speed_is_told_with_its_prompt_loading_and_request_and_over_what(
+    page: str, ask: Ask, titles: Callable[[str], str]
+) -> None:
+    head, *each = bullets(page, "Speed")
+    assert "plain torch" in head and "fastest dense engine was not measured" in head
+    (wanda,) = ask("""
+        SELECT any_value(speedup) FILTER (phase = 'decode') AS decode, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
+               any_value(speedup) FILTER (phase = 'generate') AS request, any_value(ms / dense_ms) FILTER (phase = 'load') AS load
+        FROM latency JOIN variants USING (variant_id, model)
+        WHERE model LIKE 'qwen%' AND engine = 'sparse' AND recipe LIKE 'wanda/row 50%'""")
+    (line,) = (line for line in each if "qwen" in line)
+    assert f"{wanda['decode']:.2f} times as fast" in line and f"request ×{wanda['request']:.2f}" in line
+    assert f"{1 / wanda['prompt']:.2g} times as long" in line and f"loading {wanda['load']:.0f} times" in line
+    timed = [row[-1] for row in rows(page) if "×" in row[-1]]
+    assert timed and all("prompt ×" in cell and "request ×" in cell for cell in timed)
+    assert f"its prompt ×{wanda['prompt']:.2f}" in titles("engines")
+    assert re.search(r"its prompt \d+%, a request \d+%", titles("kinds_time"))
+
+
+def test_one_label_has_one_calibration_and_one_dense_score(page: str, ask: Ask) -> None:
+    twice = ask("""
+        SELECT r.words, v.model FROM _recipes r JOIN ways USING (variant_id) JOIN variants v USING (variant_id)
+        WHERE text IS NOT NULL AND v.weights <> 'random' GROUP BY ALL HAVING count(DISTINCT (text, inputs)) > 1""")
+    assert twice == []
+    assert len({tuple(row[:2]) for row in rows(page)}) == len(rows(page))
+    dense = {(line.split(",")[0].strip(" -"), score) for line in bullets(page, "Training after pruning")[1:]
+             for score in re.findall(r"perplexity \S+ to \S+, dense ([\d.]+\d)", line)}  # fmt: skip
+    assert len(dense) == len({model for model, _ in dense}) == 2
+
+
+def test_no_line_leads_past_sparsities_that_were_measured(ask: Ask) -> None:
+    drawn = {(row["panel"].split("\n")[0].split(" (")[0], row["panel"].split("\n")[1].split(" (")[0], round(row["sparsity"], 3))
+             for row in ask(parse(ROOT / "figures" / "retained.sql").sql) if "sparsegpt" in row["line"]}  # fmt: skip
+    measured = ask("""
+        SELECT DISTINCT model, task, round(sparsity, 3) AS sparsity FROM vs_dense
+        WHERE model = 'minilm-l6' AND method = 'sparsegpt' AND pattern = 'unstructured' AND retained IS NOT NULL AND NOT limited
+          AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')""")
+    assert {row["sparsity"] for row in measured} >= {0.5, 0.6, 0.7, 0.8, 0.9}
+    assert {(row["model"], row["task"], row["sparsity"]) for row in measured} <= drawn
+
+
+def test_the_largest_sample_of_a_task_is_among_the_panels(paper: str, ask: Ask) -> None:
+    table = re.findall(r"^\| (\w+) \| (smollm2-135m) \| \w+ ↑ \| ([\d,]+) \|", paper, re.MULTILINE)
+    assert ("arc_easy", "smollm2-135m", "570") in table
+    panels = {row["panel"] for row in ask(parse(ROOT / "figures" / "pareto_bytes.sql").sql)}
+    whole = [panel for panel in panels if "smollm2" in panel and "arc_easy" in panel and "drawn" not in panel]
+    assert len(whole) == 1, "570 documents are the whole task"
+
+
+def test_what_cannot_be_pruned_is_told_of_parameters_and_of_a_file_that_holds_them_twice(paper: str, ask: Ask) -> None:
+    (row,) = ask("""
+        SELECT any_value(unprunable_bytes / bytes) AS share FROM sizes
+        WHERE model LIKE 'qwen%' AND method = 'dense' AND format = 'dense'""")
+    (law,) = re.findall(r"\*\*Amdahl's law.*", paper)
+    assert re.search(rf"15% in qwen2\.5-coder-1\.5b \({row['share']:.0%} of its file", law)
+
+
+def test_times_of_training_are_those_of_the_records(paper: str, ask: Ask) -> None:
+    told = {int(minutes) for minutes in re.findall(r"tokens, (\d+) minutes\)", paper)}
+    measured = {round(60 * row["hours"]) for row in ask("SELECT DISTINCT hours FROM recovered WHERE hours IS NOT NULL")}
+    assert told and told <= measured and " h)" not in paper
+
+
+def test_a_ratio_that_varies_is_told_as_a_range(paper: str, ask: Ask) -> None:
+    (row,) = ask("""
+        WITH phases AS (
+            SELECT median(ms) FILTER (phase = 'decode') AS decode, median(ms) FILTER (phase = 'prefill') AS prefill,
+                   regexp_extract(workload, 'p(\\d+)', 1)::INTEGER AS prompt
+            FROM latency WHERE method = 'dense' AND family = 'decoder' AND weights <> 'random'
+            GROUP BY model, machine, engine, ranks, threads, dtype, workload)
+        SELECT min(decode / (prefill / prompt)) AS least, max(decode / (prefill / prompt)) AS most FROM phases""")
+    assert row["most"] > 10 * row["least"]
+    assert f"{row['least']:.2g} to {row['most']:.2g} times as long as each prompt token" in paper
+
+
+def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Callable[[str], str], ask: Ask) -> None:
+    (row,) = ask("""
+        SELECT count(*) AS benchmarks, count(*) FILTER (chance) AS chance FROM (
+            SELECT model, regexp_replace(task, '_per$', '') AS benchmark, bool_or(retained IS NOT NULL) AS chance FROM vs_dense
+            WHERE pattern = 'unstructured' AND weights <> 'random' AND verdict <> 'invalid'
+              AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+            GROUP BY ALL)""")
+    zeros = bullets(page, "Zeros")[0]
+    assert {int(count) for count in re.findall(r"on \d+ of (\d+) benchmarks", zeros)} == {row["benchmarks"]}
+    assert re.findall(r"Of the (\d+) benchmarks, \d+ are at chance", paper) == [str(row["benchmarks"])]
+    assert re.findall(r"on \d+ of the (\d+) benchmarks that have a chance level", titles("retained")) == [
+        str(row["chance"])
+    ]
+    assert set(re.findall(r"on \d+ of (\d+)", titles("score"))) == {str(row["chance"])}
+
+
+def test_what_two_models_showed_is_told_of_these_two(page: str, titles: Callable[[str], str]) -> None:
+    for text in (bullets(page, "Try fewer bits first")[0], titles("kinds"), titles("perplexity")):
+        assert "qwen2.5-coder-1.5b" in text and "smollm2-135m" in text
