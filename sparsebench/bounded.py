@@ -11,8 +11,13 @@ import gzip
 import io
 import json
 import os
+import resource
+import signal
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -58,6 +63,10 @@ Compressed records grow up to 50 times."""
 TENSOR, ZEROS, SHARD = 256 * MB, 1000, 4000 * MB
 """A stored tensor may unpack to TENSOR bytes, or to ZEROS times its stored size if that is more. All tensors of a file
 together may unpack to SHARD bytes, or to ZEROS times its size."""
+
+SECONDS, EACH, MEMORY = 1.0, 0.001, 256 * MB
+"""CPU time of a stranger's templates and patterns: SECONDS, and EACH for every document that one is used on. MEMORY is
+how many more bytes a use may take than the process has."""
 
 
 def unpacked(packed: int) -> int:
@@ -145,9 +154,88 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@dataclass
+class Allowance:
+    """The CPU time that is ``left`` to a stranger's templates and patterns, which `re` and Jinja run without limits.
+
+    It is this thread's own time: a busy machine takes none of it. The limit on memory is Linux's, on addresses.
+    ``spent`` is the time of all uses, and ``culprits`` are those that have not ended, the inner ones last.
+    """
+
+    left: float = SECONDS
+    spent: float = 0
+    culprits: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def use(self, culprit: str, wrong: type[SparsebenchError], documents: int = 1) -> Iterator[None]:
+        """Raise ``wrong``, naming the culprit, where the block takes more time or memory than it may.
+
+        Of blocks within each other the inner one is named. Only a main thread can be interrupted, so others are refused.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise wrong(f"{culprit}: its time can be limited in a program's main thread only", "score it from there")
+        more, slow, depth = EACH * documents, "", len(self.culprits)
+        begun, earlier = time.thread_time(), self.spent
+        self.left += more
+        self.culprits.append(culprit)
+        try:
+            with nullcontext() if depth else _limited(begun + min(self.left, SECONDS + more)):
+                yield
+        except _TimeUp:
+            slow = self.culprits[-1]
+        except MemoryError:
+            raise wrong(f"{culprit}: more than {MEMORY / MB:g} MB of memory", "make it simpler") from None
+        finally:
+            own = time.thread_time() - begun - (self.spent - earlier)
+            self.left, self.spent = self.left - own, self.spent + own
+            del self.culprits[depth:]
+        if slow or self.left < 0:
+            what = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
+            raise wrong(f"{slow or culprit}: {what}", "make it simpler")
+
+
+class _TimeUp(BaseException):
+    """Nobody's `except Exception` ends it."""
+
+
+_TICK = 0.05
+
+
+@contextmanager
+def _limited(deadline: float) -> Iterator[None]:
+    """Raise _TimeUp in the block at every tick after this thread's time ``deadline``; let it take MEMORY more bytes.
+
+    `re` and long integers look for signals while they compute.
+    """
+    if time.thread_time() > deadline:
+        raise _TimeUp
+    armed = True
+
+    def tick(*_: Any) -> None:
+        if armed and time.thread_time() > deadline:
+            raise _TimeUp
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    handler, begun = signal.signal(signal.SIGALRM, tick), time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
+    try:
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (limit if soft < 0 else min(soft, limit), hard))
+            yield
+        finally:
+            armed = False
+    finally:
+        left = max(left - (time.monotonic() - begun), 1e-6) if left else 0
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def lines(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[str]:
     """Yield the lines of a UTF-8 text, unpacked where its name ends in .gz or .zst; ``newline`` is that of ``open``."""
-    with _opened(path, wrong, newline) as file:
+    with opened(path, wrong, newline) as file:
         number = 0
         while line := file.readline(JSON + 1):
             number += 1
@@ -158,7 +246,7 @@ def lines(path: Path, wrong: type[SparsebenchError], newline: str | None = None)
 
 def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
-    with _opened(path, wrong) as file:
+    with opened(path, wrong) as file:
         found = file.read(limit + 1)
     if len(found) > limit:
         raise wrong(f"{path}: more than {limit / MB:g} million characters", "as JSON Lines it may be longer")
@@ -166,7 +254,8 @@ def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
 
 
 @contextmanager
-def _opened(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[TextIO]:
+def opened(path: Path, wrong: type[SparsebenchError], newline: str | None = None) -> Iterator[TextIO]:
+    """Open a UTF-8 text as ``lines`` does."""
     refuse_special(path, wrong)
     with path.open("rb") as packed:
         suffix = path.suffix.lower()

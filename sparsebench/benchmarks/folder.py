@@ -1,62 +1,78 @@
-"""A user's folder of lm-eval task files: read as data, so that no file runs code.
+"""A user's folder of lm-eval task files: read as data, so that no file runs code, reads elsewhere or asks the network.
 
 lm-eval's own reader lets a file name any Python code (``!function`` and every other YAML tag), a metric that `evaluate`
-downloads as a script, and templates that reach Python objects. Files that name code or such a metric are refused;
-templates run in Jinja's sandbox.
+downloads as a script, data anywhere, and templates that reach Python objects. ``task_file`` says what a file may hold;
+``folder_task`` reads the data and limits what templates and patterns take.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded
+from sparsebench import bounded, leftovers
+from sparsebench.benchmarks.task_file import WAY_OUT, check
 from sparsebench.errors import BenchmarkError
 from sparsebench.manifest.problems import did_you_mean
 
-_REFUSED = {
-    "class": "names Python code",
-    "use_prompt": "names another file, or a package",
-    "unsafe_code": "runs what a model writes",
-    "custom_dataset": "names Python code",
-}
-_WAY_OUT = "write it without, or as a plugin (docs/howto/own-benchmark.md), which is code that you trust"
 Files = dict[Path, dict[str, Any]]
 """Task files by their paths within the folder."""
 
 
 def definitions(folder: Path, task: str) -> Files:
-    """Return every task file of a folder, checked; one of them must declare ``task``, as a task or as a group.
+    """Return every task file of a folder, checked, with what it includes; one must declare ``task``, or a group of that name.
 
-    Raises BenchmarkError naming the file and the key.
+    Hidden files are left out, as in the folder's hash. Raises BenchmarkError naming the file and the key.
     """
     if not folder.is_dir():
         raise BenchmarkError(f"{folder}: a file, where a folder of lm-eval's task files is needed", "name the folder")
-    found = {path.relative_to(folder): _read(path) for path in sorted(folder.glob("**/*.yaml"))}
-    names = {str(one[key]) for one in found.values() for key in ("task", "group") if isinstance(one.get(key), str)}
+    paths = (path.relative_to(folder) for path in sorted(folder.glob("**/*.yaml")))
+    allowance = bounded.Allowance()
+    files = {
+        path: _read(folder / path, allowance) for path in paths if not any(part.startswith(".") for part in path.parts)
+    }
+    for path, settings in files.items():
+        check(folder, folder / path, settings)
+    whole = {(folder / path).resolve(): settings for path, settings in files.items()}
+    files = {path: _merged(folder / path, whole, set()) for path in files}
+    groups: dict[str, list[Any]] = {}
+    for path, settings in files.items():
+        if members := _members(settings):
+            if settings["group"] in groups:
+                raise BenchmarkError(f"{folder / path}: `group` {settings['group']} is in two files", "rename one")
+            groups[settings["group"]] = members
+    names = {str(settings[key]) for settings in files.values() for key in ("task", "group") if _is_name(settings, key)}
     if task not in names:
         there = f"it has {', '.join(sorted(names)[:20])}" if names else "no .yaml file in it declares a `task`"
         raise BenchmarkError(f"{folder}: no task {task!r} in it", did_you_mean(task, names) or there)
-    for path, one in found.items():
-        _check(folder, path, one, found)
-    return found
+    _count(folder, groups.get(task, []), groups, {task})
+    return files
 
 
 def load(folder: Path, task: str) -> dict[str, Any]:
     """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
     import yaml
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager, _factory
 
-    with tempfile.TemporaryDirectory() as copy:
+    from sparsebench.benchmarks.folder_task import FolderTask, TaskFolder
+
+    stock = _factory.ConfigurableTask
+    with leftovers.temporary() as copy:
         # lm-eval reads a copy of what was checked: the folder's own files may change meanwhile.
-        for path, one in definitions(folder, task).items():
+        for path, settings in definitions(folder, task).items():
             (Path(copy) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(copy) / path).write_text(yaml.safe_dump(_located(folder, one)), encoding="utf-8")
-            _check_metrics(folder / path, one)
-        return dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
+            (Path(copy) / path).write_text(yaml.safe_dump(settings), encoding="utf-8")
+        try:
+            _factory.ConfigurableTask = partial(FolderTask, TaskFolder(folder, Path(copy)))  # type: ignore[misc]
+            loaded = dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
+        finally:
+            _factory.ConfigurableTask = stock  # type: ignore[misc]
+    if not all(isinstance(made, FolderTask) for made in loaded["tasks"].values()):
+        raise BenchmarkError(f"{folder}: this lm-eval makes tasks in an unknown way", "install the version in README")
+    return loaded
 
 
 @contextmanager
@@ -76,18 +92,20 @@ def sandboxed() -> Iterator[None]:
         utils.env = stock
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     import yaml
 
+    text = bounded.read(path, BenchmarkError, bounded.MANIFEST)
     try:
-        with bounded.uncollected():
-            found = yaml.safe_load(bounded.read(path, BenchmarkError, bounded.MANIFEST))
+        with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):
+            # As lm-eval reads it; libyaml also refuses what is nested too deep.
+            found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.constructor.ConstructorError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark else 1
         tag = str(error.problem).rpartition("for the tag ")[2] or "a tag"
-        raise BenchmarkError(f"{path}:{line}: {tag} names Python code, which is not run", _WAY_OUT) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise BenchmarkError(f"{path}:{line}: {tag} names Python code, which is not run", WAY_OUT) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BenchmarkError(f"{path}: not YAML ({reason})", "mend it, or take it out of the folder") from error
     if not isinstance(found, dict):
@@ -95,49 +113,42 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check(folder: Path, path: Path, one: Mapping[str, Any], every: Files) -> None:
-    """Refuse keys that run code, and an ``include`` of a file outside the folder."""
-    where = folder / path
-    for key, value in _keys(one):
-        if key in _REFUSED and value not in (None, False):
-            raise BenchmarkError(f"{where}: `{key}` {_REFUSED[key]}, which is not allowed here", _WAY_OUT)
-        if key == "hf_evaluate" and value:
-            raise BenchmarkError(f"{where}: `hf_evaluate` runs a script of the hub's", "take a metric of lm-eval's own")
-    included = one.get("include", [])
-    for name in included if isinstance(included, list) else [included]:
-        if Path(where.parent / str(name)).resolve() not in {(folder / other).resolve() for other in every}:
-            raise BenchmarkError(f"{where}: it includes {name}, which is no file of this folder", "copy it there")
+def _merged(path: Path, files: Files, seen: set[Path]) -> dict[str, Any]:
+    """Return a file's keys over those of the files that it includes, as lm-eval merges them. Each may occur once.
+
+    ``files`` are by their resolved paths.
+    """
+    seen.add(path.resolve())
+    settings = files[path.resolve()]
+    merged: dict[str, Any] = {}
+    names = settings.get("include") or []
+    for name in names if isinstance(names, list) else [names]:
+        other = path.parent / name
+        if other.resolve() not in files or other.resolve() in seen:
+            what = "is included twice" if other.resolve() in seen else "is no task file of this folder"
+            raise BenchmarkError(f"{path}: `include`: {name[:200]!r} {what}", "copy it there, and include it once")
+        merged |= _merged(other, files, seen)
+    return merged | {key: value for key, value in settings.items() if key != "include"}
 
 
-def _keys(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        yield from ((str(key), inner) for key, inner in value.items())
-    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        yield from _keys(inner)
+def _is_name(settings: Mapping[str, Any], key: str) -> bool:
+    return isinstance(settings.get(key), str)
 
 
-def _check_metrics(path: Path, one: Mapping[str, Any]) -> None:
-    """Refuse a metric that is not lm-eval's own: `evaluate` would run a script of that name."""
-    from lm_eval.api.registry import metric_registry
-
-    for entry in one.get("metric_list") or []:
-        name = entry.get("metric") if isinstance(entry, Mapping) else None
-        if name is not None and name not in metric_registry:
-            raise BenchmarkError(f"{path}: {name!r} is no metric of lm-eval's", "take one of lm-eval's own")
+def _members(settings: Any) -> list[Any]:
+    """Return what a group consists of; empty for a task or a name."""
+    members = settings.get("task") if isinstance(settings, Mapping) and _is_name(settings, "group") else None
+    return members if isinstance(members, list) else []
 
 
-def _located(folder: Path, value: Any) -> Any:
-    """Make the folder's data files absolute paths: lm-eval resolves paths from the current folder."""
-    if isinstance(value, Mapping):
-        return {
-            key: _files(folder, one) if key == "data_files" else _located(folder, one) for key, one in value.items()
-        }
-    return [_located(folder, one) for one in value] if isinstance(value, list) else value
-
-
-def _files(folder: Path, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _files(folder, one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_files(folder, one) for one in value]
-    return str((folder / value).absolute()) if isinstance(value, str) and (folder / value).is_file() else value
+def _count(folder: Path, members: list[Any], groups: Mapping[str, list[Any]], above: set[str]) -> int:
+    """Return how many tasks and groups a group has within it. Raises BenchmarkError for a group within itself."""
+    total = 0
+    for member in members:
+        name = member if isinstance(member, str) else str(member.get("group", member.get("task")))
+        if name in above:
+            raise BenchmarkError(f"{folder}: `group` {name} is within itself", "take it out of its own list")
+        total += 1 + _count(folder, groups.get(name) or _members(member), groups, above | {name})
+        if total > bounded.MEMBERS:
+            raise BenchmarkError(f"{folder}: more than {bounded.MEMBERS:,} tasks in a `group`", "list fewer")
+    return total

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,21 @@ def load(name: str, cache: sources.Cache) -> dict[str, Any]:
     """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
     from lm_eval.tasks import TaskManager
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _uncounted():
         write(name, cache, Path(folder))
         return dict(TaskManager(include_path=folder, include_defaults=False).load([name]))
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Keep `datasets` from telling a server that a file of this machine was read."""
+    from datasets import config
+
+    counted, config.HF_UPDATE_DOWNLOAD_COUNTS = config.HF_UPDATE_DOWNLOAD_COUNTS, False
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS = counted
 
 
 def write(name: str, cache: sources.Cache, folder: Path) -> None:

@@ -58,6 +58,11 @@ FIRST = {
 }
 
 
+def test_no_server_is_told_what_is_read(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load.get_session", lambda: pytest.fail("a request"))
+    assert index.load("copa", CACHE)["tasks"]["copa"].eval_docs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HARNESS)
 @pytest.mark.long

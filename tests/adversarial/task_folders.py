@@ -1,0 +1,400 @@
+"""Folders of lm-eval's task files as an enemy writes them, and a harmless one that they are made from."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+SECRET = "swordfish-71"
+RECORD = {"q": "the cat", "options": ["cat", "dog", "tree"], "right": 0, "answer": "a" * 40 + "b"}
+TASK: dict[str, Any] = {
+    "task": "quiz",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "data.jsonl"}},
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{q}}",
+    "doc_to_choice": "{{options}}",
+    "doc_to_target": "right",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+WRITES = {
+    "output_type": "generate_until",
+    "doc_to_choice": None,
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    "generation_kwargs": {"max_gen_toks": 16, "until": []},
+}
+"""What makes TASK a task whose answers are written."""
+MANY = {"data.jsonl": "\n".join(json.dumps(RECORD | {"n": n}) for n in range(120))}
+Stored = str | bytes | Callable[[Path], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder: changes to TASK, or the text of its file; other files; words of its refusal (none: it is harmless)."""
+
+    name: str
+    words: tuple[str, ...]
+    changes: dict[Any, Any] | str | bytes
+    files: dict[str, Stored] = field(default_factory=dict)
+
+
+CASES: list[Case] = []
+
+
+def refused(
+    name: str,
+    key: str,
+    changes: dict[Any, Any] | str | bytes,
+    files: dict[str, Stored] | None = None,
+    where: str = "quiz.yaml",
+) -> None:
+    CASES.append(Case(name, (where, key), changes, files or {}))
+
+
+def data(files: Any, **more: Any) -> dict[str, Any]:
+    return {"dataset_kwargs": {"data_files": files, **more}}
+
+
+def link(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target.replace("OUTSIDE", str(outside(path))))
+
+
+def outside(path: Path) -> Path:
+    """The folder beside that of the task, with what nobody may read."""
+    return next(parent for parent in path.parents if parent.name == "tasks").parent / "outside"
+
+
+class Code:
+    """Unpickled, it makes a file in the current folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("ran", "w")
+
+
+# What reads the data.
+for builder in (
+    "pandas", "pickle", "webdataset", "imagefolder", "audiofolder", "videofolder", "pdffolder", "hdf5", "xml", "sql", "lance",
+    "cache", "generator", "spark", "iceberg", "harbor", "conll", "OUTSIDE", "../outside", ".", "OUTSIDE/secret.jsonl",
+    "OUTSIDE/script.py", "allenai/ai2_arc", "squad", "hf://datasets/a/b", "buckets/a/b/c", "http://127.0.0.1:9/x",
+    "file://OUTSIDE", "JSON", "json ", "", 5, ["json"], {"json": 1}, True,
+):  # fmt: skip
+    changes = {"dataset_path": builder, **data({"test": "data.pkl"})}
+    refused(f"dataset_path {builder}", "dataset_path", changes, {"data.pkl": pickle.dumps(Code())})
+refused("dataset_path missing", "dataset_path", {"dataset_path": None})
+
+# Which files are data.
+for path in (
+    "../outside/secret.jsonl", "OUTSIDE/secret.jsonl", "sub/../../outside/secret.jsonl", "./../outside/secret.jsonl",
+    "../outside/*.jsonl", "OUTSIDE/*.jsonl", "*/../../outside/secret.jsonl", "../outside/**", "**", "*.jsonl", "{data,x}.jsonl",
+    "~/secret.jsonl", "file://OUTSIDE/secret.jsonl", "file:OUTSIDE/secret.jsonl", "local://OUTSIDE/secret.jsonl",
+    "http://127.0.0.1:9/x.jsonl", "https://127.0.0.1:9/x.jsonl", "ftp://127.0.0.1:9/x.jsonl", "s3://a/x.jsonl",
+    "hf://datasets/a/b/x.jsonl", "github://a:b@/x.jsonl", "memory://x.jsonl", "zip://secret.jsonl::OUTSIDE/secret.zip",
+    "zip://x.jsonl::http://127.0.0.1:9/x.zip", "tar://x::http://127.0.0.1:9/x.tar", "gzip://x::OUTSIDE/secret.jsonl",
+    "simplecache::http://127.0.0.1:9/x.jsonl", "filecache::file://OUTSIDE/secret.jsonl", "data.jsonl::http://127.0.0.1:9/x",
+    "/dev/zero", "/dev/stdin", "/proc/self/environ", "", ".", "..", "sub", "nowhere.jsonl", "a\0b", "x" * 5000, 5, None, True,
+    ["data.jsonl", "../outside/secret.jsonl"], ["data.jsonl", "sub/../data.jsonl"], {"a": "data.jsonl"}, [["data.jsonl"]],
+):  # fmt: skip
+    refused(f"data_files {str(path)[:60]!r}", "data_files", data({"test": path}), {"sub/x.jsonl": ""})
+for name, files in {
+    "a text": "../outside/secret.jsonl", "a list": ["../outside/secret.jsonl"], "nothing": {}, "20,000": ["data.jsonl"] * 20_000,
+    "another split": {"test": "data.jsonl", "train": "../outside/secret.jsonl"},
+}.items():  # fmt: skip
+    refused(f"data_files as {name}", "dataset_kwargs" if name == "20,000" else "data_files", data(files))
+refused("data_files missing", "data_files", {"dataset_kwargs": None})
+for name, link_or_pipe in {
+    "link.jsonl": link("OUTSIDE/secret.jsonl"), "link": link("OUTSIDE"), "round": link("round"), "pipe.jsonl": os.mkfifo,
+    "other.yaml": link("OUTSIDE/outside.yaml"),
+}.items():  # fmt: skip
+    refused(f"{name} that leads elsewhere", name, data({"test": name}), {name: link_or_pipe}, where="")
+for name, stored in {".h/link.jsonl": link("OUTSIDE/secret.jsonl"), ".data.jsonl": json.dumps(RECORD)}.items():
+    refused(f"hidden {name}", "data_files", data({"test": name}), {name: stored})
+for key, value in {
+    "data_dir": "nowhere", "features": {"q": "x"}, "streaming": True, "revision": "main", "cache_dir": "../outside", "field": "x",
+    "storage_options": {"a": 1}, "token": "x", "download_config": {}, "download_mode": "force_redownload", "split": "test",
+    "name": "../x", "encoding": "utf-7", "converters": {"q": "x"}, "sep": "(a+)+$", "engine": "python", "columns": ["q"],
+    "filters": [], "save_infos": True, "num_proc": 1000, "keep_in_memory": True, "path": "pandas", "header": "x" * 99,
+}.items():  # fmt: skip
+    refused(f"dataset_kwargs {key}", f"dataset_kwargs.{key}", data({"test": "data.jsonl"}, **{key: value}))
+for place in ("OUTSIDE", "../outside", "http://127.0.0.1:9", ".", "nowhere"):
+    refused(f"data_dir {place}", "data_dir", {"dataset_kwargs": {"data_dir": place}})
+refused("dataset_kwargs as a list", "dataset_kwargs", {"dataset_kwargs": ["json"]})
+
+# What a file includes, and what a group is made of: checked once more when lm-eval has merged it.
+for path in (
+    "../outside/outside.yaml",
+    "OUTSIDE/outside.yaml",
+    "http://127.0.0.1:9/x.yaml",
+    "no.yaml",
+    ".",
+    "quiz.yaml",
+    5,
+):
+    refused(f"include {path}", "include", {"include": path})
+refused("include in a circle", "include", {"include": "a.yaml"}, {"a.yaml": "include: quiz.yaml"}, where="a.yaml")
+refused("include many times", "include", {"include": ["a.yaml"] * 1000}, {"a.yaml": "description: x"})
+INCLUDED: dict[str, Stored] = {"a.yaml": "include: b.yaml", "b.yaml": "dataset_path: pandas"}
+refused("include of an include", "dataset_path", {"include": "a.yaml", "dataset_path": None}, INCLUDED, where="b.yaml")
+PLAIN: dict[str, Stored] = {"plain.yaml": yaml.safe_dump(TASK | {"task": "plain"})}
+for name, member in {
+    "a new task": TASK | {"task": "new", "dataset_path": "pandas"},
+    "a changed task": {"task": "plain", "dataset_path": "OUTSIDE"},
+    "a group of a new task": {"group": "inner", "task": [TASK | {"task": "new", "dataset_path": "a/b"}]},
+    "a group that changes": {"group": "inner", "dataset_path": "pandas", "task": ["plain"]},
+}.items():
+    refused(f"group of {name}", "dataset_path", yaml.safe_dump({"group": "quiz", "task": [member]}), PLAIN)
+MULTIPLY = "group: quiz\ntask: [g0, g0, g0, g0, g0, g0, g0, g0, g0, g0]"
+for name, key, text, files in (
+    ("data", "data_files", "group: quiz\ntask: [plain]\ndataset_kwargs: {data_files: ../outside/secret.jsonl}", PLAIN),
+    ("repeats", "repeats", "group: quiz\ntask: [plain]\nrepeats: 1000000000", PLAIN),
+    ("numbers", "task", "group: quiz\ntask: [5]", {}),
+    ("itself", "group", "group: quiz\ntask: [quiz]", {}),
+    ("itself by another", "group", "group: quiz\ntask: [b]", {"b.yaml": "group: b\ntask: [{group: quiz}]"}),
+    ("the same name", "group", "group: quiz\ntask: [plain]", PLAIN | {"z.yaml": "group: quiz\ntask: [plain]"}),
+    ("ten by ten", "group", MULTIPLY, {f"{n}.yaml": f"group: g{n}\ntask: {[f'g{n + 1}'] * 10}" for n in range(12)}),
+    ("ten by ten included", "group", MULTIPLY, {f"{n}.yaml": f"group: g{n}\ninclude: m{n}.yaml" for n in range(12)}
+     | {f"m{n}.yaml": f"task: {[f'g{n + 1}'] * 10}" for n in range(12)}),
+):  # fmt: skip
+    refused(f"group: {name}", key, text, dict(files), where="tasks")
+
+# Code, by every name that lm-eval and transformers give it.
+RUNS: dict[str, Stored] = {"utils.py": "open('ran', 'w')"}
+for line in (
+    "process_docs: !function utils.process", "doc_to_text: !function os.system", "metadata: !!python/object/apply:os.system [x]",
+    "metadata: !!python/name:os.system", "metadata: !!python/module:os", "metadata: !python/tuple [1]",
+):  # fmt: skip
+    refused(line, "quiz.yaml:", yaml.safe_dump(TASK) + line, RUNS)
+for key in (
+    "class",
+    "custom_dataset",
+    "process_docs",
+    "process_results",
+    "use_prompt",
+    "doc_to_image",
+    "doc_to_audio",
+    "recipe",
+):
+    refused(key, key, {key: "utils.process"}, RUNS)
+refused("unsafe_code", "unsafe_code", {"unsafe_code": True})
+refused("task_list", "task_list", {"task_list": [{"task": "quiz"}]})
+refused("a key that is a number", "5", {5: "x"})
+for entry in (
+    {"metric": "acc", "hf_evaluate": True}, {"metric": "acc", "class": "x"}, {"metric": "./script"}, {"metric": "code_eval"},
+    {"metric": ["acc"]}, {"metric": None}, "acc",
+):  # fmt: skip
+    refused(f"metric_list {entry}", "metric", {"metric_list": [entry]})
+for step in ({"function": "custom", "filter_fn": "os.system"}, {"function": "nosuch"}, {"function": 5}, {}):
+    refused(f"filter_list {step}", "filter_fn" if "filter_fn" in step else "function",
+            {"filter_list": [{"name": "x", "filter": [step]}]})  # fmt: skip
+for key, value in {"process_docs": "x", "samples": "x", "doc_to_text": ["x"], "sampler": 5, "extra": 1}.items():
+    refused(f"fewshot_config {key}", f"fewshot_config.{key}", {"fewshot_config": {key: value}})
+for key, value in {
+    "custom_generate": "../outside", "trust_remote_code": True, "assistant_model": "a/b", "stop_strings": ["x"],
+    "max_length": 10**9, "num_return_sequences": 10**6, "cache_implementation": "x", "num_beams": 10**6,
+    "max_gen_toks": 10**9, "max_new_tokens": 10**9, "temperature": "hot", "until": "x" * 100_000,
+}.items():  # fmt: skip
+    refused(f"generation_kwargs {key}", f"generation_kwargs.{key}", WRITES | {"generation_kwargs": {key: value}})
+refused("until of 5,000 texts", "generation_kwargs.until", WRITES | {"generation_kwargs": {"until": ["x"] * 5000}})
+
+# Numbers and sizes.
+for key in ("repeats", "num_fewshot"):
+    for text in ("1000000000", "-1", "0.5", "'5'", "true", "[1]", ".inf", "0x" + "f" * 9000):
+        refused(f"{key} {text[:12]}", key, yaml.safe_dump(TASK) + f"{key}: {text}")
+refused("more examples than documents", "num_fewshot", {"num_fewshot": 100, "fewshot_split": "test"})
+refused("5,000 choices", "doc_to_choice", {"doc_to_choice": ["x"] * 5000})
+refused("5,000 samples", "fewshot_config", {"fewshot_config": {"samples": [{"q": "x"}] * 5000}})
+refused("metadata of 9,000", "metadata", {"metadata": {str(n): [n] for n in range(9000)}})
+refused(
+    "metadata written out", "metadata", yaml.safe_dump(TASK) + f"metadata: [&a {'x' * 200_000}, *a, *a, *a, *a, *a]"
+)
+
+# Templates.
+LOOPS = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
+LONG = "{% set x = 'x' * 90000 %}"
+TEMPLATES = {
+    "nested loops": LOOPS,
+    "string multiplication": "{{ 'x' * 10000000000 }}",
+    "string multiplication, not written": "{{ ('x' * 4000000000)[:1] }}",
+    "list multiplication": "{{ ([0] * 3000000000) | length }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
+    "power in a filter": "{{ 5 | round(1000000000, 'ceil') }}",
+    "format": "{{ '%4000000000d' % 5 }}",
+    "format method": "{{ '{:4000000000}'.format(5) }}",
+    "ljust": "{{ 'x'.ljust(4000000000) }}",
+    "center": "{{ 'x' | center(4000000000) }}",
+    "indent": "{{ 'x\ny' | indent(4000000000) }}",
+    "batch": "{{ [1] | batch(1000000000, 'x') | list }}",
+    "doubling": "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+    "replace": LONG + "{{ x | replace('x', x) }}",
+    "join": LONG + "{{ ([x] * 90000) | join }}",
+    "range": "{{ range(1000000000) | list }}",
+    "lipsum": "{{ lipsum(n=100000000) }}",
+    "macro": "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+    "macro tree": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "regex_replace": "{{ answer | regex_replace('(a+)+$', '') }}",
+    "regex_replace that writes": LONG + "{{ x | regex_replace('x', x) }}",
+    "tojson": "{{ [[1]] | tojson(indent=2000000000) }}",
+    "brackets": "{{ " + "(" * 50_000 + ")" * 50_000 + " }}",
+    "blocks": "{% if q %}" * 500 + "{% endif %}" * 500,
+    "loops within loops": "{% for a in q %}" * 60 + "{% endfor %}" * 60,
+    "python": "{{ q.__class__.__mro__ }}",
+    "globals": "{{ cycler.__init__.__globals__ }}",
+    "format of objects": "{{ '{0.__class__}'.format(q) }}",
+    "attr": "{{ (q | attr('__class__')).x }}",
+    "include": "{% include '/etc/passwd' %}",
+    "extends": "{% extends 'OUTSIDE/secret.jsonl' %}",
+    "import": "{% import 'OUTSIDE/secret.jsonl' as x %}",
+    "no template": "{{ q",
+    "no such field": "{{ nosuch }}",
+    "a long word": "{{ 'x' * 200000 }}",
+    "a long text": "{{ 'x ' * 1000000 }}",
+}
+for name, template in TEMPLATES.items():
+    refused(f"doc_to_text: {name}", "doc_to_text", {"doc_to_text": template})
+for key in ("doc_to_target", "description", "gen_prefix"):
+    for name in ("nested loops", "doubling", "a long word"):
+        refused(f"{key}: {name}", key, WRITES | {key: TEMPLATES[name]})
+for name, template in {
+    "brackets": "[" * 100_000, "closed brackets": "[" * 90_000 + "]" * 90_000, "many": "{{ ['x'] * 20000 }}",
+    "none": "{{ q }} ..", "code": "{{ '__import__(\"os\").system(\"touch ran\")' }}", "deep": "{{ '(' * 90000 }}",
+    "minus": "{{ '-' * 90000 }}1", "loops": LOOPS, "sums": "{{ '+1j' * 30000 }}",
+}.items():  # fmt: skip
+    refused(f"doc_to_choice: {name}", "doc_to_choice", {"doc_to_choice": template})
+for name, template in {"a number": "5", "an empty text": ""}.items():
+    refused(f"doc_to_choice: {name}", "quiz", {"doc_to_choice": template})
+SHOTS = {"num_fewshot": 1, "fewshot_split": "test", "doc_to_target": "{{right}}"}
+for key in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+    refused(f"fewshot_config: {key}", key, SHOTS | {"fewshot_config": {key: LOOPS}}, dict(MANY))
+refused(
+    "examples of 80,000 letters",
+    "num_fewshot",
+    SHOTS | {"num_fewshot": 90, "doc_to_text": "{{ 'x ' * 40000 }}"},
+    dict(MANY),
+)
+SLOW = "{% set n = namespace(x=0) %}{% for a in range(90000) %}{% set n.x = a %}{% endfor %}{{ q }}"
+refused(
+    "ten thousand slow templates",
+    "doc_to_text",
+    {"doc_to_text": SLOW},
+    {"data.jsonl": f"{json.dumps(RECORD)}\n" * 10_000},
+)
+
+# Patterns: dear ones on whatever the model writes and on the right answer, and such as are none.
+for name, step in {
+    "dear": {"function": "regex", "regex_pattern": r"((.|\s)*)*((.|\s)*)*((.|\s)*)*\Zx"},
+    "nested": {"function": "regex", "regex_pattern": "(" * 5000},
+    "deep": {"function": "regex", "regex_pattern": "(?:" * 3000 + "a" + ")*" * 3000},
+    "none": {"function": "regex", "regex_pattern": "["},
+    "no choices": {"function": "multi_choice_regex", "regex_pattern": "x"},
+    "too few": {"function": "take_first_k", "k": 5},
+}.items():
+    refused(f"filter_list: {name}", "filter_list", WRITES | {"filter_list": [{"name": "x", "filter": [step]}]})
+for name, pattern in {"dear": "(a+)+$", "none": "[", "nested": "(" * 5000}.items():
+    entry = {"metric": "exact_match", "regexes_to_ignore": [pattern]}
+    refused(f"regexes_to_ignore: {name}", "metric_list", WRITES | {"metric_list": [entry]})
+
+# YAML itself.
+for name, text in {
+    "aliases": "metadata: {x: &a0 [x]}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+    "merges": "metadata: &a0 {k: v}\n" + "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+    "an alias within itself": yaml.safe_dump(TASK) + "metadata: &a [*a]", "brackets": "metadata: " + "[" * 100_000,
+    "closed brackets": yaml.safe_dump(TASK) + "metadata: " + "[" * 400 + "]" * 400, "a text": "quiz", "a list": "- quiz",
+    "a date": "metadata: 2024-99-99", "a number": "metadata: " + "9" * 5000, "sixties": "metadata: 1" + ":1" * 90_000,
+    "a tab": "task:\tquiz\n\tx: 1", "two documents": "task: quiz\n---\ntask: quiz", "no key": "? [a]\n: b",
+    "large": "x: " + "y" * 600_000, "many keys": "".join(f"k{n}: 1\n" for n in range(30_000)),
+    "bytes": "metadata: x\ndoc_to_text: !!binary gA==", "not UTF-8": b"task: \xff\xfe\x00", "nothing": "",
+}.items():  # fmt: skip
+    refused(f"YAML: {name}", "quiz", text)
+refused("YAML: a folder", "", {}, {"x.yaml/y": ""}, where="x.yaml")
+refused("YAML: a pipe", "", {}, {"x.yaml": os.mkfifo}, where="x.yaml")
+
+
+def parquet(feature: str, place: str) -> Callable[[Path], None]:
+    """A file whose metadata call a column pictures or the like, to be read from a place."""
+
+    def write_to(path: Path) -> None:
+        cell = {"bytes": None, "path": place.replace("OUTSIDE", str(outside(path)))}
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table({name: [value] for name, value in RECORD.items()}).append_column("i", pa.array([cell], kind))
+        about = json.dumps({"info": {"features": {"i": {"_type": feature}}}})
+        pq.write_table(table.replace_schema_metadata({"huggingface": about}), path)
+
+    return write_to
+
+
+def archive(path: Path) -> None:
+    with tarfile.open(path, "w") as file:
+        member = tarfile.TarInfo("x.jsonl")
+        member.type, member.linkname = tarfile.SYMTYPE, str(outside(path) / "secret.jsonl")
+        file.addfile(member)
+
+
+def zipped() -> bytes:
+    with zipfile.ZipFile(held := io.BytesIO(), "w") as file:
+        file.writestr("x.jsonl", json.dumps(RECORD))
+    return held.getvalue()
+
+
+for feature in ("Image", "Audio", "Video", "Pdf", "Nifti"):
+    for place in ("OUTSIDE/secret.jsonl", "http://127.0.0.1:9/x.png"):
+        changes = {"dataset_path": "parquet", **data({"test": "x.parquet"})}
+        CASES.append(Case(f"{feature} of {place}", (), changes, {"x.parquet": parquet(feature, place)}))
+for name, stored in {
+    "a tar of links": archive, "a zip": zipped(), "brackets": "[" * 100_000, "broken": '{"q": ', "numbers": "5\n6", "nothing": "",
+    "other columns": '{"q": "x"}', "mixed": '{"q": 1}\n{"q": "x"}\n{"q": [1]}', "not UTF-8": b'{"q": "\xff"}', "a text": '"x"',
+    "a long word": json.dumps(RECORD | {"q": "x" * 200_000}), "no choices": json.dumps(RECORD | {"options": []}),
+    "choices of brackets": json.dumps(RECORD | {"options": "[" * 90_000}), "a column self": json.dumps(RECORD | {"self": 1}),
+    "20,000 choices": json.dumps(RECORD | {"options": ["x"] * 20_000}), "no choice": json.dumps(RECORD | {"options": [""]}),
+}.items():  # fmt: skip
+    refused(f"data: {name}", "", data({"test": "x.jsonl"}), {"x.jsonl": stored}, where="tasks/")
+for name, stored in {
+    "a bomb": gzip.compress(b" " * 60_000_000),
+    "cut short": gzip.compress(os.urandom(1000))[:500],
+}.items():
+    refused(f"data: {name}", "x.jsonl.gz", data({"test": "x.jsonl.gz"}), {"x.jsonl.gz": stored}, where="tasks/")
+for kind, name, stored in (("csv", "x.csv", "a," * 20_000), ("json", "x.txt", "{}"), ("parquet", "x.parquet", b"PAR1")):
+    changes = {"dataset_path": kind, **data({"test": name})}
+    refused(f"data: no {kind}", name, changes, {name: stored}, where="tasks/")
+for key, value in {"test_split": "nosuch", "output_type": "nosuch"}.items():
+    refused(f"{key} {value}", value, {key: value})
+refused("no split", "", {"test_split": None})
+
+
+def write(case: Case, tmp_path: Path) -> Path:
+    """Write a case's folder; beside it, what is nobody's business."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    outside(folder / "x").mkdir()
+    for name, text in {
+        "secret.jsonl": json.dumps(RECORD | {"q": SECRET}), "outside.yaml": f"description: {SECRET}",
+        "script.py": "open('ran', 'w')",
+    }.items():  # fmt: skip
+        (outside(folder / "x") / name).write_text(text)
+    with zipfile.ZipFile(outside(folder / "x") / "secret.zip", "w") as file:
+        file.write(outside(folder / "x") / "secret.jsonl", "secret.jsonl")
+    text = case.changes
+    if isinstance(text, dict):
+        text = yaml.safe_dump({key: value for key, value in (TASK | text).items() if value is not None})
+    if isinstance(text, str):
+        text = text.replace("OUTSIDE", str(outside(folder / "x")))
+    for name, stored in {"data.jsonl": json.dumps(RECORD), "quiz.yaml": text, **case.files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if callable(stored):
+            stored(folder / name)
+        else:
+            (folder / name).write_bytes(stored if isinstance(stored, bytes) else stored.encode())
+    return folder

@@ -1,0 +1,93 @@
+"""The limits on time and memory of a stranger's templates: what they end, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sparsebench import bounded
+from sparsebench.errors import BenchmarkError, SparsebenchError
+
+
+def state() -> tuple[object, ...]:
+    return (
+        signal.getsignal(signal.SIGALRM),
+        signal.getitimer(signal.ITIMER_REAL),
+        resource.getrlimit(resource.RLIMIT_AS),
+    )
+
+
+def swallow() -> None:
+    while True:
+        try:
+            re.search("(a+)+$", "a" * 40 + "b")
+        except Exception:
+            continue
+
+
+@pytest.mark.parametrize(
+    "work",
+    [swallow, lambda: 9 ** (9**9), lambda: "x" * 10**12, lambda: [0] * 10**12, lambda: [*range(10**9)]],
+    ids=["swallow", "power", "text", "list", "numbers"],
+)
+def test_what_takes_too_much_is_ended_by_name(work: Callable[[], object]) -> None:
+    before, begun = state(), time.thread_time()
+    with pytest.raises(BenchmarkError, match="culprit"), bounded.Allowance().use("culprit", BenchmarkError):
+        work()
+    assert time.thread_time() - begun < bounded.SECONDS + 1
+    assert state() == before
+
+
+def test_many_uses_share_their_time_and_the_inner_one_is_named() -> None:
+    allowance = bounded.Allowance(left=0.1)
+
+    def use(name: str, often: int) -> None:
+        with allowance.use("outer", BenchmarkError):
+            for _ in range(often):
+                with allowance.use(name, BenchmarkError):
+                    for _ in range(100_000):
+                        pass
+
+    with pytest.raises(BenchmarkError, match="inner"):
+        use("inner", 10_000)
+    with pytest.raises(BenchmarkError, match="next"):
+        use("next", 100)
+    with allowance.use("many documents", BenchmarkError, documents=10_000):
+        use("last", 10)
+
+
+def test_an_alarm_of_others_goes_off_in_its_time() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with bounded.Allowance().use("culprit", BenchmarkError):
+            time.sleep(0.1)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.1
+        time.sleep(0.3)
+        assert heard == [signal.SIGALRM]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_another_thread_is_refused_because_nothing_could_interrupt_it() -> None:
+    caught: list[SparsebenchError] = []
+
+    def work() -> None:
+        try:
+            with bounded.Allowance().use("culprit", BenchmarkError):
+                pass
+        except SparsebenchError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert "culprit" in str(caught[0])

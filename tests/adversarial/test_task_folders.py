@@ -1,0 +1,133 @@
+"""Hostile folders of lm-eval's task files.
+
+Nothing outside is read, nobody is asked, and each is refused by the name of its file and key, within 5 seconds of CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.benchmarks import OwnData, TaskSpec, kind_of
+from sparsebench.benchmarks.harness import Harness
+from sparsebench.benchmarks.own import content
+from sparsebench.errors import SparsebenchError
+from tests.adversarial.task_folders import CASES, SECRET, WRITES, Case, outside, write
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 5.0
+
+touched: list[str] | None = None
+"""What a scored folder has opened and whom it has asked; None between folders."""
+
+
+def audit(event: str, args: tuple[Any, ...]) -> None:
+    if touched is not None and event == "open" and isinstance(args[0], str | bytes) and args[0] != "<template>":
+        touched.append(os.path.realpath(os.fsdecode(args[0])))
+    elif touched is not None and event in (
+        "socket.connect",
+        "socket.getaddrinfo",
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+    ):
+        touched.append(f"{event} {args}")
+
+
+def scored(folder: Path, harness: Harness) -> Any:
+    """The result, as a manifest's task over this folder is planned and then scored."""
+    source, cache = sources.parse(f"path:{folder}"), sources.Cache()
+    own = OwnData(kind_of("quiz"), content(source, cache), source=source.text)
+    own.inspect("quiz", cache)
+    return harness.score(TaskSpec("quiz", own=own), cache)
+
+
+@pytest.fixture(scope="module")
+def harness(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """A loaded model that has scored a harmless folder, so that all imports are done."""
+    model = Harness(tiny_llama, "decoder", None, None)
+    for number, changes in enumerate(({}, WRITES)):
+        found = scored(write(Case("harmless", (), changes), tmp_path_factory.mktemp(f"harmless{number}")), model)
+        assert found.n == 1
+    sys.addaudithook(audit)
+    return model
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name[:80])
+def test_a_hostile_folder(case: Case, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    global touched
+    folder, current = write(case, tmp_path), tmp_path / "current"
+    current.mkdir()
+    monkeypatch.chdir(current)
+    before = sorted(outside(folder / "x").iterdir())
+    begun, touched = time.process_time(), []
+    try:
+        outcome: Any = scored(folder, harness)
+    except SparsebenchError as error:
+        outcome = error
+    finally:
+        spent, opened, touched = time.process_time() - begun, touched, None
+    shown = str(outcome)
+    assert isinstance(outcome, SparsebenchError) == bool(case.words), shown
+    assert [word for word in case.words if word not in shown] == [], shown
+    assert SECRET not in shown and len(shown) < 20_000
+    assert spent < SECONDS, f"{spent:.1f} s of CPU"
+    home = os.environ["SPARSEBENCH_CACHE"]
+    ours = (
+        str(folder), home, os.path.dirname(os.path.realpath(Path(home) / "locks")), str(ROOT), sys.prefix, sys.base_prefix,
+        "/usr/", os.path.join(tempfile.gettempdir(), "sparsebench-"), "/proc/self/", f"/proc/{os.getpid()}/", "/sys/",
+    )  # fmt: skip
+    assert [path for path in opened if not path.startswith(ours)] == []
+    assert sorted(outside(folder / "x").iterdir()) == before and not list(current.iterdir())
+
+
+def test_there_are_more_than_a_hundred_folders_and_each_has_its_name() -> None:
+    assert len(CASES) == len({case.name for case in CASES}) > 300
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "names"),
+    [
+        (2, ["dataset_path pandas", "data_dir nowhere", "data_files 'http://127.0.0.1:9/x.jsonl'", "class"]),
+        (
+            1,
+            [
+                "doc_to_text: nested loops",
+                "doc_to_choice: brackets",
+                "regexes_to_ignore: dear",
+                "doc_to_text: doubling",
+            ],
+        ),
+    ],
+)
+def test_a_command_shows_no_traceback(exit_code: int, names: list[str], tmp_path: Path, tiny_llama: Path) -> None:
+    cases = [case for case in CASES if case.name in names]
+    assert len(cases) == len(names)
+    lines = [
+        "version: 1",
+        f"models: [{{name: m, source: 'path:{tiny_llama}', family: decoder}}]",
+        "benchmarks:",
+        "  decoder:",
+    ]
+    for number, case in enumerate(cases):
+        (tmp_path / str(number)).mkdir()
+        folder = write(case, tmp_path / str(number))
+        file = folder / "quiz.yaml"
+        file.write_text(file.read_text().replace("task: quiz", f"task: quiz{number}"))
+        lines.append(f"  - {{task: quiz{number}, source: 'path:{folder}'}}")
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "sparsebench", "score", str(tiny_llama), "--manifest", str(manifest)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    shown = done.stdout + done.stderr
+    assert done.returncode == exit_code and "Traceback" not in shown, shown
+    assert [case.words[1] for case in cases if case.words[1] not in shown] == [], shown
+    assert not (tmp_path / "ran").exists()
