@@ -267,7 +267,9 @@ def opened(path: Path, wrong: type[SparsebenchError], newline: str | None = None
         try:
             yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig", newline=newline)
         except UnicodeDecodeError as error:
-            raise wrong(f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+            raise wrong(
+                f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8, or rename it if its suffix is wrong"
+            ) from error
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:

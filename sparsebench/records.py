@@ -282,8 +282,6 @@ def _texts(path: Path) -> Iterator[str]:
             if path.name.endswith(".zst")
             else [bounded.whole(path, RecordError, _longest(path))]
         )
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 text (byte {error.start})", "copy the file again") from error
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror or error}", "copy the file again") from error
 

@@ -24,7 +24,7 @@ def wikitext(path: Path) -> str:
     """Read a raw WikiText file as published evaluations do: its lines, blank ones emptied, joined with blank lines."""
     try:
         return JOINER.join(line if line.strip() else "" for line in bounded.lines(path, BenchmarkError, "\n"))
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
 
 

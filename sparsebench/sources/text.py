@@ -130,7 +130,7 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     suffix = suffix_of(path)
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
-    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         _unreadable(path, suffix.removeprefix(".") or "text", error)
 
 

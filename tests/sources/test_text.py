@@ -171,7 +171,7 @@ def test_what_is_wrong_is_said(name: str, text: str, field: str | None, message:
 
 def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"\xff\xfe\x00\x80" * 9)
-    with pytest.raises(SourceError, match="not readable as bin"):
+    with pytest.raises(SourceError, match=r"model\.bin: not UTF-8"):
         read_texts(tmp_path / "model.bin")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(jsonl(ROWS).encode())[:40])
     with pytest.raises(SourceError, match="not readable as jsonl"):

@@ -186,7 +186,6 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
     for settings, key in (
         ({"labels": "task"}, "labels"),
         ({"source": "path:x"}, "source"),
-        ({"labels": "task", "source": "path:x", "of": "hidden"}, "labels"),
     ):
         with pytest.raises(PydanticCustomError) as told:
             single("shrink", "taylor", keep=0.5, **settings)

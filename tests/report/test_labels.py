@@ -1,0 +1,72 @@
+"""One label stands for one calibration, and zeros beside int8 are what was measured, or interpolated and said to be so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from sparsebench.figures.spec import parse
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+from sparsebench.report import build
+from sparsebench.report.build import ROOM
+from tests.report import calibrated
+
+FIGURES = Path(__file__).parents[2] / "figures"
+INT8 = 143_000_000
+"""Bytes of the int8 file, of 260 MB: between those of 60% and 70% zeros, which triples the perplexity."""
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wanda with two texts, of which the second has a sparsity of its own; magnitude in two granularities; int8."""
+    path = tmp_path_factory.mktemp("labels") / "labels.duckdb"
+    more = [{"prune": "alps", "sparsity": [0.1, 0.6]}, {"quantize": "int8"}]
+    first = calibrated.sample(variants=[*calibrated.CALIBRATED["variants"], *more])
+    for record in first:
+        if record.get("stage") == "storage" and record["variant"]["recipe"] == "int8":
+            for size in record["result"]["sizes"]:
+                size["bytes"] = INT8
+    Ledger(path).ingest(first)
+    variants = [
+        {"prune": "wanda", "sparsity": [0.5, 0.7]},
+        {"prune": "magnitude", "sparsity": 0.5, "granularity": ["layer", "global"]},
+    ]
+    Ledger(path).ingest(calibrated.sample("other", variants=variants, calibration={"samples": 4, "length": 64}))
+    return path
+
+
+def test_a_recipe_s_words_name_what_is_not_usual(ledger: Path) -> None:
+    words = {row[0] for row in query.run(ledger, "SELECT words FROM _recipes").rows}
+    assert {word for word in words if word.startswith("wanda")} == {
+        "wanda 50%", "wanda 90%", "wanda 50% (text 1d)", "wanda 50% (text 2)", "wanda 70% (text 2)",
+        "wanda+owl 50%", "wanda+owl 90%", "wanda 2:4",
+    }  # fmt: skip
+    assert {"magnitude 50%", "magnitude/global 50%", "sparsegpt 50%", "sparsegpt 4x4 50%"} <= words
+
+
+def test_a_figure_draws_another_calibration_where_it_has_sparsities_of_its_own(ledger: Path) -> None:
+    rows = query.run(ledger, parse(FIGURES / "perplexity.sql").sql).dicts()
+    drawn = {(row["line"], row["sparsity"]) for row in rows if row["line"].startswith("wanda/row") and row["sparsity"]}
+    assert {("wanda/row", 0.5), ("wanda/row", 0.9), ("wanda/row (text 2)", 0.7)} <= drawn
+    assert not any("1d" in line for line, _ in drawn), "at 50% alone, where the usual calibration was measured"
+
+
+def test_zeros_beside_int8_are_measured_points_and_what_lies_between_is_interpolated(
+    ledger: Path, tmp_path: Path
+) -> None:
+    (row,) = query.run(ledger, (ROOM / "queries" / "zeros_and_bits.sql").read_text()).dicts()
+    assert (row["near_words"], row["next_sparsity"]) == ("alps 10%", 0.5)
+    assert (row["larger"], row["smaller"]) == (0.6, 0.7)
+    way = (row["larger_share"] - INT8 / 260e6) / (row["larger_share"] - row["smaller_share"])
+    assert 0 < way < 1 and row["met_at"] == pytest.approx(0.6 + 0.1 * way)
+    factor = row["smaller_ratio"] / row["larger_ratio"]
+    assert math.log(row["met_ratio"] / row["larger_ratio"]) == pytest.approx(way * math.log(factor))
+    out = tmp_path / "brief.md"
+    build(ledger, out, tmp_path / "figures", brief=True)
+    page = out.read_text()
+    assert f"70%, the next point measured after 60%: ×{row['smaller_ratio']:.2f}" in page
+    assert f"interpolated: at {row['met_at']:.0%}, ×{row['met_ratio']:.1f}" in page
+    assert "GGUF" not in page, "real weights came out of no file of four bits"
