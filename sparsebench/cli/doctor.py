@@ -24,7 +24,9 @@ COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
 def doctor(
-    gpu: Annotated[bool, typer.Option("--gpu", help="Run fifteen checks on the GPUs; they take some minutes.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Run fourteen checks on the GPUs; they take some minutes.")
+    ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
         int | None, typer.Option(min=1, help="With --gpu: the most ranks. Default: one per GPU; two on a CPU.")
