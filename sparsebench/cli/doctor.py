@@ -25,7 +25,9 @@ COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
 def doctor(
-    gpu: Annotated[bool, typer.Option("--gpu", help="Run fifteen checks on the GPUs; they take some minutes.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Run fourteen checks on the GPUs; they take some minutes.")
+    ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
         int | None,

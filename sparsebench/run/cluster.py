@@ -228,12 +228,10 @@ class RayTask:
                     for one in self.stream:
                         if event := self._taken(self.ray.get(one)):
                             pipe.write(_line(event))
-            except (
-                self.ray.exceptions.RayTaskError
-            ) as error:  # raised on the node: this package is missing there, or differs
-                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(error.cause or error))}))
-            except self.ray.exceptions.OutOfMemoryError as error:  # another attempt would need as much
-                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(error))}))
+            # What a node raises because this package is missing there or differs, or another attempt would need as much.
+            except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
+                cause = getattr(error, "cause", None) or error
+                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(cause))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:

@@ -61,8 +61,8 @@ class RankGroup:
             for node in self.nodes:
                 stack.enter_context(node)
             self.entered = stack.pop_all()
-        indices = range(len(self.nodes))
-        self.threads = [threading.Thread(target=self._follow, args=(index,), daemon=True) for index in indices]
+        self.heard = dict.fromkeys(range(len(self.nodes)), time.monotonic() + START_SECONDS)
+        self.threads = [threading.Thread(target=self._follow, args=(index,), daemon=True) for index in self.heard]
         for thread in self.threads:
             thread.start()
         return self
@@ -81,19 +81,17 @@ class RankGroup:
         Raises the error that a rank sent, else MeasureError for a rank that died, failed, hangs, or was silent for the
         timeout.
         """
-        heard = dict.fromkeys(range(len(self.nodes)), time.monotonic() + START_SECONDS)
         idle: dict[int, dict[int, IdleRank]] = {}
         until = math.inf
         while len(self.ends) < self.setting.ranks and (now := time.monotonic()) < until:
-            self._blame_gone([index for index, last in heard.items() if now - last >= GONE_SECONDS])
+            self._blame_gone([index for index, heard in self.heard.items() if now - heard >= GONE_SECONDS])
             try:
                 index, event = self.events.get(timeout=min(LOOK_SECONDS, until - now))
             except queue.Empty:
                 continue
-            heard[index] = time.monotonic()
+            idle[index] = event["ranks"] if event["kind"] == "idle" else {}
             match event["kind"]:
                 case "idle":
-                    idle[index] = event["ranks"]
                     everywhere = {rank: state for ranks in idle.values() for rank, state in ranks.items()}
                     if until == math.inf:
                         self._blame(stuck(everywhere, self.setting.ranks - len(self.ends)))
@@ -105,9 +103,8 @@ class RankGroup:
                 case "ended":
                     self.ends.setdefault(event["rank"], event)
                     grace = ECHO_SECONDS if event["rank"] in self.echoes else GRACE_SECONDS
-                    until = min(until, heard[index] + grace) if event["code"] != 0 else until
+                    until = min(until, time.monotonic() + grace) if event["code"] != 0 else until
                 case _:
-                    idle.pop(index, None)
                     yield event
         self._judge()
 
@@ -116,6 +113,7 @@ class RankGroup:
         node = self.nodes[index]
         try:
             for event in node.events():
+                self.heard[index] = time.monotonic()
                 self.events.put((index, event))
         except Exception:  # of any kind: nobody else would report these ranks
             lines = traceback.format_exc().splitlines()

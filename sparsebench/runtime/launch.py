@@ -137,6 +137,7 @@ class NodeRanks:
             "RANK": str(rank),
             "LOCAL_RANK": str(rank - self.ranks.start),
             "MASTER_PORT": self.spec["ports"][0],
+            "TMPDIR": self.folder.name,
             CHANNEL: str(theirs.fileno()),
             PARENT: str(os.getpid()),
         }

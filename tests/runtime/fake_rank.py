@@ -1,4 +1,4 @@
-"""Stands in for ``sparsebench.runtime.rank`` in the launcher's tests: does what the spec tells its rank to do."""
+"""Stands in for ``sparsebench.runtime.rank`` in the tests of groups: does what the spec tells its rank to do."""
 
 from __future__ import annotations
 

@@ -126,6 +126,15 @@ def test_a_node_that_falls_silent_is_named(imitated: None, monkeypatch: pytest.M
         list(ranks.messages())
 
 
+def test_what_a_rank_did_before_it_ended_well_is_forgotten(imitated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = {"kind": "idle", "ranks": {1: watch.IdleRank("at a.py:1 in f", True, False)}}
+    ended = {"kind": "ended", "rank": 1, "code": 0, "lines": [], "short": False}
+    monkeypatch.setattr(groups, "RemoteRanks", Elsewhere)
+    monkeypatch.setattr(Elsewhere, "heard", (idle, ended))
+    with group("work", "nothing") as ranks:
+        assert [message["rank"] for message in ranks.messages()] == [0]
+
+
 def test_a_lost_node_is_to_blame_and_not_the_rank_that_misses_it(
     imitated: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

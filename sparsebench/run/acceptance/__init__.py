@@ -1,7 +1,6 @@
-"""Fifteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
+"""Fourteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
 
-``--device cpu`` runs the checks that mean something on a CPU, on small models, so that the checks themselves are tested
-where there is no GPU.
+``doctor --gpu`` runs them, and so do the tests of GPUs. On a CPU those run that mean something there, on small models.
 """
 
 from __future__ import annotations
@@ -15,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.run.acceptance import engines, failures, hardware, instruments, numerics, parallel
-from sparsebench.run.acceptance.bench import Bench, CheckResult, CheckSkipped
+from sparsebench.run.acceptance import instruments, models, numerics
+from sparsebench.run.acceptance.bench import Bench, CheckSkipped, Seen
 
-CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
-    "the driver and torch see the same GPUs": hardware.visible,
-    "copy and product reach the card's speed": hardware.throughput,
+CHECKS: dict[str, Callable[[Bench], Seen]] = {
+    "the driver and torch see the same GPUs": instruments.visible,
+    "copy and product reach the card's speed": instruments.throughput,
     "time is measured right": instruments.clock,
     "memory is measured right": instruments.peaks,
-    "engines at one rank": engines.one_rank,
-    "deepspeed at several ranks": parallel.tensor_parallel,
-    "ZeRO-3 at one rank and two": parallel.zero3,
-    "the sparse engine": engines.sparse,
-    "quantized weights": engines.quantized,
-    "a model against itself": engines.against_itself,
-    "a killed rank is named": failures.killed,
-    "a model that does not fit is refused": failures.too_large,
+    "engines at one rank": models.one_rank,
+    "deepspeed at several ranks": models.tensor_parallel,
+    "ZeRO-3 at one rank and two": models.zero3,
+    "the sparse engine": models.sparse,
+    "a model against itself": models.against_itself,
+    "a killed rank is named": models.killed,
+    "a model that does not fit is refused": models.too_large,
     "scoring": numerics.scoring,
     "pruning": numerics.pruning,
     "energy": instruments.energy,
@@ -40,14 +38,23 @@ CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One check: ``verdict`` is yes, no or skip, ``detail`` says what was seen, ``numbers`` are what it was judged by."""
+    """One check: ``verdict`` is yes, no or skip, ``numbers`` are what it was judged by, ``reason`` why it was not."""
 
     number: int
     what: str
     verdict: str
-    detail: str
     numbers: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
     seconds: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        """What was seen, in words."""
+        shown = (
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in self.numbers.items()
+        )
+        return self.reason or ", ".join(shown)
 
 
 def run_checks(device: str, ranks: int) -> Iterator[Check]:
@@ -57,34 +64,32 @@ def run_checks(device: str, ranks: int) -> Iterator[Check]:
     """
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
         bench = Bench(device, ranks, Path(folder))
-        if bench.gpu:
-            import torch
-
-            torch.cuda.set_device(torch.device(device).index or 0)  # code that names no GPU then uses this one
+        bench.choose()
         for number, (what, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}
+            reason = ""
             try:
-                passed, detail, numbers = check(bench)
+                passed, numbers = check(bench)
                 verdict = "skip" if passed is None else "yes" if passed else "no"
-            except CheckSkipped as reason:
-                verdict, detail = "skip", str(reason)
+            except CheckSkipped as skipped:
+                verdict, reason = "skip", str(skipped)
             except Exception as error:  # whatever it is, it is the check's result, and the next checks matter too
-                verdict, detail = "no", " ".join(f"{type(error).__name__}: {error}".split())[:400]
-            yield Check(number, what, verdict, detail, numbers, round(time.perf_counter() - started, 2))
+                verdict, reason = "no", " ".join(f"{type(error).__name__}: {error}".split())[:400]
+            yield Check(number, what, verdict, numbers, reason, round(time.perf_counter() - started, 2))
 
 
 def report(device: str, checks: list[Check]) -> dict[str, Any]:
-    """Return the content of gpu-acceptance.json."""
+    """Return the content of gpu-acceptance.json; numbers that JSON does not have, such as infinity, are words in it."""
+
+    def stored(value: Any) -> Any:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
     return {
         "where": environment.where(device),
         "environment": environment.as_json(device),
-        "checks": [*map(_stored, checks)],
+        "checks": [
+            {**asdict(check), "numbers": {key: stored(value) for key, value in check.numbers.items()}}
+            for check in checks
+        ],
     }
-
-
-def _stored(check: Check) -> dict[str, Any]:
-    """Return a check as JSON, which has no infinity and no NaN: such a number is null, and ``not_finite`` names it."""
-    numbers = check.numbers
-    lost = {key: str(one) for key, one in numbers.items() if isinstance(one, float) and not math.isfinite(one)}
-    return asdict(check) | {"numbers": numbers | dict.fromkeys(lost)} | ({"not_finite": lost} if lost else {})

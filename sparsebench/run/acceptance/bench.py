@@ -5,16 +5,51 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import devices
 from sparsebench.errors import SparsebenchError
-from sparsebench.run.acceptance.models import TINY, TRUE
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
+from sparsebench.steps.contract import Context
+from sparsebench.steps.registry import kinds, single
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
 
 GIB = 2**30
-CheckResult = tuple[bool | None, str, dict[str, Any]]
-"""Whether a check passed (None: nothing to judge by), what was seen, and the numbers."""
+Seen = tuple[bool | None, dict[str, Any]]
+"""Whether a check passed (None: nothing to judge by), and the numbers that it was judged by."""
+SMALLER = 4
+"""On a CPU, widths and heads are divided by this."""
+
+
+def _config(kind: str, hidden: int, heads: int, inner: int, vocabulary: int, **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": kind, "hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": inner,
+        "vocab_size": vocabulary, "num_hidden_layers": 4, "max_position_embeddings": 512, "pad_token_id": 0, **more,
+    }  # fmt: skip
+
+
+ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+SHAPES: dict[str, tuple[Family, dict[str, Any]]] = {
+    "deberta": ("encoder", _config(
+        "deberta-v2", 1536, 24, 6144, 128100, relative_attention=True, position_buckets=256,
+        pos_att_type=["c2p", "p2c"], norm_rel_ebd="layer_norm", share_att_key=True,
+    )),
+    "bert": ("encoder", _config("bert", 1024, 16, 4096, 30522)),
+    "opt": ("decoder", _config("opt", 2048, 32, 8192, 50272, ffn_dim=8192, word_embed_proj_dim=2048, **ENDS)),
+    "llama": ("decoder", _config("llama", 2048, 32, 8192, 32000, num_key_value_heads=8, **ENDS)),
+    "t5": ("encoder-decoder", {
+        "model_type": "t5", "vocab_size": 32128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_heads": 32,
+        "num_layers": 4, "num_decoder_layers": 4, "feed_forward_proj": "gated-gelu", "is_encoder_decoder": True,
+        "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+    }),
+}  # fmt: skip
+"""DeBERTa-v2-xxlarge, BERT-large, OPT-1.3b, a Llama and T5-XL, but for the number of blocks."""
+WIDTHS = (
+    "hidden_size", "num_attention_heads", "intermediate_size", "ffn_dim", "word_embed_proj_dim", "num_key_value_heads",
+    "d_model", "d_ff", "num_heads", "position_buckets",
+)  # fmt: skip
 
 
 class CheckSkipped(Exception):
@@ -34,6 +69,18 @@ class Bench:
         """Whether a GPU is examined."""
         return devices.is_gpu(self.device)
 
+    def choose(self) -> None:
+        """Have code that names no GPU use this one."""
+        if self.gpu:
+            import torch
+
+            torch.cuda.set_device(torch.device(self.device).index or 0)
+
+    def need_gpu(self) -> None:
+        """Raise CheckSkipped where a CPU is examined."""
+        if not self.gpu:
+            raise CheckSkipped("a CPU is examined")
+
     @property
     def dtype(self) -> str:
         """The precision that models are measured in."""
@@ -42,53 +89,51 @@ class Bench:
     @property
     def several(self) -> list[int]:
         """The numbers of ranks that can share a model. Raises CheckSkipped where there is only one rank."""
-        found = [ranks for ranks in (2, 4, 8) if ranks <= self.ranks]
-        if not found:
-            raise CheckSkipped(f"{self.ranks} rank: the check needs two")
-        return found
+        if self.ranks < 2:
+            raise CheckSkipped("the check needs two ranks")
+        return [ranks for ranks in (2, 4, 8) if ranks <= self.ranks]
 
-    def model(self, name: str) -> tuple[Path, Any]:
+    def model(self, name: str) -> tuple[Path, Family]:
         """Return a model of random weights, made when first asked for, and its family."""
         from sparsebench.models.random_weights import write_random
 
-        shape = (TRUE if self.gpu else TINY)[name]
+        family, config = SHAPES[name]
+        if not self.gpu:
+            narrow = {key: value // SMALLER for key, value in config.items() if key in WIDTHS}
+            config = {**config, **narrow, "vocab_size": 128}
         folder = self.folder / name
         if not folder.is_dir():
-            write_random(shape.config, folder, shape.family, self.dtype)
-        return folder, shape.family
+            write_random(config, folder, family, self.dtype)
+        return folder, family
 
     def setting(self, engine: str, ranks: int = 1, **more: Any) -> Setting:
         """Return how to measure on the device: briefly, unless ``more`` says otherwise."""
         usual: dict[str, Any] = {"workload": Workload(1, 32, 4), "samples": 4, "processes": 1, "phase_seconds": 1.0}
         return Setting(engine, ranks, **usual | {"dtype": self.dtype, "device": self.device} | more)
 
-    def memory(self, name: str, engine: str, ranks: int = 1, folder: Path | None = None) -> MemoryResult:
+    def memory(self, name: str, engine: str, ranks: int = 1) -> MemoryResult:
         """Measure the memory of a model; this also checks parity and runs a decode with a cache."""
-        own, family = self.model(name)
-        return measure_memory(folder or own, family, self.setting(engine, ranks))
+        folder, family = self.model(name)
+        return measure_memory(folder, family, self.setting(engine, ranks))
 
     def latency(self, variant: Path, name: str, engine: str, **more: Any) -> LatencyResult:
         """Time a variant against the model."""
         folder, family = self.model(name)
         return measure_pair(folder, variant, family, self.setting(engine, **more))
 
-    def pruned(self, name: str, pattern: str, sparsity: float) -> Path:
-        """Prune the model by magnitude and return its folder."""
-        from sparsebench.steps.contract import Context
-        from sparsebench.steps.registry import kinds, single
-
+    def pruned(self, name: str, **settings: Any) -> Path:
+        """Prune the model by magnitude and return the folder of the result."""
         folder, family = self.model(name)
-        out = self.folder / f"{name}-{pattern.replace(':', 'of')}"
-        step = single("prune", "magnitude", **({"pattern": pattern} if ":" in pattern else {"sparsity": sparsity}))
+        out, step = self.folder / f"{name}-pruned", single("prune", "magnitude", **settings)
 
-        def emit(_: Any, found: Any) -> None:
-            if isinstance(found, SparsebenchError):
-                raise found
+        def emit(_: Any, outcome: Any) -> None:
+            if isinstance(outcome, SparsebenchError):
+                raise outcome
 
         kinds()["prune"].load()(folder, {step: out}, Context(family), emit)
         return out
 
 
-def off(found: MemoryResult | LatencyResult) -> float:
+def off(result: MemoryResult | LatencyResult) -> float:
     """Return the relative L2 distance from the plain model's output; infinity where nothing was compared."""
-    return found.parity.relative_l2 if found.parity else math.inf
+    return result.parity.relative_l2 if result.parity else math.inf

@@ -1,22 +1,62 @@
-"""Checks that time, memory and energy are measured right, each against another way to know it."""
+"""Checks of the card, and that speed, time, memory and energy are measured right, each against another way to know it."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Callable
 
-from sparsebench.run.acceptance.bench import GIB, Bench, CheckResult, CheckSkipped
+import torch
+
+from sparsebench import devices
+from sparsebench.energy import Unavailable, gpu, meter, nvml
+from sparsebench.run.acceptance.bench import GIB, Bench, CheckSkipped, Seen
 from sparsebench.runtime.latency import Peers
+from sparsebench.runtime.memory import Meter
+
+NOMINAL = {
+    "H200": (4.8e12, 989e12), "H100 PCIe": (2.0e12, 756e12), "H100": (3.35e12, 989e12), "A100": (2.0e12, 312e12),
+    "L40S": (0.864e12, 362e12), "L4": (0.3e12, 121e12), "A10": (0.6e12, 125e12),
+}  # fmt: skip
+"""By words of the GPU's name, its maker's figures: memory bandwidth in bytes/s, and bfloat16 operations/s."""
 
 
-def clock(bench: Bench) -> CheckResult:
-    """Check a sleeping step's time against another clock; without waiting for the GPU it must come out wrong."""
-    import torch
+def visible(bench: Bench) -> Seen:
+    """Check that torch sees all GPUs that the driver lists; note what else decides whether anything works."""
+    bench.need_gpu()
+    listed, seen = len(devices.visible()), torch.cuda.device_count()
+    return listed == seen > 0, {
+        "listed": listed, "seen": seen, "cuda": devices.cuda_version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())), "cusparselt": torch.backends.cusparselt.is_available(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+    }  # fmt: skip
 
-    if not bench.gpu:
-        started = time.monotonic()
-        _, (wall, _) = Peers(1, False).timed(lambda: time.sleep(0.2))
-        ratio = wall / (other := time.monotonic() - started)
-        return abs(ratio - 1) < 0.03, f"{wall * 1e3:.1f} ms, {other * 1e3:.1f} ms by another clock", {"ratio": ratio}
+
+def throughput(bench: Bench) -> Seen:
+    """Check a copy of 1 GiB and a bfloat16 product of 8192³ against the card's nominal speed."""
+    bench.need_gpu()
+    source = torch.ones(GIB, dtype=torch.uint8, device=bench.device)
+    target = torch.empty_like(source)
+    matrix = torch.randn(8192, 8192, device=bench.device).to(torch.bfloat16)
+    copied = 2 * GIB / _quickest(lambda: target.copy_(source))
+    multiplied = 2 * 8192**3 / _quickest(lambda: matrix @ matrix)
+    nominal = nominal_speeds(devices.hardware(bench.device))
+    passed = (copied >= 0.6 * nominal[0] and multiplied >= 0.5 * nominal[1]) if nominal else None
+    return passed, {"copy_bytes_s": copied, "product_flops": multiplied, "nominal": nominal or "unknown"}
+
+
+def nominal_speeds(name: str) -> tuple[float, float] | None:
+    """Return the figures in NOMINAL of the GPU ``name``; None for a device that is not among them."""
+    return next((speeds for key, speeds in NOMINAL.items() if re.search(rf"\b{key}\b", name)), None)
+
+
+def _quickest(step: Callable[[], object]) -> float:
+    return min(Peers(1, True).timed(step)[1][0] for _ in range(5))
+
+
+def clock(bench: Bench) -> Seen:
+    """Check a sleeping step's time against the GPU's events; without waiting for the GPU it must come out wrong."""
+    bench.need_gpu()
     cycles = 200_000_000
     torch.cuda._sleep(cycles)
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -32,66 +72,52 @@ def clock(bench: Bench) -> CheckResult:
     _, (blind, _) = Peers(1, False).timed(step)
     torch.cuda.synchronize()
     numbers = {"wall_s": wall, "events_s": events, "without_waiting_s": blind}
-    right = abs(wall / events - 1) < 0.03 and blind < 0.5 * events
-    said = f"{wall * 1e3:.1f} ms, {events * 1e3:.1f} by the GPU's events, {blind * 1e3:.1f} without waiting"
-    return right, said, numbers
+    return abs(wall / events - 1) < 0.03 and blind < 0.5 * events, numbers
 
 
-def peaks(bench: Bench) -> CheckResult:
+def peaks(bench: Bench) -> Seen:
     """Take memory in one phase and none in the next, and check that the peaks say so."""
-    import torch
-
-    from sparsebench.runtime.memory import Meter
-
     size = GIB if bench.gpu else 2**28
     # What libraries such as cuBLAS hold on the GPU by now does not belong to the phase.
     before = torch.cuda.memory_allocated() if bench.gpu else 0
-    meter = Meter(0, bench.device)
-    with meter.phase("taken"):
+    phases = Meter(0, bench.device)
+    with phases.phase("taken"):
         block = torch.ones(size, dtype=torch.uint8, device=bench.device)
         del block
-    with meter.phase("nothing"):
+    with phases.phase("nothing"):
         pass
-    full, empty = meter.rows
-    taken = (full.peak_bytes or 0) - before
+    full, empty = phases.rows
+    taken = full.peak_bytes - before
     nothing = ((empty.cuda_reserved_bytes if bench.gpu else empty.peak_bytes) or 0) - before
-    numbers = {"taken_bytes": taken, "nothing_bytes": nothing}
     room = 2 * 2**20 if bench.gpu else size // 16
-    right = abs(taken - size) <= room and nothing < size // 2
-    return right, f"{taken / 2**20:.1f} of {size / 2**20:.0f} MiB taken, then {nothing / 2**20:.1f} MiB", numbers
+    numbers = {"size": size, "taken_bytes": taken, "nothing_bytes": nothing}
+    return abs(taken - size) <= room and nothing < size // 2, numbers
 
 
-def energy(bench: Bench) -> CheckResult:
+def energy(bench: Bench) -> Seen:
     """Check over five seconds of load that the counter's joules are the power that the card shows, times the time."""
-    if not bench.gpu:
-        raise CheckSkipped("a CPU is examined: few users may read its energy counter")
-    import torch
-
-    from sparsebench.energy import Unavailable, gpu, meter, nvml
-
+    bench.need_gpu()  # few users may read a CPU's counter
     counter, index = meter(bench.device), torch.device(bench.device).index or 0
     if not counter.counts:
         raise CheckSkipped(counter.source)
-    x = torch.randn(8192, 8192, device="cuda").to(torch.bfloat16)
+    matrix = torch.randn(8192, 8192, device=bench.device).to(torch.bfloat16)
 
-    def load() -> None:
-        nonlocal x
-        x = (x @ x).clamp_(-1, 1)
+    def load() -> float:
+        (matrix @ matrix).sum()
         torch.cuda.synchronize()
+        return time.perf_counter()
 
-    powers, warm = [], time.perf_counter()
-    while time.perf_counter() - warm < 2:  # a card shows the power of the last second
-        load()
-    started = time.perf_counter()
+    started, powers = load(), []
+    while load() - started < 2:  # a card shows the power of the last second
+        pass
+    started = load()
     counter.joules()
     try:
-        while (took := time.perf_counter() - started) < 5:
-            load()
+        while (now := load()) - started < 5:
             with nvml() as library:
                 powers.append(library.nvmlDeviceGetPowerUsage(gpu(library, index)) / 1e3)
     except Unavailable as error:
         raise CheckSkipped(str(error)) from error
     joules = counter.joules() or 0.0
-    wanted = took * sum(powers) / len(powers)
-    ratio = joules / wanted
-    return abs(ratio - 1) <= 0.15, f"{joules:.0f} J counted, {wanted:.0f} J by power and time", {"ratio": ratio}
+    wanted = (now - started) * sum(powers) / len(powers)
+    return abs(joules / wanted - 1) <= 0.15, {"joules": joules, "power_times_seconds": wanted}

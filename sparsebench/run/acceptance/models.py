@@ -1,63 +1,153 @@
-"""Models of random weights for ``doctor --gpu``: four blocks of true width for a GPU, two small ones for a CPU."""
+"""Checks of models that run: each engine gives the plain model's outputs, ranks share a model, and what cannot go on says so."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
+from sparsebench import devices
+from sparsebench.errors import MeasureError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import parts
+from sparsebench.run.acceptance.bench import GIB, Bench, CheckSkipped, Seen, off
+from sparsebench.runtime import MemoryResult, Workload
+from sparsebench.runtime.footprint import working_bytes
+from sparsebench.runtime.graphs import GRAPH
+from sparsebench.runtime.group import RankGroup, add_up
+
+TOLERANCE = 1e-4
 
 
-class Shape(NamedTuple):
-    """A family and a config.json."""
+def one_rank(bench: Bench) -> Seen:
+    """Check that every family under ``deepspeed``, with a decode from a cache, gives the plain outputs."""
+    results = {name: bench.memory(name, "deepspeed") for name in ("deberta", "bert", "opt", "t5")}
+    numbers = {name: off(result) for name, result in results.items()}
+    kinds = {result.device for result in results.values()}
+    return max(numbers.values()) <= TOLERANCE and kinds == {bench.device.partition(":")[0]}, numbers
 
-    family: Family
-    config: dict[str, Any]
+
+def tensor_parallel(bench: Bench) -> Seen:
+    """Check DeepSpeed at several ranks: the same output, and for each rank its share of the blocks and its own GPU."""
+    numbers: dict[str, Any] = {}
+    right = True
+    for ranks in bench.several:
+        gpus = {message["gpu"] for message in add_up(bench.setting("deepspeed", ranks))}
+        numbers[f"GPUs of {ranks} ranks"] = len(gpus - {""})
+        right &= not bench.gpu or len(gpus) == ranks
+    for name in ("opt", "t5", "deberta"):
+        whole = bench.memory(name, "deepspeed")
+        for ranks in bench.several:
+            result = bench.memory(name, "deepspeed", ranks)
+            distance, share = off(result), _share(bench, name, whole, result)
+            numbers |= {f"{name} x{ranks}": distance, f"{name} x{ranks} share": share}
+            right &= distance <= TOLERANCE and abs(share * ranks - 1) <= 0.1
+    return right, numbers
 
 
-def _shapes(blocks: int, wide: bool) -> dict[str, Shape]:
-    """Return DeBERTa-v2-xxlarge, BERT-large, OPT-1.3b, T5-XL and a Llama of width 2048, or small models like them."""
+def _share(bench: Bench, name: str, whole: MemoryResult, result: MemoryResult) -> float:
+    """Return the share of the blocks' matrices on the fullest rank: all it holds, less what every rank has whole."""
+    folder, family = bench.model(name)
+    checkpoint = Checkpoint(folder)
+    sizes = {key: info.nbytes for key, info in checkpoint.tensors.items()}
+    cut = sum(sizes[part.name] for part in parts(checkpoint, family).values() if part.prunable)
+    # Where several ranks share a model, a head that is tied to the embedding gets a matrix of its own.
+    tied = family != "encoder" and "lm_head.weight" not in sizes
+    rows = checkpoint.config["vocab_size"]
+    head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
+    one, several = (max(row.tensor_bytes for row in found.per_rank) for found in (whole, result))
+    return 1 - (one + head - several) / cut
 
-    def size(true: int, small: int) -> int:
-        return true if wide else small
 
-    def config(kind: str, hidden: int, heads: int, inner: int, vocabulary: int, **own: Any) -> dict[str, Any]:
-        return {
-            "model_type": kind, "vocab_size": size(vocabulary, 128), "hidden_size": size(hidden, 64),
-            "num_attention_heads": size(heads, 4), "intermediate_size": size(inner, 128), "num_hidden_layers": blocks,
-            "max_position_embeddings": 512, "pad_token_id": 0, **own,
+def zero3(bench: Bench) -> Seen:
+    """Check ZeRO-3: the same output, and never most of the model on one GPU.
+
+    A GPU also holds what it gathers ahead, and the tied embedding.
+    """
+    folder, _ = bench.model("opt")
+    whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    numbers: dict[str, Any] = {}
+    right = True
+    for ranks in (1, 2)[: bench.ranks]:
+        result = bench.memory("opt", "deepspeed-zero3", ranks)
+        share = max(row.cuda_allocated_bytes or 0 for row in result.per_rank) / whole
+        numbers |= {f"x{ranks} off": off(result), f"x{ranks} share": share}
+        right &= off(result) <= TOLERANCE and share < 0.7
+    return right, numbers
+
+
+def sparse(bench: Bench) -> Seen:
+    """Check that the sparse engine uses a sparse kernel and is right: 2:4 on a GPU, most weights zero on a CPU."""
+    settings = {"pattern": "2:4"} if bench.gpu else {"sparsity": 0.9}
+    result = bench.latency(bench.pruned("opt", **settings), "opt", "sparse", workload=Workload(1, 128, 4))
+    used = ("2:4" in result.kernel) if bench.gpu else not result.kernel.startswith("dense")
+    right = result.parity is not None and off(result) <= result.parity.tolerance
+    ratios = {f"{one.phase} / dense": one.ratio for one in result.differences}
+    return used and right, {"kernel": result.kernel, "off": off(result), **ratios}
+
+
+def against_itself(bench: Bench) -> Seen:
+    """Check that a model and its copy differ by nothing but little noise, each token being one recorded graph."""
+    bench.need_gpu()  # times on a CPU that others use too say nothing of the program
+    folder, _ = bench.model("opt")
+    result = bench.latency(folder, "opt", "hf", workload=Workload(1, 32, 16), samples=24, phase_seconds=4.0)
+    decode = next(one for one in result.differences if one.phase == "decode")
+    quiet = decode.low <= 1 <= decode.high and decode.high - decode.low <= 0.03
+    numbers = {"ratio": decode.ratio, "low": decode.low, "high": decode.high, "kernel": result.kernel}
+    return quiet and GRAPH in result.kernel, numbers
+
+
+def killed(bench: Bench) -> Seen:
+    """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
+    ranks = bench.several[0]
+    folder, family = bench.model("opt")
+    spec = {"job": "latency", "dense": str(folder), "variants": [(0, str(folder))], "baseline": False, "family": family}
+    before, sent = devices.free_memory(bench.device) or 0, 0.0
+    try:
+        with RankGroup(spec, bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)) as group:
+            for message in group.messages():
+                if message["kind"] == "progress" and not sent:
+                    sent = time.monotonic()
+                    os.kill(group.here.processes[1].pid, signal.SIGKILL)
+    except MeasureError as error:
+        if not sent:  # the ranks failed before one was killed
+            raise
+        seconds, said = time.monotonic() - sent, error.message.splitlines()[0]
+        kept = before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
+        return f"rank 1 of {ranks} died of SIGKILL" in said and seconds <= 10 and kept < GIB // 4, {
+            "said": said, "seconds": seconds, "kept_bytes": kept,
         }  # fmt: skip
-
-    deberta = config(
-        "deberta-v2", 1536, 24, 6144, 128100, relative_attention=True, position_buckets=size(256, 8),
-        pos_att_type=["c2p", "p2c"], norm_rel_ebd="layer_norm", share_att_key=True,
-    )  # fmt: skip
-    ends = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
-    opt = config("opt", 2048, 32, 8192, 50272, ffn_dim=size(8192, 128), word_embed_proj_dim=size(2048, 64), **ends)
-    t5 = {
-        "model_type": "t5", "vocab_size": size(32128, 128), "d_model": size(2048, 64), "d_kv": size(64, 16),
-        "d_ff": size(5120, 96), "num_layers": blocks, "num_decoder_layers": blocks, "num_heads": size(32, 4),
-        "feed_forward_proj": "gated-gelu", "is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1,
-        "decoder_start_token_id": 0,
-    }  # fmt: skip
-    llama = config("llama", 2048, 32, 8192, 32000, num_key_value_heads=size(8, 2), bos_token_id=1, eos_token_id=2)
-    return {
-        "deberta": Shape("encoder", deberta), "bert": Shape("encoder", config("bert", 1024, 16, 4096, 30522)),
-        "opt": Shape("decoder", opt), "t5": Shape("encoder-decoder", t5), "llama": Shape("decoder", llama),
-    }  # fmt: skip
+    return False, {"said": "nothing"}
 
 
-TRUE, TINY = _shapes(4, True), _shapes(2, False)
+def too_large(bench: Bench) -> Seen:
+    """Check that what cannot fit is refused before it starts, with a way out, and that such a pair is timed apart."""
+    bench.need_gpu()
+    folder, _ = bench.model("opt")
+    need, hint = working_bytes(folder, bench.setting("hf")), ""
+    with _left(bench, int(0.5 * need)):
+        try:
+            bench.memory("opt", "hf")
+        except MeasureError as error:
+            hint = error.hint or ""
+    with _left(bench, int(1.9 * need)):
+        baseline = bench.latency(folder, "opt", "hf").baseline
+    return "more ranks" in hint and baseline == "unpaired", {"hint": hint, "baseline": baseline}
 
 
-def tokenizer(words: int) -> Any:
-    """Return a tokenizer of ``words`` words (``w0``, …) and four special tokens: a random model needs no real text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+@contextmanager
+def _left(bench: Bench, size: int) -> Iterator[None]:
+    """Take the GPU's memory but for ``size`` bytes. Raises CheckSkipped where the driver does not say what is free."""
+    import torch
 
-    names = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(words))]
-    core = Tokenizer(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    torch.cuda.empty_cache()
+    free = devices.free_memory(bench.device, 1)
+    if free is None:
+        raise CheckSkipped("the driver does not report free memory")
+    taken = torch.empty(free - size, dtype=torch.uint8, device=bench.device)
+    yield
+    del taken
+    torch.cuda.empty_cache()

@@ -1,27 +1,55 @@
-"""The checks of ``doctor --gpu``, on the CPU: those that mean something there pass, and a wrong answer is an exit code."""
+"""The checks of ``doctor --gpu``: on this machine's GPUs, on the CPU, and what the command makes of them."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import energy
+from sparsebench import devices, energy
 from sparsebench.cli.app import app
 from sparsebench.errors import MeasureError
 from sparsebench.run import acceptance
-from sparsebench.run.acceptance import failures, hardware, instruments
-from sparsebench.run.acceptance.bench import Bench, CheckSkipped
+from sparsebench.run.acceptance import instruments, models
+from sparsebench.run.acceptance.bench import Bench, CheckSkipped, Seen
 from tests.gpus import H100, Driver
 
 DOCTOR = ["doctor", "--gpu", "--device", "cpu"]
 
 
-def test_quick_checks_pass_and_what_says_no_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """What the checks share on this machine's GPUs."""
+    if not devices.names():
+        pytest.skip("there is no GPU here")
+    device = devices.resolve("cuda")
+    made = Bench(device, len(devices.chosen(device)), tmp_path_factory.mktemp("bench"))
+    made.choose()
+    return made
+
+
+@pytest.mark.parametrize("what", acceptance.CHECKS)
+def test_no_check_says_no_on_a_gpu(what: str, bench: Bench) -> None:
+    try:
+        passed, numbers = acceptance.CHECKS[what](bench)
+    except CheckSkipped as reason:
+        pytest.skip(str(reason))
+    assert passed is not False, numbers
+
+
+@pytest.mark.long
+def test_no_check_says_no_on_a_cpu() -> None:
+    found = list(acceptance.run_checks("cpu", 2))
+    assert [(check.what, check.detail) for check in found if check.verdict == "no"] == []
+    assert sum(check.verdict == "yes" for check in found) == 8
+
+
+def test_checks_that_pass_are_shown_and_what_says_no_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     quick = {name: acceptance.CHECKS[name] for name in ("pruning", "energy")}
     monkeypatch.setattr(acceptance, "CHECKS", quick)
     shown = CliRunner().invoke(app, [*DOCTOR, "--out", str(tmp_path / "found.json")])
@@ -30,28 +58,25 @@ def test_quick_checks_pass_and_what_says_no_is_an_error(monkeypatch: pytest.Monk
     written = json.loads((tmp_path / "found.json").read_text())
     assert written["where"]["device"] == "cpu" and written["checks"][0]["numbers"]["same"] >= 0.995
 
-    def wrong(bench: acceptance.Bench) -> acceptance.CheckResult:
+    def wrong(bench: Bench) -> Seen:
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(acceptance, "CHECKS", {"a check": wrong})
     shown = CliRunner().invoke(app, [*DOCTOR, "--json"])
     assert shown.exit_code == 1
     (check,) = json.loads(shown.stdout)["checks"]
-    assert (check["verdict"], check["detail"]) == ("no", "RuntimeError: no kernel image is available")
+    assert (check["verdict"], check["reason"]) == ("no", "RuntimeError: no kernel image is available")
 
 
-def test_a_number_that_json_does_not_have_is_null_and_says_what_it_was(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    numbers = {"opt x2": math.inf, "t5 x2": math.nan, "share": 0.5, "names": ["a"]}
-    monkeypatch.setattr(acceptance, "CHECKS", {"a check": lambda _: (False, "far off", numbers)})
+def test_a_number_that_json_does_not_have_is_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    numbers = {"opt x2": math.inf, "t5 x2": math.nan, "share": 0.5}
+    monkeypatch.setattr(acceptance, "CHECKS", {"a check": lambda _: (False, numbers)})
     out = tmp_path / "found.json"
     shown = CliRunner().invoke(app, [*DOCTOR, "--json", "--out", str(out)])
     assert shown.exit_code == 1
     for text in (shown.stdout, out.read_text()):
         (check,) = json.loads(text, parse_constant=pytest.fail)["checks"]
-        assert check["numbers"] == {"opt x2": None, "t5 x2": None, "share": 0.5, "names": ["a"]}
-        assert check["not_finite"] == {"opt x2": "inf", "t5 x2": "nan"}
+        assert check["numbers"] == {"opt x2": "inf", "t5 x2": "nan", "share": 0.5}
 
 
 def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
@@ -69,30 +94,23 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
 
 
 def test_a_gpu_without_an_energy_counter_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(energy, "meter", lambda _: energy.EnergyMeter(energy.NoMeter("none: not supported")))
+    monkeypatch.setattr(instruments, "meter", lambda _: energy.EnergyMeter(energy.NoMeter("none: not supported")))
     with pytest.raises(CheckSkipped, match="not supported"):
         instruments.energy(Bench("cuda", 1, tmp_path))
 
 
 def test_a_makers_figures_are_those_of_the_whole_name() -> None:
-    assert hardware.nominal_speeds(H100) == hardware.NOMINAL["H100"] != hardware.nominal_speeds("NVIDIA H100 PCIe")
-    assert hardware.nominal_speeds("NVIDIA A100-SXM4-80GB") == hardware.NOMINAL["A100"]
-    assert not any(map(hardware.nominal_speeds, ("cpu", "NVIDIA RTX A1000", "NVIDIA L40", "NVIDIA GH200 480GB")))
+    speeds = instruments.nominal_speeds
+    assert speeds(H100) == instruments.NOMINAL["H100"] != speeds("NVIDIA H100 PCIe")
+    assert speeds("NVIDIA A100-SXM4-80GB") == instruments.NOMINAL["A100"]
+    assert not any(map(speeds, ("cpu", "NVIDIA RTX A1000", "NVIDIA L40", "NVIDIA GH200 480GB")))
 
 
 def test_ranks_that_fail_before_one_is_killed_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fails(*_: object) -> None:
         raise MeasureError("no room")
 
-    monkeypatch.setattr(failures, "RankGroup", fails)
+    monkeypatch.setattr(models, "RankGroup", fails)
     monkeypatch.setattr(Bench, "model", lambda *_: (tmp_path, "decoder"))
     with pytest.raises(MeasureError, match="no room"):
-        failures.killed(Bench("cpu", 2, tmp_path))
-
-
-@pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
-def test_no_check_says_no_on_a_cpu() -> None:
-    found = list(acceptance.run_checks("cpu", 2))
-    assert [(check.what, check.detail) for check in found if check.verdict == "no"] == []
-    assert sum(check.verdict == "yes" for check in found) >= 11
+        models.killed(Bench("cpu", 2, tmp_path))
