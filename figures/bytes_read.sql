@@ -16,10 +16,10 @@
 -- yscale: log
 -- xlabel: bytes of weights that one token reads, packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Bytes are counted, not timed: the weight files in the packed format, without the weights of the blocks that skipping leaves unread on the calibration text (their files stay as large as the dense model's). An embedding table that is not the output head too would count whole. Solid and joined: no other variant is as good and reads less. Models above ten times the dense perplexity are left out.
+-- note: Bytes are counted, not timed: the weight files in the packed format, without the weights of the blocks that skipping leaves unread on the calibration text (their files stay as large as the dense model's). An embedding table that is not the output head too would count whole. Solid and joined: no other variant is as good and reads less. Models above ten times the dense perplexity are left out. Brackets: the number of a calibration text that is not a method's usual one (d: dense inputs).
 
 WITH points AS (
-    SELECT DISTINCT c.panel, c.score, c.low, c.high, c.dense, coalesce(words, 'dense') AS label, coalesce(kind, 'dense') AS kind,
+    SELECT DISTINCT c.panel, c.score, c.low, c.high, c.dense, coalesce(replace(words, '(text ', '('), 'dense') AS label, coalesce(kind, 'dense') AS kind,
            read_bytes / 1e6 AS megabytes
     FROM curves c
     JOIN sizes s USING (variant_id)

@@ -17,13 +17,13 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file from which the model's weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. Whiskers: 95% intervals; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (trained for longer or shorter) the best is shown. Brackets: a calibration that is not a method's usual one (d: dense inputs).
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file from which the model's weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. Whiskers: 95% intervals; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (trained for longer or shorter) the best is shown. Brackets: the number of a calibration text that is not a method's usual one (d: dense inputs).
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), points AS (
     SELECT DISTINCT c.model, c.weights, c.panel, c.sparsity, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes / 1e6 AS megabytes,
-           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(words, 'dense') END AS label,
+           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(replace(words, '(text ', '('), 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
     JOIN packed USING (variant_id)

@@ -18,7 +18,7 @@
 -- yscale: log
 -- xlabel: time of a decoded token / that of the dense model
 -- ylabel: perplexity (lower is better)
--- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Dense is plain torch, not the machine's fastest dense engine. All gain over torch's product counts, whether bytes or a faster kernel bring it. Whiskers: 95% intervals; where one crosses 1, or the noise hides it, no difference is shown. Models above ten times the dense perplexity are left out.
+-- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Dense is plain torch, not the machine's fastest dense engine. All gain over torch's product counts, whether bytes or a faster kernel bring it. Whiskers: 95% intervals; where one crosses 1, or the noise hides it, no difference is shown. Models above ten times the dense perplexity are left out. Brackets: the number of a calibration text that is not a method's usual one (d: dense inputs).
 
 WITH fastest AS (
     SELECT variant_id, engine, speedup, speedup_low, speedup_high, verdict IN ('faster', 'slower') AS shown, record_id,
@@ -30,7 +30,7 @@ WITH fastest AS (
     -- The prompt and the whole request of the same job.
     SELECT record_id, 1 / any_value(speedup) FILTER (phase = 'prefill') AS prompt, 1 / any_value(speedup) FILTER (phase = 'generate') AS request FROM latency GROUP BY record_id
 ), points AS (
-    SELECT DISTINCT c.model, c.panel || ', ' || setting AS panel, weights = 'dequantized' AND words LIKE '%int4%' AS again, prompt, request, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, short, 1 / speedup AS relative, 1 / speedup_high AS relative_low, 1 / speedup_low AS relative_high
+    SELECT DISTINCT c.model, c.panel || ', ' || setting AS panel, weights = 'dequantized' AND words LIKE '%int4%' AS again, prompt, request, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, replace(words, '(text ', '(') || ' (' || engine || ')' AS label, kind, shown, short, 1 / speedup AS relative, 1 / speedup_high AS relative_low, 1 / speedup_low AS relative_high
     FROM curves c
     JOIN fastest USING (variant_id)
     LEFT JOIN beside USING (record_id)

@@ -198,11 +198,11 @@ def known(step: Step) -> bool:
     A setting that is no more counts where it has the value that every step has now (``Settings.former``).
     """
     kind = kinds().get(step.verb)
-    own = kind.settings().get(step.name) if kind else None
-    if own is None:
+    settings = kind.settings().get(step.name) if kind else None
+    if settings is None:
         return False
-    rest = {key: value for key, value in step.settings.items() if key not in own.model_fields}
-    return all(key in own.former and own.former[key] == value for key, value in rest.items())
+    former = {key: value for key, value in step.settings.items() if key not in settings.model_fields}
+    return former.items() <= settings.former.items()
 
 
 def details(step: Step) -> list[str]:
