@@ -4,7 +4,7 @@
                               [--only WORD …]
 
 Each part runs in a process of its own, so that its peak memory is its own. Nothing is loaded or computed: the manifest's models
-do not exist, jobs take their estimates on a simulated clock, and records hold invented scores without outcomes of documents.
+do not exist, jobs take their estimates on a simulated clock, and records hold invented scores of ten documents.
 Seconds are of CPU, of all threads, so that a busy machine tells the same as an idle one.
 
     plan     expand the manifest, gather all cells into jobs (none done), and none of them (all done)
@@ -12,7 +12,7 @@ Seconds are of CPU, of all threads, so that a busy machine tells the same as an 
     all      the same where all cells are done: an empty file stands for each record, whose name alone is read
     file     write the plan's record, as a run does first, and read it as the next one does
     schedule start and end every job: the real queue and the real rules for room, for one machine and for a cluster
-    ingest   bring records into a ledger, in transactions as `sparsebench ingest` does
+    ingest   check records and bring them into a ledger, in transactions as `sparsebench ingest` does
     results  count and average the view `results`, once to warm up and once timed
 """
 
@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sparsebench import bounded, records, sources
+from sparsebench.benchmarks import Outcome, ScoreResult, all_tasks
 from sparsebench.cli.plan import show
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
@@ -64,6 +65,9 @@ TASKS = (
     "lambada_openai",
     "sciq",
 )
+
+DOCUMENTS = 10
+"""Documents of each score whose record is ingested."""
 
 
 @dataclass(frozen=True)
@@ -226,17 +230,18 @@ def _simulated(name: str, every: list[Job], room: Callable[[Job, list[Any]], boo
 
 
 def _records(asked: Asked) -> Iterator[dict[str, Any]]:
-    """Records of scores; without documents' outcomes, which a real one has by the thousand."""
+    """Records of scores of ``DOCUMENTS`` documents; a real one has hundreds or thousands."""
     wanted = -(-asked.records // ((asked.variants + 1) * asked.tasks))
     found = planned(
         Asked(wanted, *(getattr(asked, name) for name in ("variants", "tasks", "nodes", "slots", "records")))
     )
     cells: Iterator[Cell] = (cell for cell in found.cells if cell.stage == "benchmarks")
     for number, cell in enumerate(islice(cells, asked.records)):
-        score = 0.5 + (number % 97) / 400
-        result = {"task": cell.settings["task"], "metric": "acc", "score": score, "stderr": 0.01, "n": 1000}
-        result |= {"limited": False, "chance": 0.25, "protocol": {}, "outcomes": []}
-        yield records.make(cell, "scale", records.CellOutcome("done", result))
+        values = [float(place <= number % DOCUMENTS) for place in range(DOCUMENTS)]
+        outcomes = tuple(Outcome(str(place), "", value) for place, value in enumerate(values))
+        task = all_tasks()[cell.settings["task"]]
+        result = ScoreResult.of(task, outcomes, DOCUMENTS, 0.25, {})
+        yield records.make(cell, "scale", records.CellOutcome("done", asdict(result)))
 
 
 def ingest(asked: Asked) -> dict[str, Any]:
@@ -256,7 +261,7 @@ def ingest(asked: Asked) -> dict[str, Any]:
             if not batch:
                 break
             begun = time.process_time()
-            ledger.ingest(batch)
+            ledger.take([("scale", record) for record in batch], None)
             last = time.process_time() - begun
             first = first or last
             spent += last

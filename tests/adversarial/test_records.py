@@ -223,6 +223,16 @@ def test_among_strangers_the_maker_who_came_first_counts_with_the_last_of_its_re
     assert sorted(here.ask("SELECT origin, counts_origin FROM conflicts")) == [(OTHER, STRANGER), (STRANGER, STRANGER)]
 
 
+def test_ones_own_scores_are_compared_with_ones_own_dense_score(
+    here: Workspace, found: list[Record], score: Record
+) -> None:
+    dense = of(found, stage="benchmarks", model="smol", method="dense")[0]
+    dense = with_score(dense, [1] * 30 + [0] * 10)
+    here.made_here(on_another_machine(dense), score)
+    here.take(here.home / "records", here.given(with_score(dense, [0] * 40), with_score(score, [1, 0, 0, 0] * 10)))
+    assert here.ask("SELECT score, dense_score FROM vs_dense") == ((0.5, 0.75),)
+
+
 def test_a_record_of_other_settings_is_none_of_the_cell_whose_id_it_gives(
     here: Workspace, found: list[Record], score: Record
 ) -> None:

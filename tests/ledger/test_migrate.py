@@ -156,7 +156,7 @@ def test_errors_that_were_compared_the_wrong_way_round_are_compared_again(
         connection.execute("UPDATE base.comparisons SET loss_at_most = -0.02, gained = 30, lost = 0")
         connection.execute("DELETE FROM base.migrations WHERE number > 20")
         connection.execute("ALTER TABLE base.memory_ranks DROP COLUMN cache_bytes")
-        for table, column in product(("records", "plans"), ("origin", "own", "checksum")):
+        for table, column in product(("records", "plans"), ("origin", "own", "digest")):
             connection.execute(f"ALTER TABLE base.{table} DROP COLUMN {column}")
         connection.execute("ALTER TABLE base.variants DROP COLUMN own")
     assert Ledger(path).catch_up(tmp_path / "no-records") == 0

@@ -9,7 +9,7 @@ SELECT record_id, started_at,
        (r ->> '$.environment.threads')::INTEGER AS threads,
        r ->> '$.key' AS key, r ->> '$.where.id' AS place, r ->> '$.where.device' AS device, r ->> '$.where.cuda' AS cuda,
        r ->> '$.where.dtype' AS calculated, coalesce(r ->> '$.content', '') AS content,
-       (r ->> '$.seconds')::DOUBLE AS seconds, (r ->> '$.format')::INTEGER AS format, origin, own, checksum
+       (r ->> '$.seconds')::DOUBLE AS seconds, (r ->> '$.format')::INTEGER AS format, origin, own, digest
 FROM incoming
 WHERE kind = 'cell'
 ORDER BY position;

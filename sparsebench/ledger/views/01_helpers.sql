@@ -59,19 +59,22 @@ CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low)
 CREATE OR REPLACE VIEW _contents AS
 SELECT variant_id, arg_min(content, (status <> 'done', NOT own, rowid)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
 
--- Every record with its maker: NULL is this workspace. Of a cell, or of times and memory a cell and place (`scope`), one maker's count.
+-- Every record with its maker: NULL is this workspace. Of a cell, or of times and memory a cell and place (`scope`), one maker counts: this
+-- workspace, else that of the first result to arrive.
 CREATE OR REPLACE VIEW _made AS
 SELECT *, rowid AS arrived, if(own, NULL, origin) AS maker, if(stage IN ('latency', 'memory'), place, '') AS scope FROM base.records;
 
--- The record that counts for each cell and `place`, of the weights that count: this workspace's own, else those of the maker of the first
--- result to arrive. Of one maker's, a record with a result counts before one without, then the last to arrive.
+-- The record of each cell and `place`, of the weights that count and chosen by that rule; of one maker's, a record with a result counts
+-- before one without, then the last to arrive. `counts`: whether its maker is the one that counts for the cell.
 CREATE OR REPLACE VIEW _latest AS
-SELECT r.* EXCLUDE (scope)
+SELECT r.*, maker IS NOT DISTINCT FROM first_value(maker) OVER (PARTITION BY cell_id, scope ORDER BY r.status <> 'done', NOT own, arrived) AS counts
 FROM _made r
 LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
-QUALIFY maker IS NOT DISTINCT FROM first_value(maker) OVER (PARTITION BY cell_id, scope ORDER BY r.status <> 'done', NOT own, arrived)
+QUALIFY maker IS NOT DISTINCT FROM first_value(maker) OVER (PARTITION BY cell_id, place ORDER BY r.status <> 'done', NOT own, arrived)
     AND row_number() OVER (PARTITION BY cell_id, place, maker ORDER BY r.status <> 'done', arrived DESC) = 1;
+
+CREATE OR REPLACE VIEW _counted AS FROM _latest WHERE counts;
 
 -- Models without skill, which measure the score that a task gives without any. Only `floors` shows them.
 CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.steps WHERE step = 'floor';
@@ -83,12 +86,12 @@ SELECT v.source, v.revision, v.family, v.dtype, s.task, s.metric, _same(r.settin
        count(DISTINCT variant_id) AS models,
        bool_and(if(coalesce(m.higher_is_better, true), c.high < 0, c.low > 0)) AS separable
 FROM base.scores s
-JOIN _latest r USING (record_id)
+JOIN _counted r USING (record_id)
 JOIN base.variants v USING (variant_id)
 JOIN _without_skill USING (variant_id)
 LEFT JOIN metrics m USING (metric)
 -- A comparison with a dense score that was measured again since no longer counts.
-LEFT JOIN (SELECT c.* FROM base.comparisons c JOIN _latest d ON d.record_id = c.dense_record_id) c USING (record_id)
+LEFT JOIN (SELECT c.* FROM base.comparisons c JOIN _counted d ON d.record_id = c.dense_record_id) c USING (record_id)
 GROUP BY ALL;
 
 -- The cells of each manifest: those of each maker's newest plan on each machine; where there is no plan, those it has recorded. What this
@@ -108,7 +111,7 @@ FROM planned
 UNION ALL
 SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY min(started_at), cell_id))::INTEGER, any_value(stage),
        any_value(stage), any_value(variant_id), NULL, any_value(settings), bool_or(own)
-FROM _latest
+FROM _counted
 WHERE manifest NOT IN (SELECT manifest FROM newest)
 GROUP BY manifest, cell_id;
 
@@ -117,19 +120,19 @@ GROUP BY manifest, cell_id;
 CREATE OR REPLACE VIEW _given AS
 SELECT variant_id, any_value((zeros - coalesce(rounded_to_zero, 0)) / prunable) AS given
 FROM base.variants v
-JOIN _latest USING (variant_id)
+JOIN _counted USING (variant_id)
 JOIN base.makings USING (record_id)
 WHERE v.sparsity IS NULL
 GROUP BY variant_id;
 
 -- Every cell of every manifest with its variant and its records, one per place. `choice` is 1 for the record that counts. Times and memory
--- count per place. Of all else one record counts: the manifest's own before another manifest's, then the last to arrive.
+-- count per place. Of all else one record counts, of the maker that counts: the manifest's own before another manifest's, then the last to arrive.
 CREATE OR REPLACE VIEW _measured AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
                     coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.place, r.status, r.reason, r.started_at,
-       r.seconds, e.machine, row_number() OVER (PARTITION BY m.manifest, m.cell_id, if(m.stage IN ('latency', 'memory'), r.place, NULL)
-                                                ORDER BY r.status <> 'done', r.manifest <> m.manifest, r.arrived DESC) AS choice
+       r.seconds, r.origin, e.machine, row_number() OVER (PARTITION BY m.manifest, m.cell_id, if(m.stage IN ('latency', 'memory'), r.place, NULL)
+                                                ORDER BY r.status <> 'done', NOT r.counts, r.manifest <> m.manifest, r.arrived DESC) AS choice
 FROM _members m
 JOIN base.variants v USING (variant_id)
 LEFT JOIN _given g USING (variant_id)
@@ -180,5 +183,6 @@ COMMENT ON COLUMN _cells.status IS 'done, failed, unsupported, skipped; missing 
 COMMENT ON COLUMN _cells.reason IS 'why a cell is not done';
 COMMENT ON COLUMN _cells.started_at IS 'start of the cell, UTC';
 COMMENT ON COLUMN _cells.seconds IS 'wall time of the cell, s';
+COMMENT ON COLUMN _cells.origin IS 'workspace that made the record: its random id, published for the committed records, empty where the record does not say it';
 COMMENT ON COLUMN _cells.machine IS 'class of hardware on which the cell ran';
 COMMENT ON COLUMN _cells.record_id IS 'key of the base tables';

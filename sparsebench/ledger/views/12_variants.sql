@@ -9,7 +9,7 @@ WITH made AS (
            arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share,
            -- Where the newest making has no counter, an older one's joules do not count.
            arg_max_null(joules, started_at) AS joules, arg_max_null(energy_source, started_at) AS energy_source, arg_max(note, started_at) AS note
-    FROM _latest
+    FROM _counted
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
 ), whole AS (
@@ -19,7 +19,7 @@ WITH made AS (
     FROM base.variants v
     JOIN (
         SELECT r.variant_id, r.record_id, sum(count) AS parameters
-        FROM _latest r
+        FROM _counted r
         JOIN base.structure_tensors USING (record_id)
         GROUP BY ALL
     ) t USING (variant_id)
@@ -27,7 +27,7 @@ WITH made AS (
     GROUP BY ALL
 ), counted AS (
     SELECT variant_id, arg_max(operations_token, started_at) AS operations_token
-    FROM _latest
+    FROM _counted
     JOIN base.structure USING (record_id)
     GROUP BY variant_id
 )

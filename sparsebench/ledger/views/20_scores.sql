@@ -8,7 +8,7 @@ WITH scored AS (
            _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
            (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
            (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
-           c.record_id, c.choice
+           c.origin, c.record_id, c.choice
     FROM _measured c
     JOIN base.scores s USING (record_id)
     LEFT JOIN base.intervals i USING (record_id)

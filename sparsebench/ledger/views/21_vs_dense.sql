@@ -11,9 +11,9 @@ WITH paired AS (
     JOIN _scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
-    -- One dense score for each: of the same machine where there is one, else calculated in the same precision, else the one that counts.
+    -- One dense score for each: of the same workspace where there is one, of the same machine where there is one, else calculated in the same precision, else the one that counts.
     QUALIFY row_number() OVER (PARTITION BY s.manifest, s.record_id
-                               ORDER BY d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice, c.record_id IS NULL, d.record_id) = 1
+                               ORDER BY d.origin IS DISTINCT FROM s.origin, d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice, c.record_id IS NULL, d.record_id) = 1
 ), ranked AS (
     -- Benjamini and Hochberg (J. of the Royal Statistical Society B 57, 289-300, 1995): p times the tests over its rank.
     SELECT *, counted * count(counted) OVER (PARTITION BY manifest) / count(counted) OVER (PARTITION BY manifest ORDER BY counted) AS discovery
@@ -52,7 +52,7 @@ WHERE m.sparsity > r.sparsity AND m.variant_id NOT IN (SELECT variant_id FROM sc
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
 COMMENT ON COLUMN vs_dense.metric IS 'metric, as in scores';
 COMMENT ON COLUMN vs_dense.score IS 'the variant''s score';
-COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score on the same task with the same settings, from the same machine where there is one';
+COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score on the same task with the same settings, from the same workspace and machine where there is one';
 COMMENT ON COLUMN vs_dense.chance IS 'score of a model without skill';
 COMMENT ON COLUMN vs_dense.difference IS 'variant minus dense over the documents of both, in the metric''s unit';
 COMMENT ON COLUMN vs_dense.low IS 'lower end of the 95% interval of difference (0/1 outcomes: Newcombe, paired; perplexity: Student''s t; else paired bootstrap); clusters are resampled, or discounted, as a whole';

@@ -55,7 +55,7 @@ WITH unforced AS (
            max(z.prunable_bytes / t.prunable) FILTER (z.format = 'dense') AS width
     FROM base.sizes z
     JOIN base.storage t USING (record_id)
-    JOIN _latest USING (record_id)
+    JOIN _counted USING (record_id)
     JOIN base.variants v USING (variant_id)
     GROUP BY ALL
 ), heads AS (
@@ -63,7 +63,7 @@ WITH unforced AS (
     SELECT if(v.weights = 'random', v.model, '') AS named, v.source, v.revision, v.family, v.dtype, v.weights,
            coalesce(max(t.count) FILTER (t.kind = 'head'), max(t.count) FILTER (t.kind = 'embedding')) AS head
     FROM base.structure_tensors t
-    JOIN _latest USING (record_id)
+    JOIN _counted USING (record_id)
     JOIN base.variants v USING (variant_id)
     WHERE v.recipe = 'dense' AND NOT t.prunable
     GROUP BY ALL
