@@ -143,7 +143,7 @@ def test_a_family_that_cannot_be_sharded_starts_nothing(
     shutil.copytree(tiny_llama, tmp_path / "bloom")
     config = json.loads((tmp_path / "bloom" / "config.json").read_text())
     (tmp_path / "bloom" / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="ALiBi"):
         measure_memory(tmp_path / "bloom", "decoder", setting(2))
 
@@ -183,7 +183,7 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
 
     monkeypatch.setattr(measure, "_pair_fits", lambda *_: False)
     monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
-    monkeypatch.setattr(measure, "group", group)
+    monkeypatch.setattr(measure, "RankGroup", group)
     with pytest.raises(Seen) as seen:
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
     assert seen.value.args == (True, [(0, str(tiny_bert))])
@@ -192,7 +192,7 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
     said = (
         r"needs about 0\.7 GiB at 1 rank of the deepspeed engine, by its files and the workload; 0\.0 GiB are available"
@@ -208,7 +208,7 @@ def test_a_dense_model_that_does_not_fit_is_refused_beside_a_small_variant(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = shutil.copytree(tiny_bert, tmp_path / "small")
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr(measure, "model_bytes", lambda folder, _: 2**20 if folder == small else 2**40)
     monkeypatch.setattr(measure, "footprint", lambda folder, _: 2**20 if folder == small else 2**40)
     with pytest.raises(MeasureError, match=f"{tiny_bert.name} needs about 1024"):
@@ -219,7 +219,7 @@ def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
     tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.lists([("GPU-a", H100, "40000"), ("GPU-b", H100, "0")])
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(MeasureError, match="on each GPU") as caught:
         measure_memory(tiny_bert, "encoder", setting(2))
     assert "deepspeed-zero3" in (caught.value.hint or "")
@@ -234,7 +234,7 @@ def test_more_ranks_than_gpus_are_refused_before_any_starts(
     tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="4 ranks need 4 GPUs, but device cuda has 2"):
         measure_memory(tiny_bert, "encoder", replace(setting(4), device="cuda"))
     with pytest.raises(UnsupportedError, match="2 ranks need 2 GPUs, but device cuda:1 has 1"):

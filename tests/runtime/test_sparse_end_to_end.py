@@ -83,7 +83,7 @@ def test_without_a_compiler_the_result_says_what_ran(
 
 
 def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="2 ranks"):
         measure_memory(tiny_bert, "encoder", Setting("sparse", 2, SHORT))
 
@@ -93,7 +93,7 @@ def test_a_packed_folder_is_for_the_sparse_engine(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     pack(tiny_bert, tmp_path / "packed")
-    monkeypatch.setattr(measure, "group", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="packed"):
         measure_memory(tmp_path / "packed", "encoder", setting(engine))
 
