@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sparsebench.environment import stable_id
+from sparsebench.provenance import sealed
 from tests.ledger import samples
 
 CANARY = b"what lies beside the ledger and is nobody's business"
@@ -25,7 +27,10 @@ def records(suffix: str) -> list[dict[str, Any]]:
     found = samples.sample(samples.small())
     for record in found[-3:]:
         record.update(status="failed", result=None, reason="it broke")
-    return [_told(record, suffix) for record in found]
+    told = [_told(record, suffix) for record in found]
+    for environment in (record["environment"] for record in told if "environment" in record):
+        environment["id"] = stable_id(environment)
+    return [sealed(record) for record in told]
 
 
 def _told(value: Any, suffix: str, key: str = "") -> Any:

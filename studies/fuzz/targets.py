@@ -259,7 +259,7 @@ class Records(Target):
 
     def read(self, given: bytes) -> None:
         from sparsebench.ledger.store import Ledger
-        from sparsebench.records import planned, read_cell, statuses
+        from sparsebench.records import planned, read, statuses
 
         folder = self.folder / "records"
         (folder / "plan-x.json").write_bytes(given)
@@ -267,7 +267,7 @@ class Records(Target):
         Ledger(self.ledger).rebuild([folder], wrong.append)
         statuses(folder)
         (folder / "x.done.json").write_bytes(given)
-        read_cell(folder, "x", "done").get("reason")
+        list(read([folder / "x.done.json"]))
         (folder / "x.done.json").unlink()
         planned(folder)
         if wrong:

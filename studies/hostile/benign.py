@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsebench.benchmarks.statistics import ratio
+
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32, "hidden_size": 8,
     "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
@@ -100,7 +102,10 @@ def sharded(folder: Path, weight_map: Mapping[str, str]) -> Path:
 
 
 def records(repository: Path) -> list[dict[str, Any]]:
-    """A plan and one record of each stage and task that it holds, from a published ledger."""
+    """A plan and one record of each stage and task that it holds, from a published ledger, without checksums.
+
+    Scores are of their first forty documents, so that they are short.
+    """
     import zstandard
 
     with (repository / "ledger" / "published" / "g2p.jsonl.zst").open("rb") as file:
@@ -109,9 +114,12 @@ def records(repository: Path) -> list[dict[str, Any]]:
     for one in map(json.loads, lines):
         found.setdefault((one.get("kind"), one.get("stage"), one.get("settings", {}).get("task")), one)
     plan, *rest = sorted(found.values(), key=lambda one: one.get("kind") != "plan")
-    kept = {one["cell_id"] for one in rest}
-    plan["cells"] = [cell for cell in plan["cells"] if cell["cell_id"] in kept]
-    for one in rest:
-        if one["stage"] == "benchmarks":
-            one["result"]["outcomes"] = one["result"]["outcomes"][:40]
+    cells = {one["cell_id"] for one in rest}
+    plan["cells"] = [cell for cell in plan["cells"] if cell["cell_id"] in cells]
+    for one in (plan, *rest):
+        del one["checksum"], one["origin"]
+    for result in (one["result"] for one in rest if one["stage"] == "benchmarks"):
+        kept = result["outcomes"][:40]
+        score, stderr = ratio([one["value"] for one in kept], [one["label"] or 1.0 for one in kept])
+        result |= {"outcomes": kept, "n": len(kept), "score": score, "stderr": stderr}
     return [plan, *rest]

@@ -112,7 +112,7 @@ def test_a_call_that_means_nothing_is_refused_by_name(culprit: str, call: Call, 
 
 FAILING = {
     "blocks: 99": {"shrink": "first", "blocks": 99},
-    "heads: 3": {"shrink": "l1", "of": "heads", "heads": 3},
+    "heads: 3": {"shrink": "l2", "of": "heads", "heads": 3},
     "none.json": {"shrink": "list", "file": "none.json"},
     "odd.txt": {"trim": "list", "file": "odd.txt"},
     "masks.safetensors": {"prune": "mask", "file": "masks.safetensors"},

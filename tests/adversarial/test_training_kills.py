@@ -109,7 +109,7 @@ def test_what_a_killed_training_left_is_used_without_a_word(name: str, cases: Ca
     case.left()
     evidence = case.resumed(progress=lambda done, total, words="": steps.append(done) if "loss" in words else None)
     assert evidence.note == case.whole.note and not case.notes
-    assert steps[:1] == ([] if name in ("reconstruct", "low_rank") else [4])
+    assert steps[:1] == ([] if name == "reconstruct" else [4])
 
 
 def test_a_full_disk_is_an_error_of_the_step(cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch) -> None:

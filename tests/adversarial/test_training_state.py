@@ -132,7 +132,7 @@ FILES = ["finetune/training", "distill/teacher-1-00001", "gradual/training", "re
 MORE = [
     "distill/training", "distill/teacher-0-00000", "distill/teacher-1-00002", "gradual/teacher-0-00001", "elsa/training",
     "gates/training", "gates/teacher-0-00002", "states/training", "translate/training", "translate/teacher-0-00002",
-    "reconstruct/decoder-0", "low_rank/decoder-1",
+    "reconstruct/decoder-0",
 ]  # fmt: skip
 DAMAGED = [(file, damage) for file in FILES for damage in DAMAGES] + [
     (file, damage) for file in MORE for damage in ("half", "bit in the middle", "another training's")

@@ -34,7 +34,6 @@ SCENARIOS: dict[str, tuple[str, tuple[str, str, dict[str, Any]], dict[str, Any]]
     "states": ("bert", ("recover", "distill", {**USUAL, "match": "hidden_mse"}), {"rate": 1e-3}),
     "translate": ("t5", ("recover", "distill", MIXED), {"temperature": 2.0}),
     "reconstruct": ("llama", ("recover", "reconstruct", BLOCKS), {"rate": 1e-3}),
-    "low_rank": ("llama", ("recover", "reconstruct", {**BLOCKS, "train": "low_rank"}), {"rate": 1e-3}),
 }
 """Trainings by name: the model's kind, the step, and what differs in another training, whose files must not be taken."""
 STATE = "training.safetensors"

@@ -17,10 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
+from sparsebench import provenance
 from sparsebench.cli.run import _again
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.preflight import PlanRequest
-from sparsebench.records import statuses
+from sparsebench.records import statuses, write
 from sparsebench.run.runner import _death
 from tests.command import call
 
@@ -319,14 +320,16 @@ def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, s
     sparsebench("run", manifest)
     done = (tmp_path / "ledger" / "records").glob("*.done.json")
     record = next(path for path in done if '"stage":"structure"' in path.read_text())
-    record.rename(record.with_name(record.name.replace(".done.", ".failed.")))
+    failed = json.loads(record.read_text()) | {"status": "failed", "reason": "a full disk", "result": None}
+    write(record.parent, provenance.sealed(failed))
     again = sparsebench("run", manifest)
     assert again.returncode == 1
     assert "1 cell failed before" in again.stderr
     assert "--retry-failed" in again.stderr
     other = next((tmp_path / "ledger" / "records").glob("*.done.json"))
-    other.unlink()
+    other.write_text(other.read_text()[:-9])
     beside = sparsebench("run", manifest)
+    assert f"made again: {other.name}" in beside.stderr or f"{other.name}: not JSON" in beside.stderr
     assert beside.returncode == 1, "a cell of the manifest is still failed"
     assert "1 cell failed before" in beside.stderr and "1 done" in beside.stderr
     retried = sparsebench("run", manifest, "--retry-failed")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsebench.environment import stable_id
 from studies.hostile import benign
 from studies.hostile.harmless import write
 from studies.hostile.registry import case
@@ -56,6 +57,8 @@ def _everywhere(text: str) -> Callable[[Record], None]:
             variant = record["variant"]
             variant |= {"model": text, "source": text, "method": text if variant["method"] != "dense" else "dense"}
             record["environment"] |= {"machine": text, "cpu": text}
+            record["environment"]["id"] = stable_id(record["environment"])
+            record["where"]["machine"] = text
             record["result"]["notes"] = [text]
             if record["stage"] == "benchmarks":
                 record["result"] |= {"task": text, "metric": text}

@@ -18,7 +18,6 @@ from sparsebench.models.tokenizers import same_tokens
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
-from sparsebench.steps.recover.step import trains
 from sparsebench.steps.recover.teacher import Distillation, mapped
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
@@ -103,7 +102,6 @@ def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
         label(asked)
         == "distill taught by dense and wide tokens=1500 held_out=0.2 evaluations=3 batch=4 rate=0.003 top_k=8"
     )
-    assert trains(asked) - trains(alone) == 1500
     assert Checkpoint(tmp_path / "out").config == Checkpoint(tmp_path / "pruned").config
 
 
