@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import NoReturn
 
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
+GUARD_SECONDS = 1.0
+"""How often a command's guard is looked after."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """The device files of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux."""
 
@@ -121,18 +124,36 @@ def run(
     All of its processes end, not only the first, after ``seconds`` (subprocess.TimeoutExpired), and when this process
     is interrupted or killed. They also end when the command fails, for instance because one of them was killed.
     """
-    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
-    with (
-        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process,
-        # The guard reads a pipe that nobody writes to, and that closes when this block or this process ends.
-        subprocess.Popen(
-            ["/bin/sh", "-c", _END, str(process.pid)], stdin=pipe, stdout=quiet, stderr=quiet, start_new_session=True
-        ) as guard,
-    ):
-        out, err = process.communicate(timeout=seconds)
-        if not process.returncode:
-            guard.kill()
+    pipe, until = subprocess.PIPE, time.monotonic() + seconds
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process:
+        guard = _guard(process.pid)
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=min(GUARD_SECONDS, max(0.0, until - time.monotonic())))
+                    break
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() >= until:
+                        raise subprocess.TimeoutExpired(command, seconds) from None
+                    if guard.poll() is not None:  # somebody killed it, and may kill this process too
+                        guard = _guard(process.pid)
+        finally:
+            if process.returncode == 0:
+                guard.kill()
+            guard.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _guard(session: int) -> subprocess.Popen[bytes]:
+    """Start a shell that ends a session of processes once its input closes, as it does when this process ends."""
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _END, str(session)],
+        stdin=subprocess.PIPE,
+        stdout=quiet,
+        stderr=quiet,
+        start_new_session=True,
+    )
 
 
 if __name__ == "__main__":

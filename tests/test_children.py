@@ -85,7 +85,7 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("whose", ["parent", "command", "shell"])
+@pytest.mark.parametrize("whose", ["parent", "command", "shell", "guard and parent"])
 def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(whose: str, tmp_path: Path) -> None:
     """A compiler's own processes are no Python of ours: nothing ties them to whoever began it all. The shell is one that the
     command has started, as torch does ninja, and of whose end it makes a failure of its own."""
@@ -104,9 +104,15 @@ def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(wh
     while not (told.exists() and told.read_text().strip() and _alive(sleeper)) and time.monotonic() < until:
         time.sleep(0.02)
     assert _alive(sleeper)
-    os.kill(parent.pid if whose == "parent" else int(told.read_text()), signal.SIGKILL)
+    if whose == "guard and parent":
+        guards = [one for one in psutil.Process(parent.pid).children() if children._END in one.cmdline()]
+        for guard in guards:
+            guard.kill()
+        assert guards
+        time.sleep(3 * children.GUARD_SECONDS)
+    os.kill(parent.pid if "parent" in whose else int(told.read_text()), signal.SIGKILL)
     out, _ = parent.communicate(timeout=60)
-    assert out == {"parent": "", "command": f"{-signal.SIGKILL}\n", "shell": "1\n"}[whose]
+    assert out == {"parent": "", "guard and parent": "", "command": f"{-signal.SIGKILL}\n", "shell": "1\n"}[whose]
     _, alive = psutil.wait_procs(_alive(sleeper), timeout=60)
     assert not alive
 
