@@ -97,9 +97,8 @@ def verified(found: list[Decision], records: Path, device: str) -> tuple[list[De
     known = statuses(records)
     checked, wrong = [], []
     for decision in found:
-        reason = ""
-        if decision.why in RECORDED and not decision.runs:
-            reason = doubt(records, decision.cell, known[key(decision.cell, device)], device)
+        status = known.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
+        reason = doubt(records, decision.cell, status, device) if status else ""
         if reason:
             wrong.append(reason)
         checked.append(replace(decision, runs=True, why="damaged") if reason else decision)
