@@ -21,8 +21,9 @@ from typing import NoReturn
 
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
-GUARD_SECONDS = 1.0
-"""How often a command's guard is looked after."""
+GUARDS, GUARD_SECONDS = 2, 0.5
+"""How many guards a command has, and how often they are looked after: a single one, killed half a second before this
+process, would leave the command alone."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """The device files of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux."""
 
@@ -126,7 +127,7 @@ def run(
     """
     pipe, until = subprocess.PIPE, time.monotonic() + seconds
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process:
-        guard = _guard(process.pid)
+        guards = [_guard(process.pid) for _ in range(GUARDS)]
         try:
             while True:
                 try:
@@ -135,12 +136,13 @@ def run(
                 except subprocess.TimeoutExpired:
                     if time.monotonic() >= until:
                         raise subprocess.TimeoutExpired(command, seconds) from None
-                    if guard.poll() is not None:  # somebody killed it, and may kill this process too
-                        guard = _guard(process.pid)
+                    # Somebody killed one, and may kill this process too.
+                    guards = [guard if guard.poll() is None else _guard(process.pid) for guard in guards]
         finally:
-            if process.returncode == 0:
-                guard.kill()
-            guard.communicate()
+            for guard in guards:
+                if process.returncode == 0:
+                    guard.kill()
+                guard.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

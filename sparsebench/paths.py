@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +14,8 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, UserError
 
 WEIGHTS, INDEX, PICKLE_INDEX = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"
+DRAWN, WRITING_SECONDS = 6, 5.0
+"""The random digits in the name of a file that is being written, and how long writing takes at most."""
 _DISTRUST = "no genuine model contains this: fetch it again from a source that you trust"
 
 
@@ -124,7 +128,20 @@ def create(path: Path, mode: str = "w") -> IO[Any]:
 
 def partial_of(path: Path) -> Path:
     """Return a hidden name in the same folder, ending in a number, that no other writer has."""
-    return path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
+    return path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**DRAWN):0{DRAWN}}")
+
+
+def sweep_partial(folder: Path) -> None:
+    """Remove from a folder what processes that are dead for some seconds have left of files that they wrote whole."""
+    import psutil
+
+    for partial in folder.glob(".*.*"):
+        number = partial.name.rpartition(".")[2]
+        if not number.isdigit() or len(number) <= DRAWN or psutil.pid_exists(int(number[:-DRAWN])):
+            continue
+        with suppress(FileNotFoundError):  # a process of another machine may have renamed it meanwhile
+            if time.time() - partial.stat().st_mtime > WRITING_SECONDS:
+                partial.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sparsebench import leftovers, records
 from sparsebench.errors import UserError
 from sparsebench.models import building
-from sparsebench.paths import create, unlinked
+from sparsebench.paths import create, sweep_partial, unlinked
 from sparsebench.plan.cells import Variant
 from sparsebench.storage import sums
 
@@ -90,6 +90,7 @@ class Workspace:
         records.sweep(self.records)
         for name in ("models", "variants", "packed", "training", "scratch"):
             building.sweep(self.work / name)
+            sweep_partial(self.work / name)
 
     def scratch(self) -> Path:
         """Make a folder of this process's own for temporary files; remove what dead processes left there."""

@@ -86,6 +86,23 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
     assert not any(path.exists() for path in (*left, theirs, half))
 
 
+def test_a_half_written_list_of_checksums_is_removed_once_its_writer_is_dead(space: Workspace) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    beside = sums.beside(space.folder(PRUNED))
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    left, fresh, living = (
+        beside.with_name(f".{beside.name}.{pid}{drawn}")
+        for pid, drawn in ((dead.pid, "000001"), (dead.pid, "000002"), (os.getpid(), "000003"))
+    )
+    for partial in (beside, left, fresh, living):
+        partial.touch()
+    for partial in (left, living):
+        os.utime(partial, (0, 0))
+    space.sweep()
+    assert not left.exists() and fresh.exists() and living.exists() and beside.exists()
+
+
 def test_a_model_that_was_left_without_its_checksum_gets_it_unless_it_is_damaged(space: Workspace) -> None:
     folder = space.folder(DENSE)
     weights = folder / "model.safetensors"
