@@ -122,7 +122,7 @@ class VariantWriters:
         ``made`` has the settings that all variants share. Raises ModelError, before any result is emitted, when a
         folder has fewer zeros on disk than were written.
         """
-        every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
+        every = {target: {"family": family, **target.record(), **made} for target in self.writers}
         for target, settings in every.items():
             self.unverified[target] = self.writers[target].close(settings)
         seconds = time.perf_counter() - self.started

@@ -16,7 +16,7 @@ from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import EmitTarget, VariantWriters
-from sparsebench.steps.prune.registry import methods, needs_calibration, reads_text
+from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
 
@@ -37,16 +37,16 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     if not steps:
         return
     folders = {target: targets[step] for target, step in steps.items()}
-    reading = next((step.name for step in steps.values() if reads_text(step)), None)
+    reading = next((step.name for step in steps.values() if step.settings.reads_text()), None)
     tokens = context.text(reading) if reading else None
-    propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
+    propagate = next((step.settings.propagate for step in steps.values() if step.settings.reads_text()), "pruned")
     sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype, context.device)
     sweep.run(lambda target, found: emit(steps[target], found), context.progress)
 
 
 def target_of(step: Step) -> Target:
     """Return the ``Target`` of a pruning step."""
-    settings = step.settings
+    settings = step.settings.record()
     own = tuple((key, value) for key, value in settings.items() if key not in (*TARGET, "propagate"))
     return Target(step.name, options=own, **{key: settings[key] for key in TARGET})
 
@@ -77,7 +77,9 @@ class Sweep:
         """
         checkpoint = float_checkpoint(self.dense, "prune first, then quantize")
         places = prunable_parts(checkpoint, self.family)
-        calibrated = [target for target in self.folders if needs_calibration(target.method, target.allocation)]
+        calibrated = [
+            target for target in self.folders if methods()[target.method].needs or target.allocation != "uniform"
+        ]
         plain = [target for target in self.folders if target not in calibrated]
         failed: dict[Target, SparsebenchError] = {}
         passes = ((plain, self._tensorwise), (calibrated, self._blockwise))

@@ -80,7 +80,7 @@ class GatePruning(Pruning):
 
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
         self.shape, self.seed = shape, seed
-        self.joint = bool(step.settings["uneven"])
+        self.joint = bool(step.settings.uneven)
         numbers = choosing.numbers(shape, width.cutting(step))
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
         if all(count == axis.units for axis, count in numbers.items()):

@@ -19,9 +19,10 @@ from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
-from sparsebench.steps.shrink.choosing import REAP, Cutting, by_labels, kinds_of
+from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
 from sparsebench.steps.shrink.named import NamedElements, read
+from sparsebench.steps.shrink.settings import LABELLED, Taylor
 from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class _Plan:
 
     @property
     def uneven(self) -> bool:
-        return bool(self.step.settings.get("uneven"))
+        return bool(getattr(self.step.settings, "uneven", False))
 
 
 @dataclass
@@ -56,7 +57,7 @@ class _Making:
 
     @property
     def compensation(self) -> str:
-        return str(self.step.settings["compensation"])
+        return str(self.step.settings.compensation)
 
 
 def make(
@@ -103,14 +104,14 @@ def make(
 
 
 def _plan(shape: ModelShape, step: Step) -> _Plan:
-    named = read(step.settings["file"], shape) if "file" in step.settings else None
+    named = read(step.settings.file, shape) if step.settings.file else None
     if step.name == "list":
         assert named is not None
         return _Plan(step, {axis: len(stay) for axis, stay in named.exactly(shape).items()}, named)
     left = choosing.numbers(shape, cutting(step))
     if named:
-        named.check(shape, left, bool(step.settings["uneven"]))
-    if step.settings["compensation"] == "bias":
+        named.check(shape, left, bool(step.settings.uneven))
+    if step.settings.compensation == "bias":
         compensation.biases(shape, left)  # raises before the text runs through the model
     return _Plan(step, left, named)
 
@@ -136,12 +137,12 @@ def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Making
 def cutting(step: Step) -> Cutting:
     """Return what a step's settings ask for."""
     own = step.settings
-    targets = {key: own.get(key) for key in ("parameters", "keep", "neurons", "heads", "experts")}
-    return Cutting(own["of"], **targets, multiple_of=own.get("multiple_of", 1), uneven=own["uneven"])
+    targets = {key: getattr(own, key, None) for key in ("parameters", "keep", "neurons", "heads", "experts")}
+    return Cutting(own.of, **targets, multiple_of=getattr(own, "multiple_of", 1), uneven=own.uneven)
 
 
 def _cuts(step: Step) -> int:
-    return int(step.settings.get("iterations", 1))
+    return int(getattr(step.settings, "iterations", 1))
 
 
 ScoreKey = tuple[str, bool, tuple[Any, ...]]
@@ -152,8 +153,9 @@ settings of labelled documents."""
 def _scored(step: Step) -> ScoreKey:
     if step.name != "taylor":
         return "", True, ()
-    documents = tuple(step.settings.get(key) for key in ("source", "field", "label", "documents"))
-    return step.settings["labels"], not step.settings["uneven"], documents if by_labels(step) else ()
+    own: Taylor = step.settings
+    documents = tuple(getattr(own, key) for key in LABELLED) if own.by_labels() else ()
+    return own.labels, not own.uneven, documents
 
 
 @dataclass
@@ -202,7 +204,7 @@ class _WidthPass:
                         emit(step, error)
             self.compensate(making)
             for one in making:
-                said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings}
+                said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings.record()}
                 said |= {"seed": self.context.seed, **self.told(one.step)}
                 try:
                     if one.error:
@@ -224,7 +226,7 @@ class _WidthPass:
         name = steps[0].name
         if name == "list":
             return {_scored(steps[0]): {}}
-        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
+        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings.of)}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name == "l2":
@@ -261,7 +263,7 @@ class _WidthPass:
 
     def whole(self, step: Step) -> WholeModel:
         """Load the whole model, with the text on which a step is scored."""
-        if not by_labels(step):
+        if not step.settings.by_labels():
             return WholeModel.load(self.folder, self.context.family, self.batch, self.context.dtype)
         documents = self.documents[_scored(step)] = labelled.read(self.folder, step, self.context)
         model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
@@ -281,7 +283,7 @@ class _WidthPass:
         step = plan.step
         kept = self.kept(plan, found)
         smaller = writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
-        if step.settings["compensation"] == "bias":
+        if step.settings.compensation == "bias":
             switches, names = compensation.biases(self.shape, kept)
             smaller.config |= switches
             smaller.add_biases(names)

@@ -179,7 +179,7 @@ def test_one_pass_makes_several_numbers_of_blocks_and_one_fails_alone(tmp_path: 
     steps = {single("shrink", "last", blocks=count): tmp_path / str(count) for count in (1, 2, 4)}
     found = {}
     kinds()["shrink"].load()(folder, steps, Context(family), found.__setitem__)
-    told = {step.settings["blocks"]: result for step, result in found.items()}
+    told = {step.settings.blocks: result for step, result in found.items()}
     assert isinstance(told[4], UnsupportedError) and "4 blocks" in told[4].message
     for count in (1, 2):
         config = json.loads((tmp_path / str(count) / "config.json").read_text())

@@ -57,7 +57,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     masks: dict[Step, Masks] = {}
     for step in targets:
         try:
-            masks[step] = _read(step.settings["file"], checkpoint)
+            masks[step] = _read(step.settings.file, checkpoint)
         except SparsebenchError as error:
             emit(step, error)
     if not masks:
