@@ -26,8 +26,8 @@ from sparsebench.steps.evidence import counted
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.settings import Moefy
-from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.moefy.use import activity
+from sparsebench.steps.share import read_share
 from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from sparsebench.errors import SparsebenchError
     from sparsebench.models.inputs import InputStatistics
     from sparsebench.models.quantized import Codes
+    from sparsebench.steps.grid import Quantize
     from sparsebench.steps.prune.settings import Prune
-    from sparsebench.steps.quantize.grid import Quantize
 
 T = TypeVar("T", bound="Prune")
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from sparsebench.manifest.schema import Count, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.quantize.grid import BITS, GROUP
+from sparsebench.steps.grid import BITS, GROUP
 
 
 class Grid8(Settings):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.contract import Context, Emit, Evidence, Step
+from sparsebench.steps.grid import Quantize
 from sparsebench.steps.quantize import sweep
-from sparsebench.steps.quantize.grid import Quantize
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

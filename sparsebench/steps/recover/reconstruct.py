@@ -31,9 +31,9 @@ from sparsebench.models.safety import told
 from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
-from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.share import read_share
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block

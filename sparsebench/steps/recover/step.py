@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.dimensions import dimensions
 from sparsebench.models.grouped import experts_of
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.skipping import skips
@@ -16,7 +17,6 @@ from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover import whole
 from sparsebench.steps.recover.reconstruct import Reconstruction
 from sparsebench.steps.recover.settings import DENSE, TrainingSettings
-from sparsebench.steps.trim.weights import NESTED, SIZE
 
 
 def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> None:
@@ -25,7 +25,7 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
     Two models whose config.json names no size count as equal.
     """
     learns = isinstance(step.settings, TrainingSettings) and DENSE in step.settings.teachers()
-    ours, theirs = ({**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense))
+    ours, theirs = (dimensions(model.config).vocabulary for model in (checkpoint, dense))
     if learns and ours != theirs:
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 

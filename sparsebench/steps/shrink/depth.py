@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.shrink import writing
 from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def make(
     spill = next(iter(targets.values())).parent
     for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
         try:
-            smaller = writing.without(shape, removed)
+            smaller = cut_model.without(shape, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
-            writer = writing.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
+            writer = cut_model.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
             made[step] = [*_left(shape, removed), smaller.loads, told(writer.left_out)]
         except SparsebenchError as error:
             emit(step, error)

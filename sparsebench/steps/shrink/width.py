@@ -16,9 +16,10 @@ from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
+from sparsebench.steps.shrink import choosing, compensation, labelled, scores
 from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
 from sparsebench.steps.shrink.named import NamedElements, read
@@ -50,7 +51,7 @@ class _Making:
     """One step's folder while it is written; ``error`` says why this step failed while others go on."""
 
     step: Step
-    smaller: writing.Smaller
+    smaller: cut_model.Smaller
     writer: CheckpointWriter
     unseen: int
     error: SparsebenchError | None = None
@@ -184,7 +185,7 @@ class _WidthPass:
         assert self.text is not None, "the criterion reads text"
         return self.text.batch
 
-    def after(self, smaller: writing.Smaller, folder: Path) -> _WidthPass:
+    def after(self, smaller: cut_model.Smaller, folder: Path) -> _WidthPass:
         """Return the pass for the model that a cut has written to ``folder``."""
         kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
@@ -209,7 +210,7 @@ class _WidthPass:
                 try:
                     if one.error:
                         raise one.error
-                    writing.finish(one.smaller, one.writer, said)
+                    cut_model.finish(one.smaller, one.writer, said)
                 except SparsebenchError as error:
                     one.error = error
                     one.writer.abort()
@@ -282,13 +283,13 @@ class _WidthPass:
         """Choose what stays, and begin to write the folder."""
         step = plan.step
         kept = self.kept(plan, found)
-        smaller = writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        smaller = cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
         if step.settings.compensation == "bias":
             switches, names = compensation.biases(self.shape, kept)
             smaller.config |= switches
             smaller.add_biases(names)
         return _Making(
-            step, smaller, writing.opened(smaller, self.context.family, folder), self.unseen.get(_scored(step), 0)
+            step, smaller, cut_model.opened(smaller, self.context.family, folder), self.unseen.get(_scored(step), 0)
         )
 
     def kept(self, plan: _Plan, found: scores.Scores) -> dict[Axis, list[int]]:

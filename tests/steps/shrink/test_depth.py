@@ -16,10 +16,10 @@ from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.cut_model import without, write
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink import depth
 from sparsebench.steps.shrink.whole import WholeModel
-from sparsebench.steps.shrink.writing import without, write
 from tests.steps.shrink.making import four_blocks, shrunk, text
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]}

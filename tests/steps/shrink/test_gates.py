@@ -20,11 +20,12 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.sources.reference import Reference as Source
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import fitted_to, label, single
-from sparsebench.steps.shrink import gates, writing
+from sparsebench.steps.shrink import gates
 from sparsebench.steps.shrink.gates import GatePruning
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import Killed, killer, made, text
@@ -84,7 +85,7 @@ def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: P
         closed = said(model)
     assert settled and not torch.allclose(closed, before, atol=1e-2)
     smaller = gating.smaller(gating.kept())
-    writing.write(smaller, family, tmp_path / "smaller", {})
+    cut_model.write(smaller, family, tmp_path / "smaller", {})
     assert torch.allclose(said(load_model(tmp_path / "smaller", family, "float32")), closed, atol=1e-5)
 
 

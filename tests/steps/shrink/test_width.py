@@ -15,9 +15,10 @@ from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import combinations, kinds, label, single
-from sparsebench.steps.shrink import compensation, scores, width, writing
+from sparsebench.steps.shrink import compensation, scores, width
 from sparsebench.steps.shrink.whole import WholeModel, module_of
 from tests.models.replaying import Stock, written
 from tests.steps.shrink.making import shrunk, text
@@ -413,7 +414,7 @@ def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round
 def test_what_fails_after_scoring_takes_no_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay for least squares, the second of two cuts, and the last bytes of a folder."""
     folder, family = written("llama", tmp_path / "model")
-    finish = writing.finish
+    finish = cut_model.finish
 
     def fails(what: str) -> Any:
         raise ModelError(what, "another")
@@ -423,7 +424,7 @@ def test_what_fails_after_scoring_takes_no_neighbour(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Replay, "run", lambda *given: fails("no replay"))
     monkeypatch.setattr(width, "shape_of", lambda *given: fails("no shape"))
-    monkeypatch.setattr(writing, "finish", full)
+    monkeypatch.setattr(cut_model, "finish", full)
     own = [{}, {"compensation": "least_squares"}, {"iterations": 2}, {"keep": 0.25}]
     steps = [single("shrink", "taylor", **{"keep": 0.5, "of": "neurons", "labels": "text"} | more) for more in own]
     targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}
