@@ -101,12 +101,13 @@ def _refused(chain: tuple[Step, ...], number: int, configs: Configs) -> Iterator
     """Yield why a model's config.json rules out a step of a recipe: what is said once, the reason and a hint."""
     step, reshaped = chain[number], any(before.settings.reshapes() for before in chain[:number])
     for name, config in configs.items():
-        words, hint = step.settings.refuses(config)
-        if not words and not reshaped:
-            words, hint = step.settings.refuses_shape(config)
-        if words:
-            ways = "; or ".join(filter(None, (hint, "keep this entry to other `models:`")))
-            yield f"{name}: {words}", f"{name}: {words}", ways
+        refusal = step.settings.refuses(config)
+        if not refusal and not reshaped:
+            refusal = step.settings.refuses_shape(config)
+        if refusal:
+            words = f"{name}: {refusal.reason}"
+            ways = "; or ".join(filter(None, (refusal.way_out, "keep this entry to other `models:`")))
+            yield words, words, ways
 
 
 def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:

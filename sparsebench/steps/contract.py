@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self
 from pydantic import ConfigDict
 from typing_extensions import TypeVar
 
-from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.errors import ModelError, Refusal, SparsebenchError
 from sparsebench.manifest.schema import Strict, wrong
 
 if TYPE_CHECKING:
@@ -140,13 +140,13 @@ class Settings(Strict):
 
     # What fits it
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
-        """Return why a model with this config.json cannot be given the step, and a way out; else empty strings."""
-        return "", ""
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Return why a model with this config.json cannot be given the step."""
+        return None
 
-    def refuses_shape(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
         """As ``refuses``, by the shapes in config.json: asked only where no earlier step of the recipe ``reshapes``."""
-        return "", ""
+        return None
 
     def reshapes(self) -> bool:
         """Return whether the shapes of the result differ from those of the parent's config.json."""

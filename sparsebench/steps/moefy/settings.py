@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
+from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.architectures import neurons
 from sparsebench.models.grouped import COUNTED, count
 from sparsebench.models.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.watching import lacking
+from sparsebench.steps.watching import unwatched
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
 
@@ -83,18 +84,21 @@ class Moefy(Settings):
         shared = f", {self.shared} shared" if self.shared != self._usual_shared else ""
         return f"{name}/{self.router} {active} of {self.experts} experts{shared}"
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse a model whose neurons cannot be grouped."""
         kind = str(config.get("model_type"))
         if kind in REFUSED and not self.reads_text():  # if the step reads text, the plan itself refuses these
-            return refusal(kind), "choose another model"
-        return lacking(config, activations=True)
+            return Refusal(refusal(kind), "choose another model")
+        return unwatched(config, activations=True)
 
-    def refuses_shape(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse a number of neurons that makes no experts of equal size."""
         odd = [size for size in sorted(neurons(config)) if size % self.experts]
-        why = f"{odd[0]} neurons make no {self.experts} experts of equal size" if odd else ""
-        return why, why and "choose a number that divides them"
+        if not odd:
+            return None
+        return Refusal(
+            f"{odd[0]} neurons make no {self.experts} experts of equal size", "choose a number that divides them"
+        )
 
     def closing_key(self) -> str:
         """Return ``router`` for an oracle: later training of the weights would change its choices."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.families import family_of
 from sparsebench.sources.reference import Reference
@@ -15,12 +16,6 @@ from sparsebench.steps.contract import Settings, setting_words
 
 DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""
-SEVERAL = ("an encoder can have only one teacher", "one `teacher`")
-PREDICTS = (
-    "an encoder is distilled by its hidden states; `alpha` below 1 or `alpha_schedule` needs a loss on predictions",
-    "alpha: 1, without `alpha_schedule`",
-)
-"""``SEVERAL`` and ``PREDICTS``: why an encoder is refused, and the way out."""
 
 
 class Reconstruct(Settings):
@@ -222,17 +217,22 @@ class Distill(TrainingSettings):
         asked = len(self.teachers())
         return super().bytes_per_parameter() + 4.0 * (min(1, asked) if self.top_k else asked)
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse what ``refuses_family`` refuses."""
         return self.refuses_family(family_of(config))
 
-    def refuses_family(self, family: str | None) -> tuple[str, str]:
+    def refuses_family(self, family: str | None) -> Refusal | None:
         """Refuse encoders what needs predictions, and several teachers."""
         if family != "encoder":
-            return "", ""
+            return None
         if len(self.teachers()) > 1:
-            return SEVERAL
-        return PREDICTS if self.alpha < 1 or self.alpha_schedule != "none" else ("", "")
+            return Refusal("an encoder can have only one teacher", "one `teacher`")
+        if self.alpha < 1 or self.alpha_schedule != "none":
+            asked = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
+            return Refusal(
+                f"an encoder is distilled by its hidden states; {asked}", "alpha: 1, without `alpha_schedule`"
+            )
+        return None
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:

@@ -25,7 +25,8 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
     Two models whose config.json names no size count as equal.
     """
     learns = isinstance(step.settings, TrainingSettings) and DENSE in step.settings.teachers()
-    ours, theirs = (dimensions(model.config).vocabulary for model in (checkpoint, dense))
+    configs = ({**(model.config.get("text_config") or {}), **model.config} for model in (checkpoint, dense))
+    ours, theirs = (dimensions(config).vocabulary for config in configs)
     if learns and ours != theirs:
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 

@@ -148,9 +148,8 @@ class Distillation:
         Raises UnsupportedError where these models cannot be compared as the settings ask.
         """
         match, self.steps = self.settings.match, steps
-        why, way = self.settings.refuses_family(self.family)
-        if why:
-            raise UnsupportedError(why, way)
+        if refusal := self.settings.refuses_family(self.family):
+            raise refusal.error()
         if match == "none":
             if self.family == "encoder":
                 self._same_widths("an encoder's last states are compared as they are", "name a `match` beside")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
 from sparsebench.models.architectures import UNBIASED, architecture
 from sparsebench.models.families import family_of
@@ -65,26 +65,26 @@ class Shrink(Settings):
         """Return True."""
         return True
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse parts that this architecture cannot lose, and a compensation or uneven widths that it cannot hold."""
         try:
             how = architecture(config)
         except UnsupportedError as error:
-            return error.message, error.hint or ""
+            return Refusal(error.message, error.hint or "")
         type_, parts = config.get("model_type"), self.parts()
         for kind in kinds_of(parts) if parts else ():
             if why := how.cannot(kind):
-                return f"{type_}: {why}", how.instead(kind)
+                return Refusal(f"{type_}: {why}", how.instead(kind))
         if getattr(self, "compensation", None) == "bias":
             cut = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(parts)]
             if without := [name for name in cut if name in UNBIASED.get(str(type_), ())]:
                 matrices = " and ".join(without)
                 why = f"compensation: bias: {type_} has no bias beside {matrices}, and transformers would ignore one"
-                return why, "`compensation: least_squares` or `none`"
+                return Refusal(why, "`compensation: least_squares` or `none`")
         if getattr(self, "uneven", False) and (how.mixture or family_of(config) == "encoder-decoder"):
             experts = "config.json has no key for an expert or a block of a mixture with fewer elements"
             why = experts if how.mixture else f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
-            return f"{type_}: uneven: {why}", "leave `uneven` out"
+            return Refusal(f"{type_}: uneven: {why}", "leave `uneven` out")
         return super().refuses(config)
 
 
@@ -280,12 +280,12 @@ class Taylor(Width):
         """Return a label such as ``taylor/both to 0.8 of parameters, labels=task, train.jsonl``."""
         return ", ".join([super().describe(), *([Reference.parse(self.source).name] if self.source else [])])
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse next tokens to encoders, and labels to a model without a head for classes."""
         if self.labels == "text" and family_of(config) == "encoder":
-            return "labels: text: an encoder predicts no next token of a text", "`labels: own`"
+            return Refusal("labels: text: an encoder predicts no next token of a text", "`labels: own`")
         if self.by_labels() and (why := lacking(config)):
-            return why, "`labels: own`, or a checkpoint that was fine-tuned to classify"
+            return Refusal(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")
         return super().refuses(config)
 
 
@@ -384,12 +384,13 @@ class Gates(Shrink, Distill):
         words = self.training_words(*SHARES, "of", "tokens")
         return ", ".join([f"{self.name}/{self.of} to {share}", f"tokens={self.tokens}", *words])
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse a mixture of experts, too."""
-        why, way = super().refuses(config)
-        if not why and architecture(config).mixture:
-            return f"{config.get('model_type')}: gates are not learned for mixtures of experts", "another criterion"
-        return why, way
+        refusal = super().refuses(config)
+        if not refusal and architecture(config).mixture:
+            words = f"{config.get('model_type')}: gates are not learned for mixtures of experts"
+            return Refusal(words, "another criterion")
+        return refusal
 
 
 def settings() -> dict[str, type[Settings]]:

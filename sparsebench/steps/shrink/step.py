@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import SparsebenchError
 from sparsebench.models.axes import shape
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.steps.contract import Context, Emit, Evidence, Step
@@ -25,9 +25,8 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     for step, folder in targets.items():
         settings = step.settings
         module: Any = gates if isinstance(settings, Gates) else depth if settings.parts() == "blocks" else width
-        why, way = settings.refuses(checkpoint.config)
-        if why:
-            emit(step, UnsupportedError(why, way))
+        if refusal := settings.refuses(checkpoint.config):
+            emit(step, refusal.error())
         else:
             parts.setdefault((module.make, settings.reads_text()), {})[step] = folder
     reported, name = set[Step](), next(iter(targets)).name

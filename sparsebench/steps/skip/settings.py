@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
+from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Share, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.watching import lacking
+from sparsebench.steps.watching import unwatched
 
 
 class Skip(Settings):
@@ -33,9 +34,9 @@ class Skip(Settings):
         """Return a label such as ``teal 40% of inputs``."""
         return f"{self.name} {100 * (self.share or 0):.4g}% of {self.of}"
 
-    def refuses(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse a model whose layers or activations are not watched."""
-        return lacking(config, activations=self.of == "activations")
+        return unwatched(config, activations=self.of == "activations")
 
 
 class Teal(Skip):

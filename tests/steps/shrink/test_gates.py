@@ -196,8 +196,8 @@ def test_settings() -> None:
     )
     assert (own.settings.forward_tokens(0), own.settings.bytes_per_parameter()) == (3_000_000, 24.0)
     assert "accelerate" in own.settings.libraries()
-    assert "mixtures of experts" in own.settings.refuses({"model_type": "mixtral"})[0]
-    assert own.settings.refuses({"model_type": "llama"}) == ("", "")
+    assert "mixtures of experts" in own.settings.refuses({"model_type": "mixtral"}).reason
+    assert own.settings.refuses({"model_type": "llama"}) is None
     for wrong in (
         {},
         {"parameters": 0.5, "keep": 0.5},

@@ -178,9 +178,8 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
         True,
         True,
     )
-    assert (
-        step.settings.refuses({"model_type": "bert"})[0]
-        and not single("shrink", "l2", keep=0.5).settings.refuses({"model_type": "bert"})[0]
+    assert step.settings.refuses({"model_type": "bert"}) and not single("shrink", "l2", keep=0.5).settings.refuses(
+        {"model_type": "bert"}
     )
     assert (
         set(single("shrink", "taylor", keep=0.5).settings.record()) & {"source", "label", "documents", "field"} == set()
