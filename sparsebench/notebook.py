@@ -86,7 +86,6 @@ def apply(
     from sparsebench.plan.expand import resolved
     from sparsebench.steps.calibration import tokens
     from sparsebench.steps.contract import Context
-    from sparsebench.steps.registry import kinds
 
     out = writable(Path(out), folder=True)
     if out.exists():
@@ -94,7 +93,7 @@ def apply(
     with worded():
         text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
         steps = _recipe(recipe, text)
-    on_device = any(kinds()[step.verb].on_device(step) for step in steps)
+    on_device = any(step.settings.on_device() for step in steps)
     there, cache = devices.resolve(device) if on_device else "cpu", sources.Cache(offline=offline)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
@@ -122,7 +121,7 @@ def _recipe(recipe: Recipe, text: Calibration) -> list[Step]:
     found: list[Step] = []
     for written in [recipe] if isinstance(recipe, Mapping) else recipe:
         verb, name = verb_and_name(written, kinds())
-        known = kinds()[verb].settings()
+        known = kinds()[verb].classes()
         if not isinstance(name, str) or name not in known:
             raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
         given = with_text(written, text.source, (text.field, text.target))

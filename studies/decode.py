@@ -27,9 +27,9 @@ from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.workload import Decode, Prefill, inputs
+from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.grid import Quantize
 from sparsebench.steps.quantize.sweep import run as quantize
 from sparsebench.storage import pack
 

@@ -24,7 +24,7 @@ from sparsebench.steps.calibration import tokens
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.registry import methods
-from sparsebench.steps.prune.zeroing import zeroed
+from sparsebench.steps.zeroing import zeroed
 
 METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "alps")
 

@@ -36,9 +36,9 @@ from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated, tokens
+from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.grid import Quantize
 from sparsebench.steps.quantize.sweep import run
 from sparsebench.storage import measure
 

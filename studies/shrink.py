@@ -82,7 +82,7 @@ def made(parent: Path, names: dict[str, Any], given: argparse.Namespace, out: An
     for name, step in names.items():
         if name in out:
             continue
-        if kinds()["shrink"].reads_text(step) and text is None:
+        if step.settings.reads_text() and text is None:
             text = calibration(parent, given.samples, given.length)
         with tempfile.TemporaryDirectory(prefix="shrunk-") as scratch:
             folder = Path(scratch) / "model"

@@ -32,11 +32,11 @@ from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.replay import GROUP
 from sparsebench.models.topology import prunable_parts
-from sparsebench.steps.contract import Context, Step
+from sparsebench.steps.contract import Context
 from sparsebench.steps.recover.reading import TrainingText
-from sparsebench.steps.recover.step import Distill, Finetune
 from sparsebench.steps.recover.trainer import Pruning, State, Trainer
 from sparsebench.steps.recover.whole import Training
+from sparsebench.steps.registry import single
 
 KINDS = {
     "matrix products": ("mm", "linear", "mkldnn", "baddbmm"),
@@ -74,10 +74,9 @@ def products(shapes: list[tuple[int, int]], tokens: int, dtype: torch.dtype) -> 
 
 def trainer(folder: Path, place: Path, name: str, given: argparse.Namespace, vocabulary: int) -> Trainer:
     """The program's own loop over random tokens, its teacher asked already."""
-    settings = {"finetune": Finetune, "distill": Distill}[name]
     asked = {"tokens": given.batch * given.length * given.steps, "batch": given.batch, "precision": given.dtype}
     asked |= {"match": given.match} if name == "distill" else {}
-    step = Step("recover", name, settings(**asked).complete(name))
+    step = single("recover", name, **asked)
     checkpoint = Checkpoint(folder)
     training = Training(checkpoint, checkpoint, step, Context("decoder"))
     ids = torch.randint(vocabulary, (given.batch * given.steps + 1, given.length))

@@ -46,7 +46,7 @@ def trimmed(folder: Path, family: Any, counts: list[int], out: Path) -> list[tup
     def emit(step: Any, result: Any) -> None:
         if isinstance(result, Exception):
             raise result
-        found.append((step.settings["min_count"], steps[step], result))
+        found.append((step.settings.min_count, steps[step], result))
 
     kinds()["trim"].load()(folder, steps, Context(family), emit)
     return found

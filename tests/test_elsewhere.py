@@ -90,8 +90,8 @@ def test_what_reads_text_is_made_on_the_device_and_is_the_same(
     steps = [
         step for one in asked for step in combinations(verb, one[verb], {k: v for k, v in one.items() if k != verb})
     ]
-    groups = [[step for step in steps if step.settings.get("propagate") != "dense"]]
-    groups += [[step for step in steps if step.settings.get("propagate") == "dense"]]
+    groups = [[step for step in steps if getattr(step.settings, "propagate", "") != "dense"]]
+    groups += [[step for step in steps if getattr(step.settings, "propagate", "") == "dense"]]
     for group in filter(None, groups):
         here = made(folder, family, group, tmp_path, "cpu")
         with elsewhere() as device:

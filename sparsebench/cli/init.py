@@ -61,5 +61,5 @@ def manifest_schema() -> dict[str, Any]:
     from sparsebench.steps.registry import kinds, sweepable
     from sparsebench.storage import formats
 
-    steps = {(verb, name): sweepable(own) for verb, kind in kinds().items() for name, own in kind.settings().items()}
+    steps = {(verb, name): sweepable(own) for verb, kind in kinds().items() for name, own in kind.classes().items()}
     return json_schema(steps, engines(), formats())

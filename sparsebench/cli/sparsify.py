@@ -134,7 +134,6 @@ def sparsify(
     from sparsebench.plan.single import single, validated
     from sparsebench.steps.calibration import tokens
     from sparsebench.steps.contract import Context
-    from sparsebench.steps.registry import kinds
 
     names = list(dict.fromkeys(method or ["magnitude"]))
     asked: dict[str, object] = {"allocation": allocation, "propagate": propagate, **_settings(own or [])}
@@ -149,7 +148,7 @@ def sparsify(
     write = writer(form, dense=True)
     if as_masks and write:
         raise UserError(f"--as-masks beside --format {form}", "masks are written in the dense form")
-    reads = any(kinds()["prune"].reads_text(step) for step in folders)
+    reads = any(step.settings.reads_text() for step in folders)
     named = devices.resolve(device) if reads or device != "auto" else "cpu"  # a wrong name is told whatever the method
     there = named if reads else "cpu"
     cache = sources.Cache(offline=offline)
@@ -168,7 +167,10 @@ def sparsify(
         _store([folder for folder, _, _ in made], form, write)
     if as_json:
         emit_json(
-            [{"folder": str(folder), "method": step.name, **step.settings, **asdict(r)} for folder, step, r in made]
+            [
+                {"folder": str(folder), "method": step.name, **step.settings.record(), **asdict(r)}
+                for folder, step, r in made
+            ]
         )
     else:
         _show(made)
@@ -182,7 +184,7 @@ def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step
     from sparsebench.plan.single import steps
     from sparsebench.steps.registry import kinds
 
-    known = kinds()["prune"].settings()
+    known = kinds()["prune"].classes()
     for name in names:
         check_name("method", name, known)
     found = []
@@ -226,11 +228,13 @@ def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
 
 def _name(step: Step) -> str:
     """Name a version's folder: ``0.90`` (or ``0.995``), ``2of4``, ``4x4-0.50``, or the stem of its mask file."""
-    if "sparsity" not in step.settings:
+    from sparsebench.steps.prune.settings import Mask
+
+    if isinstance(step.settings, Mask):
         from sparsebench.sources.reference import Reference
 
-        return Path(Reference.parse(step.settings["file"]).source).stem
-    pattern, sparsity = step.settings.get("pattern", "unstructured"), step.settings["sparsity"]
+        return Path(Reference.parse(str(step.settings.file)).source).stem
+    pattern, sparsity = step.settings.pattern, step.settings.sparsity
     if ":" in pattern:
         return str(pattern).replace(":", "of")
     share = f"{sparsity:.2f}" if round(sparsity, 2) == sparsity else f"{sparsity:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Variant:
     def read(cls, found: Mapping[str, Any]) -> Variant:
         """Return a variant from a record's mapping, which has more keys than the variant needs."""
         own = {one.name: found[one.name] for one in fields(cls) if one.name in found}
-        steps = tuple(Step(step["verb"], step["name"], step["settings"]) for step in own.get("steps", ()))
+        steps = tuple(map(registry.recorded, own.get("steps", ())))
         return cls(**{**own, "steps": steps, "parents": tuple(own.get("parents", ()))})
 
     def record(self) -> dict[str, Any]:
@@ -55,7 +55,9 @@ class Variant:
         """
         settings = {key: self.last(key) for key in registry.COLUMNS}
         settings["sparsity"] = self.sparsity
-        return {**asdict(self), **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        steps = [step.record() for step in self.steps]
+        return {**own, "steps": steps, **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
     def folder(self, work: Path) -> Path:
         """Return the path of its Hugging Face folder in a work folder."""
@@ -100,10 +102,11 @@ class Variant:
         """
         share: float | None = 0.0
         for step in (step for step in self.steps if step.verb == "prune"):
-            own: float | None = step.settings.get("sparsity")
-            if share == 0 or not step.settings.get("keep_zeros"):
+            settings = step.settings.record()
+            own: float | None = settings.get("sparsity")
+            if share == 0 or not settings.get("keep_zeros"):
                 share = own
-            elif share is not None and own is not None and not is_nm(step.settings["pattern"]):
+            elif share is not None and own is not None and not is_nm(settings["pattern"]):
                 share = round(1 - (1 - share) * (1 - own), 12)
             else:
                 share = None
@@ -112,12 +115,13 @@ class Variant:
     def values(self, key: str) -> list[Any]:
         """Return the values of the field ``key`` in its steps, or the names of its steps of the verb ``key``."""
         named = [step.name for step in self.steps if step.verb == key]
-        return named + [step.settings[key] for step in self.steps if key in step.settings]
+        settings = [step.settings.record() for step in self.steps]
+        return named + [own[key] for own in settings if key in own]
 
     def last(self, key: str) -> Any:
         """Return a setting of its last pruning step (one of ``registry.COLUMNS``); without one, that of NOT_PRUNED."""
         pruned = self._pruning
-        return pruned.settings.get(key, NOT_PRUNED[key]) if pruned else NOT_PRUNED[key]
+        return pruned.settings.record().get(key, NOT_PRUNED[key]) if pruned else NOT_PRUNED[key]
 
     @property
     def _pruning(self) -> Step | None:

@@ -60,7 +60,8 @@ def cross_checks(data: Any, positions: Positions, folder: Path) -> Iterator[Prob
     yield from _models(data, positions, folder)
     yield from _filters(data, positions)
     yield from _shared(data, positions)
-    every = [(verb, key) for verb, kind in kinds().items() for key in kind.files]
+    classes = [(verb, settings) for verb, kind in kinds().items() for settings in kind.classes().values()]
+    every = dict.fromkeys((verb, key) for verb, settings in classes for key in settings.file_keys)
     written = [(at, step, key) for at, step in _written_steps(data) for verb, key in every if verb in step]
     yield from _files(written, positions, folder, "a file that the step reads")
     made: list[Step] = []
@@ -186,7 +187,7 @@ def _flow(value: Any) -> str:
 def _steps(data: Any, positions: Positions, made: list[Step]) -> Iterator[Problem]:
     """Report what is wrong with the steps of ``variants``, and add those that are right to ``made``."""
     entries = _under(data, "variants")
-    names = {verb: kind.settings() for verb, kind in kinds().items()}
+    names = {verb: kind.classes() for verb, kind in kinds().items()}
     for place, entry in enumerate(entries if isinstance(entries, list) else []):
         chain = steps_of(place, entry)
         for number, (at, step) in enumerate(chain, 1):
@@ -198,7 +199,7 @@ def _steps(data: Any, positions: Positions, made: list[Step]) -> Iterator[Proble
                 closing = {key: one for one in made[before:] if (key := closed_by(one, behind))}
                 for key, one in [*closing.items()][:1]:
                     but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in _may_follow(key))
-                    words = f"no step may follow one with `{key}: {one.settings.get(key, one.name)}`"
+                    words = f"no step may follow one with `{key}: {getattr(one.settings, key, one.name)}`"
                     yield positions.problem((*at, key), words, f"another, or the last step of its recipe{but}")
 
 
@@ -245,7 +246,8 @@ def _step(
 
 def _selections(data: Any, positions: Positions, made: Sequence[Step]) -> Iterator[Problem]:
     """Report selections of steps or values that no variant has."""
-    fields = sorted({name for step in made for name in (step.verb, *step.settings)})
+    records = [(step, step.settings.record()) for step in made]
+    fields = sorted({name for step, settings in records for name in (step.verb, *settings)})
     tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
     for at, entry in [*_blocks(data), *tasks]:
         given = entry.get("select")
@@ -255,7 +257,7 @@ def _selections(data: Any, positions: Positions, made: Sequence[Step]) -> Iterat
             for key in one if isinstance(one, dict) else ():
                 own = [step.name for step in made if step.verb == key]
                 # Mappings and lists cannot be selected.
-                said = [step.settings[key] for step in made if key in step.settings]
+                said = [settings[key] for _, settings in records if key in settings]
                 own += [value for value in said if not isinstance(value, dict | list)]
                 if not own:
                     hint = did_you_mean(key, fields)
@@ -360,7 +362,7 @@ def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folde
 
 def _may_follow(verb: str) -> Collection[tuple[str, str]]:
     """Return the verb and name of the steps that may follow a closing ``verb`` nonetheless."""
-    return kinds()[verb].but if verb in kinds() else ()
+    return kinds()[verb].may_follow if verb in kinds() else ()
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.stages import MAKE, PROCESSES
 from sparsebench.steps.calibration import LENGTH
-from sparsebench.steps.registry import kinds
 
 GPU_SPEEDUP = 300.0
 """How many times as fast as a CPU a GPU is: a guess for an H100, measured on none."""
@@ -58,7 +57,7 @@ def tokens(cell: Cell) -> float:
     if cell.stage == MAKE.name:
         step, length = cell.variant.steps[-1], asked.get("length") or LENGTH
         text = asked.get("samples", 0) * (length if cell.variant.family == "decoder" else min(length, PASSAGE))
-        return kinds()[step.verb].forward_tokens(step, text)
+        return step.settings.forward_tokens(text)
     if cell.stage == "outputs":
         return float(3 * asked["samples"] * asked["length"])
     if cell.stage == "benchmarks":

@@ -19,7 +19,7 @@ from sparsebench.sources.reference import Reference
 from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
 from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import combinations, kinds
+from sparsebench.steps.registry import combinations, kinds, references
 
 DEFAULT_SEED = 0
 
@@ -187,14 +187,13 @@ def _line(
     line: list[Variant] = []
     last = base
     for step in chain:
-        kind = kinds()[step.verb]
-        reads = kind.reads_text(step)
+        reads = step.settings.reads_text()
         text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
-        files: dict[str, Any] = {
-            key: Reference.parse(step.settings[key]).content for key in kind.files if step.settings.get(key)
-        }
-        files |= {key: Reference.parse(step.settings[key]).identity for key in kind.texts if step.settings.get(key)}
-        files |= {key: _identities(step.settings[key]) for key in kind.teachers if key in kind.unusual(step)}
+        settings = step.settings
+        files: dict[str, Any] = {key: named[0].content for key, named in references(step, settings.file_keys).items()}
+        files |= {key: named[0].identity for key, named in references(step, tuple(settings.text_keys)).items()}
+        teachers = references(step, [key for key in settings.teacher_keys if key in settings.unusual()])
+        files |= {key: _identities(named) for key, named in teachers.items()}
         last = replace(
             last,
             id=step_id(last.id, step, manifest.seed, text, files),
@@ -207,8 +206,7 @@ def _line(
     return line
 
 
-def _identities(named: str | Sequence[str]) -> str | list[str]:
+def _identities(teachers: Sequence[Reference]) -> str | list[str]:
     """Return what identifies one teacher, or several, in an id."""
-    return (
-        Reference.parse(named).identity if isinstance(named, str) else [Reference.parse(one).identity for one in named]
-    )
+    identities = [teacher.identity for teacher in teachers]
+    return identities[0] if len(identities) == 1 else identities

@@ -13,7 +13,6 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.plan.stages import stages
 from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import kinds
 
 READING = ("transformers", "tokenizers", "scipy")
 """The libraries that turn text into activations and sums of them (models/gather.py), for steps that read text."""
@@ -38,13 +37,11 @@ def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: 
     that its settings name. Settings at their defaults are left out, so that a new setting leaves the ids of old results
     alone.
     """
-    kind = kinds()[step.verb]
-    settings = {**kind.unusual(step), **files}
-    drawn = {"seed": seed} if kind.draws(step) else {}
-    libraries = ("torch", *(READING if read else ()), *kind.extra_libraries(step))
-    return digest(
-        [parent, step.verb, step.name, settings, drawn, dict(read), kind.version(step), _libraries(libraries)]
-    )
+    settings = step.settings
+    written = {**settings.unusual(), **files}
+    drawn = {"seed": seed} if settings.draws() else {}
+    libraries = _libraries(("torch", *(READING if read else ()), *settings.libraries()))
+    return digest([parent, step.verb, step.name, written, drawn, dict(read), settings.version(), libraries])
 
 
 def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:

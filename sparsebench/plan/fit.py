@@ -26,7 +26,7 @@ from sparsebench.plan.resolve import Resolved
 from sparsebench.plan.stages import own_of
 from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import kinds, label
+from sparsebench.steps.registry import label
 
 Chains = Sequence[Sequence[tuple[Step, ...]]]
 """The recipes of each entry of ``variants``, written out."""
@@ -56,7 +56,7 @@ def misfits(
 
 def reads_text(step: Step) -> bool:
     """Return whether a step reads the calibration text."""
-    return kinds()[step.verb].reads_text(step)
+    return bool(step.settings.reads_text())
 
 
 def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:
@@ -99,15 +99,15 @@ def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterato
 
 def _refused(chain: tuple[Step, ...], number: int, configs: Configs) -> Iterator[tuple[str, str, str]]:
     """Yield why a model's config.json rules out a step of a recipe: what is said once, the reason and a hint."""
-    step, reshaped = chain[number], any(kinds()[one.verb].reshapes(one) for one in chain[:number])
-    kind = kinds()[step.verb]
+    step, reshaped = chain[number], any(before.settings.reshapes() for before in chain[:number])
     for name, config in configs.items():
-        words, hint = kind.refuses(step, config)
-        if not words and not reshaped:
-            words, hint = kind.refuses_shape(step, config)
-        if words:
-            ways = "; or ".join(filter(None, (hint, "keep this entry to other `models:`")))
-            yield f"{name}: {words}", f"{name}: {words}", ways
+        refusal = step.settings.refuses(config)
+        if not refusal and not reshaped:
+            refusal = step.settings.refuses_shape(config)
+        if refusal:
+            words = f"{name}: {refusal.reason}"
+            ways = "; or ".join(filter(None, (refusal.way_out, "keep this entry to other `models:`")))
+            yield words, words, ways
 
 
 def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:
@@ -115,7 +115,7 @@ def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:
 
     The form is that of ``_refused``.
     """
-    for library in kinds()[step.verb].extra_libraries(step):
+    for library in step.settings.libraries():
         if environment.versions()[library] == "absent":
             way = f"pip install {environment.EXTRAS.get(library, library)}"
             yield library, f"{label(step)}: {library} is not installed", way

@@ -15,7 +15,6 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, reading, stages
-from sparsebench.steps.registry import kinds
 
 
 def jobs(
@@ -111,7 +110,7 @@ def _missing(
 def calculates(job: Job) -> bool:
     """Return whether a job calculates on the run's device. Making from weights alone only reads and writes files."""
     if job.kind == MAKE.name:
-        return any(kinds()[one.steps[-1].verb].on_device(one.steps[-1]) for one in job.makes if one.steps)
+        return any(variant.steps[-1].settings.on_device() for variant in job.makes if variant.steps)
     return PROCESSES[job.kind].calculates
 
 
@@ -141,7 +140,7 @@ def nodes_of(job: Job) -> int:
 
 def reads_dense(variant: Variant) -> bool:
     """Return whether the step that makes a variant reads the dense model beside its parent."""
-    return bool(variant.steps) and kinds()[variant.steps[-1].verb].reads_dense(variant.steps[-1])
+    return bool(variant.steps) and variant.steps[-1].settings.reads_dense()
 
 
 def made_from(variant: Variant) -> tuple[str, ...]:
@@ -159,7 +158,7 @@ def _pass(variant: Variant) -> Hashable:
     if variant.is_dense:
         return variant.id
     step = variant.steps[-1]
-    return variant.parents[-1], step.verb, kinds()[step.verb].shares(step), variant.calibration
+    return variant.parents[-1], step.verb, step.settings.pass_key(), variant.calibration
 
 
 def _maker(

@@ -13,7 +13,6 @@ from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import kinds
 
 REHEARSED_SPARSITY = 0.9
 
@@ -56,14 +55,12 @@ def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
     """Return the recipes of an entry that read no text, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
     chains = [chain for chain in recipes(entry) if not any(_reads(step) for step in chain)]
-    return [[{step.verb: step.name, **step.settings, **only} for step in chain] for chain in chains]
+    return [[{step.verb: step.name, **step.settings.record(), **only} for step in chain] for chain in chains]
 
 
 def _reads(step: Step) -> bool:
     """Return whether a step needs a tokenizer: for calibration text, for a text of its own, or to trim (``trim``)."""
-    kind = kinds()[step.verb]
-    own = kind.settings()[step.name].model_fields
-    return kind.reads_text(step) or step.verb == "trim" or any(key in own for key in kind.texts)
+    return bool(step.settings.reads_text() or step.verb == "trim" or step.settings.text_keys)
 
 
 def _one(entries: Sequence[Any]) -> dict[str, Any]:

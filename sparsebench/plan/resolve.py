@@ -36,7 +36,7 @@ from sparsebench.plan.stages import own_of
 from sparsebench.sources.cache import write_json
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
-from sparsebench.steps.recover import DENSE
+from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.registry import kinds, with_text
 
 
@@ -210,11 +210,12 @@ class Resolver:
         manifest = resolved.manifest
         usual = with_defaults(manifest.calibration, manifest.seed)
         filled = with_text(step, manifest.calibration.source or DEFAULT.source, (usual.field, usual.target))
-        kind = kinds()[verb_and_name(step, kinds())[0]]
+        verb, name = verb_and_name(step, kinds())
+        settings = kinds()[verb].classes()[name]
         resolve_each = {
-            **dict.fromkeys(kind.texts, self._text),
-            **dict.fromkeys(kind.files, self._file),
-            **dict.fromkeys(kind.teachers, self._teacher),
+            **dict.fromkeys(settings.text_keys, self._text),
+            **dict.fromkeys(settings.file_keys, self._file),
+            **dict.fromkeys(settings.teacher_keys, self._teacher),
         }
 
         def reference(key: str, at: At, written: Any) -> Any:

@@ -14,10 +14,9 @@ from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, timed
 from sparsebench.runtime.engines import engines
-from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Step
-from sparsebench.steps.recover import DENSE
-from sparsebench.steps.registry import kinds
+from sparsebench.steps.recover.settings import DENSE
+from sparsebench.steps.registry import references
 
 PROCESS_BYTES = 700_000_000
 """The memory of a worker process with torch, transformers and DeepSpeed imported."""
@@ -116,7 +115,7 @@ def _done(job: Job) -> list[Step]:
 
 def _held(job: Job, size: ModelSize) -> int:
     """Return the extra bytes that a job's steps hold in memory and on disk: the most, as they are done in turn."""
-    each = (kinds()[step.verb].bytes_per_parameter(step) for step in _done(job))
+    each = (step.settings.bytes_per_parameter() for step in _done(job))
     return int(size.parameters * max(each, default=0.0))
 
 
@@ -141,12 +140,11 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     own = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
     wanted |= {ready.plan.data[content] for content in own}
     done = [step for job in jobs for step in _done(job)]
-    if any(kinds()[step.verb].reads_text(step) for step in done) or any(job.kind == COMPARE.name for job in jobs):
+    if any(step.settings.reads_text() for step in done) or any(job.kind == COMPARE.name for job in jobs):
         wanted.add(ready.plan.calibration.source)
     for step in done:
-        kind = kinds()[step.verb]
-        for named in (step.settings.get(key) or [] for key in (*kind.texts, *kind.teachers)):
-            wanted |= {Reference.parse(one).source for one in ([named] if isinstance(named, str) else named)}
+        keys = (*step.settings.text_keys, *step.settings.teacher_keys)
+        wanted |= {named.source for names in references(step, keys).values() for named in names}
     known, packages = 0, set()
     for text in sorted(wanted - {"random", DENSE}):
         source = sources.parse(text)

@@ -17,7 +17,6 @@ from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
-from sparsebench.steps.registry import kinds
 from sparsebench.structure import outputs
 
 CellSettings = Mapping[str, Any]
@@ -168,9 +167,8 @@ def precision(model: ManifestModel) -> dict[str, str]:
 
 def reading(model: ManifestModel, calibration: Calibration, variant: Variant) -> dict[str, Any]:
     """Return the settings of the cell that makes a variant: how much text is read, and in which precision, if any is."""
-    step = variant.steps[-1]
     read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
-    return read if kinds()[step.verb].reads_text(step) else {}
+    return read if variant.steps[-1].settings.reads_text() else {}
 
 
 def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:

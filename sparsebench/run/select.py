@@ -122,7 +122,7 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
 
 def keys() -> tuple[str, ...]:
     """Return the keys that select cells: words of the cell and of its variant, each verb of a step and its fields."""
-    fields = {name: "" for kind in kinds().values() for own in kind.settings().values() for name in own.model_fields}
+    fields = {name: "" for kind in kinds().values() for own in kind.classes().values() for name in own.model_fields}
     return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *fields)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self
 
-from sparsebench.errors import ModelError, SparsebenchError
+from pydantic import ConfigDict
+from typing_extensions import TypeVar
+
+from sparsebench.errors import ModelError, Refusal, SparsebenchError
 from sparsebench.manifest.schema import Strict, wrong
 
 if TYPE_CHECKING:
@@ -17,36 +21,180 @@ if TYPE_CHECKING:
 
 
 class Settings(Strict):
-    """One step's settings, with defaults as published; a manifest may sweep any of them."""
+    """One step's settings, with defaults as published; a manifest may sweep any of them.
 
+    A step is described by the methods below: what it reads and costs, what fits it, and its label. No method imports
+    torch. Each name of a verb has a class of its own (``named``).
+    """
+
+    name: ClassVar[str] = ""
+    """The name under the verb, such as ``wanda``."""
     needs: ClassVar[Mapping[str, str]] = {}
     """The required settings, each with a description of its values."""
     former: ClassVar[Mapping[str, Any]] = {}
     """Settings that older records have, each with the only value that is left of it."""
+    file_keys: ClassVar[tuple[str, ...]] = ()
+    """The settings that name files. A plan makes each a ``Reference`` to an absolute path; the hash of the file's
+    content stands for it in the id."""
+    text_keys: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The settings that name a source of text, each with the settings that name its columns. Where none is named, a
+    plan fills in the calibration text, its field and its target. It makes each a ``Reference``; the hash of the content
+    stands for the text in the id."""
+    fitted_keys: ClassVar[tuple[str, ...]] = ()
+    """Those of ``text_keys`` to which weights are fitted: a benchmark whose documents occur in one is refused."""
+    own_text_only: ClassVar[bool] = False
+    """Whether a plan fills in none of ``text_keys``: the step reads only a text that the manifest names."""
+    teacher_keys: ClassVar[tuple[str, ...]] = ()
+    """The settings that name teacher models, one or a list: ``dense``, or a source. A plan makes each a ``Reference``,
+    as for ``text_keys``, and refuses a teacher with another tokenizer."""
+    release: ClassVar[int] = 1
+    """A number raised by hand when a change to the step's code can change its result."""
+    calculates_with: ClassVar[tuple[str, ...]] = ()
+    """Libraries whose major.minor version can change the result, beside torch and those with which a model reads text.
+    A plan refuses the step where one is not installed."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Return every setting that can change the result of the step ``name``, resolved.
+    named_from: ClassVar[tuple[type[Settings], str, tuple[tuple[str, Any], ...]] | None] = None
+    """What ``named`` made the class from, for other processes."""
 
-        Raises PydanticCustomError for a required setting that is missing, and for settings that contradict each other.
-        """
-        for key, example in self.needs.items():
-            if getattr(self, key) is None:
-                raise wrong(f"`{key}` is missing", example, at=key)
-        return self.model_dump()
+    @classmethod
+    def named(cls, name: str, **attributes: Any) -> type[Self]:
+        """Return the settings class of one name, with class attributes of its own: the same one for the same words."""
+        return _named(cls, name, tuple(attributes.items()))  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple[Callable[..., Settings], tuple[Any, ...]]:
+        """Pickle the record: the class of a name is made at run time."""
+        return _restored, (*(self.named_from or (type(self), "", ())), self.record())
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Return the groups of fields of which a sweep makes every combination; None: ``given`` is the only group."""
         return None
 
+    def completed(self) -> Self:
+        """Return the settings with every default resolved.
+
+        Raises PydanticCustomError for a required setting that is missing, and for settings that contradict each other.
+        """
+        for key, example in self.needs.items():
+            if getattr(self, key) is None:
+                raise wrong(f"`{key}` is missing", example, at=key)
+        return self
+
+    def idle(self) -> Collection[str]:
+        """Return the settings that have no effect beside the others: records, ids and labels leave them out."""
+        return ()
+
+    def record(self) -> dict[str, Any]:
+        """Return every setting that can change the result, as records hold them."""
+        return self.model_dump(exclude=set(self.idle()))
+
+    def unusual(self) -> dict[str, Any]:
+        """Return the settings that can change the result and differ from their defaults."""
+        fields = type(self).model_fields
+        return {key: value for key, value in self.record().items() if value != fields[key].default}
+
+    # What it costs
+
+    def reads_text(self) -> bool:
+        """Return whether the step reads the calibration text."""
+        return False
+
+    def reads_dense(self) -> bool:
+        """Return whether the step reads the dense model as well as its parent."""
+        return False
+
+    def on_device(self) -> bool:
+        """Return whether the step calculates on the context's device; other steps stay on the CPU."""
+        return self.reads_text()
+
+    def forward_tokens(self, text: int) -> float:
+        """Return how many tokens go through the whole model where the calibration text has ``text`` (0 where none is
+        read), for the plan's time: a forward pass counts once, a training's three times."""
+        return 2.0 * text
+
+    def bytes_per_parameter(self) -> float:
+        """Return the bytes for each parameter that the step holds in memory, and on disk to be resumed."""
+        return 0.0
+
+    def pass_key(self) -> Hashable:
+        """Return a key: steps with the same parent and the same key are made in one pass."""
+        return self.name
+
+    # What identifies the result
+
+    def draws(self) -> bool:
+        """Return whether the result depends on the seed."""
+        return False
+
+    def version(self) -> int:
+        """Return ``release``, or the number of the one way of many whose code changed."""
+        return self.release
+
+    def libraries(self) -> tuple[str, ...]:
+        """Return ``calculates_with``, or the libraries of the one way that is chosen."""
+        return self.calculates_with
+
+    def describe(self) -> str:
+        """Return the step's label; by default its name and the settings that are not the defaults."""
+        return " ".join([self.name, *setting_words(self.unusual())])
+
+    # What fits it
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Return why a model with this config.json cannot be given the step."""
+        return None
+
+    def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
+        """As ``refuses``, by the shapes in config.json: asked only where no earlier step of the recipe ``reshapes``."""
+        return None
+
+    def reshapes(self) -> bool:
+        """Return whether the shapes of the result differ from those of the parent's config.json."""
+        return False
+
+    def closing_key(self) -> str:
+        """Return the key of the setting because of which no step may follow; empty where steps may."""
+        return ""
+
+
+@cache
+def _named(base: type[Settings], name: str, attributes: tuple[tuple[str, Any], ...]) -> type[Settings]:
+    meta: Any = type(base)
+    own = {"__module__": base.__module__, "__doc__": base.__doc__, "named_from": (base, name, attributes)}
+    made: type[Settings] = meta(base.__name__, (base,), {**own, "name": name, **dict(attributes)})
+    return made
+
+
+def _restored(base: type[Settings], name: str, attributes: tuple[tuple[str, Any], ...], record: Any) -> Settings:
+    return (_named(base, name, attributes) if name else base)(**record)
+
+
+class UnknownSettings(Settings):
+    """What a record says of a step that is not installed here, or that has a setting that is no more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as the record has them."""
+        return dict(self.model_extra or {})
+
+    unusual = record
+
+
+S = TypeVar("S", bound=Settings, covariant=True, default=Any)
+
 
 @dataclass(frozen=True)
-class Step:
+class Step(Generic[S]):
     """One change to a model: ``{prune: wanda, sparsity: 0.5}`` has verb ``prune``, name ``wanda`` and its settings."""
 
     verb: str
     name: str
-    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    settings: S = field(hash=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return the step as records hold it."""
+        return {"verb": self.verb, "name": self.name, "settings": self.settings.record()}
 
 
 @dataclass(frozen=True)
@@ -217,79 +365,26 @@ class StepKind:
     settings: Callable[[], Mapping[str, type[Settings]]]
     run: str
     _: KW_ONLY
-    reads_text: Callable[[Step], bool] = lambda step: False
-    """Whether the step reads the calibration text."""
-    forward_tokens: Callable[[Step, int], float] = lambda step, text: 2.0 * text
-    """How many tokens go through the whole model where the calibration text has ``text`` (0 unless the step
-    ``reads_text``), for the plan's time: a forward pass counts once, a training's three times."""
-    bytes_per_parameter: Callable[[Step], float] = lambda step: 0.0
-    """Bytes for each parameter that the step holds in memory, and on disk to be resumed: for the plan's needs."""
-    on_device: Callable[[Step], bool] = lambda step: False
-    """Whether the step calculates on the context's device; other steps stay on the CPU."""
-    reads_dense: Callable[[Step], bool] = lambda step: False
-    """Whether the step reads the dense model as well as its parent."""
-    draws: Callable[[Step], bool] = lambda step: False
-    """Whether the result depends on the seed."""
-    shares: Callable[[Step], Hashable] = lambda step: step.name
-    """A key: steps with the same parent and the same key are made in one pass."""
-    label: Callable[[Step], str] | None = None
-    """A step in few words; default: its name and the settings that are not the defaults."""
-    version: Callable[[Step], int] = lambda step: 1
-    """A number raised by hand when a change to the step's code can change its result."""
-    extra_libraries: Callable[[Step], tuple[str, ...]] = lambda step: ()
-    """Libraries whose major.minor version can change the result, beside torch and those with which a model reads text.
-    A plan refuses the step where one is not installed."""
-    files: tuple[str, ...] = ()
-    """The settings that name files. A plan makes each a ``Reference`` to an absolute path; the hash of the file's
-    content stands for it in the id."""
-    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The settings that name a source of text, each with the settings that name its columns. Where none is named, a
-    plan fills in the calibration text, its field and its target. It makes each a ``Reference``; the hash of the content
-    stands for the text in the id."""
-    refuses: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
-    """Why a model with this config.json cannot be given the step, and a way out; empty where config.json allows it."""
-    refuses_shape: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
-    """As ``refuses``, but by the shapes in config.json: asked only where no earlier step of the recipe ``reshapes``."""
-    reshapes: Callable[[Step], bool] = lambda step: False
-    """Whether the shapes of the result differ from those of the parent's config.json."""
-    only_named: tuple[str, ...] = ()
-    """The names of steps for which a plan fills in none of ``texts``: they read only a text that the manifest names."""
-    teachers: tuple[str, ...] = ()
-    """The settings that name teacher models, one or a list: ``dense``, or a source. A plan makes each a ``Reference``,
-    as for ``texts``, and refuses a teacher with another tokenizer."""
-    fits: tuple[str, ...] = ()
-    """Those of ``texts`` to which weights are fitted: a benchmark whose documents occur in one is refused."""
-    last: bool = False
+    terminal: bool = False
     """Whether no step may follow: what the step writes is valid for its own weights only."""
-    but: tuple[tuple[str, str], ...] = ()
+    may_follow: tuple[tuple[str, str], ...] = ()
     """The verb and name of steps that may follow nonetheless."""
-    ends: Callable[[Step], str] = lambda step: ""
-    """The key of the setting because of which no step may follow, not even those of ``but``; empty where steps may."""
     stages: tuple[str, ...] = ()
     """The stages that measure the step's results; empty: all of them."""
+
+    def classes(self) -> Mapping[str, type[Settings]]:
+        """Return the settings class of each name, which knows its name."""
+        return {
+            name: settings if settings.name == name else settings.named(name)
+            for name, settings in self.settings().items()
+        }
 
     def load(self) -> Run:
         """Import and return the function that makes the variants."""
         run: Run = resolve_name(self.run)
         return run
 
-    def describe(self, step: Step) -> str:
-        """The step's label."""
-        if self.label:
-            return self.label(step)
-        return " ".join([step.name, *said(self.unusual(step))])
 
-    def unusual(self, step: Step) -> dict[str, Any]:
-        """The settings of a step that differ from their defaults."""
-        return unusual(step.settings, self.settings()[step.name])
-
-
-def unusual(settings: Mapping[str, Any], kind: type[Settings]) -> dict[str, Any]:
-    """Return the settings that differ from the defaults of their class; those that it lacks are left out."""
-    fields = kind.model_fields
-    return {key: value for key, value in settings.items() if key in fields and value != fields[key].default}
-
-
-def said(settings: Mapping[str, Any]) -> list[str]:
+def setting_words(settings: Mapping[str, Any]) -> list[str]:
     """Return settings as they appear in labels: ``rate=0.001``."""
     return [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()]

@@ -12,7 +12,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Evidence, TensorCount
-from sparsebench.steps.prune.zeroing import zeros_in
+from sparsebench.steps.zeroing import zeros_in
 
 
 def counted(

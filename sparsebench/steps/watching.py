@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.models.architectures import is_mixture
 from sparsebench.models.hooks import hooked
 
@@ -88,17 +88,17 @@ def activation(module: nn.Module, where: str) -> str:
     return found[0]
 
 
-def lacking(config: Mapping[str, Any], activations: bool) -> tuple[str, str]:
-    """Return why values inside a model's blocks cannot be observed, as far as its config.json tells, and a way out.
+def unwatched(config: Mapping[str, Any], activations: bool) -> Refusal | None:
+    """Return why values inside a model's blocks cannot be observed, as far as its config.json tells.
 
-    Both are empty where they can. ``activations`` asks for the outputs of activation functions too.
+    ``activations`` asks for the outputs of activation functions too.
     """
     kind = str(config.get("model_type"))
     if is_mixture(config):
-        return f"{kind}: it is a mixture of experts", _WITHOUT
+        return Refusal(f"{kind}: it is a mixture of experts", _WITHOUT)
     if activations and kind in UNNAMED:
-        return f"{kind}: its activation function is not in transformers' table of activations", _WAY_OUT
-    return "", ""
+        return Refusal(f"{kind}: its activation function is not in transformers' table of activations", _WAY_OUT)
+    return None
 
 
 def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:

@@ -13,8 +13,8 @@ from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.perplexity import WINDOW
 from sparsebench.models.text import JOINER
 from sparsebench.plan.checks import load_text
-from sparsebench.steps import calibration
-from sparsebench.steps.prune import factor, settings
+from sparsebench.steps import calibration, factor
+from sparsebench.steps.prune import settings
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.registry import BUILT_IN
 

@@ -57,8 +57,8 @@ def test_a_single_value_stands_for_a_list_of_one() -> None:
     assert manifest.models[0].source == {"wheel": ["a==1!b"], "sha256": ["c" * 64]}
     first, second = manifest.variants
     assert models_of(first) == ["m"]
-    assert [step.settings["granularity"] for (step,) in recipes(first)] == ["row"]
-    assert [(step.settings["pattern"], step.settings["sparsity"]) for (step,) in recipes(second)] == [("1:10", 0.9)]
+    assert [step.settings.granularity for (step,) in recipes(first)] == ["row"]
+    assert [(step.settings.pattern, step.settings.sparsity) for (step,) in recipes(second)] == [("1:10", 0.9)]
     assert manifest.benchmarks.of("encoder")[0].models == ["m"]
     assert [(one.ranks, one.workloads[0].batch) for one in manifest.runtime or []] == [([2], 4)]
     assert manifest.structure is not None
@@ -76,7 +76,7 @@ def test_a_single_value_stands_for_a_list_of_one() -> None:
 )
 def test_a_pattern_fixes_its_own_sparsity(entry: dict[str, Any], expected: set[tuple[str, float]]) -> None:
     made = [step.settings for (step,) in recipes({"prune": "random", **entry})]
-    assert {(settings["pattern"], settings["sparsity"]) for settings in made} == expected
+    assert {(settings.pattern, settings.sparsity) for settings in made} == expected
 
 
 def test_a_list_is_a_chain_and_every_field_of_every_step_is_swept() -> None:

@@ -15,8 +15,8 @@ from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out
 from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
+from sparsebench.steps.cut_model import Smaller, write
 from sparsebench.steps.shrink.choosing import alignment, config_of
-from sparsebench.steps.shrink.writing import Smaller, write
 from tests.models.replaying import batch, written
 
 USUAL = (

@@ -19,9 +19,9 @@ from sparsebench.models.load import load_model
 from sparsebench.models.operations import operations_a_token
 from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.cut_model import Smaller, without, write
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink.choosing import config_of
-from sparsebench.steps.shrink.writing import Smaller, without, write
 from tests.models.replaying import batch, written
 from tests.models.test_axes import outputs, random_everywhere, with_zeros
 from tests.steps.shrink.making import four_blocks, shrunk, text

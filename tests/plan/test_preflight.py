@@ -92,7 +92,7 @@ def test_what_cannot_be_cut_so_is_refused_with_its_line(
     if not said:
         plan = prepare(PlanRequest(path)).plan
         (made,) = (one for one in plan.variants.values() if one.steps and one.steps[-1].verb == "shrink")
-        assert ("source" in made.steps[-1].settings) == ("task" in step)
+        assert ("source" in made.steps[-1].settings.record()) == ("task" in step)
         return
     with pytest.raises(ManifestError) as caught:
         prepare(PlanRequest(path))
@@ -262,7 +262,7 @@ def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     path.write_text(text.replace("samples: 1", "field: word, target: sounds") + more)
     plan = prepare(PlanRequest(path)).plan
     steps = [variant.steps[0].settings for variant in plan.variants.values() if len(variant.steps) == 1]
-    assert [(own["field"], own["target"]) for own in steps] == [("word", "sounds"), (None, None), ("sounds", "sounds")]
+    assert [(own.field, own.target) for own in steps] == [("word", "sounds"), (None, None), ("sounds", "sounds")]
 
 
 @pytest.mark.parametrize("key", ["source", "of the step"])

@@ -17,11 +17,11 @@ import pytest
 from sparsebench import leftovers
 from sparsebench.plan.cells import Variant
 from sparsebench.run.workspace import Leases, Workspace, exclusive, holder
-from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import single
 from sparsebench.storage import sums
 
 DENSE = Variant("0" * 20, "m", "decoder", "path:m", "r", "real", "float32")
-STEP = Step("prune", "magnitude", {"sparsity": 0.5})
+STEP = single("prune", "magnitude", sparsity=0.5)
 PRUNED = replace(DENSE, id="1" * 20, steps=(STEP,), parents=(DENSE.id,))
 HOLDER = """
 import pickle, sys

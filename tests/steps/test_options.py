@@ -49,7 +49,7 @@ def _choices(kind: Any) -> Iterator[Any]:
 def test_every_option_has_a_record_or_a_number_to_come() -> None:
     records, missing = recorded(), set()
     for verb, kind in kinds().items():
-        for name, settings in kind.settings().items():
+        for name, settings in kind.classes().items():
             if f"{verb}: {name}" not in records:
                 missing |= {f"{verb}: {name}"} - set(LIST)
                 continue
@@ -62,8 +62,8 @@ def test_every_option_has_a_record_or_a_number_to_come() -> None:
 
 
 def test_what_is_on_the_list_is_an_option() -> None:
-    known = {f"{verb}: {name}" for verb, kind in kinds().items() for name in kind.settings()}
-    keys = {key for kind in kinds().values() for own in kind.settings().values() for key in own.model_fields}
+    known = {f"{verb}: {name}" for verb, kind in kinds().items() for name in kind.classes()}
+    keys = {key for kind in kinds().values() for own in kind.classes().values() for key in own.model_fields}
     assert LIST
     for words in LIST:
         assert words in known | set(kinds()) or words.partition(":")[0] in keys, words

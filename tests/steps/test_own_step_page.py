@@ -44,7 +44,7 @@ def made(parent: Path, folder: Path, *firsts: int) -> dict[int, tuple[Path, Evid
 
     def emit(step: Step, result: Evidence | SparsebenchError) -> None:
         assert isinstance(result, Evidence)
-        found[step.settings["first"]] = (steps[step], result)
+        found[step.settings.first] = (steps[step], result)
 
     kinds()["halve"].load()(parent, steps, Context("decoder"), emit)
     return found

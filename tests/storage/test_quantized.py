@@ -24,9 +24,9 @@ from sparsebench.models.quantized import Codes, QuantizedCheckpoint, Scheme, sto
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime.measure import measure_latency
 from sparsebench.runtime.results import Setting, Workload
+from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.grid import Quantize, nearest
 from sparsebench.steps.quantize.sweep import run
 from sparsebench.storage import container, measure, pack
 from sparsebench.storage.archive import CODING as ARCHIVE

@@ -25,8 +25,9 @@ from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
-from sparsebench.steps.moefy.share import read_share
+from sparsebench.steps.moefy.settings import Moefy
 from sparsebench.steps.moefy.use import activity
+from sparsebench.steps.share import read_share
 from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
 
 if TYPE_CHECKING:
@@ -80,19 +81,24 @@ class RouterTables:
     """For each step, a row for each part; empty where no text is read."""
 
 
-def make(parent: Path, targets: Mapping[Step, Path], context: Context, reads: bool, emit: Emit) -> None:
-    """Write each target: the parent's weights and their grouping, from text if ``reads``. Raises what ``step.run`` lists."""
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Make every variant, by active share and router, from one grouping.
+
+    Raises UnsupportedError for a mixture of experts, for a number of neurons that is no multiple of the experts, and
+    for blocks without a known feed-forward part. Raises ModelError for a quantized parent, for one that leaves weights
+    out already, and without text where text is needed.
+    """
     started = time.perf_counter()
     checkpoint = float_checkpoint(parent, "start from the model that it was made from")
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it leaves weights out already", "start from the model that it was made from")
     first = next(iter(targets))
-    experts, shared, partition = (first.settings[key] for key in ("experts", "shared", "partition"))
+    experts, shared, partition = first.settings.experts, first.settings.shared, first.settings.partition
     parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, parts)
     places = _places(checkpoint, context.family, parts, experts)
-    wanted = {step.settings["router"] for step in targets}
-    text = context.text(f"moefy: {first.name}") if reads else None
+    wanted = {step.settings.router for step in targets}
+    text = context.text(f"moefy: {first.name}") if first.settings.reads_text() else None
     made = RouterTables(tables={router: {} for router in wanted})
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         for done, (place, matrix, seen) in enumerate(_visited(checkpoint, places, context, text, spill), start=1):
@@ -104,7 +110,7 @@ def make(parent: Path, targets: Mapping[Step, Path], context: Context, reads: bo
                 tables = routers.tables(router, weights, found, experts, seen, context.seed)
                 dtype = matrix(place.matrices["down"]).dtype
                 made.tables[router] |= {place.paths.name(name): table.to(dtype) for name, table in tables.items()}
-                for step in [one for one in targets if one.settings["router"] == router] if seen else []:
+                for step in [one for one in targets if one.settings.router == router] if seen else []:
                     assert seen
                     how = _how(step, (place.paths,))
                     chooser = ExpertRouter(how, found.assignment, tables or {"norms": weights.norms}, seen.function)
@@ -115,7 +121,7 @@ def make(parent: Path, targets: Mapping[Step, Path], context: Context, reads: bo
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         try:
-            told = {"family": context.family, "moefy": step.name, **step.settings, "seed": context.seed}
+            told = {"family": context.family, "moefy": step.name, **step.settings.record(), "seed": context.seed}
             how = _how(step, tuple(made.assignments))
             _write(parent, folder, how, made, {**told, **(text.told() if text else {})})
             share = read_share(Checkpoint(folder), context.family)
@@ -219,8 +225,8 @@ def _seen(block: Block, place: FeedForwardPart) -> routers.NeuronStatistics:
 
 def _how(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
     """Return the entry of config.json for some parts."""
-    own = step.settings
-    return ExpertsConfig(own["router"], own["experts"], count(own["experts"], own["active"]), own["shared"], parts)
+    own: Moefy = step.settings
+    return ExpertsConfig(own.router, own.experts, count(own.experts, own.active or 0), own.shared or 0, parts)
 
 
 def _write(parent: Path, folder: Path, how: ExpertsConfig, made: RouterTables, told: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int
     The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
     are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
     """
-    from sparsebench.steps.prune.factor import check_weights
+    from sparsebench.steps.factor import check_weights
     from sparsebench.steps.prune.methods.wanda import score
 
     check_weights(layers)

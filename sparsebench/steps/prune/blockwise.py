@@ -17,12 +17,12 @@ from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part
 from sparsebench.steps.contract import Progress
+from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import allocation, masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
-from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.registry import Method, methods
 from sparsebench.steps.prune.settings import OUTLIER, SPREAD
-from sparsebench.steps.prune.zeroing import zeroed, zeros_in
+from sparsebench.steps.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from sparsebench.errors import SparsebenchError
     from sparsebench.models.inputs import InputStatistics
     from sparsebench.models.quantized import Codes
+    from sparsebench.steps.grid import Quantize
     from sparsebench.steps.prune.settings import Prune
-    from sparsebench.steps.quantize.grid import Quantize
 
 T = TypeVar("T", bound="Prune")
 
@@ -35,6 +35,10 @@ class Target:
     allocation: str = "uniform"
     options: tuple[tuple[str, Any], ...] = ()
     keep_zeros: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return what the variant's folder says of it."""
+        return asdict(self)
 
     def quota(self, sparsity: float) -> Quota:
         """Return the quota of one matrix whose sparsity is to be ``sparsity``."""

@@ -8,17 +8,13 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
-from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.plugins import table
-from sparsebench.sources.reference import Reference
-from sparsebench.steps.contract import Settings, Step, unusual
+from sparsebench.steps.contract import Settings
 from sparsebench.steps.prune.contract import Score, Solve
-from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
+from sparsebench.steps.prune.settings import ALPS, Magnitude, Mask, Prune, SparseGPT
 from sparsebench.steps.prune.trained import Elsa, Gradual
-from sparsebench.steps.recover import LIBRARIES
-from sparsebench.steps.recover import step as recover
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,6 @@ class Method:
     """The statistics that calibration must gather: none, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
     granularities: tuple[str, ...] = ("layer",)
     """The groups within which weights may compete; the first is the default, as published."""
-    trains: bool = False
-    """Whether ``run`` trains the whole model, as ``recover`` does."""
     consumes: bool = False
     """Whether ``solve`` overwrites the gram, so that it must come last."""
     version: int = 1
@@ -109,12 +103,12 @@ BUILT_IN = (
         summary="removes what the masks in a file say: a 1 keeps, a 0 removes",
     ),
     Method(
-        "gradual", run=f"{_FILES}.gradual:run", granularities=(), trains=True, settings=Gradual, libraries=LIBRARIES,
+        "gradual", run=f"{_FILES}.gradual:run", granularities=(), settings=Gradual,
         summary="removes weights while the whole model is trained: more and more of the smallest",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
     ),
     Method(
-        "elsa", run=f"{_FILES}.elsa:run", granularities=(), trains=True, settings=Elsa, libraries=LIBRARIES,
+        "elsa", run=f"{_FILES}.elsa:run", granularities=(), settings=Elsa,
         summary="trains the whole model on its own loss, and pulls it towards weights that are sparse, by ADMM",
         paper="Lee et al. 2025, The Unseen Frontier: Pushing the Limits of LLM Sparsity, arXiv:2510.01650",
     ),
@@ -127,63 +121,13 @@ def methods() -> dict[str, Method]:
     return table(BUILT_IN, Method, "sparsebench.methods")
 
 
-def needs_calibration(method: str, allocation: str = "uniform") -> bool:
-    """Return whether a method, or the allocation of sparsity to blocks, needs activations of calibration text."""
-    return bool(methods()[method].needs) or allocation != "uniform"
-
-
 def settings() -> dict[str, type[Settings]]:
     """Return each method's settings class, by its name."""
     return {name: _settings_of(method) for name, method in methods().items()}
 
 
-@cache
 def _settings_of(method: Method) -> type[Settings]:
-    own = method.settings
-    return own.of(method.granularities, bool(method.needs), bool(method.score)) if issubclass(own, Prune) else own
-
-
-def reads_text(step: Step) -> bool:
-    """Return whether a pruning step reads calibration text."""
-    return needs_calibration(step.name, step.settings.get("allocation", "uniform"))
-
-
-def trained(step: Step) -> bool:
-    """Return whether a pruning step trains the whole model."""
-    return methods()[step.name].trains
-
-
-def shares(step: Step) -> tuple[str, ...]:
-    """Return the key that the steps of one pass have in common; any method can use the dense model's activations."""
-    if step.settings.get("propagate") == "dense":
-        return ("calibrated",)
-    return step.name, step.settings.get("granularity", ""), step.settings.get("allocation", "")
-
-
-def label(step: Step) -> str:
-    """Return a step's label, such as ``wanda+owl/row 2:4 50%``, followed by the options that differ from the defaults.
-
-    Settings that a record lacks are left out. Masks are labelled by their file: ``mask masks.safetensors``. The
-    settings of a training are written as those of ``recover``.
-    """
-    if trained(step):
-        own, others = step.settings, {key: step.settings[key] for key in step.settings if key not in TARGET}
-        words = [step.name, own.get("pattern", "unstructured").replace("unstructured", ""), percent(own["sparsity"])]
-        # The result of ADMM depends on its training budget, so the label always states it.
-        budget = [f"tokens={others.pop('tokens')}"] if step.name == "elsa" else []
-        return " ".join(filter(None, [*words, *budget, *recover.words(others, methods()[step.name].settings)]))
-    if methods()[step.name].run:
-        return " ".join([step.name, *(str(Reference.parse(value).name) for value in step.settings.values())])
-    usual = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0}
-    setting: dict[str, Any] = {**usual, **step.settings}
-    method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"
-    how = "/".join(filter(None, (method, setting["granularity"])))
-    rest = " of what is left" * bool(setting.get("keep_zeros"))
-    words = [how, setting["pattern"].replace("unstructured", ""), percent(setting["sparsity"]) + rest]
-    options = unusual(step.settings, methods()[step.name].settings)
-    return " ".join(filter(None, (*words, *(f"{key}={value}" for key, value in options.items() if key not in TARGET))))
-
-
-def percent(share: float) -> str:
-    """Return a share in percent, with up to six decimals: ``50%``, ``99.5%``."""
-    return f"{round(100 * share, 6):.8g}%"
+    own = {"release": method.version, "calculates_with": method.libraries or method.settings.calculates_with}
+    if issubclass(method.settings, Prune):
+        own |= {"granularities": method.granularities, "calibrated": bool(method.needs), "ranks": bool(method.score)}
+    return method.settings.named(method.name, **own)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from sparsebench.manifest.schema import (
     pattern_sparsity,
     wrong,
 )
+from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 
 Granularity = Literal["global", "layer", "row"]
@@ -35,15 +36,14 @@ OWL = ("outlier", "spread")
 
 
 class Prune(Settings):
-    """The settings that all methods share.
-
-    ``of`` makes a method's own class, with its granularities (the published one first). ``calibrated`` says whether the
-    method reads calibration text, ``ranks`` whether it ranks weights or solves for those that stay.
-    """
+    """The settings that all methods share."""
 
     granularities: ClassVar[tuple[str, ...]] = ("layer", "global", "row")
+    """The groups within which weights may compete; the first is the default, as published."""
     calibrated: ClassVar[bool] = False
+    """Whether the method reads calibration text."""
     ranks: ClassVar[bool] = True
+    """Whether the method ranks weights; otherwise it solves for those that stay."""
 
     sparsity: Share | None = None
     """Share of the prunable weights to remove, between 0 and 1; an N:M pattern fixes its own."""
@@ -67,14 +67,6 @@ class Prune(Settings):
     PruningContainer. With N:M they count among the removed weights of their group. Default: zeros compete like other
     weights, and a method that updates weights may give them a value again."""
 
-    @classmethod
-    def of(cls, granularities: tuple[str, ...], calibrated: bool, ranks: bool = True) -> type[Prune]:
-        """Return the settings class of one method."""
-        own = {"granularities": granularities, "calibrated": calibrated, "ranks": ranks}
-        meta: Any = type(cls)
-        made: type[Prune] = meta(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **own})
-        return made
-
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
         removed(self.sparsity, self.pattern)
@@ -90,18 +82,21 @@ class Prune(Settings):
             )
         return self
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Fill in the method's granularity and an N:M pattern's sparsity, and leave out settings without effect."""
+    def completed(self) -> Self:
+        """Fill in the method's granularity and an N:M pattern's sparsity."""
         if self.granularity not in (None, *self.granularities):
-            message = f"`{name}` has no granularity `{self.granularity}`"
+            message = f"`{self.name}` has no granularity `{self.granularity}`"
             raise wrong(message, one_of(self.granularities), at="granularity")
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
-            raise wrong(f"`{name}` does not remove whole {self.pattern}", ranking, at="pattern")
-        idle = {*OWL, *(() if self.calibrated else ("propagate",))} if self.allocation == "uniform" else set()
+            raise wrong(f"`{self.name}` does not remove whole {self.pattern}", ranking, at="pattern")
         usual = "layer" if self.pattern in LINES else self.granularities[0]
-        own = {"granularity": self.granularity or usual, "sparsity": removed(self.sparsity, self.pattern)}
-        return self.model_dump(exclude=idle) | own
+        filled = {"granularity": self.granularity or usual, "sparsity": removed(self.sparsity, self.pattern)}
+        return self.model_copy(update=filled)
+
+    def idle(self) -> Collection[str]:
+        """Return what only OWL uses, and only a method that reads text."""
+        return () if self.allocation == "owl" else OWL if self.calibrated else (*OWL, "propagate")
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
@@ -113,6 +108,35 @@ class Prune(Settings):
         free = [pattern for pattern in patterns if pattern not in fixed]
         rest = {key: value for key, value in given.items() if key not in ("sparsity", "pattern")}
         return [{**given, "pattern": free}, {**rest, "pattern": fixed}]
+
+    def reads_text(self) -> bool:
+        """Return whether the method, or the allocation of sparsity to blocks, needs activations of calibration text."""
+        return self.calibrated or self.allocation != "uniform"
+
+    def draws(self) -> bool:
+        """Return whether the weights are chosen at random."""
+        return self.name == "random"
+
+    def pass_key(self) -> Hashable:
+        """Return the key of a pass; any method can use the dense model's activations."""
+        if self.reads_text() and self.propagate == "dense":
+            return ("calibrated",)
+        return self.name, self.granularity, self.allocation
+
+    def describe(self) -> str:
+        """Return a label such as ``wanda+owl/row 2:4 50%``, followed by the options that differ from the defaults."""
+        method = self.name if self.allocation == "uniform" else f"{self.name}+{self.allocation}"
+        words = ["/".join(filter(None, (method, self.granularity))), *sparsity_words(self.pattern, self.sparsity)]
+        if self.keep_zeros:
+            words.append("of what is left")
+        options = {key: value for key, value in self.unusual().items() if key not in TARGET}
+        return " ".join([*words, *(f"{key}={value}" for key, value in options.items())])
+
+
+def sparsity_words(pattern: str, sparsity: float | None) -> list[str]:
+    """Return a sparsity as labels have it: ``50%``, ``2:4 50%``, ``99.5%``."""
+    percent = f"{round(100 * (sparsity or 0), 6):.8g}%"
+    return [percent] if pattern == "unstructured" else [pattern, percent]
 
 
 def removed(sparsity: float | None, pattern: str) -> float:
@@ -137,10 +161,15 @@ class Mask(Settings):
     """The settings of masks from a file, which alone decide the weights to remove."""
 
     needs: ClassVar = {"file": "a safetensors file of masks, such as masks.safetensors"}
+    file_keys: ClassVar = ("file",)
 
     file: NonEmpty | None = None
     """A safetensors file with a tensor of 0 (prune) and 1 (keep) for each weight to prune, under the weight's name or
     that name plus `_mask`. Paths are relative to the manifest's folder. A result's id contains the file's hash."""
+
+    def describe(self) -> str:
+        """Return a label such as ``mask masks.safetensors``."""
+        return f"{self.name} {Reference.parse(str(self.file)).name}"
 
 
 class Magnitude(Prune):
@@ -150,14 +179,16 @@ class Magnitude(Prune):
     """With `pattern: rows` or `columns`: the order of the norm by which these are ranked (`n` of PyTorch's
     `ln_structured`); default: 2."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Leave out the norm where weights are ranked one by one or in blocks."""
-        found = super().complete(name)
-        if self.pattern in LINES:
-            return found | {"norm": self.norm or 2}
-        if self.norm is not None:
+    def completed(self) -> Self:
+        """Fill in the norm of whole rows and columns; weights that are ranked one by one or in blocks have none."""
+        if self.norm is not None and self.pattern not in LINES:
             raise wrong(f"`norm` beside `pattern: {self.pattern}`", "`pattern: rows` or `columns`", at="norm")
-        return {key: value for key, value in found.items() if key != "norm"}
+        norm = (self.norm or 2) if self.pattern in LINES else None
+        return super().completed().model_copy(update={"norm": norm})
+
+    def idle(self) -> Collection[str]:
+        """Return the norm too, where no rows or columns are ranked."""
+        return super().idle() if self.pattern in LINES else (*super().idle(), "norm")
 
 
 class SparseGPT(Prune):

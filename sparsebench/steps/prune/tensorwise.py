@@ -14,12 +14,12 @@ from sparsebench.errors import SparsebenchError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, View
 from sparsebench.steps.contract import Progress, reported
+from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Score, Target
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
-from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.registry import methods
-from sparsebench.steps.prune.zeroing import cut, zeroed, zeros_in
+from sparsebench.steps.zeroing import cut, zeroed, zeros_in
 
 if TYPE_CHECKING:
     import torch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
-from sparsebench.steps.prune.settings import Prune, removed
-from sparsebench.steps.recover.step import Distill, TrainingSettings, together
+from sparsebench.steps.prune.settings import Prune, removed, sparsity_words
+from sparsebench.steps.recover.settings import Distill, TrainingSettings, together
 
 
 class Gradual(Distill):
@@ -29,16 +29,23 @@ class Gradual(Distill):
     frequency: Count = 10
     """The number of steps between two choices of masks."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Fill in an N:M pattern's sparsity, and leave out settings without effect."""
+    def completed(self) -> Self:
+        """Fill in an N:M pattern's sparsity."""
         sparsity = _aim(self.sparsity, self.pattern)
         if self.schedule == "cubic" and self.initial > sparsity:
             raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
         if self.schedule == "cubic" and self.start > self.end:
             raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
-        found = super().complete(name) | {"sparsity": sparsity}
-        idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
-        return {key: value for key, value in found.items() if key not in idle}
+        return super().completed().model_copy(update={"sparsity": sparsity})
+
+    def idle(self) -> Collection[str]:
+        """Return what only a growing sparsity uses, too."""
+        return (*super().idle(), *(("initial", "end", "frequency") if self.schedule == "constant" else ()))
+
+    def describe(self) -> str:
+        """Return a label such as ``gradual 50% start=0.1``."""
+        words = self.training_words("sparsity", "pattern")
+        return " ".join([self.name, *sparsity_words(self.pattern, self.sparsity), *words])
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
@@ -67,12 +74,21 @@ class Elsa(TrainingSettings):
     interval: Count = 32
     """The number of optimizer steps between two choices of the sparse copy."""
 
-    def complete(self, name: str) -> dict[str, Any]:
+    def completed(self) -> Self:
         """Fill in an N:M pattern's sparsity."""
         sparsity = _aim(self.sparsity, self.pattern)
         if not 0 < self.penalty < 1e6:
             raise wrong(f"penalty is {self.penalty:g}", "a number above 0, such as 0.01", at="penalty")
-        return super().complete(name) | {"sparsity": sparsity}
+        return super().completed().model_copy(update={"sparsity": sparsity})
+
+    def bytes_per_parameter(self) -> float:
+        """Return those of a training; ADMM adds a sparse copy, multipliers and another copy of the weights."""
+        return super().bytes_per_parameter() + 12.0
+
+    def describe(self) -> str:
+        """Return a label such as ``elsa 50% tokens=2000000``: the result of ADMM depends on its budget."""
+        words = [f"tokens={self.tokens}", *self.training_words("sparsity", "pattern", "tokens")]
+        return " ".join([self.name, *sparsity_words(self.pattern, self.sparsity), *words])
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:

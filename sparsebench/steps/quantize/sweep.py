@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,12 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Evidence, Progress, reported
+from sparsebench.steps.factor import check_weights
+from sparsebench.steps.grid import GROUP, Quantize, nearest
+from sparsebench.steps.outputs import VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
-from sparsebench.steps.prune.factor import check_weights
-from sparsebench.steps.prune.outputs import VariantWriters
-from sparsebench.steps.quantize.grid import GROUP, Quantize, nearest
-from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeTarget
+from sparsebench.steps.quantize.writers import QuantizedWriters, QuantizeTarget
 
 if TYPE_CHECKING:
     import torch
@@ -57,11 +58,35 @@ def run(
     fitting = {one: folder for one, folder in targets.items() if (one.group or 0) <= limit}
     for one in targets.keys() - fitting.keys():
         emit(one, UnsupportedError(f"group: {one.group}: {reason}", f"choose at most {limit}"))
-    work = _QuantizePass(checkpoint, places, family, tokens, progress, dtype, seed, device)
-    for rounding in ("nearest", "gptq"):
-        chosen = {_target(one): folder for one, folder in fitting.items() if one.rounding == rounding}
-        if chosen:
-            work.attempt(chosen, emit)
+    chosen = {_target(one): folder for one, folder in fitting.items()}
+    nearest_ones, gptq = (
+        [target for target in chosen if target.quantize.rounding == rounding] for rounding in ("nearest", "gptq")
+    )
+
+    def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
+        for name in reported([*checkpoint.tensors], progress):
+            for view in places[name].views:
+                weights = view.shaped(checkpoint.load(name))
+                check_weights([Layer(name, weights)])
+                for target in nearest_ones:
+                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
+            if not places[name].prunable:
+                outputs.copy(name)
+        return {}
+
+    def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
+        assert tokens is not None, "gptq reads text"
+        ways = (tokens.batch, seed, "pruned", dtype, device)
+        GptqSweep(checkpoint, places, family, [*gptq], *ways).run(outputs, progress)
+        return {"dtype": dtype, "seed": seed, **tokens.told()}
+
+    run_passes(
+        chosen,
+        ((nearest_ones, by_tensor), (gptq, by_block)),
+        partial(QuantizedWriters, checkpoint, places),
+        family,
+        lambda target, report: emit(target.quantize, report),
+    )
 
 
 def _widest_group(checkpoint: Checkpoint, places: Mapping[str, Part]) -> tuple[int, str]:
@@ -77,57 +102,6 @@ def _widest_group(checkpoint: Checkpoint, places: Mapping[str, Part]) -> tuple[i
 
 def _target(quantize: Quantize) -> QuantizeTarget:
     return QuantizeTarget("sparsegpt", 0.0, "layer", quantize=quantize)
-
-
-@dataclass(frozen=True)
-class _QuantizePass:
-    """The settings shared by all variants of one parent."""
-
-    checkpoint: Checkpoint
-    places: dict[str, Part]
-    family: Family
-    tokens: Calibrated | None
-    progress: Progress | None
-    dtype: str
-    seed: int
-    device: str
-
-    def attempt(self, folders: dict[QuantizeTarget, Path], emit: EmitQuantize) -> None:
-        """Make all targets together; if that fails as a whole, each by itself, so that only the faulty ones fail."""
-        try:
-            found = self._make(folders)
-        except SparsebenchError as error:
-            if len(folders) == 1:
-                emit(next(iter(folders)).quantize, error)
-                return
-            for target, folder in folders.items():
-                self.attempt({target: folder}, emit)
-            return
-        for target, result in found.items():
-            emit(target.quantize, result)
-
-    def _make(self, folders: dict[QuantizeTarget, Path]) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
-        with QuantizedWriters(self.checkpoint, self.places, folders) as outputs:
-            if next(iter(folders)).quantize.rounding == "nearest":
-                self._round(outputs)
-                return outputs.close(self.family, {})
-            assert self.tokens is not None, "gptq reads text"
-            ways = (self.tokens.batch, self.seed, "pruned", self.dtype, self.device)
-            sweep = GptqSweep(self.checkpoint, self.places, self.family, list(folders), *ways)
-            sweep.run(outputs, self.progress)
-            made: dict[str, Any] = {"dtype": self.dtype, "seed": self.seed, **self.tokens.told()}
-            return outputs.close(self.family, made)
-
-    def _round(self, outputs: QuantizedWriters) -> None:
-        """Round every weight to the nearest value of its grid, tensor by tensor."""
-        for name in reported([*self.checkpoint.tensors], self.progress):
-            for view in self.places[name].views:
-                weights = view.shaped(self.checkpoint.load(name))
-                check_weights([Layer(name, weights)])
-                for target in outputs.folders:
-                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
-            if not self.places[name].prunable:
-                outputs.copy(name)
 
 
 class GptqSweep(BlockSweep):

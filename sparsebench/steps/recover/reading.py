@@ -127,20 +127,20 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
 
     assert context.draw is not None
     own = step.settings
-    source = Reference.parse(own["source"]).source if own["source"] else DEFAULT.source
-    column = own["field"] or (None if own["source"] else DEFAULT.field)
-    length = own["length"] or min(LENGTH, longest_input(config) or LENGTH)
-    share = 1 - own["held_out"]
-    asked = ceil(own["tokens"] / length / share) + 1
+    source = Reference.parse(own.source).source if own.source else DEFAULT.source
+    column = own.field or (None if own.source else DEFAULT.field)
+    length = own.length or min(LENGTH, longest_input(config) or LENGTH)
+    share = 1 - own.held_out
+    asked = ceil(own.tokens / length / share) + 1
     while True:
-        text = context.draw(Calibration(source, asked, length, context.seed, column, own["target"]))
+        text = context.draw(Calibration(source, asked, length, context.seed, column, own.target))
         found = len(text.batch.input_ids)
         # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
         # tokens.
-        if found < asked or text.tokens * share >= own["tokens"]:
+        if found < asked or text.tokens * share >= own.tokens:
             break
-        asked = ceil(1.1 * asked * own["tokens"] / share / text.tokens) + 1
-    held = max(1, round(own["held_out"] * found))
+        asked = ceil(1.1 * asked * own.tokens / share / text.tokens) + 1
+    held = max(1, round(own.held_out * found))
     if held >= found:
         raise ModelError(
             f"{step.verb}: {step.name}: {found} samples of text, of which {held} are held out: none is left to train on",

@@ -31,9 +31,9 @@ from sparsebench.models.safety import told
 from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
-from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.share import read_share
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -132,7 +132,7 @@ class Reconstruction:
             CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer,
         ):
             family, batch = self.context.family, self.text.batch
-            group = self.step.settings["batch"]
+            group = self.step.settings.batch
             dense, own = (
                 Replay(one, family, batch, 1, spill, "float32", group=group, device=self.context.device)
                 for one in (self.dense, self.parent)
@@ -159,7 +159,12 @@ class Reconstruction:
                 self._tell(found, len(fits), len(own), len(fits) - earlier.restored, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
-            made = {"family": family, "recover": self.step.name, **self.step.settings, "seed": self.context.seed}
+            made = {
+                "family": family,
+                "recover": self.step.name,
+                **self.step.settings.record(),
+                "seed": self.context.seed,
+            }
             writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
         seconds, joules = total()
         lost = earlier.joules is None and spent.meter.counts
@@ -201,7 +206,7 @@ class Reconstruction:
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
             f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last",
             f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}"
-            if read < PUBLISHED * (1 - self.step.settings["held_out"])
+            if read < PUBLISHED * (1 - self.step.settings.held_out)
             else "",
             *notes,
         ]
@@ -216,7 +221,7 @@ class Reconstruction:
         """Return the blocks that earlier processes kept of the same reconstruction."""
         if self.context.resume is None:
             return KeptBlocks(None, {})
-        belongs = {"step": asdict(self.step), "seed": self.context.seed, "text": self.text.sha256, **versions()}
+        belongs = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}
         folder = ResumeFolder(self.context.resume(self.step), self.context.note)
         return KeptBlocks(folder, belongs | {"device": self.context.device})
 
@@ -235,7 +240,7 @@ class Reconstruction:
         Raises ModelError where all of the text is held out.
         """
         groups = list(range(len(block.samples)))
-        held = max(1, round(self.step.settings["held_out"] * len(groups)))
+        held = max(1, round(self.step.settings.held_out * len(groups)))
         seen, unseen = groups[:-held], groups[-held:]
         if not seen:
             raise ModelError(
@@ -252,8 +257,8 @@ class Reconstruction:
             with torch.no_grad():
                 return float(sum(error(number) for number in unseen) / len(unseen))
 
-        optimizer = torch.optim.Adam(weights.values(), lr=self.step.settings["rate"])
-        epochs = self.step.settings["epochs"]
+        optimizer = torch.optim.Adam(weights.values(), lr=self.step.settings.rate)
+        epochs = self.step.settings.epochs
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(seen))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
         first = best = told()

@@ -24,7 +24,7 @@ from sparsebench.models.filling import stored_views
 from sparsebench.models.random_weights import write_model
 from sparsebench.models.topology import View, moved, part
 from sparsebench.models.types import PER_LAYER
-from sparsebench.steps.shrink import writing
+from sparsebench.steps import cut_model
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
     }
     config = _config(found, described, blocks)
     kind = _kind(teacher, family)
-    own, theirs = (writing.stock_model(family, one, kind) for one in (config, teacher.config))
+    own, theirs = (cut_model.stock_model(family, one, kind) for one in (config, teacher.config))
     draft = _Draft(teacher, found, config, blocks, family)
     given, taken, total = draft.given(own, theirs)
     write_model(own, config, folder, "auto", seed, teacher.folder, given)
@@ -98,7 +98,7 @@ def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, how = found.checkpoint.config, found.how
     gone = {side: [one for one in range(found.blocks[side]) if one not in stay] for side, stay in blocks.items()}
-    changed = writing.without(found, {side: some for side, some in gone.items() if some}).config
+    changed = cut_model.without(found, {side: some for side, some in gone.items() if some}).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = how.heads
     if heads and heads.groups and described.keys() & {"heads", "key_heads"}:
@@ -130,7 +130,7 @@ def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str
     for key in ("word_embed_proj_dim", "embedding_size"):
         if "hidden" in described and size is not None and config.get(key) == size:
             changed[key] = described["hidden"]
-    return {**config, **changed, **writing.aliases(config, changed)}
+    return {**config, **changed, **cut_model.aliases(config, changed)}
 
 
 def _kind(teacher: Checkpoint, family: Family) -> Any:

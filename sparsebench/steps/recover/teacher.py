@@ -19,8 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.steps.recover import PREDICTS, SEVERAL, losses
+from sparsebench.steps.recover import losses
 from sparsebench.steps.recover.reading import NONE
+from sparsebench.steps.recover.settings import Distill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,7 +98,7 @@ class TeacherCache:
         return ids.long(), logs
 
 
-def mapped(student: int, teacher: int, layers: str | list[list[int]], least: int = 0) -> list[tuple[int, int]]:
+def mapped(student: int, teacher: int, layers: Any, least: int = 0) -> list[tuple[int, int]]:
     """Return pairs of a student's and a teacher's layer to compare: all evenly, the last, or named ones.
 
     Layers are numbered from 1. Raises UnsupportedError for a pair with a number above the layers of its model or below
@@ -129,7 +130,7 @@ class Distillation:
     teachers: list[PreTrainedModel]
     family: Family
     text: TrainingText
-    settings: dict[str, Any]
+    settings: Distill
     device: torch.device
     kept: list[TeacherCache] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
@@ -146,12 +147,9 @@ class Distillation:
 
         Raises UnsupportedError where these models cannot be compared as the settings ask.
         """
-        match, asked = self.settings["match"], self.settings
-        if self.family == "encoder" and (asked["alpha"] < 1 or "alpha_schedule" in asked):
-            raise UnsupportedError(*PREDICTS)
-        self.steps = steps
-        if self.family == "encoder" and len(self.teachers) > 1:
-            raise UnsupportedError(*SEVERAL)
+        match, self.steps = self.settings.match, steps
+        if refusal := self.settings.refuses_family(self.family):
+            raise refusal.error()
         if match == "none":
             if self.family == "encoder":
                 self._same_widths("an encoder's last states are compared as they are", "name a `match` beside")
@@ -163,7 +161,7 @@ class Distillation:
         with torch.no_grad():
             own, theirs = (ask(one, self.family, self._given([0]), match in ATTENTION) for one in (self.model, teacher))
         if match in ATTENTION:
-            self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings["layers"], 1)
+            self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings.layers, 1)
             heads = [said.attentions[0].shape[1] for said in (own, theirs)]
             if heads[0] != heads[1]:
                 raise UnsupportedError(
@@ -171,7 +169,7 @@ class Distillation:
                     "match: hidden_mse, or nst",
                 )
             return
-        self.pairs = mapped(len(own.states) - 1, len(theirs.states) - 1, self.settings["layers"])
+        self.pairs = mapped(len(own.states) - 1, len(theirs.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
         if match == "nst":
@@ -226,7 +224,7 @@ class Distillation:
         self, teacher: PreTrainedModel, groups: Sequence[Sequence[int]], length: int
     ) -> dict[str, torch.Tensor]:
         """Return a teacher's likeliest tokens at ``length`` positions of the samples of some groups."""
-        count = min(self.settings["top_k"], teacher.config.get_text_config().vocab_size)
+        count = min(self.settings.top_k, teacher.config.get_text_config().vocab_size)
         shape = (sum(map(len, groups)), length, count)
         ids = torch.zeros(shape, dtype=torch.int32, device="cpu")
         logs = torch.zeros(shape, device="cpu")
@@ -234,7 +232,7 @@ class Distillation:
         for group in groups:
             said = self._teach(teacher, self._given(group))
             assert said.logits is not None
-            likeliest = losses.likeliest(said.logits, count, self.settings["temperature"])
+            likeliest = losses.likeliest(said.logits, count, self.settings.temperature)
             for whole, values in zip((ids, logs), likeliest, strict=True):
                 whole[start : start + len(group), : values.shape[1]] = values.cpu()
             start += len(group)
@@ -242,14 +240,14 @@ class Distillation:
 
     def _teach(self, teacher: PreTrainedModel, given: dict[str, torch.Tensor]) -> ModelOutputs:
         with torch.no_grad():
-            return ask(teacher, self.family, given, self.settings["match"] in ATTENTION)
+            return ask(teacher, self.family, given, self.settings.match in ATTENTION)
 
     def _given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device) for name, tensor in self.text.given(rows).items()}
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
         """Return the loss on some samples at step ``number``; -1 for held-out ones."""
-        own, match = self.settings, self.settings["match"]
+        own, match = self.settings, self.settings.match
         given, mask = self._given(rows), self.text.mask(rows).to(self.device)
         said = ask(self.model, self.family, given, match in ATTENTION)
         theirs = [self._teach(one, given) for one in self.teachers]
@@ -266,14 +264,14 @@ class Distillation:
                 wanted = self.text.next_tokens(rows).to(self.device)
                 total = total + (1 - alpha) * cross_entropy(said.logits, wanted)
         if match != "none":
-            total = total + own["match_weight"] * self._matched(said, theirs[0], mask)
+            total = total + own.match_weight * self._matched(said, theirs[0], mask)
         return total
 
     def alpha(self, number: int) -> float:
         """Return the teacher's share of a step's loss; constant for held-out text (-1), so that losses compare."""
-        whole: float = self.settings["alpha"]
-        way = self.settings.get("alpha_schedule")
-        if way is None or number < 0:
+        whole: float = self.settings.alpha
+        way = self.settings.alpha_schedule
+        if way == "none" or number < 0:
             return whole
         return whole * (number / self.steps if way == "linear_growth" else 1 - number / self.steps)
 
@@ -284,10 +282,10 @@ class Distillation:
         own, told = self.settings, []
         for said in theirs:
             assert said.logits is not None
-            told.append(losses.likeliest(said.logits, own["top_k"] or None, own["temperature"]))
+            told.append(losses.likeliest(said.logits, own.top_k or None, own.temperature))
         told += [kept.get(rows, mask.shape[1]) for kept in self.kept]
         said_here = logits[mask]
-        kl = partial(losses.kl, temperature=own["temperature"])
+        kl = partial(losses.kl, temperature=own.temperature)
         each = [
             losses.in_pieces(kl, said_here, ids.to(self.device)[mask], logs.to(self.device)[mask]) for ids, logs in told
         ]
@@ -295,7 +293,7 @@ class Distillation:
 
     def _matched(self, said: ModelOutputs, theirs: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
         """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""
-        match, attentive = self.settings["match"], self.settings["match"] in ATTENTION
+        match, attentive = self.settings.match, self.settings.match in ATTENTION
         projections = iter(self.projections)
         compared: list[tuple[torch.Tensor, torch.Tensor]] = []
         for one, other in self.pairs:

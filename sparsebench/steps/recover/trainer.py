@@ -127,12 +127,12 @@ class Trainer:
 
         own, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
-        optimizer = torch.optim.AdamW(leaves, lr=own["rate"], weight_decay=own["weight_decay"])
-        warm = round(own["warm_up"] * len(plan))
+        optimizer = torch.optim.AdamW(leaves, lr=own.rate, weight_decay=own.weight_decay)
+        warm = round(own.warm_up * len(plan))
         scheduler = get_linear_schedule_with_warmup(optimizer, warm, len(plan))
         optimizer = self.accelerator.prepare(optimizer)
         pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
-        points = {round(len(plan) * one / own["evaluations"]) for one in range(own["evaluations"] + 1)}
+        points = {round(len(plan) * one / own.evaluations) for one in range(own.evaluations + 1)}
         state = self._restored(leaves, optimizer, scheduler, pruning) or State()
         began, earlier = time.perf_counter() - state.seconds, state.joules
         state.prepared += self.prepared
@@ -190,7 +190,7 @@ class Trainer:
                 "a lower `rate`, such as 5e-5",
             )
         self.weights.hold()
-        self.accelerator.clip_grad_norm_(leaves, self.step.settings["clip"])
+        self.accelerator.clip_grad_norm_(leaves, self.step.settings.clip)
         pruning.pull(state.number)
         optimizer.step()
         state.losses.append(whole)

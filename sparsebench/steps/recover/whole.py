@@ -32,9 +32,10 @@ from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
-from sparsebench.steps.recover import DENSE, student, teachers
+from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
+from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
@@ -116,7 +117,13 @@ class Training:
             self._budget(trained),
             *kept.notes,
         ]
-        made = {"family": family, self.step.verb: self.step.name, **own, "seed": self.context.seed, **text.told()}
+        made = {
+            "family": family,
+            self.step.verb: self.step.name,
+            **own.record(),
+            "seed": self.context.seed,
+            **text.told(),
+        }
         made |= {"arithmetic": self._arithmetic(), "operations": operations}
         made |= {"curve": [asdict(point) for point in trained.curve]}
         note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, made)]))
@@ -158,7 +165,7 @@ class Training:
     def _student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
         config = self.parent.config
-        if teachers(self.step.settings) or self.context.family != "encoder":
+        if self.step.settings.teachers() or self.context.family != "encoder":
             return load_model(self.parent.folder, self.context.family, "float32")
         if not has_masked_lm(config):
             raise UnsupportedError(
@@ -180,7 +187,7 @@ class Training:
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
-        plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
+        plan = schedule(text.counts()[:-held], own.tokens, own.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
         belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
@@ -195,7 +202,7 @@ class Training:
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, family)
-        belongs |= {"step": asdict(self.step), "seed": seed, "held": held}
+        belongs |= {"step": self.step.record(), "seed": seed, "held": held}
         belongs["weights"] = content(*(weight.value() for weight in weights.trained))
         return Trainer(
             weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
@@ -220,8 +227,8 @@ class Training:
             teacher.requires_grad_(False).to(loss.device)
             loss.parameters += self._a_token(Checkpoint(folder), loss.text)
             checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
-            if settings["top_k"] and settings["match"] == "none" and self.context.family != "encoder":
-                asked = {key: settings[key] for key in ("top_k", "temperature")}
+            if settings.top_k and settings.match == "none" and self.context.family != "encoder":
+                asked = {"top_k": settings.top_k, "temperature": settings.temperature}
                 asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
                 loss.keep(teacher, kept, {**belongs, **asked}, rows, self._asking)
             else:
@@ -235,7 +242,7 @@ class Training:
         tokenizer.
         """
         found = []
-        for number, named in enumerate(teachers(self.step.settings)):
+        for number, named in enumerate(self.step.settings.teachers()):
             if named == DENSE:
                 found.append(self.dense.folder)
                 continue
@@ -261,7 +268,7 @@ class Training:
     def _arithmetic(self) -> str:
         """Return the precision of matrix products."""
         stored = precision.of_config(self.parent.config) or "float32"
-        return environment.training_arithmetic(stored, self.step.settings["precision"], self.context.device)
+        return environment.training_arithmetic(stored, self.step.settings.precision, self.context.device)
 
     @contextmanager
     def _kept(self, folder: Path) -> Iterator[ResumeFolder]:
@@ -287,10 +294,12 @@ def run(
     """
     if context.draw is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
-    if not (described := step.settings.get("student")):
+    if not (described := getattr(step.settings, "student", None)):
         return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))
     with temporary(folder.parent / ".student") as place:
-        told = student.write(checkpoint, context.family, described, context.seed, place / "model")
+        told = student.write(
+            checkpoint, context.family, described.model_dump(exclude_none=True), context.seed, place / "model"
+        )
         begun = Checkpoint(place / "model")
         found = Training(dense, begun, step, context, pruner).run(folder, partial(kept_zeros, begun))
     return replace(found, note=f"{told}; {found.note}")

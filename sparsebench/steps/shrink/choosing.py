@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.models.checkpoint import TensorInfo
-    from sparsebench.steps.contract import Step
 
 Of = Literal["neurons", "heads", "both", "experts"]
 REAP = "reap"
@@ -41,11 +40,6 @@ class Cutting:
     experts: int | None = None
     multiple_of: int = 1
     uneven: bool = False
-
-
-def by_labels(step: Step) -> bool:
-    """Whether a step scores on labelled documents."""
-    return bool(step.settings.get("labels") == "task")
 
 
 def kinds_of(of: Of) -> tuple[AxisKind, ...]:

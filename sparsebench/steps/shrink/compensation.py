@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.axes import Axis, Cut, ModelShape
-from sparsebench.steps.prune.factor import DAMPING, check_gram
+from sparsebench.steps.factor import DAMPING, check_gram
 
 if TYPE_CHECKING:
     import torch

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.shrink import writing
 from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def make(
     spill = next(iter(targets.values())).parent
     for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
         try:
-            smaller = writing.without(shape, removed)
-            settings = {"family": context.family, "shrink": step.name, **step.settings, "removed": removed}
-            writer = writing.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
+            smaller = cut_model.without(shape, removed)
+            settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
+            writer = cut_model.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
             made[step] = [*_left(shape, removed), smaller.loads, told(writer.left_out)]
         except SparsebenchError as error:
             emit(step, error)
@@ -63,11 +63,11 @@ def make(
 
 def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
     """Return, by side, the blocks that may go."""
-    stacks = step.settings["stacks"]
+    stacks = step.settings.stacks
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
     sides = [side for side in shape.blocks if stacks in ("both", side)]
-    return {side: going(shape.blocks[side], step.settings["blocks"], shape.how.pinned, side) for side in sides}
+    return {side: going(shape.blocks[side], step.settings.blocks, shape.how.pinned, side) for side in sides}
 
 
 def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
@@ -109,7 +109,7 @@ def chosen(
     if name in ("random", "first", "last"):
         return {
             step: {
-                side: floor(name, own, step.settings["blocks"], f"{context.seed}:{side}") for side, own in sides.items()
+                side: floor(name, own, step.settings.blocks, f"{context.seed}:{side}") for side, own in sides.items()
             }
             for step, sides in free.items()
         }
@@ -119,22 +119,22 @@ def chosen(
     if name == "influence":
         found = influences(replay, context.progress)
         return {
-            step: {side: lowest(found[side], own, step.settings["blocks"]) for side, own in sides.items()}
+            step: {side: lowest(found[side], own, step.settings.blocks) for side, own in sides.items()}
             for step, sides in free.items()
         }
     if name == "angular":
         states = states_of_last_tokens(replay, context.progress)
         return {
-            step: {side: nearest_run(states[side], own, step.settings["blocks"]) for side, own in sides.items()}
+            step: {side: nearest_run(states[side], own, step.settings.blocks) for side, own in sides.items()}
             for step, sides in free.items()
         }
     model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
     gone: dict[Step, dict[str, list[int]]] = {}
-    for stacks in dict.fromkeys(step.settings["stacks"] for step in free):
-        alike = [step for step in free if step.settings["stacks"] == stacks]
-        rounds = greedy(model, free[alike[0]], max(step.settings["blocks"] for step in alike), context.progress)
+    for stacks in dict.fromkeys(step.settings.stacks for step in free):
+        alike = [step for step in free if step.settings.stacks == stacks]
+        rounds = greedy(model, free[alike[0]], max(step.settings.blocks for step in alike), context.progress)
         for step in alike:
-            after = rounds[step.settings["blocks"] - 1]
+            after = rounds[step.settings.blocks - 1]
             gone[step] = {side: sorted(index for own, index in after if own == side) for side in free[step]}
     return gone
 

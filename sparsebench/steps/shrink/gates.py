@@ -33,12 +33,13 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.axes import Axis, ModelShape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.safety import told
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover.step import check_vocabulary
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import TrainedWeights
 from sparsebench.steps.recover.whole import Training
-from sparsebench.steps.shrink import choosing, width, writing
+from sparsebench.steps.shrink import choosing, width
 from sparsebench.steps.shrink.whole import module_of
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class GatePruning(Pruning):
 
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
         self.shape, self.seed = shape, seed
-        self.joint = bool(step.settings["uneven"])
+        self.joint = bool(step.settings.uneven)
         numbers = choosing.numbers(shape, width.cutting(step))
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
         if all(count == axis.units for axis, count in numbers.items()):
@@ -185,9 +186,9 @@ class GatePruning(Pruning):
             return choosing.spread(self.numbers, scores, self.shape.checkpoint.tensors, joint=True)
         return {axis: choosing.best(scores[axis], count) for axis, count in self.numbers.items()}
 
-    def smaller(self, kept: dict[Axis, list[int]]) -> writing.Smaller:
+    def smaller(self, kept: dict[Axis, list[int]]) -> cut_model.Smaller:
         """Return the model with these elements alone."""
-        return writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        return cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
 
     def missed(self) -> float:
         """Return the largest difference between an expected sparsity and its target."""
@@ -207,7 +208,7 @@ class GateTraining(Training):
         kept = gating.kept()
         smaller = gating.smaller(kept)
         ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
-        writer = writing.write(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
+        writer = cut_model.write(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
         stay = choosing.told(gating.shape, {axis: len(own) for axis, own in kept.items()})
         off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
         return [stay, off, smaller.loads, told(writer.left_out)]
@@ -227,7 +228,7 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
             gating = GatePruning(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
             first = {axis: [*range(count)] for axis, count in gating.numbers.items()}
-            writing.checked(gating.smaller(first), context.family)
+            cut_model.checked(gating.smaller(first), context.family)
             training = GateTraining(dense, parent, step, context, gating.begin, gating=gating)
             emit(step, training.run(folder))
         except SparsebenchError as error:

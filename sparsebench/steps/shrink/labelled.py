@@ -29,9 +29,7 @@ class Labelled:
 
     def note(self, step: Step) -> str:
         """Return a note for the variant: how many documents were read, and from where."""
-        return (
-            f"scored by the labels of {len(self.classes)} documents of {Reference.parse(step.settings['source']).name}"
-        )
+        return f"scored by the labels of {len(self.classes)} documents of {Reference.parse(step.settings.source).name}"
 
 
 def lacking(config: Mapping[str, Any]) -> str:
@@ -53,11 +51,11 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
     from sparsebench.sources.text import read_labelled
 
     own, config = step.settings, Checkpoint(folder).config
-    source = Reference.parse(own["source"]).source
+    source = Reference.parse(own.source).source
     length = min(LENGTH, longest_input(config) or LENGTH)
-    wanted = Calibration(source, own["documents"], length, context.seed, own.get("field"))
+    wanted = Calibration(source, own.documents, length, context.seed, own.field)
     assert context.fetch is not None, "labelled documents are fetched"
-    found = read_labelled(context.fetch(source), own.get("field"), own["label"])
+    found = read_labelled(context.fetch(source), own.field, own.label)
     reader = replace(reader_of(folder, "encoder", wanted, config), training=True)
     try:
         batch, used = samples.passages(reader, in_order(found.rows, context.seed))
@@ -65,7 +63,7 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
     classes = torch.tensor(numbers(config, [label for _, label in used]))
     notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
-    told = {"source": source, "samples": own["documents"], "seed": context.seed, "label": own["label"]}
+    told = {"source": source, "samples": own.documents, "seed": context.seed, "label": own.label}
     return Labelled(Calibrated.of(batch, used, notes, told), classes)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
+from sparsebench.models.architectures import UNBIASED, architecture
+from sparsebench.models.families import family_of
+from sparsebench.models.types import PER_LAYER
+from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.recover.step import Distill
-from sparsebench.steps.shrink.choosing import DOCUMENTS, REAP
+from sparsebench.steps.recover.settings import Distill, TrainingSettings
+from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, REAP, kinds_of
+from sparsebench.steps.shrink.labelled import lacking
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
 WIDTH = ("flap", "taylor", "activation", "l2")
@@ -18,10 +24,71 @@ GATES, NAMED = "gates", "list"
 """The criteria that are learned in a training, and that remove what a file names."""
 SHARES, COUNTS = ("parameters", "keep"), ("heads", "neurons", "experts")
 """The settings that say how much stays, as a share or as numbers."""
+LABELLED = ("source", "field", "label", "documents")
+"""The settings of labelled documents."""
+TRIALS = 16
+"""How often SLEB reads the text for each block that it removes: on average half of a model's blocks, for each of 32."""
+_NAMED_IN_LABELS = ("multiple_of", "labels", "iterations", "uneven")
+"""Settings that a label states where they differ from their defaults."""
 _PART = Annotated[Share, Field(gt=0, le=1)]
 
 
-class Depth(Settings):
+class Shrink(Settings):
+    """What all criteria share: removed parts leave a smaller model."""
+
+    calculates_with: ClassVar[tuple[str, ...]] = ("transformers",)
+    file_keys: ClassVar[tuple[str, ...]] = ("file",)
+    reading: ClassVar[tuple[str, ...]] = ("sleb", "influence", "angular", "flap", "activation", REAP)
+    """Criteria that read calibration text."""
+
+    def parts(self) -> Any:
+        """Return what is removed: `blocks`, or a kind of axis as the setting `of` has it; None where a file says it."""
+        return getattr(self, "of", None)
+
+    def refits(self) -> bool:
+        """Return whether the columns that stay are refitted to the calibration text."""
+        return getattr(self, "compensation", None) == "least_squares"
+
+    def by_labels(self) -> bool:
+        """Return whether the labels of documents give the loss."""
+        return False
+
+    def reads_text(self) -> bool:
+        """Return whether the criterion or the compensation reads calibration text."""
+        return self.name in self.reading or self.refits()
+
+    def on_device(self) -> bool:
+        """Return False: only a training does."""
+        return False
+
+    def reshapes(self) -> bool:
+        """Return True."""
+        return True
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse parts that this architecture cannot lose, and a compensation or uneven widths that it cannot hold."""
+        try:
+            how = architecture(config)
+        except UnsupportedError as error:
+            return Refusal(error.message, error.hint or "")
+        type_, parts = config.get("model_type"), self.parts()
+        for kind in kinds_of(parts) if parts else ():
+            if why := how.cannot(kind):
+                return Refusal(f"{type_}: {why}", how.instead(kind))
+        if getattr(self, "compensation", None) == "bias":
+            cut = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(parts)]
+            if without := [name for name in cut if name in UNBIASED.get(str(type_), ())]:
+                matrices = " and ".join(without)
+                why = f"compensation: bias: {type_} has no bias beside {matrices}, and transformers would ignore one"
+                return Refusal(why, "`compensation: least_squares` or `none`")
+        if getattr(self, "uneven", False) and (how.mixture or family_of(config) == "encoder-decoder"):
+            experts = "config.json has no key for an expert or a block of a mixture with fewer elements"
+            why = experts if how.mixture else f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+            return Refusal(f"{type_}: uneven: {why}", "leave `uneven` out")
+        return super().refuses(config)
+
+
+class Depth(Shrink):
     """Removes whole blocks. Those that stay are renumbered without gaps, and stock transformers loads the model."""
 
     needs: ClassVar = {"blocks": "how many blocks go, such as 4"}
@@ -31,8 +98,24 @@ class Depth(Settings):
     stacks: Literal["both", "encoder", "decoder"] = "both"
     """The stacks of an encoder-decoder that lose blocks."""
 
+    def parts(self) -> Any:
+        """Return `blocks`."""
+        return "blocks"
 
-class Width(Settings):
+    def forward_tokens(self, text: int) -> float:
+        """Return the tokens that are read; SLEB reads the text again for each block that it tries."""
+        return float(TRIALS * (self.blocks or 0) * text) if self.name == "sleb" else 2.0 * text
+
+    def bytes_per_parameter(self) -> float:
+        """Return 4 for SLEB: the model runs whole, in float32, rather than block by block."""
+        return 4.0 if self.name == "sleb" else 0.0
+
+    def describe(self) -> str:
+        """Return a label such as ``sleb -4 blocks``."""
+        return _without_blocks(self.name, self.blocks, self.stacks)
+
+
+class Width(Shrink):
     """Removes neurons of the feed-forward parts and attention heads, as many from every block or where they matter
     least. Or removes whole experts, as many from every block."""
 
@@ -72,8 +155,8 @@ class Width(Settings):
     longer than all others (`stay`): `{"neurons": {"0": {"go": [3, 17], "stay": [5]}}, "heads": {"1": {"stay": [0]}}}`.
     The file's content, not its name, identifies a result."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Check the settings against each other; return those that count, with the published compensation filled in."""
+    def completed(self) -> Self:
+        """Check the settings against each other, and fill in what is cut and the published compensation."""
         given = [key for key in (*SHARES, *COUNTS) if getattr(self, key) is not None]
         counts = [key for key in given if key in COUNTS]
         if "experts" in counts and len(counts) > 1:
@@ -85,17 +168,20 @@ class Width(Settings):
         if "of" in self.model_fields_set and self.of != of:
             beside = " and ".join(f"`{key}`" for key in counts)
             raise wrong(f"`of: {self.of}` beside {beside}", "leave `of` out", at="of")
-        for broken, what, way, key in self._rules(name, of, counts):
+        for broken, what, way, key in self._rules(of, counts):
             if broken:
                 raise wrong(what, way, at=key)
-        found = {key: value for key, value in self.model_dump().items() if value is not None} | {"of": of}
-        found["compensation"] = self.compensation or self.compensates
-        return _without(found, ["multiple_of"] if of in ("heads", "experts") else [])
+        return super().completed().model_copy(update={"of": of, "compensation": self.compensation or self.compensates})
 
-    def _rules(self, name: str, of: str, counts: Sequence[str]) -> Iterator[tuple[bool, str, str, str]]:
+    def idle(self) -> Collection[str]:
+        """Return what is not given, and a multiple of neurons where none go."""
+        absent = [key for key in type(self).model_fields if getattr(self, key) is None]
+        return (*absent, *(("multiple_of",) if self.of in ("heads", "experts") else ()))
+
+    def _rules(self, of: str, counts: Sequence[str]) -> Iterator[tuple[bool, str, str, str]]:
         """Yield, for each rule about settings that exclude each other: whether it is broken, what is wrong, what to
         write instead, and the key at fault."""
-        how, experts = self.compensation, of == "experts"
+        name, how, experts = self.name, self.compensation, of == "experts"
         said, key = f"`compensation: {how}`", "compensation"
         single = experts and name in ("flap", "taylor", "activation")
         yield single, f"experts by {name}: it scores single neurons and heads", f"l2, random or {REAP}", "of"
@@ -111,6 +197,21 @@ class Width(Settings):
         yield how == "bias" and name != "flap", means, "`least_squares` or `none`", key
         yield several and self.uneven, "`multiple_of` beside `uneven`", "one of them", "multiple_of"
 
+    def draws(self) -> bool:
+        """Return whether what goes is drawn."""
+        return self.name == "random"
+
+    def forward_tokens(self, text: int) -> float:
+        """Return the tokens that are read, for each of several cuts anew."""
+        return 2.0 * text * self.iterations
+
+    def describe(self) -> str:
+        """Return a label such as ``flap/both to 0.8 of parameters``."""
+        counts = [key for key in COUNTS if getattr(self, key) is not None]
+        numbers = [f"{getattr(self, key)}{f' {key}' * (self.of == 'both')}" for key in counts]
+        share = f"{self.parameters:.4g} of parameters" if self.parameters is not None else f"{self.keep or 1:.4g}"
+        return ", ".join([f"{self.name}/{self.of} to {' and '.join(numbers) or share}", *_ways(self)])
+
 
 class Flap(Width):
     """The settings of FLAP."""
@@ -120,6 +221,9 @@ class Flap(Width):
 
 class Taylor(Width):
     """The settings of Taylor's criterion."""
+
+    text_keys: ClassVar = {"source": ("field", "target")}
+    own_text_only: ClassVar = True
 
     labels: Literal["own", "text", "task"] = "own"
     """The targets of the loss: answers drawn from the model's own outputs (`own`), the text's next tokens (`text`; not
@@ -134,18 +238,55 @@ class Taylor(Width):
     documents: Count = DOCUMENTS
     """The number of documents to read; all where there are fewer."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Check and return the settings, those of labelled documents only with `labels: task`."""
-        own = ("source", "field", "label", "documents")
-        given = [key for key in own if key in self.model_fields_set]
+    def completed(self) -> Self:
+        """Check that labelled documents are named where, and only where, they are read."""
+        given = [key for key in LABELLED if key in self.model_fields_set]
         if self.labels != "task" and given:
             raise wrong(f"`{given[0]}` without `labels: task`", "leave it out, or say `labels: task`", at=given[0])
-        found = super().complete(name)
-        if self.labels != "task":
-            return _without(found, own)
-        if self.source is None:
+        if self.labels == "task" and self.source is None:
             raise wrong("`labels: task` without `source`", "labelled documents, such as path:train.jsonl", at="labels")
-        return found
+        return super().completed()
+
+    def idle(self) -> Collection[str]:
+        """Return what only labelled documents have, too."""
+        return (*super().idle(), *(LABELLED if self.labels != "task" else ()))
+
+    def by_labels(self) -> bool:
+        """Return whether the labels of documents give the loss."""
+        return self.labels == "task"
+
+    def reads_text(self) -> bool:
+        """Return whether the text is read: documents are read in its place."""
+        return not self.by_labels() or self.refits()
+
+    def draws(self) -> bool:
+        """Return whether answers or documents are drawn."""
+        return self.labels != "text"
+
+    def version(self) -> int:
+        """Return 2 for even widths, whose score includes the rows that make a neuron since then."""
+        return 1 if self.uneven else 2
+
+    def forward_tokens(self, text: int) -> float:
+        """Return the tokens of the text or the documents. The backward pass costs as much as a forward one, because no
+        weight has a gradient."""
+        return 2.0 * self.iterations * (LENGTH * self.documents if self.by_labels() else text)
+
+    def bytes_per_parameter(self) -> float:
+        """Return 4: the model runs whole, in float32."""
+        return 4.0
+
+    def describe(self) -> str:
+        """Return a label such as ``taylor/both to 0.8 of parameters, labels=task, train.jsonl``."""
+        return ", ".join([super().describe(), *([Reference.parse(self.source).name] if self.source else [])])
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse next tokens to encoders, and labels to a model without a head for classes."""
+        if self.labels == "text" and family_of(config) == "encoder":
+            return Refusal("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+        if self.by_labels() and (why := lacking(config)):
+            return Refusal(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")
+        return super().refuses(config)
 
 
 class Reap(Width):
@@ -155,7 +296,7 @@ class Reap(Width):
     """What is removed: whole experts only."""
 
 
-class Listed(Settings):
+class Listed(Shrink):
     """Removes the neurons and heads that a file chooses, and no others."""
 
     needs: ClassVar = {"file": "a JSON file that names what goes, such as heads.json"}
@@ -166,6 +307,11 @@ class Listed(Settings):
     compensation: Literal["none", "least_squares"] = "none"
     """How the removal is compensated: not at all, or by refitting the columns that stay to the calibration text."""
 
+    def describe(self) -> str:
+        """Return a label such as ``shrink heads.json``."""
+        compensation = "" if self.compensation == "none" else f", {self.compensation.replace('_', ' ')}"
+        return f"shrink {Reference.parse(str(self.file)).name}{compensation}"
+
 
 class RandomCut(Width):
     """Removes whole blocks, neurons, heads or experts at random."""
@@ -175,17 +321,34 @@ class RandomCut(Width):
     stacks: Literal["both", "encoder", "decoder"] = "both"
     """With `blocks`: the stacks of an encoder-decoder that lose blocks."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Return `blocks` and `stacks` alone where `blocks` is given, otherwise what ``Width`` returns."""
+    def completed(self) -> Self:
+        """Check that nothing else is given where `blocks` is."""
         if self.blocks is None:
-            return _without(super().complete(name), ("stacks",))
+            return super().completed()
         if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
             raise wrong(f"`{given[0]}` has no effect together with `blocks`", "one of them", at=given[0])
-        return {"blocks": self.blocks, "stacks": self.stacks}
+        return self
+
+    def idle(self) -> Collection[str]:
+        """Return all that is no block's where `blocks` is given."""
+        if self.blocks is None:
+            return (*super().idle(), "stacks")
+        return type(self).model_fields.keys() - {"blocks", "stacks"}
+
+    def parts(self) -> Any:
+        """Return `blocks` where these are given."""
+        return "blocks" if self.blocks else self.of
+
+    def describe(self) -> str:
+        """Return a label such as ``random -4 blocks`` or ``random/neurons to 0.5``."""
+        return _without_blocks(self.name, self.blocks, self.stacks) if self.blocks else super().describe()
 
 
-class Gates(Distill):
+class Gates(Shrink, Distill):
     """Learns a gate for each neuron and head while the whole model is trained, and removes those whose gates close."""
+
+    calculates_with: ClassVar[tuple[str, ...]] = TrainingSettings.calculates_with
+    file_keys: ClassVar[tuple[str, ...]] = ()
 
     parameters: Annotated[Share, Field(gt=0, lt=1)] | None = None
     """The share of the blocks' parameters that stays, between 0 and 1. The alternative is `keep`."""
@@ -199,14 +362,35 @@ class Gates(Distill):
     Such a model is written in transformers' `per_layer_config`, which only sparsebench loads. Not for
     encoder-decoders."""
 
-    def complete(self, name: str) -> dict[str, Any]:
-        """Check the settings; return them with the one of `parameters` and `keep` that is given."""
+    def completed(self) -> Self:
+        """Check that one of `parameters` and `keep` is given."""
         given = [key for key in SHARES if getattr(self, key) is not None]
         if len(given) != 1:
             what = " beside ".join(f"`{key}`" for key in given) or "no share of what stays"
             raise wrong(what, "one of them, such as `parameters: 0.8`", at="parameters")
-        found = super().complete(name)
-        return {key: value for key, value in found.items() if key not in SHARES or key in given}
+        return super().completed()
+
+    def idle(self) -> Collection[str]:
+        """Return the share that is not given, too."""
+        return (*super().idle(), *(key for key in SHARES if getattr(self, key) is None))
+
+    def on_device(self) -> bool:
+        """Return True: the whole model is trained."""
+        return True
+
+    def describe(self) -> str:
+        """Return a label such as ``gates/both to 0.8 of parameters, tokens=1000000``: results depend on the budget."""
+        share = f"{self.keep:.4g}" if self.keep is not None else f"{self.parameters:.4g} of parameters"
+        words = self.training_words(*SHARES, "of", "tokens")
+        return ", ".join([f"{self.name}/{self.of} to {share}", f"tokens={self.tokens}", *words])
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse a mixture of experts, too."""
+        refusal = super().refuses(config)
+        if not refusal and architecture(config).mixture:
+            words = f"{config.get('model_type')}: gates are not learned for mixtures of experts"
+            return Refusal(words, "another criterion")
+        return refusal
 
 
 def settings() -> dict[str, type[Settings]]:
@@ -217,5 +401,17 @@ def settings() -> dict[str, type[Settings]]:
     return {name: own.get(name, Depth if name in DEPTH else Width) for name in names}
 
 
-def _without(found: dict[str, Any], idle: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key not in idle}
+def _without_blocks(name: str, blocks: int | None, stacks: str) -> str:
+    where = "" if stacks == "both" else f" of the {stacks}"
+    return f"{name} -{blocks} blocks{where}"
+
+
+def _ways(cut: Width) -> list[str]:
+    """Return what a label says of the compensation, the file and other settings that are not usual."""
+    compensation = "" if cut.compensation in (None, cut.compensates) else cut.compensation.replace("_", " ")
+    file = Reference.parse(cut.file).name if cut.file else ""
+    changed = cut.unusual()
+    return [
+        *filter(None, (compensation, file)),
+        *(f"{key}={changed[key]}" for key in _NAMED_IN_LABELS if key in changed),
+    ]

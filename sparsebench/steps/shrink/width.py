@@ -16,12 +16,14 @@ from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
-from sparsebench.steps.shrink.choosing import REAP, Cutting, by_labels, kinds_of
+from sparsebench.steps.shrink import choosing, compensation, labelled, scores
+from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
 from sparsebench.steps.shrink.named import NamedElements, read
+from sparsebench.steps.shrink.settings import LABELLED, Taylor
 from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class _Plan:
 
     @property
     def uneven(self) -> bool:
-        return bool(self.step.settings.get("uneven"))
+        return bool(getattr(self.step.settings, "uneven", False))
 
 
 @dataclass
@@ -49,14 +51,14 @@ class _Making:
     """One step's folder while it is written; ``error`` says why this step failed while others go on."""
 
     step: Step
-    smaller: writing.Smaller
+    smaller: cut_model.Smaller
     writer: CheckpointWriter
     unseen: int
     error: SparsebenchError | None = None
 
     @property
     def compensation(self) -> str:
-        return str(self.step.settings["compensation"])
+        return str(self.step.settings.compensation)
 
 
 def make(
@@ -103,14 +105,14 @@ def make(
 
 
 def _plan(shape: ModelShape, step: Step) -> _Plan:
-    named = read(step.settings["file"], shape) if "file" in step.settings else None
+    named = read(step.settings.file, shape) if step.settings.file else None
     if step.name == "list":
         assert named is not None
         return _Plan(step, {axis: len(stay) for axis, stay in named.exactly(shape).items()}, named)
     left = choosing.numbers(shape, cutting(step))
     if named:
-        named.check(shape, left, bool(step.settings["uneven"]))
-    if step.settings["compensation"] == "bias":
+        named.check(shape, left, bool(step.settings.uneven))
+    if step.settings.compensation == "bias":
         compensation.biases(shape, left)  # raises before the text runs through the model
     return _Plan(step, left, named)
 
@@ -136,12 +138,12 @@ def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Making
 def cutting(step: Step) -> Cutting:
     """Return what a step's settings ask for."""
     own = step.settings
-    targets = {key: own.get(key) for key in ("parameters", "keep", "neurons", "heads", "experts")}
-    return Cutting(own["of"], **targets, multiple_of=own.get("multiple_of", 1), uneven=own["uneven"])
+    targets = {key: getattr(own, key, None) for key in ("parameters", "keep", "neurons", "heads", "experts")}
+    return Cutting(own.of, **targets, multiple_of=getattr(own, "multiple_of", 1), uneven=own.uneven)
 
 
 def _cuts(step: Step) -> int:
-    return int(step.settings.get("iterations", 1))
+    return int(getattr(step.settings, "iterations", 1))
 
 
 ScoreKey = tuple[str, bool, tuple[Any, ...]]
@@ -152,8 +154,9 @@ settings of labelled documents."""
 def _scored(step: Step) -> ScoreKey:
     if step.name != "taylor":
         return "", True, ()
-    documents = tuple(step.settings.get(key) for key in ("source", "field", "label", "documents"))
-    return step.settings["labels"], not step.settings["uneven"], documents if by_labels(step) else ()
+    own: Taylor = step.settings
+    documents = tuple(getattr(own, key) for key in LABELLED) if own.by_labels() else ()
+    return own.labels, not own.uneven, documents
 
 
 @dataclass
@@ -182,7 +185,7 @@ class _WidthPass:
         assert self.text is not None, "the criterion reads text"
         return self.text.batch
 
-    def after(self, smaller: writing.Smaller, folder: Path) -> _WidthPass:
+    def after(self, smaller: cut_model.Smaller, folder: Path) -> _WidthPass:
         """Return the pass for the model that a cut has written to ``folder``."""
         kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
@@ -202,12 +205,12 @@ class _WidthPass:
                         emit(step, error)
             self.compensate(making)
             for one in making:
-                said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings}
+                said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings.record()}
                 said |= {"seed": self.context.seed, **self.told(one.step)}
                 try:
                     if one.error:
                         raise one.error
-                    writing.finish(one.smaller, one.writer, said)
+                    cut_model.finish(one.smaller, one.writer, said)
                 except SparsebenchError as error:
                     one.error = error
                     one.writer.abort()
@@ -224,7 +227,7 @@ class _WidthPass:
         name = steps[0].name
         if name == "list":
             return {_scored(steps[0]): {}}
-        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
+        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings.of)}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name == "l2":
@@ -261,7 +264,7 @@ class _WidthPass:
 
     def whole(self, step: Step) -> WholeModel:
         """Load the whole model, with the text on which a step is scored."""
-        if not by_labels(step):
+        if not step.settings.by_labels():
             return WholeModel.load(self.folder, self.context.family, self.batch, self.context.dtype)
         documents = self.documents[_scored(step)] = labelled.read(self.folder, step, self.context)
         model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
@@ -280,13 +283,13 @@ class _WidthPass:
         """Choose what stays, and begin to write the folder."""
         step = plan.step
         kept = self.kept(plan, found)
-        smaller = writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
-        if step.settings["compensation"] == "bias":
+        smaller = cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        if step.settings.compensation == "bias":
             switches, names = compensation.biases(self.shape, kept)
             smaller.config |= switches
             smaller.add_biases(names)
         return _Making(
-            step, smaller, writing.opened(smaller, self.context.family, folder), self.unseen.get(_scored(step), 0)
+            step, smaller, cut_model.opened(smaller, self.context.family, folder), self.unseen.get(_scored(step), 0)
         )
 
     def kept(self, plan: _Plan, found: scores.Scores) -> dict[Axis, list[int]]:

@@ -87,16 +87,20 @@ def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> in
     return by_kind.get("down", 0) + up
 
 
-def make(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Write each target: the parent's files, with thresholds in config.json. Raises as ``step.run`` does."""
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Make every share of one method, from one pass of the text: the parent's files, with thresholds in config.json.
+
+    Raises UnsupportedError for a mixture of experts. Raises ModelError without text, or where the parent skips weights
+    already.
+    """
     started, checkpoint = time.perf_counter(), open_checkpoint(parent)
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
     parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, parts)
     text, outputs = context.text("skip"), next(iter(targets)).name == "cats"
-    greedy = next(iter(targets)).settings.get("allocation") == "greedy"
-    seen = SkipStatistics(tuple(step.settings["share"] for step in targets) if greedy else ())
+    greedy = getattr(next(iter(targets)).settings, "allocation", "uniform") == "greedy"
+    seen = SkipStatistics(tuple(step.settings.share for step in targets) if greedy else ())
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         # The greedy allocation runs each block again and again, so its groups have one sample.
         group = 1 if greedy else None
@@ -107,8 +111,8 @@ def make(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emi
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         try:
-            found, activity, notes = _chosen(seen, step.settings["share"], outputs)
-            made = {"family": context.family, "skip": step.name, **step.settings, **notes, **text.told()}
+            found, activity, notes = _chosen(seen, step.settings.share, outputs)
+            made = {"family": context.family, "skip": step.name, **step.settings.record(), **notes, **text.told()}
             _copy(parent, folder, found, made)
             told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
             emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))

@@ -6,66 +6,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.errors import ModelError, SparsebenchError, UserError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.manifest.schema import Count, NonEmpty, wrong
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.contract import Context, Emit, Settings, Step, reported, unusual
+from sparsebench.steps.contract import Context, Emit, Step, reported
+from sparsebench.steps.trim.settings import Corpus
 
 if TYPE_CHECKING:
     from sparsebench.steps.trim.usage import Usage
-
-
-class Corpus(Settings):
-    """Remove from the vocabulary the tokens that a corpus does not use."""
-
-    source: NonEmpty | None = None
-    """The corpus, in any notation that `calibration` takes (`path:`, `wheel:`, `hf:datasets/…`), read whole; default:
-    the file of the manifest's calibration text. A result is identified by the corpus's content, not by its name."""
-    field: NonEmpty | None = None
-    """The column that holds the text, where the source has columns."""
-    target: NonEmpty | None = None
-    """A second column whose texts count as well: what an encoder-decoder writes."""
-    min_count: Count = 1
-    """How many times the corpus must use a token to keep it."""
-    characters: bool = True
-    """Whether all tokens of a single character are kept too, so that any other text can still be tokenized; `false`
-    removes those that the corpus does not use. Bytes, special and added tokens are always kept."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """Return all settings. Raises PydanticCustomError for a `target` without a `field`."""
-        if self.target is not None and self.field is None:
-            raise wrong("`target` without `field`", "`field` names the first column", at="target")
-        return self.model_dump()
-
-
-class Tokens(Settings):
-    """Remove from the vocabulary the tokens that a file does not list."""
-
-    needs: ClassVar = {"file": "a text file with a token a line, such as tokens.txt"}
-
-    file: NonEmpty | None = None
-    """A text file with one token on each line, as the tokenizer spells it (`Ġthe`, `##ing`, `▁house`). A result is
-    identified by the file's content."""
-    characters: bool = True
-    """Whether all tokens of a single character are kept too, so that any text can still be tokenized."""
-
-
-def settings() -> dict[str, type[Settings]]:
-    """Return the settings class of each way to choose the tokens that are kept, by name."""
-    return {"corpus": Corpus, "list": Tokens}
-
-
-def label(step: Step) -> str:
-    """Return a label such as ``trim passages.jsonl min_count=2``: text or list, and non-default settings."""
-    of = step.settings.get("source") or step.settings.get("file")
-    name = Reference.parse(of).name if of else step.name
-    rest = {key: value for key, value in step.settings.items() if key not in ("source", "file")}
-    return " ".join(["trim", name, *(f"{key}={value}" for key, value in unusual(rest, settings()[step.name]).items())])
 
 
 @dataclass(frozen=True)
@@ -100,14 +52,14 @@ def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
     from sparsebench.steps.calibration import DEFAULT
     from sparsebench.steps.trim.usage import used
 
-    own = step.settings
-    source = Reference.parse(own["source"]).source if own["source"] else DEFAULT.source
-    columns = [own["field"] or (None if own["source"] else DEFAULT.field), own["target"]]
+    own: Corpus = step.settings
+    source = Reference.parse(own.source).source if own.source else DEFAULT.source
+    columns = [own.field or (None if own.source else DEFAULT.field), own.target]
     fetch = context.fetch or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
     found = read_texts(fetch(source), *(column for column in columns if column))
     texts = [text for row in found.rows for text in row]
     usage = used(tokenizer, texts, context.family == "decoder")
-    often = frozenset(place for place, times in usage.counts.items() if times >= own["min_count"])
+    often = frozenset(place for place, times in usage.counts.items() if times >= own.min_count)
     return _Wanted(often, texts, usage)
 
 
@@ -115,7 +67,7 @@ def _listed(step: Step, vocabulary: Any) -> _Wanted:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     from sparsebench import bounded
 
-    path = Reference.parse(step.settings["file"]).unchanged_file("a text file with a token a line", UserError)
+    path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
     for number, line in enumerate(bounded.lines(path, UserError), start=1):
         token = line.rstrip("\r\n")
@@ -137,7 +89,7 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Want
     from sparsebench.steps.trim import companions, usage, weights
 
     started = time.perf_counter()
-    kept = vocabulary.closed(wanted.ids | companions.named_ids(parent), step.settings["characters"])
+    kept = vocabulary.closed(wanted.ids | companions.named_ids(parent), step.settings.characters)
     new = {place: number for number, place in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
     with weights.cut(parent, context.family, kept, folder) as writer:

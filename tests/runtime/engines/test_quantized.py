@@ -15,7 +15,7 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import inputs
-from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.grid import Quantize
 from sparsebench.steps.quantize.sweep import run
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 

@@ -14,11 +14,10 @@ from sparsebench.errors import UserError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.grouped import experts_of
 from sparsebench.plan.fingerprint import step_id
-from sparsebench.steps.contract import Step
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.metis import evened, partitioned
 from sparsebench.steps.moefy.use import inside
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import label, recorded, single
 from tests.models.replaying import written
 from tests.steps.skip.making import made
 
@@ -99,13 +98,14 @@ def test_steps_that_differ_in_the_partition_share_no_pass() -> None:
     balanced, metis = (
         single("moefy", "coactivation", active=0.5, partition=partition) for partition in ("balanced", "metis")
     )
-    assert kinds()["moefy"].shares(balanced) != kinds()["moefy"].shares(metis)
+    assert balanced.settings.pass_key() != metis.settings.pass_key()
     assert label(balanced) != label(metis) and "metis" in label(metis)
 
 
 def test_the_version_of_pymetis_is_part_of_what_it_made_and_of_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = single("moefy", "coactivation", active=0.5)
-    before = Step(usual.verb, usual.name, {key: value for key, value in usual.settings.items() if key != "partition"})
+    written = {key: value for key, value in usual.settings.record().items() if key != "partition"}
+    before = recorded({**usual.record(), "settings": written})
     metis = single("moefy", "coactivation", active=0.5, partition="metis")
     ids: dict[str, list[str]] = {}
     for version in ("absent", "2025.2.2", "2026.1"):

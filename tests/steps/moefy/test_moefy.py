@@ -17,7 +17,7 @@ from sparsebench.models.load import load_model
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
 from sparsebench.steps.moefy.use import inside, together
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import label, single
 from tests.models.replaying import written
 from tests.steps.shrink import making
 from tests.steps.skip.making import answer, made, said
@@ -149,9 +149,7 @@ def test_every_way_and_router_makes_a_model(way: str, tmp_path: Path) -> None:
     errors: dict[str, float] = {}
     for text in (False, True):
         steps = {router: single("moefy", way, experts=8, active=0.5, router=router) for router in ROUTERS}
-        targets = {
-            step: tmp_path / router for router, step in steps.items() if kinds()["moefy"].reads_text(step) == text
-        }
+        targets = {step: tmp_path / router for router, step in steps.items() if step.settings.reads_text() == text}
         if targets:
             made(parent, family, targets)
     for router in ROUTERS:
@@ -222,9 +220,9 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
 def test_what_a_plan_refuses_by_config_json_a_job_refuses_too_and_nothing_else(kind: str, tmp_path: Path) -> None:
     parent, family = written(kind, tmp_path / "parent")
     for experts in (16, 7):
-        step, row = single("moefy", "random", experts=experts, active=0.5), kinds()["moefy"]
+        settings = (step := single("moefy", "random", experts=experts, active=0.5)).settings
         config = Checkpoint(parent).config
-        words = row.refuses(step, config)[0] or row.refuses_shape(step, config)[0]
+        words = settings.refuses(config) or settings.refuses_shape(config)
         assert words or experts == 16
         try:
             made(parent, family, {step: tmp_path / str(experts)})

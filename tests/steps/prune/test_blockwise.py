@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
@@ -49,6 +49,13 @@ def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) 
     )
 
 
+def made_of(results: dict[Target, Any]) -> dict[Target, Evidence]:
+    """Return the results. Raises the first error where there is nothing else."""
+    if all(isinstance(result, SparsebenchError) for result in results.values()):
+        raise next(iter(results.values()))
+    return results
+
+
 def swept(
     dense: Path, family: Family, out: Path, targets: list[Target], propagate: str = "pruned"
 ) -> dict[Target, Evidence]:
@@ -56,7 +63,7 @@ def swept(
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     sweep = Sweep(dense, family, folders, 3, calibrated(dense, family), propagate)
     sweep.run(results.__setitem__)
-    return results
+    return made_of(results)
 
 
 def same_weights(one: Path, other: Path) -> bool:

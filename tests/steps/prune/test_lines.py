@@ -87,8 +87,8 @@ def test_a_model_loses_whole_rows_or_columns_of_every_matrix(
 
 def test_settings_that_do_not_go_together_are_refused_and_defaults_are_filled_in() -> None:
     step = single("prune", "magnitude", pattern="rows", sparsity=0.5)
-    assert step.settings["norm"] == 2 and label(step) == "magnitude/layer rows 50% norm=2"
-    assert single("prune", "wanda", pattern="columns", sparsity=0.5).settings["granularity"] == "layer"
+    assert step.settings.norm == 2 and label(step) == "magnitude/layer rows 50% norm=2"
+    assert single("prune", "wanda", pattern="columns", sparsity=0.5).settings.granularity == "layer"
     assert "norm" not in single("prune", "magnitude", sparsity=0.5).settings
     for name, given, said in (
         ("magnitude", {"norm": 1}, "`norm` beside"),

@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.evidence import counted
+from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Layer, Target
 from sparsebench.steps.prune.methods import magnitude
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.grid import Quantize
 from sparsebench.steps.quantize.sweep import run as quantize
 from sparsebench.steps.registry import kinds, single
+from tests.steps.prune.test_blockwise import made_of
 
 FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -29,7 +30,7 @@ def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict
     results: dict[Target, Evidence] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     Sweep(dense, family, folders, seed=7).run(results.__setitem__)
-    return results
+    return made_of(results)
 
 
 @pytest.mark.parametrize("granularity", ["global", "layer", "row"])
@@ -130,10 +131,10 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_that_cannot_be_counted_is_told_of_once(
+def test_a_version_that_cannot_be_counted_fails_alone(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsebench.steps.prune import outputs
+    from sparsebench.steps import outputs
 
     def failing(folder: Path, *rest: object) -> Evidence:
         if folder.name == "1":
@@ -141,11 +142,10 @@ def test_a_version_that_cannot_be_counted_is_told_of_once(
         return counted(folder, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(outputs, "counted", failing)
-    targets, told = [Target("magnitude", share, "layer") for share in (0.5, 0.9)], []
-    sweep = Sweep(tiny_llama, "decoder", {target: tmp_path / str(place) for place, target in enumerate(targets)})
-    with pytest.raises(ModelError, match="unreadable"):
-        sweep.run(lambda target, _: told.append(target))
-    assert not told and not list(tmp_path.iterdir())
+    targets = [Target("magnitude", share, "layer") for share in (0.5, 0.9)]
+    good, bad = swept(tiny_llama, "decoder", tmp_path, targets).values()
+    assert isinstance(good, Evidence) and isinstance(bad, SparsebenchError)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["0"]
 
 
 @pytest.mark.parametrize(("name", "settings"), [("magnitude", {"sparsity": 0.5}), ("mask", {"file": "masks"})])

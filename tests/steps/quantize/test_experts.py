@@ -13,7 +13,7 @@ from sparsebench.models.load import load_kernels, load_model
 from sparsebench.models.quantized import QuantizedCheckpoint
 from sparsebench.models.quantized_linear import Int8Linear
 from sparsebench.models.topology import View
-from sparsebench.steps.quantize.grid import Quantize, nearest
+from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.quantize.sweep import run
 from tests.models.test_experts import stored, tokens
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.methods.sparsegpt import solve
-from sparsebench.steps.quantize.grid import Quantize, nearest
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
-from tests.steps.prune.test_factor import published
+from tests.steps.test_factor import published
 
 GPTQ = [
     Quantize("int8", rounding="gptq"),

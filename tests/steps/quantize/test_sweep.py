@@ -22,11 +22,11 @@ from sparsebench.models.safety import left_out
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.grid import Quantize, nearest
-from sparsebench.steps.quantize.outputs import QuantizedWriters
 from sparsebench.steps.quantize.sweep import GptqSweep, run
+from sparsebench.steps.quantize.writers import QuantizedWriters
 from sparsebench.steps.registry import kinds, single
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 

@@ -18,7 +18,7 @@ from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.teacher import Distillation
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.test_whole import made, step
 
@@ -176,5 +176,4 @@ def test_what_cannot_be_a_student_is_refused(tmp_path: Path) -> None:
 def test_what_a_student_is_called() -> None:
     asked = single("recover", "distill", student={"layers": [0, 4], "hidden": 64})
     assert label(asked) == "distill into layers=0,4 hidden=64"
-    assert "student" not in single("recover", "distill").settings
-    assert "student" not in kinds()["recover"].unusual(single("recover", "distill"))
+    assert "student" not in single("recover", "distill").settings.record()

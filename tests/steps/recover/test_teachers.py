@@ -110,12 +110,12 @@ def _usual() -> dict[str, Any]:
 
 
 def test_a_plain_list_is_one_setting_and_a_list_of_lists_is_swept() -> None:
-    found = [one.settings["teacher"] for one in combinations("recover", "distill", {"teacher": ["dense", "path:/a"]})]
+    found = [one.settings.teacher for one in combinations("recover", "distill", {"teacher": ["dense", "path:/a"]})]
     assert found == [["dense", "path:/a"]]
     swept = combinations("recover", "distill", {"teacher": [["dense", "path:/a"], "dense"], "rate": [1e-4, 1e-3]})
-    assert sorted(str(one.settings["teacher"]) for one in swept) == ["['dense', 'path:/a']"] * 2 + ["dense"] * 2
+    assert sorted(str(one.settings.teacher) for one in swept) == ["['dense', 'path:/a']"] * 2 + ["dense"] * 2
     (gradual,) = combinations("prune", "gradual", {"teacher": ["dense", "path:/a"], "sparsity": 0.5})
-    assert gradual.settings["teacher"] == ["dense", "path:/a"]
+    assert gradual.settings.teacher == ["dense", "path:/a"]
     with pytest.raises(PydanticCustomError):
         list(combinations("recover", "distill", {"teacher": ["dense", "path:/a"], "match": "cos"}))
     (alone,) = combinations("recover", "distill", {"teacher": [["dense"]]})
@@ -124,9 +124,7 @@ def test_a_plain_list_is_one_setting_and_a_list_of_lists_is_swept() -> None:
 
 def test_pairs_of_layers_are_one_setting_and_a_list_of_lists_is_swept() -> None:
     def asked(layers: Any) -> list[Any]:
-        return [
-            one.settings["layers"] for one in combinations("recover", "distill", {"match": "cos", "layers": layers})
-        ]
+        return [one.settings.layers for one in combinations("recover", "distill", {"match": "cos", "layers": layers})]
 
     assert asked([[1, 2], [2, 4]]) == [[[1, 2], [2, 4]]]
     assert asked([[1, 2]]) == [[[1, 2]]]

@@ -16,10 +16,10 @@ from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.cut_model import without, write
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink import depth
 from sparsebench.steps.shrink.whole import WholeModel
-from sparsebench.steps.shrink.writing import without, write
 from tests.steps.shrink.making import four_blocks, shrunk, text
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]}
@@ -179,7 +179,7 @@ def test_one_pass_makes_several_numbers_of_blocks_and_one_fails_alone(tmp_path: 
     steps = {single("shrink", "last", blocks=count): tmp_path / str(count) for count in (1, 2, 4)}
     found = {}
     kinds()["shrink"].load()(folder, steps, Context(family), found.__setitem__)
-    told = {step.settings["blocks"]: result for step, result in found.items()}
+    told = {step.settings.blocks: result for step, result in found.items()}
     assert isinstance(told[4], UnsupportedError) and "4 blocks" in told[4].message
     for count in (1, 2):
         config = json.loads((tmp_path / str(count) / "config.json").read_text())

@@ -20,11 +20,12 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.sources.reference import Reference as Source
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText
-from sparsebench.steps.registry import fitted_to, kinds, label, single
-from sparsebench.steps.shrink import gates, writing
+from sparsebench.steps.registry import fitted_to, label, single
+from sparsebench.steps.shrink import gates
 from sparsebench.steps.shrink.gates import GatePruning
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import Killed, killer, made, text
@@ -84,7 +85,7 @@ def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: P
         closed = said(model)
     assert settled and not torch.allclose(closed, before, atol=1e-2)
     smaller = gating.smaller(gating.kept())
-    writing.write(smaller, family, tmp_path / "smaller", {})
+    cut_model.write(smaller, family, tmp_path / "smaller", {})
     assert torch.allclose(said(load_model(tmp_path / "smaller", family, "float32")), closed, atol=1e-5)
 
 
@@ -187,12 +188,16 @@ def test_settings() -> None:
         "gates/heads to 0.5, tokens=7, alpha=0"
     )
     assert fitted_to(own) == [(Source("path:/b/a.txt"), ("f",))] and not fitted_to(single("shrink", "l2", keep=0.5))
-    kind = kinds()["shrink"]
-    assert kind.draws(own) and kind.on_device(own) and kind.reads_dense(own) and not kind.reads_text(own)
-    assert (kind.forward_tokens(own, 0), kind.bytes_per_parameter(own)) == (3_000_000, 24.0)
-    assert "accelerate" in kind.extra_libraries(own)
-    assert "mixtures of experts" in kind.refuses(own, {"model_type": "mixtral"})[0]
-    assert kind.refuses(own, {"model_type": "llama"}) == ("", "")
+    assert (
+        own.settings.draws()
+        and own.settings.on_device()
+        and own.settings.reads_dense()
+        and not own.settings.reads_text()
+    )
+    assert (own.settings.forward_tokens(0), own.settings.bytes_per_parameter()) == (3_000_000, 24.0)
+    assert "accelerate" in own.settings.libraries()
+    assert "mixtures of experts" in own.settings.refuses({"model_type": "mixtral"}).reason
+    assert own.settings.refuses({"model_type": "llama"}) is None
     for wrong in (
         {},
         {"parameters": 0.5, "keep": 0.5},

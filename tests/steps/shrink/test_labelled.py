@@ -171,18 +171,19 @@ def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_what_labels_mean_and_what_the_plan_is_told() -> None:
     assert labelled.numbers({"id2label": NAMES}, ["Sad", "0", "glad "]) == [2, 0, 1]
-    kind, step = kinds()["shrink"], single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
+    step = single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
     assert label(step) == "taylor/both to 0.5, labels=task, train.jsonl"
-    assert (kind.reads_text(step), kind.draws(step), kind.forward_tokens(step, 0) > 0) == (
+    assert (step.settings.reads_text(), step.settings.draws(), step.settings.forward_tokens(0) > 0) == (
         False,
         True,
         True,
     )
-    assert (
-        kind.refuses(step, {"model_type": "bert"})[0]
-        and not kind.refuses(single("shrink", "l2", keep=0.5), {"model_type": "bert"})[0]
+    assert step.settings.refuses({"model_type": "bert"}) and not single("shrink", "l2", keep=0.5).settings.refuses(
+        {"model_type": "bert"}
     )
-    assert set(single("shrink", "taylor", keep=0.5).settings) & {"source", "label", "documents", "field"} == set()
+    assert (
+        set(single("shrink", "taylor", keep=0.5).settings.record()) & {"source", "label", "documents", "field"} == set()
+    )
     for settings, key in (
         ({"labels": "task"}, "labels"),
         ({"source": "path:x"}, "source"),

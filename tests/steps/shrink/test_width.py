@@ -15,9 +15,10 @@ from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
+from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import combinations, kinds, label, single
-from sparsebench.steps.shrink import compensation, scores, width, writing
+from sparsebench.steps.shrink import compensation, scores, width
 from sparsebench.steps.shrink.whole import WholeModel, module_of
 from tests.models.replaying import Stock, written
 from tests.steps.shrink.making import shrunk, text
@@ -109,14 +110,17 @@ def test_taylor_knows_whether_widths_stay_even(tmp_path: Path) -> None:
         single("shrink", "taylor", keep=0.5, of="neurons", labels="text", uneven=uneven) for uneven in (False, True)
     ]
     apart = [
-        shrunk(folder, family, tmp_path / f"{step.settings['uneven']}", "taylor", **step.settings)[0] for step in steps
+        shrunk(folder, family, tmp_path / f"{step.settings.uneven}", "taylor", **step.settings.record())[0]
+        for step in steps
     ]
     together = {step: tmp_path / f"both{number}" for number, step in enumerate(steps)}
     kind.load()(folder, together, context, lambda step, result: None)
     for alone, step in zip(apart, steps, strict=True):
         name = "model.layers.0.mlp.down_proj.weight"
         assert torch.equal(Checkpoint(alone).load(name), Checkpoint(together[step]).load(name))
-    assert [kind.version(step) for step in steps] == [2, 1] and kind.version(single("shrink", "l2", keep=0.5)) == 1
+    assert [step.settings.version() for step in steps] == [2, 1] and single(
+        "shrink", "l2", keep=0.5
+    ).settings.version() == 1
 
 
 def test_flap_adds_the_mean_of_what_went_as_a_bias(tmp_path: Path) -> None:
@@ -206,7 +210,7 @@ def test_a_version_that_cannot_be_refitted_fails_alone(tmp_path: Path, monkeypat
     }
     found: dict[Any, Any] = {}
     kinds()["shrink"].load()(folder, steps, Context(family, read=lambda: text(family)), found.__setitem__)
-    told = {step.settings["keep"]: result for step, result in found.items()}
+    told = {step.settings.keep: result for step, result in found.items()}
     assert isinstance(told[0.5], ModelError) and len(seen) == 1, "no block after that is tried"
     assert isinstance(told[0.25], Evidence) and isinstance(told[0.75], Evidence)
     assert not (tmp_path / "0.5").exists()
@@ -343,12 +347,11 @@ def test_settings_that_do_not_go_together(name: str, settings: dict[str, Any], k
 def test_the_plan_is_told_by_name_what_a_type_cannot_take(
     kind: str, name: str, settings: dict[str, Any], what: str
 ) -> None:
-    shrink = kinds()["shrink"]
-    words, hint = shrink.refuses(single("shrink", name, **settings), {"model_type": kind})
-    assert what in words and hint and (kind == "bloom") <= ("sleb" in hint)
-    assert shrink.refuses(single("shrink", "l2", keep=0.5, of="neurons"), {"model_type": "llama"}) == ("", "")
+    refusal = single("shrink", name, **settings).settings.refuses({"model_type": kind})
+    assert what in refusal.reason and refusal.way_out and (kind == "bloom") <= ("sleb" in refusal.way_out)
+    assert single("shrink", "l2", keep=0.5, of="neurons").settings.refuses({"model_type": "llama"}) is None
     for possible in ("qwen3", "llama", "starcoder2"):
-        assert shrink.refuses(single("shrink", "flap", keep=0.5, of="heads"), {"model_type": possible}) == ("", "")
+        assert single("shrink", "flap", keep=0.5, of="heads").settings.refuses({"model_type": possible}) is None
 
 
 def test_a_bias_that_cannot_be_is_refused_before_the_text_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +384,6 @@ def test_a_text_that_fails_takes_no_step_that_reads_none(tmp_path: Path) -> None
 
 
 def test_labels_and_what_the_seed_and_the_text_decide() -> None:
-    kind = kinds()["shrink"]
     table = {
         single("shrink", "sleb", blocks=4): ("sleb -4 blocks", True, False),
         single("shrink", "random", blocks=4): ("random -4 blocks", False, True),
@@ -392,7 +394,7 @@ def test_labels_and_what_the_seed_and_the_text_decide() -> None:
         single("shrink", "l2", keep=0.5, compensation="least_squares"): ("l2/both to 0.5, least squares", True, False),
     }
     for step, expected in table.items():
-        assert (label(step), kind.reads_text(step), kind.draws(step)) == expected
+        assert (label(step), step.settings.reads_text(), step.settings.draws()) == expected
 
 
 def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round(tmp_path: Path) -> None:
@@ -412,7 +414,7 @@ def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round
 def test_what_fails_after_scoring_takes_no_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay for least squares, the second of two cuts, and the last bytes of a folder."""
     folder, family = written("llama", tmp_path / "model")
-    finish = writing.finish
+    finish = cut_model.finish
 
     def fails(what: str) -> Any:
         raise ModelError(what, "another")
@@ -422,7 +424,7 @@ def test_what_fails_after_scoring_takes_no_neighbour(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Replay, "run", lambda *given: fails("no replay"))
     monkeypatch.setattr(width, "shape_of", lambda *given: fails("no shape"))
-    monkeypatch.setattr(writing, "finish", full)
+    monkeypatch.setattr(cut_model, "finish", full)
     own = [{}, {"compensation": "least_squares"}, {"iterations": 2}, {"keep": 0.25}]
     steps = [single("shrink", "taylor", **{"keep": 0.5, "of": "neurons", "labels": "text"} | more) for more in own]
     targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}

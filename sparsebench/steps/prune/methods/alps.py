@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
+from sparsebench.steps.factor import check_gram, check_range, check_weights
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.factor import check_gram, check_range, check_weights
 
 if TYPE_CHECKING:
     import torch

@@ -21,6 +21,8 @@ import torch
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
+from sparsebench.steps.prune.settings import removed
+from sparsebench.steps.prune.trained import Elsa
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 
@@ -28,10 +30,10 @@ from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 class ElsaPruning(Pruning):
     """The sparse copies z of a training's weights x, and the scaled multipliers u of x = z."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
-        self.penalty, self.interval = float(settings["penalty"]), settings["interval"]
+    def __init__(self, settings: Elsa, weights: TrainedWeights, optimizer: Any, steps: int) -> None:
+        self.penalty, self.interval = float(settings.penalty), settings.interval
         self.held, self.optimizer = weights.held, optimizer
-        self.quota = Quota(settings["sparsity"], "layer", settings["pattern"])
+        self.quota = Quota(removed(settings.sparsity, settings.pattern), "layer", settings.pattern)
         self.copies = [self.projected(held, held.parameter.detach()) for held in self.held]
         self.duals = [torch.zeros_like(held.parameter) for held in self.held]
 

@@ -23,6 +23,8 @@ import torch
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
+from sparsebench.steps.prune.settings import removed
+from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 
@@ -40,14 +42,15 @@ class SparsitySchedule:
     frequency: int
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], steps: int) -> SparsitySchedule:
+    def of(cls, settings: Gradual, steps: int) -> SparsitySchedule:
         """Return the schedule for a training of ``steps`` steps; the last step at the latest has the final sparsity."""
         last = max(0, steps - 1)
-        start = min(last, round(settings["start"] * steps))
-        if settings["schedule"] == "constant":
-            return cls(settings["sparsity"], settings["sparsity"], start, start, 1)
-        end = min(last, max(start, round(settings["end"] * steps)))
-        return cls(settings["initial"], settings["sparsity"], start, end, settings["frequency"])
+        start = min(last, round(settings.start * steps))
+        goal = removed(settings.sparsity, settings.pattern)
+        if settings.schedule == "constant":
+            return cls(goal, goal, start, start, 1)
+        end = min(last, max(start, round(settings.end * steps)))
+        return cls(settings.initial, goal, start, end, settings.frequency)
 
     def share(self, step: int) -> float:
         """Return the sparsity at step t, s_f + (s_i - s_f)(1 - (t - t_0) / (t_1 - t_0))³, t clamped to [t_0, t_1]."""
@@ -64,8 +67,8 @@ class SparsitySchedule:
 class GradualPruning(Pruning):
     """The masks of a training, which grow by a schedule."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
-        self.schedule, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
+    def __init__(self, settings: Gradual, weights: TrainedWeights, optimizer: Any, steps: int) -> None:
+        self.schedule, self.pattern = SparsitySchedule.of(settings, steps), settings.pattern
         self.held, self.optimizer = weights.held, optimizer
 
     def before(self, step: int) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
@@ -20,8 +21,8 @@ from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Step, reported
-from sparsebench.steps.prune.outputs import VariantWriters
-from sparsebench.steps.prune.zeroing import zeroed
+from sparsebench.steps.outputs import VariantWriters, run_passes
+from sparsebench.steps.zeroing import zeroed
 
 if TYPE_CHECKING:
     import torch
@@ -57,24 +58,18 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     masks: dict[Step, Masks] = {}
     for step in targets:
         try:
-            masks[step] = _read(step.settings["file"], checkpoint)
+            masks[step] = _read(step.settings.file, checkpoint)
         except SparsebenchError as error:
             emit(step, error)
-    if not masks:
-        return
-    outputs = VariantWriters(checkpoint, {step: targets[step] for step in masks})
-    try:
-        with outputs:
-            for name in reported([*checkpoint.tensors], context.progress):
-                _write(name, masks, outputs)
-            for step in outputs.writers:
-                outputs.notes[step] |= {masks[step].note(places)} - {""}
-            outputs.finish(context.family, {}, emit)
-    except SparsebenchError:
-        if outputs.writers:  # otherwise every step has failed with its own error
-            raise
-    for step, reason in outputs.failed.items():
-        emit(step, reason)
+
+    def write(outputs: VariantWriters) -> dict[str, Any]:
+        for name in reported([*checkpoint.tensors], context.progress):
+            _write(name, masks, outputs)
+        for step in outputs.writers:
+            outputs.notes[step] |= {masks[step].note(places)} - {""}
+        return {}
+
+    run_passes(targets, [([*masks], write)], partial(VariantWriters, checkpoint), context.family, emit)
 
 
 def _read(named: str, checkpoint: Checkpoint) -> Masks:

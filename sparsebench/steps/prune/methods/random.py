@@ -9,8 +9,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from sparsebench.steps.factor import check_weights
 from sparsebench.steps.prune.contract import Layer
-from sparsebench.steps.prune.factor import check_weights
 
 if TYPE_CHECKING:
     import torch

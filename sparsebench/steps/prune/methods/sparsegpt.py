@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
 from sparsebench.models.quantized import Codes, Scheme, groups_of
+from sparsebench.steps.factor import DAMPING, Factor, check_range, check_weights, factorise
+from sparsebench.steps.grid import grid_steps, grid_values
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.factor import DAMPING, Factor, check_range, check_weights, factorise
 from sparsebench.steps.prune.settings import SparseGPT
-from sparsebench.steps.quantize.grid import grid_steps, grid_values
 
 if TYPE_CHECKING:
     import torch

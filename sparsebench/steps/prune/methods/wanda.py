@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sparsebench.steps.factor import check_gram
 from sparsebench.steps.prune.contract import Layer
-from sparsebench.steps.prune.factor import check_gram
 
 if TYPE_CHECKING:
     import torch

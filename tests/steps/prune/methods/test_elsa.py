@@ -16,9 +16,10 @@ from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.elsa import ElsaPruning
+from sparsebench.steps.prune.trained import Elsa
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.weights import MaskedParameter
-from sparsebench.steps.registry import details, kinds, label, single
+from sparsebench.steps.registry import details, label, single
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import made, resumed, step
 
@@ -118,7 +119,7 @@ def test_its_steps_are_those_of_the_paper() -> None:
     x = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.AdamW([x], lr=0.01, weight_decay=0.0)
     held = MaskedParameter("w", x, torch.zeros(6, 8, dtype=torch.bool), False)
-    asked = {"sparsity": 0.75, "pattern": "unstructured", "penalty": 0.3, "interval": 5}
+    asked = Elsa(sparsity=0.75, penalty=0.3, interval=5)
     weights: Any = SimpleNamespace(held=[held])
     pruning = ElsaPruning(asked, weights, optimizer, 40)
 
@@ -161,9 +162,8 @@ def test_settings() -> None:
     assert details(single("prune", "elsa", sparsity=0.9, tokens=7, source=DEFAULT.source, field="passage")) == [
         "tokens=7"
     ]
-    kind = kinds()["prune"]
-    assert kind.draws(own) and kind.on_device(own)
-    assert (kind.forward_tokens(own, 0), kind.bytes_per_parameter(own)) == (3 * 2_000_000, 32.0)
+    assert own.settings.draws() and own.settings.on_device()
+    assert (own.settings.forward_tokens(0), own.settings.bytes_per_parameter()) == (3 * 2_000_000, 32.0)
     for wrong in (
         {}, {"penalty": 0.0}, {"pattern": "4x4"}, {"pattern": "2:4", "sparsity": 0.7},
     ):  # fmt: skip

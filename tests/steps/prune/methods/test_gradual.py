@@ -14,6 +14,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.gradual import GradualPruning, SparsitySchedule
+from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import combinations, label, single
@@ -51,11 +52,11 @@ def test_the_schedule_is_that_of_polynomial_decay(
 def test_the_whole_sparsity_is_there_before_the_end() -> None:
     for steps in (1, 2, 7, 100):
         for start, end in ((0.0, 0.75), (0.5, 1.0), (1.0, 1.0)):
-            asked = {"start": start, "end": end, "schedule": "cubic", "initial": 0.0, "sparsity": 0.8, "frequency": 30}
+            asked = Gradual(start=start, end=end, sparsity=0.8, frequency=30)
             schedule = SparsitySchedule.of(asked, steps)
             last = max(step for step in range(steps) if schedule.due(step))
             assert schedule.share(last) == 0.8
-            constant = SparsitySchedule.of({**asked, "schedule": "constant"}, steps)
+            constant = SparsitySchedule.of(asked.model_copy(update={"schedule": "constant"}), steps)
             assert [constant.share(step) for step in range(steps) if constant.due(step)] == [0.8]
 
 
@@ -116,9 +117,7 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
     """Half way to 1:4, those go that the pattern removes as the weights are now, the smallest of them first."""
     weights = torch.nn.Parameter(torch.tensor([[1.0, 2.0, 3.0, 9.0, 10.0, 20.0, 30.0, 40.0]]))
     held = MaskedParameter("w", weights, torch.zeros(1, 8, dtype=torch.bool), False)
-    asked = {
-        "sparsity": 0.75, "pattern": "1:4", "schedule": "cubic", "initial": 0.25, "start": 0.0, "end": 0.5, "frequency": 1,
-    }  # fmt: skip
+    asked = Gradual(sparsity=0.75, pattern="1:4", initial=0.25, end=0.5, frequency=1)
     some: Any = SimpleNamespace(held=[held])
     growing = GradualPruning(asked, some, torch.optim.AdamW([weights]), 4)
     growing.before(0)
@@ -147,9 +146,9 @@ def test_settings() -> None:
         label(single("prune", "gradual", sparsity=0.8, tokens=7, source="path:/b/a.txt"))
         == "gradual 80% a.txt tokens=7"
     )
-    assert "frequency" not in single("prune", "gradual", sparsity=0.8, schedule="constant").settings
+    assert "frequency" not in single("prune", "gradual", sparsity=0.8, schedule="constant").settings.record()
     late = single("prune", "gradual", sparsity=0.5, schedule="constant", start=0.8, initial=0.9)
-    assert late.settings["start"] == 0.8 and not {"end", "initial"} & set(late.settings)
+    assert late.settings.start == 0.8 and not {"end", "initial"} & set(late.settings.record())
     assert label(single("prune", "gradual", pattern="2:4", tokens=7)) == "gradual 2:4 50% tokens=7"
     swept = combinations("prune", "gradual", {"pattern": ["2:4", "unstructured"], "sparsity": [0.5, 0.8]})
     assert sorted(map(label, swept)) == ["gradual 2:4 50%", "gradual 50%", "gradual 80%"]

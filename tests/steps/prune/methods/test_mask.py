@@ -37,7 +37,7 @@ def made(dense: Path, out: Path, *files: str) -> list[Evidence | SparsebenchErro
     found: dict[str, Evidence | SparsebenchError] = {}
 
     def emit(step: Step, result: Evidence | SparsebenchError) -> None:
-        found[step.settings["file"]] = result
+        found[step.settings.file] = result
 
     run(dense, {step: out / str(place) for place, step in enumerate(steps)}, Context("decoder"), emit)
     return [found[file] for file in files]

@@ -10,7 +10,7 @@ from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.methods import sparsegpt
 from sparsebench.steps.prune.methods.sparsegpt import block_width, solve
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
-from tests.steps.prune.test_factor import published
+from tests.steps.test_factor import published
 
 QUOTAS = [
     *(Quota(sparsity, "layer") for sparsity in (0.1, 0.5, 0.7, 0.9, 1.0)),

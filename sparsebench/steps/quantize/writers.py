@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, lay_out
 from sparsebench.models.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
-from sparsebench.models.safety import NOTES, note_left_out
 from sparsebench.models.topology import CONV1D_TYPES, Part, weight_tensors
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import peak_rss
+from sparsebench.steps.grid import Quantize
+from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.outputs import VariantWriters
-from sparsebench.steps.prune.zeroing import zeros_in
-from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.zeroing import zeros_in
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +30,10 @@ class QuantizeTarget(Target):
     """A quantized variant, as a target of the pruning sweeps."""
 
     quantize: Quantize = field(default_factory=Quantize)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the variant's folder says of it."""
+        return {"step": "quantize", **asdict(self.quantize), "stock": STOCK}
 
 
 @dataclass
@@ -99,29 +99,10 @@ class QuantizedWriters(VariantWriters):
         tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def close(self, family: str, made: dict[str, Any]) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
-        """Give each folder its final name, count its zeros, and return each variant's evidence or error.
-
-        The folder of a variant that fails is removed.
-        """
-        found: dict[QuantizeTarget, Evidence | SparsebenchError] = {}
-        for target in self.folders:
-            if target in self.failed:
-                found[target] = self.failed[target]
-                continue
-            try:
-                found[target] = self._closed(target, family, made)
-            except SparsebenchError as error:
-                self.writers[target].abort()
-                if named := self.unverified.pop(target, None):
-                    shutil.rmtree(named, ignore_errors=True)  # a folder with its final name would pass for complete
-                found[target] = error
-        return found
-
-    def _closed(self, target: QuantizeTarget, family: str, made: dict[str, Any]) -> Evidence:
-        writer, tally = self.writers[target], self.tallies[target]
-        settings = {"family": family, "step": "quantize", **asdict(target.quantize), **made}
-        folder = self.unverified[target] = writer.close(settings)
+    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> Evidence:
+        """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
+        assert isinstance(target, QuantizeTarget)
+        folder, tally = self.folders[target], self.tallies[target]
         again = open_checkpoint(folder)
         zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
         if zeros != tally.zeros:
@@ -135,21 +116,19 @@ class QuantizedWriters(VariantWriters):
         weights = weight_tensors(self.checkpoint, self.places)
         parameters = sum(info.numel for info in weights.values())
         rest = [name for name in weights if name not in self.prunable]
-        other = sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
-        refused = self._unreadable(target)
-        notes = (*sorted(self.notes[target]), *([refused] if refused else []))
-        evidence = Evidence(
+        total_zeros = zeros + sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
+        return Evidence(
             prunable=prunable,
             zeros=zeros,
             parameters=parameters,
-            total_zeros=zeros + other,
+            total_zeros=total_zeros,
             achieved=zeros / prunable,
-            achieved_all=(zeros + other) / parameters,
-            seconds=time.perf_counter() - self.started,
+            achieved_all=total_zeros / parameters,
+            seconds=seconds,
             sweep_size=len(self.folders),
             peak_rss_bytes=peak_rss(),
             tensors=(),
-            note="; ".join(notes),
+            note="; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target)))),
             calibration_tokens=made.get("calibration_tokens", 0),
             calibration_sha256=made.get("calibration_sha256", ""),
             bits=8 * stored / prunable,
@@ -157,17 +136,6 @@ class QuantizedWriters(VariantWriters):
             relative_error=math.sqrt(tally.error / tally.size) if tally.size else 0.0,
             already_zero=tally.already,
         )
-        summary = {
-            "stock": refused or STOCK, "prunable": prunable, "zeros": zeros,
-            "rounded_to_zero": evidence.rounded_to_zero, "parameters": parameters, "bits_per_weight": evidence.bits,
-            "seconds": evidence.seconds, "peak_rss_bytes": evidence.peak_rss_bytes,
-            "tokens": evidence.calibration_tokens, "relative_error": evidence.relative_error,
-            "already_zero": tally.already, "other_zeros": other, "notes": notes,
-        }  # fmt: skip
-        (folder / NOTES).write_text(json.dumps({**settings, **summary}, indent=1))
-        note_left_out(folder, writer.left_out)
-        del self.unverified[target]
-        return evidence
 
     def _unreadable(self, target: QuantizeTarget) -> str:
         """Return why stock transformers cannot load the folder, whatever packages are installed; empty where it can."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from sparsebench.models.topology import View
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import counted, zero_in_both
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.zeroing import zeros_in
+from sparsebench.steps.zeroing import zeros_in
 
 if TYPE_CHECKING:
     import torch
@@ -116,31 +117,72 @@ class VariantWriters:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
-    def finish(self, family: str, made: dict[str, Any], emit: EmitTarget) -> None:
-        """Give each folder its final name, count the zeros in its files, and emit all results.
+    def finish(self, family: str, made: Mapping[str, Any], emit: EmitTarget) -> None:
+        """Give each folder its final name, count its zeros in its files, and emit its result.
 
-        ``made`` has the settings that all variants share. Raises ModelError, before any result is emitted, when a
-        folder has fewer zeros on disk than were written.
+        ``made`` has the settings that all variants share. The folder of a variant that fails now is removed.
         """
-        every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
-        for target, settings in every.items():
-            self.unverified[target] = self.writers[target].close(settings)
+        described = {target: {"family": family, **target.record(), **made} for target in self.writers}
+        for target, description in described.items():
+            with self._giving_up(target):
+                self.unverified[target] = self.writers[target].close(description)
         seconds = time.perf_counter() - self.started
-        found: dict[Any, Evidence] = {}
-        for target, settings in every.items():
-            note = "; ".join(sorted(self.notes[target]))
-            result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self._already)
-            if result.zeros < self.removed[target]:
-                raise ModelError(
-                    f"{self.folders[target]}: the written files have {result.zeros} zeros, fewer than the "
-                    f"{self.removed[target]} weights set to zero",
-                    "check the disk, and make it again",
-                )
-            summary = {key: value for key, value in asdict(result).items() if key != "tensors"}
-            text = json.dumps({**settings, **summary}, indent=1)
-            (self.folders[target] / NOTES).write_text(text)
-            note_left_out(self.folders[target], self.writers[target].left_out)
-            found[target] = result
-        for target, result in found.items():
-            del self.unverified[target]
-            emit(target, result)
+        for target, folder in [*self.unverified.items()]:
+            with self._giving_up(target):
+                report = self._counted(target, family, seconds, made)
+                summary = {key: value for key, value in asdict(report).items() if key != "tensors"}
+                (folder / NOTES).write_text(json.dumps({**summary, **described[target]}, indent=1))
+                note_left_out(folder, self.writers[target].left_out)
+                del self.unverified[target]
+                emit(target, report)
+
+    @contextmanager
+    def _giving_up(self, target: Target) -> Iterator[None]:
+        """Where the body fails, give this variant up, and remove its folder."""
+        try:
+            yield
+        except SparsebenchError as error:
+            self.failed[target] = error
+            self.writers[target].abort()
+            if folder := self.unverified.pop(target, None):
+                shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
+
+    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> Evidence:
+        """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
+        folder, note = self.folders[target], "; ".join(sorted(self.notes[target]))
+        report = counted(folder, family, seconds, len(self.folders), note, made, self._already)
+        if report.zeros < self.removed[target]:
+            raise ModelError(
+                f"{folder}: the written files have {report.zeros} zeros, fewer than the "
+                f"{self.removed[target]} weights set to zero",
+                "check the disk, and make it again",
+            )
+        return report
+
+
+Work = Callable[[Any], Mapping[str, Any]]
+"""Writes every tensor of every variant of one pass into its ``VariantWriters``; returns what describes them all."""
+
+
+def run_passes(
+    folders: Mapping[Any, Path],
+    passes: Iterable[tuple[list[Any], Work]],
+    opened: Callable[[Mapping[Any, Path]], VariantWriters],
+    family: str,
+    emit: EmitTarget,
+) -> None:
+    """Make the variants of each pass side by side, in the writers that ``opened`` returns, and emit their results.
+
+    An error of a whole pass fails all of its variants that have no earlier error of their own.
+    """
+    for targets, work in passes:
+        failed: dict[Any, SparsebenchError] = {}
+        try:
+            if targets:
+                with opened({target: folders[target] for target in targets}) as outputs:
+                    failed = outputs.failed
+                    outputs.finish(family, work(outputs), emit)
+        except SparsebenchError as error:
+            failed = dict.fromkeys(targets, error) | failed
+        for target, reason in failed.items():
+            emit(target, reason)

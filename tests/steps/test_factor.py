@@ -7,8 +7,8 @@ import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.models.inputs import InputStatistics
-from sparsebench.steps.prune import factor
-from sparsebench.steps.prune.factor import factorise
+from sparsebench.steps import factor
+from sparsebench.steps.factor import factorise
 from tests.steps.prune.methods.synthetic import activations, inputs_of
 
 

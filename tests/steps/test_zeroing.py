@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsebench.steps.prune import zeroing
+from sparsebench.steps import zeroing
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

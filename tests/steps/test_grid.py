@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sparsebench.errors import UserError
 from sparsebench.models.quantized import Codes
-from sparsebench.steps.quantize.grid import Quantize, nearest
+from sparsebench.steps.grid import Quantize, nearest
 
 WAYS = [Quantize("int8"), Quantize("int4", 5), Quantize("int4", 64)]
 
@@ -94,7 +94,7 @@ def test_zeros_stay_zero_and_errors_are_half_a_step(
 
 
 def test_a_chunk_of_rows_is_like_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsebench.steps.quantize import grid
+    from sparsebench.steps import grid
 
     weights, way = torch.randn(9, 70), Quantize("int4")
     whole = nearest(weights, way.scheme)

@@ -1,0 +1,325 @@
+"""The settings of ``recover`` in a manifest, and those of every other step that trains a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from sparsebench.errors import Refusal
+from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
+from sparsebench.models.families import family_of
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.calibration import DEFAULT
+from sparsebench.steps.contract import Settings, setting_words
+
+DENSE = "dense"
+"""The default teacher: the dense model that the recipe began with."""
+
+
+class Reconstruct(Settings):
+    """Train one block after another on calibration text to give the dense model's block outputs. Zeros stay zeros."""
+
+    former: ClassVar = {"train": "weights"}
+
+    tokens: Count | None = None
+    """The most tokens of the calibration text that are read, in whole samples, held-out ones included; default: all."""
+    epochs: Count = 5
+    """The most epochs for each block; its best weights by the held-out text, or the original ones, are kept."""
+    batch: Count = 4
+    """Samples of text in each step."""
+    rate: float = 5e-4
+    """The learning rate (Adam) of the first step; it falls to 0 linearly."""
+    held_out: float = 0.125
+    """The share of the text that is not trained on."""
+
+    def completed(self) -> Self:
+        """Raise PydanticCustomError for a setting out of range."""
+        _between(self, "rate", 0, 1, "5e-4")
+        _between(self, "held_out", 0, 1, "0.125")
+        return super().completed()
+
+    def idle(self) -> Collection[str]:
+        """Return `tokens` where all of the text is read."""
+        return ("tokens",) if self.tokens is None else ()
+
+    def reads_text(self) -> bool:
+        """Return True: blocks are trained on the calibration text."""
+        return True
+
+    def reads_dense(self) -> bool:
+        """Return True: blocks learn from the dense model's."""
+        return True
+
+    def draws(self) -> bool:
+        """Return True: samples are held out at random."""
+        return True
+
+    def forward_tokens(self, text: int) -> float:
+        """Return the tokens of all epochs and of one pass more; a training step costs three forward passes."""
+        return 3.0 * (self.epochs + 1) * min(text, self.tokens or text)
+
+
+class TrainingSettings(Settings):
+    """The settings of every training of a whole model, whatever its loss."""
+
+    former: ClassVar = {"train": "weights", "decay": "linear"}
+    text_keys: ClassVar = {"source": ("field", "target")}
+    fitted_keys: ClassVar = ("source",)
+    teacher_keys: ClassVar = ("teacher",)
+    calculates_with: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers", "accelerate")
+
+    tokens: Count = 1_000_000
+    """How many tokens are trained on; a shorter text is read again."""
+    source: NonEmpty | None = None
+    """The text, in any notation that `calibration` takes; default: the manifest's calibration text. A result is
+    identified by the text's content, not by its name."""
+    field: NonEmpty | None = None
+    """The column that holds the text, where the source has columns."""
+    target: NonEmpty | None = None
+    """The column of what an encoder-decoder is to write; without one, each text is cut in two."""
+    length: Count | None = None
+    """Tokens in a sample; default: 512, or the model's maximum if that is less."""
+    held_out: float = 0.05
+    """The share of the samples that is not trained on. The weights with the least loss on it are kept, even if they
+    are those from before the training."""
+    evaluations: Count = 8
+    """How often the loss on the held-out samples is measured during the training, besides once before it."""
+    batch: Count = 8
+    """Samples in each step."""
+    rate: float = 1e-4
+    """The highest learning rate (AdamW)."""
+    warm_up: float = 0.05
+    """The share of the steps during which the learning rate rises to `rate`; then it falls to 0 linearly."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    clip: float = 1.0
+    """The largest norm of the gradient; a larger gradient is scaled down to it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The precision of matrix products; weights are float32. `auto`: bfloat16 for a bfloat16 checkpoint where the
+    machine has instructions for it."""
+
+    def completed(self) -> Self:
+        """Raise PydanticCustomError for a setting out of range, or a `target` without a `field`."""
+        _between(self, "rate", 0, 1, "1e-4")
+        _between(self, "held_out", 0, 1, "0.05")
+        _between(self, "clip", 0, 1e9, "1.0")
+        for key in ("warm_up", "weight_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                raise wrong(f"{key} is {getattr(self, key):g}", "0, or a share below 1, such as 0.05", at=key)
+        if self.target is not None and self.field is None:
+            raise wrong("`target` without `field`", "`field` names the first column", at="target")
+        return super().completed()
+
+    def teachers(self) -> list[str]:
+        """Return the teachers; none for a training on the model's own loss alone."""
+        return []
+
+    def on_device(self) -> bool:
+        """Return True."""
+        return True
+
+    def reads_dense(self) -> bool:
+        """Return True: the dense model teaches, or its tokenizer reads the text."""
+        return True
+
+    def draws(self) -> bool:
+        """Return True: samples are held out and ordered at random."""
+        return True
+
+    def forward_tokens(self, text: int) -> float:
+        """Return the tokens trained on, three times: a training step costs three forward passes."""
+        return 3.0 * self.tokens
+
+    def bytes_per_parameter(self) -> float:
+        """Return 20: weights, gradients, two moments and the best weights, in float32."""
+        return 20.0
+
+    def describe(self) -> str:
+        """Return a label such as ``distill tokens=100000``: the name, and what differs from the defaults."""
+        return " ".join([self.name, *self.training_words()])
+
+    def training_words(self, *without: str) -> list[str]:
+        """Return the settings that differ from their defaults, as ``key=value`` or by name, but for those ``without``."""
+        changed = {key: value for key, value in self.unusual().items() if key not in ("field", "target", *without)}
+        words = [text_name(changed.pop("source", None))]
+        if changed.pop("teacher", None):
+            words.append(taught(self.teachers()))
+        if student := changed.pop("student", None):
+            words.append("into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items()))
+        return [*filter(None, words), *setting_words(changed)]
+
+
+class Finetune(TrainingSettings):
+    """Train the whole model on its own loss: next token, masked words, or decoder output. Zeros stay zeros."""
+
+
+LayerPair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+
+class Distill(TrainingSettings):
+    """Train the whole model to reproduce the outputs of the dense model or other teachers. Zeros stay zeros. The model
+    may be smaller in any dimension but the vocabulary."""
+
+    teacher: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = DENSE
+    """The teacher: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A
+    list names several teachers at once, and their divergences are averaged; a list of lists is swept. A result is
+    identified by the teachers' content."""
+    alpha: float = 1.0
+    """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
+    alpha_schedule: Literal["none", "linear_decay", "linear_growth"] = "none"
+    """Whether that share falls from `alpha` to 0 during the training (`linear_decay`) or grows from 0 to `alpha`
+    (`linear_growth`), as in TextBrewer's weight schedulers. The loss on held-out text always uses `alpha`."""
+    temperature: float = 1.0
+    """The number by which the logits of model and teacher are divided."""
+    top_k: Annotated[int, Field(ge=0)] = 64
+    """How many of the teacher's likeliest tokens are compared at each position; all others count as one token. Without
+    a `match`, they are computed once and kept on disk during the training. 0: the whole vocabulary, computed at every
+    step."""
+    match: Literal["none", "hidden_mse", "cos", "attention_mse", "attention_ce", "fsp", "nst"] = "none"
+    """What else is compared, by TextBrewer's names: hidden states, attention, or the flow between layers."""
+    match_weight: float = 1.0
+    """The weight of that comparison in the loss."""
+    layers: Literal["uniform", "last"] | LayerPair | Annotated[list[LayerPair], Field(min_length=1)] = "uniform"
+    """The layers that `match` compares: each layer of the model with evenly spaced layers of the teacher (`uniform`);
+    the `last` of both; or pairs of a layer of the model and one of the teacher, such as `[[1, 2], [2, 4]]`. Layers are
+    numbered from 1. 0 is the input of the first one, which has hidden states but no attention. A list of such lists is
+    swept."""
+
+    def completed(self) -> Self:
+        """Return the settings with one teacher in a list as a plain name.
+
+        Raises PydanticCustomError for a setting out of range, or settings that exclude each other.
+        """
+        if not 0 <= self.alpha <= 1:
+            raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
+        _between(self, "temperature", 0, 1000, "2.0")
+        _between(self, "match_weight", 0, 1e6, "1.0")
+        if isinstance(self.layers, list) and not all(isinstance(pair, list) for pair in self.layers):
+            raise wrong(f"layers is {self.layers}", "pairs of layers, such as [[1, 2], [2, 4]]", at="layers")
+        named = self.teachers()
+        if len(named) > 1 and self.match != "none":
+            raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")
+        return super().completed().model_copy(update={"teacher": named[0] if len(named) == 1 else named})
+
+    def idle(self) -> Collection[str]:
+        """Return what only a `match` uses, and a schedule that changes nothing."""
+        matched = () if self.match != "none" else ("match_weight", "layers")
+        return matched if self.alpha_schedule != "none" else (*matched, "alpha_schedule")
+
+    def teachers(self) -> list[str]:
+        """Return the teachers."""
+        return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher)
+
+    def bytes_per_parameter(self) -> float:
+        """Return those of a training, and 4 for each teacher in memory: one at most where their outputs are kept."""
+        asked = len(self.teachers())
+        return super().bytes_per_parameter() + 4.0 * (min(1, asked) if self.top_k else asked)
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse what ``refuses_family`` refuses."""
+        return self.refuses_family(family_of(config))
+
+    def refuses_family(self, family: str | None) -> Refusal | None:
+        """Refuse encoders what needs predictions, and several teachers."""
+        if family != "encoder":
+            return None
+        if len(self.teachers()) > 1:
+            return Refusal("an encoder can have only one teacher", "one `teacher`")
+        if self.alpha < 1 or self.alpha_schedule != "none":
+            asked = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
+            return Refusal(
+                f"an encoder is distilled by its hidden states; {asked}", "alpha: 1, without `alpha_schedule`"
+            )
+        return None
+
+    @classmethod
+    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+        """Return the sweep, in which a plain list of teachers, or of pairs of layers, is a single value."""
+        return [together(given)]
+
+
+class Student(Strict):
+    """The dimensions of a smaller model. Those left out are as in the original, the model that it is made from."""
+
+    layers: Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """How many blocks; they start as evenly spaced blocks of the original. Or the list of the original's blocks to
+    start from, such as `[0, 4, 8, 12]`. In an encoder-decoder both stacks get the same."""
+    hidden: Count | None = None
+    """The hidden size."""
+    neurons: Count | None = None
+    """Neurons of each feed-forward part."""
+    heads: Count | None = None
+    """Heads of each attention."""
+    key_heads: Count | None = None
+    """Heads of keys and values; default: in the same proportion to `heads` as in the original."""
+    head_size: Count | None = None
+    """The size of each head, where config.json has a key for it."""
+
+    def checked(self) -> None:
+        """Raise PydanticCustomError where no dimension is given, `layers` are out of order, or heads do not divide."""
+        if not self.model_dump(exclude_none=True):
+            raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
+        if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
+            raise wrong(f"layers are {self.layers}", "the teacher's blocks in order, each once", at="student")
+        if self.heads and self.key_heads and self.heads % self.key_heads:
+            raise wrong(f"{self.heads} heads beside {self.key_heads} key_heads", "a divisor of `heads`", at="student")
+
+
+class DistillInto(Distill):
+    """Train the whole model, or a smaller `student` of it, to reproduce the outputs of the dense model or other
+    teachers. Zeros stay zeros. The model may be smaller in any dimension but the vocabulary."""
+
+    student: Student | None = None
+    """A smaller model to train instead, such as `{layers: 6, hidden: 384}`; it starts with weights of the original. To
+    let a criterion choose what is removed, use a `shrink` step before this one."""
+
+    def completed(self) -> Self:
+        """Check the student's dimensions too."""
+        if self.student:
+            self.student.checked()
+        return super().completed()
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings with the dimensions that the student has, if any."""
+        student = {"student": self.student.model_dump(exclude_none=True)} if self.student else {}
+        return self.model_dump(exclude={*self.idle(), "student"}) | student
+
+    def reshapes(self) -> bool:
+        """Return whether a student is trained."""
+        return self.student is not None
+
+
+def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """Return the values of a sweep, with a plain list of teachers, or of pairs of layers, as a single value."""
+    named, layers = given.get("teacher", ()), given.get("layers", ())
+    several = len(named) > 1 and all(isinstance(one, str) for one in named)
+    pairs = layers and all(isinstance(one, list) and isinstance(one[0], int) for one in layers)
+    return {**given, **({"teacher": [list(named)]} if several else {}), **({"layers": [list(layers)]} if pairs else {})}
+
+
+def _between(settings: Settings, key: str, low: float, high: float, example: str) -> None:
+    value = getattr(settings, key)
+    if not low < value < high:
+        raise wrong(f"{key} is {value:g}", f"a number between {low:g} and {high:g}, such as {example}", at=key)
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Return the settings class of each kind of recovery, by name."""
+    return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": DistillInto}
+
+
+def text_name(source: str | None) -> str:
+    """Return the name of a text that a step reads; empty for the default calibration text."""
+    text = Reference.parse(source or DEFAULT.source)
+    return text.name if text.source != DEFAULT.source else ""
+
+
+def taught(teachers: Sequence[str]) -> str:
+    """Return words such as ``taught by dense and wide``."""
+    return "taught by " + " and ".join(Reference.parse(teacher).name for teacher in teachers)
+
+
+def _listed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,65 @@
+"""The settings of ``skip`` in a manifest, for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from sparsebench.errors import Refusal
+from sparsebench.manifest.schema import Share, wrong
+from sparsebench.steps.contract import Settings
+from sparsebench.steps.watching import unwatched
+
+
+class Skip(Settings):
+    """Values up to a threshold count as zero, and the weights that they would be multiplied with are not read."""
+
+    of: ClassVar[str] = "activations"
+    needs: ClassVar = {"share": "the share of values that are skipped, such as 0.4"}
+
+    share: Share | None = None
+    """The share of a layer's values that count as zero, by magnitude on the calibration text."""
+
+    def completed(self) -> Self:
+        """Refuse a share of 1."""
+        if self.share == 1:
+            raise wrong("a `share` of 1", "less than 1: nothing would be computed", at="share")
+        return super().completed()
+
+    def reads_text(self) -> bool:
+        """Return True: thresholds are quantiles of activations on the calibration text."""
+        return True
+
+    def describe(self) -> str:
+        """Return a label such as ``teal 40% of inputs``."""
+        return f"{self.name} {100 * (self.share or 0):.4g}% of {self.of}"
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse a model whose layers or activations are not watched."""
+        return unwatched(config, activations=self.of == "activations")
+
+
+class Teal(Skip):
+    """TEAL (2408.14690): the inputs of every linear layer of the blocks have a threshold of their own."""
+
+    of: ClassVar[str] = "inputs"
+    allocation: Literal["uniform", "greedy"] = "uniform"
+    """The same `share` in every layer (`uniform`), or `share` of each block's weights, taken from the layers where the
+    block's output suffers least, as published (`greedy`: it runs each block some hundred times)."""
+
+    def pass_key(self) -> Hashable:
+        """Return the allocation, too: `greedy` runs each block anew."""
+        return self.name, self.allocation
+
+    def describe(self) -> str:
+        """Return a label such as ``teal 40% of inputs, greedy``."""
+        return super().describe() + (", greedy" if self.allocation == "greedy" else "")
+
+
+class Cats(Skip):
+    """CATS (2404.08763): the outputs of each feed-forward part's activation function have a threshold of their own."""
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Return each method's settings class, by its name."""
+    return {"teal": Teal, "cats": Cats}
