@@ -61,7 +61,7 @@ def _earlier_objects_stay() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _blank_ledgers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A test's new ledger is a copy of one that was migrated from blank: to do that hundreds of times took minutes."""
+    """A test's new ledger is a copy of a blank one: to make it hundreds of times took minutes."""
     from sparsebench.ledger import connect, migrate
     from sparsebench.ledger.store import Ledger
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import duckdb
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
 from sparsebench.ledger.naming import MeasuredVariant, known, resolve
 from sparsebench.ledger.statistics import Comparison, Standing
-
-if TYPE_CHECKING:
-    import duckdb
 
 Values = dict[str, Any]
 

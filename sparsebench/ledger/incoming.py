@@ -9,17 +9,17 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from sparsebench.benchmarks.statistics import average_precision, pooled, spearman
 from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
+from sparsebench.ledger.statistics.contract import Floats
 from sparsebench.plan import fingerprint
 from sparsebench.records import located, statuses, write
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats
 
 SCORE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
@@ -92,8 +92,6 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
 
 def _misfit(result: Mapping[str, Any]) -> str:
     """Say what of a score its outcomes do not give; empty where they give all."""
-    import numpy as np
-
     outcomes, score, stderr = result["outcomes"], float(result["score"]), float(result["stderr"])
     if result["n"] != len(outcomes):
         return f"a score of {result['n']} documents with the outcomes of {len(outcomes)}"

@@ -6,16 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Comparison, Interval, Metric, Pairs, Standing
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from sparsebench.benchmarks import Outcome, ScoreResult
 
 Results = Mapping[str, "ScoreResult"]
 
@@ -115,7 +113,5 @@ def _row(result: ScoreResult) -> dict[str, Any]:
 
 def _columns(outcomes: Sequence[Outcome]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the values and the labels (n,) of outcomes, float64; NaN stands for a missing label."""
-    import numpy as np
-
     values = np.array([one.value for one in outcomes], dtype=np.float64)
     return values, np.array([np.nan if one.label is None else one.label for one in outcomes], dtype=np.float64)

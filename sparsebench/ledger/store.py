@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
-from sparsebench.ledger import connect, derive, incoming, query, sqlfiles
+from sparsebench.ledger import connect, derive, incoming, migrate, query, sqlfiles
 from sparsebench.ledger.incoming import Wrong
 
 Located = tuple[str, dict[str, Any]]
@@ -43,7 +45,7 @@ class Ledger:
             return 0
         asked = {"records": texts, "own": self._origin if own else ""}
         with connect.writer(self.path, self.patience) as connection:
-            derive.upgrade(connection, self.path)
+            migrate.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
                 connection.execute(sqlfiles.read("ingest/incoming"), asked)
@@ -74,7 +76,7 @@ class Ledger:
         if not self.path.exists():
             return 0
         with connect.writer(self.path, self.patience) as connection:
-            derive.upgrade(connection, self.path)
+            migrate.upgrade(connection, self.path)
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
@@ -149,8 +151,6 @@ def _batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
 @contextmanager
 def _blaming_records() -> Iterator[None]:
     """Raise RecordError for records that DuckDB or the statistics refuse; the ledger itself was opened and is sound."""
-    import duckdb
-
     try:
         yield
     except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException):

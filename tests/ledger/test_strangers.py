@@ -119,7 +119,7 @@ def test_an_export_reaches_its_own_folder_only(theirs: Path, secret: Path, tmp_p
         ('CREATE MACRO "+"(a, b) AS 42', "macro +"),
         ("CREATE MACRO lower(x) AS 'none'", "macro lower"),
         (
-            "CREATE MACRO duckdb_tables() AS TABLE SELECT 'base' AS schema_name, 'migrations' AS table_name",
+            "CREATE MACRO duckdb_tables() AS TABLE SELECT 'base' AS schema_name, 'version' AS table_name",
             "macro duckdb_tables",
         ),
         (
@@ -145,8 +145,7 @@ def test_a_trigger_is_refused(tmp_path: Path, found: list[dict[str, Any]]) -> No
         with duckdb.connect(str(path), config={"storage_compatibility_version": "v2.0.0"}) as connection:
             migrate.upgrade(connection, path)
             connection.execute(
-                "CREATE TRIGGER sly AFTER INSERT ON base.plans FOR EACH STATEMENT"
-                " INSERT INTO base.migrations VALUES (99, 'x', now())"
+                "CREATE TRIGGER sly AFTER INSERT ON base.plans FOR EACH STATEMENT UPDATE base.version SET number = 99"
             )
     except duckdb.Error as error:
         pytest.skip(f"this DuckDB has no triggers: {error}")
@@ -163,15 +162,13 @@ def test_a_name_in_the_file_is_no_statement(changed: Callable[..., Path]) -> Non
     path = changed(
         "CREATE VIEW sly AS SELECT 1 AS manifest",
         """CREATE VIEW "sly.manifest IS 'a'; DELETE FROM base.plans; --" AS SELECT 2 AS manifest""",
-        "UPDATE base.issued_views SET digest = 'older'",
+        "UPDATE base.version SET views = 'older'",
     )
     assert query.run(path, "SELECT count(*) FROM base.plans").rows == ((1,),)
 
 
 def test_what_is_not_a_ledgers_is_named(changed: Callable[..., Path], found: list[dict[str, Any]]) -> None:
-    path = changed(
-        "DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.issued_views SET digest = 'older'"
-    )
+    path = changed("DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.version SET views = 'older'")
     with pytest.raises(LedgerError, match="results"):
         Ledger(path).ingest(found[:1])
 

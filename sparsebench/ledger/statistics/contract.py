@@ -6,19 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.connect import interruptible
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
-    ValuesAndLabels = tuple[Floats, Floats]
-
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+ValuesAndLabels = tuple[Floats, Floats]
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
 Z95_ONE_SIDED = NormalDist().inv_cdf(0.95)
@@ -133,8 +132,6 @@ class Standing:
 
 def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
     """Return the rows of a query on the views of metrics and verdicts, which hold rules that SQL and Python share."""
-    import duckdb
-
     with interruptible(), duckdb.connect() as connection:
         connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
         return connection.execute(query, values).fetchall()
@@ -155,8 +152,6 @@ def codes(names: Iterable[str | None]) -> Integers | None:
 
     Returns None when no two documents share a cluster.
     """
-    import numpy as np
-
     known: dict[str | tuple[int], int] = {}
     found = [known.setdefault((place,) if name is None else name, len(known)) for place, name in enumerate(names)]
     return np.array(found, dtype=np.int64) if len(known) < len(found) else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.statistics import proportions, resampling, sensitivity, windows
@@ -12,6 +13,8 @@ from sparsebench.ledger.statistics.contract import (
     UNEXPLAINED,
     Z95_ONE_SIDED,
     Comparison,
+    Floats,
+    Integers,
     Interval,
     Metric,
     Pairs,
@@ -22,9 +25,6 @@ from sparsebench.ledger.statistics.contract import (
 )
 from sparsebench.ledger.statistics.proportions import PairedCounts
 from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers
 
 ALONE = "one document, or one cluster of them, does not show how much documents vary"
 
@@ -106,8 +106,6 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
 
 def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     """Compare 0/1 outcomes by how many documents only one side gets right. Where lower is better, 0 is right."""
-    import numpy as np
-
     if not metric.higher_is_better:
         pairs = replace(pairs, variant=1 - pairs.variant, dense=1 - pairs.dense)
         chance = None if chance is None else 1 - chance

@@ -6,6 +6,9 @@ import math
 from functools import lru_cache
 from statistics import NormalDist
 
+import numpy as np
+from scipy.special import bdtrc, bdtrik, stdtrit
+
 from sparsebench.ledger.statistics.contract import Z95, ask
 from sparsebench.ledger.statistics.proportions import binomial
 
@@ -57,9 +60,6 @@ def power(n: int, discordance: float, drop: float) -> float:
     The number of discordant documents is binomial (n, ψ), and a share (1 + drop / ψ) / 2 of them is lost; ψ is the
     larger of ``discordance`` and ``drop``.
     """
-    import numpy as np
-    from scipy.special import bdtrc, bdtrik
-
     psi = min(1.0, max(discordance, drop))
     if n < 1 or not psi:
         return 0.0
@@ -77,8 +77,6 @@ def power(n: int, discordance: float, drop: float) -> float:
 
 def of_interval(low: float, high: float, n: int) -> float:
     """Return the difference found with 80% power, from the width of the 95% interval of ``n`` documents or clusters."""
-    from scipy.special import stdtrit
-
     beyond, found = stdtrit(n - 1, [0.975, WANTED])
     return float((high - low) / 2 * (beyond + found) / beyond)
 

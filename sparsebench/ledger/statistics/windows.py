@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, count_clusters, none
+import numpy as np
+from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
+
+from sparsebench.ledger.statistics.contract import Comparison, Floats, Integers, Interval, Pairs, count_clusters, none
 from sparsebench.ledger.statistics.resampling import LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers
 
 LEAST = 3
 """The fewest windows that give an interval: two say next to nothing of how much windows vary."""
@@ -40,8 +39,6 @@ class Mean:
     @property
     def p(self) -> float:
         """The two-sided p value against 0. Where all windows agree, it is 1 for a mean of 0, and 0 for any other."""
-        from scipy.special import stdtr
-
         if not self.error:
             return float(self.value == 0)
         return 2 * float(stdtr(self.n - 1, -abs(self.value) / self.error))
@@ -49,8 +46,6 @@ class Mean:
     @property
     def detectable(self) -> float:
         """The rise that ``n`` windows show with 80% power (noncentral t), the error's small-sample bias removed."""
-        from scipy.special import gammaln, nctdtrinc
-
         freedom = self.n - 1
         bias = math.sqrt(2 / freedom) * math.exp(gammaln((freedom + 1) / 2) - gammaln(freedom / 2))
         return float(nctdtrinc(freedom, 1 - WANTED, _quantile(0.975, self.n))) * self.error / bias
@@ -58,8 +53,6 @@ class Mean:
 
 def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Mean:
     """Return the mean of ``losses`` (n,), each the sum over that window's ``tokens`` (n,), for two windows or more."""
-    import numpy as np
-
     value = losses.sum() / tokens.sum()
     left = losses - value * tokens
     if clusters is not None:
@@ -148,8 +141,6 @@ def _too_few(many: int) -> str:
 
 
 def _quantile(share: float, n: int) -> float:
-    from scipy.special import stdtrit
-
     return float(stdtrit(n - 1, share))
 
 
