@@ -141,10 +141,10 @@ def test_a_missing_field_names_the_file_the_field_and_what_there_is(name: str, t
     with pytest.raises(SourceError) as caught:
         read_texts(path, "txet")
     assert str(path) in caught.value.message and "'txet'" in caught.value.message
-    assert "did you mean text?" in str(caught.value.hint) and "id, doc, text" in str(caught.value.hint)
+    assert "did you mean `text`?" in str(caught.value.hint) and "id, doc, text" in str(caught.value.hint)
     with pytest.raises(SourceError) as caught:
         read_texts(path, "doc.pasage")
-    assert "'doc.pasage'" in caught.value.message and "did you mean doc.passage?" in str(caught.value.hint)
+    assert "'doc.pasage'" in caught.value.message and "did you mean `doc.passage`?" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
