@@ -135,7 +135,6 @@ def _names(methods: Iterable[str]) -> str:
 ORDER = {
     "Manifest": ("Top level", 0),
     "ManifestModel": ("`models`, each", 1),
-    "ManifestParts": ("`source`, in parts", 2),
     "ManifestCalibration": ("`calibration`", 4),
     "Student": ("`student` of `recover: distill`", 4),
     "ManifestBenchmarks": ("`benchmarks`", 5),
