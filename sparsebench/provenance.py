@@ -56,10 +56,10 @@ def origin(workspace: Path, create_it: bool = False) -> str:
             file.write(secrets.token_hex(8))
     if not path.is_file():
         return ""
-    found = path.read_text(encoding="utf-8", errors="replace").strip()
-    if not re.fullmatch(r"[0-9a-f]{16}", found):
+    identifier = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{16}", identifier):
         raise LedgerError(f"{path}: not the id of a workspace", "remove it: its own records then count as a stranger's")
-    return found
+    return identifier
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def untouched(text: str) -> bool:
     """Return whether a record's text is, to the byte, the one that its checksum was taken of."""
     checksum, between, rest = text[len(_HEAD) : _END], text[_END : _END + 2], text[_END + 2 :].rstrip("\n")
-    found = hashlib.sha256(b"{" + rest.encode()).hexdigest()
-    return text.startswith(_HEAD) and between == '",' and found == checksum
+    digest = hashlib.sha256(b"{" + rest.encode()).hexdigest()
+    return text.startswith(_HEAD) and between == '",' and digest == checksum
 
 
 def intact(record: Mapping[str, Any], text: str) -> bool:

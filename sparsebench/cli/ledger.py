@@ -214,8 +214,6 @@ def ingest(
     book = Ledger(ledger_path(ledger))
     count = book.rebuild(folders, wrong.append)
     notes("left out", list(map(str, wrong)))
-    if book.unsealed:
-        note(f"{book.unsealed} of the records have no checksum: an earlier version made them, and damage may not show")
     notes("conflict", book.conflicts())
     note(f"{count} records read; ledger: {book.path}")
     if wrong:
