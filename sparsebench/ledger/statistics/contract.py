@@ -43,8 +43,8 @@ class Metric:
     @cache
     def named(cls, name: str) -> Metric:
         """Return the metric that results, such as ``scores.metric``, call ``name``."""
-        found = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
-        return cls(*found[0]) if found else cls()
+        rows = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
+        return cls(*rows[0]) if rows else cls()
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Pairs:
     @property
     def sides(self) -> list[ValuesAndLabels]:
         """The outcomes with their labels: the variant's, then the dense model's."""
-        own = self.label if self.variant_label is None else self.variant_label
-        return [(self.variant, own), (self.dense, self.label)]
+        variant_label = self.label if self.variant_label is None else self.variant_label
+        return [(self.variant, variant_label), (self.dense, self.label)]
 
 
 @dataclass(frozen=True)
@@ -153,5 +153,7 @@ def codes(names: Iterable[str | None]) -> Integers | None:
     Returns None when no two documents share a cluster.
     """
     known: dict[str | tuple[int], int] = {}
-    found = [known.setdefault((place,) if name is None else name, len(known)) for place, name in enumerate(names)]
-    return np.array(found, dtype=np.int64) if len(known) < len(found) else None
+    numbers = [
+        known.setdefault((position,) if name is None else name, len(known)) for position, name in enumerate(names)
+    ]
+    return np.array(numbers, dtype=np.int64) if len(known) < len(numbers) else None

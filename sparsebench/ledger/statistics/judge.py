@@ -75,17 +75,18 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
 
 
 def judged(
-    found: Sequence[Comparison], stood: Sequence[Standing] | None = None
+    comparisons: Sequence[Comparison], stood: Sequence[Standing] | None = None
 ) -> list[tuple[float | None, str | None]]:
     """Return each comparison's p value, with Holm's correction for all of them, and its verdict, as in ``vs_dense``.
 
     The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``stood`` may
     override it with ``invalid``, ``collapsed`` or ``at chance``; an invalid task counts in no family, and has no p.
     """
-    columns = {name: [getattr(one, name) for one in found] for name in ("difference", "higher_is_better")}
-    places = stood or [Standing()] * len(found)
-    columns["p"] = [None if place.separable is False else one.p for one, place in zip(found, places, strict=True)]
-    columns |= {name: [getattr(one, name) for one in places] for name in ("separable", "collapsed", "at_chance")}
+    standings = stood or [Standing()] * len(comparisons)
+    pairs = list(zip(comparisons, standings, strict=True))
+    columns = {name: [getattr(pair, name) for pair in comparisons] for name in ("difference", "higher_is_better")}
+    columns |= {name: [getattr(pair, name) for pair in standings] for name in ("separable", "collapsed", "at_chance")}
+    columns["p"] = [None if standing.separable is False else pair.p for pair, standing in pairs]
     return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
 
 
@@ -100,8 +101,8 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
     """Return whether ``score`` follows from its outcomes; one that is computed in an unknown way gets no interval."""
     if not len(values):
         return False
-    found = resampling.value(Metric.named(metric).pooling, values, labels)
-    return bool(abs(found - score) <= 1e-6 * max(1.0, abs(score)))
+    pooled = resampling.value(Metric.named(metric).pooling, values, labels)
+    return bool(abs(pooled - score) <= 1e-6 * max(1.0, abs(score)))
 
 
 def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:

@@ -78,8 +78,8 @@ def sign_flip(net: Integers) -> float:
 def binomial(k: Integers, n: int, share: float) -> Floats:
     """Return the probabilities of ``k`` hits in ``n`` trials, each a hit with probability ``share``."""
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    found: Floats = np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
-    return found
+    chances: Floats = np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
+    return chances
 
 
 def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
@@ -111,9 +111,9 @@ def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | 
 
     def excess(ratio: float, upper: bool) -> float:
         # The end of r x dense that widens the limit. With r < 0 its ends swap, and the correlation changes its sign.
-        own = high - first if upper else first - low
-        other = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
-        root = _root(own, abs(ratio) * other, phi if ratio >= 0 else -phi)
+        width = high - first if upper else first - low
+        other_width = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
+        root = _root(width, abs(ratio) * other_width, phi if ratio >= 0 else -phi)
         return top - ratio * base + (root if upper else -root)
 
     return _end(excess, top / base, upper=False), _end(excess, top / base, upper=True)

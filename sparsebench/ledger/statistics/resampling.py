@@ -53,15 +53,15 @@ def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | N
     drawn = count_clusters(n, clusters)
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // n)
-    found = []
+    scores = []
     for start in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - start)
         draws = generator.integers(0, drawn, size=(size, drawn)) + np.arange(size)[:, None] * drawn
         weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
         if clusters is not None:
             weights = weights[:, clusters]
-        found.append(np.stack([statistic(pooling, values, labels, weights) for values, labels in sides], axis=1))
-    return np.concatenate(found)
+        scores.append(np.stack([statistic(pooling, values, labels, weights) for values, labels in sides], axis=1))
+    return np.concatenate(scores)
 
 
 def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, float]:

@@ -81,21 +81,21 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
         few = none(_too_few(many), higher_is_better=False)
         return replace(few, n=len(pairs.variant), clusters=many)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
-    found = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
-    low, high = found.interval
+    shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
+    low, high = shift.interval
     return Comparison(
         n=len(pairs.variant),
-        difference=_exp(math.log(dense) + found.value) - dense,
+        difference=_exp(math.log(dense) + shift.value) - dense,
         low=_exp(math.log(dense) + low) - dense,
         high=_exp(math.log(dense) + high) - dense,
-        p=found.p,
+        p=shift.p,
         gained=None,
         lost=None,
         method=f"paired t of log-losses, {_windows(many)}",
         higher_is_better=False,
         clusters=many,
-        detectable=_exp(math.log(dense) + found.detectable) - dense,
-        loss_at_most=_exp(math.log(dense) + found.value + _quantile(0.95, many) * found.error) - dense,
+        detectable=_exp(math.log(dense) + shift.detectable) - dense,
+        loss_at_most=_exp(math.log(dense) + shift.value + _quantile(0.95, many) * shift.error) - dense,
         **_retained(pairs, chance),
     )
 
@@ -112,8 +112,8 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     tokens, clusters = pairs.label, pairs.cluster
     floor = math.log(chance) * tokens
     kept, skill, both = (
-        mean(one, tokens, clusters)
-        for one in (floor - pairs.variant, floor - pairs.dense, 2 * floor - pairs.variant - pairs.dense)
+        mean(losses, tokens, clusters)
+        for losses in (floor - pairs.variant, floor - pairs.dense, 2 * floor - pairs.variant - pairs.dense)
     )
     if skill.interval[0] <= 0:
         return {}
