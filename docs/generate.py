@@ -279,8 +279,7 @@ Parquet, CSV or SQLite.
 
 def figures() -> str:
     """The keys of a figure's header, and the shipped figures."""
-    from sparsebench.figures import KEYS, listing
-    from sparsebench.figures.spec import KINDS
+    from sparsebench.figures.spec import KEYS, KINDS, listing
 
     text = f"""{NOTE}
 # Figures

@@ -117,19 +117,21 @@ def figures(
     sparsebench figures
     sparsebench figures score --format pdf --width 3.3 --out paper/
     """
-    from sparsebench import figures as package
+    from sparsebench.figures.spec import listing
     from sparsebench.plan.preflight import ledger_path
 
     if list_them:
         columns = ["name", "title", "about", "file"]
-        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in package.listing()]
+        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in listing()]
         if as_json:
             emit_json([dict(zip(columns, row, strict=True)) for row in rows])
         else:
             emit_table(columns[:3], [row[:3] for row in rows])
         return
+    from sparsebench.figures.draw import render
+
     chosen = tuple(map(str, formats or ("png", "svg")))
-    for result in package.render(ledger_path(ledger), names or [], out, chosen, width=width):
+    for result in render(ledger_path(ledger), names or [], out, chosen, width=width):
         if result.skipped:
             note(f"{result.name}: left out: {result.skipped}")
         for path in result.paths:

@@ -10,10 +10,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from sparsebench.figures import draw, style
-from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures import style
+from sparsebench.figures.draw import draw
 from sparsebench.figures.scatter import front
-from sparsebench.figures.spec import parse
+from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from tests.figures.test_draw import overlaps, rows_of
