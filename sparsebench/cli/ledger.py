@@ -355,7 +355,7 @@ def _score(one: TaskComparison, tests: int) -> list[Any]:
     if pair.p is not None and one.p_holm is not None and pair.p < 0.05 <= one.p_holm:
         verdict += f"\n(p {pair.p:.2g}; {one.p_holm:.2g} as one of {tests} tests)"
     whole = one.a if Metric.named(one.metric).scale == "perplexity" else None
-    sizes = (None, None) if one.stood.collapsed else (pair.detectable, pair.loss_at_most)
+    sizes = (None, None) if one.standing.collapsed else (pair.detectable, pair.loss_at_most)
     shown = [_share(number, whole) for number in sizes]
     return [name, figure(one.a), figure(one.b), shift, verdict, *shown]
 

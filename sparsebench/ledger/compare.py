@@ -23,7 +23,7 @@ Values = dict[str, Any]
 class TaskComparison:
     """Two variants on one task: ``a`` and ``b`` score all documents of each, ``paired`` is B minus A over shared ones.
 
-    ``stood`` says what decides B's verdict before any test. A task that is invalid for A or for B is invalid here.
+    ``standing`` says what decides B's verdict before any test. A task that is invalid for A or for B is invalid here.
     """
 
     task: str
@@ -35,7 +35,7 @@ class TaskComparison:
     limited: bool
     chance: float | None
     paired: Comparison
-    stood: Standing
+    standing: Standing
     p_holm: float | None = None
     verdict: str | None = None
     note: str = ""
@@ -73,7 +73,7 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     with query.reader(ledger) as connection:
         compared = [_compare(connection, scores_a[key], scores_b[key]) for key in shared]
     # Every shared task counts in the correction, whichever are shown.
-    verdicts = statistics.judged([task.paired for task in compared], [task.stood for task in compared])
+    verdicts = statistics.judged([task.paired for task in compared], [task.standing for task in compared])
     judged = [replace(task, p_holm=p, verdict=word) for task, (p, word) in zip(compared, verdicts, strict=True)]
     tables = {
         name: tuple(_rows(ledger, name, {"a": first.id, "b": second.id})) for name in ("sizes", "latency", "memory")

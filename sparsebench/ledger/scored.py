@@ -29,8 +29,8 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
         return shown
     missing = statistics.none("the other model has no score")
     pairs = [compare(result, against[task]) if task in against else missing for task, result in results.items()]
-    stood = [_standing(row, against.get(row["task"])) for row in shown]
-    for row, pair, (p, verdict) in zip(shown, pairs, statistics.judged(pairs, stood), strict=True):
+    standings = [_standing(row, against.get(row["task"])) for row in shown]
+    for row, pair, (p, verdict) in zip(shown, pairs, statistics.judged(pairs, standings), strict=True):
         row["other"] = against[row["task"]].score if pair is not missing else None
         row |= {
             "difference": pair.difference, "difference_low": pair.low, "difference_high": pair.high,

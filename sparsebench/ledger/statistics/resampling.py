@@ -124,10 +124,10 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
         return 1.0
     n, centred = len(values), values - values.mean()
     sums = np.bincount(clusters, weights=centred)
-    many = len(sums)
+    n_clusters = len(sums)
     alone = float((centred**2).sum()) * n / (n - 1)
     if not alone:
         return 1.0
-    together = float((sums**2).sum()) * many / (many - 1)
-    uncertain = float(stdtrit(many - 1, 0.975) / stdtrit(n - 1, 0.975))
+    together = float((sums**2).sum()) * n_clusters / (n_clusters - 1)
+    uncertain = float(stdtrit(n_clusters - 1, 0.975) / stdtrit(n - 1, 0.975))
     return max(1.0, together / alone * uncertain**2)

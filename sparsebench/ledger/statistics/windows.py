@@ -63,11 +63,11 @@ def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Me
 
 def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
     """Return the 95% interval of a perplexity."""
-    many = count_clusters(len(losses), clusters)
-    if many < LEAST:
-        return Interval(None, None, f"none: {_too_few(many)}")
+    n_windows = count_clusters(len(losses), clusters)
+    if n_windows < LEAST:
+        return Interval(None, None, f"none: {_too_few(n_windows)}")
     low, high = mean(losses, tokens, clusters).interval
-    return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(many)}")
+    return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(n_windows)}")
 
 
 def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
@@ -76,10 +76,10 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity
     without skill; the share retained is computed from logarithms.
     """
-    many = pairs.clusters
-    if many < LEAST:
-        few = none(_too_few(many), higher_is_better=False)
-        return replace(few, n=len(pairs.variant), clusters=many)
+    n_windows = pairs.clusters
+    if n_windows < LEAST:
+        few = none(_too_few(n_windows), higher_is_better=False)
+        return replace(few, n=len(pairs.variant), clusters=n_windows)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
     shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
     low, high = shift.interval
@@ -91,11 +91,11 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
         p=shift.p,
         gained=None,
         lost=None,
-        method=f"paired t of log-losses, {_windows(many)}",
+        method=f"paired t of log-losses, {_windows(n_windows)}",
         higher_is_better=False,
-        clusters=many,
+        clusters=n_windows,
         detectable=_exp(math.log(dense) + shift.detectable) - dense,
-        loss_at_most=_exp(math.log(dense) + shift.value + _quantile(0.95, many) * shift.error) - dense,
+        loss_at_most=_exp(math.log(dense) + shift.value + _quantile(0.95, n_windows) * shift.error) - dense,
         **_retained(pairs, chance),
     )
 
@@ -132,12 +132,12 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     }
 
 
-def _windows(many: int) -> str:
-    return f"{many} windows{' (few)' if many < FEW else ''}"
+def _windows(n_windows: int) -> str:
+    return f"{n_windows} windows{' (few)' if n_windows < FEW else ''}"
 
 
-def _too_few(many: int) -> str:
-    return f"too few windows ({many}) to show how much they vary"
+def _too_few(n_windows: int) -> str:
+    return f"too few windows ({n_windows}) to show how much they vary"
 
 
 def _quantile(share: float, n: int) -> float:
