@@ -124,9 +124,7 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     The suffix decides how the file is read; an unknown suffix means plain text. Raises SourceError for a folder and for
     a file that cannot be read as its suffix says.
     """
-    if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())[:5]
-        raise SourceError(f"{path}: a folder, where a data file is needed", f"name one file: {', '.join(names)}")
+    bounded.refuse_special(path, SourceError)
     suffix = suffix_of(path)
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
@@ -360,14 +358,14 @@ def _texts(value: Any, rest: str, field: str, where: str) -> list[str]:
     """Return the texts that ``rest``, the part of ``field`` not yet followed, leads to."""
     if isinstance(value, list):
         return [text for entry in value for text in _texts(entry, rest, field, where)]
+    if value is None:
+        return [""]
+    if not rest and isinstance(value, str):
+        return [value]
     if not rest:
-        if value is None:
-            return [""]
-        if isinstance(value, str):
-            return [value]
         raise SourceError(f"{where}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
     if not isinstance(value, Mapping):
-        return [""] if value is None else _missing(where, field, [])
+        _missing(where, field, [])
     if rest in value:
         return _texts(value[rest], "", field, where)
     name, _, below = rest.partition(".")

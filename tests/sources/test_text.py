@@ -182,9 +182,8 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "plain.txt.gz").write_bytes(b"not zipped")
     with pytest.raises(SourceError, match="not readable as txt"):
         read_texts(tmp_path / "plain.txt.gz")
-    with pytest.raises(SourceError, match="a folder") as caught:
+    with pytest.raises(SourceError, match="a folder"):
         read_texts(tmp_path)
-    assert "model.bin" in str(caught.value.hint)
 
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
