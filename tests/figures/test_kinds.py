@@ -373,25 +373,9 @@ def test_a_pattern_has_its_line_where_kernels_skip_its_zeros() -> None:
             for line, pattern in (("wanda/row", "unstructured"), ("wanda 2:4", "2:4")):
                 points = [("dense", "unstructured", 0.0, "dense torch linear"), ("wanda", pattern, 0.5, kernel)]
                 for method, its, sparsity, ran in points:
-                    row = [
-                        "m",
-                        "real",
-                        method,
-                        its,
-                        sparsity,
-                        line,
-                        engine,
-                        ran,
-                        1,
-                        "float32",
-                        "w",
-                        "decode",
-                        "p",
-                        1,
-                        1,
-                        1,
-                    ]
-                    connection.execute(f"INSERT INTO speedups VALUES ({', '.join('?' * 17)})", [*row, "here"])
+                    row = ["m", "real", method, its, sparsity, line, engine, ran]
+                    row += [1, "float32", "w", "decode", "p", 1, 1, 1, "here"]
+                    connection.execute(f"INSERT INTO speedups VALUES ({', '.join('?' * 17)})", row)
         rows = connection.execute(parse(SHIPPED / "runtime.sql").sql).df().to_dict("records")
     assert {row["label"] for row in rows} == {
         "decode, hf ×1, wanda/row", "decode, sparse ×1, wanda/row", "decode, sparse ×1, wanda 2:4",
