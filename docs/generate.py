@@ -255,12 +255,12 @@ def _kind(kind: Any) -> str:
 
 def views() -> str:
     """The public views and their columns, from the comments of an empty ledger."""
-    from sparsebench.ledger import connect, migrate, query
+    from sparsebench.ledger import connect, query, schema
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.duckdb"
         with connect.writer(path, 1.0) as connection:
-            migrate.upgrade(connection, path)
+            schema.upgrade(connection, path)
         rows = query.describe(path).dicts()
     text = f"""{NOTE}
 # Views and columns

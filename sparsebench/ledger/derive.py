@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from sparsebench.ledger import migrate, sqlfiles, statistics
+from sparsebench.ledger import schema, sqlfiles, statistics
 
 Rows = list[tuple[Any, ...]]
 
@@ -23,7 +23,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     for part in _parts(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
-    migrate.stand_in(connection, comparisons)
+    schema.stand_in(connection, comparisons)
     unexplained = {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
     for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
         _add_comparisons(connection, part)

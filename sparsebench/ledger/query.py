@@ -22,7 +22,7 @@ import duckdb
 
 from sparsebench import escape
 from sparsebench.errors import QueryError
-from sparsebench.ledger import connect, migrate, sqlfiles
+from sparsebench.ledger import connect, schema, sqlfiles
 
 PATIENCE = 30.0
 """Seconds to wait for a writer to let go of the file."""
@@ -72,7 +72,7 @@ def streaming(
     Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
     with reader(Path(path), patience) as connection:
-        migrate.stand_in(connection, sql)
+        schema.stand_in(connection, sql)
         yield _asked(connection, sql, parameters, timeout)
 
 
@@ -86,7 +86,7 @@ def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], 
         made: set[str] = set()
 
         def ask(sql: str) -> Table:
-            _Watched(connection, 0).call(migrate.stand_in, connection, sql, made)
+            _Watched(connection, 0).call(schema.stand_in, connection, sql, made)
             stream = _asked(connection, sql)
             return Table(stream.columns, tuple(stream.rows))
 
@@ -169,12 +169,12 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
     The connection reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
     """
     with connect.reader(path, patience, outlet) as connection, _explaining(path):
-        ready = migrate.current(connection, path)
+        ready = schema.current(connection, path)
         if ready:
             yield connection
     if not ready:
         with connect.writer(path, patience) as connection:
-            migrate.upgrade(connection, path)
+            schema.upgrade(connection, path)
         with connect.reader(path, patience, outlet) as connection, _explaining(path):
             yield connection
 

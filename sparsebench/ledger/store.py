@@ -12,7 +12,7 @@ import duckdb
 
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
-from sparsebench.ledger import connect, derive, incoming, migrate, query, sqlfiles
+from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfiles
 from sparsebench.ledger.incoming import Wrong
 
 Located = tuple[str, dict[str, Any]]
@@ -43,7 +43,7 @@ class Ledger:
             return 0
         asked = {"records": texts, "own": provenance.origin(self.path.parent) if own else ""}
         with connect.writer(self.path, self.patience) as connection:
-            migrate.upgrade(connection, self.path)
+            schema.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
                 connection.execute(sqlfiles.read("ingest/incoming"), asked)
@@ -74,7 +74,7 @@ class Ledger:
         if not self.path.exists():
             return 0
         with connect.writer(self.path, self.patience) as connection:
-            migrate.upgrade(connection, self.path)
+            schema.upgrade(connection, self.path)
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]

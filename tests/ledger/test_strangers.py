@@ -15,7 +15,7 @@ import pytest
 
 from sparsebench import bounded, provenance, records
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
-from sparsebench.ledger import connect, migrate, query, sqlfiles
+from sparsebench.ledger import connect, query, schema, sqlfiles
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from tests.strangers import CANARY
@@ -143,7 +143,7 @@ def test_a_trigger_is_refused(tmp_path: Path, found: list[dict[str, Any]]) -> No
     path = tmp_path / "triggered.duckdb"
     try:
         with duckdb.connect(str(path), config={"storage_compatibility_version": "v2.0.0"}) as connection:
-            migrate.upgrade(connection, path)
+            schema.upgrade(connection, path)
             connection.execute(
                 "CREATE TRIGGER sly AFTER INSERT ON base.plans FOR EACH STATEMENT UPDATE base.version SET number = 99"
             )
@@ -180,7 +180,7 @@ def test_every_definition_stands_by_itself(ledger: Path) -> None:
     with query.reader(ledger) as connection:
         for name, text in sqlfiles.definitions().items():
             alone = connection.cursor()  # which sees nothing of what others have made for themselves
-            migrate.stand_in(alone, name)
+            schema.stand_in(alone, name)
             if text.startswith("VIEW"):
                 columns = [f"SELECT column_name FROM (DESCRIBE {schema}{name})" for schema in ("temp.", "main.")]
                 assert alone.execute(columns[0]).fetchall() == alone.execute(columns[1]).fetchall()

@@ -10,13 +10,13 @@ import duckdb
 import pytest
 
 from sparsebench.errors import LedgerError
-from sparsebench.ledger import connect, migrate, query, sqlfiles
+from sparsebench.ledger import connect, query, schema, sqlfiles
 from sparsebench.ledger.store import Ledger
 
 
 def upgrade(path: Path) -> None:
     with connect.writer(path, 5) as connection:
-        migrate.upgrade(connection, path)
+        schema.upgrade(connection, path)
 
 
 def tables(path: Path) -> tuple[tuple[Any, ...], ...]:
@@ -26,10 +26,10 @@ def tables(path: Path) -> tuple[tuple[Any, ...], ...]:
 @pytest.fixture
 def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Adds a file of SQL to the schema, as a later version would."""
-    schema, folder, read = sqlfiles.folder("schema"), sqlfiles.folder, sqlfiles.read
+    files, folder, read = sqlfiles.folder("schema"), sqlfiles.folder, sqlfiles.read
 
     def add(text: str) -> None:
-        monkeypatch.setattr(sqlfiles, "folder", lambda name: (*schema, "later") if name == "schema" else folder(name))
+        monkeypatch.setattr(sqlfiles, "folder", lambda name: (*files, "later") if name == "schema" else folder(name))
         monkeypatch.setattr(sqlfiles, "read", lambda name: text if name == "later" else read(name))
 
     return add
