@@ -135,7 +135,6 @@ def _names(methods: Iterable[str]) -> str:
 ORDER = {
     "Manifest": ("Top level", 0),
     "ManifestModel": ("`models`, each", 1),
-    "ManifestParts": ("`source`, in parts", 2),
     "ManifestCalibration": ("`calibration`", 4),
     "Student": ("`student` of `recover: distill`", 4),
     "ManifestBenchmarks": ("`benchmarks`", 5),
@@ -256,12 +255,12 @@ def _kind(kind: Any) -> str:
 
 def views() -> str:
     """The public views and their columns, from the comments of an empty ledger."""
-    from sparsebench.ledger import connect, migrate, query
+    from sparsebench.ledger import connect, query, schema
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.duckdb"
         with connect.writer(path, 1.0) as connection:
-            migrate.upgrade(connection, path)
+            schema.upgrade(connection, path)
         rows = query.describe(path).dicts()
     text = f"""{NOTE}
 # Views and columns
@@ -280,8 +279,7 @@ Parquet, CSV or SQLite.
 
 def figures() -> str:
     """The keys of a figure's header, and the shipped figures."""
-    from sparsebench.figures import KEYS, listing
-    from sparsebench.figures.spec import KINDS
+    from sparsebench.figures.spec import KEYS, KINDS, listing
 
     text = f"""{NOTE}
 # Figures

@@ -304,13 +304,13 @@ def sql(
     ``ledger`` is a file, or None for $SPARSEBENCH_LEDGER or ledger/sparsebench.duckdb; ``arrow`` gives a pyarrow.Table.
     Raises QueryError for SQL that fails, UserError for SQL without a query, NoLedgerError where there is no file.
     """
-    from sparsebench.ledger import migrate, sqlfiles
+    from sparsebench.ledger import schema, sqlfiles
     from sparsebench.ledger.query import reader
     from sparsebench.plan.preflight import ledger_path
 
     asked = sqlfiles.read("describe") if query is None else query
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
-        migrate.stand_in(connection, asked)
+        schema.stand_in(connection, asked)
         found = connection.execute(asked)
         if found is None or found.description is None:
             raise UserError("there is no query in it", "give one SELECT")

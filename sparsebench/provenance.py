@@ -30,8 +30,8 @@ from sparsebench.structure.outputs import OutputsResult
 
 NAME = ".origin"
 """The file in a workspace that holds its id."""
-_HEAD = '{"checksum":"'
-_END = len(_HEAD) + 64
+_SEALED = re.compile(r'\{"checksum":"(\w{64})",(.*)', re.DOTALL)
+"""A record's text: its checksum, and the text that this was taken of but for the brace."""
 _RESULTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "make": (Evidence, ()),
     "structure": (StructureResult, ("absolute", "relative")),
@@ -56,10 +56,10 @@ def origin(workspace: Path, create_it: bool = False) -> str:
             file.write(secrets.token_hex(8))
     if not path.is_file():
         return ""
-    found = path.read_text(encoding="utf-8", errors="replace").strip()
-    if not re.fullmatch(r"[0-9a-f]{16}", found):
+    identifier = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{16}", identifier):
         raise LedgerError(f"{path}: not the id of a workspace", "remove it: its own records then count as a stranger's")
-    return found
+    return identifier
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,9 +71,8 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def untouched(text: str) -> bool:
     """Return whether a record's text is, to the byte, the one that its checksum was taken of."""
-    checksum, between, rest = text[len(_HEAD) : _END], text[_END : _END + 2], text[_END + 2 :].rstrip("\n")
-    found = hashlib.sha256(b"{" + rest.encode()).hexdigest()
-    return text.startswith(_HEAD) and between == '",' and found == checksum
+    match = _SEALED.fullmatch(text.rstrip("\n"))
+    return match is not None and hashlib.sha256(b"{" + match[2].encode()).hexdigest() == match[1]
 
 
 def intact(record: Mapping[str, Any], text: str) -> bool:

@@ -13,8 +13,11 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import zstandard
 
 from sparsebench import bounded, environment, provenance
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
@@ -27,6 +30,7 @@ FORMAT = 2
 STATUSES = ("done", "failed", "unsupported", "skipped")
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
 _LEVEL = 19
+_WAY_OUT = "copy it again, or remove it; if it stays so, distrust where it comes from"
 _NEEDED = {
     "cell": ("cell_id", "key", "stage", "status", "variant", "started_at"),
     "plan": ("manifest", "written_at", "cells"),
@@ -59,7 +63,7 @@ def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", o
     started = outcome.started_at or datetime.now(UTC)
     record = {
         "format": FORMAT,
-        **_asked(cell, device, {}),
+        **_asked(cell, device, cell.variant.record()),
         "status": outcome.status,
         "reason": outcome.reason,
         "manifest": manifest,
@@ -91,7 +95,8 @@ def write_plan(
 ) -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests; return the record."""
     folder.mkdir(parents=True, exist_ok=True)
-    known: dict[str, dict[str, Any]] = {}
+    listed = list(cells)
+    variants = {variant.id: variant.record() for variant in {cell.variant.id: cell.variant for cell in listed}.values()}
     record = {
         "format": FORMAT,
         "kind": "plan",
@@ -99,16 +104,15 @@ def write_plan(
         "origin": origin,
         "machine": environment.machine(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "cells": [{**_asked(cell, device, known), "label": cell.label} for cell in cells],
+        "cells": [{**_asked(cell, device, variants[cell.variant.id]), "label": cell.label} for cell in listed],
     }
     record = provenance.sealed(record)
     write_whole(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
     return record
 
 
-def _asked(cell: Cell, device: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what a cell asks; ``known`` keeps described variants by id, as a plan may have a hundred cells of each."""
-    variant = known.get(cell.variant.id) or known.setdefault(cell.variant.id, cell.variant.record())
+def _asked(cell: Cell, device: str, variant: dict[str, Any]) -> dict[str, Any]:
+    """Return what a cell asks; ``variant`` is its variant's record, described once for a hundred cells."""
     asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
     return asked | {"variant": variant}
 
@@ -127,12 +131,12 @@ def statuses(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         return {}
-    found: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name in os.listdir(folder):
         words = name.split(".")
-        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES and found.get(words[0]) != "done":
-            found[words[0]] = words[1]
-    return found
+        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES and known.get(words[0]) != "done":
+            known[words[0]] = words[1]
+    return known
 
 
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
     path = _inside(folder / f"{name}.{status}.json", folder)
     record = _parse("".join(_texts(path)), path)
     if (record.get("key"), record.get("status")) != (name, status):
-        raise RecordError(f"{path}: the record of another cell", "remove the file")
+        raise RecordError(f"{path}: the record of another cell", _WAY_OUT)
     return record
 
 
@@ -158,29 +162,27 @@ def doubt(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str:
         asked, _, rest = text.partition(',"status":')
         whole = provenance.untouched(text) and rest.startswith(f'"{status}"')
         record = json.loads(asked + "}") if whole else read_cell(folder, name, status)
-        found = [record[word] for word in ("key", "stage", "settings")] + [record["variant"]["id"]]
+        recorded = [record[word] for word in ("key", "stage", "settings")] + [record["variant"]["id"]]
     except SparsebenchError as error:
         return error.message
     except (LookupError, TypeError, ValueError) as error:
         return f"{name}.{status}.json: not a record as sparsebench writes it ({error!r})"
     wanted = [name, cell.stage, json.loads(json.dumps(cell.settings)), cell.variant.id]
-    return "" if found == wanted else f"{name}.{status}.json: the record of another cell"
+    return "" if recorded == wanted else f"{name}.{status}.json: the record of another cell"
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
     """Return the cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
-    found = {}
+    plans = {}
     for where, plan in located(_below(folder, "plan-*.json")):
         try:
-            cells = [
-                (str(c["key"]), str(c["stage"]), f"{Variant.read(c['variant']).label} · {c['label']}")
-                for c in plan["cells"]
+            plans[str(plan["manifest"])] = [
+                (str(cell["key"]), str(cell["stage"]), f"{Variant.read(cell['variant']).label} · {cell['label']}")
+                for cell in plan["cells"]
             ]
-            found[str(plan["manifest"])] = cells
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            wrong = f"{where}: not a plan as sparsebench writes it ({error!r})"
-            raise RecordError(wrong, "remove the file: the next run writes it again") from error
-    return found
+            raise RecordError(f"{where}: not a plan as sparsebench writes it ({error!r})", _WAY_OUT) from error
+    return plans
 
 
 def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -203,9 +205,8 @@ def located(
         if not folder.exists():
             raise LedgerError(f"{folder}: does not exist", "name a folder of records")
         for path in [folder] if folder.is_file() else _below(folder):
-            texts, number = _texts(path), 0
-            while True:
-                number += 1
+            texts = _texts(path)
+            for number in count(1):
                 where = str(path) if number == 1 else f"{path}, line {number}"
                 try:
                     text = next(texts, None)
@@ -224,11 +225,9 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     With ``manifests``, write only their plans and the records of the cells that they ask for, whichever manifest made
     them. The same records give the same bytes.
     """
-    import zstandard
-
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(out)
-    count = 0
+    written = 0
     try:
         with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
             for record in _chosen(folder, manifests, out):
@@ -239,11 +238,11 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
                         "copy the folder as it is: a plan of so many cells is read from a file of its own",
                     )
                 packed.write(line + b"\n")
-                count += 1
+                written += 1
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return count
+    return written
 
 
 def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dict[str, Any]]:
@@ -263,10 +262,10 @@ def _chosen(folder: Path, manifests: Collection[str], out: Path) -> Iterator[dic
 
 def _below(folder: Path, names: str = "*") -> list[Path]:
     """Return the record files in or below ``folder``, perhaps a stranger's. Raises LedgerError for a link out of it."""
-    found = sorted(
+    paths = sorted(
         path for path in folder.rglob(names) if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file()
     )
-    return [_inside(path, folder) for path in found]
+    return [_inside(path, folder) for path in paths]
 
 
 def _inside(path: Path, folder: Path) -> Path:
@@ -277,13 +276,12 @@ def _inside(path: Path, folder: Path) -> Path:
 
 def _texts(path: Path) -> Iterator[str]:
     try:
-        yield from (
-            bounded.lines(path, RecordError)
-            if path.name.endswith(".zst")
-            else [bounded.whole(path, RecordError, _longest(path))]
-        )
+        if path.name.endswith(".zst"):
+            yield from bounded.lines(path, RecordError)
+        else:
+            yield bounded.whole(path, RecordError, _longest(path))
     except OSError as error:
-        raise RecordError(f"{path}: {error.strerror or error}", "copy the file again") from error
+        raise RecordError(f"{path}: {error.strerror or error}", _WAY_OUT) from error
 
 
 def _longest(path: Path) -> int:
@@ -295,37 +293,35 @@ def _longest(path: Path) -> int:
 
 
 def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[str, Any]:
-    record = bounded.parse(text, where, RecordError, "remove the file, or copy it again", longest)
+    record = bounded.parse(text, where, RecordError, _WAY_OUT, longest)
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:
-        older = "ledgers of earlier versions are brought up to date, their records are not: keep the ledger"
-        way = "upgrade sparsebench" if record["format"] > FORMAT else older
+        way = "upgrade sparsebench" if record["format"] > FORMAT else "an older sparsebench made it: run it again"
         raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
     if len(text) > bounded.TEXT:
-        bounded.refuse_long(record, where, RecordError, "remove the file")
-    kind = record.get("kind", "cell")
-    if kind not in list(_NEEDED):  # a list, because a kind may be unhashable
-        raise RecordError(f"{where}: a record of an unknown kind, {kind!r}", "remove the file, or copy it again")
-    missing = [key for key in _NEEDED[kind] if record.get(key) is None]
-    if missing:
-        raise RecordError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
-    _check(record, where, text)
-    cells = record["cells"] if kind == "plan" else []
-    if not isinstance(cells, list) or any(not isinstance(cell, dict) or "cell_id" not in cell for cell in cells):
-        raise RecordError(f"{where}: a plan whose cells are not as they must be", "remove it: a run writes it anew")
-    return record
-
-
-def _check(record: dict[str, Any], where: Path | str, text: str) -> None:
-    """Raise RecordError for a record that is not as it was made, or whose parts do not fit each other."""
-    if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.intact(record, text)):
-        raise RecordError(f"{where}: changed or damaged since it was made (its checksum)", "copy it again")
-    if record.get("kind", "cell") != "cell":
-        return
+        bounded.refuse_long(record, where, RecordError, _WAY_OUT)
     try:
-        wrong = provenance.misfit(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"
+        wrong = _misfit(record, text)
     except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
         wrong = f"not a record as sparsebench writes it ({error!r})"
     if wrong:
-        raise RecordError(f"{where}: {wrong[:500]}", "copy it again; if it stays so, distrust where it comes from")
+        raise RecordError(f"{where}: {wrong[:500]}", _WAY_OUT)
+    return record
+
+
+def _misfit(record: dict[str, Any], text: str) -> str:
+    """Say why a record is not as it was made, or what in it does not fit the rest; empty where all is right."""
+    kind = record.get("kind", "cell")
+    if kind not in list(_NEEDED):  # a list, because a kind may be unhashable
+        return f"a record of an unknown kind, {kind!r}"
+    missing = [key for key in _NEEDED[kind] if record.get(key) is None]
+    if missing:
+        return f"a record without {', '.join(missing)}"
+    if "checksum" in record and not (isinstance(record.get("origin"), str) and provenance.intact(record, text)):
+        return "changed or damaged since it was made (its checksum)"
+    if kind == "plan":
+        cells = record["cells"] if isinstance(record["cells"], list) else [None]
+        whole = all(isinstance(cell, dict) and "cell_id" in cell for cell in cells)
+        return "" if whole else "a plan whose cells are not as they must be"
+    return provenance.misfit(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"

@@ -61,8 +61,8 @@ def _earlier_objects_stay() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _blank_ledgers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A test's new ledger is a copy of one that was migrated from blank: to do that hundreds of times took minutes."""
-    from sparsebench.ledger import connect, migrate
+    """A test's new ledger is a copy of a blank one: to make it hundreds of times took minutes."""
+    from sparsebench.ledger import connect, schema
     from sparsebench.ledger.store import Ledger
 
     blank, ingest = tmp_path_factory.mktemp("blank") / "ledger.duckdb", Ledger.ingest
@@ -71,7 +71,7 @@ def _blank_ledgers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         found = list(found)
         if not blank.exists():
             with connect.writer(blank, 5) as connection:
-                migrate.upgrade(connection, blank)
+                schema.upgrade(connection, blank)
         if found and not os.path.lexists(self.path) and self.path.parent.is_dir():
             shutil.copyfile(blank, self.path)
         return ingest(self, found, own)

@@ -15,7 +15,6 @@ from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.app import main
 from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.figures import style
-from sparsebench.ledger import migrate, sqlfiles
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from sparsebench.models.building import beside
@@ -288,19 +287,6 @@ def test_a_write_ahead_log_is_no_link(tmp_path: Path, canary: Path) -> None:
     planted(path.with_name(path.name + ".wal"), canary)
     with pytest.raises(UserError, match=r"\.wal"):
         Ledger(path).ingest(samples.sample(samples.small()))
-
-
-def test_a_ledger_is_not_backed_up_into_a_link(tmp_path: Path, canary: Path) -> None:
-    import duckdb
-
-    steps = sqlfiles.folder("migrations")
-    path = tmp_path / "old.duckdb"
-    with duckdb.connect(str(path)) as connection:
-        connection.execute(sqlfiles.read(steps[0]))
-        connection.execute("INSERT INTO base.migrations VALUES (1, 'first', now()::TIMESTAMP)")
-    planted(path.with_name(f"old.before-{len(steps):04d}.duckdb"), canary)
-    with duckdb.connect(str(path)) as connection, pytest.raises(UserError, match="before"):
-        migrate.upgrade(connection, path)
 
 
 def test_files_under_foreseeable_names_are_no_links(tmp_path: Path, canary: Path) -> None:

@@ -117,19 +117,21 @@ def figures(
     sparsebench figures
     sparsebench figures score --format pdf --width 3.3 --out paper/
     """
-    from sparsebench import figures as package
+    from sparsebench.figures.spec import listing
     from sparsebench.plan.preflight import ledger_path
 
     if list_them:
         columns = ["name", "title", "about", "file"]
-        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in package.listing()]
+        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in listing()]
         if as_json:
             emit_json([dict(zip(columns, row, strict=True)) for row in rows])
         else:
             emit_table(columns[:3], [row[:3] for row in rows])
         return
+    from sparsebench.figures.draw import render
+
     chosen = tuple(map(str, formats or ("png", "svg")))
-    for result in package.render(ledger_path(ledger), names or [], out, chosen, width=width):
+    for result in render(ledger_path(ledger), names or [], out, chosen, width=width):
         if result.skipped:
             note(f"{result.name}: left out: {result.skipped}")
         for path in result.paths:
@@ -214,8 +216,6 @@ def ingest(
     book = Ledger(ledger_path(ledger))
     count = book.rebuild(folders, wrong.append)
     notes("left out", list(map(str, wrong)))
-    if book.unsealed:
-        note(f"{book.unsealed} of the records have no checksum: an earlier version made them, and damage may not show")
     notes("conflict", book.conflicts())
     note(f"{count} records read; ledger: {book.path}")
     if wrong:
@@ -355,7 +355,7 @@ def _score(one: TaskComparison, tests: int) -> list[Any]:
     if pair.p is not None and one.p_holm is not None and pair.p < 0.05 <= one.p_holm:
         verdict += f"\n(p {pair.p:.2g}; {one.p_holm:.2g} as one of {tests} tests)"
     whole = one.a if Metric.named(one.metric).scale == "perplexity" else None
-    sizes = (None, None) if one.stood.collapsed else (pair.detectable, pair.loss_at_most)
+    sizes = (None, None) if one.standing.collapsed else (pair.detectable, pair.loss_at_most)
     shown = [_share(number, whole) for number in sizes]
     return [name, figure(one.a), figure(one.b), shift, verdict, *shown]
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from sparsebench.figures import style
 from sparsebench.figures.spec import NAMED_ROWS, FigureSpec
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Rows = Sequence[Mapping[str, Any]]
-Panels = Sequence[tuple["Axes", Rows]]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Panels = Sequence[tuple[Axes, Rows]]
 # Inches: a panel of lines or bars, a heatmap's frame and each of its rows, a forest's points; lines of text by size.
 PANEL, FRAME, CELL, POINT = 1.8, 0.55, 0.17, 0.065
 TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.145
@@ -31,6 +33,8 @@ NAMED = ("line", "curve")
 MOST, SHARE, LEAST = 12, 0.4, 2.3
 """Lines are named directly if a panel has at most ``MOST``, the longest name takes at most ``SHARE`` of a panel's
 width, and that width is at least ``LEAST`` inches; otherwise one legend names them for all panels."""
+_wrapped = cache(textwrap.fill)
+"""Cached, because thousands of samples share a row's name."""
 
 
 class Canvas:
@@ -38,59 +42,69 @@ class Canvas:
 
     def __init__(self, spec: FigureSpec, rows: Rows, width: float = style.WIDTH) -> None:
         """``rows`` are the query's, at least one; ``width`` is the sheet's, in inches."""
-        from matplotlib.figure import Figure
-
         self.spec = spec
         self.rows = rows
-        bounds = {self.series(row) for row in rows if "bound" in spec.values and row[spec.get("bound")]}
-        places = ((self.series(row), row[spec.get("place")]) for row in rows if "place" in spec.values)
+        self.width = width
+        self.named_rows = spec.kind in NAMED_ROWS
+        bounds = {self.series(row) for row in rows if self.value(row, "bound")}
+        places = ((self.series(row), self.value(row, "place")) for row in rows)
         wanted = {name: int(place) for name, place in places if place is not None}
         names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: name in bounds)  # grey ones come last
         self.looks = style.looks(names, bounds, wanted)
-        self.apart = {self.series(row) for row in rows if "apart" in spec.values and row[spec.get("apart")]}
+        self.apart = {self.series(row) for row in rows if self.value(row, "apart")}
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
         self.categories = self.categories_of(rows)
-        self.width = width
         self.panel_height = PANEL if len(self.facets) > 1 else 1.6 * PANEL
-        self.rowing = 0.0
-        if spec.kind in NAMED_ROWS:
-            self.rowing = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
-        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.rowing)))
-        most = min(int(spec.get("columns", "1" if spec.kind in NAMED_ROWS else "3")), fitting)
+        self.row_names = 0.0  # inches
+        if self.named_rows:
+            self.row_names = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
+        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.row_names)))
+        most = min(int(spec.get("columns", "1" if self.named_rows else "3")), fitting)
         # Four panels stand two by two rather than three and one.
-        self.across_panels = most if "row" in spec.values else -(-len(self.facets) // -(-len(self.facets) // most))
+        self.across_panels = most if spec.get("row") else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
         self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH))
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
-        if bounds.intersection(names) and "boundnote" in spec.values:
+        if bounds and spec.get("boundnote"):
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
         self.direct = False
         self.naming = 0.0
         self._legend: dict[str, Any] | None = None
 
-    def series(self, row: Mapping[str, Any]) -> str:
+    def value(self, row: Row, key: str) -> Any:
+        """Return what a row has in the column that the header names by ``key``; None where it names none."""
+        column = self.spec.get(key)
+        return row[column] if column else None
+
+    def series(self, row: Row) -> str:
         """Return the name of a row's series; empty where the figure has none."""
-        return str(row[self.spec.get("series")]) if "series" in self.spec.values else ""
+        return str(self.value(row, "series")) if self.spec.get("series") else ""
 
-    def facet(self, row: Mapping[str, Any]) -> str:
+    def facet(self, row: Row) -> str:
         """Return the name of a row's panel; empty where the figure has no `facet`."""
-        return str(row[self.spec.get("facet")]) if "facet" in self.spec.values else ""
+        return str(self.value(row, "facet")) if self.spec.get("facet") else ""
 
-    def row_name(self, row: Mapping[str, Any]) -> str:
+    def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
-        return _in_lines(str(row[self.spec.get("y")]), int(SHARE * self.width / CHARACTER))
+        return _wrapped(str(self.value(row, "y")), int(SHARE * self.width / CHARACTER))
 
-    def across(self, value: Any) -> Any:
-        """Return the position of a value of x on the horizontal axis."""
+    def across(self, row: Row) -> Any:
+        """Return a row's position on the horizontal axis."""
+        value = self.value(row, "x")
         return self.categories.index(value) if self.spec.get("xscale") == "category" else value
 
     def categories_of(self, rows: Rows) -> list[Any]:
         """Return the different values of x: numbers sorted, words in the query's order."""
-        found = dict.fromkeys(row[self.spec.get("x")] for row in rows if row[self.spec.get("x")] is not None)
-        return list(found) if any(isinstance(value, str) for value in found) else sorted(found)
+        values = dict.fromkeys(self.value(row, "x") for row in rows if self.value(row, "x") is not None)
+        return list(values) if any(isinstance(value, str) for value in values) else sorted(values)
+
+    def line(self, rows: Rows, name: str) -> list[Row]:
+        """Return the rows of one series that have a y, from left to right."""
+        drawn = (row for row in rows if self.series(row) == name and self.value(row, "y") is not None)
+        return sorted(drawn, key=self.across)
 
     def height_of(self, axes: Axes, value: float) -> float:
         """Return the position of a value of y in a panel, from 0 at the bottom to 1 at the top."""
@@ -113,25 +127,24 @@ class Canvas:
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
         self.height = sum(heights) + titles
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
-        shared: Axes | None = None
-        alike = {axis: self.spec.get(f"{axis}share") == "yes" for axis in "xy"}
+        first: Axes | None = None
         for down, line in enumerate(lines):
             self.most_rows = max(self._rows_of(by_facet[name]) for name in line)
             for across, name in enumerate(line):
-                same = {f"share{axis}": shared for axis, yes in alike.items() if yes}
-                axes = self.figure.add_subplot(grid[down, across], **same)
-                shared = shared or axes
+                shared = {f"share{axis}": first for axis in "xy" if self.spec.get(f"{axis}share") == "yes"}
+                axes = self.figure.add_subplot(grid[down, across], **shared)
+                first = first or axes
                 axes.set_title(self._title(name), pad=4)
                 yield axes, by_facet[name]
 
     def _names_lines(self, panels: Collection[Rows]) -> bool:
         """Whether the series are named beside their lines rather than in a legend."""
-        place = self.width / self.across_panels
+        panel_width = self.width / self.across_panels
         most = max(len({self.series(row) for row in rows}) for rows in panels)
         fitting = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
         longest = max(map(len, self.looks)) * NAME_CHARACTER
         named = self.spec.kind in NAMED and "series" in self.spec.values
-        return named and most <= min(MOST, fitting) and longest <= SHARE * place and place >= LEAST
+        return named and most <= min(MOST, fitting) and longest <= SHARE * panel_width and panel_width >= LEAST
 
     def _room_of_names(self) -> float:
         """Return the inches that the names beside a panel take from its width."""
@@ -143,27 +156,27 @@ class Canvas:
         """Arrange the facets in lines of panels; a new line begins where the width is full and where `row` changes."""
         groups: dict[Any, list[str]] = {}
         for name, rows in by_facet.items():
-            groups.setdefault(rows[0][self.spec.get("row")] if "row" in self.spec.values else None, []).append(name)
+            groups.setdefault(self.value(rows[0], "row"), []).append(name)
         most = self.across_panels = min(self.across_panels, max(len(group) for group in groups.values()))
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
     def _height(self, line: Sequence[Rows]) -> float:
-        if self.spec.kind in NAMED_ROWS:
-            return FRAME + max(self._cell(rows) * self._rows_of(rows) for rows in line)
+        if self.named_rows:
+            return FRAME + max(self._row_height(rows) * self._rows_of(rows) for rows in line)
         return self.panel_height
 
-    def _cell(self, rows: Rows) -> float:
+    def _row_height(self, rows: Rows) -> float:
         """Return the height of a named row: room for its name's lines and, in a forest, for a point of each series."""
         points = len({self.series(row) for row in rows}) if self.spec.kind == "forest" else 1
-        lines = max(self.row_name(row).count("\n") for row in rows) if self.spec.kind in NAMED_ROWS else 0
-        return max(CELL + LEGEND_LINE * lines, POINT * (points + 1))
+        breaks = max(self.row_name(row).count("\n") for row in rows)
+        return max(CELL + LEGEND_LINE * breaks, POINT * (points + 1))
 
     def _rows_of(self, rows: Rows) -> int:
-        return len({row[self.spec.get("y")] for row in rows})
+        return len({self.value(row, "y") for row in rows})
 
     def _title(self, name: str) -> str:
         bar = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
-        beside = max(0.5, self.rowing + 0.2)
+        beside = max(0.5, self.row_names + 0.2)
         width = max(8, int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER))
         return "\n".join(
             line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False)
@@ -175,27 +188,23 @@ class Canvas:
         A series gets a line (only its marker unless ``joined``), a patch (``line`` is False) or no entry (None). Each
         level (label, colour, dashes) gets a rule.
         """
-        from matplotlib.lines import Line2D
-        from matplotlib.patches import Patch
-
         handles: list[Any] = []
-        room = int((self.width - 0.2 - HANDLE) / CHARACTER)
         for series, look in self.looks.items():
             if line is None or not series:
                 continue
-            name = textwrap.fill(series, room)
+            name = textwrap.fill(series, int((self.width - 0.2 - HANDLE) / CHARACTER))
             if line:
-                shape: Any = {
-                    "marker": look.marker,
-                    "markersize": 4,
-                    "markeredgecolor": "white",
-                    "markeredgewidth": 0.3,
-                }
                 dashes: Any = look.dashes if joined and series not in self.apart else "none"
-                handles.append(Line2D([], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, **shape))
+                handles.append(
+                    Line2D(
+                        [], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, marker=look.marker,
+                        markersize=4, markeredgecolor="white", markeredgewidth=0.3,
+                    )
+                )  # fmt: skip
             else:
-                edge: Any = {"edgecolor": "white", "linewidth": 0.3}
-                handles.append(Patch(facecolor=look.colour, hatch=look.hatch, label=name, **edge))
+                handles.append(
+                    Patch(facecolor=look.colour, hatch=look.hatch, label=name, edgecolor="white", linewidth=0.3)
+                )
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
         widest = max((len(part) for handle in handles for part in handle.get_label().splitlines()), default=1)
@@ -213,25 +222,19 @@ class Canvas:
         height = title + self.height + 0.25 + below
         self.figure.set_size_inches(self.width, height)
         engine: Any = self.figure.get_layout_engine()
-        sides = 0.015  # room for one more digit: ticks are chosen after the panels have their size
-        engine.set(
-            rect=(sides, below / height, 1 - 2 * sides, (height - title - below) / height), w_pad=0.03, h_pad=0.05
-        )
+        margin = 0.015  # room for one more digit: ticks are chosen after the panels have their size
+        panels = (margin, below / height, 1 - 2 * margin, (height - title - below) / height)
+        engine.set(rect=panels, w_pad=0.03, h_pad=0.05)
 
     def close(self) -> None:
         """Fit the sheet, lay the panels out, and add title, legend and small print."""
         self.fit()
         self._settle()
-        left, height = 0.06 / self.width, self.figure.get_figheight()
-        self.figure.text(
-            left, 1 - 0.06 / height, "\n".join(self._title_lines), fontsize=9.5, fontweight="bold", va="top"
-        )
-        xlabel = "\n".join(self._xlabel_lines)
-        self.figure.text(0.5, (self._legend_top + 0.05) / height, xlabel, ha="center", va="bottom")
+        left, height, write = 0.06 / self.width, self.figure.get_figheight(), self.figure.text
+        write(left, 1 - 0.06 / height, "\n".join(self._title_lines), fontsize=9.5, fontweight="bold", va="top")
+        write(0.5, (self._legend_top + 0.05) / height, "\n".join(self._xlabel_lines), ha="center", va="bottom")
         if self._note_lines:
-            self.figure.text(
-                left, 0.05 / height, "\n".join(self._note_lines), fontsize=6.5, color=style.GREY, va="bottom"
-            )
+            write(left, 0.05 / height, "\n".join(self._note_lines), fontsize=6.5, color=style.GREY, va="bottom")
         if self._legend:
             self.figure.legend(
                 **self._legend, loc="lower left", bbox_to_anchor=(left, self._bottom / height), borderaxespad=0, borderpad=0,
@@ -249,21 +252,3 @@ class Canvas:
     @property
     def _note_lines(self) -> list[str]:
         return [line for note in self.notes for line in textwrap.wrap(note, int(130 * self.width / style.WIDTH))]
-
-
-@cache
-def _in_lines(text: str, width: int) -> str:
-    """Wrap a row's name; cached, because thousands of samples share one."""
-    return textwrap.fill(text, width)
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Apply the style while a figure is drawn."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a person's own matplotlibrc must not change a figure
-        parameters: Any = matplotlib.rcParams
-        parameters.update(style.RC)
-        yield

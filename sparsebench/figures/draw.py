@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from sparsebench import bounded
+import matplotlib
+from matplotlib.figure import Figure
+
 from sparsebench.errors import QueryError, SparsebenchError, UserError, foreign
 from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
-from sparsebench.figures.canvas import Canvas, Rows, styled
-from sparsebench.figures.spec import SHIPPED, FigureSpec, parse
+from sparsebench.figures.canvas import Canvas
+from sparsebench.figures.spec import LOCAL, FigureSpec, files, parse
 from sparsebench.figures.values import ROWS, fitting
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-LOCAL = Path("figures")
 DRAWN = {
     "line": (line.panel, line.finish),
     "curve": (line.curve_panel, line.finish),
@@ -44,24 +42,6 @@ class Rendered:
     skipped: str = ""
 
 
-def listing(local: Path = LOCAL, names: Container[str] | None = None) -> list[FigureSpec]:
-    """Return the figures, or those in ``names``, sorted by name: the shipped ones, and those in ``local``, which
-    override them.
-
-    Raises UserError naming the file and line of a header that is wrong.
-    """
-    return [parse(path) for name, path in _files(local).items() if names is None or name in names]
-
-
-def _files(local: Path) -> dict[str, Path]:
-    files = {path.stem: path for folder in (SHIPPED, local) for path in sorted(folder.glob("*.sql"))}
-    for path in files.values():
-        bounded.refuse_special(path, UserError)
-        if not path.resolve().is_relative_to(path.parent.resolve()):
-            raise UserError(f"{path}: a link to a file outside of {path.parent}", "copy the file into the folder")
-    return dict(sorted(files.items()))
-
-
 def render(
     ledger: Path,
     names: Sequence[str],
@@ -77,7 +57,7 @@ def render(
     Raises UserError for an unknown name. When all others are drawn, raises UserError for a header that is wrong, for a
     column that the query does not give and for several failures, QueryError, naming the file, for SQL that fails.
     """
-    known = _files(local)
+    known = files(local)
     for name in names:
         if name not in known:
             hint = f"{did_you_mean(name, known)} known: {', '.join(known)}".strip()
@@ -85,29 +65,51 @@ def render(
     failed: list[SparsebenchError] = []
     for name in names or known:
         try:
-            yield _render(parse(known[name]), ledger, out, formats, width)
+            yield render_file(known[name], ledger, out, formats, width)
         except (UserError, QueryError) as error:
             failed.append(error)
     if len(failed) == 1:
         raise failed[0]
     if failed:
-        said = "; ".join(error.message.splitlines()[0] for error in failed)
-        raise UserError(f"{len(failed)} figures cannot be drawn: {said}", "draw one of them alone to see what to do")
+        reasons = "; ".join(error.message.splitlines()[0] for error in failed)
+        raise UserError(f"{len(failed)} figures cannot be drawn: {reasons}", "draw one of them alone to see what to do")
+
+
+def render_file(path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
+    """Draw the figure in one file, as ``render`` does."""
+    spec = parse(path)
+    try:
+        with query.streaming(ledger, spec.sql) as stream:
+            table = query.Table(stream.columns, tuple(islice(stream.rows, ROWS + 1)))
+    except QueryError as error:
+        raise QueryError(f"{path}: {error.message}", error.hint) from error
+    spec.check_columns(table.columns)
+    drawn = fitting(spec, table)
+    if not drawn.rows:
+        return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
+    spec = spec.with_finding(drawn.dicts()[0])
+    paths = tuple(out / f"{spec.name}.{name}" for name in formats)
+    with foreign(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
+        draw(spec, drawn, paths, width)
+    return Rendered(spec.name, spec.title, paths)
 
 
 def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
-    panel, finish = DRAWN[spec.kind]
-    with styled():
+    draw_panel, finish = DRAWN[spec.kind]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a person's own matplotlibrc must not change a figure
+        parameters: Any = matplotlib.rcParams
+        parameters.update(style.RC)
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
-        shown: Rows = [
+        shown = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]
         canvas = Canvas(spec, shown, width)
         panels = []
         for axes, facet in canvas.panels():
-            panel(axes, facet, canvas)
+            draw_panel(axes, facet, canvas)
             panels.append((axes, facet))
         for axes, facet in panels:  # once all are drawn: a shared axis has to hold what is in each
             scales.dress(axes, facet, canvas)
@@ -116,20 +118,3 @@ def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: flo
         for path in paths:
             style.save(canvas.figure, path)
     return canvas.figure
-
-
-def _render(spec: FigureSpec, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
-    try:
-        with query.streaming(ledger, spec.sql) as found:
-            table = query.Table(found.columns, tuple(islice(found.rows, ROWS + 1)))
-    except QueryError as error:
-        raise QueryError(f"{spec.path}: {error.message}", error.hint) from error
-    spec.check_columns(table.columns)
-    drawn = fitting(spec, table)
-    if not drawn.rows:
-        return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
-    spec = spec.found(drawn.dicts()[0])
-    paths = tuple(out / f"{spec.name}.{name}" for name in formats)
-    with foreign(f"{spec.path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
-        draw(spec, drawn, paths, width)
-    return Rendered(spec.name, spec.title, paths)

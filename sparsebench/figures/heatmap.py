@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
-
 
 WRITTEN = 14
 """Cells carry their value as text where a sheet of full width has at most this many side by side."""
@@ -18,39 +16,36 @@ WRITTEN = 14
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel. Rows keep the query's order, and so do columns named by words; columns of numbers are sorted."""
-    import numpy as np
-
-    spec = canvas.spec
-    across = canvas.categories if "text" in spec.values else canvas.categories_of(rows)
+    in_words = bool(canvas.spec.get("text"))
+    across = canvas.categories if in_words else canvas.categories_of(rows)
     down = list(dict.fromkeys(canvas.row_name(row) for row in rows))
+    cells = {(down.index(canvas.row_name(row)), across.index(canvas.value(row, "x"))): row for row in rows}
     grid = np.full((len(down), len(across)), np.nan)
-    for row in rows:
-        grid[down.index(canvas.row_name(row)), across.index(row[spec.get("x")])] = row[spec.get("value")]
+    for cell, row in cells.items():
+        grid[cell] = canvas.value(row, "value")
     colours, scale = _colours(canvas)
     axes.imshow(grid, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     axes.grid(False)
-    if "text" in spec.values:
+    if in_words:
         for edge in range(1, len(down)):
             axes.axhline(edge - 0.5, color="white", linewidth=1.5)
         for edge in range(1, len(across)):
             axes.axvline(edge - 0.5, color="white", linewidth=1.5)
     axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_yticks(range(len(down)), down)
-    labels = [style.percent(value) if spec.get("xscale") == "sparsity" else str(value) for value in across]
+    labels = [style.percent(value) if canvas.spec.get("xscale") == "sparsity" else str(value) for value in across]
     room = (canvas.width / canvas.across_panels - 1.2) / (0.1 + 0.06 * max(map(len, labels)))
     step = max(1, -(-len(across) // max(1, int(room))))
     axes.set_xticks(range(0, len(across), step), labels[::step])
-    if "text" in spec.values:
-        letters, texts = _letters(canvas), {}
-        for row in rows:
-            shown = f"{row[spec.get('text')] or ''} {letters.get(row.get(spec.get('remark')) or '', '')}"
-            texts[down.index(canvas.row_name(row)), across.index(row[spec.get("x")])] = shown.strip()
+    texts: dict[tuple[int, ...], str] = {}
+    if in_words:
+        letters = _letters(canvas)
+        for cell, row in cells.items():
+            letter = letters.get(canvas.value(row, "remark") or "", "")
+            texts[cell] = f"{canvas.value(row, 'text') or ''} {letter}".strip()
     elif len(across) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
-        texts = {at: canvas.written(float(value), digits=0) for at, value in np.ndenumerate(grid) if value == value}
-    else:
-        return
+        texts = {cell: canvas.written(float(value), digits=0) for cell, value in np.ndenumerate(grid) if value == value}
     for (row_at, column_at), text in texts.items():
         colour = "white" if style.dark(colours(scale(grid[row_at, column_at]))) else "black"
         axes.text(column_at, row_at, text, ha="center", va="center", fontsize=6.5, color=colour)
@@ -59,7 +54,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Draw one colour bar for all panels, and add the remarks to the small print."""
     canvas.notes += [f"{letter}: {words}" for words, letter in _letters(canvas).items()]
-    if "text" in canvas.spec.values:
+    if canvas.spec.get("text"):
         return  # its cells say in words what their colour means
     label = canvas.spec.get("ylabel", canvas.spec.get("value"))
     axes = [axes for axes, _ in panels]
@@ -67,7 +62,7 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         axes[0].images[0], ax=axes, fraction=0.03, pad=0.015, aspect=25, label=label, extend=_beyond(canvas)
     )
     bar.outline.set_visible(False)
-    if "middle" in canvas.spec.values:
+    if canvas.spec.get("middle"):
         bar.set_ticks(style.log_ticks(*_range(canvas))[0])
         bar.minorticks_off()
     bar.ax.tick_params(length=0)
@@ -76,41 +71,38 @@ def finish(panels: Panels, canvas: Canvas) -> None:
 
 def _colours(canvas: Canvas) -> tuple[Colormap, Normalize]:
     """Return the colour map and the scale from values to it."""
-    import matplotlib
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
-
     low, high = _range(canvas)
-    if "middle" in canvas.spec.values:
+    if canvas.spec.get("middle"):
         return LinearSegmentedColormap.from_list("around", style.AROUND), LogNorm(low, high)
-    return matplotlib.colormaps[style.INK if "text" in canvas.spec.values else style.MAP], Normalize(low, high)
+    return matplotlib.colormaps[style.INK if canvas.spec.get("text") else style.MAP], Normalize(low, high)
 
 
 def _range(canvas: Canvas) -> tuple[float, float]:
     """Return the values that have the first and the last colour."""
-    if "middle" in canvas.spec.values:
+    if canvas.spec.get("middle"):
         middle, factor = map(float, canvas.spec.get("middle").split())
         return middle / factor, middle * factor
-    if "range" in canvas.spec.values:
+    if canvas.spec.get("range"):
         low, high = map(float, canvas.spec.get("range").split())
         return low, high
-    return _found(canvas)
+    return _extremes(canvas)
 
 
-def _found(canvas: Canvas) -> tuple[float, float]:
-    values = [row[canvas.spec.get("value")] for row in canvas.rows]
+def _extremes(canvas: Canvas) -> tuple[float, float]:
+    values = [canvas.value(row, "value") for row in canvas.rows]
     return min(values), max(values)
 
 
 def _beyond(canvas: Canvas) -> str:
     """Return the ends at which a colour bar has an arrow: values beyond them have the end's colour."""
-    (low, high), (least, most) = _range(canvas), _found(canvas)
-    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((least < low, most > high), "neither")
+    (low, high), (least, most) = _range(canvas), _extremes(canvas)
+    if least < low:
+        return "both" if most > high else "min"
+    return "max" if most > high else "neither"
 
 
 def _letters(canvas: Canvas) -> dict[str, str]:
     """Return each different remark with its letter: a to z, then aa, bb and so on."""
-    if "remark" not in canvas.spec.values:
-        return {}
-    found = dict.fromkeys(row[canvas.spec.get("remark")] for row in canvas.rows if row[canvas.spec.get("remark")])
+    remarks = dict.fromkeys(canvas.value(row, "remark") for row in canvas.rows if canvas.value(row, "remark"))
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return {words: letters[at % 26] * (1 + at // 26) for at, words in enumerate(found)}
+    return {remark: letters[at % 26] * (1 + at // 26) for at, remark in enumerate(remarks)}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from matplotlib.transforms import blended_transform_factory
+
 from sparsebench.figures import style
 from sparsebench.figures.canvas import NAME_LINE, Canvas, Panels, Rows
 
@@ -26,11 +28,12 @@ class PointLabel:
 
 def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     """Return the name of each line of a panel, at the line's last point."""
-    x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    ends = {
-        canvas.series(row): row for row in sorted(rows, key=lambda row: canvas.across(row[x])) if row[y] is not None
-    }
-    return [PointLabel(name, canvas.across(row[x]), row[y], canvas.looks[name].colour) for name, row in ends.items()]
+    drawn = [row for row in rows if canvas.value(row, "y") is not None]
+    ends = {canvas.series(row): row for row in sorted(drawn, key=canvas.across)}
+    return [
+        PointLabel(name, canvas.across(row), canvas.value(row, "y"), canvas.looks[name].colour)
+        for name, row in ends.items()
+    ]
 
 
 def levels(canvas: Canvas, rows: Rows) -> list[PointLabel]:
@@ -44,25 +47,23 @@ def levels(canvas: Canvas, rows: Rows) -> list[PointLabel]:
 
 def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]) -> None:
     """Write the names ``wanted`` of each panel. Call it when everything else is on the sheet: its height must be known."""
-    from matplotlib.transforms import blended_transform_factory
-
     if not any(wanted):
         return
     canvas.fit()
     canvas.figure.draw_without_rendering()
     for (axes, _), names in zip(panels, wanted, strict=True):
         box = axes.get_window_extent()
-        at_edge = ((canvas.height_of(axes, name.y), name) for name in names)
-        found = sorted(at_edge, key=lambda pair: (pair[0], pair[1].text))
+        heights = ((canvas.height_of(axes, name.y), name) for name in names)
+        ordered = sorted(heights, key=lambda pair: (pair[0], pair[1].text))
         gap = NAME_LINE / 72 * canvas.figure.dpi / box.height
-        for level in [pair for pair in found if pair[1].x is None]:
+        for level in [pair for pair in ordered if pair[1].x is None]:
             # No more names below a level's than fit below the level, nor above.
-            found.remove(level)
-            fitting = min(sum(pair[0] <= level[0] for pair in found), int(level[0] / gap))
-            found.insert(max(fitting, len(found) - int((1 - level[0]) / gap)), level)
-        weights = [LEVEL if name.x is None else 1.0 for _, name in found]
+            ordered.remove(level)
+            fitting = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / gap))
+            ordered.insert(max(fitting, len(ordered) - int((1 - level[0]) / gap)), level)
+        weights = [LEVEL if name.x is None else 1.0 for _, name in ordered]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
-        for at, (end, name) in zip(apart([end for end, _ in found], gap, weights), found, strict=True):
+        for at, (end, name) in zip(apart([end for end, _ in ordered], gap, weights), ordered, strict=True):
             moved = abs(at - end) > 0.4 * gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
                       "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 2.5 if name.x is not None else 0}  # fmt: skip
@@ -81,11 +82,11 @@ def apart(wanted: Sequence[float], gap: float, weights: Sequence[float] | None =
     # With the gaps before it subtracted, a position must only not be below the one before: neighbours that would be
     # are pooled.
     pools: list[list[tuple[float, float]]] = []
-    for number, (place, weight) in enumerate(zip(wanted, weights or [1.0] * len(wanted), strict=True)):
-        pools.append([(place - number * gap, weight)])
+    for number, (position, weight) in enumerate(zip(wanted, weights or [1.0] * len(wanted), strict=True)):
+        pools.append([(position - number * gap, weight)])
         while len(pools) > 1 and fmean(*zip(*pools[-2], strict=True)) > fmean(*zip(*pools[-1], strict=True)):
             last = pools.pop()
             pools[-1] += last
     level = [fmean(*zip(*pool, strict=True)) for pool in pools for _ in pool]
     top = max(0.0, 1 - (len(wanted) - 1) * gap)
-    return [min(max(place, 0.0), top) + number * gap for number, place in enumerate(level)]
+    return [min(max(position, 0.0), top) + number * gap for number, position in enumerate(level)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
 
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Rows
-from sparsebench.figures.spec import NAMED_ROWS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 LEVEL: Any = (0, (1, 1.5))
 """Dashes of a level across named rows."""
@@ -25,16 +24,16 @@ def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     spec = canvas.spec
     if spec.kind == "heatmap":
         return
-    place = axes.get_subplotspec()
-    if place and place.is_first_col():
+    cell = axes.get_subplotspec()
+    if cell and cell.is_first_col():
         axes.set_ylabel(spec.get("ylabel"))
     across(axes, rows, canvas)
-    if spec.kind in NAMED_ROWS:
+    if canvas.named_rows:
         return
     if spec.get("yscale") == "log":
         upward(axes, canvas)
-    elif ("ymin" in spec.values or spec.kind == "bars") and axes.get_autoscaley_on():  # a shared axis once
-        bottom = float(spec.get("ymin")) if "ymin" in spec.values else min(0.0, _held(axes, "y")[0])
+    elif (spec.get("ymin") or spec.kind == "bars") and axes.get_autoscaley_on():  # a shared axis once
+        bottom = float(spec.get("ymin") or min(0.0, _held(axes, "y")[0]))
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
     axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
 
@@ -76,10 +75,10 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Scale and label the horizontal axis."""
     kind = canvas.spec.get("xscale", "linear")
     if canvas.spec.kind == "bars" or kind == "category":
-        found = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
-        names = {place: style.percent(value) if kind == "sparsity" else str(value) for place, value in enumerate(found)}
-        kept = _fitting(list(names), list(names), list(names.values()), canvas)
-        axes.set_xticks([int(place) for place in kept], [names[int(place)] for place in kept])
+        values = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
+        names = [style.percent(value) if kind == "sparsity" else str(value) for value in values]
+        kept = _fitting(range(len(names)), names, canvas)
+        axes.set_xticks(kept, [names[at] for at in kept])
         axes.tick_params(axis="x", length=0)
     elif kind == "sparsity":
         _sparsities(axes, canvas)
@@ -88,14 +87,13 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
-        axes.set_xticks(
-            _fitting(major, [math.log10(value) for value in major], [style.number(v) for v in major], canvas)
-        )
+        kept = _fitting([math.log10(value) for value in major], list(map(style.number, major)), canvas)
+        axes.set_xticks([major[at] for at in kept])
         axes.set_xticks(minor, minor=True)
         axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     else:
-        if all(isinstance(row[canvas.spec.get("x")], int) for row in rows):
+        if all(isinstance(canvas.value(row, "x"), int) for row in rows):
             axes.locator_params(axis="x", integer=True)  # there is no layer 0.5
         axes.xaxis.set_major_formatter(lambda value, _: style.number(round(value, 12)))
 
@@ -103,14 +101,12 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 def _held(axes: Axes, which: str) -> tuple[float, float]:
     """Return the least and the greatest value drawn along one axis, in all panels that share it."""
     alike = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
-    lows, highs = zip(*(getattr(one.dataLim, f"interval{which}") for one in alike), strict=True)
+    lows, highs = zip(*(getattr(sharing.dataLim, f"interval{which}") for sharing in alike), strict=True)
     return min(lows), max(highs)
 
 
 def _ends(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:
     """Return the limits of a log axis around the data; ``room`` is the margins, as shares of the axis' length."""
-    import numpy as np
-
     ends = style.fold(np.array(interval), knee)
     ends += np.array(room) * max(float(np.ptp(ends)), 0.05)
     low, high = (float(end) for end in style.unfold(ends, knee))
@@ -118,31 +114,28 @@ def _ends(interval: tuple[float, float], knee: float, room: tuple[float, float])
 
 
 def _sparsities(axes: Axes, canvas: Canvas) -> None:
-    import numpy as np
-
     axes.set_xscale("function", functions=(style.spread, style.gather))
     values = canvas.categories
-    places = [float(place) for place in style.spread(np.array(values, dtype=float))]
-    labels, ranks = list(map(style.percent, values)), {sparsity: place for place, sparsity in enumerate(FIRST)}
-    kept = _fitting(values, places, labels, canvas, lambda sparsity: ranks.get(sparsity, len(FIRST)))
+    positions = [float(position) for position in style.spread(np.array(values, dtype=float))]
+    ranks = [FIRST.index(value) if value in FIRST else len(FIRST) for value in values]
+    kept = [values[at] for at in _fitting(positions, list(map(style.percent, values)), canvas, ranks)]
     axes.set_xticks(kept, [style.percent(value) for value in kept])
     axes.set_xticks([value for value in values if value not in kept], minor=True)
-    ends = np.array([min(places), max(places)])
+    ends = np.array([min(positions), max(positions)])
     left, right = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
     axes.set_xlim(float(left), float(right))
 
 
 def _fitting(
-    values: Sequence[float], places: Sequence[float], labels: Sequence[str], canvas: Canvas, rank: Any = None
-) -> list[float]:
-    """Return the values whose labels fit side by side, preferring those of a low ``rank``."""
+    positions: Sequence[float], labels: Sequence[str], canvas: Canvas, ranks: Sequence[int] | None = None
+) -> list[int]:
+    """Return the numbers of the labels that fit side by side, preferring those of a low rank, then the first."""
     width = canvas.width / canvas.across_panels - 0.6 - canvas.naming
-    scale = width / max(max(places, default=0) - min(places, default=0), 1e-9)
-    order = sorted(range(len(places)), key=lambda at: (rank(values[at]) if rank else 0, at))
+    scale = width / max(max(positions, default=0) - min(positions, default=0), 1e-9)
     kept: list[int] = []
-    for at in order:
+    for at in sorted(range(len(positions)), key=lambda at: ranks[at] if ranks else 0):
         # Inches between the centres of two labels; how many they need grows with their characters.
-        gaps = ((abs(places[at] - places[other]) * scale, len(labels[at] + labels[other])) for other in kept)
+        gaps = ((abs(positions[at] - positions[other]) * scale, len(labels[at] + labels[other])) for other in kept)
         if all(gap > 0.045 + 0.029 * characters for gap, characters in gaps):
             kept.append(at)
-    return [values[at] for at in sorted(kept)]
+    return sorted(kept)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from sparsebench.figures import line, names, style
-from sparsebench.figures.canvas import Canvas, Panels, Rows
+from sparsebench.figures.canvas import Canvas, Panels, Row, Rows
 from sparsebench.figures.spec import ENDS, FigureSpec
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.transforms import Bbox
-
 
 AWAY = (4.0, 7.0, 11.0, 16.0, 22.0)
 """Points between a mark and its text, nearest first."""
@@ -30,7 +29,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     axes.margins(x=0.1, y=0.1)
     for row in rows:
         look = canvas.looks[canvas.series(row)]
-        solid = row in best or "front" not in canvas.spec.values or _beside(row, canvas.spec)
+        solid = row in best or not canvas.spec.get("front") or _beside(row, canvas.spec)
         behind = look.colour == style.BOUND
         axes.plot(
             [row[x]], [row[y]], marker=look.marker, markersize=4.6 if solid else 3.6, linestyle="none",
@@ -45,10 +44,10 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Prepare one legend; write the levels' names at the edge, and the points' texts where they touch nothing."""
-    if "series" in canvas.spec.values:
+    if canvas.spec.get("series"):
         canvas.legend(line=True, joined=False)
     names.write(canvas, panels, [names.levels(canvas, rows) for _, rows in panels])
-    if "text" not in canvas.spec.values:
+    if not canvas.spec.get("text"):
         return
     canvas.fit()
     canvas.figure.draw_without_rendering()
@@ -57,40 +56,35 @@ def finish(panels: Panels, canvas: Canvas) -> None:
         canvas.notes.append("Points without a label have no room for one.")
 
 
-def front(rows: Rows, spec: FigureSpec) -> list[Mapping[str, Any]]:
+def front(rows: Rows, spec: FigureSpec) -> list[Row]:
     """Return a panel's Pareto front, cheapest first: no other row is as good and cheaper, or better and as cheap."""
     x, y, better = (spec.get(key) for key in ("x", "y", "front"))
     rows = [row for row in rows if not _beside(row, spec)]
     sign = ENDS.get(better) or (better and rows and (1 if rows[0][better] else -1))
-    found: list[Mapping[str, Any]] = []
+    best: list[Row] = []
     for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
-        if not found or sign * row[y] > sign * found[-1][y]:
-            found.append(row)
-    return found
+        if not best or sign * row[y] > sign * best[-1][y]:
+            best.append(row)
+    return best
 
 
-def _beside(row: Mapping[str, Any], spec: FigureSpec) -> bool:
+def _beside(row: Row, spec: FigureSpec) -> bool:
     """Whether a point takes no part in the front: its `front` column is NULL, because no variant made what it shows."""
     better = spec.get("front")
     return bool(better) and better not in ENDS and row[better] is None
 
 
-def _interval(axes: Axes, row: Mapping[str, Any], canvas: Canvas, colour: str, solid: bool) -> None:
-    x, y = row[canvas.spec.get("x")], row[canvas.spec.get("y")]
-    style_of: dict[str, Any] = {"color": colour, "linewidth": 0.8, "alpha": 0.7 if solid else 0.35, "zorder": 1.5}
-    low, high = (row.get(canvas.spec.get(end)) for end in ("low", "high"))
-    if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
-        axes.plot([x, x], [low, high], **style_of)
-    low, high = (row.get(canvas.spec.get(end)) for end in ("xlow", "xhigh"))
+def _interval(axes: Axes, row: Row, canvas: Canvas, colour: str, solid: bool) -> None:
+    x, y, low, high, left, right = (canvas.value(row, key) for key in ("x", "y", "low", "high", "xlow", "xhigh"))
+    stroke: dict[str, Any] = {"color": colour, "linewidth": 0.8, "alpha": 0.7 if solid else 0.35, "zorder": 1.5}
     if low is not None and high is not None:
-        axes.plot([low, high], [y, y], **style_of)
+        axes.plot([x, x], [low, high], **stroke)
+    if left is not None and right is not None:
+        axes.plot([left, right], [y, y], **stroke)
 
 
 def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     """Write each text of a panel at the nearest position where it touches nothing; return whether all found one."""
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
-
     x, y, column = (canvas.spec.get(key) for key in ("x", "y", "text"))
     dot = canvas.figure.dpi / 72
     marks = [axes.transData.transform((row[x], row[y])) for row in rows]
@@ -128,10 +122,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
 
 def _strokes(axes: Axes) -> list[Bbox]:
     """Return the boxes that a panel's straight strokes cover: intervals, the front's steps, levels."""
-    import numpy as np
-    from matplotlib.transforms import Bbox
-
-    found = []
+    strokes = []
     for stroke in axes.lines:
         points: Any = stroke.get_path().vertices
         if stroke.get_drawstyle() == "steps-post":
@@ -139,10 +130,10 @@ def _strokes(axes: Axes) -> list[Bbox]:
                 points[-1:]
             )
         ends: Any = stroke.get_transform().transform(points) if len(points) > 1 else []
-        found += [
+        strokes += [
             Bbox([np.minimum(first, last) - 0.8, np.maximum(first, last) + 0.8]) for first, last in pairwise(ends)
         ]
-    return found
+    return strokes
 
 
 def _places(width: float, height: float) -> Iterator[tuple[float, float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,7 +68,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """Each kind of drawing (see ``draw.DRAWN``) with the keys that it needs."""
 LONGEST = 1000
 """The most characters of a header's value, and of a text that a query gives."""
-SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED, LOCAL = Path(__file__).parent / "shipped", Path("figures")
 SCALES = {
     "xscale": ("linear", "log", "category", "sparsity"),
     "yscale": ("linear", "log", "percent"),
@@ -127,6 +127,11 @@ class FigureSpec:
         return self.values.get(key, default)
 
     @property
+    def has_interval(self) -> bool:
+        """Whether y has an interval."""
+        return "low" in self.values and "high" in self.values
+
+    @property
     def query(self) -> str:
         """The SQL without the header."""
         return re.sub(r"\A(--.*\n)+\s*", "", self.sql).strip().rstrip(";")
@@ -137,22 +142,41 @@ class FigureSpec:
         pairs = (entry.partition("=") for entry in self.get("reference").split(";") if entry.strip())
         return {column.strip(): label.strip() or column.strip() for column, _, label in pairs}
 
-    def found(self, row: Mapping[str, object]) -> FigureSpec:
+    def with_finding(self, row: Mapping[str, object]) -> FigureSpec:
         """Return this figure with the finding in ``row``, escaped, as its title; unchanged where the row has none."""
-        said = row.get(self.get("finding"))
-        return replace(self, values={**self.values, "title": visible(str(said))}) if said else self
+        finding = row.get(self.get("finding"))
+        return replace(self, values={**self.values, "title": visible(str(finding))}) if finding else self
 
-    def check_columns(self, found: tuple[str, ...]) -> None:
+    def check_columns(self, columns: tuple[str, ...]) -> None:
         """Raise UserError where the header names a column that the query does not give."""
         named = {self.values[key]: key for key in COLUMNS if key in self.values}
         if self.get("front") and self.get("front") not in ENDS:
             named[self.get("front")] = "front"
         for column, key in {**named, **dict.fromkeys(self.references, "reference")}.items():
-            if column not in found:
+            if column not in columns:
                 raise UserError(
                     f"{self.path}, line {self.lines[key]}: `{key}` names {column!r}, which the query does not give",
-                    f"it gives {', '.join(found)}; {did_you_mean(column, found)}".removesuffix("; "),
+                    f"it gives {', '.join(columns)}; {did_you_mean(column, columns)}".removesuffix("; "),
                 )
+
+
+def listing(local: Path = LOCAL, names: Container[str] | None = None) -> list[FigureSpec]:
+    """Return the figures, or those in ``names``, sorted by name: the shipped ones, and those in ``local``, which
+    override them.
+
+    Raises UserError naming the file and line of a header that is wrong.
+    """
+    return [parse(path) for name, path in files(local).items() if names is None or name in names]
+
+
+def files(local: Path) -> dict[str, Path]:
+    """Return the files of the figures by name. Raises UserError for a link to a file outside of its folder."""
+    paths = {path.stem: path for folder in (SHIPPED, local) for path in sorted(folder.glob("*.sql"))}
+    for path in paths.values():
+        bounded.refuse_special(path, UserError)
+        if not path.resolve().is_relative_to(path.parent.resolve()):
+            raise UserError(f"{path}: a link to a file outside of {path.parent}", "copy the file into the folder")
+    return dict(sorted(paths.items()))
 
 
 def parse(path: Path) -> FigureSpec:
@@ -172,12 +196,16 @@ def parse(path: Path) -> FigureSpec:
                 f"{path}, line {number}: not a `-- key: value` line: {line}", "comments go below the header"
             )
         key, value = match[1], match[2]
-        _check(path, number, key, value)
-        if key in values and key != "note":
-            raise UserError(f"{path}, line {number}: `{key}` again (first on line {lines[key]})", "remove one of them")
-        values[key] = f"{values[key]}\n{value}" if key in values else value
-        if len(values[key]) > LONGEST:
-            raise UserError(f"{path}, line {number}: `{key}` has more than {LONGEST:,} characters", "shorten it")
+        if key in values and key == "note":
+            value = f"{values[key]}\n{value}"
+        wrong, hint = _wrong(key, match[2])
+        if not wrong and key in values and key != "note":
+            wrong, hint = f"`{key}` again (first on line {lines[key]})", "remove one of them"
+        if not wrong and len(value) > LONGEST:
+            wrong, hint = f"`{key}` has more than {LONGEST:,} characters", "shorten it"
+        if wrong:
+            raise UserError(f"{path}, line {number}: {wrong}", hint)
+        values[key] = value
         lines.setdefault(key, number)
     for key in ("title", "kind", *KINDS.get(values.get("kind", ""), ())):
         if key not in values:
@@ -189,19 +217,16 @@ def parse(path: Path) -> FigureSpec:
     return FigureSpec(path.stem, path, values, lines, text)
 
 
-def _check(path: Path, number: int, key: str, value: str) -> None:
+def _wrong(key: str, value: str) -> tuple[str, str]:
+    """Say what is wrong with a line of a header, and what to do; two empty texts where nothing is."""
     if key not in KEYS:
-        hint = f"known: {', '.join(KEYS)}; {did_you_mean(key, KEYS)}".removesuffix("; ")
-        raise UserError(f"{path}, line {number}: unknown key `{key}`", hint)
+        return f"unknown key `{key}`", f"known: {', '.join(KEYS)}; {did_you_mean(key, KEYS)}".removesuffix("; ")
     if not value:
-        raise UserError(f"{path}, line {number}: `{key}` has no value", KEYS[key])
+        return f"`{key}` has no value", KEYS[key]
     if not value.isprintable():
-        raise UserError(
-            f"{path}, line {number}: `{key}` holds a control character", f"it is {value[:80]!r}: take it out"
-        )
-    allowed = tuple(KINDS) if key == "kind" else SCALES.get(key, ())
-    if allowed and value not in allowed:
-        raise UserError(f"{path}, line {number}: `{key}` is {value!r}", f"choose from {', '.join(allowed)}")
-    pattern, example = NUMBERS.get(key, ("", ""))
-    if pattern and not re.fullmatch(pattern, value):
-        raise UserError(f"{path}, line {number}: `{key}` is {value!r}", example)
+        return f"`{key}` holds a control character", f"it is {value[:80]!r}: take it out"
+    choices = tuple(KINDS) if key == "kind" else SCALES.get(key, (value,))
+    if value not in choices:
+        return f"`{key}` is {value!r}", f"choose from {', '.join(choices)}"
+    pattern, example = NUMBERS.get(key, (".*", ""))
+    return ("", "") if re.fullmatch(pattern, value) else (f"`{key}` is {value!r}", example)

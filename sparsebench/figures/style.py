@@ -7,14 +7,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sparsebench.paths import unlinked
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from matplotlib.figure import Figure
 
 WIDTH, COLUMN = 6.5, 3.3
 """Inches: the whole width of a page, and one of its two columns."""
@@ -80,69 +80,59 @@ def looks(
     ``wanted`` gives a series its place among the looks. Series with the same place in several figures look alike in
     them, unless an earlier series has the colour.
     """
-    places: dict[str, int] = {}
-    for group in ([name for name in names if name not in bounds], [name for name in names if name in bounds]):
-        _place(group, wanted or {}, places)
+    foreground = [name for name in names if name not in bounds]
+    background = [name for name in names if name in bounds]
+    numbers = _numbered(foreground, wanted or {}) | _numbered(background, wanted or {})
     return {
         name: SeriesStyle(
-            BOUND if name in bounds else COLOURS[places[name] % len(COLOURS)],
-            MARKERS[places[name] % len(MARKERS)],
-            DASHES[(places[name] + places[name] // len(COLOURS)) % len(DASHES)],
-            HATCHES[places[name] % len(HATCHES)],
+            BOUND if name in bounds else COLOURS[numbers[name] % len(COLOURS)],
+            MARKERS[numbers[name] % len(MARKERS)],
+            DASHES[(numbers[name] + numbers[name] // len(COLOURS)) % len(DASHES)],
+            HATCHES[numbers[name] % len(HATCHES)],
         )
         for name in names
     }
 
 
-def _place(names: Sequence[str], wanted: Mapping[str, int], places: dict[str, int]) -> None:
-    """Give each of ``names`` the place that it wants or, where that or its colour is taken, the next that is free."""
-    places_taken: set[int] = set()
-    for name in sorted(names, key=lambda one: wanted.get(one, 0)):
-        colours = {place % len(COLOURS) for place in places_taken} if len(places_taken) < len(COLOURS) else set()
-        candidates = itertools.count(wanted.get(name, 0))
-        place = next(one for one in candidates if one not in places_taken and one % len(COLOURS) not in colours)
-        places_taken.add(place)
-        places[name] = place
+def _numbered(names: Sequence[str], wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return for each of ``names`` the number that it wants or, where that or its colour is taken, the next free one."""
+    numbers: dict[str, int] = {}
+    for name in sorted(names, key=lambda name: wanted.get(name, 0)):
+        taken = set(numbers.values())
+        colours = {number % len(COLOURS) for number in taken} if len(taken) < len(COLOURS) else set()
+        free = (n for n in itertools.count(wanted.get(name, 0)) if n not in taken and n % len(COLOURS) not in colours)
+        numbers[name] = next(free)
+    return numbers
 
 
 def spread(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return positions on the sparsity axis, log((s + 0.2) / (1.01 - s)): 0, 10, 50, 90, 95 and 99% all stand apart."""
-    import numpy as np
-
     inside = np.clip(share, -0.15, 1.005)
     return np.log((inside + 0.2) / (1.01 - inside))
 
 
-def gather(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def gather(position: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the inverse of ``spread``."""
-    import numpy as np
-
-    odds = np.exp(place)
+    odds = np.exp(position)
     return (1.01 * odds - 0.2) / (1 + odds)
 
 
 def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
     """Return positions on a log axis, in decades, packed ever closer above ``knee`` so that no number is too large."""
-    import numpy as np
-
     decades = np.log10(np.clip(value, 1e-300, None))
     above = np.clip(decades - math.log10(knee), 0, None)
     return np.minimum(decades, math.log10(knee)) + PACKED * np.log2(1 + above)
 
 
-def unfold(place: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
+def unfold(position: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
     """Return the inverse of ``fold``, up to 1e308."""
-    import numpy as np
-
     border = math.log10(knee)
-    above = np.exp2(np.clip((np.asarray(place) - border) / PACKED, 0, 12)) - 1
-    return np.power(10.0, np.clip(np.minimum(place, border) + above, -300, 308))
+    above = np.exp2(np.clip((np.asarray(position) - border) / PACKED, 0, 12)) - 1
+    return np.power(10.0, np.clip(np.minimum(position, border) + above, -300, 308))
 
 
 def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[float], list[float]]:
     """Return the major and minor ticks of a log axis from ``low`` to ``high``; at least two major ones, but few."""
-    from matplotlib.ticker import MaxNLocator
-
     top = min(high, knee)
     decades = math.log10(top / low) if top > low else 0.0
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(max(top, low))) + 1)

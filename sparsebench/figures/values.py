@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +16,8 @@ _ALONG = ("line", "curve", "scatter", "strip", "forest")
 """Kinds whose horizontal axis shows numbers unless its scale is `category`."""
 ROWS, PANELS = 50_000, 300
 """The most rows of a figure, and the most different values of its `facet`, `row` or `series`."""
+_TAKES = {"log": "numbers above 0", "sparsity": "numbers from 0 to 1"}
+"""What an axis of a scale has room for; all others take any number."""
 _WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
 
 
@@ -26,16 +27,18 @@ def fitting(spec: FigureSpec, table: Table) -> Table:
     Decimals, and integers from 2⁵³ on where a number is drawn, become floats. Raises UserError, naming file and column,
     for a list, an interval or the like, for text where a number is needed, and for a number outside the header's scale.
     """
-    read: dict[int, Callable[[Any], Any]] = {}
-    numbers = _numbers(spec)
-    named = [spec.values[key] for key in COLUMNS if key in spec.values]
-    for column in dict.fromkeys([*named, *spec.references, *numbers]):
-        if column in table.columns:
-            read[table.columns.index(column)] = _reader(spec, column, numbers.get(column))
     _refuse_many(spec, table)
+    scales = _scales(spec)
+    named = {spec.values[key] for key in COLUMNS if key in spec.values} | {*spec.references, *scales}
     needed = [table.columns.index(spec.values[key]) for key in KINDS[spec.kind]]
-    rows = (tuple(read[at](value) if at in read else value for at, value in enumerate(row)) for row in table.rows)
-    return Table(table.columns, tuple(row for row in rows if all(row[place] is not None for place in needed)))
+    rows = (
+        tuple(
+            _read(value, spec, column, scales.get(column)) if column in named else value
+            for column, value in zip(table.columns, row, strict=True)
+        )
+        for row in table.rows
+    )
+    return Table(table.columns, tuple(row for row in rows if all(row[at] is not None for at in needed)))
 
 
 def _refuse_many(spec: FigureSpec, table: Table) -> None:
@@ -50,49 +53,45 @@ def _refuse_many(spec: FigureSpec, table: Table) -> None:
                 raise UserError(f"{spec.path}: `{key}` has more than {PANELS:,} values", "leave some out")
 
 
-def _numbers(spec: FigureSpec) -> dict[str, str]:
+def _scales(spec: FigureSpec) -> dict[str, str]:
     """Return the columns that must give numbers, each with the scale that it is drawn on."""
-    found = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
-    if spec.kind == "heatmap" and "middle" in spec.values:
-        found[spec.values["value"]] = "log"
+    scales = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
+    if spec.kind == "heatmap" and spec.get("middle"):
+        scales[spec.values["value"]] = "log"
     if spec.kind not in NAMED_ROWS:
-        found[spec.values["y"]] = spec.get("yscale")
+        scales[spec.values["y"]] = spec.get("yscale")
     if spec.kind in _ALONG and spec.get("xscale") != "category":
-        found[spec.values["x"]] = spec.get("xscale")
+        scales[spec.values["x"]] = spec.get("xscale")
     for axis, ends in (("y", ("low", "high")), ("x", ("xlow", "xhigh"))):
         if spec.get(f"{axis}scale") == "log":
-            found |= {spec.values[end]: "log" for end in ends if end in spec.values}
-    return found
+            scales |= {spec.values[end]: "log" for end in ends if end in spec.values}
+    return scales
 
 
-def _reader(spec: FigureSpec, column: str, scale: str | None) -> Callable[[Any], Any]:
-    """Return a function that checks and converts a column's values; ``scale`` is None if they need not be numbers."""
-
-    def wrong(value: Any, what: str, hint: str) -> UserError:
-        return UserError(f"{spec.path}: column {column!r} gives {what} ({str(value)[:40]})", hint)
-
-    def read(value: Any) -> Any:
-        if isinstance(value, str) and len(value) > LONGEST:
-            raise wrong(value, f"a text of more than {LONGEST:,} characters", "shorten it, such as by left(…, 100)")
-        if not isinstance(value, _WORDS):
-            raise wrong(value, f"a {type(value).__name__}", "give numbers or text, such as by CAST(… AS VARCHAR)")
-        if scale is None or value is None:
-            return float(value) if isinstance(value, Decimal) else value
-        if not isinstance(value, int | float | Decimal):
-            raise wrong(value, "no number", "give a number there")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
+def _read(value: Any, spec: FigureSpec, column: str, scale: str | None) -> Any:
+    """Check and convert a value of a column; ``scale`` is None if it need not be a number."""
+    if value is None:
+        return None
+    if scale is None:
+        fits = isinstance(value, _WORDS) and not (isinstance(value, str) and len(value) > LONGEST)
+        read = float(value) if isinstance(value, Decimal) else value
+    elif fits := isinstance(value, int | float | Decimal):
+        number = _float(value)
         if not math.isfinite(number):
             return None
-        if (scale == "log" and number <= 0) or (scale == "sparsity" and not 0 <= number <= 1):
-            where = "above 0" if scale == "log" else "from 0 to 1"
-            raise wrong(
-                value,
-                f"a value outside its {scale} axis",
-                f"it must be {where}: leave such rows out, or take another scale",
-            )
-        return value if isinstance(value, int) and abs(value) < 2**53 else number
-
+        fits = number > 0 if scale == "log" else 0 <= number <= 1 or scale != "sparsity"
+        read = value if isinstance(value, int) and abs(value) < 2**53 else number
+    if not fits:
+        takes = "numbers or short texts" if scale is None else _TAKES.get(scale, "numbers")
+        raise UserError(
+            f"{spec.path}: column {column!r} gives {type(value).__name__} {str(value)[:40]}",
+            f"it is drawn as {takes}: leave such rows out, or convert them",
+        )
     return read
+
+
+def _float(value: int | float | Decimal) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -12,14 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import duckdb
 
 from sparsebench import environment
 from sparsebench.errors import LedgerError, NoLedgerError, UserError
 from sparsebench.paths import unlinked
-
-if TYPE_CHECKING:
-    import duckdb
 
 Config = dict[str, str | bool | int | float | list[str]]
 STORAGE = "v1.4.0"
@@ -54,8 +52,6 @@ _SEALED: Config = _ALONE | {"enable_external_access": "false", "lock_configurati
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt for Ctrl-C: DuckDB turns what a signal handler raises in a query into its own error."""
-    import duckdb
-
     try:
         yield
     except (RuntimeError, duckdb.InterruptException) as error:
@@ -71,18 +67,14 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     Waits up to ``patience`` seconds for the lock. Raises LedgerError for what DuckDB refuses, and UserError where a
     link would be written through.
     """
-    import duckdb
-
     path.parent.mkdir(parents=True, exist_ok=True)
     for ending in ("", ".wal", ".tmp"):  # DuckDB's write-ahead log, and the folder for what memory does not hold
         unlinked(path.with_name(path.name + ending))
     connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
     try:
-        with interruptible():
+        with interruptible(), naming_damage(path):
             yield connection
     except duckdb.Error as error:
-        if is_damage(error):
-            raise damaged(path, error) from error
         raise LedgerError(
             f"{path}: {str(error).splitlines()[0]}",
             "a record or the ledger is malformed: rebuild the ledger without that record "
@@ -119,8 +111,6 @@ def memory() -> int:
 
 
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
-    import duckdb
-
     if path.name.lstrip(".").partition(".")[0].lower() == _SCHEMA:
         raise UserError(
             f"a ledger cannot be named {path.name}: `{_SCHEMA}` is the schema of its tables", "give it another name"
@@ -128,13 +118,18 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
     started, pause = time.monotonic(), 0.02
     while True:
         try:
-            return duckdb.connect(str(path), read_only=read_only, config=config)
+            with naming_damage(path):
+                return duckdb.connect(str(path), read_only=read_only, config=config)
         except duckdb.Error as error:
             # A ConnectionException here means that this very process has the file open in the other mode.
             holder = _HOLDER.search(str(error))
             unfinished = _INVALID in str(error) and time.monotonic() < started + BIRTH
             if not holder and not unfinished and not isinstance(error, duckdb.ConnectionException):
-                raise _broken(path, error) from error
+                reason = str(error).splitlines()[0].removeprefix("IO Error: ")
+                raise LedgerError(
+                    f"{path}: cannot be opened ({reason})",
+                    "see that its folder may be written, name another file with --ledger, or upgrade duckdb",
+                ) from error
             if time.monotonic() >= started + max(patience, BIRTH if unfinished else 0.0):
                 who = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
                 raise LedgerError(
@@ -156,25 +151,18 @@ def refuse_other(path: Path) -> None:
 
 def is_damage(error: Exception) -> bool:
     """Return whether the error says that the file is damaged: not as DuckDB wrote it."""
-    import duckdb
-
-    text = str(error)
-    return isinstance(error, duckdb.SerializationException) or any(words in text for words in _DAMAGE)
+    return isinstance(error, duckdb.SerializationException) or any(words in str(error) for words in _DAMAGE)
 
 
-def damaged(path: Path, error: Exception) -> LedgerError:
-    """Return the error for a damaged file, with the way to rebuild it: the records beside it hold all that it held."""
-    records = path.parent / "records"
-    return LedgerError(
-        f"{path}: damaged ({str(error).splitlines()[0]})",
-        f"its records rebuild it: move it away, then sparsebench ingest {records} --ledger {path}",
-    )
-
-
-def _broken(path: Path, error: Exception) -> LedgerError:
-    if is_damage(error):
-        return damaged(path, error)
-    reason = str(error).splitlines()[0].removeprefix("IO Error: ")
-    if _INVALID in reason or "newer" in reason.lower():
-        return LedgerError(f"{path}: {reason}", "name another file with --ledger, or upgrade duckdb")
-    return LedgerError(f"{path}: cannot be opened ({reason})", "check that the folder exists and may be written")
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn DuckDB's errors about a damaged file into one with the way to rebuild it: the records beside it hold all."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if not is_damage(error):
+            raise
+        raise LedgerError(
+            f"{path}: damaged ({str(error).splitlines()[0]})",
+            f"its records rebuild it: move it away, then sparsebench ingest {path.parent / 'records'} --ledger {path}",
+        ) from error

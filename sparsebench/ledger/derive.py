@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sparsebench.ledger import migrate, sqlfiles, statistics
+import duckdb
+import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import duckdb
-    import numpy as np
-    import numpy.typing as npt
+from sparsebench.ledger import schema, sqlfiles, statistics
 
-    Rows = list[tuple[Any, ...]]
+Rows = list[tuple[Any, ...]]
 
 HELD = 1_000_000
 """Documents whose outcomes are in memory at once, at least those of one score. A query for each score would be slow."""
@@ -25,36 +23,31 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     for part in _parts(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
-    migrate.stand_in(connection, comparisons)
+    schema.stand_in(connection, comparisons)
     unexplained = {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
     for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
         _add_comparisons(connection, part)
 
 
-def upgrade(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Bring the open ledger at ``path`` up to date. The schema and the derived values change in one transaction."""
-    migrate.upgrade(connection, path, derive=derive)
-
-
 def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
     ids = {"record_id": [record_id for record_id, *_ in part]}
-    found = [
+    intervals = [
         statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
         for (_, metric, score, _), data in zip(part, _each(connection, "derive/outcomes", ids), strict=True)
     ]
-    connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(found))
+    connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(intervals))
 
 
 def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
     outcomes = pairs(connection, [(record_id, dense_id) for record_id, dense_id, _, explained, *_ in part if explained])
-    found = [
+    comparisons = [
         statistics.compare(metric, next(outcomes), chance) if explained else statistics.unexplained(metric)
         for _, _, metric, explained, chance, _ in part
     ]
     ids = {"record_id": [row[0] for row in part], "dense_id": [row[1] for row in part]}
     chances = {"chance": [row[4] for row in part]}
     connection.execute(sqlfiles.read("derive/drop_comparisons"), ids)
-    connection.execute(sqlfiles.read("derive/insert_comparisons"), ids | chances | _columns(found))
+    connection.execute(sqlfiles.read("derive/insert_comparisons"), ids | chances | _columns(comparisons))
 
 
 def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]]) -> Iterator[statistics.Pairs]:
@@ -62,7 +55,7 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
 
     Both models must have been shown a document word for word the same.
     """
-    columns = {"record_id": [one for one, _ in ids], "dense_id": [other for _, other in ids]}
+    columns = {"record_id": [variant for variant, _ in ids], "dense_id": [dense for _, dense in ids]}
     for data in _each(connection, "derive/paired_outcomes", columns):
         yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
 
@@ -88,8 +81,6 @@ def _each(
 
     The query's column ``whose`` says which of the ids, from 1, a row belongs to; its rows are in that order.
     """
-    import numpy as np
-
     data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
     whose, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))
     plain = {name: np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan) for name, column in data.items()}
@@ -100,10 +91,8 @@ def _each(
 
 def _clusters(names: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.int64] | None:
     """Number a column of cluster names; NULL is a cluster of its own. None when no two documents share a cluster."""
-    import numpy as np
-
     return None if np.ma.getmaskarray(names).all() else statistics.codes(names.tolist())
 
 
-def _columns(found: Sequence[Any]) -> dict[str, list[Any]]:
-    return {name: [getattr(one, name) for one in found] for name in vars(found[0])}
+def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    return {name: [getattr(row, name) for row in rows] for name in vars(rows[0])}

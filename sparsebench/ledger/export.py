@@ -7,14 +7,13 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import duckdb
 
 from sparsebench.errors import UserError
-from sparsebench.ledger import migrate, query, sqlfiles
+from sparsebench.ledger import query, schema, sqlfiles
 from sparsebench.paths import create, partial_of, unlinked
-
-if TYPE_CHECKING:
-    import duckdb
 
 ROWS = 10_000
 
@@ -41,11 +40,9 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
 def _relations(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
     """Return (name, relation) of what is exported: our views and base tables, nothing else that the file may hold."""
     views = [name for name, text in sqlfiles.definitions().items() if text.startswith("VIEW") and name[0] != "_"]
-    migrate.stand_in(connection, " ".join(views), set())
-    steps = "".join(map(sqlfiles.read, sqlfiles.folder("migrations")))
-    renamed = dict(re.findall(r"ALTER TABLE base\.(\w+) RENAME TO (\w+)", steps))
-    created = [renamed.get(name, name) for name in re.findall(r"CREATE TABLE base\.(\w+)", steps)]
-    tables = [(f"base_{name}", f"base.{name}") for name in created if name not in ("migrations", "issued_views")]
+    schema.stand_in(connection, " ".join(views), set())
+    created = re.findall(r"CREATE TABLE base\.(\w+)", "".join(map(sqlfiles.read, sqlfiles.folder("schema"))))
+    tables = [(f"base_{name}", f"base.{name}") for name in created if name != "version"]
     return sorted([*zip(views, views, strict=True), *tables])
 
 

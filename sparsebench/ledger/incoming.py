@@ -9,17 +9,17 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from sparsebench.benchmarks.statistics import average_precision, pooled, spearman
 from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
+from sparsebench.ledger.statistics.contract import Floats
 from sparsebench.plan import fingerprint
 from sparsebench.records import located, statuses, write
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats
 
 SCORE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
@@ -67,8 +67,7 @@ def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[i
         if record["key"] in there:
             met += 1
         elif record["key"] not in taken:
-            # In this folder, a record without an origin would count as made here.
-            write(folder, record if "origin" in record else {**record, "origin": ""})
+            write(folder, record)
             taken.add(record["key"])
     return len(taken), met
 
@@ -80,20 +79,18 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
     """
     try:
         json.dumps(record, allow_nan=False)
-        own = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
+        right = fingerprint.cell_id(record["stage"], record["variant"]["id"], record["settings"])
     except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
         raise RecordError(f"{where}: not a record as sparsebench writes it ({error!r})", _HINT) from error
-    if own != record["cell_id"]:
+    if right != record["cell_id"]:
         raise RecordError(
-            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({own!r})",
+            f"{where}: its cell_id {record['cell_id']!r} is not that of its settings with these versions ({right!r})",
             "a run here makes it anew; `sparsebench ingest` reads records of other versions",
         )
 
 
 def _misfit(result: Mapping[str, Any]) -> str:
     """Say what of a score its outcomes do not give; empty where they give all."""
-    import numpy as np
-
     outcomes, score, stderr = result["outcomes"], float(result["score"]), float(result["stderr"])
     if result["n"] != len(outcomes):
         return f"a score of {result['n']} documents with the outcomes of {len(outcomes)}"
@@ -102,13 +99,13 @@ def _misfit(result: Mapping[str, Any]) -> str:
     metric = Metric.named(result["metric"])
     if metric.scale == "unknown":
         return ""
-    values = np.array([one["value"] for one in outcomes], dtype=np.float64)
-    labels = np.array([math.nan if one["label"] is None else one["label"] for one in outcomes], dtype=np.float64)
+    values = np.array([outcome["value"] for outcome in outcomes], dtype=np.float64)
+    labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
-    own = _stderr(metric.pooling, score, values, labels)
-    allowed = DRAWN * own if metric.pooling in ("ranking", "correlation") else SCORE * max(1.0, own)
-    return "" if abs(own - stderr) <= allowed else f"its standard error of {stderr!r} should be {own!r} by its outcomes"
+    right = _stderr(metric.pooling, score, values, labels)
+    allowed = DRAWN * right if metric.pooling in ("ranking", "correlation") else SCORE * max(1.0, right)
+    return "" if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:

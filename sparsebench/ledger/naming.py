@@ -6,7 +6,7 @@ A name may also hold the precision, ``seed3`` and the beginning of the variant's
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
@@ -33,9 +33,14 @@ class MeasuredVariant:
     calibration: str
 
     @property
+    def words(self) -> list[str]:
+        """The words of the recipe."""
+        return _words(self.recipe)
+
+    @property
     def name(self) -> str:
         """The model and every word of the recipe: ``smollm2/sparsegpt/layer/50%/int8``."""
-        return "/".join([self.model, *_words(self.recipe)])
+        return "/".join([self.model, *self.words])
 
     @property
     def details(self) -> str:
@@ -47,14 +52,15 @@ class MeasuredVariant:
         """Return whether ``word`` is a word of the recipe, the precision, the seed or the beginning of the id."""
         if word in (self.dtype, f"seed{self.seed}") or (_ID.fullmatch(word) and self.id.startswith(word)):
             return True
-        return any(_same(word, own) for own in _words(self.recipe))
+        return any(_same(word, other) for other in self.words)
 
     def distance(self, words: Sequence[str]) -> tuple[int, bool]:
         """Return how many words of the recipe ``words`` omit (0 if they name none), and whether their order differs."""
-        own = _words(self.recipe)
-        left = sum(not any(_same(word, one) for word in words) for one in own)
-        said, rest = [word for word in words if any(_same(word, one) for one in own)], iter(own)
-        return (left if said else 0, not all(any(_same(word, one) for one in rest) for word in said))
+        omitted = sum(not any(_same(word, other) for word in words) for other in self.words)
+        named = [word for word in words if any(_same(word, other) for other in self.words)]
+        rest = iter(self.words)
+        in_order = all(any(_same(word, other) for other in rest) for word in named)
+        return (omitted if named else 0, not in_order)
 
 
 def known(ledger: Path) -> list[MeasuredVariant]:
@@ -72,15 +78,19 @@ def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
         raise UserError("the ledger holds no finished cell", "make some: sparsebench run MANIFEST")
     model, _, rest = text.strip("/").partition("/")
     words = _words(rest)
-    found = [one for one in variants if one.model == model and all(map(one.has, words))]
-    if not words and not found and _ID.fullmatch(model):
-        found = [one for one in variants if one.id.startswith(model)]
-    if not found:
+    matching = [variant for variant in variants if variant.model == model and all(map(variant.has, words))]
+    if not words and not matching and _ID.fullmatch(model):
+        matching = [variant for variant in variants if variant.id.startswith(model)]
+    if not matching:
         raise _unknown(text, model, words, variants)
-    least = min(one.distance(words) for one in found)
-    nearest = [one for one in found if one.distance(words) == least]
+    least = min(variant.distance(words) for variant in matching)
+    nearest = [variant for variant in matching if variant.distance(words) == least]
     if len(nearest) > 1:
-        raise _ambiguous(text, nearest)
+        lines = "".join(f"\n    {variant.name}  ({variant.details})" for variant in nearest[:SHOWN])
+        more = f"\n    and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+        raise UserError(
+            f"{text!r} names {len(nearest)} variants:{lines}{more}", "say which, by more of its name or by its id"
+        )
     return nearest[0]
 
 
@@ -89,42 +99,30 @@ def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[/,\s]+", text) if word not in ("", "then")]
 
 
-def _same(word: str, own: str) -> bool:
-    """Return whether ``word`` means ``own``: its text, its value (``dense`` for ``propagate=dense``) or its share."""
-    said, meant = _SHARE.fullmatch(word), _SHARE.fullmatch(own)
-    if said and meant:
-        return abs(_share(said) - _share(meant)) < 1e-9
-    return word in (own, own.partition("=")[2])
+def _same(word: str, other: str) -> bool:
+    """Return whether ``word`` means ``other``: its text, its value (``dense`` for ``propagate=dense``) or its share."""
+    share, other_share = _SHARE.fullmatch(word), _SHARE.fullmatch(other)
+    if share and other_share:
+        return abs(_share(share) - _share(other_share)) < 1e-9
+    return word in (other, other.partition("=")[2])
 
 
-def _share(found: re.Match[str]) -> float:
-    return float(found[1]) / (100 if found[2] else 1)
+def _share(match: re.Match[str]) -> float:
+    return float(match[1]) / (100 if match[2] else 1)
 
 
 def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[MeasuredVariant]) -> UserError:
     """Return the error for an unknown name. It suggests names with the most of its words, closest spelling first."""
-    models = list(dict.fromkeys(one.model for one in variants))
-    meant = next(iter(get_close_matches(model, models, 1, 0.5)), None)
-    what = f"no variant {text!r} in the ledger"
-    if meant is None:
-        return UserError(what, f"a name is MODEL/RECIPE, such as {variants[0].name}; the models are {_list(models)}")
-    ranked = sorted(
-        (one for one in variants if one.model == meant),
-        key=lambda one: (-sum(map(one.has, words)), -SequenceMatcher(None, text, one.name).ratio()),
-    )
-    near = list(dict.fromkeys(one.name for one in ranked))[:3]
-    return UserError(what, f"did you mean {' or '.join(near)}?")
+    models = list(dict.fromkeys(variant.model for variant in variants))
+    message = f"no variant {text!r} in the ledger"
+    close = get_close_matches(model, models, 1, 0.5)
+    if not close:
+        listed = ", ".join(models[:SHOWN]) + (f" and {len(models) - SHOWN} more" if len(models) > SHOWN else "")
+        return UserError(message, f"a name is MODEL/RECIPE, such as {variants[0].name}; the models are {listed}")
 
+    def rank(variant: MeasuredVariant) -> tuple[int, float]:
+        return -sum(map(variant.has, words)), -SequenceMatcher(None, text, variant.name).ratio()
 
-def _ambiguous(text: str, found: Sequence[MeasuredVariant]) -> UserError:
-    names = [one.name for one in found]
-    lines = [f"{one.name}  ({one.details})" if names.count(one.name) > 1 else one.name for one in found]
-    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    listed = "".join(f"\n    {line}" for line in [*lines[:SHOWN], *more])
-    return UserError(f"{text!r} names {len(found)} variants:{listed}", "say which, by more of its name or by its id")
-
-
-def _list(words: Iterable[str]) -> str:
-    every = list(words)
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+    ranked = sorted((variant for variant in variants if variant.model == close[0]), key=rank)
+    names = list(dict.fromkeys(variant.name for variant in ranked))[:3]
+    return UserError(message, f"did you mean {' or '.join(names)}?")

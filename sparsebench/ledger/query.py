@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import duckdb
 
 from sparsebench import escape
 from sparsebench.errors import QueryError
-from sparsebench.ledger import connect, derive, migrate, sqlfiles
-
-if TYPE_CHECKING:
-    import duckdb
+from sparsebench.ledger import connect, schema, sqlfiles
 
 PATIENCE = 30.0
 """Seconds to wait for a writer to let go of the file."""
@@ -60,8 +59,8 @@ def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience
 
     Raises QueryError for SQL that fails, naming its line, and LedgerError for a file that cannot be opened.
     """
-    with streaming(path, sql, parameters, patience) as found:
-        return Table(found.columns, tuple(found.rows))
+    with streaming(path, sql, parameters, patience) as stream:
+        return Table(stream.columns, tuple(stream.rows))
 
 
 @contextmanager
@@ -73,7 +72,7 @@ def streaming(
     Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
     with reader(Path(path), patience) as connection:
-        migrate.stand_in(connection, sql)
+        schema.stand_in(connection, sql)
         yield _asked(connection, sql, parameters, timeout)
 
 
@@ -87,9 +86,9 @@ def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], 
         made: set[str] = set()
 
         def ask(sql: str) -> Table:
-            _Watched(connection, 0).call(migrate.stand_in, connection, sql, made)
-            found = _asked(connection, sql)
-            return Table(found.columns, tuple(found.rows))
+            _Watched(connection, 0).call(schema.stand_in, connection, sql, made)
+            stream = _asked(connection, sql)
+            return Table(stream.columns, tuple(stream.rows))
 
         yield ask
 
@@ -119,37 +118,37 @@ class _Watched:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return or raise what ``function`` does. Raises QueryError when the time is up."""
-        found: Future[Any] = Future()
+        answer: Future[Any] = Future()
 
         def work() -> None:
             try:
-                found.set_result(function(*arguments))
+                answer.set_result(function(*arguments))
             except BaseException as error:
-                found.set_exception(error)
+                answer.set_exception(error)
 
         begun = time.monotonic()
         try:
             Thread(target=work, daemon=True).start()
-            result = found.result(self.timeout - self.spent if self.timeout else None)
+            result = answer.result(self.timeout - self.spent if self.timeout else None)
         except TimeoutError:
-            self._stop(found)
+            self._stop(answer)
             hint = "ask for less, or give it longer: --timeout SECONDS (0: no limit)"
             raise QueryError(f"the query was stopped at its limit of {self.timeout:g} s", hint) from None
         except KeyboardInterrupt:
-            self._stop(found)
+            self._stop(answer)
             raise
         self.spent += time.monotonic() - begun
         return result
 
-    def _stop(self, found: Future[Any]) -> None:
+    def _stop(self, answer: Future[Any]) -> None:
         """Interrupt DuckDB until the call ends, else abandon the connection: work on one huge value does not stop."""
         last = time.monotonic() + _STOPPING
         try:
-            while not found.done() and time.monotonic() < last:
+            while not answer.done() and time.monotonic() < last:
                 self.connection.interrupt()
-                wait([found], 0.02)
+                wait([answer], 0.02)
         finally:
-            if not found.done():
+            if not answer.done():
                 connect.ABANDONED.append(self.connection)
 
 
@@ -165,41 +164,37 @@ def render(table: Table | Stream, shape: str) -> Iterator[str]:
 
 @contextmanager
 def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a ledger for reading. One that an older version wrote is brought up to date first.
+    """Open a ledger for reading. One with the views of another version gets ours first.
 
     The connection reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
     """
     with connect.reader(path, patience, outlet) as connection, _explaining(path):
-        ready = migrate.current(connection, path)
+        ready = schema.current(connection, path)
         if ready:
             yield connection
     if not ready:
         with connect.writer(path, patience) as connection:
-            derive.upgrade(connection, path)
+            schema.upgrade(connection, path)
         with connect.reader(path, patience, outlet) as connection, _explaining(path):
             yield connection
 
 
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
-    import duckdb
-
     try:
-        yield
+        with connect.naming_damage(path):
+            yield
     except duckdb.Error as error:
-        if connect.is_damage(error):
-            raise connect.damaged(path, error) from error
         raise _explained(error) from error
 
 
 def _explained(error: Exception) -> QueryError:
     text = str(error)
     what = text.splitlines()[0].split(" Error: ", 1)[-1]
-    place = _LINE.search(text)
-    if place:
+    if line := _LINE.search(text):
         # DuckDB indents the mark by the length of its own "LINE n: ".
-        mark = place[3][len(f"LINE {place[1]}: ") :]
-        what = f"line {place[1]}: {what}\n  {place[2]}\n  {mark}"
+        mark = line[3][len(f"LINE {line[1]}: ") :]
+        what = f"line {line[1]}: {what}\n  {line[2]}\n  {mark}"
     if text.startswith("Out of Memory"):
         return QueryError(
             f"the query needs more memory than it may have ({connect.memory() / 1e9:.1f} GB)",
@@ -207,8 +202,7 @@ def _explained(error: Exception) -> QueryError:
         )
     if "read-only mode" in what or "disabled by configuration" in what or "been locked" in what:
         return QueryError(what, "queries only read this ledger; `sparsebench export` writes other formats")
-    meant = _MEANT.search(text)
-    if meant:
+    if meant := _MEANT.search(text):
         nearest = meant[1].strip().rstrip("?").split(", ")[:3]
         return QueryError(what, f"did you mean {' or '.join(nearest)}?")
     return QueryError(what, "`sparsebench sql` without a query lists the views and their columns")

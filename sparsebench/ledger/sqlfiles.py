@@ -18,7 +18,7 @@ def read(name: str) -> str:
 
 @cache
 def folder(name: str) -> tuple[str, ...]:
-    """Return the names (for ``read``) of the files of ``migrations``, ``ingest`` or ``views``, in order."""
+    """Return the names (for ``read``) of the files of ``schema``, ``ingest`` or ``views``, in order."""
     return tuple(f"{name}/{path.stem}" for path in sorted((ROOM / name).glob("*.sql")))
 
 

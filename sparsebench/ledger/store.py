@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from sparsebench import provenance, records
 from sparsebench.errors import RecordError
-from sparsebench.ledger import connect, derive, incoming, query, sqlfiles
+from sparsebench.ledger import connect, derive, incoming, query, schema, sqlfiles
 from sparsebench.ledger.incoming import Wrong
 
 Located = tuple[str, dict[str, Any]]
@@ -27,10 +29,8 @@ class Ledger:
         """Name the file; ``patience`` is how many seconds to wait for another process to release it."""
         self.path = Path(path)
         self.patience = patience
-        self.unsealed = 0
-        """How many records without a checksum were taken."""
 
-    def ingest(self, found: Iterable[dict[str, Any]], own: bool = False) -> int:
+    def ingest(self, new: Iterable[dict[str, Any]], own: bool = False) -> int:
         """Add records as they are and return how many were new. A record that is there already changes nothing.
 
         With ``own``, those with the origin of this workspace count as its own. Intervals and comparisons that the new
@@ -38,12 +38,12 @@ class Ledger:
         foreign, or newer than this program, and RecordError for records that are not as sparsebench writes them.
         """
         with _blaming_records():
-            texts = [json.dumps(record, allow_nan=False) for record in found]
+            texts = [json.dumps(record, allow_nan=False) for record in new]
         if not texts:
             return 0
-        asked = {"records": texts, "own": self._origin if own else ""}
+        asked = {"records": texts, "own": provenance.origin(self.path.parent) if own else ""}
         with connect.writer(self.path, self.patience) as connection:
-            derive.upgrade(connection, self.path)
+            schema.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
                 connection.execute(sqlfiles.read("ingest/incoming"), asked)
@@ -61,9 +61,9 @@ class Ledger:
 
     def conflicts(self) -> list[str]:
         """Return a line for each record that says otherwise than the record of its cell that counts."""
-        rows = (
-            query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows if self.path.exists() else ()
-        )
+        if not self.path.exists():
+            return []
+        rows = query.run(self.path, sqlfiles.read("conflicts"), patience=self.patience).rows
         return [line for (line,) in rows]
 
     def catch_up(self, folder: Path, wrong: Wrong | None = None) -> int:
@@ -74,7 +74,7 @@ class Ledger:
         if not self.path.exists():
             return 0
         with connect.writer(self.path, self.patience) as connection:
-            derive.upgrade(connection, self.path)
+            schema.upgrade(connection, self.path)
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
@@ -97,8 +97,8 @@ class Ledger:
     def take(self, batch: Sequence[Located], wrong: Wrong | None, own: bool = True) -> int:
         """Add records, each with its path, and return how many were accepted; ``wrong`` is used as in ``rebuild``.
 
-        ``own`` says that they come from the workspace's own folder: one without an origin was made here then, by an
-        earlier version. Records whose score is not what their outcomes give are left out.
+        ``own`` says that they come from the workspace's own folder. Records whose score is not what their outcomes give
+        are left out.
         """
         sound = []
         for where, record in batch:
@@ -108,14 +108,9 @@ class Ledger:
                 if wrong is None:
                     raise
                 wrong(error)
-                continue
-            self.unsealed += "checksum" not in record
-            sound.append((where, {**record, "origin": self._origin} if own and "origin" not in record else record))
+            else:
+                sound.append((where, record))
         return self._add(sound, wrong, own)
-
-    @property
-    def _origin(self) -> str:
-        return provenance.origin(self.path.parent)
 
     def _add(self, batch: Sequence[Located], wrong: Wrong | None, own: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
@@ -149,8 +144,6 @@ def _batches(stream: Iterable[Located]) -> Iterator[list[Located]]:
 @contextmanager
 def _blaming_records() -> Iterator[None]:
     """Raise RecordError for records that DuckDB or the statistics refuse; the ledger itself was opened and is sound."""
-    import duckdb
-
     try:
         yield
     except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException):
@@ -158,7 +151,7 @@ def _blaming_records() -> Iterator[None]:
     except (duckdb.Error, ArithmeticError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, duckdb.Error) and connect.is_damage(error):
             raise
-        said = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise RecordError(
-            f"not a record as sparsebench writes it ({said[0][:200]})", "remove the file, or copy it again"
+            f"not a record as sparsebench writes it ({reason})", "remove the file, or copy it again"
         ) from error

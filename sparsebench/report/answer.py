@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparsebench.report.words import DASH, cell
+from sparsebench.report.words import DASH, cell, sparsity
 
 AnswerRow = Mapping[str, Any]
 SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload", "weights", "seed", "measured as"))
@@ -46,10 +46,10 @@ class Answer:
 
     def groups(self, *columns: str) -> list[tuple[AnswerRow, Answer]]:
         """Return each group of rows that agree in ``columns`` after its first row, in order of first appearance."""
-        found: dict[tuple[Any, ...], list[AnswerRow]] = {}
+        groups: dict[tuple[Any, ...], list[AnswerRow]] = {}
         for row in self.rows:
-            found.setdefault(tuple(row[name] for name in columns), []).append(row)
-        return [(rows[0], self._of(rows)) for rows in found.values()]
+            groups.setdefault(tuple(row[name] for name in columns), []).append(row)
+        return [(rows[0], self._of(rows)) for rows in groups.values()]
 
     def values(self, column: str) -> list[Any]:
         """Return the different values of a column, sorted, without NULL."""
@@ -64,11 +64,11 @@ class Answer:
         filled = {head: [cell(pattern, row) for row in self.rows] for head, pattern in columns.items()}
         known = {head: cells for head, cells in filled.items() if set(cells) != {DASH}}
         alike = [head for head in known if head in SETTINGS and len(self) >= MANY and len(set(known[head])) == 1]
-        told = "; ".join(f"{head}: {known[head][0]}" for head in alike)
         shown = {head: cells for head, cells in known.items() if head not in alike}
-        return pipe(list(shown), list(zip(*shown.values(), strict=True))) + (
-            f"\n\nIn every row {told}." if told else ""
-        )
+        table = pipe(list(shown), list(zip(*shown.values(), strict=True)))
+        if alike:
+            table += "\n\nIn every row " + "; ".join(f"{head}: {known[head][0]}" for head in alike) + "."
+        return table
 
     def matrix(self, down: str, shown: str, heading: str = "") -> str:
         """Return a pipe table: a row per ``down``, a column per sparsity, cells ``shown``; "/" joins several in a cell.
@@ -80,13 +80,11 @@ class Answer:
             text = cell(shown, row)
             if text != DASH:
                 lines.setdefault(cell(down, row), {}).setdefault(row["sparsity"], {})[text] = None
+        if not lines:
+            return ""
         steps = sorted({step for line in lines.values() for step in line})
         body = [[name, *(" / ".join(line.get(step, {})) for step in steps)] for name, line in lines.items()]
-        return (
-            ""
-            if not lines
-            else pipe([heading, *(cell("{sparsity:sparsity}", {"sparsity": step}) for step in steps)], body)
-        )
+        return pipe([heading, *map(sparsity, steps)], body)
 
     def _of(self, rows: Iterable[AnswerRow]) -> Answer:
         return replace(self, rows=tuple(rows))
@@ -95,7 +93,8 @@ class Answer:
 def pipe(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a GitHub pipe table; columns of numbers, with few words beside them, are right-aligned."""
     right = [
-        all(_NUMBER.match(line[place]) and len(line[place]) <= WIDEST for line in lines) for place in range(len(heads))
+        all(_NUMBER.match(line[column]) and len(line[column]) <= WIDEST for line in lines)
+        for column in range(len(heads))
     ]
     escaped = [[re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|") for text in line] for line in (heads, *lines)]
     rule = ["--:" if numeric else "---" for numeric in right]

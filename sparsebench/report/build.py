@@ -5,26 +5,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.errors import UserError
-from sparsebench.figures import listing
+from sparsebench.figures.spec import listing
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
+from sparsebench.manifest.problems import did_you_mean
 from sparsebench.paths import create, writable
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
+from sparsebench.report.page import page
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.prune.registry import methods
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 ROOM = Path(__file__).parent
 FILTER = "/* manifests */"
@@ -34,7 +33,7 @@ FILTER = "/* manifests */"
 class Pictures:
     """A folder's rendered figures, their titles and queries; each is placed once, in the paper or among the results."""
 
-    def __init__(self, folder: Path, run: Callable[[str], query.Table], whole: bool = True) -> None:
+    def __init__(self, folder: Path, run: Callable[[str], query.Table], whole: bool) -> None:
         """``run`` asks the ledger; ``whole`` says whether the report covers all of it, as the pictures do.
 
         Raises UserError for a picture that is a link to a file outside.
@@ -45,23 +44,24 @@ class Pictures:
         self.folder, self.beside = folder.resolve(), folder
         self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
-        drawn = listing(names=self.left)
-        self.queries = {spec.name: spec.query for spec in drawn}
-        self.specs = {spec.name: spec for spec in drawn}
+        self.specs = {spec.name: spec for spec in listing(names=self.left)}
+        self.queries = {name: spec.query for name, spec in self.specs.items()}
         self.run, self.whole = run, whole
 
     def title(self, name: str) -> words.LedgerText | str:
         """Return the sentence above the figure: its finding, if the report covers the whole ledger, else its title."""
-        if name not in self.specs:
-            return words.LedgerText(name)
-        spec = self.specs[name]
-        rows = self.run(spec.query).dicts() if self.whole and "finding" in spec.values else []
-        found = spec.found(rows[0]) if rows else spec
-        # Only titles of shipped figures may hold Markdown; a finding holds names from the ledger.
-        return found.title if spec.shipped and found is spec else words.LedgerText(found.title)
+        spec = self.specs.get(name)
+        if self.whole and spec and spec.get("finding"):
+            for row in self.run(spec.query).dicts()[:1]:
+                if row.get(spec.get("finding")):
+                    return words.LedgerText(spec.with_finding(row).title)
+        return self.subject(name)
 
     def subject(self, name: str) -> words.LedgerText | str:
-        """Return what the figure shows, whatever it finds, for readers who cannot see it."""
+        """Return what the figure shows, whatever it finds, for readers who cannot see it.
+
+        Only titles of shipped figures may hold Markdown.
+        """
         spec = self.specs.get(name)
         return spec.title if spec and spec.shipped else words.LedgerText(spec.title if spec else name)
 
@@ -116,9 +116,11 @@ def build(
     documents = [*markdown, *([html] if "html" in formats else ())]
     for path in documents:
         writable(path, folder=False)
-    for one, other in combinations(documents, 2):
-        if one.resolve() == other.resolve():
-            raise UserError(f"{one}: two documents of the report would be this file", "name another --out or --results")
+    for path, other in combinations(documents, 2):
+        if path.resolve() == other.resolve():
+            raise UserError(
+                f"{path}: two documents of the report would be this file", "name another --out or --results"
+            )
     written: dict[Path, str] = {}
     with query.session(ledger) as run:
         _check(ledger, run, manifests)
@@ -127,9 +129,11 @@ def build(
         def ask(name: str) -> Answer:
             sql = _restricted(_query(name), manifests)
             rows = run(sql).dicts()
-            return Answer(sql.strip(), tuple({name: words.told(value) for name, value in row.items()} for row in rows))
+            return Answer(
+                sql.strip(), tuple({name: words.escaped(value) for name, value in row.items()} for row in rows)
+            )
 
-        def rendered(templates: Mapping[str, Path], place: str) -> tuple[list[str], Pictures]:
+        def rendered(templates: Mapping[str, Path], results_link: str) -> tuple[list[str], Pictures]:
             """Return each template's text, with links from the folder that its path is in, and the pictures placed."""
             pictures, queries, texts = Pictures(figures, run, whole=not manifests), Queries(), []
             if brief:
@@ -137,8 +141,8 @@ def build(
             environment = _environment(ask, pictures, queries)
             for name, path in templates.items():
                 pictures.beside = path.resolve().parent
-                queries.place = place if path == out else ""
-                text = environment.get_template(name).render(manifests=words.told(list(manifests)))
+                queries.place = results_link if path == out else ""
+                text = environment.get_template(name).render(manifests=words.escaped(list(manifests)))
                 # No trailing spaces, and one blank line between blocks however the templates' branches fell.
                 text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
                 texts.append(text)
@@ -147,11 +151,9 @@ def build(
         if brief:
             (written[out],), _ = rendered({"brief.md.j2": out}, "")
         elif "md" in formats:
-            place = Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix()
-            (written[out], written[results]), _ = rendered({"paper.md.j2": out, "results.md.j2": results}, quote(place))
+            link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
+            (written[out], written[results]), _ = rendered({"paper.md.j2": out, "results.md.j2": results}, link)
         if "html" in formats:
-            from sparsebench.report.page import page
-
             # Both templates make one page, so citations link within it.
             whole, pictures = rendered({"paper.md.j2": out, "results.md.j2": out}, "")
             written[html] = page("\n".join(whole), pictures.files)
@@ -166,8 +168,7 @@ def _check(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[
     known = [name for (name,) in run(_query("manifest_names")).rows]
     for name in manifests:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it holds {words.listed(known) or 'none'}"
+            hint = did_you_mean(name, known) or f"it holds {words.listed(known) or 'none'}"
             raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)
 
 
@@ -183,8 +184,6 @@ def _restricted(sql: str, manifests: Sequence[str]) -> str:
 
 
 def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     templates = FileSystemLoader(ROOM / "templates")
     # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe` escapes our own `|`.
     environment = Environment(

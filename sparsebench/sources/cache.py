@@ -8,28 +8,27 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import platformdirs
 
 from sparsebench.paths import write_whole
 
 
-@dataclass(frozen=True, init=False)
+def _usual() -> Path:
+    folder = os.environ.get("SPARSEBENCH_CACHE") or platformdirs.user_cache_dir("sparsebench")
+    return Path(folder).expanduser().absolute()
+
+
+@dataclass(frozen=True)
 class Cache:
     """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is created on the first write."""
 
-    root: Path
+    root: Path = field(default_factory=_usual)
     offline: bool = False
     """Whether downloads are forbidden."""
-
-    def __init__(self, root: Path | None = None, offline: bool = False) -> None:
-        if root is None:
-            import platformdirs
-
-            root = Path(os.environ.get("SPARSEBENCH_CACHE") or platformdirs.user_cache_dir("sparsebench"))
-        object.__setattr__(self, "root", Path(root).expanduser().absolute())
-        object.__setattr__(self, "offline", offline)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

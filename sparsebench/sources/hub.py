@@ -6,15 +6,19 @@ fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
+from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
+
 from sparsebench import bounded
 from sparsebench.errors import SourceError, redacted
+from sparsebench.manifest.problems import did_you_mean
 from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, shards
 from sparsebench.sources.notation import Source
 
@@ -28,6 +32,10 @@ _SAFETENSORS = (WEIGHTS, INDEX)
 _PYTORCH = ("pytorch_model.bin", PICKLE_INDEX)
 
 
+class HubUnreachableError(SourceError):
+    """No answer from the hub: the network, a firewall, the offline setting, or an incomplete copy in its cache."""
+
+
 def commit(source: Source, offline: bool = False) -> str:
     """Return the commit (40 hexadecimal digits) that the revision names; a commit is returned without asking the hub.
 
@@ -35,13 +43,10 @@ def commit(source: Source, offline: bool = False) -> str:
     """
     if _COMMIT.match(source.revision):
         return source.revision
-    remembered = _remembered(source)
-    if remembered and (offline or _hub_is_offline()):
-        return remembered
     try:
         return str(_info(source, source.revision, offline).sha)
     except HubUnreachableError:
-        if remembered:
+        if remembered := _remembered(source):
             return remembered
         raise
 
@@ -50,61 +55,46 @@ def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
     """Read config.json alone; None when offline and not cached, and for a data set. Raises SourceError."""
     if source.file:
         return None
-    if (offline or _hub_is_offline()) and not _COMMIT.match(source.revision) and not _remembered(source):
-        return None
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    revision = commit(source, offline)
-    cached = try_to_load_from_cache(source.repo, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return bounded.read_object(Path(cached), SourceError)
-    if offline or _hub_is_offline():
-        return None
-    asked: dict[str, Any] = {"revision": revision, "etag_timeout": _TIMEOUT}
-    path = _asking(source, lambda: hf_hub_download(source.repo, "config.json", **asked))
-    return bounded.read_object(Path(path), SourceError)
+    try:
+        path = _file(source, "config.json", commit(source, offline), offline)
+    except HubUnreachableError:
+        if offline or constants.HF_HUB_OFFLINE:
+            return None
+        raise
+    return bounded.read_object(path, SourceError)
 
 
 def size(source: Source, offline: bool = False) -> int | None:
     """Return the bytes that ``fetch`` would still download; None when the hub cannot be reached or does not say."""
-    from huggingface_hub import try_to_load_from_cache
-
     try:
         revision = commit(source, offline)
         folder = _snapshot(source, revision)
-        if folder and ((folder / source.file).is_file() if source.file else missing_weights(folder) is None):
+        if (folder / source.file).is_file() if source.file else missing_weights(folder) is None:
             return 0
         info = _info(source, source.revision, offline, files_metadata=True)
     except HubUnreachableError:
         return None
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
-    if source.file:
-        return sizes.get(source.file)
-    absent = [
-        sizes[name]
-        for name in wanted_files(list(sizes))
-        if not isinstance(try_to_load_from_cache(source.repo, name, revision=revision), str)
-    ]
-    return None if None in absent else sum(absent)
+    names = [source.file] if source.file else wanted_files(list(sizes))
+    missing: list[Any] = [sizes.get(name) for name in names if not (folder / name).is_file()]
+    return None if None in missing else sum(missing)
 
 
 def fetch(source: Source, offline: bool = False) -> Path:
     """Return the hub cache's folder with the complete model at its commit, or a data set's file. Raises SourceError."""
     revision = commit(source, offline)
-    found = (_file if source.file else _folder)(source, revision, offline)
+    path = (_data_file if source.file else _folder)(source, revision, offline)
     if revision not in (source.revision, _remembered(source)):
         # The hub's client notes a branch's commit only when asked for the branch. Offline we have only this note.
         note = _home(source) / "refs" / source.revision
         with suppress(OSError):  # a read-only cache
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(revision)
-    return found
+    return path
 
 
 def wanted_files(names: list[str]) -> list[str]:
     """Return the files of a repository that make up the model: configuration, tokenizer and one set of weights."""
-    from fnmatch import fnmatch
-
     weights = "model*.safetensors" if any(name in names for name in _SAFETENSORS) else "pytorch_model*.bin"
     patterns = (*_COMPANIONS, weights)
 
@@ -126,45 +116,21 @@ def missing_weights(folder: Path) -> str | None:
     return _SAFETENSORS[0]
 
 
-class HubUnreachableError(SourceError):
-    """No answer from the hub: the network, a firewall, the offline setting, or an incomplete copy in its cache."""
-
-
 def _folder(source: Source, revision: str, offline: bool) -> Path:
     try:
         folder = _download(source, revision, offline)
     except HubUnreachableError:
-        cached = _snapshot(source, revision)
-        if not cached or (missing_weights(cached) and not (offline or _hub_is_offline())):
+        folder = _snapshot(source, revision)
+        complete = folder.is_dir() and not missing_weights(folder)
+        if not folder.is_dir() or not (complete or offline or constants.HF_HUB_OFFLINE):
             raise
-        folder = cached
     if missing := missing_weights(folder):
         raise _unreachable(source, f"the hub's cache holds only part of it ({missing} is missing)")
     return folder
 
 
-def _file(source: Source, revision: str, offline: bool) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    folder = _snapshot(source, revision)
-    if folder and (folder / source.file).is_file():
-        return folder / source.file
-    names = [sibling.rfilename for sibling in _info(source, source.revision, offline).siblings or []]
-    if source.file not in names:
-        close = difflib.get_close_matches(source.file, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"it holds {', '.join(names[:5]) or 'no file'}"
-        raise SourceError(f"{source.text}: the data set has no file {source.file}", hint)
-    kept: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "etag_timeout": _TIMEOUT}
-    return Path(_asking(source, lambda: hf_hub_download(source.repo, source.file, **kept)))
-
-
 def _download(source: Source, revision: str, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if offline or _hub_is_offline():
-        raise _unreachable(source, "offline, and not in the hub's cache")
-    info = _info(source, revision, offline)
-    names = wanted_files([sibling.rfilename for sibling in info.siblings or []])
+    names = wanted_files([sibling.rfilename for sibling in _info(source, revision, offline).siblings or []])
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise SourceError(
             f"{source.text}: the repository has neither safetensors nor PyTorch weights",
@@ -174,51 +140,60 @@ def _download(source: Source, revision: str, offline: bool) -> Path:
     return Path(_asking(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
 
 
-def _info(source: Source, revision: str, offline: bool, files_metadata: bool = False) -> Any:
-    from huggingface_hub import HfApi
+def _data_file(source: Source, revision: str, offline: bool) -> Path:
+    path = _snapshot(source, revision) / source.file
+    if path.is_file():
+        return path
+    names = [sibling.rfilename for sibling in _info(source, source.revision, offline).siblings or []]
+    if source.file not in names:
+        hint = did_you_mean(source.file, names) or f"it holds {', '.join(names[:5]) or 'no file'}"
+        raise SourceError(f"{source.text}: the data set has no file {source.file}", hint)
+    return _file(source, source.file, revision, offline)
 
-    if offline or _hub_is_offline():
-        raise _unreachable(source, "offline, and its revision is not in the hub's cache")
+
+def _file(source: Source, name: str, revision: str, offline: bool) -> Path:
+    """Return one file at a commit, which is not asked for if the cache holds it."""
+    asked: dict[str, Any] = {"repo_type": _type(source), "revision": revision, "etag_timeout": _TIMEOUT}
+    return Path(_asking(source, lambda: hf_hub_download(source.repo, name, local_files_only=offline, **asked)))
+
+
+def _info(source: Source, revision: str, offline: bool, files_metadata: bool = False) -> Any:
+    if offline or constants.HF_HUB_OFFLINE:
+        raise _unreachable(source, "offline, and not in the hub's cache")
     asked: dict[str, Any] = {"repo_type": _type(source), "timeout": _TIMEOUT, "files_metadata": files_metadata}
     return _asking(source, lambda: HfApi().repo_info(source.repo, revision=revision, **asked))
 
 
 def _asking(source: Source, question: Callable[[], T]) -> T:
     """Return the hub's answer, or translate the client's error into a SourceError."""
-    from huggingface_hub import constants, errors
-
-    where, what = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
+    where, kind = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
     try:
         return question()
     except errors.GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{'datasets/' if source.file else ''}{source.repo}"
         hint = f"accept its licence at {page}, then set HF_TOKEN or run `hf auth login`"
-        raise SourceError(f"{where}: the {what} is gated", hint) from error
+        raise SourceError(f"{where}: the {kind} is gated", hint) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(
             f"{where}: there is no revision {source.revision}", "name a branch, tag or commit it has"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            f"{where}: no such {what}, or a private one", "check the name; for a private one set HF_TOKEN"
+            f"{where}: no such {kind}, or a private one", "check the name; for a private one set HF_TOKEN"
         ) from error
-    except errors.EntryNotFoundError as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            # The client hides the hub's own answer, such as 403 or 429, behind advice about the connection.
-            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            raise _unreachable(source, _reason(cause)) from error
-        raise SourceError(f"{where}: {_reason(error)}", "name a repository of Hugging Face format") from error
+    except errors.LocalEntryNotFoundError as error:
+        # The client hides the hub's own answer, such as 403 or 429, behind advice about the connection.
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise _unreachable(source, _reason(cause)) from error
+    except (errors.EntryNotFoundError, errors.HFValidationError) as error:
+        raise SourceError(f"{where}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
     # The hub's client re-exports its HTTP library's base error: refused, reset, timed out, or a status such as 503.
     # Xet, the store behind the hub, raises RuntimeError.
     except (errors.HTTPError, ConnectionError, TimeoutError, RuntimeError) as error:
         raise _unreachable(source, _reason(error)) from error
-    except errors.HFValidationError as error:
-        raise SourceError(f"{source.text}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
 
 
 def _unreachable(source: Source, why: str) -> HubUnreachableError:
-    from huggingface_hub import constants
-
     wanted = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
     rehearsed = "rehearse with random weights of the same architecture: --rehearse"
     instead = "name a local file: path:" if source.file else rehearsed
@@ -235,29 +210,20 @@ def _reason(error: Exception) -> str:
     return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
-def _hub_is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
 def _type(source: Source) -> str:
     return "dataset" if source.file else "model"
 
 
 def _home(source: Source) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type=_type(source))
+
+
+def _snapshot(source: Source, revision: str) -> Path:
+    """Return the folder in the hub's cache for a commit, which may not be there."""
+    return _home(source) / "snapshots" / revision
 
 
 def _remembered(source: Source) -> str | None:
     """Return the commit that the hub's cache last saw for the revision, else None."""
     path = _home(source) / "refs" / source.revision
     return path.read_text().strip() if path.is_file() else None
-
-
-def _snapshot(source: Source, revision: str) -> Path | None:
-    folder = _home(source) / "snapshots" / revision
-    return folder if folder.is_dir() else None

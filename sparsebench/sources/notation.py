@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from sparsebench.errors import SourceError
+from sparsebench.manifest.problems import closest
 from sparsebench.sources import aliases
 
 SourceKind = Literal["hf", "path", "wheel", "random"]
@@ -69,20 +68,18 @@ class Source:
         return self.text
 
 
-def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
+def parse(text: str, base: Path | None = None) -> Source:
     """Parse a source; a relative ``path:`` starts at ``base`` (default: the current folder).
 
     An alias gives the source that it stands for. Raises SourceError with what is wrong and the notation expected.
     """
-    if isinstance(value, Mapping):
-        return _mapping(value)
-    text = value.strip() if isinstance(value, str) else ""
+    text = text.strip()
     text = aliases.source_of(text) or text
     if text == "random":
         return Source("random", "random")
     kind, separator, rest = text.partition(":")
     if kind not in KINDS or kind == "random" or not separator:
-        _unknown(text or repr(value), kind if separator else "")
+        _unknown(text, kind if separator else "")
     if not rest or "\0" in rest:
         _wrong(text, kind, "it holds a null character" if rest else "nothing follows the colon")
     if kind == "hf":
@@ -90,9 +87,17 @@ def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
     if kind == "path":
         location = str(Path(base or Path.cwd(), os.path.expanduser(rest)))
         return Source("path", f"path:{location}", location=location)
+    return _wheel(text, rest)
+
+
+def _wheel(text: str, rest: str) -> Source:
     named = _JOINED_NAME.search(rest)
-    pieces = _NEXT_PART.split(rest[: named.start()] if named else rest)
-    return _wheel(text, [_part(text, piece) for piece in pieces], named["name"] if named else "")
+    name = named["name"] if named else ""
+    parts = tuple(_part(text, piece) for piece in _NEXT_PART.split(rest[: named.start()] if named else rest))
+    if (len(parts) > 1 or name) and any(part.inner.endswith("/") for part in parts):
+        _wrong(text, "wheel", "folders cannot be concatenated or renamed, only files")
+    canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}" if name else "")
+    return Source("wheel", canonical, parts=parts, name=name)
 
 
 def _hub(text: str, rest: str) -> Source:
@@ -133,52 +138,18 @@ def _plain(inner: str) -> bool:
     return not inner.startswith("/") and "\\" not in inner and not any(step in ("", ".", "..") for step in steps)
 
 
-def _part(text: str, piece: str, sha256: str | None = None) -> WheelPart:
-    match = _WHEEL.match(piece.strip().removeprefix("wheel:"))
+def _part(text: str, piece: str) -> WheelPart:
+    match = _WHEEL.match(piece.strip())
     if not match:
         missing = "`==VERSION`" if "==" not in piece else "`!PATH/IN/WHEEL`" if "!" not in piece else ""
         _wrong(text, "wheel", f"{missing} is missing" if missing else f"{piece!r} is not understood")
     inner = match["inner"].strip()
     if not _plain(inner):
         _wrong(text, "wheel", f"{inner!r} is not a plain path inside the wheel")
-    digest = (match["sha256"] if match["sha256"] is not None else sha256 or "").lower()
-    if (digest or match["sha256"] is not None) and not _SHA256.match(digest):
+    digest = match["sha256"] and match["sha256"].lower()
+    if digest is not None and not _SHA256.match(digest):
         _wrong(text, "wheel", f"a sha256 is 64 hexadecimal digits, not {len(digest)} characters")
-    return WheelPart(match["project"], match["version"], inner, digest or None)
-
-
-def _wheel(text: str, parts: list[WheelPart], name: str = "") -> Source:
-    if (len(parts) > 1 or name) and any(part.inner.endswith("/") for part in parts):
-        _wrong(text, "wheel", "folders cannot be concatenated or renamed, only files")
-    canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}" if name else "")
-    return Source("wheel", canonical, parts=tuple(parts), name=name)
-
-
-def _mapping(value: Mapping[str, Any]) -> Source:
-    text = str(dict(value))
-    unknown = sorted(str(key) for key in set(value) - {"wheel", "sha256", "name"})
-    if unknown or "wheel" not in value:
-        problem = f"unknown key {unknown[0]!r}" if unknown else "no `wheel` key"
-        raise SourceError(
-            f"source {text}: {problem}",
-            "a source mapping is {wheel: [PROJECT==VERSION!PATH, …], sha256: [HEX, …], name: FILE}",
-        )
-    wheels, digests = (_listed(text, value.get(key) or [], key) for key in ("wheel", "sha256"))
-    if not wheels:
-        _wrong(text, "wheel", "`wheel` is empty")
-    if digests and len(digests) != len(wheels):
-        _wrong(text, "wheel", f"{len(wheels)} wheels but {len(digests)} sha256")
-    name = value.get("name", "")
-    if name and not (isinstance(name, str) and _JOINED_NAME.fullmatch(f" as {name}")):
-        _wrong(text, "wheel", f"{name!r} is not a plain file name")
-    return _wheel(text, [_part(text, piece, digest) for piece, digest in zip_longest(wheels, digests)], name)
-
-
-def _listed(text: str, value: Any, key: str) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(entry, str) for entry in values):
-        _wrong(text, "wheel", f"`{key}` is a list of strings (quote a sha256 that is all digits)")
-    return values
+    return WheelPart(match["project"], match["version"], inner, digest)
 
 
 def _wrong(text: str, kind: str, problem: str, notation: str | None = None) -> NoReturn:
@@ -186,18 +157,15 @@ def _wrong(text: str, kind: str, problem: str, notation: str | None = None) -> N
 
 
 def _unknown(text: str, kind: str) -> NoReturn:
-    close = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5) if kind else []
-    short = [] if kind or "/" in text else difflib.get_close_matches(text.lower(), aliases.KNOWN, n=3, cutoff=0.5)
-    if close:
-        meant = f"did you mean {close[0]}:? "
+    if kind:
+        close = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)  # `fh` is half of `hf`
+        guess = f"{close[0]}:" if close else ""
     elif os.path.exists(os.path.expanduser(text)):
-        meant = f"did you mean path:{text}? "
-    elif short:
-        meant = f"did you mean {' or '.join(short)}? "
-    elif _REPO.match(text):
-        meant = f"did you mean hf:{text}? "
+        guess = f"path:{text}"
     else:
-        meant = ""
+        alias = None if "/" in text else closest(text, aliases.KNOWN)
+        guess = alias or (f"hf:{text}" if _REPO.match(text) else "")
+    meant = f"did you mean {guess}? " if guess else ""
     problem = f"there is no kind {kind!r}" if kind else "it is no alias and does not say where it comes from"
     kinds = ", ".join(KINDS.values())
     raise SourceError(

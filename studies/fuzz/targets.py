@@ -281,7 +281,7 @@ class Figures(Target):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        from sparsebench.figures.draw import SHIPPED
+        from sparsebench.figures.spec import SHIPPED
         from sparsebench.ledger.store import Ledger
 
         (folder / "own").mkdir()
@@ -300,12 +300,11 @@ class Figures(Target):
         return self.texts[0].encode()
 
     def read(self, given: bytes) -> None:
-        from sparsebench.figures.draw import _render
-        from sparsebench.figures.spec import parse
+        from sparsebench.figures.draw import render_file
 
         path = self.folder / "own" / "given.sql"
         path.write_bytes(given)
-        _render(parse(path), self.ledger, self.folder / "out", ("svg",), 6.5)
+        render_file(path, self.ledger, self.folder / "out", ("svg",), 6.5)
 
 
 TARGETS: dict[str, type[Target]] = {

@@ -15,7 +15,7 @@ import pytest
 import sparsebench
 from sparsebench import notebook
 from sparsebench.errors import UserError
-from sparsebench.ledger import connect, migrate
+from sparsebench.ledger import connect, schema
 from sparsebench.plan.single import SingleModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "notebook.md").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_the_page_as_it_stands(home: Path, tiny_llama: Path, monkeypatch: pytest
 def test_sql_gives_frames_and_arrow(home: Path) -> None:
     path = home / "ledger" / "sparsebench.duckdb"
     with connect.writer(path, 1.0) as connection:
-        migrate.upgrade(connection, path)
+        schema.upgrade(connection, path)
     space: dict[str, Any] = {}
     (page,) = [block for block in blocks() if "import sql" in block]
     exec(page, space)

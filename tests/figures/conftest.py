@@ -39,7 +39,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def figure(tmp_path: Path) -> Callable[[str], Any]:
     """Write a figure's file into ./figures of an empty folder and parse it."""
-    from sparsebench.figures import parse
+    from sparsebench.figures.spec import parse
 
     def write(text: str, name: str = "mine") -> Any:
         path = tmp_path / "figures" / f"{name}.sql"

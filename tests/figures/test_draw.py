@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsebench import figures
 from sparsebench.errors import QueryError, UserError
-from sparsebench.figures import Rendered, draw, listing, style
+from sparsebench.figures import draw as drawing
+from sparsebench.figures import style
+from sparsebench.figures.draw import Rendered, draw
 from sparsebench.figures.names import apart
-from sparsebench.figures.spec import SHIPPED, parse
+from sparsebench.figures.spec import SHIPPED, listing, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.store import Ledger
@@ -26,7 +27,7 @@ NOWHERE = Path("nowhere")
 
 def render(*asked: Any, **settings: Any) -> list[Rendered]:
     """All at once."""
-    return list(figures.render(*asked, **settings))
+    return list(drawing.render(*asked, **settings))
 
 
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
@@ -137,8 +138,8 @@ SELECT model, max(bytes_dense) AS bytes FROM results GROUP BY model ORDER BY mod
 
 def test_listing_and_help_do_without_matplotlib() -> None:
     script = (
-        "import sys; from pathlib import Path; from sparsebench import figures; "
-        "assert figures.listing(Path('nowhere')); assert 'matplotlib' not in sys.modules, 'imported'"
+        "import sys; from pathlib import Path; from sparsebench.figures import spec; "
+        "assert spec.listing(Path('nowhere')); assert 'matplotlib' not in sys.modules, 'imported'"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -10,10 +10,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from sparsebench.figures import draw, style
-from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures import style
+from sparsebench.figures.draw import draw
 from sparsebench.figures.scatter import front
-from sparsebench.figures.spec import parse
+from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from tests.figures.test_draw import overlaps, rows_of
@@ -373,25 +373,9 @@ def test_a_pattern_has_its_line_where_kernels_skip_its_zeros() -> None:
             for line, pattern in (("wanda/row", "unstructured"), ("wanda 2:4", "2:4")):
                 points = [("dense", "unstructured", 0.0, "dense torch linear"), ("wanda", pattern, 0.5, kernel)]
                 for method, its, sparsity, ran in points:
-                    row = [
-                        "m",
-                        "real",
-                        method,
-                        its,
-                        sparsity,
-                        line,
-                        engine,
-                        ran,
-                        1,
-                        "float32",
-                        "w",
-                        "decode",
-                        "p",
-                        1,
-                        1,
-                        1,
-                    ]
-                    connection.execute(f"INSERT INTO speedups VALUES ({', '.join('?' * 17)})", [*row, "here"])
+                    row = ["m", "real", method, its, sparsity, line, engine, ran]
+                    row += [1, "float32", "w", "decode", "p", 1, 1, 1, "here"]
+                    connection.execute(f"INSERT INTO speedups VALUES ({', '.join('?' * 17)})", row)
         rows = connection.execute(parse(SHIPPED / "runtime.sql").sql).df().to_dict("records")
     assert {row["label"] for row in rows} == {
         "decode, hf ×1, wanda/row", "decode, sparse ×1, wanda/row", "decode, sparse ×1, wanda 2:4",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.figures import render
+from sparsebench.figures.draw import render
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-figure.md").read_text(encoding="utf-8")
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import UserError
-from sparsebench.figures import KEYS, listing, parse
-from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures.spec import KEYS, SHIPPED, listing, parse
 from sparsebench.figures.values import fitting
 from sparsebench.ledger.query import Table
 from tests.figures.test_draw import NAMES
@@ -65,7 +64,7 @@ def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any
 def test_a_log_colour_takes_no_zero(figure: Callable[[str], Any]) -> None:
     keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "middle": "1 2"}
     spec = figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
-    with pytest.raises(UserError, match="column 'c' gives a value outside its log axis"):
+    with pytest.raises(UserError, match="column 'c' gives float 0.0"):
         fitting(spec, Table(("a", "b", "c"), ((1, "q", 0.0),)))
 
 
@@ -89,7 +88,7 @@ def test_a_column_that_the_query_does_not_give_is_named(figure: Callable[[str], 
 @pytest.mark.parametrize(("scale", "bad", "words"), [("log", 0, "above 0"), ("sparsity", 1.5, "from 0 to 1")])
 def test_a_value_outside_its_scale_is_named(figure: Callable[[str], Any], scale: str, bad: float, words: str) -> None:
     spec = figure(GOOD.replace("-- note: one", f"-- xscale: {scale}"))
-    with pytest.raises(UserError, match=f"column 'a' gives a value outside its {scale} axis") as caught:
+    with pytest.raises(UserError, match=rf"column 'a' gives \w+ {bad}") as caught:
         fitting(spec, Table(("a", "b"), ((0.5, 2), (bad, 2))))
     assert words in (caught.value.hint or "")
 

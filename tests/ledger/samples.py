@@ -102,6 +102,7 @@ def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
         "format": 2,
         "kind": "plan",
         "manifest": made.manifest,
+        "machine": "",
         "written_at": written_at.isoformat(),
         "cells": cells,
     }

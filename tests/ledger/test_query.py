@@ -15,63 +15,17 @@ from sparsebench.errors import QueryError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.export import export
 
-RESULTS = [
-    *("manifest", "variant_id", "model", "family", "weights", "recipe", "method", "granularity", "pattern", "sparsity"),
-    *("achieved_sparsity", "seed", "calibration", "dtype", "machine", "task", "metric", "higher_is_better"),
-    *(
-        "score",
-        "collapsed",
-        "low",
-        "high",
-        "n",
-        "limited",
-        "num_fewshot",
-        "chance",
-        "dense_score",
-        "retained",
-        "retained_low",
-        "retained_high",
-        "verdict",
-        "tests",
-        "q",
-        "q_tests",
-        "detectable",
-        "loss_at_most",
-        "loses_less",
-        "documents_to_clear",
-        "floor",
-        "bits_per_byte",
-    ),
-    *("bytes_dense", "bytes_packed", "bytes_archive"),
-    *("engine", "ranks", "workload", "prefill_ms", "decode_ms", "peak_bytes"),
-]
-VIEWS = [
-    "activity",
-    "cells",
-    "conflicts",
-    "curves",
-    "failures",
-    "floors",
-    "latency",
-    "layer_sparsity",
-    "memory",
-    "metrics",
-    "outputs",
-    "pareto",
-    "recovered",
-    "results",
-    "samples",
-    "scores",
-    "sizes",
-    "speedups",
-    "steps",
-    "structure",
-    "tensors",
-    "training_curves",
-    "variants",
-    "vs_dense",
-    "ways",
-]
+RESULTS = """
+    manifest variant_id model family weights recipe method granularity pattern sparsity achieved_sparsity seed
+    calibration dtype machine task metric higher_is_better score collapsed low high n limited num_fewshot chance
+    dense_score retained retained_low retained_high verdict tests q q_tests detectable loss_at_most loses_less
+    documents_to_clear floor bits_per_byte bytes_dense bytes_packed bytes_archive engine ranks workload prefill_ms
+    decode_ms peak_bytes
+""".split()
+VIEWS = """
+    activity cells conflicts curves failures floors latency layer_sparsity memory metrics outputs pareto recovered
+    results samples scores sizes speedups steps structure tensors training_curves variants vs_dense ways
+""".split()
 
 
 def test_results_has_exactly_the_designed_columns(ledger: Path) -> None:

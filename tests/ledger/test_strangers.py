@@ -15,7 +15,7 @@ import pytest
 
 from sparsebench import bounded, provenance, records
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
-from sparsebench.ledger import connect, migrate, query, sqlfiles
+from sparsebench.ledger import connect, query, schema, sqlfiles
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from tests.strangers import CANARY
@@ -119,7 +119,7 @@ def test_an_export_reaches_its_own_folder_only(theirs: Path, secret: Path, tmp_p
         ('CREATE MACRO "+"(a, b) AS 42', "macro +"),
         ("CREATE MACRO lower(x) AS 'none'", "macro lower"),
         (
-            "CREATE MACRO duckdb_tables() AS TABLE SELECT 'base' AS schema_name, 'migrations' AS table_name",
+            "CREATE MACRO duckdb_tables() AS TABLE SELECT 'base' AS schema_name, 'version' AS table_name",
             "macro duckdb_tables",
         ),
         (
@@ -143,10 +143,9 @@ def test_a_trigger_is_refused(tmp_path: Path, found: list[dict[str, Any]]) -> No
     path = tmp_path / "triggered.duckdb"
     try:
         with duckdb.connect(str(path), config={"storage_compatibility_version": "v2.0.0"}) as connection:
-            migrate.upgrade(connection, path)
+            schema.upgrade(connection, path)
             connection.execute(
-                "CREATE TRIGGER sly AFTER INSERT ON base.plans FOR EACH STATEMENT"
-                " INSERT INTO base.migrations VALUES (99, 'x', now())"
+                "CREATE TRIGGER sly AFTER INSERT ON base.plans FOR EACH STATEMENT UPDATE base.version SET number = 99"
             )
     except duckdb.Error as error:
         pytest.skip(f"this DuckDB has no triggers: {error}")
@@ -163,15 +162,13 @@ def test_a_name_in_the_file_is_no_statement(changed: Callable[..., Path]) -> Non
     path = changed(
         "CREATE VIEW sly AS SELECT 1 AS manifest",
         """CREATE VIEW "sly.manifest IS 'a'; DELETE FROM base.plans; --" AS SELECT 2 AS manifest""",
-        "UPDATE base.issued_views SET digest = 'older'",
+        "UPDATE base.version SET views = 'older'",
     )
     assert query.run(path, "SELECT count(*) FROM base.plans").rows == ((1,),)
 
 
 def test_what_is_not_a_ledgers_is_named(changed: Callable[..., Path], found: list[dict[str, Any]]) -> None:
-    path = changed(
-        "DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.issued_views SET digest = 'older'"
-    )
+    path = changed("DROP VIEW results", "CREATE TABLE results (a INTEGER)", "UPDATE base.version SET views = 'older'")
     with pytest.raises(LedgerError, match="results"):
         Ledger(path).ingest(found[:1])
 
@@ -183,7 +180,7 @@ def test_every_definition_stands_by_itself(ledger: Path) -> None:
     with query.reader(ledger) as connection:
         for name, text in sqlfiles.definitions().items():
             alone = connection.cursor()  # which sees nothing of what others have made for themselves
-            migrate.stand_in(alone, name)
+            schema.stand_in(alone, name)
             if text.startswith("VIEW"):
                 columns = [f"SELECT column_name FROM (DESCRIBE {schema}{name})" for schema in ("temp.", "main.")]
                 assert alone.execute(columns[0]).fetchall() == alone.execute(columns[1]).fetchall()

@@ -258,18 +258,6 @@ BROKEN = {
         MODEL + "{name: m, source: hf:a/m, family: decoder, architecture: {model_type: t5}}", 3, 39,
         "`decoder`, but `architecture` (model_type `t5`)", "`encoder-decoder`", "correct",
     ),
-    "wheel parts: unknown key": (
-        MODEL + "{name: m, source: {wheel: [a==1!b], sha: [c]}, family: decoder}", 3, 41,
-        "unknown key `sha`", "`name`, `sha256`, `wheel`", "did you mean `sha256`?",
-    ),
-    "wheel parts: bad sum": (
-        MODEL + "{name: m, source: {wheel: [a==1!b], sha256: [c0]}, family: decoder}", 3, 50,
-        "`c0` does not fit", "64 hexadecimal", "",
-    ),
-    "wheel parts: too few sums": (
-        MODEL + f"{{name: m, source: {{wheel: [a==1!b, a==1!c], sha256: {'c' * 64}}}, family: decoder}}", 3, 57,
-        "2 wheels and 1 sums", "one sha256 per wheel", "",
-    ),
     "source of a wrong type": (
         MODEL + "{name: m, source: 5, family: decoder}", 3, 23,
         "`source` is `5`", "text", '"5"',

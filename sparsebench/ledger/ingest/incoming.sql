@@ -20,8 +20,7 @@ WITH given AS (
     SELECT *, row_number() OVER (PARTITION BY plain ORDER BY position) = 1 AND plain NOT IN (SELECT record_id FROM known) AS alone
     FROM (SELECT DISTINCT ON (plain, digest, own) * FROM keyed ORDER BY position) keyed
     WHERE NOT EXISTS (FROM known WHERE record_id = longer)
-      -- Ledgers from before there were digests have none.
-      AND NOT EXISTS (FROM known WHERE record_id = plain AND coalesce(known.digest, keyed.digest) = keyed.digest AND known.own >= keyed.own)
+      AND NOT EXISTS (FROM known WHERE record_id = plain AND known.digest = keyed.digest AND known.own >= keyed.own)
 )
 SELECT if(alone, plain, longer) AS record_id, position, started_at, r, digest, origin, own, coalesce(r ->> '$.kind', 'cell') AS kind,
        CASE WHEN r ->> '$.status' = 'done' THEN r ->> '$.stage' END AS done, r -> '$.result' AS result

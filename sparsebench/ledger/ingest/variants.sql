@@ -7,7 +7,5 @@ WITH typed AS (
         "allocation":"VARCHAR","propagate":"VARCHAR","recipe":"VARCHAR","beside":"VARCHAR","parents":"VARCHAR[]"}') AS v, own
     FROM described
 )
-SELECT v.id AS variant_id, v.model, v.family, v.source, v.revision, v.weights, v.dtype, v.method, v.granularity, v.pattern, v.sparsity,
-       v.seed, v.calibration, coalesce(v.allocation, 'uniform') AS allocation, coalesce(v.propagate, '') AS propagate, v.recipe, v.beside,
-       v.parents[-1] AS parent, own
+SELECT v.id AS variant_id, v.* EXCLUDE (id, parents), v.parents[-1] AS parent, own
 FROM typed;

@@ -1,5 +1,5 @@
 -- Every variant of which something was measured, and what a person may call it by.
-SELECT variant_id AS id, model, weights, dtype, coalesce(recipe, '') AS recipe, seed, calibration
+SELECT variant_id AS id, model, weights, dtype, recipe, seed, calibration
 FROM variants
 WHERE variant_id IN (SELECT variant_id FROM cells WHERE status = 'done')
 ORDER BY model, recipe <> 'dense', recipe, seed, dtype, id;

@@ -6,19 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.connect import interruptible
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-    Integers = npt.NDArray[np.int64]
-    ValuesAndLabels = tuple[Floats, Floats]
-
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+ValuesAndLabels = tuple[Floats, Floats]
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
 Z95_ONE_SIDED = NormalDist().inv_cdf(0.95)
@@ -44,8 +43,8 @@ class Metric:
     @cache
     def named(cls, name: str) -> Metric:
         """Return the metric that results, such as ``scores.metric``, call ``name``."""
-        found = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
-        return cls(*found[0]) if found else cls()
+        rows = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
+        return cls(*rows[0]) if rows else cls()
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ class Pairs:
     @property
     def sides(self) -> list[ValuesAndLabels]:
         """The outcomes with their labels: the variant's, then the dense model's."""
-        own = self.label if self.variant_label is None else self.variant_label
-        return [(self.variant, own), (self.dense, self.label)]
+        variant_label = self.label if self.variant_label is None else self.variant_label
+        return [(self.variant, variant_label), (self.dense, self.label)]
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,6 @@ class Standing:
 
 def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
     """Return the rows of a query on the views of metrics and verdicts, which hold rules that SQL and Python share."""
-    import duckdb
-
     with interruptible(), duckdb.connect() as connection:
         connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
         return connection.execute(query, values).fetchall()
@@ -155,8 +152,8 @@ def codes(names: Iterable[str | None]) -> Integers | None:
 
     Returns None when no two documents share a cluster.
     """
-    import numpy as np
-
     known: dict[str | tuple[int], int] = {}
-    found = [known.setdefault((place,) if name is None else name, len(known)) for place, name in enumerate(names)]
-    return np.array(found, dtype=np.int64) if len(known) < len(found) else None
+    numbers = [
+        known.setdefault((position,) if name is None else name, len(known)) for position, name in enumerate(names)
+    ]
+    return np.array(numbers, dtype=np.int64) if len(known) < len(numbers) else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.statistics import proportions, resampling, sensitivity, windows
@@ -12,6 +13,8 @@ from sparsebench.ledger.statistics.contract import (
     UNEXPLAINED,
     Z95_ONE_SIDED,
     Comparison,
+    Floats,
+    Integers,
     Interval,
     Metric,
     Pairs,
@@ -22,9 +25,6 @@ from sparsebench.ledger.statistics.contract import (
 )
 from sparsebench.ledger.statistics.proportions import PairedCounts
 from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers
 
 ALONE = "one document, or one cluster of them, does not show how much documents vary"
 
@@ -38,22 +38,22 @@ def interval(
     """
     if not explains(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
-    n, many, pooling = len(values), count_clusters(len(values), clusters), Metric.named(metric).pooling
+    n, n_clusters, pooling = len(values), count_clusters(len(values), clusters), Metric.named(metric).pooling
     if pooling == "per token":
         return windows.interval(values, labels, clusters)
-    counted = pooling == "mean" and _binary(values)
-    if many < 2 and (clusters is not None or not counted):
+    binary = pooling == "mean" and _binary(values)
+    if n_clusters < 2 and (clusters is not None or not binary):
         return Interval(None, None, f"none: {ALONE}")
-    if counted:
+    if binary:
         effect = design_effect(values, clusters)
-        return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(many, n)}")
+        return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(n_clusters, n)}")
     if pooling == "ranking":
         ends = resampling.jackknife((values, labels), clusters)
         if ends is None:
             return Interval(None, None, "none: leaving out documents does not show how much they vary")
-        return Interval(*ends, f"jackknife of the logit{_in(many, n)}")
+        return Interval(*ends, f"jackknife of the logit{_in(n_clusters, n)}")
     drawn = resampling.resampled(pooling, [(values, labels)], clusters, seed)[:, 0]
-    return Interval(*resampling.quantiles(drawn, many), f"bootstrap, {RESAMPLES} resamples{_in(many, n)}")
+    return Interval(*resampling.quantiles(drawn, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}")
 
 
 def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
@@ -66,26 +66,27 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
         return none("no document in common", known.higher_is_better)
     if known.pooling == "per token":
         return windows.compare(pairs, chance)
-    counted = known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
-    if pairs.clusters < 2 and (pairs.cluster is not None or not counted):
+    binary = known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
+    if pairs.clusters < 2 and (pairs.cluster is not None or not binary):
         return replace(none(ALONE, known.higher_is_better), n=n, clusters=1)
-    if counted:
+    if binary:
         return _counted(known, pairs, chance)
     return _bootstrapped(known, pairs, chance, seed)
 
 
 def judged(
-    found: Sequence[Comparison], stood: Sequence[Standing] | None = None
+    comparisons: Sequence[Comparison], standings: Sequence[Standing] | None = None
 ) -> list[tuple[float | None, str | None]]:
     """Return each comparison's p value, with Holm's correction for all of them, and its verdict, as in ``vs_dense``.
 
-    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``stood`` may
+    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value. ``standings`` may
     override it with ``invalid``, ``collapsed`` or ``at chance``; an invalid task counts in no family, and has no p.
     """
-    columns = {name: [getattr(one, name) for one in found] for name in ("difference", "higher_is_better")}
-    places = stood or [Standing()] * len(found)
-    columns["p"] = [None if place.separable is False else one.p for one, place in zip(found, places, strict=True)]
-    columns |= {name: [getattr(one, name) for one in places] for name in ("separable", "collapsed", "at_chance")}
+    standings = standings or [Standing()] * len(comparisons)
+    pairs = list(zip(comparisons, standings, strict=True))
+    columns = {name: [getattr(pair, name) for pair in comparisons] for name in ("difference", "higher_is_better")}
+    columns |= {name: [getattr(pair, name) for pair in standings] for name in ("separable", "collapsed", "at_chance")}
+    columns["p"] = [None if standing.separable is False else pair.p for pair, standing in pairs]
     return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
 
 
@@ -100,19 +101,17 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
     """Return whether ``score`` follows from its outcomes; one that is computed in an unknown way gets no interval."""
     if not len(values):
         return False
-    found = resampling.value(Metric.named(metric).pooling, values, labels)
-    return bool(abs(found - score) <= 1e-6 * max(1.0, abs(score)))
+    pooled = resampling.value(Metric.named(metric).pooling, values, labels)
+    return bool(abs(pooled - score) <= 1e-6 * max(1.0, abs(score)))
 
 
 def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     """Compare 0/1 outcomes by how many documents only one side gets right. Where lower is better, 0 is right."""
-    import numpy as np
-
     if not metric.higher_is_better:
         pairs = replace(pairs, variant=1 - pairs.variant, dense=1 - pairs.dense)
         chance = None if chance is None else 1 - chance
     n, net = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
-    many = pairs.clusters
+    n_clusters = pairs.clusters
     gained, lost = int((net > 0).sum()), int((net < 0).sum())
     both = int((pairs.variant * pairs.dense).sum())
     table = PairedCounts(both, gained, lost, n - both - gained - lost)
@@ -121,7 +120,7 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     sign = 1 if metric.higher_is_better else -1
     low, high = sorted(sign * end for end in proportions.newcombe(independent))
     sums = net if pairs.cluster is None else np.bincount(pairs.cluster, weights=net).round().astype(int)
-    test = "McNemar exact" if many == n else f"exact sign-flip test{_in(many, n)}"
+    test = "McNemar exact" if n_clusters == n else f"exact sign-flip test{_in(n_clusters, n)}"
     return Comparison(
         n=n,
         difference=sign * (gained - lost) / n,
@@ -132,7 +131,7 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         lost=lost,
         method=f"{test}, Newcombe interval",
         higher_is_better=metric.higher_is_better,
-        clusters=many,
+        clusters=n_clusters,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
         loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
         **_retained_of_counts(table, pairs, chance),
@@ -154,17 +153,17 @@ def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None)
 
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """Compare all other outcomes by scoring both sides on the same resamples."""
-    n, many = len(pairs.variant), pairs.clusters
+    n, n_clusters = len(pairs.variant), pairs.clusters
     drawn = resampling.resampled(metric.pooling, pairs.sides, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
-    low, high = resampling.quantiles(shifts, many)
-    least, worst = resampling.quantiles(shifts, many, 0.95)
+    low, high = resampling.quantiles(shifts, n_clusters)
+    least, worst = resampling.quantiles(shifts, n_clusters, 0.95)
     variant, dense = (resampling.value(metric.pooling, *side) for side in pairs.sides)
     retained: dict[str, float | None] = {}
     if metric.pooling == "ranking":
         around = resampling.jackknife(pairs.sides[1], pairs.cluster)
     else:
-        around = resampling.quantiles(drawn[:, 1], many)
+        around = resampling.quantiles(drawn[:, 1], n_clusters)
     if chance is not None and around and (around[0] > chance if metric.higher_is_better else around[1] < chance):
         base = drawn[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
@@ -172,7 +171,7 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
             chance = float(pairs.label.mean())
             base = resampling.resampled("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
         above = drawn - base
-        ratio_low, ratio_high = resampling.quantiles(above[:, 0] / above[:, 1], many)
+        ratio_low, ratio_high = resampling.quantiles(above[:, 0] / above[:, 1], n_clusters)
         ratio = (variant - chance) / (dense - chance)
         retained = {"retained": ratio, "retained_low": ratio_low, "retained_high": ratio_high}
     return Comparison(
@@ -180,20 +179,20 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
         difference=variant - dense,
         low=low,
         high=high,
-        p=resampling.p_value(shifts, many),
+        p=resampling.p_value(shifts, n_clusters),
         gained=None,
         lost=None,
-        method=f"paired bootstrap, {RESAMPLES} resamples{_in(many, n)}",
+        method=f"paired bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}",
         higher_is_better=metric.higher_is_better,
-        clusters=many,
-        detectable=sensitivity.of_interval(low, high, many),
+        clusters=n_clusters,
+        detectable=sensitivity.of_interval(low, high, n_clusters),
         loss_at_most=-least if metric.higher_is_better else worst,
         **retained,
     )
 
 
-def _in(many: int, n: int) -> str:
-    return "" if many == n else f" over {many} clusters"
+def _in(n_clusters: int, n: int) -> str:
+    return "" if n_clusters == n else f" over {n_clusters} clusters"
 
 
 def _binary(values: Floats) -> bool:

@@ -6,12 +6,11 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics.contract import Z95
+import numpy as np
+from scipy.special import bdtr, gammaln, xlog1py, xlogy
 
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers
+from sparsebench.ledger.statistics.contract import Z95, Floats, Integers
 
 _FAR = 1e6
 """How far from the estimate the end of a ratio's interval is sought; beyond, the interval has no end."""
@@ -54,8 +53,6 @@ def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
 
 def mcnemar(gained: int, lost: int) -> float:
     """Return the exact two-sided p value of McNemar's test: a binomial test of the discordant pairs at one half."""
-    from scipy.special import bdtr
-
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
 
 
@@ -65,8 +62,6 @@ def sign_flip(net: Integers) -> float:
     Convolution gives the distribution of the sum of ±|net| over all swaps. Where every cluster has one document, this
     is McNemar's test.
     """
-    import numpy as np
-
     sizes, counts = np.unique(np.abs(net[net != 0]), return_counts=True)
     if not len(sizes) or (len(sizes) == 1 and sizes[0] == 1):
         return mcnemar(int((net > 0).sum()), int((net < 0).sum()))
@@ -82,12 +77,9 @@ def sign_flip(net: Integers) -> float:
 
 def binomial(k: Integers, n: int, share: float) -> Floats:
     """Return the probabilities of ``k`` hits in ``n`` trials, each a hit with probability ``share``."""
-    import numpy as np
-    from scipy.special import gammaln, xlog1py, xlogy
-
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    found: Floats = np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
-    return found
+    chances: Floats = np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
+    return chances
 
 
 def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
@@ -119,9 +111,9 @@ def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | 
 
     def excess(ratio: float, upper: bool) -> float:
         # The end of r x dense that widens the limit. With r < 0 its ends swap, and the correlation changes its sign.
-        own = high - first if upper else first - low
-        other = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
-        root = _root(own, abs(ratio) * other, phi if ratio >= 0 else -phi)
+        width = high - first if upper else first - low
+        other_width = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
+        root = _root(width, abs(ratio) * other_width, phi if ratio >= 0 else -phi)
         return top - ratio * base + (root if upper else -root)
 
     return _end(excess, top / base, upper=False), _end(excess, top / base, upper=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import sys
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from sparsebench.benchmarks.statistics import average_precision, spearman
-from sparsebench.ledger.statistics.contract import count_clusters
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers, ValuesAndLabels
+from sparsebench.ledger.statistics.contract import Floats, Integers, ValuesAndLabels, count_clusters
 
 RESAMPLES = 2000
 CHUNK = 1 << 21
@@ -22,15 +21,11 @@ _NORMAL = NormalDist()
 
 def value(pooling: str, values: Floats, labels: Floats) -> float:
     """Return the score of the documents themselves, each counted once, computed as ``pooling`` says (``Metric``)."""
-    import numpy as np
-
     return float(statistic(pooling, values, labels, np.ones((1, len(values))))[0])
 
 
 def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
     """Return the score (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
-    import numpy as np
-
     if pooling == "per token":
         with np.errstate(invalid="ignore", divide="ignore"):
             # A collapsed model's perplexity may lie beyond a double: the largest double stands for it.
@@ -54,21 +49,19 @@ def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | N
 
     The same ``seed`` and the same numbers of documents and clusters draw the same resamples.
     """
-    import numpy as np
-
     n = len(sides[0][0])
     drawn = count_clusters(n, clusters)
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // n)
-    found = []
+    scores = []
     for start in range(0, RESAMPLES, rows):
         size = min(rows, RESAMPLES - start)
         draws = generator.integers(0, drawn, size=(size, drawn)) + np.arange(size)[:, None] * drawn
         weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
         if clusters is not None:
             weights = weights[:, clusters]
-        found.append(np.stack([statistic(pooling, values, labels, weights) for values, labels in sides], axis=1))
-    return np.concatenate(found)
+        scores.append(np.stack([statistic(pooling, values, labels, weights) for values, labels in sides], axis=1))
+    return np.concatenate(scores)
 
 
 def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, float]:
@@ -77,9 +70,6 @@ def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, floa
     Hesterberg's expanded percentile interval (The American Statistician 69, 371-386, 2015): the normal quantile is
     replaced by t(n - 1) times the root of n / (n - 1).
     """
-    import numpy as np
-    from scipy.special import stdtrit
-
     outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, upper))
     low, high = np.nanquantile(values, [outer, 1 - outer])
     return float(low), float(high)
@@ -92,9 +82,6 @@ def jackknife(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, 
     0 and 1, which have no logit, and where the score is the same whatever is left out. The bootstrap of a share is
     skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, this in 93% (studies/power.py).
     """
-    import numpy as np
-    from scipy.special import expit, logit, stdtrit
-
     n, score = len(side[0]), value("ranking", *side)
     group = (np.arange(n) if clusters is None else clusters) % RESAMPLES
     groups, rows = int(group.max()) + 1, max(1, CHUNK // n)
@@ -116,9 +103,6 @@ def p_value(shifts: Floats, n: int) -> float:
     below 5%. Then the distance of 0 in standard deviations counts, where it is larger. For a mean, that is Student's
     paired t test.
     """
-    import numpy as np
-    from scipy.special import stdtr
-
     crossing = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
     share = (1 + crossing) / (1 + len(shifts))
     if share >= 0.5:
@@ -136,17 +120,14 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     It is the variance of the mean over clusters (two or more) divided by that over documents. Few clusters make their
     variance uncertain: it is enlarged by (t(K - 1) / t(n - 1))², as Korn & Graubard do (Survey Methodology 24, 193-201, 1998).
     """
-    import numpy as np
-    from scipy.special import stdtrit
-
     if clusters is None:
         return 1.0
     n, centred = len(values), values - values.mean()
     sums = np.bincount(clusters, weights=centred)
-    many = len(sums)
+    n_clusters = len(sums)
     alone = float((centred**2).sum()) * n / (n - 1)
     if not alone:
         return 1.0
-    together = float((sums**2).sum()) * many / (many - 1)
-    uncertain = float(stdtrit(many - 1, 0.975) / stdtrit(n - 1, 0.975))
+    together = float((sums**2).sum()) * n_clusters / (n_clusters - 1)
+    uncertain = float(stdtrit(n_clusters - 1, 0.975) / stdtrit(n - 1, 0.975))
     return max(1.0, together / alone * uncertain**2)

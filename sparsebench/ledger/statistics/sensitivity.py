@@ -6,6 +6,9 @@ import math
 from functools import lru_cache
 from statistics import NormalDist
 
+import numpy as np
+from scipy.special import bdtrc, bdtrik, stdtrit
+
 from sparsebench.ledger.statistics.contract import Z95, ask
 from sparsebench.ledger.statistics.proportions import binomial
 
@@ -36,12 +39,12 @@ def detectable(n: int, discordance: float = ASSUMED) -> float | None:
     # Newton's steps on the normal scale, where power is close to a line of slope √(n / ψ) in the drop; kept between a
     # drop known to be too small and one known to be enough.
     for _ in range(40):
-        found = power(n, discordance, drop)
-        low, high = (drop, high) if found < WANTED else (low, drop)
-        if abs(found - WANTED) < _CLOSE:
+        reached = power(n, discordance, drop)
+        low, high = (drop, high) if reached < WANTED else (low, drop)
+        if abs(reached - WANTED) < _CLOSE:
             break
         slope = math.sqrt(n / max(discordance, drop))
-        step = (_probit(WANTED) - _probit(found)) / slope
+        step = (_probit(WANTED) - _probit(reached)) / slope
         drop = drop + step if low < drop + step < high else (low + high) / 2
     return drop
 
@@ -57,9 +60,6 @@ def power(n: int, discordance: float, drop: float) -> float:
     The number of discordant documents is binomial (n, ψ), and a share (1 + drop / ψ) / 2 of them is lost; ψ is the
     larger of ``discordance`` and ``drop``.
     """
-    import numpy as np
-    from scipy.special import bdtrc, bdtrik
-
     psi = min(1.0, max(discordance, drop))
     if n < 1 or not psi:
         return 0.0
@@ -71,16 +71,14 @@ def power(n: int, discordance: float, drop: float) -> float:
     missed = np.where(
         counts > 0, np.ceil(bdtrik(1 - LEVEL / 2, counts, 0.5)), 0
     )  # the most that may be lost without p < 0.05
-    found = bdtrc(missed, counts, share) + bdtrc(missed, counts, 1 - share)
-    return float((weights * found).sum() / weights.sum())
+    rejected = bdtrc(missed, counts, share) + bdtrc(missed, counts, 1 - share)
+    return float((weights * rejected).sum() / weights.sum())
 
 
 def of_interval(low: float, high: float, n: int) -> float:
-    """Return the difference found with 80% power, from the width of the 95% interval of ``n`` documents or clusters."""
-    from scipy.special import stdtrit
-
-    beyond, found = stdtrit(n - 1, [0.975, WANTED])
-    return float((high - low) / 2 * (beyond + found) / beyond)
+    """Return the difference reached with 80% power, from the width of the 95% interval of ``n`` documents or clusters."""
+    beyond, reached = stdtrit(n - 1, [0.975, WANTED])
+    return float((high - low) / 2 * (beyond + reached) / beyond)
 
 
 def _normal(n: int, psi: float) -> float:

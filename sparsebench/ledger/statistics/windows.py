@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, count_clusters, none
+import numpy as np
+from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
+
+from sparsebench.ledger.statistics.contract import Comparison, Floats, Integers, Interval, Pairs, count_clusters, none
 from sparsebench.ledger.statistics.resampling import LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
-
-if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers
 
 LEAST = 3
 """The fewest windows that give an interval: two say next to nothing of how much windows vary."""
@@ -40,8 +39,6 @@ class Mean:
     @property
     def p(self) -> float:
         """The two-sided p value against 0. Where all windows agree, it is 1 for a mean of 0, and 0 for any other."""
-        from scipy.special import stdtr
-
         if not self.error:
             return float(self.value == 0)
         return 2 * float(stdtr(self.n - 1, -abs(self.value) / self.error))
@@ -49,8 +46,6 @@ class Mean:
     @property
     def detectable(self) -> float:
         """The rise that ``n`` windows show with 80% power (noncentral t), the error's small-sample bias removed."""
-        from scipy.special import gammaln, nctdtrinc
-
         freedom = self.n - 1
         bias = math.sqrt(2 / freedom) * math.exp(gammaln((freedom + 1) / 2) - gammaln(freedom / 2))
         return float(nctdtrinc(freedom, 1 - WANTED, _quantile(0.975, self.n))) * self.error / bias
@@ -58,8 +53,6 @@ class Mean:
 
 def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Mean:
     """Return the mean of ``losses`` (n,), each the sum over that window's ``tokens`` (n,), for two windows or more."""
-    import numpy as np
-
     value = losses.sum() / tokens.sum()
     left = losses - value * tokens
     if clusters is not None:
@@ -70,11 +63,11 @@ def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Me
 
 def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
     """Return the 95% interval of a perplexity."""
-    many = count_clusters(len(losses), clusters)
-    if many < LEAST:
-        return Interval(None, None, f"none: {_too_few(many)}")
+    n_windows = count_clusters(len(losses), clusters)
+    if n_windows < LEAST:
+        return Interval(None, None, f"none: {_too_few(n_windows)}")
     low, high = mean(losses, tokens, clusters).interval
-    return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(many)}")
+    return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(n_windows)}")
 
 
 def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
@@ -83,26 +76,26 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity
     without skill; the share retained is computed from logarithms.
     """
-    many = pairs.clusters
-    if many < LEAST:
-        few = none(_too_few(many), higher_is_better=False)
-        return replace(few, n=len(pairs.variant), clusters=many)
+    n_windows = pairs.clusters
+    if n_windows < LEAST:
+        few = none(_too_few(n_windows), higher_is_better=False)
+        return replace(few, n=len(pairs.variant), clusters=n_windows)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
-    found = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
-    low, high = found.interval
+    shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
+    low, high = shift.interval
     return Comparison(
         n=len(pairs.variant),
-        difference=_exp(math.log(dense) + found.value) - dense,
+        difference=_exp(math.log(dense) + shift.value) - dense,
         low=_exp(math.log(dense) + low) - dense,
         high=_exp(math.log(dense) + high) - dense,
-        p=found.p,
+        p=shift.p,
         gained=None,
         lost=None,
-        method=f"paired t of log-losses, {_windows(many)}",
+        method=f"paired t of log-losses, {_windows(n_windows)}",
         higher_is_better=False,
-        clusters=many,
-        detectable=_exp(math.log(dense) + found.detectable) - dense,
-        loss_at_most=_exp(math.log(dense) + found.value + _quantile(0.95, many) * found.error) - dense,
+        clusters=n_windows,
+        detectable=_exp(math.log(dense) + shift.detectable) - dense,
+        loss_at_most=_exp(math.log(dense) + shift.value + _quantile(0.95, n_windows) * shift.error) - dense,
         **_retained(pairs, chance),
     )
 
@@ -119,8 +112,8 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     tokens, clusters = pairs.label, pairs.cluster
     floor = math.log(chance) * tokens
     kept, skill, both = (
-        mean(one, tokens, clusters)
-        for one in (floor - pairs.variant, floor - pairs.dense, 2 * floor - pairs.variant - pairs.dense)
+        mean(losses, tokens, clusters)
+        for losses in (floor - pairs.variant, floor - pairs.dense, 2 * floor - pairs.variant - pairs.dense)
     )
     if skill.interval[0] <= 0:
         return {}
@@ -139,17 +132,15 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     }
 
 
-def _windows(many: int) -> str:
-    return f"{many} windows{' (few)' if many < FEW else ''}"
+def _windows(n_windows: int) -> str:
+    return f"{n_windows} windows{' (few)' if n_windows < FEW else ''}"
 
 
-def _too_few(many: int) -> str:
-    return f"too few windows ({many}) to show how much they vary"
+def _too_few(n_windows: int) -> str:
+    return f"too few windows ({n_windows}) to show how much they vary"
 
 
 def _quantile(share: float, n: int) -> float:
-    from scipy.special import stdtrit
-
     return float(stdtrit(n - 1, share))
 
 

@@ -11,15 +11,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
-from sparsebench.report.page import shape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from latex2mathml import exceptions
+from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
-    from markdown_it.renderer import RendererHTML
-    from markdown_it.token import Token
+from sparsebench.report.page import shape
 
 ROOM = Path(__file__).parent
 _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
@@ -30,9 +34,6 @@ HEAVY = 1_500_000
 
 def page(markdown: str, pictures: Mapping[str, Path]) -> str:
     """Return ``markdown`` as an HTML document that embeds ``pictures`` (files by link); it reads no other."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     parser = _parser()
     tokens = shape.shaped(parser.parse(markdown))
     headings = shape.headings(tokens)
@@ -52,9 +53,6 @@ def page(markdown: str, pictures: Mapping[str, Path]) -> str:
 
 
 def _parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt
-    from mdit_py_plugins.dollarmath import dollarmath_plugin
-
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.use(dollarmath_plugin, renderer=_formula, allow_labels=False, allow_space=False, allow_blank_lines=False)
     parser.block.ruler.before("html_block", "details", shape.details)
@@ -73,12 +71,9 @@ def _parser() -> MarkdownIt:
 
 def _formula(latex: str, options: Mapping[str, bool]) -> str:
     """Return a formula as MathML, which browsers draw by themselves; one that cannot be converted stays as written."""
-    from latex2mathml import exceptions
-    from latex2mathml.converter import convert
-
     # The converter's errors have no base class of their own.
-    found = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    unreadable: tuple[type[Exception], ...] = (LookupError, ValueError, *found)
+    kinds = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    unreadable: tuple[type[Exception], ...] = (LookupError, ValueError, *kinds)
     try:
         formula = convert(latex, display="block" if options["display_mode"] else "inline")
         return _BARS.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula)

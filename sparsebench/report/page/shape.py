@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from markdown_it.rules_block import StateBlock
-    from markdown_it.token import Token
+from markdown_it.rules_block import StateBlock
+from markdown_it.token import Token
 
 LONG = 32
 """A cell of more characters is running text, which needs room and may be wrapped."""
@@ -27,12 +25,12 @@ class Heading:
 
 def details(state: StateBlock, line: int, end: int, silent: bool) -> bool:
     """Parse the two lines between which a report folds something away (a block rule of markdown-it)."""
-    found = _FOLD.fullmatch(state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]])
-    if not found:
+    fold = _FOLD.fullmatch(state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]])
+    if not fold:
         return False
     if not silent:
-        token = state.push("details_open" if found[1] else "details_close", "details", 1 if found[1] else -1)
-        token.content = found[1] or ""
+        token = state.push("details_open" if fold[1] else "details_close", "details", 1 if fold[1] else -1)
+        token.content = fold[1] or ""
         token.block = True
         state.line = line + 1
     return True
@@ -52,10 +50,10 @@ def headings(tokens: Sequence[Token]) -> list[Heading]:
     ]
 
 
-def nested(found: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
+def nested(ordered: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
     """Return each heading of the second level with those of the third below it."""
     chapters: list[tuple[Heading, list[Heading]]] = []
-    for heading in found:
+    for heading in ordered:
         if heading.level == 2:
             chapters.append((heading, []))
         elif heading.level == 3 and chapters:
@@ -77,8 +75,6 @@ def _anchored(tokens: Sequence[Token]) -> list[Token]:
 
 def _figures(tokens: Sequence[Token]) -> list[Token]:
     """Turn a paragraph that is one image into a figure, captioned by the next one if that begins with emphasis."""
-    from markdown_it.token import Token
-
     shown: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -90,8 +86,8 @@ def _figures(tokens: Sequence[Token]) -> list[Token]:
         image, caption = inside[0], _paragraph(tokens, at + 3)
         if all(child.type != "em_open" for child in caption[:2]):  # the parser puts an empty text before it
             caption = []
-        said = [child for child in caption if child.type not in ("em_open", "em_close")]
-        shown.append(Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=said))
+        words = [child for child in caption if child.type not in ("em_open", "em_close")]
+        shown.append(Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=words))
         at += 6 if caption else 3
     return shown
 

@@ -126,8 +126,8 @@ _OWN: dict[str, tuple[str, ...]] = {
     "a table that leads out": ('create table base."x/../../../../../outside/planted" (a int)',),
     "a comment": ("comment on view main.results is '<script>alert(1)</script>\x1b[2J'",),
     "no view": ("drop view main.results",),
-    "a later version": ("insert into base.migrations values (9999, 'x', now())",),
-    "a version of null": ("delete from base.migrations",),
+    "a later version": ("update base.version set number = 9999",),
+    "a version of null": ("delete from base.version",),
     "another schema": ("drop schema base cascade",),
 }  # fmt: skip
 _FORMATS = ("csv", "parquet", "sqlite")
@@ -172,7 +172,7 @@ def _stub(path: Path) -> None:
 
     with duckdb.connect(str(path)) as connection:
         connection.execute(
-            "create schema base; create view base.migrations as select content from read_text('/etc/passwd')"
+            "create schema base; create view base.version as select content from read_text('/etc/passwd')"
         )
 
 

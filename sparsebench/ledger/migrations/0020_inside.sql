@@ -1,2 +1,0 @@
--- What share of co-activation lies inside the experts of a grouped part.
-ALTER TABLE base.activity ADD COLUMN inside DOUBLE;

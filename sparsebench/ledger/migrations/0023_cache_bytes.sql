@@ -1,1 +1,0 @@
-ALTER TABLE base.memory_ranks ADD COLUMN cache_bytes BIGINT;

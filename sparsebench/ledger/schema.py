@@ -1,0 +1,111 @@
+"""Gives a ledger this program's schema and views, in one transaction; refuses what is not a ledger, or another version's.
+
+The views are created again whenever their text differs from what the file was last given, each with its comments,
+which ``CREATE OR REPLACE`` drops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+
+from sparsebench.errors import LedgerError
+from sparsebench.ledger import sqlfiles
+
+_LONG = frozenset({"samples", "structure", "tensors"})
+"""Views with many rows per record. They stay views even where others become tables, which lie in memory."""
+_REBUILD = "make a ledger from its records: sparsebench ingest FOLDER --ledger NEW.duckdb"
+
+
+def upgrade(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Bring the open ledger at ``path`` up to date: the files of ``schema/`` that it lacks, then the views.
+
+    Raises LedgerError for a file that is not a ledger, or that another version of this program has made.
+    """
+    version = _version(connection, path)
+    if version == _newest():
+        return
+    steps, digest = sqlfiles.folder("schema"), _newest()[1]
+    connection.execute("BEGIN")
+    for name in (*steps[version[0] :], *sqlfiles.folder("views")):
+        connection.execute(sqlfiles.read(name))
+    for (comment,) in connection.execute(sqlfiles.read("inherit_comments")).fetchall():
+        connection.execute(comment)
+    connection.execute("DELETE FROM base.version")
+    connection.execute("INSERT INTO base.version VALUES (?, ?)", [len(steps), digest])
+    connection.execute("COMMIT")
+
+
+def current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    """Whether an open ledger has this program's schema and views. Raises LedgerError as ``upgrade`` does."""
+    return _version(connection, path) == _newest()
+
+
+def _newest() -> tuple[int, str]:
+    """Return the number of files of the schema, and a digest of the views and their comments."""
+    views = [sqlfiles.read(name) for name in (*sqlfiles.folder("views"), "inherit_comments")]
+    return len(sqlfiles.folder("schema")), hashlib.sha256("\0".join(views).encode()).hexdigest()
+
+
+def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, str]:
+    """Return what ``_newest`` does for the file; (0, "") for an empty one.
+
+    Raises LedgerError for another program's file, for another version's, and for one whose macros, types or triggers
+    would change what our SQL does.
+    """
+    _refuse_stand_ins(connection, path)
+    listed = "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary"
+    tables = {name for (name,) in connection.execute(listed).fetchall()}
+    if not tables:
+        return 0, ""
+    if "base.version" not in tables:
+        if "base.migrations" in tables:
+            raise LedgerError(f"{path}: made by an older version of sparsebench", _REBUILD)
+        raise LedgerError(f"{path}: a DuckDB file, but not a ledger of sparsebench", "name another file with --ledger")
+    versions = connection.execute("SELECT number, views FROM base.version").fetchall()
+    if len(versions) != 1:
+        raise LedgerError(f"{path}: does not say which version it is", _REBUILD)
+    number, views = versions[0]
+    newest = len(sqlfiles.folder("schema"))
+    if number > newest:
+        raise LedgerError(
+            f"{path}: written by a newer sparsebench (schema {number}, this one knows {newest})",
+            "upgrade sparsebench, or name another file with --ledger",
+        )
+    return number, views
+
+
+def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | None = None) -> None:
+    """Create our views and macros that ``sql`` names, for this connection: the file's own may be somebody else's.
+
+    ``made`` holds the names that the connection has already, and gets those created now. With it, a view becomes a table:
+    views are made of views, and planning them anew for each of many queries takes far longer than the queries.
+    """
+    wanted, texts = _words(sql), []
+    for name, text in reversed(sqlfiles.definitions().items()):
+        if name in wanted:
+            wanted |= _words(text)
+            if made is None or name not in made:
+                once = made is not None and text.startswith("VIEW ") and name not in _LONG
+                texts.append("TABLE " + text.removeprefix("VIEW ") if once else text)
+                if made is not None:
+                    made.add(name)
+    for text in reversed(texts):
+        connection.execute(f"CREATE OR REPLACE TEMP {text}")
+
+
+def _words(sql: str) -> set[str]:
+    return set(re.findall(r"\w+", sql.lower()))
+
+
+def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    foreign = connection.execute(sqlfiles.read("stand_ins")).fetchall()
+    with suppress(duckdb.CatalogException):
+        foreign += connection.execute(sqlfiles.read("triggers")).fetchall()
+    if foreign:
+        named = ", ".join(f"the {kind} {name}" for kind, name in foreign)
+        raise LedgerError(f"{path}: holds {named}, which would change what sparsebench's own queries mean", _REBUILD)

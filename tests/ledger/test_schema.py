@@ -1,0 +1,101 @@
+"""A ledger gets this program's schema and views; one of another version is refused, and says the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from sparsebench.errors import LedgerError
+from sparsebench.ledger import connect, query, schema, sqlfiles
+from sparsebench.ledger.store import Ledger
+
+
+def upgrade(path: Path) -> None:
+    with connect.writer(path, 5) as connection:
+        schema.upgrade(connection, path)
+
+
+def tables(path: Path) -> tuple[tuple[Any, ...], ...]:
+    return query.run(path, "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' ORDER BY 1").rows
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Adds a file of SQL to the schema, as a later version would."""
+    files, folder, read = sqlfiles.folder("schema"), sqlfiles.folder, sqlfiles.read
+
+    def add(text: str) -> None:
+        monkeypatch.setattr(sqlfiles, "folder", lambda name: (*files, "later") if name == "schema" else folder(name))
+        monkeypatch.setattr(sqlfiles, "read", lambda name: text if name == "later" else read(name))
+
+    return add
+
+
+def test_a_later_schema_is_added_to_what_a_ledger_holds(
+    found: list[dict[str, Any]], tmp_path: Path, step: Callable[[str], None]
+) -> None:
+    path = tmp_path / "l.duckdb"
+    Ledger(path).ingest(found[:3])
+    step("ALTER TABLE base.plans ADD COLUMN later INTEGER")
+    assert query.run(path, "SELECT later FROM base.plans").rows == ((None,),)
+    assert len(query.run(path, "FROM base.records").rows) == 2
+    assert query.run(path, "SELECT number FROM base.version").rows == ((2,),)
+
+
+def test_a_schema_that_fails_leaves_the_ledger_as_it_was(
+    found: list[dict[str, Any]], tmp_path: Path, step: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kept.duckdb"
+    Ledger(path).ingest(found[:3])
+    before = tables(path)
+    step("CREATE TABLE base.half (a INTEGER); ALTER TABLE base.absent ADD COLUMN b INTEGER;")
+    with pytest.raises(LedgerError, match="absent"):
+        upgrade(path)
+    monkeypatch.undo()
+    assert tables(path) == before
+    assert len(query.run(path, "FROM base.records").rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE base.version SET number = 99", r"newer sparsebench \(schema 99"),
+        ("ALTER TABLE base.version RENAME TO migrations", "older version"),
+        ("DELETE FROM base.version", "which version"),
+        ("DROP TABLE base.version", "not a ledger"),
+    ],
+)
+def test_a_ledger_of_another_version_is_refused_and_stays(
+    found: list[dict[str, Any]], tmp_path: Path, change: str, says: str
+) -> None:
+    path = tmp_path / "other.duckdb"
+    Ledger(path).ingest(found[:2])
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(change)
+    for attempt in (lambda: Ledger(path).ingest(found[:3]), lambda: query.run(path, "SELECT 1")):
+        before = path.read_bytes()
+        with pytest.raises(LedgerError, match=says) as caught:
+            attempt()
+        assert path.read_bytes() == before
+        assert "older" not in says or "sparsebench ingest" in str(caught.value.hint)
+
+
+def test_changed_views_are_reissued_with_their_comments(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "views.duckdb"
+    Ledger(path).ingest(found[:2])
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE OR REPLACE VIEW failures AS SELECT 1 AS one")
+        connection.execute("UPDATE base.version SET views = 'older'")
+    assert query.run(path, "FROM failures").columns[0] == "manifest"
+    assert ("failures", "", "", "cells without a result, with the reason") in query.describe(path).rows
+
+
+def test_older_clients_can_open_it(tmp_path: Path) -> None:
+    upgrade(tmp_path / "a.duckdb")
+    with duckdb.connect(str(tmp_path / "a.duckdb"), read_only=True) as connection:
+        tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE NOT internal").fetchall()[0][0]
+    assert tags["storage_version"].startswith("v1.4.0")
