@@ -27,6 +27,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,18 @@ class ModelError(CellError):
 
 class UnsupportedError(CellError):
     """A combination that does not exist; recorded as ``unsupported``, not as a failure."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something cannot be done, with the culprit's name, and the way out."""
+
+    reason: str
+    way_out: str = ""
+
+    def error(self) -> UnsupportedError:
+        """Return it as an error, to be raised where the thing was asked for."""
+        return UnsupportedError(self.reason, self.way_out or None)
 
 
 class StorageError(CellError):

@@ -1,11 +1,12 @@
 """Measures latency and memory of a model under an engine: one process per rank, by phase, dense beside variant."""
 
-from sparsebench.runtime.measure import check_device, check_supported, measure_latency, measure_memory, measure_pair
+from sparsebench.runtime.measure import measure_latency, measure_memory, measure_pair
+from sparsebench.runtime.refusals import check_model, check_supported, device_refusal
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
 VERSION = 3
 
 __all__ = [
-    "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_device", "check_supported",
-    "measure_latency", "measure_memory", "measure_pair",
+    "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_model", "check_supported",
+    "device_refusal", "measure_latency", "measure_memory", "measure_pair",
 ]  # fmt: skip

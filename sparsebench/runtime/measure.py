@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import children, devices, environment
-from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import FLOAT, Scheme, scheme_of
-from sparsebench.models.skipping import skips
-from sparsebench.models.topology import refuse_text
+from sparsebench.errors import MeasureError, ParityError, SparsebenchError
 from sparsebench.runtime import intervals
-from sparsebench.runtime.engines import check_gpu, engine, engines
+from sparsebench.runtime.engines import engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
 from sparsebench.runtime.group import RankGroup
 from sparsebench.runtime.machine import observe, placement, stolen, threads_per_rank
+from sparsebench.runtime.refusals import check_folder
 from sparsebench.runtime.results import (
     LatencyResult,
     Machine,
@@ -31,72 +28,12 @@ from sparsebench.runtime.results import (
     Side,
     TimingSample,
 )
-from sparsebench.runtime.workload import check_positions
-from sparsebench.storage import is_packed
 
 Emit = Callable[[str, LatencyResult | SparsebenchError], None]
 PRECISION = 0.02
 """More processes are run where an interval reaches further from its ratio than this share of it."""
 SHARE = re.compile(r"\d+%")
 """A share in a kernel's description, such as that of the weights read."""
-
-
-def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
-    """Raise UnsupportedError where a model's config.json alone shows that the engine cannot run it in this setting."""
-    if setting.ranks > 1 and not engines()[setting.engine].shards:
-        raise UnsupportedError(
-            f"the {setting.engine} engine runs in one process, not at {setting.ranks} ranks",
-            f"measure it at one rank, or use {' or '.join(row.name for row in engines().values() if row.shards)}",
-        )
-    refuse_text(config)
-    scheme = scheme_of(config)
-    check_device(setting, scheme.encoding if scheme else FLOAT)
-    if skips(config):
-        _check_skipping(bool(scheme), setting)
-    if scheme:
-        _check_quantized(scheme, setting)
-    engine(setting.engine).check(config, setting.ranks)
-    check_positions(config, family, setting.workload)
-
-
-def check_device(setting: Setting, encoding: str = FLOAT) -> None:
-    """Raise UnsupportedError for a GPU setting whose engine or ``encoding`` needs a CPU, or with too few GPUs."""
-    if not setting.on_gpu:
-        return
-    check_gpu(setting.engine)
-    there = len(devices.chosen(setting.device))
-    if setting.ranks > there and not setting.nodes:
-        raise UnsupportedError(
-            f"{setting.ranks} ranks need {setting.ranks} GPUs, but device {setting.device} has {there}",
-            "measure fewer ranks, on a machine with more GPUs, or on several `nodes` of a cluster of Ray's",
-        )
-    if encoding != FLOAT:
-        raise UnsupportedError(
-            f"{encoding} weights are run on a CPU only: torch's kernels for them are a CPU's",
-            "say `device: cpu`, or --device cpu",
-        )
-
-
-def _check_quantized(scheme: Scheme, setting: Setting) -> None:
-    able = [row.name for row in engines().values() if scheme.encoding in row.encodings]
-    if setting.engine not in able:
-        raise UnsupportedError(
-            f"the {setting.engine} engine does not run {scheme.encoding} weights", f"use {' or '.join(able)}"
-        )
-    if setting.ranks > 1:
-        raise UnsupportedError(f"{scheme.encoding} weights are not run at {setting.ranks} ranks", "measure at one rank")
-    scheme.check_kernels()
-
-
-def _check_skipping(quantized: bool, setting: Setting) -> None:
-    if quantized:
-        raise UnsupportedError("no engine can skip the weights of a quantized model", "score it, or do not quantize it")
-    able = [row.name for row in engines().values() if row.skipping]
-    if setting.engine not in able:
-        raise UnsupportedError(
-            f"the {setting.engine} engine cannot skip weights: it would compute with all of them",
-            f"use {' or '.join(able)}",
-        )
 
 
 def measure_latency(
@@ -112,7 +49,7 @@ def measure_latency(
     be believed.
     """
     for folder in (dense, *(folder for _, folder in variants)):
-        _check_folder(folder, family, setting)
+        check_folder(folder, family, setting)
     largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
     threads = threads_per_rank(setting)
     before = observe(threads)
@@ -265,7 +202,7 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     Raises UnsupportedError where the engine cannot run this model in this setting or the system has no exact peak,
     MeasureError where it does not fit or a number cannot be believed.
     """
-    _check_folder(folder, family, setting)
+    check_folder(folder, family, setting)
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
@@ -311,15 +248,6 @@ def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     parity = Parity(**message["parity"]) if message["parity"] else None
     said |= {"engine": setting.engine, "ranks": setting.ranks}
     return {**said, "parity": parity, "notes": tuple(message["notes"])}
-
-
-def _check_folder(folder: Path, family: str, setting: Setting) -> None:
-    check_supported(Checkpoint(folder).config, family, setting)
-    if is_packed(folder) and not engines()[setting.engine].reads_packed:
-        raise UnsupportedError(
-            f"{folder.name} is packed, and the {setting.engine} engine reads dense folders only",
-            "unpack it with `sparsebench unpack`, or use the sparse engine",
-        )
 
 
 def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:

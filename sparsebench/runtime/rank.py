@@ -18,16 +18,16 @@ from sparsebench import bounded, children, devices, energy, errors
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, out_of_memory, redact_stderr
 from sparsebench.runtime import failures, graphs, latency, machine, memory, watch
-from sparsebench.runtime.engines import check_gpu, engine, engines
+from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
+from sparsebench.runtime.refusals import rank_refusal
 from sparsebench.runtime.results import Setting, Side
 from sparsebench.runtime.workload import Prompt, inputs, phases
 
 NO_METER = "none: the ranks are on several nodes"
-RANKS = "measure fewer ranks, or on a machine with more GPUs"
 
 
 class Channel:
@@ -98,14 +98,12 @@ class RankWorker:
         """
         import torch
 
-        local, here = int(os.environ["LOCAL_RANK"]), self.setting.ranks_per_node
-        self.device = "cpu"
+        self.device, local = "cpu", int(os.environ["LOCAL_RANK"])
         if self.setting.device == "cpu":
             return
         if torch.cuda.is_available():
-            check_gpu(self.setting.engine)
-            if (seen := torch.cuda.device_count()) < here:
-                raise UnsupportedError(f"{here} ranks need {here} GPUs, but torch sees {seen}", RANKS)
+            if refusal := rank_refusal(self.setting, torch.cuda.device_count(), "torch"):
+                raise refusal.error()
             torch.cuda.set_device(local)
             self.device = f"cuda:{local}"
         elif self.setting.on_gpu:

@@ -80,7 +80,7 @@ def test_a_t5_with_fewer_heads_than_ranks_is_refused() -> None:
 
 
 def test_the_plain_engine_runs_in_one_process() -> None:
-    with pytest.raises(UnsupportedError, match="one process"):
+    with pytest.raises(UnsupportedError, match="hf engine does not run at 2 ranks"):
         check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))
 
 

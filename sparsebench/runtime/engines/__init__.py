@@ -10,17 +10,17 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Literal
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import MeasureError
 from sparsebench.plugins import table
 from sparsebench.runtime.engines.base import Engine
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """One engine: ``place`` is ``module:class``, imported on first use; the other fields are needed before that."""
+    """One engine: ``import_path`` is ``module:class``, imported on first use; the other fields are needed before that."""
 
     name: str
-    place: str
+    import_path: str
     _: KW_ONLY
     shards: bool = False
     """Whether it runs at more than one rank."""
@@ -71,15 +71,14 @@ def engines() -> dict[str, EngineInfo]:
     return table(BUILT_IN, EngineInfo, "sparsebench.engines")
 
 
-def check_gpu(name: str) -> None:
-    """Raise UnsupportedError where the engine ``name`` has no kernels for GPUs."""
-    if name in engines() and engines()[name].cpu_only:
-        raise UnsupportedError(f"the {name} engine runs on a CPU only", "say `device: cpu`, or --device cpu")
+def engine_info(name: str) -> EngineInfo:
+    """Return the row of the engine ``name``. Raises MeasureError for a name that does not exist."""
+    if name not in engines():
+        raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(engines())}")
+    return engines()[name]
 
 
 def engine(name: str) -> Engine:
     """Make the engine ``name``, importing only its own module. Raises MeasureError for a name that does not exist."""
-    if name not in engines():
-        raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(engines())}")
-    made: Engine = resolve_name(engines()[name].place)()
+    made: Engine = resolve_name(engine_info(name).import_path)()
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,9 +89,6 @@ class Engine(Protocol):
     @property
     def kernel(self) -> str:
         """What multiplies the weights, in the report's words; read after the phases have run."""
-
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError where the config alone shows, before anything is loaded, that this cannot work."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Import libraries and join the group; return notes for the result."""

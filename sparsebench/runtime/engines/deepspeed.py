@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
-from sparsebench.models.types import PER_LAYER
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.parity import TOKENS, check_parity
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Prompt, text_config
-
-NOT_SHARDED = {
-    "gpt2": "AutoTP refuses GPT-2, whose weights lie in Conv1D layers",
-    "bloom": "AutoTP cuts Bloom's attention but not its ALiBi biases, which stay those of all heads",
-    "falcon": "AutoTP cuts Falcon's fused query, key and value to shapes that are no whole heads",
-    "gpt_oss": "AutoTP cuts GPT-OSS's attention but not its sinks, which stay those of all heads",
-    **dict.fromkeys(
-        ("llama4", "llama4_text"), "AutoTP puts a plain layer in the place of Llama 4's router, which gives two things"
-    ),
-    **dict.fromkeys(
-        ("falcon_mamba", "jamba", "mamba", "mamba2"),
-        "AutoTP cuts what a state-space layer projects but not the sizes that it is split into",
-    ),
-    **dict.fromkeys(("olmo2", "olmoe"), "AutoTP cuts queries and keys but not the norms that span all heads"),
-    "phimoe": "AutoTP cuts PhiMoE's router but not what it reads",
-    "modernbert": "AutoTP cuts ModernBERT's fused projections to shapes that do not multiply",
-    "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
-}
-"""Model types that AutoTP cannot shard, and why."""
-BY_HEADS = ("mt5", "t5", "umt5")
-"""Model types in which AutoTP shards every layer by whole heads; in others it cuts at least the feed-forward part."""
+from sparsebench.runtime.workload import Prompt
 
 
 class DeepSpeed(Wrapping):
@@ -49,20 +27,6 @@ class DeepSpeed(Wrapping):
     def kernel(self) -> str:
         """torch's kernels for floats or for integers."""
         return self.multiplied or DENSE
-
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""
-        if ranks == 1:
-            return
-        settings = text_config(config)
-        reason = NOT_SHARDED.get(settings.get("model_type", ""))
-        heads = settings.get("num_heads", ranks)
-        if settings.get("model_type") in BY_HEADS and heads < ranks:
-            reason = f"AutoTP shares T5 out by whole heads, and {heads} are fewer than ranks"
-        if config.get(PER_LAYER):
-            reason = f"AutoTP counts the same heads in every block, and `{PER_LAYER}` gives blocks their own"
-        if reason:
-            raise UnsupportedError(f"{reason}: not measured at {ranks} ranks", "measure it at one rank")
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the group of ranks; return a note where the shared-memory all-reduce is not used on a CPU."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.models.checkpoint import Checkpoint
@@ -38,9 +37,6 @@ class HuggingFace(Wrapping):
     @property
     def kernel(self) -> str:
         return (self.multiplied or DENSE) + "; what is to be skipped is masked" * self.masks
-
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Accept any model."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Return no notes: there is no group to join."""

@@ -36,9 +36,6 @@ class SkipEngine:
         self.dense = 0
         self.item = 4
 
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Accept any model: what a layer's kernel cannot do is known when it is loaded."""
-
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels. Raises UnsupportedError where there are none."""
         from sparsebench.runtime.kernels import kernels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -41,14 +41,6 @@ class Sparse:
         self.choices: Choices | None = None
         self.layers: Counter[tuple[str, str]] = Counter()
         self.kinds: Counter[tuple[Any, ...]] = Counter()
-
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError for a model of STATE_SPACE: it uses weights without calling their layers."""
-        kind = str(config.get("model_type"))
-        if kind in topology.STATE_SPACE:
-            raise UnsupportedError(
-                f"the sparse engine cannot run {kind}: {topology.STATE_SPACE[kind]}", "measure it with another engine"
-            )
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels and time their layouts; notes say what is used instead where there are none."""

@@ -9,7 +9,6 @@ Seen on 0.19.8: right at one rank and two, for encoders, decoders and encoder-de
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
@@ -30,9 +29,6 @@ class Zero3(Wrapping):
 
     def __init__(self) -> None:
         self.ranks, self.device = 1, "cpu"
-
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Accept any model at any number of ranks: nothing is cut along a dimension that the ranks must divide."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the process group, also at one rank; return the notes for the record."""
