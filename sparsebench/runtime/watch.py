@@ -104,7 +104,7 @@ class RankWatchdog:
 
     def _waits(self, rank: int, stack: str) -> bool:
         """Return whether an idle rank waits for others; one without a ``stack`` does, unless its process is stopped."""
-        return _shows(stack, WAITING) if stack else not _stopped(self.processes[rank])
+        return _shows(stack, WAITING) if stack else not stopped(self.processes[rank])
 
     def stacks(self, ranks: Iterable[int]) -> dict[int, str]:
         """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""
@@ -118,7 +118,7 @@ class RankWatchdog:
             with suppress(ProcessLookupError):
                 os.kill(self.processes[rank], ASKED)
         until = time.monotonic() + STACK_SECONDS
-        while time.monotonic() < until and not all(stack(rank) or _stopped(self.processes[rank]) for rank in starts):
+        while time.monotonic() < until and not all(stack(rank) or stopped(self.processes[rank]) for rank in starts):
             time.sleep(0.05)
         return {rank: stack(rank) for rank in starts}
 
@@ -149,7 +149,8 @@ def place(stack: str) -> str:
     return f"at {', from '.join(shown)}" if shown else "does not answer"
 
 
-def _stopped(process: int) -> bool:
+def stopped(process: int) -> bool:
+    """Return whether a process is stopped, as by SIGSTOP, or has ended."""
     import psutil
 
     with suppress(psutil.Error):
