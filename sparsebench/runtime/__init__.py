@@ -5,8 +5,10 @@ from sparsebench.runtime.refusals import check_model, check_supported, device_re
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
 VERSION = 3
+MEMORY_VERSION = 2
+"""Raise it when only the way memory is measured changes; VERSION also covers the timings."""
 
 __all__ = [
-    "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_model", "check_supported",
+    "MEMORY_VERSION", "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_model", "check_supported",
     "device_refusal", "measure_latency", "measure_memory", "measure_pair",
 ]  # fmt: skip

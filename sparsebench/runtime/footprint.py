@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
@@ -10,9 +11,7 @@ from sparsebench.models.families import family_of
 from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines
-from sparsebench.runtime.engines.deepspeed import cut_first
-from sparsebench.runtime.parity import BLOCKS
-from sparsebench.runtime.results import Setting
+from sparsebench.runtime.results import BLOCKS, Setting
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -82,6 +81,16 @@ def model_bytes(folder: Path, setting: Setting) -> int:
         copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
     held = kept + copied * (setting.ranks - 1) + setting.ranks * _gathered(checkpoint, setting, size)
     return max(held, shortened * setting.ranks)
+
+
+def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
+    """Return whether weights of the dtypes ``stored`` are cut as stored, and only shares are widened to ``dtype``.
+
+    Every rank reads the whole model. In the file's precision it is mapped, which costs nothing; widened, it is a copy
+    for each rank. Widening bfloat16 to float32 is exact, so the order makes no difference. On a GPU only the shares
+    count anyway.
+    """
+    return ranks > 1 and dtype == "float32" and set(stored) == {"BF16"}
 
 
 def _gathered(checkpoint: Checkpoint | PackedCheckpoint, setting: Setting, size: int | None) -> int:

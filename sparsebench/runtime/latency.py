@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
+import torch
+import torch.distributed as dist
+
 from sparsebench.energy import EnergyMeter
 from sparsebench.runtime.intervals import steady
 from sparsebench.runtime.results import Setting, Side, TimingSample
@@ -56,8 +59,6 @@ class Peers:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.ranks > 1:
-            import torch.distributed as dist
-
             dist.barrier()
 
     def timed(self, step: Callable[[], Value]) -> tuple[Value, tuple[float, float]]:
@@ -73,9 +74,6 @@ class Peers:
         self._finish()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         if self.ranks > 1:
-            import torch
-            import torch.distributed as dist
-
             device = "cuda" if self.cuda else "cpu"
             slowest, total = (torch.tensor(seconds, dtype=torch.float64, device=device) for seconds in (wall, cpu))
             dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
@@ -87,17 +85,12 @@ class Peers:
         """Return the largest of all ranks' values."""
         if self.ranks == 1:
             return value
-        import torch
-        import torch.distributed as dist
-
         found = torch.tensor(value, dtype=torch.float64, device="cuda" if self.cuda else "cpu")
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return float(found)
 
     def _finish(self) -> None:
         if self.cuda:
-            import torch
-
             torch.cuda.synchronize()
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices
-from sparsebench.errors import Refusal
+from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import FLOAT, scheme_of
 from sparsebench.models.skipping import skips
+from sparsebench.models.text import longest_input
 from sparsebench.models.topology import STATE_SPACE, refuse_text
 from sparsebench.models.types import PER_LAYER
 from sparsebench.runtime.engines import EngineInfo, engine_info, engines
-from sparsebench.runtime.results import Setting
-from sparsebench.runtime.workload import check_positions, text_config
+from sparsebench.runtime.results import Setting, Workload
 from sparsebench.storage import is_packed
 
 NOT_SHARDED = {
@@ -136,3 +136,21 @@ def _types(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
         reason = NOT_SHARDED.get(kind, "")
     if reason:
         yield Refusal(f"{reason}: not measured at {ranks} ranks", ONE_RANK)
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json that describes the language model (multimodal ones nest it)."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def check_positions(config: Mapping[str, Any], family: str, workload: Workload) -> None:
+    """Raise UnsupportedError when the workload is longer than the model's positions allow."""
+    limit = longest_input(config)
+    longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
+    longest += workload.generate if family == "decoder" else 0
+    if limit is not None and longest > limit:
+        raise UnsupportedError(
+            f"a workload of {longest} tokens does not fit a model of {limit} positions",
+            "lower `prompt` or `generate`",
+        )

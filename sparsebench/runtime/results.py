@@ -10,6 +10,8 @@ from sparsebench import devices
 
 Side = Literal["dense", "variant"]
 Baseline = Literal["paired", "unpaired"]
+BLOCKS = 4
+"""The most blocks of each stack in the copies whose outputs are compared."""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
     monkeypatch.setattr(measure, "RankGroup", group)
     with pytest.raises(Seen) as seen:
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
-    assert seen.value.args == (True, [(0, str(tiny_bert))])
+    assert seen.value.args == (True, [str(tiny_bert)])
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(

@@ -61,7 +61,7 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
 
     model = load_model(tiny_llama, "decoder")
     before = {name: (value.data_ptr(), value.clone()) for name, value in model.named_parameters()}
-    memory.own(model)
+    memory.copy_out(model)
     for name, value in model.named_parameters():
         address, copy = before[name]
         assert value.data_ptr() != address
@@ -80,7 +80,7 @@ def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> 
 
     model = load_model(tiny_llama, "decoder")
     with torch.inference_mode():
-        memory.own(model)
+        memory.copy_out(model)
     assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
 
 
@@ -104,7 +104,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
         return any(checkpoint.config["vocab_size"] in shape for event in called for shape in event.input_shapes)
 
     with torch.inference_mode():
-        memory.own(model)
+        memory.copy_out(model)
         assert not batched()
         model.requires_grad_(False)
         if torch.__version__.startswith("2.13."):

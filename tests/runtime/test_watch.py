@@ -98,16 +98,17 @@ FORKS = """
 import time
 from dataclasses import asdict
 from sparsebench.runtime import Setting, Workload, rank, watch
+from sparsebench.runtime.rank_jobs import RankWorker
 
 def second_process():
     print(flush=True)
     time.sleep(600)
 
-rank.do = lambda job, spec, process: process and second_process()
-rank.RankWorker.imports = lambda self, folder: None
+RankWorker.do = lambda self, process: process and second_process()
+RankWorker.import_model = lambda self: None
 watch.answer()
 setting = asdict(Setting("hf", 1, Workload()))
-spec = {"family": "decoder", "setting": setting, "variants": [(0, "")], "processes": [0, 1], "ports": ["1", "2"]}
+spec = {"family": "decoder", "setting": setting, "variants": [""], "processes": [0, 1], "ports": ["1", "2"]}
 rank.work(None, spec, 0)
 """
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import Setting, Workload, check_supported, latency
-from sparsebench.runtime.rank import Channel, RankWorker
-from sparsebench.runtime.workload import check_positions, token_ids
+from sparsebench.runtime.channel import Channel
+from sparsebench.runtime.rank_jobs import RankWorker
+from sparsebench.runtime.refusals import check_positions
+from sparsebench.runtime.workload import token_ids
 
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
 
@@ -111,11 +113,14 @@ def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) 
 
 
 def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = {"family": "encoder", "setting": asdict(Setting("hf", 1, Workload(prompt=8)))}
+    spec = {
+        "family": "encoder", "setting": asdict(Setting("hf", 1, Workload(prompt=8))), "dense": str(tiny_bert),
+        "variants": [str(tiny_bert)], "baseline": False,
+    }  # fmt: skip
     work, told = RankWorker(spec, 0, Channel.__new__(Channel)), []
     work.device, work.notes, work.peers, work.meter = "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter(""))
-    monkeypatch.setattr(work, "start", lambda folder: None)
+    monkeypatch.setattr(work, "start", lambda: None)
     monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: told.append(kind))
     monkeypatch.setattr(latency, "run", lambda *_: ([], [], {}))
-    work.latency(tiny_bert, [(0, tiny_bert)], False, 0)
+    work.latency(0)
     assert told == [*["progress"] * 3, "result"]

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
-from typing import Literal
+from typing import Any, Literal
 
 from sparsebench.errors import MeasureError
 from sparsebench.plugins import table
-from sparsebench.runtime.engines.base import Engine
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class EngineInfo:
     """Whether its kernels skip zeros, so that sparsity can make it faster."""
     reads_packed: bool = False
     """Whether it loads packed folders."""
-    imports: tuple[str, ...] = ()
-    """Modules that its ranks import before anything is loaded."""
     skipping: Literal["", "masked", "unread"] = ""
     """How it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``): not at
     all (""), with masks and dense arithmetic (``masked``), or without reading the other weights (``unread``)."""
@@ -45,7 +42,6 @@ class EngineInfo:
     """Raise it when the engine's own code changes what is measured: only this engine's cells are then measured anew."""
 
 
-DEEPSPEED = ("deepspeed",)
 ALL = ("float", "int8", "int4")
 BUILT_IN = (
     EngineInfo(
@@ -54,11 +50,8 @@ BUILT_IN = (
         shards=True,
         cuts_first=True,
         encodings=ALL,
-        imports=DEEPSPEED,
     ),
-    EngineInfo(
-        "deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED
-    ),
+    EngineInfo("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
     EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
     EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", cpu_only=True, version=1),
     EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
@@ -78,7 +71,9 @@ def engine_info(name: str) -> EngineInfo:
     return engines()[name]
 
 
-def engine(name: str) -> Engine:
-    """Make the engine ``name``, importing only its own module. Raises MeasureError for a name that does not exist."""
-    made: Engine = resolve_name(engine_info(name).import_path)()
-    return made
+def engine(name: str) -> Any:
+    """Make the engine ``name``, a ``base.Engine``, importing only its own module.
+
+    Raises MeasureError for a name that does not exist.
+    """
+    return resolve_name(engine_info(name).import_path)()

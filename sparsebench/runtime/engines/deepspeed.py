@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import nn
 
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.footprint import cut_first
 from sparsebench.runtime.parity import TOKENS, check_parity
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
@@ -30,8 +35,6 @@ class DeepSpeed(Wrapping):
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the group of ranks; return a note where the shared-memory all-reduce is not used on a CPU."""
-        import torch
-
         self.ranks, self.cuda = ranks, torch.cuda.is_available()
         if ranks == 1:
             return ()
@@ -51,8 +54,6 @@ class DeepSpeed(Wrapping):
 
     def _cut_and_widen(self, model: Any, tokens: int) -> Any:
         """Wrap ``model`` in bfloat16, which holds all its weights exactly, then widen it to float32."""
-        import torch
-
         # DeepSpeed rounds these buffers, such as rotary frequencies, to the weights' precision.
         exact = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
         engine = self.wrap(model.bfloat16(), torch.bfloat16, tokens)
@@ -67,8 +68,6 @@ class DeepSpeed(Wrapping):
 
         Raises UnsupportedError where DeepSpeed refuses the model, MeasureError where it shards nothing.
         """
-        import deepspeed
-
         whole = block_parameters(model)
         try:
             engine = deepspeed.init_inference(
@@ -97,8 +96,6 @@ class DeepSpeed(Wrapping):
 
         A quantized model is compared with its weights as floats.
         """
-        import torch
-
         if source.quantized:
             return source.against_floats(prompt, lambda model: self.wrap(model, model.dtype, TOKENS))
 
@@ -112,21 +109,8 @@ class DeepSpeed(Wrapping):
         return replace(found, wraps_only=self.ranks == 1)
 
 
-def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
-    """Return whether weights of the dtypes ``stored`` are cut as stored, and only shares are widened to ``dtype``.
-
-    Every rank reads the whole model. In the file's precision it is mapped, which costs nothing; widened, it is a copy
-    for each rank. Widening bfloat16 to float32 is exact, so the order makes no difference. On a GPU only the shares
-    count anyway.
-    """
-    return ranks > 1 and dtype == "float32" and set(stored) == {"BF16"}
-
-
 def join(rank: int, without_shm: str | None) -> None:
     """Join the group that the environment describes; a reason ``without_shm`` turns the shared-memory operation off."""
-    import deepspeed
-    import torch.distributed as dist
-
     if without_shm:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
@@ -141,7 +125,5 @@ def block_parameters(model: Any) -> int:
     Embeddings do not count: AutoTP leaves them whole, and unties an output head to shard it, so that a small model's
     total can even rise.
     """
-    from torch import nn
-
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return sum({id(one): one.numel() for module in lists for one in module.parameters()}.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.skipping import skips
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
@@ -44,8 +46,6 @@ class HuggingFace(Wrapping):
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
         """Move the model to the GPU where there is one."""
-        import torch
-
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:

@@ -11,6 +11,10 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import deepspeed
+import torch
+from deepspeed.runtime.zero import parameter_offload
+
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
@@ -32,8 +36,6 @@ class Zero3(Wrapping):
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the process group, also at one rank; return the notes for the record."""
-        import torch
-
         self.ranks, self.device = ranks, "cuda" if torch.cuda.is_available() else "cpu"
         join(rank, without_shm="it gathers nothing")
         return (NOTE,)
@@ -44,9 +46,6 @@ class Zero3(Wrapping):
         Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several
         ranks.
         """
-        import deepspeed
-        from deepspeed.runtime.zero import parameter_offload
-
         whole = sum(one.numel() for one in model.parameters())
         try:
             if self.device != "cpu":
@@ -69,8 +68,6 @@ class Zero3(Wrapping):
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare the outputs with plain transformers' in float32; destroy the engine made for that at the end."""
-        import torch
-
         made: list[Any] = []
 
         def wrap(model: Any) -> Any:
@@ -91,8 +88,6 @@ def cut(model: Any, dtype: Any, device: str) -> None:
 
     ``deepspeed.initialize`` would move the whole model to the GPU before cutting it, where it may not fit.
     """
-    import deepspeed
-
     deepspeed.zero.Init(module=model, config_dict_or_path=settings(dtype), remote_device="cpu", dtype=dtype)
     for module in model.modules():
         for name, buffer in module._buffers.items():
@@ -102,8 +97,6 @@ def cut(model: Any, dtype: Any, device: str) -> None:
 
 def settings(dtype: Any) -> dict[str, Any]:
     """Return DeepSpeed's configuration; what is not named keeps DeepSpeed's default."""
-    import torch
-
     cuda = torch.cuda.is_available()
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed requires a number

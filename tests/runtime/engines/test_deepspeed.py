@@ -14,7 +14,8 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.load import load_model
 from sparsebench.runtime import Setting, Workload, footprint
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
-from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
+from sparsebench.runtime.engines.deepspeed import DeepSpeed
+from sparsebench.runtime.footprint import cut_first
 from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 

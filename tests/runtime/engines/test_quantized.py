@@ -49,7 +49,7 @@ def test_hf_multiplies_integers(
     assert KERNELS[bits] in found.kernel
     plain = engine("hf").load(SavedModel(dense, family, dtype), 20, True)
     assert memory.tensor_bytes(loaded) < memory.tensor_bytes(plain)
-    memory.own(loaded.module)
+    memory.copy_out(loaded.module)
     assert model_bytes(source.folder, Setting("hf", 1, WORK, dtype=dtype)) > 0
 
 
