@@ -30,9 +30,8 @@ from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
 
-INGEST_SECONDS = 5.0
 INGEST_SHARE = 100
-"""Before the next ingest the parent waits this many times as long as the last one took."""
+"""Before the next ingest the parent waits this many times as long as the last one took: that grows with the ledger."""
 LOSSES = 3
 """A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
 LOOKS = 10
@@ -118,9 +117,9 @@ class Runner:
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run(list(cells), list(refused), self.plan.variants.values() if own is None else own)
+            return self._run_cells(list(cells), list(refused), self.plan.variants.values() if own is None else own)
 
-    def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
+    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
         asked = records.write_plan(
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
@@ -229,7 +228,7 @@ class Runner:
         if not timed or self.display.due() <= 0:
             self.display.tick()
         if not timed:
-            self._ingest_after(INGEST_SECONDS)
+            self._ingest_if_due()
 
     def _look(self, child: Child) -> None:
         """End a job that has said and done nothing for too long, or whose pipe another process holds after its end."""
@@ -259,6 +258,10 @@ class Runner:
             self._event(child, json.loads(line))
         return bool(data)
 
+    def _read_all(self, child: Child) -> None:
+        while self._read(child):
+            pass
+
     def _event(self, child: Child, event: dict[str, Any]) -> None:
         match event["event"]:
             case "cell":
@@ -283,13 +286,12 @@ class Runner:
     def _finish(self, child: Child) -> None:
         """Collect a job whose pipe has closed, record the cells it left undone, and free what nobody needs any more."""
         code = child.task.wait()  # first, so that Ctrl-C finds a child whole or not at all
-        while self._read(child):
-            pass
+        self._read_all(child)
         self.children.remove(child)
         self._close(child)
         if child.damaged and self._remake(child):
             return
-        if child.task.lost and self._again(child):
+        if child.task.lost and self._retry_lost(child):
             return
         reason = child.broken or child.task.lost or next(iter(child.damaged.values()), "")
         if code and not reason:
@@ -302,10 +304,10 @@ class Runner:
         self.lost = {**dict.fromkeys(absent, why), **self.lost}
         self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
-        self._ingest_after(0.0)
+        self._ingest_if_due()
         self._release(variants(child.job))
 
-    def _again(self, child: Child) -> bool:
+    def _retry_lost(self, child: Child) -> bool:
         """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
         job = child.job
         self.losses[job.id] += 1
@@ -368,15 +370,13 @@ class Runner:
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)
 
-    def _ingest_after(self, seconds: float) -> None:
-        """Ingest if the last time is more than ``seconds`` ago, and long enough that this takes little of the run.
-
-        It takes longer the more the ledger holds.
-        """
-        if time.monotonic() - self.ingested > max(seconds, INGEST_SHARE * self.took):
+    def _ingest_if_due(self) -> None:
+        """Ingest if the last time is so long ago that this takes little of the run."""
+        if self.fresh and time.monotonic() - self.ingested > INGEST_SHARE * self.took:
             started = time.monotonic()
             self._ingest()
-            self.took = time.monotonic() - started
+            self.ingested = time.monotonic()
+            self.took = self.ingested - started
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records since the last ingest into the ledger, in one transaction.
@@ -390,7 +390,6 @@ class Runner:
         except LedgerError:
             if last:
                 raise
-        self.ingested = time.monotonic()
 
     def _left_out(self, error: LedgerError) -> None:
         self.display.line(f"! left out of the ledger: {visible(str(error))}", "yellow")
@@ -399,11 +398,9 @@ class Runner:
         """End every child, and take in what it had said."""
         self.executor.end(self._tasks)
         for child in self.children:
-            while self._read(child):
-                pass  # it may wait for room in its pipe
+            self._read_all(child)  # it may wait for room in its pipe
             child.task.wait()
-            while self._read(child):
-                pass
+            self._read_all(child)
             self._close(child)
         self.children = []
 

@@ -150,7 +150,7 @@ class RankWorker:
                     # Copied again: what a process loads first is laid out otherwise, and was seen up to 10% slower.
                     memory.copy_out(model.module)
                 graphs.make_alike(loaded.phases for loaded in sides.values())
-                samples, settled, joules = latency.run(
+                samples, settled, joules = latency.time_phases(
                     sides, self.setting, self.peers, self._progress, self.meter, process
                 )
                 if self.rank == 0:

@@ -121,6 +121,6 @@ def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeyp
     work.device, work.notes, work.peers, work.meter = "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter(""))
     monkeypatch.setattr(work, "start", lambda: None)
     monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: told.append(kind))
-    monkeypatch.setattr(latency, "run", lambda *_: ([], [], {}))
+    monkeypatch.setattr(latency, "time_phases", lambda *_: ([], [], {}))
     work.latency(0)
     assert told == [*["progress"] * 3, "result"]

@@ -13,7 +13,7 @@ from sparsebench import devices
 from sparsebench.errors import MeasureError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
-from sparsebench.run.acceptance.bench import GIB, Bench, CheckSkipped, Seen, off
+from sparsebench.run.gpu.bench import GIB, Bench, CheckSkipped, Seen, off
 from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
