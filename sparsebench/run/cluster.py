@@ -47,7 +47,7 @@ class Cluster:
         self.settings = settings
         self.address = address
         self.ray = _ray()
-        self.same = NodeIdentity.here(settings.device)
+        self.identity = NodeIdentity.here(settings.device)
         self.nodes: list[dict[str, float]] = []
         self.seen = 0.0
 
@@ -76,7 +76,7 @@ class Cluster:
         for nodes, ranks in sorted(asked):
             bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
         exclusive = any(timed(cell.stage) for cell in todo)
-        if wrong := [f"{node}: {what}" for node, told in self._probed() if (what := self._wrong(told, exclusive))]:
+        if wrong := [f"{node}: {what}" for node, answer in self._probed() if (what := self._wrong(answer, exclusive))]:
             raise UserError(
                 f"not every node can do this: {'; '.join(wrong)}",
                 "nodes need the same environment (`pip install 'ray>=2.9'`), and the work folder under the same path",
@@ -94,7 +94,7 @@ class Cluster:
                 from sparsebench.run.node import NodeIdentity
             except ImportError as error:
                 return {"missing": str(error)}
-            return {"same": NodeIdentity.here("cpu"), "shared": pathlib.Path(path).exists()}
+            return {"identity": NodeIdentity.here("cpu"), "shared": pathlib.Path(path).exists()}
 
         asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
@@ -107,23 +107,23 @@ class Cluster:
                 for node in self._alive()
             }
             ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-            found = []
-            for one, node in asked.items():
-                told: dict[str, Any] = {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
-                if one in ready:
-                    try:
-                        told = self.ray.get(one)
-                    except self.ray.exceptions.RayError as error:
-                        told = {"missing": _first_line(error)}
-                found.append((node, told))
-        return found
+            return [(node, self._answer(task, task in ready)) for task, node in asked.items()]
 
-    def _wrong(self, told: dict[str, Any], exclusive: bool) -> str:
-        if "missing" in told:
-            return f"sparsebench cannot be imported there ({told['missing']})"
-        if not told["shared"]:
+    def _answer(self, task: Any, ready: bool) -> dict[str, Any]:
+        if not ready:
+            return {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
+        try:
+            answer: dict[str, Any] = self.ray.get(task)
+            return answer
+        except self.ray.exceptions.RayError as error:
+            return {"missing": _first_line(error)}
+
+    def _wrong(self, answer: dict[str, Any], exclusive: bool) -> str:
+        if "missing" in answer:
+            return f"sparsebench cannot be imported there ({answer['missing']})"
+        if not answer["shared"]:
             return f"it does not see {self.settings.workspace.work}"
-        return NodeIdentity.here("cpu").differs(told["same"], exclusive)
+        return NodeIdentity.here("cpu").differs(answer["identity"], exclusive)
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
@@ -153,15 +153,15 @@ class Cluster:
         asked = self._resources(job)
         create(log, "wb").close()
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
-        own: dict[str, Any] = {
+        one_node: dict[str, Any] = {
             "num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": int(asked["memory"]) or None, "max_retries": 0,
         }  # fmt: skip
 
         def begin(group: PlacementGroup | None) -> Any:
-            options = group.first() if group else own
+            options = group.first() if group else one_node
             task = self.task.options(name=f"{job.kind}-{job.id}", num_returns="streaming", **options)
-            words = spec, replace(self.settings, sizes={}), int(options["num_cpus"]), self.same
-            return task.remote(*words, group.name if group else "", Path.cwd())
+            settings, cpus = replace(self.settings, sizes={}), int(options["num_cpus"])
+            return task.remote(spec, settings, cpus, self.identity, group.name if group else "", Path.cwd())
 
         gpu = devices.is_gpu(self.settings.device)
         group = PlacementGroup(self.ray, job, gpu, self._alive) if nodes_of(job) > 1 else None
@@ -190,7 +190,7 @@ class RayTask:
         self.stream: Any = None
         self.lost = ""
         self.code = 1
-        self.told: tuple[float, float] | None = None
+        self.reported: tuple[float, float] | None = None
         self.killed = False
         self.events, writing = os.pipe()
         os.set_blocking(self.events, False)
@@ -202,7 +202,7 @@ class RayTask:
 
         A job that waits for a node must not count as silent.
         """
-        return self.told or (time.monotonic(), 0.0)
+        return self.reported or (time.monotonic(), 0.0)
 
     def kill(self) -> None:
         """Have Ray kill the process that works on the task, and with it the job; stop waiting for nodes."""
@@ -225,8 +225,8 @@ class RayTask:
                     self.stream = self.begin(group)
                     if self.killed:
                         self.kill()
-                    for one in self.stream:
-                        if event := self._taken(self.ray.get(one)):
+                    for reference in self.stream:
+                        if event := self._filed(self.ray.get(reference)):
                             pipe.write(_line(event))
             # What a node raises because this package is missing there or differs, or another attempt would need as much.
             except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
@@ -243,11 +243,11 @@ class RayTask:
             except OSError as error:  # such as a full disk, where its records and its log are written
                 pipe.write(_line({"event": "broken", "reason": str(of_system(error, Cache().root))}))
 
-    def _taken(self, event: dict[str, Any]) -> dict[str, Any] | None:
+    def _filed(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""
         match event["event"]:
             case "used":
-                self.told = event["used"]
+                self.reported = event["used"]
                 return None
             case "ended":
                 self.code = event["code"]
@@ -267,7 +267,7 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
     """
     gpu = devices.is_gpu(settings.device) and calculates(job)
     whole = alone(job, devices.is_gpu(settings.device))
-    most = max(nodes, key=lambda one: [one.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
+    most = max(nodes, key=lambda node: [node.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
     cpus = most.get("CPU", 0.0)
     return {
         "CPU": max(1.0, cpus if whole else cpus // settings.slots),
@@ -283,7 +283,7 @@ def places(nodes: Sequence[dict[str, float]], asked: dict[str, float], exclusive
     """
     needed = {name: amount for name, amount in asked.items() if amount}
     held = (int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
-    return max(1, sum(min(1, one) if exclusive else one for one in held))
+    return max(1, sum(min(1, count) if exclusive else count for count in held))
 
 
 def connect(ray: Any, address: str | None) -> None:

@@ -273,7 +273,7 @@ class Runner:
                 self.counts[event["status"]] += 1
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
-                self.display.progress(child.job, event["done"], event["total"], event["told"])
+                self.display.progress(child.job, event["done"], event["total"], event["detail"])
             case "damaged":
                 child.damaged = event["variants"]
             case "note":

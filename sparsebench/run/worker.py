@@ -32,7 +32,7 @@ def main(path: Path, events: int) -> int:
             raise
         traceback.print_exc()
         for cell in list(recorder.open.values()):
-            recorder.failed(cell, error)
+            recorder.record(cell, error)
         recorder.broken(error)
         return 1
     return 0
