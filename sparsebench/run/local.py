@@ -56,7 +56,7 @@ class Local:
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
-        self.gpus = [one.handle for one in devices.chosen(settings.device)]
+        self.gpus = [gpu.handle for gpu in devices.chosen(settings.device)]
         self.forkserver: ForkServer | None = None
 
     def __enter__(self) -> Local:
@@ -160,6 +160,5 @@ class Local:
 
 
 def _signal_group(process: Process, number: int) -> None:
-    if process.poll() is None:  # else another process may have its number
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

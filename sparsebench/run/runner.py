@@ -57,6 +57,15 @@ class Silence:
         """When to look again."""
         return self.looked + self.limit / LOOKS
 
+    def over(self, used: tuple[float, float]) -> bool:
+        """Return whether the job has been silent and idle for too long, now that it has ``used`` so much."""
+        now = time.monotonic()
+        (cpu, moved), (cpu_then, moved_then) = used, self.used
+        if cpu - cpu_then > IDLE_SHARE * (now - self.looked) or moved != moved_then:
+            self.since = now
+        self.looked, self.used = now, used
+        return now - self.since >= self.limit
+
 
 @dataclass
 class Child:
@@ -223,28 +232,15 @@ class Runner:
             if not self._read(key.data):
                 self._finish(key.data)
         for child in list(self.children):
-            if time.monotonic() >= child.silence.next:
-                self._look(child)
+            # A job may have done nothing for too long, or another process may hold its pipe after its end.
+            if time.monotonic() >= child.silence.next and child.silence.over(child.task.used()):
+                child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
+                child.task.kill()
+                self._finish(child)
         if not timed or self.display.due() <= 0:
             self.display.tick()
         if not timed:
             self._ingest_if_due()
-
-    def _look(self, child: Child) -> None:
-        """End a job that has said and done nothing for too long, or whose pipe another process holds after its end."""
-        silence, now = child.silence, time.monotonic()
-        used = child.task.used()
-        (cpu, moved), (cpu_then, moved_then) = used, silence.used
-        if cpu - cpu_then > IDLE_SHARE * (now - silence.looked) or moved != moved_then:
-            silence.since = now
-        silence.looked, silence.used = now, used
-        if now - silence.since < silence.limit:
-            return
-        child.broken = (
-            f"the job was ended: for {silence.limit:g} seconds it had said nothing and used no processor or disk"
-        )
-        child.task.kill()
-        self._finish(child)
 
     def _read(self, child: Child) -> bool:
         """Take in what a child has said; return False where its pipe is closed or empty."""
@@ -311,14 +307,14 @@ class Runner:
         """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
         job = child.job
         self.losses[job.id] += 1
-        if self.losses[job.id] > LOSSES:
-            return False
         cells = tuple(cell for cell in job.cells if cell.id not in child.recorded)
-        open_ = {cell.variant.id for cell in cells}
-        makes = tuple(
-            one for one in job.makes if one.id in open_ or (one.id not in self.lost and not self.space.present(one))
-        )
-        if not cells and not makes:
+        unrecorded = {cell.variant.id for cell in cells}
+
+        def unmade(variant: Variant) -> bool:
+            return variant.id in unrecorded or (variant.id not in self.lost and not self.space.present(variant))
+
+        makes = tuple(filter(unmade, job.makes))
+        if self.losses[job.id] > LOSSES or not (cells or makes):
             return False
         self.display.ended(job, time.monotonic() - child.started, None)
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
@@ -329,33 +325,32 @@ class Runner:
 
     def _remake(self, child: Child) -> bool:
         """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
-        known = {name: self.remade[name] for name in child.damaged if name in self.remade}
-        if any(child.started > again.since for again in known.values()):
+        known = [self.remade[name] for name in child.damaged if name in self.remade]
+        if any(child.started > remade.since for remade in known):
             return False
         self.display.ended(child.job, time.monotonic() - child.started, None)
-        damaged = [self.plan.variants[name] for name in child.damaged if name not in known]
-        for variant in damaged:
-            self.display.line(f"! {visible(variant.label)}: {child.damaged[variant.id]}: made again", "yellow")
-            self.remade[variant.id] = Remade(self.space.content(variant), "", time.monotonic())
+        damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
+        contents = {name: self.space.content(variant) for name, variant in damaged.items()}
+        for name, variant in damaged.items():
+            self.display.line(f"! {visible(variant.label)}: {child.damaged[name]}: made again", "yellow")
             self.space.discard(self.space.folder(variant))
-        makers = remaking(self.plan, damaged, self.space.present)
+        makers = remaking(self.plan, damaged.values(), self.space.present)
         for job in makers:
             for variant in job.makes:
-                if variant.id in self.remade:
-                    self.remade[variant.id] = replace(self.remade[variant.id], maker=job.id)
+                if variant.id in damaged:
+                    self.remade[variant.id] = Remade(contents[variant.id], job.id, time.monotonic())
         planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
         makers = [job for job in makers if job.id not in planned]
-        first = {name: self.remade[name].maker for name in child.damaged}
-        again = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        jobs_behind = [self._behind_makers(job, child.damaged) for job in (child.job, *self.waiting)]
         self.waiting.clear()
-        self.waiting.add(again)
+        self.waiting.add([*makers, *jobs_behind])
         self.display.clock.begin([*makers, child.job])
         return True
 
-    def _behind(self, job: Job, first: dict[str, str]) -> Job:
-        """Return a job that also waits for the makers of variants it opens; ``first`` has their ids by variant id."""
-        read = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
-        return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
+    def _behind_makers(self, job: Job, remade: Iterable[str]) -> Job:
+        """Return a job that also waits for the makers of those of the variants ``remade`` that it opens."""
+        opened = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        return replace(job, after=(*job.after, *(self.remade[name].maker for name in remade if name in opened)))
 
     def _release(self, done: Iterable[Variant]) -> None:
         """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""
