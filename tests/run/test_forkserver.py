@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +25,6 @@ from sparsebench.sources import Cache
 ROOT = Path(__file__).parents[2]
 CACHE = Cache()
 """The user's own, made before any fixture: benchmark data is fetched once."""
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
 
 
 class Saying:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.gpus import H100, Driver
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 SHORT = Workload(batch=1, prompt=12, generate=4)
 PHASES = {
     "encoder": ["load", "forward"],

@@ -182,7 +182,6 @@ sys.exit(code)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.mark.parametrize(
     ("what", "code", "said"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,6 @@ def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uncut]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a group of ranks on the loopback interface `lo`")
 def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_llama: Path, uncut: Uncut) -> None:
     source = SavedModel(tiny_llama, "decoder", "float32")
     assert cut_first({"BF16"}, source.dtype, uncut.ranks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,7 @@ from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
