@@ -291,18 +291,13 @@ def _check_fits(folder: Path, setting: Setting) -> None:
     """Raise MeasureError where the files alone show that the machine's or a GPU's memory is too small."""
     if setting.nodes:
         return
-    need, available = footprint(folder, setting), environment.memory()[1]
-    where = f"at {setting.ranks} rank{'s' * (setting.ranks > 1)} of the {setting.engine} engine"
-    if need > available:
-        raise MeasureError(
-            f"{folder.name} needs about {need / 2**30:.1f} GiB {where}, by its files and the workload; "
-            f"{available / 2**30:.1f} GiB are available",
-            SMALLER,
-        )
-    room, share = _gpu_room(setting), working_bytes(folder, setting) // setting.ranks
-    if room is not None and share > room:
-        raise MeasureError(
-            f"{folder.name} needs about {share / 2**30:.1f} GiB on each GPU {where}, by its files and the workload; "
-            f"{room / 2**30:.1f} GiB are free",
-            OFFLOAD,
-        )
+    limits = [(footprint(folder, setting), environment.memory()[1], "", SMALLER)]
+    if (room := _gpu_room(setting)) is not None:
+        limits.append((working_bytes(folder, setting) // setting.ranks, room, " on each GPU", OFFLOAD))
+    for need, free, where, way_out in limits:
+        if need > free:
+            raise MeasureError(
+                f"{folder.name} needs about {need / 2**30:.1f} GiB{where} with the {setting.engine} engine at "
+                f"{setting.ranks} ranks, by its files and the workload; {free / 2**30:.1f} GiB are free",
+                way_out,
+            )
