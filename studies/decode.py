@@ -74,7 +74,7 @@ class Runner:
             self.model = made.load(source, PROMPT + 64, False)
         self.loading = time.perf_counter() - start
         memory.copy_out(self.model.module)
-        prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64), 0, "cpu")
+        prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64))
         self.prefill = Prefill(self.model, prompt)
         self.decode = Decode(self.prefill, keep_cache=True)
         self.engine, self.times, self.prefills = made, [], []

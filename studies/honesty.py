@@ -76,7 +76,7 @@ def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase
     model = load_model(folder, family)  # type: ignore[arg-type]
     memory.copy_out(model)
     config = json.loads((folder / "config.json").read_text())
-    made = phases(Plain(model), family, inputs(config, setting.workload, 0, "cpu"), setting.workload.generate)
+    made = phases(Plain(model), family, inputs(config, setting.workload), setting.workload.generate)
     return model, [phase for phase in made if phase.name != "generate"]
 
 

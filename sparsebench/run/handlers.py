@@ -232,10 +232,6 @@ def memory(spec: JobSpec, recorder: Recorder) -> None:
         recorder.record(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec)))
 
 
-PROMPT_SEED = 0
-"""Every variant answers the same prompts."""
-
-
 def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
     from sparsebench import runtime
 
@@ -248,7 +244,6 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
         samples=wanted.get("samples", 1),
         processes=wanted.get("processes", 1),
         forced=wanted.get("forced", False),
-        seed=PROMPT_SEED,
         threads=_threads(spec.job, spec.device),
         nodes=spec.nodes if "nodes" in wanted else (),
         group=spec.group if "nodes" in wanted else "",

@@ -94,7 +94,7 @@ class RankWorker:
 
     def prompt(self, folder: Path) -> Prompt:
         """Return the workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
-        return inputs(self._config(folder), self.setting.workload, self.setting.seed, self.device)
+        return inputs(self._config(folder), self.setting.workload, self.device)
 
     def load(self, folder: Path, baseline: bool = False) -> Any:
         """Load the model with the engine and copy its tensors out of the mapped file (``memory.copy_out``).

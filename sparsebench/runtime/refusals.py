@@ -105,7 +105,7 @@ def _combinations(config: Mapping[str, Any], encoding: str, setting: Setting) ->
     if skips(config):
         if integers:
             yield Refusal("no engine can skip the weights of a quantized model", "score it, or do not quantize it")
-        yield from _lacking(setting, "skip weights: it would compute with all of them", lambda row: bool(row.skipping))
+        yield from _lacking(setting, "skip weights: it would compute with all of them", lambda row: row.skips_weights)
     if integers:
         yield from _lacking(setting, f"run {encoding} weights", lambda row: encoding in row.encodings)
         if several:

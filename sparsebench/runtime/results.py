@@ -44,7 +44,6 @@ class Setting:
     workload: Workload
     dtype: str = "auto"
     samples: int = 24
-    seed: int = 0
     threads: int | None = None
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0

@@ -19,6 +19,8 @@ from sparsebench.models.load import cache_name
 from sparsebench.runtime.refusals import text_config
 from sparsebench.runtime.results import Workload
 
+SEED = 0
+"""Every variant answers the same prompts."""
 SPECIAL_IDS = (
     "pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
     "decoder_start_token_id",
@@ -43,7 +45,7 @@ class Phase:
         """Drop what no later phase needs."""
 
 
-def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[list[int]]:
+def token_ids(config: Mapping[str, Any], workload: Workload) -> list[list[int]]:
     """Draw seeded token ids (batch, prompt) from the vocabulary, without special tokens.
 
     They are the same for every model of one vocabulary. Padding would change masks and positions, an end token the
@@ -52,7 +54,7 @@ def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[
     settings = text_config(config)
     named = [settings.get(key) for key in SPECIAL_IDS]
     special = {id_ for entry in named for id_ in (entry if isinstance(entry, list) else [entry])}  # eos may be several
-    generator = random.Random(seed)
+    generator = random.Random(SEED)
     allowed = [id_ for id_ in range(settings["vocab_size"]) if id_ not in special]
     return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
 
@@ -65,9 +67,9 @@ class Prompt:
     mask: torch.Tensor
 
 
-def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str) -> Prompt:
+def inputs(config: Mapping[str, Any], workload: Workload, device: str = "cpu") -> Prompt:
     """Return the prompt as tensors on ``device``."""
-    ids = torch.tensor(token_ids(config, workload, seed), dtype=torch.int64, device=device)
+    ids = torch.tensor(token_ids(config, workload), dtype=torch.int64, device=device)
     return Prompt(ids, torch.ones_like(ids))
 
 

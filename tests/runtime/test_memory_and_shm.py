@@ -90,7 +90,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
 
     checkpoint = Checkpoint(tiny_llama)
     model = load_model(tiny_llama, "decoder") if way == "loaded" else assemble(checkpoint, "decoder")
-    prompt = inputs(checkpoint.config, Workload(1, 16, 2), 0, "cpu")
+    prompt = inputs(checkpoint.config, Workload(1, 16, 2))
 
     def batched() -> bool:
         step = next(one for one in phases(Plain(model), "decoder", prompt, 2) if one.name == "prefill")
@@ -114,7 +114,7 @@ def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pyte
     folder = request.getfixturevalue(name)
     config, loaded = Checkpoint(folder).config, load_model(folder, family)
     work = Workload(batch=2, prompt=5, generate=3)
-    made = {one.name: one for one in phases(Plain(loaded), family, inputs(config, work, 0, "cpu"), 3, keep_cache=False)}
+    made = {one.name: one for one in phases(Plain(loaded), family, inputs(config, work), 3, keep_cache=False)}
     made["decode"].begin()
     for _ in range(work.generate):
         made["decode"].step()

@@ -22,16 +22,12 @@ from sparsebench.runtime.workload import token_ids
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
 
 
-@given(st.integers(1, 4), st.integers(1, 64), st.integers(0, 5))
-def test_ids_are_in_the_vocabulary_and_not_special(batch: int, prompt: int, seed: int) -> None:
-    ids = token_ids(CONFIG, Workload(batch, prompt, 1), seed)
+@given(st.integers(1, 4), st.integers(1, 64))
+def test_ids_are_the_same_each_time_in_the_vocabulary_and_not_special(batch: int, prompt: int) -> None:
+    ids = token_ids(CONFIG, Workload(batch, prompt))
     assert [len(row) for row in ids] == [prompt] * batch
     assert {one for row in ids for one in row} <= set(range(50)) - {0, 1, 2, 49}
-
-
-def test_ids_depend_on_the_seed_alone() -> None:
-    load = Workload(2, 32, 1)
-    assert token_ids(CONFIG, load, 3) == token_ids(dict(CONFIG), load, 3) != token_ids(CONFIG, load, 4)
+    assert ids == token_ids(dict(CONFIG), Workload(batch, prompt))
 
 
 @pytest.mark.parametrize(

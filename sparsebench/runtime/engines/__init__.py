@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any
 
 from sparsebench.errors import MeasureError
 from sparsebench.plugins import table
@@ -33,9 +33,8 @@ class EngineInfo:
     """Whether its kernels skip zeros, so that sparsity can make it faster."""
     reads_packed: bool = False
     """Whether it loads packed folders."""
-    skipping: Literal["", "masked", "unread"] = ""
-    """How it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``): not at
-    all (""), with masks and dense arithmetic (``masked``), or without reading the other weights (``unread``)."""
+    skips_weights: bool = False
+    """Whether it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``)."""
     cpu_only: bool = False
     """Whether it has no kernels for GPUs."""
     version: int = 0
@@ -52,8 +51,8 @@ BUILT_IN = (
         encodings=ALL,
     ),
     EngineInfo("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
-    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
-    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", cpu_only=True, version=1),
+    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_weights=True),
+    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=1),
     EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
 )
 

@@ -57,7 +57,7 @@ def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_
         assert tensor.dtype == expected[name].dtype, name
         assert torch.equal(tensor, expected[name]), name
     config = after.module.config.to_dict()
-    prompt = inputs(config, Workload(prompt=16, generate=4), 0, "cpu")
+    prompt = inputs(config, Workload(prompt=16, generate=4))
     with torch.inference_mode():
         ours, theirs = (one(input_ids=prompt.ids, attention_mask=prompt.mask).logits for one in (after, before))
     assert ours.dtype == torch.float32

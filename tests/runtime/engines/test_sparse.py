@@ -45,7 +45,7 @@ def started() -> Sparse:
 
 
 def prompt(config: Mapping[str, Any]) -> Prompt:
-    return inputs(config, Workload(1, 12, 2), 0, "cpu")
+    return inputs(config, Workload(1, 12, 2))
 
 
 def sparse_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:

@@ -65,7 +65,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
         block.self_attn.q_proj.register_forward_pre_hook(lambda *_: seen.append(weight.numel()))
         block.mlp.register_forward_hook(lambda *_: seen.append(weight.numel()))
         seen.append(weight.numel())
-        prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu")
+        prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2))
         plain: Any = source.plain()
         expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
         found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
@@ -78,7 +78,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
 
 
 def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alone: Zero3) -> None:
-    judged = alone.parity(SavedModel(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu"))
+    judged = alone.parity(SavedModel(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2)))
     assert judged is not None
     assert (judged.wraps_only, judged.dtype) == (False, "float32")
     assert judged.relative_l2 < 1e-6
