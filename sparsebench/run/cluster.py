@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, records
-from sparsebench.errors import SparsebenchError, UserError, of_system, redacted
+from sparsebench.errors import SparsebenchError, UserError, first_line, of_system, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
@@ -116,7 +116,7 @@ class Cluster:
             answer: dict[str, Any] = self.ray.get(task)
             return answer
         except self.ray.exceptions.RayError as error:
-            return {"missing": _first_line(error)}
+            return {"missing": first_line(error)}
 
     def _wrong(self, answer: dict[str, Any], exclusive: bool) -> str:
         if "missing" in answer:
@@ -231,7 +231,7 @@ class RayTask:
             # What a node raises because this package is missing there or differs, or another attempt would need as much.
             except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
                 cause = getattr(error, "cause", None) or error
-                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(cause))}))
+                pipe.write(_line({"event": "broken", "reason": redacted(first_line(cause))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:
@@ -311,7 +311,7 @@ def connect(ray: Any, address: str | None) -> None:
         join(ray, address, include_dashboard=None if where else False)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
+            f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({first_line(error)})",
             "see `ray status`; the driver needs the cluster's versions of Ray and Python, and its RAY_AUTH_MODE and token",
         ) from error
 
@@ -322,10 +322,6 @@ def _ray() -> Any:
     except ImportError as error:
         raise UserError(f"--executor ray: Ray cannot be imported ({error})", "pip install 'ray>=2.9'") from error
     return ray
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _line(event: dict[str, Any]) -> bytes:

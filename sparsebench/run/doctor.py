@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sparsebench import devices, environment
-from sparsebench.errors import SparsebenchError, redacted
+from sparsebench.errors import SparsebenchError, first_line, redacted
 from sparsebench.native import Missing, library
 from sparsebench.runtime import group, shm
 from sparsebench.sources import Cache
@@ -97,8 +97,8 @@ def _tried(what: str, action: Callable[[], str], loss: str, fix: str, optional: 
     try:
         return Finding(what, "ok", action())
     except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
-        first = redacted(str(error)).splitlines()[0] if str(error) else type(error).__name__
-        return Finding(what, "absent" if optional else "slower", f"{loss} ({first[:60]})", fix)
+        detail = f"{loss} ({redacted(first_line(error))[:60]})"
+        return Finding(what, "absent" if optional else "slower", detail, fix)
 
 
 def _call(command: list[str]) -> str:

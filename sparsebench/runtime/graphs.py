@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
-from sparsebench.errors import out_of_memory
+from sparsebench.errors import first_line, out_of_memory
 from sparsebench.runtime.parity import distance
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 
@@ -119,7 +119,7 @@ class CapturedDecode(Decode):
             except RuntimeError as error:
                 if out_of_memory(error):
                     raise
-                self.why = f"not recorded: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+                self.why = f"not recorded: {first_line(error)}"
                 self.recorded, self.behind = None, []
 
     def begin(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsebench.errors import ParityError, UnsupportedError
+from sparsebench.errors import ParityError, UnsupportedError, first_line
 from sparsebench.models.load import cache_name
 from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import BLOCKS, Parity
@@ -72,10 +72,8 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             if not_the_models(error):
                 raise
-            reason = str(error).strip().splitlines()[:1]
-            raise UnsupportedError(
-                f"the engine's model does not run: {type(error).__name__}: {' '.join(reason)}"
-            ) from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UnsupportedError(f"the engine's model does not run: {reason}") from error
     parity = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
     return checked(parity, "measure at one rank, or report the model's architecture")
 

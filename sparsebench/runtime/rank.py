@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import children, errors
 from sparsebench.children import apart, die_with_parent
-from sparsebench.errors import SparsebenchError, out_of_memory, redact_stderr
+from sparsebench.errors import SparsebenchError, first_line, out_of_memory, redact_stderr
 from sparsebench.runtime import failures, watch
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.launch import CHANNEL, PARENT
@@ -56,9 +56,8 @@ def attempt(worker: RankWorker, call: Callable[[], None]) -> int:
         hint = "use a smaller dtype, fewer ranks, or a larger machine" if memory else None
         if memory and failures.on_gpu(error):
             hint = "use a smaller dtype, more ranks, the deepspeed-zero3 engine, or a GPU with more memory"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = "ran out of memory" if memory else "lost another rank"
-        message = f"rank {worker.rank} of {worker.setting.ranks} {what}: {first}"
+        message = f"rank {worker.rank} of {worker.setting.ranks} {what}: {first_line(error)}"
         worker.channel.send("error", type="MeasureError", message=message, hint=hint, echo=not memory)
     return 3
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sparsebench.errors import ModelError, StorageError, UnsupportedError, out_of_memory
+from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
 from sparsebench.models import precision, topology
 from sparsebench.models.assemble import StoredWeights, assemble
 from sparsebench.models.checkpoint import Checkpoint
@@ -204,7 +204,7 @@ def _no_triton() -> str:
     except Exception as error:  # Triton's own errors have no common class that is documented
         if out_of_memory(error):
             raise
-        return f"triton does not compile here ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        return f"triton does not compile here ({first_line(error)})"
     return ""
 
 
