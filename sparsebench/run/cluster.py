@@ -294,25 +294,17 @@ def connect(ray: Any, address: str | None) -> None:
     """
     where = address or os.environ.get("RAY_ADDRESS") or ""
     if "://" in where:
-        raise UserError(
-            f"--address or $RAY_ADDRESS {where}: a Ray client connection is not supported",
-            "run on a node of the cluster: --address auto",
-        )
-    if ":" in where:
-        host, _, port = where.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except (OSError, ValueError, OverflowError) as error:
-            raise UserError(
-                f"--address {where}: nothing answers there ({error})",
-                "start Ray with `ray start --head`, and take the address that it prints, HOST:6379",
-            ) from error
+        raise UserError(f"--address {where}: not the address of a node", "run on a node of the cluster: --address auto")
     try:
+        if ":" in where:  # Ray itself would wait long for an address at which nothing answers
+            host, _, port = where.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         join(ray, address, include_dashboard=None if where else False)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError, ray.exceptions.RayError) as error:
+    except (RuntimeError, ValueError, OverflowError, OSError, ray.exceptions.RayError) as error:
         raise UserError(
             f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({first_line(error)})",
-            "see `ray status`; the driver needs the cluster's versions of Ray and Python, and its RAY_AUTH_MODE and token",
+            "start Ray with `ray start --head`, see `ray status`; the driver needs the cluster's versions of Ray and "
+            "Python, and its RAY_AUTH_MODE and token",
         ) from error
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import __version__, devices, environment, leftovers, records
-from sparsebench.errors import UserError
+from sparsebench.errors import MeasureError, UserError
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.placement import ask_others
+from sparsebench.run.placement import ANSWER_SECONDS
 from sparsebench.run.recorder import JobSpec
+from sparsebench.runtime.nodes import addresses, on_bundle
 
 BEAT_SECONDS = 60.0
 """How often a node reports what its job has used. This disturbs a timed job for milliseconds, and the job may be silent
@@ -106,17 +107,25 @@ def _identity(device: str) -> NodeIdentity:
     return NodeIdentity.here(device)
 
 
-def _placed(spec: JobSpec, device: str, identity: NodeIdentity, group: str) -> JobSpec:
-    """Return a job's specification with the nodes of its placement group; this node is the first.
+def _placed(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -> JobSpec:
+    """Return a job's specification with the nodes of its placement group ``name``; this node is the first.
 
     Raises UserError for a node that is not as ``identity``, MeasureError for one that is gone or does not answer.
     """
     import ray
 
-    nodes, others = ask_others(ray, group, _identity, device)
+    group = ray.util.get_placement_group(name)
+    nodes = addresses(ray, group)
+    task = ray.remote(_identity)
+    asked = [task.options(**on_bundle(ray, group, index)).remote(device) for index in range(1, len(nodes))]
+    try:
+        others = ray.get(asked, timeout=ANSWER_SECONDS)
+    except ray.exceptions.GetTimeoutError as error:
+        silence = f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds"
+        raise MeasureError(silence, "see `ray status`") from error
     for address, other in zip(nodes[1:], others, strict=True):
         identity.check(address, other, PROCESSES[spec.job.kind].timed)
-    return replace(spec, nodes=nodes, group=f"{ray.get_runtime_context().gcs_address}/{group}")
+    return replace(spec, nodes=nodes, group=f"{ray.get_runtime_context().gcs_address}/{name}")
 
 
 def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:

@@ -6,10 +6,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsebench.errors import Interrupted, MeasureError, UserError
+from sparsebench.errors import Interrupted, UserError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.jobs import nodes_of, ranks_of
-from sparsebench.runtime.nodes import addresses, on_bundle
+from sparsebench.runtime.nodes import on_bundle
 
 LOOK_SECONDS = 1
 """How often a waiting group is looked at. Ray takes whole seconds."""
@@ -92,20 +92,3 @@ class PlacementGroup:
     def first(self) -> dict[str, Any]:
         """Return the options of the job's own task, which has the first node."""
         return on_bundle(self.ray, self.group, 0)
-
-
-def ask_others(ray: Any, name: str, function: Callable[..., Any], *words: object) -> tuple[tuple[str, ...], list[Any]]:
-    """Return, on a group's first node, the addresses of all nodes and what ``function(*words)`` returns on the others.
-
-    Raises MeasureError where one of them is gone, or gives no answer.
-    """
-    group = ray.util.get_placement_group(name)
-    nodes = addresses(ray, group)
-    task = ray.remote(function)
-    asked = [task.options(**on_bundle(ray, group, index)).remote(*words) for index in range(1, len(nodes))]
-    try:
-        return nodes, ray.get(asked, timeout=ANSWER_SECONDS)
-    except ray.exceptions.GetTimeoutError as error:
-        raise MeasureError(
-            f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds", "see `ray status`"
-        ) from error
