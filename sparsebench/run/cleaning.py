@@ -41,12 +41,12 @@ def removable(work: Path) -> list[Removable]:
     What a run uses just now is not among it.
     """
     half_built = chain.from_iterable(building.of_the_dead(work / name) for name in (*KINDS, "scratch"))
-    found = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*leftovers.of_the_dead(), *half_built)]
+    items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*leftovers.of_the_dead(), *half_built)]
     for kind, why in KINDS.items():
         for path in _folders(work / kind):
             if not leased(work, path.name):
-                found.append(Removable(path, kind, _size(path), why))
-    return sorted(found, key=lambda item: (-item.bytes, str(item.path)))
+                items.append(Removable(path, kind, _size(path), why))
+    return sorted(items, key=lambda item: (-item.bytes, str(item.path)))
 
 
 def remove(item: Removable) -> bool:

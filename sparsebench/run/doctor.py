@@ -132,13 +132,13 @@ def _sparse() -> Finding:
     """Really compile and load the sparse engine's kernels."""
     from sparsebench.runtime.kernels import kernels
 
-    found = kernels()
-    if isinstance(found, Missing):
-        loss = f"the sparse engine falls back to torch's CSR, which is slower ({found.reason})"
+    compiled = kernels()
+    if isinstance(compiled, Missing):
+        loss = f"the sparse engine falls back to torch's CSR, which is slower ({compiled.reason})"
         return Finding("sparse kernels", "slower", loss, COMPILER)
-    detail = ", ".join(("compiled", found.level, *found.notes))
+    detail = ", ".join(("compiled", compiled.level, *compiled.notes))
     fix = "install torch's own wheel, or measure with one thread"
-    return _judged("sparse kernels", not found.shared, "slower", detail, fix)
+    return _judged("sparse kernels", not compiled.shared, "slower", detail, fix)
 
 
 def _ranks() -> Finding:

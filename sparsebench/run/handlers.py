@@ -151,8 +151,8 @@ def _as_fetched(spec: JobSpec) -> Iterator[Any]:
     # Only if it is still in the cache: nothing is downloaded for a size.
     if source.kind == "random" or sources.size(source, cache) != 0:
         return
-    if found := weight_bytes(sources.fetch(source, cache)):
-        yield Size("source", found, None, 0.0, None)
+    if nbytes := weight_bytes(sources.fetch(source, cache)):
+        yield Size("source", nbytes, None, 0.0, None)
 
 
 def outputs(spec: JobSpec, recorder: Recorder) -> None:

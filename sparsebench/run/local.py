@@ -96,8 +96,9 @@ class Local:
 
     def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
         """Return the GPUs that a job with room would have to itself, as a value of CUDA_VISIBLE_DEVICES."""
-        own = calculates(job) and not self._alone(job)
-        return ",".join(self._idle(running)[: ranks_of(job)]) if own else ""
+        if self._alone(job) or not calculates(job):
+            return ""
+        return ",".join(self._idle(running)[: ranks_of(job)])
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """Start a process for the job."""

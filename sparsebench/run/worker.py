@@ -22,8 +22,8 @@ def main(path: Path, events: int) -> int:
     spec: JobSpec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
     try:
-        if found := damaged(spec):
-            recorder.damaged(found)
+        if folders := damaged(spec):
+            recorder.damaged(folders)
             return 0
         HANDLERS[spec.job.kind](spec, recorder)
     except BaseException as raised:  # the worker boundary: every failure becomes a record

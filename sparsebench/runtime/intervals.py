@@ -128,7 +128,7 @@ def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> Iterator
 
 def wide(differences: Iterable[PhaseDifference], precision: float) -> bool:
     """Return whether an interval reaches further from its ratio than ``precision`` of it."""
-    return any(math.log(one.high / one.low) / 2 > math.log1p(precision) for one in differences)
+    return any(math.log(each.high / each.low) / 2 > math.log1p(precision) for each in differences)
 
 
 def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) -> bool:

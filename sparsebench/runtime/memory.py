@@ -154,9 +154,9 @@ def _reset_peak() -> None:
 
 def _status(field: str) -> int:
     """Return one field of /proc/self/status, in bytes. Raises UnsupportedError where it is missing."""
-    if not (found := environment.kernel_value(STATUS, field)):
+    if not (value := environment.kernel_value(STATUS, field)):
         raise UnsupportedError(f"{STATUS} has no {field}", LINUX)
-    return int(found.split()[0]) * 1024
+    return int(value.split()[0]) * 1024
 
 
 def _pss() -> int | None:
@@ -168,5 +168,5 @@ def _pss() -> int | None:
 
 def _pss_of(process: str) -> int | None:
     """Return the proportional set size of one process; None for one that has ended, too."""
-    found = environment.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
-    return int(found.split()[0]) * 1024 if found else None
+    value = environment.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
+    return int(value.split()[0]) * 1024 if value else None

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsebench.errors import ParityError, UnsupportedError, first_line
+from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.load import cache_name
-from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.failures import refused
 from sparsebench.runtime.results import BLOCKS, Parity
 from sparsebench.runtime.workload import Prompt, start_token
 
@@ -67,13 +67,8 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
     with torch.inference_mode():
         plain = _output(model, family, prompt)
         wrapped = wrap(model)  # in place of the plain one: two copies of a large vocabulary would not fit everywhere
-        try:
+        with refused("the engine's model does not run"):
             engine = _output(wrapped, family, prompt)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            if not_the_models(error):
-                raise
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise UnsupportedError(f"the engine's model does not run: {reason}") from error
     parity = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
     return checked(parity, "measure at one rank, or report the model's architecture")
 

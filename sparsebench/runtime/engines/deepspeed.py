@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -11,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import MeasureError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
-from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.failures import refused
 from sparsebench.runtime.footprint import cut_first
 from sparsebench.runtime.parity import TOKENS, check_parity
 from sparsebench.runtime.results import Parity
@@ -69,7 +68,7 @@ class DeepSpeed(Wrapping):
         Raises UnsupportedError where DeepSpeed refuses the model, MeasureError where it shards nothing.
         """
         whole = block_parameters(model)
-        try:
+        with refused(f"DeepSpeed refuses a {type(model).__name__} at {self.ranks} ranks"):
             engine = deepspeed.init_inference(
                 model,
                 tensor_parallel={"tp_size": self.ranks},
@@ -77,12 +76,6 @@ class DeepSpeed(Wrapping):
                 replace_with_kernel_inject=False,
                 max_out_tokens=tokens,
             )
-        except (AssertionError, ValueError, RuntimeError) as error:
-            if not_the_models(error):
-                raise
-            raise UnsupportedError(
-                f"DeepSpeed refuses a {type(model).__name__} at {self.ranks} ranks: {error}"
-            ) from error
         if self.ranks > 1 and block_parameters(engine.module) >= whole:
             raise MeasureError(
                 f"DeepSpeed left all {whole} block parameters on each of {self.ranks} ranks", "measure at one rank"
@@ -105,8 +98,7 @@ class DeepSpeed(Wrapping):
             return self.wrap(model, torch.float32, TOKENS)
 
         plain = SavedModel(source.folder, source.family).plain()
-        found = check_parity(plain, made, source.family, prompt, False)
-        return replace(found, wraps_only=self.ranks == 1)
+        return check_parity(plain, made, source.family, prompt, wraps_only=self.ranks == 1)
 
 
 def join(rank: int, without_shm: str | None) -> None:
@@ -126,4 +118,4 @@ def block_parameters(model: Any) -> int:
     total can even rise.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return sum({id(one): one.numel() for module in lists for one in module.parameters()}.values())
+    return sum({id(weight): weight.numel() for module in lists for weight in module.parameters()}.values())

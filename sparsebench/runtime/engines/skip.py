@@ -44,11 +44,11 @@ class SkipEngine:
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels. Raises UnsupportedError where there are none."""
-        found = kernels()
-        if isinstance(found, Missing):
-            raise UnsupportedError(f"the skip engine has no compiled kernels: {found.reason}", "use the hf engine")
-        self.kernels = found
-        return found.notes
+        compiled = kernels()
+        if isinstance(compiled, Missing):
+            raise UnsupportedError(f"the skip engine has no compiled kernels: {compiled.reason}", "use the hf engine")
+        self.kernels = compiled
+        return compiled.notes
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """Load the model and replace the layers that skip; a model that skips nothing stays as it is."""
@@ -137,7 +137,7 @@ def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str
     here = part_of(path)
     linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
     parts = {name: part_of(name) for name in linear}
-    return {one.kind: name for name, one in parts.items() if (one.side, one.layer) == (here.side, here.layer)}
+    return {each.kind: name for name, each in parts.items() if (each.side, each.layer) == (here.side, here.layer)}
 
 
 def _matrix(module: Any) -> torch.Tensor:

@@ -15,10 +15,10 @@ import deepspeed
 import torch
 from deepspeed.runtime.zero import parameter_offload
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import MeasureError
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
-from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.failures import refused
 from sparsebench.runtime.parity import check_parity
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
@@ -46,24 +46,20 @@ class Zero3(Wrapping):
         Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several
         ranks.
         """
-        whole = sum(one.numel() for one in model.parameters())
-        try:
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        with refused(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}"):
             if self.device != "cpu":
                 cut(model, dtype, self.device)
             engine = deepspeed.initialize(model=model, config=settings(dtype))[0]
-        except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-            if not_the_models(error):
-                raise
-            raise UnsupportedError(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}: {error}") from error
         # This global list of DeepSpeed's would keep every wrapped model alive; a running model fills it again.
         parameter_offload.FWD_MODULE_STACK.clear()
         engine.module.eval()
-        shares = [one.ds_tensor for one in engine.module.parameters()]
-        if self.ranks > 1 and sum(one.numel() for one in shares) >= whole:
+        shares = [parameter.ds_tensor for parameter in engine.module.parameters()]
+        if self.ranks > 1 and sum(share.numel() for share in shares) >= whole:
             raise MeasureError(
                 f"DeepSpeed left all {whole} parameters on each of {self.ranks} ranks", "measure at one rank"
             )
-        engine.hidden_bytes = sum(one.untyped_storage().nbytes() for one in shares)
+        engine.hidden_bytes = sum(share.untyped_storage().nbytes() for share in shares)
         return engine
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
