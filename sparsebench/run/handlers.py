@@ -130,12 +130,12 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
         keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
         scratch = spec.workspace.scratch()
         try:
-            result = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
+            stored = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
             if keep:
                 sums.write(keep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return replace(result, sizes=(*result.sizes, *_as_fetched(spec))) if cell.variant.is_dense else result
+        return replace(stored, sizes=(*stored.sizes, *_as_fetched(spec))) if cell.variant.is_dense else stored
 
     for cell in spec.job.cells:
         recorder.attempt(cell, measure)

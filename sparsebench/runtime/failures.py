@@ -25,14 +25,15 @@ def echo(error: BaseException) -> bool:
 
 
 @contextmanager
-def refused(what: str) -> Iterator[None]:
+def refused(what: str, *more: type[Exception]) -> Iterator[None]:
     """Turn what a library raises about a model into an UnsupportedError that begins with ``what``.
 
-    That memory ran out, or that another rank is gone, says nothing about the model and stays as it is.
+    These are AssertionError, RuntimeError, ValueError and the kinds in ``more``. That memory ran out, or that another
+    rank is gone, says nothing about the model and stays as it is.
     """
     try:
         yield
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, ValueError, *more) as error:
         if out_of_memory(error) or echo(error):
             raise
         raise UnsupportedError(f"{what}: {type(error).__name__}: {first_line(error)}") from error

@@ -67,7 +67,7 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
     with torch.inference_mode():
         plain = _output(model, family, prompt)
         wrapped = wrap(model)  # in place of the plain one: two copies of a large vocabulary would not fit everywhere
-        with refused("the engine's model does not run"):
+        with refused("the engine's model does not run", TypeError, IndexError, AttributeError):
             engine = _output(wrapped, family, prompt)
     parity = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
     return checked(parity, "measure at one rank, or report the model's architecture")

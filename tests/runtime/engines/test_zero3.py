@@ -98,7 +98,7 @@ def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
         raise ValueError("not this one")
 
     monkeypatch.setattr(deepspeed, "initialize", refuse)
-    with pytest.raises(UnsupportedError, match="ZeRO-3 refuses a LlamaForCausalLM: not this one"):
+    with pytest.raises(UnsupportedError, match="ZeRO-3 refuses a LlamaForCausalLM: .*not this one"):
         alone.load(SavedModel(wide, "decoder"), 20, False)
 
 
