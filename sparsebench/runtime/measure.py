@@ -191,11 +191,14 @@ def _result(
     samples = (*dense, *_samples(messages))
     settled: Counter[tuple[str, Side]] = Counter()
     joules: dict[tuple[str, Side], list[float]] = {}
-    for message in (*alone, *messages):
-        side_of: dict[str, Side] = {"dense": "dense", "variant": "dense" if message in alone else "variant"}
-        settled.update((phase, side_of[side]) for phase, side in message["steady"])
+    for message in alone:
+        settled.update((phase, "dense") for phase, _ in message["steady"])
+        for phase, _, value in message["energy"]:
+            joules.setdefault((phase, "dense"), []).append(value)
+    for message in messages:
+        settled.update((phase, side) for phase, side in message["steady"])
         for phase, side, value in message["energy"]:
-            joules.setdefault((phase, side_of[side]), []).append(value)
+            joules.setdefault((phase, side), []).append(value)
     phases = intervals.summaries(samples, settled, joules)
     differences = intervals.differences(samples, not alone)
     facts = _facts(messages[0], setting)
