@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,16 +185,11 @@ def _result(
     messages: Sequence[Message], alone: Sequence[Message], setting: Setting, before: Machine, after: Machine
 ) -> LatencyResult:
     """Build a variant's result from all processes' messages; ``alone`` are the dense model's where it ran by itself."""
-    # What the dense model's own processes say of their one model is said of the side "dense".
-    dense = [replace(sample, side="dense") for sample in _samples(alone)]
-    samples = (*dense, *_samples(messages))
+    both = [*map(_of_dense, alone), *messages]
+    samples = _samples(both)
     settled: Counter[tuple[str, Side]] = Counter()
     joules: dict[tuple[str, Side], list[float]] = {}
-    for message in alone:
-        settled.update((phase, "dense") for phase, _ in message["steady"])
-        for phase, _, value in message["energy"]:
-            joules.setdefault((phase, "dense"), []).append(value)
-    for message in messages:
+    for message in both:
         settled.update((phase, side) for phase, side in message["steady"])
         for phase, side, value in message["energy"]:
             joules.setdefault((phase, side), []).append(value)
@@ -212,13 +206,23 @@ def _result(
         baseline="unpaired" if alone else "paired",
         phases=phases,
         differences=differences,
-        samples=samples,
+        samples=tuple(samples),
         before=before,
         after=after,
         energy_source=messages[0]["energy_source"],
         placement=placement(),
         stolen=stolen(before, after),
     )
+
+
+def _of_dense(message: Message) -> Message:
+    """Return what a process says of the model that it timed alone, which was loaded as its variant, as the dense one's."""
+    return {
+        **message,
+        "samples": [{**sample, "side": "dense"} for sample in message["samples"]],
+        "steady": [(phase, "dense") for phase, _ in message["steady"]],
+        "energy": [(phase, "dense", value) for phase, _, value in message["energy"]],
+    }
 
 
 def _other_kernels(messages: Sequence[Message]) -> Iterator[str]:
