@@ -25,14 +25,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparsebench import environment, records
-from sparsebench.children import apart
 from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
@@ -86,7 +85,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "heard.jsonl"
 
-        def timed(process: int) -> int:
+        def timed(process: int) -> None:
             torch.set_num_threads(threads_per_rank(setting))
             memory.settle_allocator()
             gc.freeze()
@@ -101,11 +100,13 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 samples, settled, _ = latency.time_phases(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")
-            return 0
 
         def heard(processes: Iterable[int]) -> list[dict[str, Any]]:
             for process in processes:
-                if apart(partial(timed, process), lambda _: None):
+                worker = get_context("fork").Process(target=timed, args=(process,))
+                worker.start()
+                worker.join()
+                if worker.exitcode:
                     raise SystemExit(f"process {process} failed")
             return [json.loads(line) for line in out.read_text().splitlines()]
 
