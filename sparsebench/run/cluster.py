@@ -30,7 +30,7 @@ from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import timed
 from sparsebench.run.executor import RunningJob, RunSettings
-from sparsebench.run.node import NodeIdentity, done_on_node
+from sparsebench.run.node import NodeIdentity, done_on_node, probe
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.nodes import join
@@ -86,26 +86,15 @@ class Cluster:
         """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        def probe(path: str) -> dict[str, Any]:
-            # Pickled by value, to run where this package is not installed. It sees no GPU: jobs check their node.
-            import pathlib
-
-            try:
-                from sparsebench.run.node import NodeIdentity
-            except ImportError as error:
-                return {"missing": str(error)}
-            return {"identity": NodeIdentity.here("cpu"), "shared": pathlib.Path(path).exists()}
-
         asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
-            asked = {
-                asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    file.name
-                ): f"{node['NodeName']} ({node['NodeID'][:6]})"
-                for node in self._alive()
-            }
+            asked = {}
+            for node in self._alive():
+                on_it = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = asking.options(scheduling_strategy=on_it).remote(Path(file.name))
+                asked[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
             ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
             return [(node, self._answer(task, task in ready)) for task, node in asked.items()]
 

@@ -60,6 +60,11 @@ class NodeIdentity:
             raise UserError(f"node {node}: {reason}", "start the same environment on every node")
 
 
+def probe(path: Path) -> dict[str, Any]:
+    """Return this node's identity, without its GPUs, which only jobs see, and whether ``path`` is there."""
+    return {"identity": NodeIdentity.here("cpu"), "shared": path.exists()}
+
+
 def done_on_node(
     spec: JobSpec, settings: RunSettings, cpus: int, identity: NodeIdentity, group: str = "", start: Path | None = None
 ) -> Iterator[dict[str, Any]]:
