@@ -14,7 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,9 @@ DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
 GUARD_SECONDS = 1.0
 """How often a command's guard is looked after."""
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""The device files of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux."""
+
 _END = """
 read _
 kill -9 -$0
@@ -44,6 +48,11 @@ def imports() -> dict[str, str]:
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(known if installed else [root, *known])}
 
 
+def may_fork() -> bool:
+    """Whether a process that imported torch may fork: on Linux, and without a GPU, whose driver does not survive it."""
+    return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
+
+
 def leave(code: int) -> NoReturn:
     """End this process at once, even if its buffered output cannot be printed: no code of a parent's may run here."""
     try:
@@ -51,6 +60,33 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
+    """Call ``do`` in a fork of this process, wait for it, and return its exit code. ``forked`` is given its process id.
+
+    If a signal ends the fork, the same signal ends this process.
+    """
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()  # or both processes would print what is buffered
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            die_with_parent(parent)
+            code = do()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            leave(code)
+    forked(child)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        if -code != signal.SIGKILL:  # which nobody can handle
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(parent, -code)
+    return code
 
 
 def signal_name(number: int) -> str:

@@ -23,8 +23,6 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 # CUDA would count the fastest GPU first, the driver's tool does not.
 os.environ.setdefault(ORDER, "PCI_BUS_ID")
-DRIVER = Path("/dev/nvidiactl")
-"""The device file of NVIDIA's driver."""
 PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 """The names that a device may have."""
 _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
@@ -159,7 +157,7 @@ def resolve(asked: str = "auto") -> str:
             return "cpu"
         if asked == "auto":
             raise UserError(
-                f"device: auto: NVIDIA's driver is here ({DRIVER}), and nvidia-smi lists no GPU that may be used",
+                f"device: auto: NVIDIA's driver is here ({children.GPUS[0]}), and nvidia-smi lists no GPU that may be used",
                 f"see what nvidia-smi says, and {VISIBLE}; or say `device: cpu`",
             )
         hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
@@ -180,7 +178,7 @@ def resolve(asked: str = "auto") -> str:
 
 def _silent() -> bool:
     """Whether NVIDIA's driver is here, and CUDA_VISIBLE_DEVICES does not hide its GPUs."""
-    return DRIVER.exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
+    return Path(children.GPUS[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
 
 
 def unseen(count: int) -> str:

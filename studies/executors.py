@@ -3,8 +3,8 @@
     python studies/executors.py [--times 20] [--address HOST:PORT]
 
 The jobs have nothing to do: the folder that they would read is not there, and they say so. What differs is then the way there
-and back. Without an address Ray starts here, on this machine alone.
-The exit code is 1 where Ray costs more than half a second.
+and back. One kind of job starts Python anew; the other is forked from a process that has imported torch and lm-eval, as
+scores are. Without an address Ray starts here, on this machine alone. The exit code is 1 where Ray costs more than half a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sparsebench.sources import Cache
 
 TARGET = 0.5
 """Seconds a job that Ray may cost."""
-KINDS = {"assess": "an assessment", "benchmarks": "a score"}
+KINDS = {"assess": "started anew", "benchmarks": "forked"}
 CONTENT = {
     "version": 1,
     "models": [{"name": "none", "source": "path:none", "family": "decoder"}],

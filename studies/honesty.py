@@ -25,13 +25,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sparsebench import environment, records
+from sparsebench.children import apart
 from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
@@ -85,7 +86,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "heard.jsonl"
 
-        def timed(process: int) -> None:
+        def timed(process: int) -> int:
             torch.set_num_threads(threads_per_rank(setting))
             memory.settle_allocator()
             gc.freeze()
@@ -100,13 +101,11 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 samples, settled, _ = latency.time_phases(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")
+            return 0
 
         def heard(processes: Iterable[int]) -> list[dict[str, Any]]:
             for process in processes:
-                worker = get_context("fork").Process(target=timed, args=(process,))
-                worker.start()
-                worker.join()
-                if worker.exitcode:
+                if apart(partial(timed, process), lambda _: None):
                     raise SystemExit(f"process {process} failed")
             return [json.loads(line) for line in out.read_text().splitlines()]
 

@@ -21,6 +21,16 @@ def test_what_a_command_says_is_kept() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "yes\n", "no\n")
 
 
+def test_a_fork_that_cannot_print_ends_all_the_same(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom sparsebench.children import apart\n"
+        "def work():\n    sys.stdout = open('/dev/full', 'w')\n    print('lost')\n    return 7\n"
+        "try:\n    print(apart(work, lambda child: None), 'of the fork')\nfinally:\n    print('the end, once')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "7 of the fork\nthe end, once\n", done.stderr
+
+
 def test_a_timeout_ends_what_the_command_started(tmp_path: Path) -> None:
     grown = tmp_path / "grown"
     inner = f"import time\nwhile True:\n    open({str(grown)!r}, 'a').write('.')\n    time.sleep(0.02)"

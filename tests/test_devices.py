@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench import devices, environment
+from sparsebench import children, devices, environment
 from sparsebench.errors import UserError
 from tests.gpus import H100, Driver
 
@@ -28,7 +28,7 @@ def test_a_driver_whose_tool_lists_nothing_is_no_reason_for_the_cpu(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(devices.VISIBLE, raising=False)
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(devices, "DRIVER", tmp_path / "nvidiactl")
+    monkeypatch.setattr(children, "GPUS", (str(tmp_path / "nvidiactl"),))
     for visible in (None, "0,1", "GPU-a"):
         if visible:
             monkeypatch.setenv(devices.VISIBLE, visible)

@@ -31,10 +31,9 @@ def refused(what: str, *more: type[Exception]) -> Iterator[None]:
     These are AssertionError, RuntimeError, ValueError and the kinds in ``more``. That memory ran out, or that another
     rank is gone, says nothing about the model and stays as it is.
     """
-    kinds: tuple[type[Exception], ...] = (AssertionError, RuntimeError, ValueError, *more)
     try:
         yield
-    except kinds as error:
+    except (AssertionError, RuntimeError, ValueError, *more) as error:
         if out_of_memory(error) or echo(error):
             raise
         raise UnsupportedError(f"{what}: {type(error).__name__}: {first_line(error)}") from error

@@ -45,7 +45,9 @@ class RankGroup:
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting, entry: Sequence[str] = ENTRY) -> None:
         self.setting = setting
-        spec = {**spec, "setting": asdict(setting), "port": free_port()}
+        # Each fork's group has its own port: its ranks do not end all at once, and the next group would meet them.
+        ports = [free_port() for _ in spec.get("processes", [0])]
+        spec = {**spec, "setting": asdict(setting), "ports": ports}
         others = range(1, len(setting.nodes))
         self.here = NodeRanks(spec, setting, entry=entry)
         self.nodes: list[NodeRanks] = [self.here, *(RemoteRanks(spec, setting, index, entry) for index in others)]

@@ -122,7 +122,8 @@ class NodeRanks:
                     yield self._silence(watch, running, time.monotonic() - heard >= timeout)
 
     def _unlink(self) -> None:
-        shm.unlink(LOOPBACK, self.spec["port"], self.ranks)
+        for port in self.spec["ports"]:
+            shm.unlink(LOOPBACK, port, self.ranks)
 
     def _start(self, rank: int) -> None:
         """Start a rank in a session of its own, with stdout and stderr into its log."""
@@ -135,7 +136,7 @@ class NodeRanks:
             "LOCAL_SIZE": str(len(self.ranks)),  # DeepSpeed's shared-memory operation crashes where it differs
             "RANK": str(rank),
             "LOCAL_RANK": str(rank - self.ranks.start),
-            "MASTER_PORT": self.spec["port"],
+            "MASTER_PORT": self.spec["ports"][0],
             "TMPDIR": self.folder.name,
             CHANNEL: str(theirs.fileno()),
             PARENT: str(os.getpid()),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsebench import devices, environment
+from sparsebench import children, devices, environment
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError
 from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import engines
@@ -102,13 +102,14 @@ class _Timing:
         self.last_error = ""
 
     def run(self, keys: Sequence[str], processes: range, added: bool = False) -> None:
-        """Run ``processes``, each with the variants ``keys`` in turn.
+        """Run ``processes`` for the variants ``keys``: as forks of one that has imported all, where that is possible.
 
         A variant that fails in a process that was ``added`` keeps what it has, with a note. Raises an error that two
         variants meet one directly after the other, which is no variant's own, and a baseline's error.
         """
-        for process in processes:
-            self._run_process([key for key in keys if key in self.messages], process, added)
+        groups = [processes] if children.may_fork() else [range(number, number + 1) for number in processes]
+        for group in groups:
+            self._run_group([key for key in keys if key in self.messages], list(group), added)
 
     def add_processes(self) -> None:
         """Add processes for the variants whose intervals are wide."""
@@ -117,23 +118,25 @@ class _Timing:
         if wide:
             self.run(wide, more[wide[0]], added=True)
 
-    def _run_process(self, keys: list[str], process: int, added: bool) -> None:
-        """Run one process; where a variant fails, run it again for the others, whose results are dropped."""
-        while keys:
-            done = 0
+    def _run_group(self, keys: list[str], processes: list[int], added: bool) -> None:
+        while processes and keys:
+            count = 0
             try:
-                for message in _results(self._spec(keys, process), self.setting):
-                    self.messages[keys[done]].append(message)
-                    done += 1
+                for message in _results(self._spec(keys, processes), self.setting):
+                    self.messages[keys[message["index"]]].append(message)
+                    count += 1
                 return
             except SparsebenchError as error:
-                foreign = done == len(keys) or (not done and str(error) == self.last_error)
+                finished, index = divmod(count, len(keys))
+                foreign = finished == len(processes) or (not count and str(error) == self.last_error)
                 if not added and (self.baseline or foreign):
                     raise
                 self.last_error = "" if isinstance(error, ParityError) else str(error)
-                for key in keys[:done]:
+                # The process is repeated for the other variants, so its results for them are dropped.
+                for key in keys[:index]:
                     self.messages[key].pop()
-                self._give_up(keys.pop(min(done, len(keys) - 1)), error, added)
+                self._give_up(keys.pop(index), error, added)
+                del processes[:finished]
 
     def _give_up(self, key: str, error: SparsebenchError, added: bool) -> None:
         if added:
@@ -144,13 +147,13 @@ class _Timing:
             del self.messages[key]
             self.emit(key, error)
 
-    def _spec(self, keys: Sequence[str], process: int) -> dict[str, Any]:
+    def _spec(self, keys: Sequence[str], processes: Sequence[int]) -> dict[str, Any]:
         """Return the ranks' description of the job."""
         return {
             "job": "latency",
             "dense": str(self.dense.absolute()) if self.dense else None,
             "variants": [str(self.variants[key].absolute()) for key in keys],
-            "process": process,
+            "processes": processes,
             "baseline": self.baseline,
             "family": self.family,
         }

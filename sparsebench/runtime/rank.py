@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import children, errors
-from sparsebench.children import die_with_parent
+from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import SparsebenchError, first_line, out_of_memory, redact_stderr
 from sparsebench.runtime import failures, watch
 from sparsebench.runtime.channel import Channel
@@ -19,6 +20,24 @@ from sparsebench.runtime.launch import CHANNEL, PARENT
 
 if TYPE_CHECKING:
     from sparsebench.runtime.rank_jobs import RankWorker
+
+
+def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
+    """Do the spec's job once for each of its ``processes``, several of them each in a fork; return the exit code."""
+    from sparsebench.runtime.rank_jobs import RankWorker  # only now: torch takes seconds, and the parent may die
+
+    worker = RankWorker(spec, rank, channel)
+    processes = spec.get("processes", [0])
+    if len(processes) == 1:
+        return attempt(worker, partial(worker.do, processes[0]))
+    if code := attempt(worker, worker.import_model):
+        return code
+    for process, port in zip(processes, spec["ports"], strict=True):
+        watch.answer()  # this process only relays requests to the last fork, and a fork must not inherit that
+        os.environ["MASTER_PORT"] = port
+        if code := apart(partial(attempt, worker, partial(worker.do, process)), watch.relay):
+            return code
+    return 0
 
 
 def attempt(worker: RankWorker, call: Callable[[], None]) -> int:
@@ -54,10 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     spec, rank = arguments
     die_with_parent(int(os.environ[PARENT]))
     watch.answer()
-    from sparsebench.runtime.rank_jobs import RankWorker  # only now: torch takes seconds, and the parent may die
-
-    worker = RankWorker(json.loads(Path(spec).read_text()), int(rank), Channel(int(os.environ[CHANNEL])))
-    return attempt(worker, worker.do)
+    return work(Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank))
 
 
 if __name__ == "__main__":

@@ -39,19 +39,23 @@ class RankWorker:
         if self.setting.forced:
             self.engine.forced = True
 
-    def do(self) -> None:
-        """Do the job that the spec names."""
+    def do(self, process: int) -> None:
+        """Do the job that the spec names, as number ``process``."""
         match self.spec["job"]:
             case "try":
                 self.add_up()
             case "memory":
                 self.memory(Path(self.spec["folder"]))
             case "latency":
-                self.latency()
+                self.latency(process)
 
-    def start(self, folder: Path) -> None:
-        """Take the device, join the group of ranks and set up the energy meter; ``folder`` is the first model's."""
-        meta_model(self.family, self._config(folder))  # what transformers imports for it does not count as loading
+    def import_model(self) -> None:
+        """Import what transformers imports for the job's first model, so that this does not count as loading."""
+        meta_model(self.family, self._config(self._first_folder()))
+
+    def start(self) -> None:
+        """Import libraries, take the device, join the group of ranks and set up the energy meter."""
+        self.import_model()
         # With one thread too many, two ranks spin against each other: ten times slower and more, without any message.
         torch.set_num_threads(threads_per_rank(self.setting))
         self.take_device()
@@ -127,19 +131,19 @@ class RankWorker:
             "notes": notes,
         }
 
-    def latency(self) -> None:
+    def latency(self, process: int) -> None:
         """Time the dense model beside each variant in turn; where there is none, each variant alone.
 
-        This is one process of several; the first compares the variants' outputs with the plain model's.
+        This is one ``process`` of several; the first compares the variants' outputs with the plain model's.
         """
-        self.start(Path(self.spec["dense"] or self.spec["variants"][0]))
-        baseline, process = self.spec["baseline"], self.spec["process"]
+        self.start()
+        baseline: bool = self.spec["baseline"]
         with torch.inference_mode():
             models: dict[Side, Any] = {}
             sides: dict[Side, LoadedModel] = {}
             if self.spec["dense"]:
                 models["dense"], sides["dense"] = self._timed_load(Path(self.spec["dense"]), baseline=True)
-            for name in self.spec["variants"]:
+            for index, name in enumerate(self.spec["variants"]):
                 parity = None if baseline or process else self.parity(Path(name))
                 models["variant"], sides["variant"] = self._timed_load(Path(name), baseline)
                 for model in models.values():
@@ -153,6 +157,8 @@ class RankWorker:
                     self.channel.send(
                         "result",
                         True,
+                        index=index,
+                        process=process,
                         samples=[asdict(sample) for sample in samples],
                         steady=settled,
                         energy=[(*key, value) for key, value in joules.items()],
@@ -165,7 +171,7 @@ class RankWorker:
 
     def memory(self, folder: Path) -> None:
         """Measure the peak memory of one model alone, phase by phase."""
-        self.start(folder)
+        self.start()
         with torch.inference_mode():
             meter = memory.Meter(self.rank, self.device)
             with meter.phase("load"):
@@ -205,6 +211,11 @@ class RankWorker:
             raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
         gpu = str(torch.cuda.get_device_properties(self.device).uuid) if devices.is_gpu(self.device) else ""
         self.channel.send("result", notes=notes, gpu=gpu)
+
+    def _first_folder(self) -> Path:
+        if self.spec["job"] == "memory":
+            return Path(self.spec["folder"])
+        return Path(self.spec["dense"] or self.spec["variants"][0])
 
     def _config(self, folder: Path) -> dict[str, Any]:
         return bounded.read_object(folder / "config.json")

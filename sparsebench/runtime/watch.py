@@ -39,7 +39,20 @@ ASKED = signal.SIGUSR1
 
 def answer() -> None:
     """Have this rank write all threads' stacks into its log when it is asked, whatever it is doing."""
+    # What `unregister` goes back to. The system's default would end the process; an ignored request is made again.
+    signal.signal(ASKED, signal.SIG_IGN)
     faulthandler.register(ASKED, all_threads=True)
+
+
+def relay(process: int) -> None:
+    """Have this rank, which only waits for its fork ``process``, pass a request for its stacks on to the fork."""
+
+    def ask(*_: object) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(process, ASKED)
+
+    faulthandler.unregister(ASKED)
+    signal.signal(ASKED, ask)
 
 
 class IdleRank(NamedTuple):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sparsebench import children
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency
 
@@ -18,7 +23,7 @@ STEP = 0.01
 class Group:
     """Ranks of which a variant's folder says what it does: ``off`` fails always, ``late`` in process 1, ``added`` in 3."""
 
-    began: list[tuple[int, list[str]]]
+    began: list[tuple[list[int], list[str]]]
     error: type[MeasureError]
     said = ""
 
@@ -34,16 +39,16 @@ class Group:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         folders = [Path(folder).name for folder in self.spec["variants"]]
-        process = self.spec["process"]
-        self.began.append((process, folders))
-        for name in folders:
-            if name.startswith("off") or (name, process) in (("late", 1), ("added", 3)):
-                raise self.error(self.said or f"{name} is off")
-            message = told(process, 0.5 if name in ("quick", "skips") else 1 + 0.1 * process)
-            yield message | ({"kernel": f"skipping ({60 + process}% read)"} if name == "skips" else {})
+        self.began.append((list(self.spec["processes"]), folders))
+        for process in self.spec["processes"]:
+            for index, name in enumerate(folders):
+                if name.startswith("off") or (name, process) in (("late", 1), ("added", 3)):
+                    raise self.error(self.said or f"{name} is off")
+                message = told(index, process, 0.5 if name in ("quick", "skips") else 1 + 0.1 * process)
+                yield message | ({"kernel": f"skipping ({60 + process}% read)"} if name == "skips" else {})
 
 
-def told(process: int, ratio: float) -> dict[str, Any]:
+def told(index: int, process: int, ratio: float) -> dict[str, Any]:
     samples = [
         {
             "phase": "forward",
@@ -67,7 +72,7 @@ def told(process: int, ratio: float) -> dict[str, Any]:
     }
     settled = [("forward", "dense"), ("forward", "variant")]
     return {
-        "kind": "result", "samples": samples, "steady": settled, "energy": [],
+        "kind": "result", "index": index, "process": process, "samples": samples, "steady": settled, "energy": [],
         "energy_source": "", **facts,
     }  # fmt: skip
 
@@ -75,15 +80,17 @@ def told(process: int, ratio: float) -> dict[str, Any]:
 def measured(
     monkeypatch: pytest.MonkeyPatch,
     names: list[str],
+    forks: bool = True,
     error: type[MeasureError] = MeasureError,
     said: str = "",
-) -> tuple[dict[str, LatencyResult | str], list[tuple[int, list[str]]]]:
+) -> tuple[dict[str, LatencyResult | str], list[tuple[list[int], list[str]]]]:
     """What was found of each variant, and the processes and variants of each group that began."""
-    began: list[tuple[int, list[str]]] = []
+    began: list[tuple[list[int], list[str]]] = []
     monkeypatch.setattr(Group, "began", began, raising=False)
     monkeypatch.setattr(Group, "error", error, raising=False)
     monkeypatch.setattr(Group, "said", said)
     monkeypatch.setattr(measure, "RankGroup", lambda spec, setting: Group(spec))
+    monkeypatch.setattr(children, "may_fork", lambda: forks)
     monkeypatch.setattr(measure, "check_folder", lambda *_: None)
     monkeypatch.setattr(measure, "_pair_fits", lambda *_: True)
     monkeypatch.setattr(measure, "model_bytes", lambda *_: 1)
@@ -99,7 +106,7 @@ def measured(
 
 def test_a_precise_variant_needs_no_more_and_a_wide_one_half_as_many_more(monkeypatch: pytest.MonkeyPatch) -> None:
     found, began = measured(monkeypatch, ["quick", "varies"])
-    assert began == [*((process, ["quick", "varies"]) for process in range(3)), (3, ["varies"])]
+    assert began == [([0, 1, 2], ["quick", "varies"]), ([3], ["varies"])]
     quick, varies = found["quick"], found["varies"]
     assert isinstance(quick, LatencyResult) and isinstance(varies, LatencyResult)
     assert (quick.differences[0].processes, varies.differences[0].processes) == (3, 4)
@@ -109,13 +116,18 @@ def test_a_precise_variant_needs_no_more_and_a_wide_one_half_as_many_more(monkey
     assert "2 of 4 processes ran other tiles" in varies.notes and not any("processes ran" in one for one in quick.notes)
 
 
+def test_where_forks_are_not_safe_every_process_is_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, began = measured(monkeypatch, ["quick"], forks=False)
+    assert began == [([0], ["quick"]), ([1], ["quick"]), ([2], ["quick"])]
+    assert isinstance(found["quick"], LatencyResult)
+
+
 @pytest.mark.parametrize("error", [ParityError, MeasureError])
 def test_a_variant_that_is_off_does_not_fail_those_around_it(
     monkeypatch: pytest.MonkeyPatch, error: type[MeasureError]
 ) -> None:
     found, began = measured(monkeypatch, ["quick", "off", "quick too"], error=error)
-    assert began[0] == (0, ["quick", "off", "quick too"])
-    assert began[1:4] == [(process, ["quick", "quick too"]) for process in range(3)]
+    assert began[:2] == [([0, 1, 2], ["quick", "off", "quick too"]), ([0, 1, 2], ["quick", "quick too"])]
     assert found["off"] == "off is off"
     assert isinstance(found["quick"], LatencyResult)
     assert sorted({one.process for one in found["quick"].samples}) == [0, 1, 2]
@@ -124,7 +136,7 @@ def test_a_variant_that_is_off_does_not_fail_those_around_it(
 
 def test_one_that_fails_in_a_later_process_leaves_the_others_what_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
     found, began = measured(monkeypatch, ["quick", "late"])
-    assert began == [(0, ["quick", "late"]), (1, ["quick", "late"]), (1, ["quick"]), (2, ["quick"])]
+    assert began == [([0, 1, 2], ["quick", "late"]), ([1, 2], ["quick"])]
     assert found["late"] == "late is off"
     quick = found["quick"]
     assert isinstance(quick, LatencyResult)
@@ -133,7 +145,7 @@ def test_one_that_fails_in_a_later_process_leaves_the_others_what_they_had(monke
 
 def test_one_that_fails_in_an_added_process_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     found, began = measured(monkeypatch, ["varies", "added"])
-    assert began[3:] == [(3, ["varies", "added"]), (3, ["varies"])]
+    assert began[1:] == [([3], ["varies", "added"]), ([3], ["varies"])]
     varies, added = found["varies"], found["added"]
     assert isinstance(varies, LatencyResult) and isinstance(added, LatencyResult)
     assert [{one.process for one in result.samples} for result in (varies, added)] == [{0, 1, 2, 3}, {0, 1, 2}]
@@ -156,3 +168,39 @@ def test_two_that_fail_alike_around_one_that_does_not_fail_alone(monkeypatch: py
     found, _ = measured(monkeypatch, ["off", "quick", "off too"], said="out of memory")
     assert isinstance(found["quick"], LatencyResult)
     assert (found["off"], found["off too"]) == ("out of memory", "out of memory")
+
+
+FORK = """
+import os, sys
+from sparsebench.children import apart
+def do():
+    {what}
+    return 0
+code = apart(do, lambda child: print(child != os.getpid(), flush=True))
+print("waited", code, flush=True)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "said"),
+    [
+        ("return 0", 0, "waited 0"),
+        ("return 3", 3, "waited 3"),
+        ("raise ValueError('so')", 1, "waited 1"),
+        ("os.kill(os.getpid(), 9)", -signal.SIGKILL, ""),
+        ("os.kill(os.getpid(), 11)", -signal.SIGSEGV, ""),
+    ],
+)
+def test_a_fork_ends_its_parent_as_it_ended(what: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK.format(what=what)],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stdout.splitlines()[0] == "True"
+    assert (said in done.stdout) if said else ("waited" not in done.stdout)
+    assert ("ValueError: so" in done.stderr) == ("ValueError" in what)

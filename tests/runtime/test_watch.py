@@ -79,3 +79,53 @@ def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
     )
     assert innermost_calls(stack) == "at b/c.py:7 in inner, from b/d.py:8 in outer"
     assert "does not answer" in innermost_calls("")
+
+
+def test_a_request_in_a_bad_moment_ends_no_rank() -> None:
+    """Between the first process's own answer and its relay, the system's default would end it."""
+    program = (
+        "import faulthandler, os\n"
+        "from sparsebench.runtime import watch\n"
+        "watch.answer()\n"
+        "faulthandler.unregister(watch.ASKED)\n"
+        "os.kill(os.getpid(), watch.ASKED)\n"
+        "print('alive')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "alive\n"
+
+
+FORKS = """
+import time
+from dataclasses import asdict
+from sparsebench.runtime import Setting, Workload, rank, watch
+from sparsebench.runtime.rank_jobs import RankWorker
+
+def second_process():
+    print(flush=True)
+    time.sleep(600)
+
+RankWorker.do = lambda self, process: process and second_process()
+RankWorker.import_model = lambda self: None
+watch.answer()
+setting = asdict(Setting("hf", 1, Workload()))
+spec = {"family": "decoder", "setting": setting, "variants": [""], "processes": [0, 1], "ports": ["1", "2"]}
+rank.work(None, spec, 0)
+"""
+
+
+def test_the_second_fork_of_a_rank_tells_where_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "rank.log"
+    with log.open("wb") as told:
+        process = subprocess.Popen([sys.executable, "-c", FORKS], stderr=told, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline(), log.read_text()
+        asked = RankWatchdog({0: process.pid}, {0: log})
+        stack = asked.stacks([0])[0]
+        # Between the fork and its first relay, the first process still answers for itself.
+        until = time.monotonic() + 30
+        while "in second_process" not in stack and time.monotonic() < until:
+            stack = asked.stacks([0])[0]
+        assert "in second_process" in stack
+    finally:
+        process.kill()
+        process.communicate()

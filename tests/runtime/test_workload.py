@@ -111,12 +111,12 @@ def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) 
 def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = {
         "family": "encoder", "setting": asdict(Setting("hf", 1, Workload(prompt=8))), "dense": str(tiny_bert),
-        "variants": [str(tiny_bert)], "baseline": False, "process": 0,
+        "variants": [str(tiny_bert)], "baseline": False,
     }  # fmt: skip
     work, told = RankWorker(spec, 0, Channel.__new__(Channel)), []
     work.device, work.notes, work.peers, work.meter = "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter(""))
-    monkeypatch.setattr(work, "start", lambda folder: None)
+    monkeypatch.setattr(work, "start", lambda: None)
     monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: told.append(kind))
     monkeypatch.setattr(latency, "time_phases", lambda *_: ([], [], {}))
-    work.latency()
+    work.latency(0)
     assert told == [*["progress"] * 3, "result"]

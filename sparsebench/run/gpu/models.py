@@ -104,9 +104,7 @@ def killed(bench: Bench) -> Seen:
     """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
     ranks = bench.several[0]
     folder, family = bench.model("opt")
-    spec = {
-        "job": "latency", "process": 0, "dense": str(folder), "variants": [str(folder)], "baseline": False, "family": family,
-    }  # fmt: skip
+    spec = {"job": "latency", "dense": str(folder), "variants": [str(folder)], "baseline": False, "family": family}
     before, sent = devices.free_memory(bench.device) or 0, 0.0
     try:
         with RankGroup(spec, bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)) as group:
