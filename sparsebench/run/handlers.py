@@ -300,3 +300,6 @@ HANDLERS: dict[str, Callable[[JobSpec, Recorder], None]] = {
     "latency": latency,
     "memory": memory,
 }
+
+LIBRARIES = dict.fromkeys(("benchmarks", "outputs"), ("torch", "transformers.modeling_utils", "lm_eval.evaluator"))
+"""By kind of job, libraries that take seconds to import: a run has many such jobs, so they are forked after that."""

@@ -19,6 +19,8 @@ from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
+from sparsebench.run.forkserver import ForkServer, Process
+from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime import watch
 
@@ -31,7 +33,7 @@ class LocalJob:
     """
 
     job: Job
-    process: subprocess.Popen[bytes]
+    process: Process
     events: int
     gpu: str = ""
     lost: str = ""
@@ -41,7 +43,7 @@ class LocalJob:
         return watch.used(self.process.pid, written=True)
 
     def kill(self) -> None:
-        """Kill it, and what it started."""
+        """Kill it, or the fork server where that has not forked it yet."""
         _signal_group(self.process, signal.SIGKILL)
 
     def wait(self) -> int:
@@ -55,6 +57,7 @@ class Local:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.gpus = [gpu.handle for gpu in devices.chosen(settings.device)]
+        self.forkserver: ForkServer | None = None
 
     def __enter__(self) -> Local:
         self.folder = leftovers.temporary()
@@ -62,6 +65,8 @@ class Local:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.forkserver:
+            self.forkserver.close()
         self.folder.cleanup()
 
     def begin(self, cells: Iterable[Cell]) -> None:
@@ -105,8 +110,13 @@ class Local:
         os.set_blocking(reading, False)
         return LocalJob(job, process, reading, gpu)
 
-    def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> subprocess.Popen[bytes]:
+    def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
         """Start a process of the job's own that prints to ``log``; where ``gpu`` names some, it sees no other GPUs."""
+        if job.kind in LIBRARIES and not gpu and children.may_fork():
+            create(log, "ab").close()  # a fork server that dies leaves no log
+            if self.forkserver is None or not self.forkserver.alive:
+                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job, gpu))
+            return self.forkserver.start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
                 children.command("sparsebench.run.worker", spec, events),
@@ -121,8 +131,8 @@ class Local:
     def _environment(self, job: Job, gpu: str) -> dict[str, str]:
         """Return a worker's environment, decided only here: what it imports, threads, GPUs, quiet libraries, offline.
 
-        With a ``gpu`` it sees no other. Temporary files that a killed job or its compiler leaves are removed with the
-        run's folder.
+        Without a GPU, jobs of one kind have the same. Temporary files that a killed job or its compiler leaves are
+        removed with the run's folder.
         """
         share = environment.cores() if self._alone(job) else max(1, environment.cores() // self.settings.slots)
         quiet = {
@@ -150,6 +160,6 @@ class Local:
                 time.sleep(0.05)
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(process: Process, number: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
 import select
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import __version__, environment, leftovers, records
+from sparsebench import __version__, devices, environment, leftovers, records
 from sparsebench.errors import MeasureError, UserError
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.executor import RunningJob, RunSettings
@@ -60,6 +63,10 @@ class NodeIdentity:
             raise UserError(f"node {node}: {reason}", "start the same environment on every node")
 
 
+_kept: dict[str, Local] = {}
+"""On a node: this process's executor, which keeps a fork server between jobs. Ray uses a process again for its next task."""
+
+
 def probe(path: Path) -> dict[str, Any]:
     """Return this node's identity, without its GPUs, which only jobs see, and whether ``path`` is there."""
     return {"identity": NodeIdentity.here("cpu"), "shared": path.exists()}
@@ -82,9 +89,9 @@ def done_on_node(
     identity.check(socket.gethostname(), NodeIdentity.here(settings.device), PROCESSES[job.kind].timed)
     if group:
         spec = _placed(spec, settings.device, identity, group)
-    leftovers.sweep()
-    with Local(replace(settings, slots=max(1, environment.cores() // cpus))) as local:
-        home = Path(local.temporary)
+    local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
+    with tempfile.TemporaryDirectory(dir=local.temporary) as name:
+        home = Path(name)
         workspace = replace(spec.workspace, records=home / "records", logs=home)
         task = local.start(job, replace(spec, workspace=workspace), home / "log")
         try:
@@ -138,3 +145,19 @@ def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
             return
         *lines, buffer = (buffer + data).split(b"\n")
         yield from map(json.loads, lines)
+
+
+def _executor(settings: RunSettings) -> Local:
+    """Return the kept executor if it is for these settings and this task's GPUs; else close it and make another.
+
+    A fork server made for other settings or GPUs is of no use.
+    """
+    key = repr((settings, os.environ.get(devices.VISIBLE)))
+    if key not in _kept:
+        for other in _kept.values():
+            other.__exit__()
+        _kept.clear()
+        leftovers.sweep()
+        _kept[key] = local = Local(settings).__enter__()
+        atexit.register(shutil.rmtree, local.temporary, ignore_errors=True)
+    return _kept[key]

@@ -36,7 +36,7 @@ def at_work(node: Any) -> bool:
     """Whether a job of ours runs below a node's raylet."""
     with suppress(psutil.Error):
         words = (word for one in psutil.Process(raylet(node)).children(recursive=True) for word in one.cmdline())
-        return "sparsebench.run.worker" in words
+        return any(word in ("sparsebench.run.worker", "sparsebench.run.forkserver") for word in words)
     return False
 
 

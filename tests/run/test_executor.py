@@ -22,7 +22,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import cluster
+from sparsebench.run import cluster, node
 from sparsebench.run.cluster import Cluster, connect, places, resources
 from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
@@ -275,3 +275,6 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunS
     assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
     with pytest.raises(UserError, match="torch"):
         next(done_on_node(spec, settings, 1, replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))))
+    for local in node._kept.values():
+        local.__exit__()
+    node._kept.clear()

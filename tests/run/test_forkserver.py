@@ -1,0 +1,173 @@
+"""Jobs are forked from a process that has imported what they need, and live and die as if they were not."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from sparsebench import children, sources
+from sparsebench.benchmarks import all_tasks
+from sparsebench.cli.app import app
+from sparsebench.errors import SourceError
+from sparsebench.records import statuses
+from sparsebench.run.forkserver import Forked, ForkServer
+from sparsebench.run.handlers import HANDLERS, LIBRARIES
+from sparsebench.sources import Cache
+
+ROOT = Path(__file__).parents[2]
+CACHE = Cache()
+"""The user's own, made before any fixture: benchmark data is fetched once."""
+
+
+class Saying:
+    """Pickled in place of a specification: a program that the worker runs while it reads."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (self.program,)
+
+
+@pytest.fixture
+def forks(request: pytest.FixtureRequest) -> Iterator[ForkServer]:
+    libraries = getattr(request, "param", [])
+    made = ForkServer(["no_such_library", *libraries], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
+    yield made
+    made.close()
+
+
+def start(forks: ForkServer, folder: Path, program: str | None) -> Forked:
+    """A process that runs ``program``, or waits for ever."""
+    spec, log = folder / "spec.job", folder / "log"
+    if program is None:
+        os.mkfifo(spec)
+    else:
+        spec.write_bytes(pickle.dumps(Saying(program)))
+    reading, writing = os.pipe()
+    try:
+        return forks.start(spec, log, writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def forked(process: Forked) -> int:
+    """The job's own process, once it leads its group."""
+    deadline = time.monotonic() + 60
+    while process.pid == process.server.pid or os.getpgid(process.pid) != process.pid:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process.pid
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("forks", [["torch"]], indirect=True)
+def test_a_process_has_its_own_variables_threads_log_and_code(forks: ForkServer, tmp_path: Path) -> None:
+    program = (
+        "import os, sys; found = ['torch' in sys.modules, os.environ['MINE'], os.environ['OMP_NUM_THREADS']]\n"
+        f"import torch; print(*found, torch.get_num_threads(), file=open({str(tmp_path / 'found')!r}, 'w'))\n"
+        "print('said in the log')"
+    )
+    process = start(forks, tmp_path, program)
+    assert process.wait() == 1
+    assert (tmp_path / "found").read_text().split() == ["True", "yes", "2", "2"]
+    assert "said in the log" in (tmp_path / "log").read_text()
+
+
+def test_an_error_is_in_the_log(forks: ForkServer, tmp_path: Path) -> None:
+    assert start(forks, tmp_path, "raise ValueError('something unforeseen')").wait() == 1
+    assert "ValueError: something unforeseen" in (tmp_path / "log").read_text()
+
+
+def test_signals_reach_its_group(forks: ForkServer, tmp_path: Path) -> None:
+    process = start(forks, tmp_path, None)
+    forked(process)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    assert process.wait() == -signal.SIGTERM
+
+
+def test_jobs_end_with_the_server(forks: ForkServer, tmp_path: Path) -> None:
+    process = start(forks, tmp_path, None)
+    pid = forked(process)
+    assert forks.alive
+    forks.process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not forks.alive and gone(pid)
+    assert start(forks, tmp_path / "..", "pass").wait() == -signal.SIGKILL
+
+
+def test_a_server_that_was_stopped_is_not_waited_for(forks: ForkServer, tmp_path: Path) -> None:
+    process = start(forks, tmp_path, None)
+    pid = forked(process)
+    assert process.poll() is None
+    os.kill(forks.process.pid, signal.SIGSTOP)
+    assert process.wait() == -signal.SIGKILL
+    assert gone(pid)
+
+
+def test_a_job_of_a_server_that_still_imports_ends_with_it(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
+    forks = ForkServer(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    process = start(forks, tmp_path, "pass")
+    assert forks.alive and process.pid == forks.process.pid and process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    forks.close()
+
+
+def test_every_kind_that_has_libraries_exists() -> None:
+    assert set(LIBRARIES) <= set(HANDLERS)
+
+
+MANIFEST = """\
+version: 1
+ledger: {home}/ledger/test.duckdb
+work_dir: {home}/work
+models:
+  - {{name: g2p, source: "path:{model}", family: encoder-decoder}}
+variants:
+  - {{prune: magnitude, sparsity: 0.5}}
+benchmarks:
+  encoder-decoder: [{{task: g2p, limit: 5}}]
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if forked and not children.may_fork():
+        pytest.skip("a GPU's driver does not survive a fork")
+    try:
+        sources.fetch(sources.parse(all_tasks()["g2p"].data[0]), CACHE)
+    except SourceError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(CACHE.root))
+    path = tmp_path / "g2p.yaml"
+    path.write_text(MANIFEST.format(home=tmp_path, model=ROOT / "examples" / "g2p" / "model"))
+    begun: list[object] = []
+    born = ForkServer.__init__
+    monkeypatch.setattr(children, "may_fork", lambda: forked)
+    monkeypatch.setattr(ForkServer, "__init__", lambda self, *words: begun.append(self) or born(self, *words))
+    done = CliRunner().invoke(app, ["run", str(path)])
+    assert done.exit_code == 0, done.output
+    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 7
+    assert len(begun) == forked
+    logs = (log.read_text() for log in (tmp_path / "ledger" / "logs").glob("benchmarks*.log"))
+    assert all("Traceback" not in log for log in logs)
