@@ -195,6 +195,11 @@ def says(error: BaseException, words: tuple[str, ...]) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's or the system's error says, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, on the machine or on a GPU."""
     return isinstance(error, MemoryError) or says(error, MEMORY)
@@ -202,7 +207,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def crash(error: BaseException) -> SparsebenchError | None:
     """Return exhausted memory, or the panic of a library in Rust, as an error of ours; None for any other error."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if out_of_memory(error):
         return MeasureError(f"memory ran out: {first}", "close other programs, or use a smaller model or more memory")
     # Such a library, as tokenizers is, panics with a BaseException, and has printed the panic itself.

@@ -261,12 +261,11 @@ def measure(
     Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
     """
     from sparsebench import bounded, devices, runtime
-    from sparsebench.runtime.engines import engine as made
 
+    work, there = runtime.Workload(batch, prompt, generate), devices.resolve(device)
     for one in (model, against or model):
-        made(engine).check(bounded.read_object(one.folder / "config.json"), ranks)
-    there = devices.resolve(device)
-    work, run_in = runtime.Workload(batch, prompt, generate), model.calculated("auto", there)
+        runtime.check_model(bounded.read_object(one.folder / "config.json"), runtime.Setting(engine, ranks, work))
+    run_in = model.calculated("auto", there)
     setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
     timed = runtime.measure_pair((against or model).folder, model.folder, model.family, setting)
     peaks: dict[str, int] = {}

@@ -73,8 +73,8 @@ class Runner:
         with torch.inference_mode(mode=False):  # as ranks load: of other tensors torch copies the head in each prompt
             self.model = made.load(source, PROMPT + 64, False)
         self.loading = time.perf_counter() - start
-        memory.own(self.model.module)
-        prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64), 0, "cpu")
+        memory.copy_out(self.model.module)
+        prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64))
         self.prefill = Prefill(self.model, prompt)
         self.decode = Decode(self.prefill, keep_cache=True)
         self.engine, self.times, self.prefills = made, [], []

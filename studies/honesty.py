@@ -74,9 +74,9 @@ class Slower(Phase):
 def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase]]:
     """A fresh copy of the model and its phases; generating is prefill and decode again, and left out."""
     model = load_model(folder, family)  # type: ignore[arg-type]
-    memory.own(model)
+    memory.copy_out(model)
     config = json.loads((folder / "config.json").read_text())
-    made = phases(Plain(model), family, inputs(config, setting.workload, 0, "cpu"), setting.workload.generate)
+    made = phases(Plain(model), family, inputs(config, setting.workload), setting.workload.generate)
     return model, [phase for phase in made if phase.name != "generate"]
 
 
@@ -90,15 +90,15 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
             torch.set_num_threads(threads_per_rank(setting))
             memory.settle_allocator()
             gc.freeze()
-            with torch.no_grad():  # not in inference mode: see memory.own
+            with torch.no_grad():  # not in inference mode: see memory.copy_out
                 (one, dense), (other, variant) = (loaded(folder, family, setting) for _ in range(2))
                 for model in (one, other):  # copied again, as ranks do
-                    memory.own(model)
+                    memory.copy_out(model)
             with torch.inference_mode():
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
                 peers, meter = Peers(1, False), EnergyMeter(NoMeter("not asked for"))
-                samples, settled, _ = latency.run(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
+                samples, settled, _ = latency.time_phases(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")
             return 0

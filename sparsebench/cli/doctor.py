@@ -26,7 +26,7 @@ COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 def doctor(
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Run fourteen checks on the GPUs; they take some minutes.")
+        bool, typer.Option("--gpu", help="Run thirteen checks on the GPUs; they take some minutes.")
     ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
@@ -78,7 +78,7 @@ def doctor(
 def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
     """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
     from sparsebench import devices
-    from sparsebench.run.acceptance import report, run_checks
+    from sparsebench.run.gpu import report, run_checks
 
     device = devices.resolve(asked)
     if asked == "auto" and not devices.is_gpu(device):

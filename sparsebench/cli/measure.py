@@ -76,22 +76,19 @@ def measure(
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
     from sparsebench import devices, runtime
-    from sparsebench.models.topology import refuse_text
     from sparsebench.notebook import speedups
-    from sparsebench.runtime.engines import engine as made
     from sparsebench.runtime.engines import engines
 
     check_name("engine", engine, engines())
+    work = runtime.Workload(batch, prompt, generate)
 
     def check(config: Mapping[str, Any]) -> None:
-        refuse_text(config)
-        made(engine).check(config, ranks)
+        runtime.check_model(config, runtime.Setting(engine, ranks, work))
 
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
     there = devices.resolve(device)
     run_in = model.calculated(compute_dtype, there)
-    work = runtime.Workload(batch, prompt, generate)
     setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)

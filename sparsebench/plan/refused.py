@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparsebench import devices
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.schema import Manifest
@@ -11,7 +11,7 @@ from sparsebench.models.quantized import FLOAT
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.stages import block_of
-from sparsebench.runtime import Setting, Workload, check_device
+from sparsebench.runtime import Setting, Workload, device_refusal
 
 
 def refused(
@@ -21,37 +21,31 @@ def refused(
 
     Each has its reason, at the line of the manifest that asks for it.
     """
-    known: dict[object, UnsupportedError | None] = {}  # the driver's tool is run once per question, not once per cell
+    known: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
     found: dict[str, Problem] = {}
     for cell in plan.cells:
         if "engine" not in cell.settings:
             continue
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
-        asked = cell.settings["engine"], ranks, cell.variant.encoding or FLOAT
+        engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
+        asked = engine, ranks, encoding
         ways = cell.nodes, "alone" in cell.settings
         if (asked, ways) not in known:
-            known[asked, ways] = _spread(*ways, device, executor) or _why(*asked, device)
+            setting = Setting(engine, ranks, Workload(), device=device)
+            known[asked, ways] = _spread(*ways, device, executor) or device_refusal(setting, encoding)
         if why := known[asked, ways]:
-            found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.message, "", why.hint or "")
+            found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.reason, "", why.way_out)
     return found
 
 
-def _spread(nodes: int, beside: bool, device: str, executor: str) -> UnsupportedError | None:
+def _spread(nodes: int, beside: bool, device: str, executor: str) -> Refusal | None:
     """Return why ranks cannot be spread over ``nodes``, or jobs not be timed ``beside`` others; None where they can."""
     if nodes and executor != "ray":
-        return UnsupportedError(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
+        return Refusal(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
     if not beside or (devices.is_gpu(device) and not nodes):
         return None
     why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
-    return UnsupportedError(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
-
-
-def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedError | None:
-    try:
-        check_device(Setting(engine, ranks, Workload(), device=device), encoding)
-    except UnsupportedError as error:
-        return error
-    return None
+    return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
 
 
 def _place(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:

@@ -13,7 +13,6 @@ from sparsebench import benchmarks, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW
 from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.plan.cells import Cell, Variant
-from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
@@ -252,6 +251,6 @@ _STAGES = (
     ),
     Stage(
         "memory", MEMORY, runtime, _memories, lambda _: _TIMING,
-        lambda settings: _engine_version(settings, memory.VERSION), lambda cell: cell.id,
+        lambda settings: _engine_version(settings, runtime.MEMORY_VERSION), lambda cell: cell.id,
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from sparsebench import leftovers
@@ -39,28 +40,26 @@ def removable(work: Path) -> list[Removable]:
 
     What a run uses just now is not among it.
     """
-    found = [Removable(path, "leftovers", _size(path), _DEAD) for path in leftovers.of_the_dead()]
-    for name in (*KINDS, "scratch"):
-        for path in building.of_the_dead(work / name):
-            found.append(Removable(path, "leftovers", _size(path), _DEAD))
+    half_built = chain.from_iterable(building.of_the_dead(work / name) for name in (*KINDS, "scratch"))
+    items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*leftovers.of_the_dead(), *half_built)]
     for kind, why in KINDS.items():
         for path in _folders(work / kind):
             if not leased(work, path.name):
-                found.append(Removable(path, kind, _size(path), why))
-    return sorted(found, key=lambda one: (-one.bytes, str(one.path)))
+                items.append(Removable(path, kind, _size(path), why))
+    return sorted(items, key=lambda item: (-item.bytes, str(item.path)))
 
 
-def remove(one: Removable) -> bool:
+def remove(item: Removable) -> bool:
     """Rename it away, then remove it; return False where a run has begun to use it, or another process removed it.
 
     Raises OSError for what cannot be removed.
     """
-    if one.kind in KINDS and leased(one.path.parent.parent, one.path.name):
+    if item.kind in KINDS and leased(item.path.parent.parent, item.path.name):
         return False
     try:
-        place = building.aside(one.path) if one.kind in KINDS else one.path
-        sums.forget(one.path)
-        shutil.rmtree(place)
+        path = building.aside(item.path) if item.kind in KINDS else item.path
+        sums.forget(item.path)
+        shutil.rmtree(path)
     except FileNotFoundError:
         return False
     return True
@@ -75,9 +74,9 @@ def _folders(parent: Path) -> Iterator[Path]:
 def _size(path: Path) -> int:
     """Return the bytes on the disk that are freed; a file with another hard link, such as a download's, frees none."""
     total = 0
-    for place, _, names in os.walk(path):
+    for folder, _, names in os.walk(path):
         for name in names:
             with suppress(FileNotFoundError):  # another process has removed it meanwhile
-                stat = os.lstat(os.path.join(place, name))
+                stat = os.lstat(os.path.join(folder, name))
                 total += stat.st_blocks * 512 * (stat.st_nlink == 1)
     return total

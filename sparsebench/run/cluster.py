@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import devices, records
-from sparsebench.errors import SparsebenchError, UserError, of_system, redacted
+from sparsebench.errors import SparsebenchError, UserError, first_line, of_system, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import timed
 from sparsebench.run.executor import RunningJob, RunSettings
-from sparsebench.run.node import NodeIdentity, done_on_node
+from sparsebench.run.node import NodeIdentity, done_on_node, probe
 from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.nodes import join
@@ -47,7 +47,7 @@ class Cluster:
         self.settings = settings
         self.address = address
         self.ray = _ray()
-        self.same = NodeIdentity.here(settings.device)
+        self.identity = NodeIdentity.here(settings.device)
         self.nodes: list[dict[str, float]] = []
         self.seen = 0.0
 
@@ -76,7 +76,7 @@ class Cluster:
         for nodes, ranks in sorted(asked):
             bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
         exclusive = any(timed(cell.stage) for cell in todo)
-        if wrong := [f"{node}: {what}" for node, told in self._probed() if (what := self._wrong(told, exclusive))]:
+        if wrong := [f"{node}: {what}" for node, answer in self._probed() if (what := self._wrong(answer, exclusive))]:
             raise UserError(
                 f"not every node can do this: {'; '.join(wrong)}",
                 "nodes need the same environment (`pip install 'ray>=2.9'`), and the work folder under the same path",
@@ -86,44 +86,33 @@ class Cluster:
         """Return what each node says: its identity, and whether it sees a file just written into the work folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        def probe(path: str) -> dict[str, Any]:
-            # Pickled by value, to run where this package is not installed. It sees no GPU: jobs check their node.
-            import pathlib
-
-            try:
-                from sparsebench.run.node import NodeIdentity
-            except ImportError as error:
-                return {"missing": str(error)}
-            return {"same": NodeIdentity.here("cpu"), "shared": pathlib.Path(path).exists()}
-
         asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
-            asked = {
-                asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    file.name
-                ): f"{node['NodeName']} ({node['NodeID'][:6]})"
-                for node in self._alive()
-            }
+            asked = {}
+            for node in self._alive():
+                on_it = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                task = asking.options(scheduling_strategy=on_it).remote(Path(file.name))
+                asked[task] = f"{node['NodeName']} ({node['NodeID'][:6]})"
             ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-            found = []
-            for one, node in asked.items():
-                told: dict[str, Any] = {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
-                if one in ready:
-                    try:
-                        told = self.ray.get(one)
-                    except self.ray.exceptions.RayError as error:
-                        told = {"missing": _first_line(error)}
-                found.append((node, told))
-        return found
+            return [(node, self._answer(task, task in ready)) for task, node in asked.items()]
 
-    def _wrong(self, told: dict[str, Any], exclusive: bool) -> str:
-        if "missing" in told:
-            return f"sparsebench cannot be imported there ({told['missing']})"
-        if not told["shared"]:
+    def _answer(self, task: Any, ready: bool) -> dict[str, Any]:
+        if not ready:
+            return {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
+        try:
+            answer: dict[str, Any] = self.ray.get(task)
+            return answer
+        except self.ray.exceptions.RayError as error:
+            return {"missing": first_line(error)}
+
+    def _wrong(self, answer: dict[str, Any], exclusive: bool) -> str:
+        if "missing" in answer:
+            return f"sparsebench cannot be imported there ({answer['missing']})"
+        if not answer["shared"]:
             return f"it does not see {self.settings.workspace.work}"
-        return NodeIdentity.here("cpu").differs(told["same"], exclusive)
+        return NodeIdentity.here("cpu").differs(answer["identity"], exclusive)
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
@@ -153,15 +142,15 @@ class Cluster:
         asked = self._resources(job)
         create(log, "wb").close()
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
-        own: dict[str, Any] = {
+        one_node: dict[str, Any] = {
             "num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": int(asked["memory"]) or None, "max_retries": 0,
         }  # fmt: skip
 
         def begin(group: PlacementGroup | None) -> Any:
-            options = group.first() if group else own
+            options = group.first() if group else one_node
             task = self.task.options(name=f"{job.kind}-{job.id}", num_returns="streaming", **options)
-            words = spec, replace(self.settings, sizes={}), int(options["num_cpus"]), self.same
-            return task.remote(*words, group.name if group else "", Path.cwd())
+            settings, cpus = replace(self.settings, sizes={}), int(options["num_cpus"])
+            return task.remote(spec, settings, cpus, self.identity, group.name if group else "", Path.cwd())
 
         gpu = devices.is_gpu(self.settings.device)
         group = PlacementGroup(self.ray, job, gpu, self._alive) if nodes_of(job) > 1 else None
@@ -190,7 +179,7 @@ class RayTask:
         self.stream: Any = None
         self.lost = ""
         self.code = 1
-        self.told: tuple[float, float] | None = None
+        self.reported: tuple[float, float] | None = None
         self.killed = False
         self.events, writing = os.pipe()
         os.set_blocking(self.events, False)
@@ -202,7 +191,7 @@ class RayTask:
 
         A job that waits for a node must not count as silent.
         """
-        return self.told or (time.monotonic(), 0.0)
+        return self.reported or (time.monotonic(), 0.0)
 
     def kill(self) -> None:
         """Have Ray kill the process that works on the task, and with it the job; stop waiting for nodes."""
@@ -225,13 +214,13 @@ class RayTask:
                     self.stream = self.begin(group)
                     if self.killed:
                         self.kill()
-                    for one in self.stream:
-                        if event := self._taken(self.ray.get(one)):
+                    for reference in self.stream:
+                        if event := self._filed(self.ray.get(reference)):
                             pipe.write(_line(event))
             # What a node raises because this package is missing there or differs, or another attempt would need as much.
             except (self.ray.exceptions.RayTaskError, self.ray.exceptions.OutOfMemoryError) as error:
                 cause = getattr(error, "cause", None) or error
-                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(cause))}))
+                pipe.write(_line({"event": "broken", "reason": redacted(first_line(cause))}))
             except self.ray.exceptions.RayError as error:
                 self.code = -signal.SIGKILL
                 if not self.killed:
@@ -243,11 +232,11 @@ class RayTask:
             except OSError as error:  # such as a full disk, where its records and its log are written
                 pipe.write(_line({"event": "broken", "reason": str(of_system(error, Cache().root))}))
 
-    def _taken(self, event: dict[str, Any]) -> dict[str, Any] | None:
+    def _filed(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File the record or log that came with an event; return what to pass on to the run, if anything."""
         match event["event"]:
             case "used":
-                self.told = event["used"]
+                self.reported = event["used"]
                 return None
             case "ended":
                 self.code = event["code"]
@@ -267,7 +256,7 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
     """
     gpu = devices.is_gpu(settings.device) and calculates(job)
     whole = alone(job, devices.is_gpu(settings.device))
-    most = max(nodes, key=lambda one: [one.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
+    most = max(nodes, key=lambda node: [node.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
     cpus = most.get("CPU", 0.0)
     return {
         "CPU": max(1.0, cpus if whole else cpus // settings.slots),
@@ -283,7 +272,7 @@ def places(nodes: Sequence[dict[str, float]], asked: dict[str, float], exclusive
     """
     needed = {name: amount for name, amount in asked.items() if amount}
     held = (int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
-    return max(1, sum(min(1, one) if exclusive else one for one in held))
+    return max(1, sum(min(1, count) if exclusive else count for count in held))
 
 
 def connect(ray: Any, address: str | None) -> None:
@@ -294,25 +283,17 @@ def connect(ray: Any, address: str | None) -> None:
     """
     where = address or os.environ.get("RAY_ADDRESS") or ""
     if "://" in where:
-        raise UserError(
-            f"--address or $RAY_ADDRESS {where}: a Ray client connection is not supported",
-            "run on a node of the cluster: --address auto",
-        )
-    if ":" in where:
-        host, _, port = where.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except (OSError, ValueError, OverflowError) as error:
-            raise UserError(
-                f"--address {where}: nothing answers there ({error})",
-                "start Ray with `ray start --head`, and take the address that it prints, HOST:6379",
-            ) from error
+        raise UserError(f"--address {where}: not the address of a node", "run on a node of the cluster: --address auto")
     try:
+        if ":" in where:  # Ray itself would wait long for an address at which nothing answers
+            host, _, port = where.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         join(ray, address, include_dashboard=None if where else False)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError, ray.exceptions.RayError) as error:
+    except (RuntimeError, ValueError, OverflowError, OSError, ray.exceptions.RayError) as error:
         raise UserError(
-            f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
-            "see `ray status`; the driver needs the cluster's versions of Ray and Python, and its RAY_AUTH_MODE and token",
+            f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({first_line(error)})",
+            "start Ray with `ray start --head`, see `ray status`; the driver needs the cluster's versions of Ray and "
+            "Python, and its RAY_AUTH_MODE and token",
         ) from error
 
 
@@ -322,10 +303,6 @@ def _ray() -> Any:
     except ImportError as error:
         raise UserError(f"--executor ray: Ray cannot be imported ({error})", "pip install 'ray>=2.9'") from error
     return ray
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _line(event: dict[str, Any]) -> bytes:

@@ -80,8 +80,8 @@ class Display:
         self.stream = stream or sys.stderr
         self.total = 0
         self.count = 0
-        self.start = self.spoken = time.monotonic()
-        self.running: dict[str, str] = {}
+        self.start = self.last_line = time.monotonic()
+        self.running: dict[str, tuple[Job, str]] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
         """Begin a run of ``cells`` in ``jobs``."""
@@ -92,16 +92,21 @@ class Display:
     def started(self, job: Job) -> None:
         """Note that a job begins."""
         self.clock.started(job)
-        self.running[job.id] = job.label
+        self.running[job.id] = (job, "")
+        self.changed()
 
-    def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
+    def progress(self, job: Job, done: int, total: int, detail: str = "") -> None:
         """Note how far a job is, and what else it says."""
-        self.running[job.id] = f"{job.label} {done}/{total} {told}".rstrip()
+        self.running[job.id] = (job, f"{done}/{total} {detail}".rstrip())
+        if not self.quiet(job):
+            self.changed()
 
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
-        """Show that a cell has its record."""
+        """Show that a cell has its record: ``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
         self.count += 1
-        self.line(self.sentence(cell, status, seconds, reason), COLOURS[status])
+        head = f"{MARKS[status]} {self._position()} {visible(f'{cell.variant.label} · {cell.label}')}"
+        first = visible(reason.splitlines()[0]) if reason else ""
+        self.line(f"{head} ({seconds:.1f} s)" if status == "done" else f"{head}: {status}: {first}", COLOURS[status])
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
         """Note that a job's process has ended; show its ``trouble`` if it has no cells that could."""
@@ -109,6 +114,7 @@ class Display:
         self.running.pop(job.id, None)
         if trouble and not job.cells:
             self.line(f"✗ {trouble}", COLOURS["failed"])
+        self.changed()
 
     def skipped(self, job: Job) -> None:
         """Note that a job will not run, because what it needs has failed."""
@@ -116,14 +122,17 @@ class Display:
 
     def due(self) -> float:
         """Return the seconds until a line is due if nothing happens."""
-        return self.spoken + SILENCE_SECONDS - time.monotonic()
+        return self.last_line + SILENCE_SECONDS - time.monotonic()
 
     def tick(self) -> None:
         """Write a line if one is due. While something is being timed, this is called only then."""
         if self.due() <= 0:
-            what = ", ".join(map(visible, self.running.values())) or "nothing yet"
-            place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
-            self.line(f"… {place} {duration(time.monotonic() - self.start)}: {what}", "dim")
+            labels = (visible(f"{job.label} {detail}".rstrip()) for job, detail in self.running.values())
+            elapsed = duration(time.monotonic() - self.start)
+            self.line(f"… {self._position()} {elapsed}: {', '.join(labels) or 'nothing yet'}", "dim")
+
+    def changed(self) -> None:
+        """Note that other jobs run than before, or that one got further."""
 
     def end(self) -> None:
         """End the display of the run."""
@@ -131,15 +140,14 @@ class Display:
     def line(self, text: str, style: str) -> None:
         """Write one line for the reader."""
         print(text, file=self.stream, flush=True)
-        self.spoken = time.monotonic()
+        self.last_line = time.monotonic()
 
-    def sentence(self, cell: Cell, status: str, seconds: float, reason: str | None) -> str:
-        """Return a finished cell's line: ``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
-        place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
-        head = f"{MARKS[status]} {place} {visible(f'{cell.variant.label} · {cell.label}')}"
-        if status == "done":
-            return f"{head} ({seconds:.1f} s)"
-        return f"{head}: {status}: {visible(reason.splitlines()[0]) if reason else ''}"
+    def quiet(self, job: Job) -> bool:
+        """Whether a job is being timed, with the machine to itself."""
+        return alone(job, bool(self.clock.gpus))
+
+    def _position(self) -> str:
+        return f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
 
 
 class LiveDisplay(Display):
@@ -149,30 +157,11 @@ class LiveDisplay(Display):
         super().__init__(clock)
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=True)
-        self.jobs: dict[str, tuple[Job, str]] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
         """Show the bar."""
         super().begin(cells, jobs)
         self.live.start()
-
-    def started(self, job: Job) -> None:
-        """Add a job to those below the bar."""
-        super().started(job)
-        self.jobs[job.id] = (job, "")
-        self.tick()
-
-    def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
-        """Note how far a job is; do not redraw while it is being timed."""
-        self.jobs[job.id] = (job, f"{done}/{total} {told}".rstrip())
-        if not self._quiet(job):
-            self.tick()
-
-    def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
-        """Remove a job from those below the bar."""
-        super().ended(job, seconds, trouble)
-        self.jobs.pop(job.id, None)
-        self.tick()
 
     def due(self) -> float:
         """Return infinity: the bar says enough."""
@@ -182,6 +171,10 @@ class LiveDisplay(Display):
         """Redraw."""
         self.live.update(self._bar(), refresh=True)
 
+    def changed(self) -> None:
+        """Redraw."""
+        self.tick()
+
     def end(self) -> None:
         """Remove the bar."""
         self.live.stop()
@@ -190,18 +183,14 @@ class LiveDisplay(Display):
         """Write one line above the bar."""
         self.live.console.print(text, style=style, highlight=False, markup=False)
 
-    def _quiet(self, job: Job) -> bool:
-        return alone(job, bool(self.clock.gpus))
-
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(1, self.total), completed=self.count, width=24)
-        elapsed = duration(time.monotonic() - self.start)
-        left = duration(self.clock.left())
+        elapsed, left = duration(time.monotonic() - self.start), duration(self.clock.left())
         grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
-        for job, detail in self.jobs.values():
-            quiet = " (quiet: being timed)" if self._quiet(job) else ""
-            grid.add_row("", Text(visible(f"{job.label} {detail}{quiet}")))  # a name may look like markup
+        for job, detail in self.running.values():
+            timed = " (quiet: being timed)" if self.quiet(job) else ""
+            grid.add_row("", Text(visible(f"{job.label} {detail}{timed}")))  # a name may look like markup
         return grid
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from sparsebench import devices, environment
-from sparsebench.errors import SparsebenchError, redacted
+from sparsebench.errors import SparsebenchError, first_line, redacted
+from sparsebench.native import Missing, library
+from sparsebench.runtime import group, shm
 from sparsebench.sources import Cache
 
 GIB = 2**30
@@ -30,11 +34,21 @@ class Finding:
     fix: str = ""
 
 
+def _judged(what: str, lacks: bool, state: str, detail: str, fix: str = "") -> Finding:
+    """Return a finding with its ``state`` and ``fix`` where something ``lacks``, else one that is ok."""
+    return Finding(what, state, detail, fix) if lacks else Finding(what, "ok", detail)
+
+
 def examine(offline: bool = False) -> Iterator[Finding]:
     """Yield one finding after another, the quick ones first."""
     yield from _machine()
-    yield from _libraries()
-    yield from _compiler()
+    yield _gpus()
+    for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
+        version = environment.versions()[name]
+        yield _judged(name, version == "absent", "missing", version, "pip install -r requirements.txt")
+    for what, there, fix in shm.needs():
+        detail = "found" if there else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
+        yield _judged(what, not there, "slower", detail, fix)
     if not offline:
         yield from _network()
     yield _packing()
@@ -44,23 +58,21 @@ def examine(offline: bool = False) -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     total, available = environment.memory()
+    emulated = environment.emulated("bfloat16")
     words = [environment.cpu_model(), f"{environment.cores()} cores", environment.instructions()]
-    lacks = environment.emulated("bfloat16")
-    words += ["no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)"] if lacks else []
-    yield Finding("cpu", "slower" if lacks else "ok", ", ".join(filter(None, words)))
-    low, free_memory = available < 4 * GIB, f"{available / GIB:.1f} of {total / GIB:.1f} GiB free"
-    yield Finding("memory", "slower" if low else "ok", free_memory, "close programs" if low else "")
-    free = environment.free_disk(Cache().root)
-    tight = free < 10 * GIB
-    fix = "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk" if tight else ""
-    yield Finding("disk", "slower" if tight else "ok", f"{free / GIB:.0f} GiB free for the cache", fix)
-    shm = Path("/dev/shm")
-    if shm.is_dir():
-        free = environment.free_disk(shm)
-        tight = free < 2 * SHM_BYTES
-        fix = f"enlarge it (docker: --shm-size 1g); two ranks need {2 * SHM_BYTES / 1e6:.0f} MB" if tight else ""
-        yield Finding("/dev/shm", "missing" if tight else "ok", f"{free / 1e6:.0f} MB free", fix)
-    yield _gpus()
+    words += ["no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)"] * emulated
+    yield _judged("cpu", emulated, "slower", ", ".join(filter(None, words)))
+    free_memory = f"{available / GIB:.1f} of {total / GIB:.1f} GiB free"
+    yield _judged("memory", available < 4 * GIB, "slower", free_memory, "close programs")
+    free, fix = (
+        environment.free_disk(Cache().root),
+        "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk",
+    )
+    yield _judged("disk", free < 10 * GIB, "slower", f"{free / GIB:.0f} GiB free for the cache", fix)
+    if shm.BUFFERS.is_dir():
+        free, fix = environment.free_disk(shm.BUFFERS), "enlarge it (docker: --shm-size 1g)"
+        detail = f"{free / 1e6:.0f} MB free; two ranks need {2 * SHM_BYTES / 1e6:.0f} MB"
+        yield _judged("/dev/shm", free < 2 * SHM_BYTES, "missing", detail, fix)
 
 
 def _gpus() -> Finding:
@@ -68,25 +80,9 @@ def _gpus() -> Finding:
     names = devices.names()
     if not names:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
-    why = devices.unseen(len(names))
+    reason = devices.unseen(len(names))
     fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or set device: cpu"
-    listed = ", ".join(names)
-    return Finding("gpu", "missing", f"{listed}: {why}", fix) if why else Finding("gpu", "ok", listed)
-
-
-def _libraries() -> Iterator[Finding]:
-    for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
-        version = environment.versions()[name]
-        gone = version == "absent"
-        yield Finding(name, "missing" if gone else "ok", version, "pip install -r requirements.txt" if gone else "")
-
-
-def _compiler() -> Iterator[Finding]:
-    from sparsebench.runtime import shm
-
-    loss = "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-    for what, there, fix in shm.needs():
-        yield Finding(what, "ok" if there else "slower", "found" if there else loss, "" if there else fix)
+    return _judged("gpu", bool(reason), "missing", ": ".join(filter(None, (", ".join(names), reason))), fix)
 
 
 def _network() -> Iterator[Finding]:
@@ -101,8 +97,8 @@ def _tried(what: str, action: Callable[[], str], loss: str, fix: str, optional: 
     try:
         return Finding(what, "ok", action())
     except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
-        first = redacted(str(error)).splitlines()[0] if str(error) else type(error).__name__
-        return Finding(what, "absent" if optional else "slower", f"{loss} ({first[:60]})", fix)
+        detail = f"{loss} ({redacted(first_line(error))[:60]})"
+        return Finding(what, "absent" if optional else "slower", detail, fix)
 
 
 def _call(command: list[str]) -> str:
@@ -113,10 +109,6 @@ def _call(command: list[str]) -> str:
 
 
 def _hub() -> str:
-    import base64
-    import urllib.parse
-    import urllib.request
-
     address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     user, _, host = address.netloc.rpartition("@")  # urllib would take the user for a part of the host's name
     request = urllib.request.Request(address._replace(netloc=host).geturl())
@@ -129,36 +121,29 @@ def _hub() -> str:
 
 def _packing() -> Finding:
     """Really compile and load the C++ behind the packed and the archive format."""
-    from sparsebench.native import Missing, library
-
     for name in ("packing", "checksum"):
-        found = library(name)
-        if isinstance(found, Missing):
-            loss = f"numpy writes and reads packed and archive: the same bytes, slower ({found.reason})"
+        if isinstance(missing := library(name), Missing):
+            loss = f"numpy writes and reads packed and archive: the same bytes, slower ({missing.reason})"
             return Finding("packing", "slower", loss, COMPILER)
     return Finding("packing", "ok", "compiled")
 
 
 def _sparse() -> Finding:
     """Really compile and load the sparse engine's kernels."""
-    from sparsebench.native import Missing
     from sparsebench.runtime.kernels import kernels
 
-    found = kernels()
-    if isinstance(found, Missing):
-        loss = f"the sparse engine falls back to torch's CSR, which is slower ({found.reason})"
+    compiled = kernels()
+    if isinstance(compiled, Missing):
+        loss = f"the sparse engine falls back to torch's CSR, which is slower ({compiled.reason})"
         return Finding("sparse kernels", "slower", loss, COMPILER)
-    if not found.shared:
-        loss = f"compiled, {found.level}; torch's OpenMP was not found, so each product starts its own threads"
-        return Finding("sparse kernels", "slower", loss, "install torch's own wheel, or measure with one thread")
-    return Finding("sparse kernels", "ok", f"compiled, {found.level}")
+    detail = ", ".join(("compiled", compiled.level, *compiled.notes))
+    fix = "install torch's own wheel, or measure with one thread"
+    return _judged("sparse kernels", not compiled.shared, "slower", detail, fix)
 
 
 def _ranks() -> Finding:
     """Have two ranks really add up a tensor; the finding also says whether the shared-memory op was used."""
-    from sparsebench.runtime.group import try_ranks
-
     try:
-        return Finding("two ranks", "ok", try_ranks(2))
+        return Finding("two ranks", "ok", group.try_ranks(2))
     except SparsebenchError as error:
         return Finding("two ranks", "missing", error.message.splitlines()[0], error.hint or "")

@@ -2,8 +2,8 @@
 
 Importing torch, transformers and lm-eval takes a processor five to ten seconds, and a variant is often scored in less
 than half a minute. Every job still has a process of its own, with its session, its log and its share of the cores. Jobs
-are forked only where that is safe: on Linux, and without a GPU, whose driver does not survive it. Elsewhere a process
-starts from nothing.
+are forked only where that is safe: without a GPU, whose driver does not survive it. Elsewhere a process starts from
+nothing.
 
 The standard library's fork server (``multiprocessing``) will not do. Its ``Process.start`` returns only when the server
 has imported everything, while a run goes on to start and watch other jobs. A process has only one such server, in its
@@ -21,44 +21,21 @@ import select
 import socket
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
 from sparsebench import children
 from sparsebench.errors import redact_stderr
 from sparsebench.paths import create
 from sparsebench.run import worker
+from sparsebench.runtime import watch
 
 MESSAGE_BYTES = 1 << 16
-ANSWER_SECONDS = 60.0
-"""How long the fork server may take to answer once it has imported: it has nothing else to do."""
-
-
-class Process(Protocol):
-    """What a run needs of a job's process; ``subprocess.Popen`` fits too. A negative exit code is a signal's number."""
-
-    @property
-    def pid(self) -> int:
-        """Its id, which is also that of its process group."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
-
-    def wait(self) -> int:
-        """Wait for its end and return the exit code."""
-
-
-def at_work(process: Process) -> int:
-    """Return the id of the process that works on a job now, without waiting: the fork server's until it has forked."""
-    if isinstance(process, Forked):
-        with suppress(ProcessLookupError):
-            return process.pid if process.forked else process.server.process.pid
-        return process.server.process.pid
-    return process.pid
+ENDED_SECONDS = 0.02
+"""How often the fork server looks which of its jobs have ended."""
 
 
 class ForkServer:
@@ -70,9 +47,6 @@ class ForkServer:
 
     def __init__(self, modules: Iterable[str], variables: Mapping[str, str]) -> None:
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.answers: dict[int, int | None] = {}
-        self.asked = 0
-        self.heard = False
         with theirs:
             self.process = subprocess.Popen(
                 children.command(__name__, theirs.fileno(), *modules),
@@ -89,43 +63,14 @@ class ForkServer:
         """Whether it can start another job."""
         return self.process.poll() is None
 
-    @property
-    def importing(self) -> bool:
-        """Whether it has answered nothing yet: no job has begun, and it can be killed without harm."""
-        return not self.heard and not self.spoken
-
-    @property
-    def spoken(self) -> bool:
-        """Whether an answer, or the end of the line, can be read."""
-        return bool(select.select([self.line], [], [], 0)[0])
-
     def start(self, spec: Path, log: Path, events: int) -> Forked:
         """Return a job's process at once, before it exists."""
-        return Forked(self, self.ask({"spec": str(spec), "log": str(log)}, [events]))
-
-    def ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
-        """Send an order; return the number under which it is answered."""
-        self.asked += 1
-        with suppress(BrokenPipeError, ConnectionResetError):  # its death is found where an answer is waited for
-            socket.send_fds(self.line, [json.dumps({"number": self.asked, **order}).encode()], descriptors)
-        return self.asked
-
-    def answer(self, number: int) -> int | None:
-        """Wait for the answer to an order and return it. Raises ChildProcessError where none can come."""
-        while number not in self.answers:
-            if self.heard and not select.select([self.line], [], [], ANSWER_SECONDS)[0]:
-                self.process.kill()  # it was stopped: its jobs end with it
-            try:
-                data = self.line.recv(MESSAGE_BYTES)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                raise ChildProcessError("the process that jobs are forked from has died")
-            # Kept by number: Ctrl-C may have come between an order and its answer.
-            found = json.loads(data)
-            self.heard = True
-            self.answers[found["number"]] = found["value"]
-        return self.answers.pop(number)
+        reading, writing = os.pipe()
+        order = json.dumps({"spec": str(spec), "log": str(log)}).encode()
+        with suppress(BrokenPipeError, ConnectionResetError):  # the job ends as the server did
+            socket.send_fds(self.line, [order], [events, writing])
+        os.close(writing)
+        return Forked(self.process, reading)
 
     def close(self) -> None:
         """End the fork server, after its jobs have ended."""
@@ -135,46 +80,49 @@ class ForkServer:
 
 
 class Forked:
-    """A job's process; only the fork server, its parent, learns when it ends."""
+    """A job's process. Its parent is the fork server, which writes its id and later its exit code into a pipe."""
 
-    def __init__(self, server: ForkServer, order: int) -> None:
-        self.server, self.order = server, order
-        self.number: int | None = None
+    def __init__(self, server: subprocess.Popen[bytes], outcome: int) -> None:
+        self.server = server
+        self.outcome = os.fdopen(outcome, "rb", 0)
+        self.numbers: list[int] = []
         self.code: int | None = None
 
     @property
-    def forked(self) -> bool:
-        """Whether ``pid`` need not wait: there is a process, or there will never be one."""
-        return self.number is not None or self.order in self.server.answers or self.server.spoken
-
-    @property
     def pid(self) -> int:
-        """Its id; waits until the fork server has imported and forked. Raises ProcessLookupError if the server died."""
-        if self.number is None:
-            try:
-                self.number = self.server.answer(self.order)
-            except ChildProcessError as error:
-                raise ProcessLookupError(str(error)) from error
-        assert self.number is not None
-        return self.number
+        """The id of its process and process group; that of the fork server until it has forked."""
+        self._read(0.0)
+        return self.numbers[0] if self.numbers else self.server.pid
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs.
 
         A job ends with the fork server, by the signal that the fork server died of.
         """
-        if self.code is None:
-            try:
-                self.code = self.server.answer(self.server.ask({"ended": self.pid}))
-            except (ChildProcessError, ProcessLookupError):
-                self.code = self.server.process.wait() or 1
-        return self.code
+        return self._read(0.0)
 
     def wait(self) -> int:
         """Wait for its end and return the exit code."""
-        while (code := self.poll()) is None:
-            time.sleep(0.01)
+        while (code := self._read(1.0)) is None:
+            if watch.stopped(self.server.pid):
+                self.server.kill()  # nobody else would tell how the job ended
         return code
+
+    def _read(self, seconds: float) -> int | None:
+        """Read what the fork server has written, waiting for it for some ``seconds``; return the exit code, if known."""
+        while self.code is None and select.select([self.outcome], [], [], seconds)[0]:
+            data = self.outcome.read(MESSAGE_BYTES)
+            self.numbers += map(int, data.split())
+            if len(self.numbers) == 2:
+                self.code = self.numbers[1]
+            elif not data:
+                self.code = self.server.wait() or 1
+            seconds = 0.0
+        return self.code
+
+
+Process = Forked | subprocess.Popen[bytes]
+"""A job's process. A negative exit code is a signal's number."""
 
 
 def main() -> None:
@@ -184,44 +132,44 @@ def main() -> None:
     for name in sys.argv[2:]:
         with suppress(Exception):  # the job that needs it fails with the reason
             importlib.import_module(name)
-    codes: dict[int, int | None] = {}  # an answer may have been lost, and a process can be waited for only once
     gc.freeze()  # so that the children's garbage collectors do not copy what is never collected
+    outcomes: dict[int, int] = {}
     while True:
-        data, descriptors, *_ = socket.recv_fds(line, MESSAGE_BYTES, 1)
-        if not data:
-            return
-        order = json.loads(data)
-        if "ended" in order:
-            pid = order["ended"]
-            codes[pid] = value = _ended(pid) if codes[pid] is None else codes[pid]
-        else:
-            pid = value = _forked(order, descriptors, line)
-            codes[pid] = None
-        line.send(json.dumps({"number": order["number"], "value": value}).encode())
+        if select.select([line], [], [], ENDED_SECONDS if outcomes else None)[0]:
+            data, descriptors, *_ = socket.recv_fds(line, MESSAGE_BYTES, 2)
+            if not data:
+                return
+            events, outcome = descriptors
+            parent = os.getpid()
+            if not (pid := os.fork()):
+                _live(parent, json.loads(data), events, [line.detach(), outcome, *outcomes.values()])
+            os.close(events)
+            outcomes[pid] = outcome
+            _tell(outcome, pid)
+        for pid in list(outcomes):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                outcome = outcomes.pop(pid)
+                _tell(outcome, os.waitstatus_to_exitcode(status))
+                os.close(outcome)
 
 
-def _ended(pid: int) -> int | None:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if found else None
+def _tell(outcome: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # nobody waits for this job any more
+        os.write(outcome, f"{number}\n".encode())
 
 
-def _forked(order: Mapping[str, Any], descriptors: Sequence[int], line: socket.socket) -> int:
-    parent = os.getpid()
-    pid = os.fork()
-    if not pid:
-        _live(parent, order, descriptors[0], line)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return pid
+def _live(parent: int, order: Mapping[str, str], events: int, foreign: Iterable[int]) -> NoReturn:
+    """Do the job in the new process, and end it: nothing that the fork server still had to do may happen here too.
 
-
-def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socket) -> NoReturn:
-    """Do the job in the new process, and end it: nothing that the fork server still had to do may happen here too."""
+    ``foreign`` are descriptors that only the fork server may hold.
+    """
     code = 1
     try:
         children.die_with_parent(parent)
         os.setsid()
-        line.close()
+        for descriptor in foreign:
+            os.close(descriptor)
         with create(Path(order["log"]), "wb") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -231,10 +179,7 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
     except BaseException:
         traceback.print_exc()
     finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+        children.leave(code)
 
 
 if __name__ == "__main__":

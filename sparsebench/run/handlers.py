@@ -77,17 +77,17 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     def made_by(step: Step) -> Variant:
         return next(variant for variant in wanted if variant.steps[-1] == step)
 
-    def emit(step: Step, found: Evidence | SparsebenchError) -> None:
+    def emit(step: Step, outcome: Evidence | SparsebenchError) -> None:
         variant = made_by(step)
-        if isinstance(found, SparsebenchError):
-            recorder.lost(variant, found)
+        if isinstance(outcome, SparsebenchError):
+            recorder.lost(variant, outcome)
         else:
             sums.seal(spec.workspace.folder(variant), spec.device)
         if variant.id in cells:
-            recorder.told(cells[variant.id], found)
+            recorder.record(cells[variant.id], outcome)
 
-    run = kinds()[wanted[0].steps[-1].verb].load()
-    run(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
+    make_variants = kinds()[wanted[0].steps[-1].verb].load()
+    make_variants(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
 
 
 def _dtype(spec: JobSpec) -> str:
@@ -121,7 +121,7 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.operations import operations_a_token
 
-    def one(cell: Cell) -> Any:
+    def measure(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
         if cell.stage == "structure":
             setting = cell.settings
@@ -130,15 +130,15 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
         keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
         scratch = spec.workspace.scratch()
         try:
-            found = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
+            stored = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
             if keep:
                 sums.write(keep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return replace(found, sizes=(*found.sizes, *_as_fetched(spec))) if cell.variant.is_dense else found
+        return replace(stored, sizes=(*stored.sizes, *_as_fetched(spec))) if cell.variant.is_dense else stored
 
     for cell in spec.job.cells:
-        recorder.attempt(cell, one)
+        recorder.attempt(cell, measure)
 
 
 def _as_fetched(spec: JobSpec) -> Iterator[Any]:
@@ -151,8 +151,8 @@ def _as_fetched(spec: JobSpec) -> Iterator[Any]:
     # Only if it is still in the cache: nothing is downloaded for a size.
     if source.kind == "random" or sources.size(source, cache) != 0:
         return
-    if found := weight_bytes(sources.fetch(source, cache)):
-        yield Size("source", found, None, 0.0, None)
+    if nbytes := weight_bytes(sources.fetch(source, cache)):
+        yield Size("source", nbytes, None, 0.0, None)
 
 
 def outputs(spec: JobSpec, recorder: Recorder) -> None:
@@ -169,12 +169,12 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
     except UnsupportedError as error:  # its way out is that of pruning
         raise UnsupportedError(error.message, WAY_OUT) from error
 
-    def one(cell: Cell) -> Any:
+    def measure(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
         return compare_outputs(dense, folder, family, read.batch, dtype, spec.device, recorder.progress)
 
     for cell in spec.job.cells:
-        recorder.attempt(cell, one)
+        recorder.attempt(cell, measure)
 
 
 def score(spec: JobSpec, recorder: Recorder) -> None:
@@ -185,18 +185,19 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
 
-    def emit(task: Any, result: Any) -> None:
-        recorder.told(tasks[task], result)
+    def record(task: Any, outcome: Any) -> None:
+        recorder.record(tasks[task], outcome)
 
-    folder, dtype = spec.workspace.folder(variant), _dtype(spec)
-    cache = spec.cache
+    folder, dtype, cache = spec.workspace.folder(variant), _dtype(spec), spec.cache
     if variant.heuristic:
-        benchmarks.heuristics.score(list(tasks), cache, emit)
+        benchmarks.heuristics.score(list(tasks), cache, record)
         return
     read = [drawn(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
     read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
-    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted, spec.device)
+    benchmarks.score(
+        folder, spec.model.family, list(tasks), cache, record, recorder.progress, dtype, fitted, spec.device
+    )
 
 
 def _trained_on(step: Step, cache: Any) -> Iterator[str]:
@@ -205,7 +206,7 @@ def _trained_on(step: Step, cache: Any) -> Iterator[str]:
 
     for text, columns in fitted_to(step):
         path = sources.fetch(sources.parse(text.source), cache)
-        yield from (one for row in read_texts(path, *columns).rows for one in row)
+        yield from chain.from_iterable(read_texts(path, *columns).rows)
 
 
 def latency(spec: JobSpec, recorder: Recorder) -> None:
@@ -215,11 +216,11 @@ def latency(spec: JobSpec, recorder: Recorder) -> None:
     cells = {cell.variant.id: cell for cell in spec.job.cells}
     folders = [(key, spec.workspace.folder(cell.variant)) for key, cell in cells.items()]
 
-    def emit(key: str, found: Any) -> None:
-        recorder.told(cells[key], found)
+    def record(key: str, outcome: Any) -> None:
+        recorder.record(cells[key], outcome)
 
     setting = _runtime_setting(spec.job.cells[0], spec)
-    runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, emit)
+    runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, record)
 
 
 def memory(spec: JobSpec, recorder: Recorder) -> None:
@@ -228,11 +229,7 @@ def memory(spec: JobSpec, recorder: Recorder) -> None:
 
     for cell in spec.job.cells:
         folder = spec.workspace.folder(cell.variant)
-        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec)))
-
-
-PROMPT_SEED = 0
-"""Every variant answers the same prompts."""
+        recorder.record(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec)))
 
 
 def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
@@ -247,7 +244,6 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
         samples=wanted.get("samples", 1),
         processes=wanted.get("processes", 1),
         forced=wanted.get("forced", False),
-        seed=PROMPT_SEED,
         threads=_threads(spec.job, spec.device),
         nodes=spec.nodes if "nodes" in wanted else (),
         group=spec.group if "nodes" in wanted else "",
@@ -282,7 +278,7 @@ def _own(cell: Cell, spec: JobSpec) -> Any:
 def variants_read(spec: JobSpec) -> list[Variant]:
     """Return the variants whose folders a job reads."""
     if spec.job.makes:
-        made = [one for one in spec.job.makes if not unpacks(spec.job, one, spec.workspace.kept)]
+        made = [variant for variant in spec.job.makes if not unpacks(spec.job, variant, spec.workspace.kept)]
         beside = [spec.dense] if any(map(reads_dense, made)) else []
         return [*dict.fromkeys([*([spec.job.parent] if made and spec.job.parent else []), *beside])]
     folders = [variant for variant in spec.job.variants if not variant.heuristic]
@@ -291,8 +287,8 @@ def variants_read(spec: JobSpec) -> list[Variant]:
 
 def damaged(spec: JobSpec) -> dict[str, str]:
     """Return what is wrong with the damaged folders among those that the job reads, by id of their variants."""
-    found = {variant.id: spec.workspace.damage(variant) for variant in variants_read(spec)}
-    return {name: why for name, why in found.items() if why}
+    damage = {variant.id: spec.workspace.damage(variant) for variant in variants_read(spec)}
+    return {variant_id: reason for variant_id, reason in damage.items() if reason}
 
 
 HANDLERS: dict[str, Callable[[JobSpec, Recorder], None]] = {

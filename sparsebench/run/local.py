@@ -18,13 +18,11 @@ from sparsebench import children, devices, environment, leftovers
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
-from sparsebench.plan.stages import PROCESSES
-from sparsebench.run import precompile
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
-from sparsebench.run.forkserver import ForkServer, Process, at_work
+from sparsebench.run.forkserver import ForkServer, Process
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.recorder import JobSpec
-from sparsebench.runtime import shm, watch
+from sparsebench.runtime import watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +40,11 @@ class LocalJob:
 
     def used(self) -> tuple[float, float]:
         """Return what it, and all that it started, has used."""
-        return watch.used(at_work(self.process), written=True)
+        return watch.used(self.process.pid, written=True)
 
     def kill(self) -> None:
         """Kill it, or the fork server where that has not forked it yet."""
-        with suppress(ProcessLookupError):
-            os.killpg(at_work(self.process), signal.SIGKILL)
+        _signal_group(self.process, signal.SIGKILL)
 
     def wait(self) -> int:
         """Wait for its end and return the exit code."""
@@ -59,9 +56,8 @@ class Local:
 
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
-        self.gpus = [one.handle for one in devices.chosen(settings.device)]
+        self.gpus = [gpu.handle for gpu in devices.chosen(settings.device)]
         self.forkserver: ForkServer | None = None
-        self.compiler: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Local:
         self.folder = leftovers.temporary()
@@ -74,8 +70,7 @@ class Local:
         self.folder.cleanup()
 
     def begin(self, cells: Iterable[Cell]) -> None:
-        """Begin to compile in the background what ranks will share."""
-        self.compiler = precompile.compiler(cells, self.temporary, self.settings.device)
+        """Do nothing: a plan has refused what this machine cannot do."""
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether there is a slot of its kind, and GPUs if it calculates on them; or, for a job alone, the machine."""
@@ -101,13 +96,12 @@ class Local:
 
     def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
         """Return the GPUs that a job with room would have to itself, as a value of CUDA_VISIBLE_DEVICES."""
-        own = calculates(job) and not self._alone(job)
-        return ",".join(self._idle(running)[: ranks_of(job)]) if own else ""
+        if self._alone(job) or not calculates(job):
+            return ""
+        return ",".join(self._idle(running)[: ranks_of(job)])
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
-        """Start a process for the job; a timed job first waits here for the compiler."""
-        if PROCESSES[job.kind].timed and self.compiler:
-            self._compiled(self.compiler)
+        """Start a process for the job."""
         path = spec.save(log.with_suffix(".job"))
         gpu = self.gpus_of(job, running)
         reading, writing = os.pipe()
@@ -155,21 +149,8 @@ class Local:
         seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
         return {**os.environ, **children.imports(), **quiet, **seen}
 
-    def _compiled(self, compiler: subprocess.Popen[bytes]) -> None:
-        """Wait for the compiler of what ranks share; the job that needs it compiles again what is missing."""
-        try:
-            compiler.wait(shm.COMPILE_SECONDS + GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            _signal_group(compiler, signal.SIGKILL)
-            compiler.wait()
-
     def end(self, running: Sequence[RunningJob]) -> None:
-        """End every job with its process group, and the compiler."""
-        if self.forkserver and self.forkserver.importing:
-            self.forkserver.process.kill()  # nobody waits for imports after Ctrl-C
-        if self.compiler and self.compiler.poll() is None:
-            _signal_group(self.compiler, signal.SIGKILL)
-            self.compiler.wait()
+        """End every job with its process group."""
         processes = [task.process for task in running if isinstance(task, LocalJob)]
         for send in (signal.SIGTERM, signal.SIGKILL):
             for process in processes:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import __version__, devices, environment, leftovers, records
-from sparsebench.errors import UserError
+from sparsebench.errors import MeasureError, UserError
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.placement import ask_others
+from sparsebench.run.placement import ANSWER_SECONDS
 from sparsebench.run.recorder import JobSpec
+from sparsebench.runtime.nodes import addresses, on_bundle
 
 BEAT_SECONDS = 60.0
 """How often a node reports what its job has used. This disturbs a timed job for milliseconds, and the job may be silent
@@ -30,40 +31,49 @@ for an hour."""
 
 @dataclass(frozen=True)
 class NodeIdentity:
-    """What all nodes of one run must have in common, since ids are made from it. ``place`` is in timed cells' keys."""
+    """What all nodes of one run must have in common, since ids are made from it. ``machine_id`` is in timed cells' keys."""
 
     versions: tuple[tuple[str, str], ...]
-    place: str
+    machine_id: str
     machine: str
 
     @classmethod
     def here(cls, device: str) -> NodeIdentity:
         """Return the identity of this process, for a resolved device."""
-        found = {"sparsebench": __version__, **environment.versions()}
+        versions = {"sparsebench": __version__, **environment.versions()}
         where = environment.where(device)
-        return cls(tuple(found.items()), where["id"], where["machine"])
+        return cls(tuple(versions.items()), where["id"], where["machine"])
 
     def differs(self, other: NodeIdentity, exclusive: bool) -> str:
         """Say how another node differs, if at all; for times (``exclusive``) its machine must be of the same class."""
-        mine, theirs = dict(self.versions), dict(other.versions)
-        found = [
-            f"{name} {theirs.get(name, 'absent')} instead of {mine[name]}"
-            for name in mine
-            if theirs.get(name) != mine[name]
+        theirs = dict(other.versions)
+        reasons = [
+            f"{name} {theirs.get(name, 'absent')} instead of {version}"
+            for name, version in self.versions
+            if theirs.get(name) != version
         ]
-        if exclusive and self.place != other.place:
-            found.append(
-                f"it is another kind of machine ({other.machine} instead of {self.machine}), and times are asked for"
-            )
-        return ", ".join(found)
+        if exclusive and self.machine_id != other.machine_id:
+            machines = f"{other.machine} instead of {self.machine}"
+            reasons.append(f"it is another kind of machine ({machines}), and times are asked for")
+        return ", ".join(reasons)
+
+    def check(self, node: str, other: NodeIdentity, exclusive: bool) -> None:
+        """Raise UserError, with the ``node``'s name, where it ``differs``."""
+        if reason := self.differs(other, exclusive):
+            raise UserError(f"node {node}: {reason}", "start the same environment on every node")
 
 
 _kept: dict[str, Local] = {}
 """On a node: this process's executor, which keeps a fork server between jobs. Ray uses a process again for its next task."""
 
 
+def probe(path: Path) -> dict[str, Any]:
+    """Return this node's identity, without its GPUs, which only jobs see, and whether ``path`` is there."""
+    return {"identity": NodeIdentity.here("cpu"), "shared": path.exists()}
+
+
 def done_on_node(
-    spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str = "", start: Path | None = None
+    spec: JobSpec, settings: RunSettings, cpus: int, identity: NodeIdentity, group: str = "", start: Path | None = None
 ) -> Iterator[dict[str, Any]]:
     """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs.
 
@@ -71,27 +81,26 @@ def done_on_node(
     what it printed. Where the job's ranks lie on several nodes, this is the first of the placement ``group``. Relative
     ``path:`` sources are resolved from ``start``, in a folder that nodes share.
 
-    Raises UserError where this node is not as ``same``: it may have joined after the run had asked all nodes.
+    Raises UserError where this node is not as ``identity``: it may have joined after the run had asked all nodes.
     """
     job = spec.job
     if start is not None and start.is_dir():
         os.chdir(start)
-    if why := same.differs(NodeIdentity.here(settings.device), PROCESSES[job.kind].timed):
-        raise UserError(f"node {socket.gethostname()}: {why}", "start the same environment on every node")
+    identity.check(socket.gethostname(), NodeIdentity.here(settings.device), PROCESSES[job.kind].timed)
     if group:
-        spec = _placed(spec, settings.device, same, group)
+        spec = _placed(spec, settings.device, identity, group)
     local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
     with tempfile.TemporaryDirectory(dir=local.temporary) as name:
         home = Path(name)
-        own = replace(spec, workspace=replace(spec.workspace, records=home / "records", logs=home))
-        task = local.start(job, own, home / "log")
+        workspace = replace(spec.workspace, records=home / "records", logs=home)
+        task = local.start(job, replace(spec, workspace=workspace), home / "log")
         try:
             yield {"event": "used", "used": (0.0, 0.0)}
             for event in _events(task, min(BEAT_SECONDS, (settings.silence or math.inf) / 20)):
                 if event["event"] == "cell":
                     cell = next(cell for cell in job.cells if cell.id == event["cell"])
                     key = records.key(cell, spec.device)
-                    event["record"] = records.read_cell(own.workspace.records, key, event["status"])
+                    event["record"] = records.read_cell(workspace.records, key, event["status"])
                 yield event
             yield {"event": "ended", "code": task.wait(), "log": (home / "log").read_text(errors="replace")}
         finally:
@@ -103,18 +112,25 @@ def _identity(device: str) -> NodeIdentity:
     return NodeIdentity.here(device)
 
 
-def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSpec:
-    """Return a job's specification with the nodes of its placement group; this node is the first.
+def _placed(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -> JobSpec:
+    """Return a job's specification with the nodes of its placement group ``name``; this node is the first.
 
-    Raises UserError for a node that is not as ``same``, MeasureError for one that is gone or does not answer.
+    Raises UserError for a node that is not as ``identity``, MeasureError for one that is gone or does not answer.
     """
     import ray
 
-    where, told = ask_others(ray, group, _identity, device)
-    for address, one in zip(where[1:], told, strict=True):
-        if why := same.differs(one, PROCESSES[spec.job.kind].timed):
-            raise UserError(f"node {address}: {why}", "start the same environment on every node")
-    return replace(spec, nodes=where, group=f"{ray.get_runtime_context().gcs_address}/{group}")
+    group = ray.util.get_placement_group(name)
+    nodes = addresses(ray, group)
+    task = ray.remote(_identity)
+    asked = [task.options(**on_bundle(ray, group, index)).remote(device) for index in range(1, len(nodes))]
+    try:
+        others = ray.get(asked, timeout=ANSWER_SECONDS)
+    except ray.exceptions.GetTimeoutError as error:
+        silence = f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds"
+        raise MeasureError(silence, "see `ray status`") from error
+    for address, other in zip(nodes[1:], others, strict=True):
+        identity.check(address, other, PROCESSES[spec.job.kind].timed)
+    return replace(spec, nodes=nodes, group=f"{ray.get_runtime_context().gcs_address}/{name}")
 
 
 def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:

@@ -6,10 +6,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsebench.errors import Interrupted, MeasureError, UserError
+from sparsebench.errors import Interrupted, UserError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.jobs import nodes_of, ranks_of
-from sparsebench.runtime.nodes import addresses, on_bundle
+from sparsebench.runtime.nodes import on_bundle
 
 LOOK_SECONDS = 1
 """How often a waiting group is looked at. Ray takes whole seconds."""
@@ -27,19 +27,21 @@ def bundles(nodes: Sequence[dict[str, Any]], wanted: int, ranks: int, gpu: bool)
     kinds = ("GPU", "CPU") if gpu else ("CPU",)
     able = [node["Resources"] for node in nodes if all(node["Resources"].get(kind, 0.0) >= each for kind in kinds)]
     if len(able) < wanted:
-        needed = " and ".join(_told(each, kind) for kind in reversed(kinds))
-        owned = [(node, [_told(node["Resources"].get(kind, 0.0), kind) for kind in reversed(kinds)]) for node in nodes]
-        has = "; ".join(f"{node['NodeName']} ({', '.join(own)})" for node, own in owned) or "none"
+        needed = " and ".join(_counted(each, kind) for kind in reversed(kinds))
+        has = "; ".join(
+            f"{node['NodeName']} ({', '.join(_counted(node['Resources'].get(kind, 0.0), kind) for kind in reversed(kinds))})"
+            for node in nodes
+        )
         raise UserError(
             f"nodes: {wanted}: {ranks} ranks need {wanted} nodes with {needed} each; {len(able)} of this cluster's "
-            f"{len(nodes)} can hold them: {has}",
+            f"{len(nodes)} can hold them: {has or 'none'}",
             "start Ray on more nodes, or ask for fewer ranks or nodes",
         )
-    able.sort(key=lambda own: [own.get(kind, 0.0) for kind in kinds], reverse=True)
-    return [{kind: own[kind] for kind in kinds} for own in able[:wanted]]
+    able.sort(key=lambda node: [node.get(kind, 0.0) for kind in kinds], reverse=True)
+    return [{kind: node[kind] for kind in kinds} for node in able[:wanted]]
 
 
-def _told(number: float, kind: str) -> str:
+def _counted(number: float, kind: str) -> str:
     return f"{number:g} {kind}{'s' * (number != 1)}"
 
 
@@ -90,20 +92,3 @@ class PlacementGroup:
     def first(self) -> dict[str, Any]:
         """Return the options of the job's own task, which has the first node."""
         return on_bundle(self.ray, self.group, 0)
-
-
-def ask_others(ray: Any, name: str, function: Callable[..., Any], *words: object) -> tuple[tuple[str, ...], list[Any]]:
-    """Return, on a group's first node, the addresses of all nodes and what ``function(*words)`` returns on the others.
-
-    Raises MeasureError where one of them is gone, or gives no answer.
-    """
-    group = ray.util.get_placement_group(name)
-    where = addresses(ray, group)
-    asking = ray.remote(function)
-    asked = [asking.options(**on_bundle(ray, group, index)).remote(*words) for index in range(1, len(where))]
-    try:
-        return where, ray.get(asked, timeout=ANSWER_SECONDS)
-    except ray.exceptions.GetTimeoutError as error:
-        raise MeasureError(
-            f"no answer from one of {', '.join(where[1:])} in {ANSWER_SECONDS} seconds", "see `ray status`"
-        ) from error

@@ -68,42 +68,37 @@ class Recorder:
         self.mark = time.perf_counter()
         self.started = datetime.now(UTC)
 
-    def done(self, cell: Cell, result: Any) -> None:
-        """Record a result: a dataclass whose ``asdict`` is JSON."""
-        self._write(cell, "done", result=asdict(result))
-
-    def failed(self, cell: Cell, error: BaseException) -> None:
-        """Record why a cell has no result."""
-        status = "unsupported" if isinstance(error, UnsupportedError) else "failed"
-        self._write(cell, status, reason=reason_of(error))
-
-    def told(self, cell: Cell, found: Any) -> None:
-        """Record what became of a cell: a result, or an error of ours."""
-        (self.failed if isinstance(found, SparsebenchError) else self.done)(cell, found)
+    def record(self, cell: Cell, outcome: Any) -> None:
+        """Record what became of a cell: a result, which is a dataclass whose ``asdict`` is JSON, or an error."""
+        if not isinstance(outcome, BaseException):
+            self._write(cell, "done", asdict(outcome), None)
+        else:
+            status = "unsupported" if isinstance(outcome, UnsupportedError) else "failed"
+            self._write(cell, status, None, reason_of(outcome))
 
     def attempt(self, cell: Cell, measure: Callable[[Cell], Any]) -> None:
         """Record what a measurement gives; an error of ours fails this cell alone."""
         try:
-            found = measure(cell)
+            outcome = measure(cell)
         except SparsebenchError as error:
-            found = error
-        self.told(cell, found)
+            outcome = error
+        self.record(cell, outcome)
 
     def progress(self, done: int, total: int, told: str = "") -> None:
         """Tell the parent how far the current cell is, and in words (``told``) what else there is to say."""
-        self._tell({"event": "progress", "done": done, "total": total, "told": told})
+        self._send({"event": "progress", "done": done, "total": total, "detail": told})
 
-    def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
+    def _write(self, cell: Cell, status: str, result: dict[str, Any] | None, reason: str | None) -> None:
         seconds = time.perf_counter() - self.mark
         content, dtype = self.spec.workspace.content(cell.variant), calculated(cell, self.spec.device)
         outcome = records.CellOutcome(status, result, reason, self.started, seconds, content, dtype)
         record = records.make(cell, self.spec.manifest, outcome, self.spec.device, self.spec.origin)
         records.write(self.spec.workspace.records, record)
         self.open.pop(cell.id, None)
-        self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
+        self._send({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _send(self, event: dict[str, Any]) -> None:
         """Send an event. Raises SystemExit where the run is gone: a lost parent is no failure of a cell."""
         try:
             os.write(self.events, json.dumps(event).encode() + b"\n")
@@ -112,20 +107,20 @@ class Recorder:
 
     def lost(self, variant: Variant, error: SparsebenchError) -> None:
         """Tell the parent that a variant could not be made, so that what needs it is skipped with this reason."""
-        self._tell({"event": "lost", "variant": variant.id, "reason": reason_of(error)})
+        self._send({"event": "lost", "variant": variant.id, "reason": reason_of(error)})
 
     def damaged(self, folders: dict[str, str]) -> None:
         """Tell the parent what is wrong with the folders of variants, by id: they are made again, and the job waits for them."""
-        self._tell({"event": "damaged", "variants": folders})
+        self._send({"event": "damaged", "variants": folders})
 
     def note(self, text: str) -> None:
         """Print a line to the job's log, and send it to the reader of the run."""
         print(text, file=sys.stderr, flush=True)
-        self._tell({"event": "note", "text": text})
+        self._send({"event": "note", "text": text})
 
     def broken(self, error: BaseException) -> None:
         """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""
-        self._tell({"event": "broken", "reason": reason_of(error)})
+        self._send({"event": "broken", "reason": reason_of(error)})
 
 
 def reason_of(error: BaseException) -> str:

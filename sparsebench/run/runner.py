@@ -30,9 +30,8 @@ from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
 
-INGEST_SECONDS = 5.0
 INGEST_SHARE = 100
-"""Before the next ingest the parent waits this many times as long as the last one took."""
+"""Before the next ingest the parent waits this many times as long as the last one took: that grows with the ledger."""
 LOSSES = 3
 """A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
 LOOKS = 10
@@ -57,6 +56,15 @@ class Silence:
     def next(self) -> float:
         """When to look again."""
         return self.looked + self.limit / LOOKS
+
+    def over(self, used: tuple[float, float]) -> bool:
+        """Return whether the job has been silent and idle for too long, now that it has ``used`` so much."""
+        now = time.monotonic()
+        (cpu, moved), (cpu_then, moved_then) = used, self.used
+        if cpu - cpu_then > IDLE_SHARE * (now - self.looked) or moved != moved_then:
+            self.since = now
+        self.looked, self.used = now, used
+        return now - self.since >= self.limit
 
 
 @dataclass
@@ -118,9 +126,9 @@ class Runner:
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run(list(cells), list(refused), self.plan.variants.values() if own is None else own)
+            return self._run_cells(list(cells), list(refused), self.plan.variants.values() if own is None else own)
 
-    def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
+    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
         asked = records.write_plan(
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
@@ -224,28 +232,15 @@ class Runner:
             if not self._read(key.data):
                 self._finish(key.data)
         for child in list(self.children):
-            if time.monotonic() >= child.silence.next:
-                self._look(child)
+            # A job may have done nothing for too long, or another process may hold its pipe after its end.
+            if time.monotonic() >= child.silence.next and child.silence.over(child.task.used()):
+                child.broken = f"the job was ended: for {child.silence.limit:g} seconds it had said and done nothing"
+                child.task.kill()
+                self._finish(child)
         if not timed or self.display.due() <= 0:
             self.display.tick()
         if not timed:
-            self._ingest_after(INGEST_SECONDS)
-
-    def _look(self, child: Child) -> None:
-        """End a job that has said and done nothing for too long, or whose pipe another process holds after its end."""
-        silence, now = child.silence, time.monotonic()
-        used = child.task.used()
-        (cpu, moved), (cpu_then, moved_then) = used, silence.used
-        if cpu - cpu_then > IDLE_SHARE * (now - silence.looked) or moved != moved_then:
-            silence.since = now
-        silence.looked, silence.used = now, used
-        if now - silence.since < silence.limit:
-            return
-        child.broken = (
-            f"the job was ended: for {silence.limit:g} seconds it had said nothing and used no processor or disk"
-        )
-        child.task.kill()
-        self._finish(child)
+            self._ingest_if_due()
 
     def _read(self, child: Child) -> bool:
         """Take in what a child has said; return False where its pipe is closed or empty."""
@@ -259,6 +254,10 @@ class Runner:
             self._event(child, json.loads(line))
         return bool(data)
 
+    def _read_all(self, child: Child) -> None:
+        while self._read(child):
+            pass
+
     def _event(self, child: Child, event: dict[str, Any]) -> None:
         match event["event"]:
             case "cell":
@@ -270,7 +269,7 @@ class Runner:
                 self.counts[event["status"]] += 1
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
-                self.display.progress(child.job, event["done"], event["total"], event["told"])
+                self.display.progress(child.job, event["done"], event["total"], event["detail"])
             case "damaged":
                 child.damaged = event["variants"]
             case "note":
@@ -283,13 +282,12 @@ class Runner:
     def _finish(self, child: Child) -> None:
         """Collect a job whose pipe has closed, record the cells it left undone, and free what nobody needs any more."""
         code = child.task.wait()  # first, so that Ctrl-C finds a child whole or not at all
-        while self._read(child):
-            pass
+        self._read_all(child)
         self.children.remove(child)
         self._close(child)
         if child.damaged and self._remake(child):
             return
-        if child.task.lost and self._again(child):
+        if child.task.lost and self._retry_lost(child):
             return
         reason = child.broken or child.task.lost or next(iter(child.damaged.values()), "")
         if code and not reason:
@@ -302,21 +300,21 @@ class Runner:
         self.lost = {**dict.fromkeys(absent, why), **self.lost}
         self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
-        self._ingest_after(0.0)
+        self._ingest_if_due()
         self._release(variants(child.job))
 
-    def _again(self, child: Child) -> bool:
+    def _retry_lost(self, child: Child) -> bool:
         """Start again what a job on a lost machine had left; False if nothing is left, or after too many losses."""
         job = child.job
         self.losses[job.id] += 1
-        if self.losses[job.id] > LOSSES:
-            return False
         cells = tuple(cell for cell in job.cells if cell.id not in child.recorded)
-        open_ = {cell.variant.id for cell in cells}
-        makes = tuple(
-            one for one in job.makes if one.id in open_ or (one.id not in self.lost and not self.space.present(one))
-        )
-        if not cells and not makes:
+        unrecorded = {cell.variant.id for cell in cells}
+
+        def unmade(variant: Variant) -> bool:
+            return variant.id in unrecorded or (variant.id not in self.lost and not self.space.present(variant))
+
+        makes = tuple(filter(unmade, job.makes))
+        if self.losses[job.id] > LOSSES or not (cells or makes):
             return False
         self.display.ended(job, time.monotonic() - child.started, None)
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
@@ -327,33 +325,32 @@ class Runner:
 
     def _remake(self, child: Child) -> bool:
         """Make the folders again that a job found damaged, and then do the job; False where that was done before."""
-        known = {name: self.remade[name] for name in child.damaged if name in self.remade}
-        if any(child.started > again.since for again in known.values()):
+        known = [self.remade[name] for name in child.damaged if name in self.remade]
+        if any(child.started > remade.since for remade in known):
             return False
         self.display.ended(child.job, time.monotonic() - child.started, None)
-        damaged = [self.plan.variants[name] for name in child.damaged if name not in known]
-        for variant in damaged:
-            self.display.line(f"! {visible(variant.label)}: {child.damaged[variant.id]}: made again", "yellow")
-            self.remade[variant.id] = Remade(self.space.content(variant), "", time.monotonic())
+        damaged = {name: self.plan.variants[name] for name in child.damaged if name not in self.remade}
+        contents = {name: self.space.content(variant) for name, variant in damaged.items()}
+        for name, variant in damaged.items():
+            self.display.line(f"! {visible(variant.label)}: {child.damaged[name]}: made again", "yellow")
             self.space.discard(self.space.folder(variant))
-        makers = remaking(self.plan, damaged, self.space.present)
+        makers = remaking(self.plan, damaged.values(), self.space.present)
         for job in makers:
             for variant in job.makes:
-                if variant.id in self.remade:
-                    self.remade[variant.id] = replace(self.remade[variant.id], maker=job.id)
+                if variant.id in damaged:
+                    self.remade[variant.id] = Remade(contents[variant.id], job.id, time.monotonic())
         planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
         makers = [job for job in makers if job.id not in planned]
-        first = {name: self.remade[name].maker for name in child.damaged}
-        again = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        jobs_behind = [self._behind_makers(job, child.damaged) for job in (child.job, *self.waiting)]
         self.waiting.clear()
-        self.waiting.add(again)
+        self.waiting.add([*makers, *jobs_behind])
         self.display.clock.begin([*makers, child.job])
         return True
 
-    def _behind(self, job: Job, first: dict[str, str]) -> Job:
-        """Return a job that also waits for the makers of variants it opens; ``first`` has their ids by variant id."""
-        read = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
-        return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
+    def _behind_makers(self, job: Job, remade: Iterable[str]) -> Job:
+        """Return a job that also waits for the makers of those of the variants ``remade`` that it opens."""
+        opened = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        return replace(job, after=(*job.after, *(self.remade[name].maker for name in remade if name in opened)))
 
     def _release(self, done: Iterable[Variant]) -> None:
         """Remove the folders of variants that no waiting or running job needs any more, unless all are kept."""
@@ -368,15 +365,13 @@ class Runner:
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)
 
-    def _ingest_after(self, seconds: float) -> None:
-        """Ingest if the last time is more than ``seconds`` ago, and long enough that this takes little of the run.
-
-        It takes longer the more the ledger holds.
-        """
-        if time.monotonic() - self.ingested > max(seconds, INGEST_SHARE * self.took):
+    def _ingest_if_due(self) -> None:
+        """Ingest if the last time is so long ago that this takes little of the run."""
+        if self.fresh and time.monotonic() - self.ingested > INGEST_SHARE * self.took:
             started = time.monotonic()
             self._ingest()
-            self.took = time.monotonic() - started
+            self.ingested = time.monotonic()
+            self.took = self.ingested - started
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records since the last ingest into the ledger, in one transaction.
@@ -390,7 +385,6 @@ class Runner:
         except LedgerError:
             if last:
                 raise
-        self.ingested = time.monotonic()
 
     def _left_out(self, error: LedgerError) -> None:
         self.display.line(f"! left out of the ledger: {visible(str(error))}", "yellow")
@@ -399,11 +393,9 @@ class Runner:
         """End every child, and take in what it had said."""
         self.executor.end(self._tasks)
         for child in self.children:
-            while self._read(child):
-                pass  # it may wait for room in its pipe
+            self._read_all(child)  # it may wait for room in its pipe
             child.task.wait()
-            while self._read(child):
-                pass
+            self._read_all(child)
             self._close(child)
         self.children = []
 

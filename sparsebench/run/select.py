@@ -54,27 +54,24 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     # A cell whose id the plan still has did not become another cell.
     asked = {question for cell_id, question in before.items() if cell_id not in planned}
     wanted = _wanted(ready)
-    found = []
-    for cell in ready.plan.cells:
+
+    def decide(cell: Cell) -> Decision:
         status = known.get(key(cell, ready.device))
-        if not all(_value(cell, name, values) for name, values in wanted.items()):
-            found.append(Decision(cell, False, LEFT_OUT))
-        elif status == "done":
-            found.append(Decision(cell, False, "done"))
-        elif problem := ready.refused.get(cell.id):
+        if not all(_matches(cell, name, values) for name, values in wanted.items()):
+            return Decision(cell, False, LEFT_OUT)
+        if status == "done":
+            return Decision(cell, False, "done")
+        if problem := ready.refused.get(cell.id):
             reason = str(UnsupportedError(problem.message, problem.hint)) if status != "unsupported" else ""
-            found.append(Decision(cell, False, f"unsupported: {problem.message}", reason))
-        elif status == "failed":
-            found.append(Decision(cell, retry_failed, "failed before"))
-        elif status == "unsupported" and _refused_before(cell, ready.device, records):
-            found.append(Decision(cell, True, "refused before"))
-        elif status == "unsupported":
-            found.append(Decision(cell, False, "unsupported"))
-        elif status == "skipped":
-            found.append(Decision(cell, True, "skipped before"))
-        else:
-            found.append(Decision(cell, True, _why_open(cell, before, asked)))
-    return found
+            return Decision(cell, False, f"unsupported: {problem.message}", reason)
+        if status == "unsupported":
+            refused = _refused_before(cell, ready.device, records)
+            return Decision(cell, refused, "refused before" if refused else "unsupported")
+        if status == "failed":
+            return Decision(cell, retry_failed, "failed before")
+        return Decision(cell, True, "skipped before" if status == "skipped" else _why_open(cell, before, asked))
+
+    return [decide(cell) for cell in ready.plan.cells]
 
 
 def _refused_before(cell: Cell, device: str, records: Path) -> bool:
@@ -89,20 +86,20 @@ def _refused_before(cell: Cell, device: str, records: Path) -> bool:
         return True
 
 
-def verified(found: list[Decision], records: Path, device: str) -> tuple[list[Decision], list[str]]:
+def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[Decision], list[str]]:
     """Return the decisions by which a cell runs whose record is damaged or another cell's, and what is wrong with each.
 
     This reads the records of cells that do not run; ``decisions`` reads names alone.
     """
     known = statuses(records)
-    checked, wrong = [], []
-    for decision in found:
+    checked, reasons = [], []
+    for decision in decided:
         status = known.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
-        reason = doubt(records, decision.cell, status, device) if status else ""
-        if reason:
-            wrong.append(reason)
-        checked.append(replace(decision, runs=True, why="damaged") if reason else decision)
-    return checked, wrong
+        if status and (reason := doubt(records, decision.cell, status, device)):
+            reasons.append(reason)
+            decision = replace(decision, runs=True, why="damaged")
+        checked.append(decision)
+    return checked, reasons
 
 
 def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
@@ -116,17 +113,22 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
             raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
         if name == "stage" and value not in names():
             raise UserError(f"--only {word}: no such stage", f"one of {', '.join(names())}")
-        pairs.append((name, _share(word, value) if name == "sparsity" else value))
+        pairs.append((name, _sparsity(word, value) if name == "sparsity" else value))
     return tuple(pairs)
 
 
 def keys() -> tuple[str, ...]:
     """Return the keys that select cells: words of the cell and of its variant, each verb of a step and its fields."""
-    fields = {name: "" for kind in kinds().values() for own in kind.classes().values() for name in own.model_fields}
+    fields = {
+        name: None
+        for kind in kinds().values()
+        for settings in kind.classes().values()
+        for name in settings.model_fields
+    }
     return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *fields)
 
 
-def _share(word: str, value: str) -> str:
+def _sparsity(word: str, value: str) -> str:
     """Convert a sparsity, a share or in percent, into a share. Raises UserError for another word."""
     with suppress(ValueError):
         share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
@@ -140,23 +142,24 @@ def _wanted(ready: Prepared) -> dict[str, list[Any]]:
 
     Each is there as it was typed, as a manifest would read it and, for a file, text or teacher, as the plan names it.
     """
-    found: dict[str, list[Any]] = {}
+    wanted: dict[str, list[Any]] = {}
     for name, word in ready.request.only:
         value, _, problems = read(word, "--only")
-        found.setdefault(name, []).extend([word, ready.named.get((name, word), word), *([] if problems else [value])])
-    return found
+        wanted.setdefault(name, []).extend([word, ready.named.get((name, word), word), *([] if problems else [value])])
+    return wanted
 
 
-def _value(cell: Cell, name: str, values: list[Any]) -> bool:
+def _matches(cell: Cell, name: str, values: list[Any]) -> bool:
+    """Return whether a cell has one of ``values`` under a key of --only."""
     if name == "stage":
         return cell.stage in values
     if name in CELL_KEYS:
         return name in cell.settings and str(cell.settings[name]) in values
     if name in VARIANT_KEYS:
-        own = [str(getattr(cell.variant, name)), *([_with_allocation(cell.variant)] if name == "method" else [])]
-        return any(one in values for one in own)
+        named = str(getattr(cell.variant, name)) in values
+        return named or (name == "method" and _with_allocation(cell.variant) in values)
     given = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
-    return any(same(one, value) for one in given for value in values)
+    return any(same(setting, value) for setting in given for value in values)
 
 
 def _with_allocation(variant: Variant) -> str:
@@ -177,11 +180,11 @@ _CONTENT = re.compile(r"#(?:sha256|content)=[^\"]*")
 
 def _question(variant: Variant, stage: str, settings: Mapping[str, Any]) -> str:
     """Return in one line what a cell asks: what its id covers, except versions and the content of sources and files."""
-    own = {key: value for key, value in settings.items() if key != "source"}
-    if "own" in own:
-        own["own"] = {key: value for key, value in own["own"].items() if key != "content"}
+    without = {key: value for key, value in settings.items() if key != "source"}
+    if "own" in without:
+        without["own"] = {key: value for key, value in without["own"].items() if key != "content"}
     steps = [[step.verb, step.name, step.settings] for step in variant.steps]
-    asked = (variant.model, variant.family, variant.dtype, variant.seed, variant.calibration, steps, stage, own)
+    asked = (variant.model, variant.family, variant.dtype, variant.seed, variant.calibration, steps, stage, without)
     return _CONTENT.sub("", json.dumps(asked, sort_keys=True))
 
 

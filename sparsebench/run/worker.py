@@ -22,8 +22,8 @@ def main(path: Path, events: int) -> int:
     spec: JobSpec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
     try:
-        if found := damaged(spec):
-            recorder.damaged(found)
+        if folders := damaged(spec):
+            recorder.damaged(folders)
             return 0
         HANDLERS[spec.job.kind](spec, recorder)
     except BaseException as raised:  # the worker boundary: every failure becomes a record
@@ -32,7 +32,7 @@ def main(path: Path, events: int) -> int:
             raise
         traceback.print_exc()
         for cell in list(recorder.open.values()):
-            recorder.failed(cell, error)
+            recorder.record(cell, error)
         recorder.broken(error)
         return 1
     return 0

@@ -51,10 +51,10 @@ class Workspace:
 
     def seal(self, variants: Iterable[Variant]) -> None:
         """Note the checksum of their weights in those folders of ``variants`` that an earlier version left without it."""
-        for one in variants:
-            if self.present(one) and not self.content(one) and not self.damage(one):
+        for variant in variants:
+            if self.present(variant) and not self.content(variant) and not self.damage(variant):
                 with suppress(OSError):  # a read-only cache
-                    sums.seal(self.folder(one))
+                    sums.seal(self.folder(variant))
 
     def damage(self, variant: Variant) -> str | None:
         """Say what is wrong with the variant's folder; None if all of its files are as they were when it was made."""
@@ -178,7 +178,7 @@ def holder(ledger: Path) -> int | None:
     path = _lock(ledger)
     try:
         number = int(path.read_text())
-        held = any(one.path == str(path.resolve()) for one in psutil.Process(number).open_files())
+        held = any(file.path == str(path.resolve()) for file in psutil.Process(number).open_files())
     except (OSError, ValueError, psutil.Error):
         return None
     return number if held else None

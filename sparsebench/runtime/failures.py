@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sparsebench.errors import out_of_memory, says
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sparsebench.errors import UnsupportedError, first_line, out_of_memory, says
 
 ECHOES = (
     "closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed",
@@ -21,6 +24,17 @@ def echo(error: BaseException) -> bool:
     return isinstance(error, ConnectionError) or says(error, ECHOES)
 
 
-def not_the_models(error: BaseException) -> bool:
-    """Return whether an error raised while a model ran says nothing about the model or the engine."""
-    return out_of_memory(error) or echo(error)
+@contextmanager
+def refused(what: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what a library raises about a model into an UnsupportedError that begins with ``what``.
+
+    These are AssertionError, RuntimeError, ValueError and the kinds in ``more``. That memory ran out, or that another
+    rank is gone, says nothing about the model and stays as it is.
+    """
+    kinds: tuple[type[Exception], ...] = (AssertionError, RuntimeError, ValueError, *more)
+    try:
+        yield
+    except kinds as error:
+        if out_of_memory(error) or echo(error):
+            raise
+        raise UnsupportedError(f"{what}: {type(error).__name__}: {first_line(error)}") from error

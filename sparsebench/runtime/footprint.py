@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
@@ -10,9 +11,7 @@ from sparsebench.models.families import family_of
 from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines
-from sparsebench.runtime.engines.deepspeed import cut_first
-from sparsebench.runtime.parity import BLOCKS
-from sparsebench.runtime.results import Setting
+from sparsebench.runtime.results import BLOCKS, Setting
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -43,15 +42,15 @@ def request_bytes(folder: Path, setting: Setting) -> int:
 
     A token's activations are its hidden states and the feed-forward part's intermediate values, with temporary copies.
     """
-    checkpoint = PackedCheckpoint(folder) if is_packed(folder) else Checkpoint(Path(folder))
-    size, work = dimensions(checkpoint.config), setting.workload
+    checkpoint = PackedCheckpoint(folder) if is_packed(folder) else Checkpoint(folder)
+    size, workload = dimensions(checkpoint.config), setting.workload
     stored = {ITEM_SIZE[info.dtype] for info in checkpoint.tensors.values() if info.dtype in FLOATS}
     item = BYTES.get(setting.dtype) or max(stored, default=4)
-    tokens = work.batch * (work.prompt + work.generate)
-    caching = 0 if family_of(checkpoint.config) == "encoder" else size.decoder_layers or size.layers
-    cached = 2 * caching * size.key_heads * size.head_size * tokens * item
-    passing = work.batch * work.prompt * (4 * size.hidden + 3 * size.inner) * item
-    return cached + setting.ranks * passing
+    tokens = workload.batch * (workload.prompt + workload.generate)
+    cached_layers = 0 if family_of(checkpoint.config) == "encoder" else size.decoder_layers or size.layers
+    cache = 2 * cached_layers * size.key_heads * size.head_size * tokens * item
+    activations = workload.batch * workload.prompt * (4 * size.hidden + 3 * size.inner) * item
+    return cache + setting.ranks * activations
 
 
 def model_bytes(folder: Path, setting: Setting) -> int:
@@ -62,31 +61,34 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     copies only what is outside of the blocks and is not cut.
     """
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
-    checkpoint = packed or open_checkpoint(Path(folder))
+    checkpoint = packed or open_checkpoint(folder)
     tensors = checkpoint.tensors.values()
-    row = engines()[setting.engine]
+    dtypes = {info.dtype for info in tensors if info.dtype in FLOATS}
     size = BYTES.get(setting.dtype)
-    converted = packed is not None or (
-        size is not None and any(ITEM_SIZE[info.dtype] != size for info in tensors if info.dtype in FLOATS)
-    )
     stored = tensors if isinstance(checkpoint, PackedCheckpoint) else checkpoint.stored.values()
     kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in stored)
     if packed:
         kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
-    shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
-    copied = kept if converted else 0
-    if row.cuts_first and cut_first(
-        {info.dtype for info in tensors if info.dtype in FLOATS}, setting.dtype, setting.ranks
-    ):
+    if engines()[setting.engine].cuts_first and cut_first(dtypes, setting.dtype, setting.ranks):
         copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
-    held = kept + copied * (setting.ranks - 1) + setting.ranks * _gathered(checkpoint, setting, size)
-    return max(held, shortened * setting.ranks)
+    elif packed or (size and any(ITEM_SIZE[dtype] != size for dtype in dtypes)):
+        copied = kept
+    else:
+        copied = 0
+    gathered = 0
+    if engines()[setting.engine].offloads:  # the largest tensor, and what is read ahead
+        counts = [info.numel for info in tensors]
+        gathered = (max(counts, default=0) + min(PREFETCHED, sum(counts))) * (size or 4)
+    shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
+    return max(kept + copied * (setting.ranks - 1) + setting.ranks * gathered, shortened * setting.ranks)
 
 
-def _gathered(checkpoint: Checkpoint | PackedCheckpoint, setting: Setting, size: int | None) -> int:
-    """Return the most bytes that a rank has gathered besides its share: the largest tensor and what is read ahead."""
-    if not engines()[setting.engine].offloads:
-        return 0
-    counts = [info.numel for info in checkpoint.tensors.values()]
-    return (max(counts, default=0) + min(PREFETCHED, sum(counts))) * (size or 4)
+def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
+    """Return whether weights of the dtypes ``stored`` are cut as stored, and only shares are widened to ``dtype``.
+
+    Every rank reads the whole model. In the file's precision it is mapped, which costs nothing; widened, it is a copy
+    for each rank. Widening bfloat16 to float32 is exact, so the order makes no difference. On a GPU only the shares
+    count anyway.
+    """
+    return ranks > 1 and dtype == "float32" and set(stored) == {"BF16"}

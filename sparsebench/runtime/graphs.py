@@ -10,7 +10,10 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from sparsebench.errors import out_of_memory
+import torch
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+
+from sparsebench.errors import first_line, out_of_memory
 from sparsebench.runtime.parity import distance
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 
@@ -23,8 +26,6 @@ Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
 
 def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
     """Record ``step`` as a CUDA graph; return its replay. Raises RuntimeError where it reads a value from the GPU."""
-    import torch
-
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -46,7 +47,9 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
 
 def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Capture = cuda_graph) -> list[Phase]:
     """Return ``phases`` with each ``Decode`` as a ``CapturedDecode`` of at most ``tokens`` tokens after the prompt."""
-    return [CapturedDecode(one.prefill, tokens, ranks, record) if isinstance(one, Decode) else one for one in phases]
+    return [
+        CapturedDecode(phase.prefill, tokens, ranks, record) if isinstance(phase, Decode) else phase for phase in phases
+    ]
 
 
 def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
@@ -54,23 +57,24 @@ def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
 
     A replay beside an eager step would show the launches that it saves as the variant's gain or loss.
     """
-    steps = [phase for phases in sides for phase in phases if isinstance(phase, CapturedDecode)]
-    for one in steps:
-        one.prepare()
-    for one in steps:
-        one.other = next((each.why for each in steps if each.why), "")
+    decodes = [phase for phases in sides for phase in phases if isinstance(phase, CapturedDecode)]
+    for decode in decodes:
+        decode.prepare()
+    reason = next((decode.why for decode in decodes if decode.why), "")
+    for decode in decodes:
+        decode.other = reason
 
 
-def told(phases: Sequence[Phase]) -> str:
+def how_decoded(phases: Sequence[Phase]) -> str:
     """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``recorded`` made."""
-    return next((f"decode: {one.how}" for one in phases if isinstance(one, CapturedDecode)), "")
+    return next((f"decode: {phase.how}" for phase in phases if isinstance(phase, CapturedDecode)), "")
 
 
 def why_eager(module: Any, ranks: int) -> str:
     """Return why decoding by ``module`` cannot be recorded; "" where it can."""
     if ranks > 1:
         return "several ranks"
-    if any(hasattr(one, "ds_id") for one in module.parameters()):
+    if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
         return "ZeRO-3 gathers its parameters"
     if not getattr(module, "_can_compile_fullgraph", False):
         return "transformers has no static cache for this architecture"
@@ -81,8 +85,6 @@ def why_eager(module: Any, ranks: int) -> str:
 
 def static_cache(module: Any, tokens: int) -> Any:
     """Return an empty static cache of keys and values for ``tokens`` tokens."""
-    from transformers import StaticCache
-
     return StaticCache(config=module.config, max_cache_len=tokens)
 
 
@@ -117,7 +119,7 @@ class CapturedDecode(Decode):
             except RuntimeError as error:
                 if out_of_memory(error):
                     raise
-                self.why = f"not recorded: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+                self.why = f"not recorded: {first_line(error)}"
                 self.recorded, self.behind = None, []
 
     def begin(self) -> None:
@@ -137,41 +139,37 @@ class CapturedDecode(Decode):
         super().end()
 
     def _recorded(self) -> Callable[[], None]:
-        import torch
-
         prefill, prompt = self.prefill, self.prefill.prompt
         module = prefill.model.module
-        given, side = dict(prefill.extra), ""
+        given, stack = dict(prefill.extra), ""
         ids: Any = prompt.ids
         if prefill.encode:
-            from transformers import DynamicCache, EncoderDecoderCache
-
             prefill.begin()
-            ids, side = prefill.start, "decoder_"
-            own = static_cache(module, 1 + self.tokens)
-            given[prefill.cache_name] = EncoderDecoderCache(own, DynamicCache())
+            ids, stack = prefill.start, "decoder_"
+            cache = static_cache(module, 1 + self.tokens)
+            given[prefill.cache_name] = EncoderDecoderCache(cache, DynamicCache())
             # No mask for the prompt, which has no padding: transformers would ask the GPU whether it is all ones.
             given["encoder_outputs"] = prefill.encode.output
         else:
-            own = given[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
+            cache = given[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
         # The mask covers all positions from the start: a growing mask would be another tensor each time.
-        given[f"{side}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))
-        placed = "position_ids" in inspect.signature(module.forward).parameters
+        given[f"{stack}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))
+        positioned = "position_ids" in inspect.signature(module.forward).parameters
 
-        def said(ids: Any, positions: Any) -> Any:
-            where = {"position_ids": positions} if placed else {}
-            return prefill.model(**{f"{side}input_ids": ids}, **where, **given).logits[:, -1:]
+        def last_logits(ids: Any, positions: Any) -> Any:
+            where = {"position_ids": positions} if positioned else {}
+            return prefill.model(**{f"{stack}input_ids": ids}, **where, **given).logits[:, -1:]
 
-        logits = said(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids)).clone()
+        logits = last_logits(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids)).clone()
         token = self.token = logits.argmax(-1)
         position = torch.full_like(token, ids.shape[1])
 
         def step() -> None:
-            logits.copy_(said(token, position))
+            logits.copy_(last_logits(token, position))
             token.copy_(logits.argmax(-1))
             position.add_(1)
 
-        self.behind = [(one, one.clone()) for one in (token, position, *_held(own))]
+        self.behind = [(tensor, tensor.clone()) for tensor in (token, position, *_held(cache))]
         step()
         eager = logits.clone()
         self._undo()
@@ -189,8 +187,8 @@ class CapturedDecode(Decode):
         return replay
 
     def _undo(self) -> None:
-        for one, kept in self.behind:
-            one.copy_(kept)
+        for tensor, kept in self.behind:
+            tensor.copy_(kept)
 
 
 def _held(cache: Any) -> Iterator[Any]:

@@ -61,8 +61,10 @@ class RankGroup:
             for node in self.nodes:
                 stack.enter_context(node)
             self.entered = stack.pop_all()
-        self.heard = dict.fromkeys(range(len(self.nodes)), time.monotonic() + START_SECONDS)
-        self.threads = [threading.Thread(target=self._follow, args=(index,), daemon=True) for index in self.heard]
+        self.last_event = [time.monotonic() + START_SECONDS] * len(self.nodes)
+        self.threads = [
+            threading.Thread(target=self._follow, args=(index,), daemon=True) for index in range(len(self.nodes))
+        ]
         for thread in self.threads:
             thread.start()
         return self
@@ -84,7 +86,7 @@ class RankGroup:
         idle: dict[int, dict[int, IdleRank]] = {}
         until = math.inf
         while len(self.ends) < self.setting.ranks and (now := time.monotonic()) < until:
-            self._blame_gone([index for index, heard in self.heard.items() if now - heard >= GONE_SECONDS])
+            self._check_nodes(now)
             try:
                 index, event = self.events.get(timeout=min(LOOK_SECONDS, until - now))
             except queue.Empty:
@@ -94,88 +96,89 @@ class RankGroup:
                 case "idle":
                     everywhere = {rank: state for ranks in idle.values() for rank, state in ranks.items()}
                     if until == math.inf:
-                        self._blame(stuck(everywhere, self.setting.ranks - len(self.ends)))
+                        self._blame_stuck(stuck(everywhere, self.setting.ranks - len(self.ends)))
                 case "silent":
                     silence = f"said nothing for {self.setting.timeout_seconds:g} seconds"
                     raise MeasureError(f"{self._names(event['ranks'])} {silence}; {event['where']}")
                 case "error":
-                    self._take_error(event)
+                    self._keep_error(event)
                 case "ended":
                     self.ends.setdefault(event["rank"], event)
                     grace = ECHO_SECONDS if event["rank"] in self.echoes else GRACE_SECONDS
                     until = min(until, time.monotonic() + grace) if event["code"] != 0 else until
                 case _:
                     yield event
-        self._judge()
+        if failed := {rank: end["code"] for rank, end in self.ends.items() if end["code"] != 0}:
+            raise self._blame(failed)
 
     def _follow(self, index: int) -> None:
         """Pass a node's events on, and last how its ranks ended where they cannot be followed any more."""
         node = self.nodes[index]
         try:
             for event in node.events():
-                self.heard[index] = time.monotonic()
+                self.last_event[index] = time.monotonic()
                 self.events.put((index, event))
         except Exception:  # of any kind: nobody else would report these ranks
             lines = traceback.format_exc().splitlines()
             for rank in node.ranks:
                 self.events.put((index, {"kind": "ended", "rank": rank, "code": 1, "lines": lines, "short": False}))
 
-    def _take_error(self, event: Event) -> None:
+    def _keep_error(self, event: Event) -> None:
         """Keep the error that a rank sent; it is not raised yet, as it may only be the echo of another rank's death."""
         kind: type[SparsebenchError] = getattr(errors, event["type"])
         self.errors[event["rank"]] = kind(event["message"], event["hint"])
         if event.get("echo"):
             self.echoes.add(event["rank"])
 
-    def _blame_gone(self, nodes: Sequence[int]) -> None:
-        gone = [rank for index in nodes for rank in self.nodes[index].ranks if rank not in self.ends]
-        self._blame(dict.fromkeys(gone, "does not answer"))
+    def _check_nodes(self, now: float) -> None:
+        """Raise MeasureError for the ranks of nodes from which no event came for long."""
+        gone = [node for node, last in zip(self.nodes, self.last_event, strict=True) if now - last >= GONE_SECONDS]
+        ranks = [rank for node in gone for rank in node.ranks if rank not in self.ends]
+        self._blame_stuck(dict.fromkeys(ranks, "does not answer"))
 
-    def _blame(self, stuck: Mapping[int, str]) -> None:
-        """Raise MeasureError for the ranks in ``stuck``, with where each hangs; do nothing where there are none."""
-        if stuck:
-            verb = "hangs" if len(stuck) == 1 else "hang"
-            where = "; ".join(f"rank {rank} {at}" for rank, at in stuck.items())
+    def _blame_stuck(self, places: Mapping[int, str]) -> None:
+        """Raise MeasureError for the ranks in ``places``, with where each hangs; do nothing where there are none."""
+        if places:
+            verb = "hangs" if len(places) == 1 else "hang"
+            where = "; ".join(f"rank {rank} {place}" for rank, place in places.items())
             raise MeasureError(
-                f"{self._names(list(stuck))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
+                f"{self._names(list(places))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
             )
 
-    def _judge(self) -> None:
-        """Raise the error of the rank that is to blame; do nothing where all ranks have ended with exit code 0.
+    def _blame(self, failed: Mapping[int, int | None]) -> SparsebenchError:
+        """Return the error of the rank that is to blame, of those that ``failed`` with an exit code other than 0.
 
         A signal is to blame before an error, an error before an exit code, and last a rank that only reports that
         another is gone.
         """
-        failed = {rank: end["code"] for rank, end in self.ends.items() if end["code"] != 0}
         causes = self.errors.keys() - self.echoes
         # NCCL aborts a rank whose peer has ended with an error.
         spared = -signal.SIGABRT if causes else 0
         killed = [rank for rank, code in failed.items() if code is not None and code < 0 and code != spared]
         if killed:
-            raise self._killed([rank for rank in killed if failed[rank] == failed[killed[0]]])
+            return self._killed([rank for rank in killed if failed[rank] == failed[killed[0]]])
         if causes:
-            raise self.errors[min(causes)]
-        for rank in (rank for rank in failed if rank not in self.errors):
-            ending = "closed its channel" if failed[rank] is None else f"ended with exit code {failed[rank]}"
-            raise MeasureError(f"{self._names([rank])} {ending}\n{self._tails([rank])}")
-        if failed:
-            raise self.errors[min(self.errors)]
+            return self.errors[min(causes)]
+        for rank in failed:
+            if rank not in self.errors:
+                ending = "closed its channel" if failed[rank] is None else f"ended with exit code {failed[rank]}"
+                return MeasureError(f"{self._names([rank])} {ending}\n{self._tails([rank])}")
+        return self.errors[min(self.errors)]
 
     def _killed(self, ranks: Sequence[int]) -> MeasureError:
         name, hint = children.signal_name(-self.ends[ranks[0]]["code"]), None
-        if name == "SIGKILL":
+        if name == "SIGKILL" and any(self.ends[rank]["short"] for rank in ranks):
+            hint = "the kernel ended it for want of main memory: use a smaller dtype, fewer ranks, or a larger machine"
+        elif name == "SIGKILL":
             hint = "somebody else ended it, or the machine is out of memory: see the kernel's log"
-            if any(self.ends[rank]["short"] for rank in ranks):
-                hint = (
-                    "the kernel ended it for want of main memory: use a smaller dtype, fewer ranks, or a larger machine"
-                )
         return MeasureError(f"{self._names(ranks)} died of {name}\n{self._tails(ranks)}", hint)
 
     def _names(self, ranks: Sequence[int]) -> str:
         words = f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.setting.ranks}"
-        each = self.setting.ranks_per_node
-        places = dict.fromkeys(self.setting.nodes[rank // each] for rank in ranks if self.setting.nodes)
-        return f"{words} on {', '.join(places)}" if places else words
+        if not self.setting.nodes:
+            return words
+        nodes = dict.fromkeys(self.setting.nodes[rank // self.setting.ranks_per_node] for rank in ranks)
+        return f"{words} on {', '.join(nodes)}"
 
     def _tails(self, ranks: Sequence[int]) -> str:
         """Return the last lines of these ranks' logs, indented."""

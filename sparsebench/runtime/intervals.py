@@ -7,7 +7,8 @@ steps do not show this, so each process gives one number, its median. Intervals 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from statistics import fmean, median
 
 from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Side, TimingSample
@@ -25,13 +26,15 @@ EnergyReadings = Mapping[tuple[str, Side], Sequence[float]]
 
 
 def summaries(
-    samples: Sequence[TimingSample], settled: SettledCounts, spent: EnergyReadings | None = None
+    samples: Sequence[TimingSample], settled: SettledCounts, joules: EnergyReadings | None = None
 ) -> tuple[PhaseSummary, ...]:
     """Return one summary per phase and side, in measuring order. Loading, one sample a process, is never steady."""
     groups: dict[tuple[str, Side], list[TimingSample]] = {}
     for sample in samples:
         groups.setdefault((sample.phase, sample.side), []).append(sample)
-    return tuple(summary(*key, group, settled.get(key, 0), (spent or {}).get(key, ())) for key, group in groups.items())
+    return tuple(
+        summary(*key, group, settled.get(key, 0), (joules or {}).get(key, ())) for key, group in groups.items()
+    )
 
 
 def summary(
@@ -58,12 +61,13 @@ def summary(
 
 def differences(samples: Sequence[TimingSample], paired: bool) -> tuple[PhaseDifference, ...]:
     """Return variant over dense for every phase but loading, where the model that is loaded first pays for both."""
-    found = []
-    for name in dict.fromkeys(sample.phase for sample in samples if sample.phase != "load"):
-        dense = [sample for sample in samples if sample.phase == name and sample.side == "dense"]
-        variant = [sample for sample in samples if sample.phase == name and sample.side == "variant"]
-        found.append((paired_ratio if paired else unpaired_ratio)(name, dense, variant))
-    return tuple(found)
+    ratio = paired_ratio if paired else unpaired_ratio
+    names = dict.fromkeys(sample.phase for sample in samples if sample.phase != "load")
+
+    def of_side(name: str, side: Side) -> list[TimingSample]:
+        return [sample for sample in samples if (sample.phase, sample.side) == (name, side)]
+
+    return tuple(ratio(name, of_side(name, "dense"), of_side(name, "variant")) for name in names)
 
 
 def paired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[TimingSample]) -> PhaseDifference:
@@ -72,12 +76,13 @@ def paired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[Ti
     A process's ratio is the median of its pairs' ratios; the result is the geometric mean over processes. With one
     process mean and interval are those of its pairs, of which it needs at least two.
     """
+    walls = _walls(variant)
     logs = [
-        [math.log(_median(variant, place) / _median(dense, place)) for place in blocks]
-        for blocks in _processes(dense).values()
+        [math.log(median(walls[process][block]) / median(dense_walls)) for block, dense_walls in blocks.items()]
+        for process, blocks in _walls(dense).items()
     ]
     alone = len(logs) == 1
-    centre, half = _interval(logs[0] if alone else [median(one) for one in logs])
+    centre, half = _interval(logs[0] if alone else [median(pairs) for pairs in logs])
     within, between = (None, None) if alone else _components(logs)
     ends = math.exp(centre), math.exp(centre - half), math.exp(centre + half)
     return PhaseDifference(phase, *ends, sum(map(len, logs)), len(logs), within, between)
@@ -87,45 +92,43 @@ def unpaired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[
     """Return the ratio of two groups that did not run together, with Welch's interval; ``pairs`` is 0."""
     from scipy import stats
 
-    ours, theirs = ([math.log(one) for one in _medians(side)] for side in (variant, dense))
+    ours, theirs = ([math.log(middle) for middle in _medians(side)] for side in (variant, dense))
     centre = fmean(ours) - fmean(theirs)
     interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     low, high = (centre if math.isnan(end) else float(end) for end in interval)  # NaN where nothing varies
-    return PhaseDifference(phase, math.exp(centre), math.exp(low), math.exp(high), 0, len(_processes(variant)))
+    return PhaseDifference(phase, math.exp(centre), math.exp(low), math.exp(high), 0, len(_walls(variant)))
 
 
-def disagreeing(phases: Sequence[PhaseSummary], found: Sequence[PhaseDifference]) -> tuple[str, ...]:
-    """Return a note for each phase in which the ratio of the medians differs clearly from that of the pairs."""
-    medians = {(one.phase, one.side): one.median_s for one in phases}
-    notes = []
-    for one in found:
-        plain = medians[one.phase, "variant"] / medians[one.phase, "dense"]
-        if abs(math.log(plain / one.ratio)) > max(STEADY, math.log(one.high / one.low) / 2):
-            notes.append(
-                f"in {one.phase} dense over variant is {1 / plain:.3f} by medians and {1 / one.ratio:.3f} by pairs: "
-                "the machine's pace changed while it was timed"
+def disagreeing(phases: Sequence[PhaseSummary], differences: Sequence[PhaseDifference]) -> Iterator[str]:
+    """Yield a note for each phase in which the ratio of the medians differs clearly from that of the pairs."""
+    medians = {(summary.phase, summary.side): summary.median_s for summary in phases}
+    for difference in differences:
+        plain = medians[difference.phase, "variant"] / medians[difference.phase, "dense"]
+        half = math.log(difference.high / difference.low) / 2
+        if abs(math.log(plain / difference.ratio)) > max(STEADY, half):
+            yield (
+                f"in {difference.phase} dense over variant is {1 / plain:.3f} by medians and "
+                f"{1 / difference.ratio:.3f} by pairs: the machine's pace changed while it was timed"
             )
-    return tuple(notes)
 
 
-def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[str, ...]:
-    """Return a note where ranks were on a core for clearly less of a phase than one thread would be.
+def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> Iterator[str]:
+    """Yield a note where ranks were on a core for clearly less of a phase than one thread would be.
 
     On a GPU there is none: there the CPU only waits.
     """
-    shares = {one.phase: one.cpu_s / (one.median_s * ranks) for one in phases if one.phase != "load"}
+    shares = {phase.phase: phase.cpu_s / (phase.median_s * ranks) for phase in phases if phase.phase != "load"}
     worst = min(shares, key=lambda phase: shares[phase])
-    if device != "cpu" or shares[worst] >= WAITING:
-        return ()
-    return (
-        f"in {worst} each rank was on a core for only {shares[worst]:.0%} of the time: "
-        "other programs were running, or ranks waited for each other",
-    )
+    if device == "cpu" and shares[worst] < WAITING:
+        yield (
+            f"in {worst} each rank was on a core for only {shares[worst]:.0%} of the time: "
+            "other programs were running, or ranks waited for each other"
+        )
 
 
-def wide(found: Iterable[PhaseDifference], precision: float) -> bool:
+def wide(differences: Iterable[PhaseDifference], precision: float) -> bool:
     """Return whether an interval reaches further from its ratio than ``precision`` of it."""
-    return any(math.log(one.high / one.low) / 2 > math.log1p(precision) for one in found)
+    return any(math.log(each.high / each.low) / 2 > math.log1p(precision) for each in differences)
 
 
 def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) -> bool:
@@ -143,7 +146,7 @@ def _interval(logs: Sequence[float]) -> tuple[float, float]:
     centre = fmean(logs)
     if len(logs) == 1:
         return centre, 0.0
-    deviation = math.sqrt(sum((one - centre) ** 2 for one in logs) / (len(logs) - 1))
+    deviation = math.sqrt(sum((log - centre) ** 2 for log in logs) / (len(logs) - 1))
     return centre, float(stdtrit(len(logs) - 1, 0.975)) * deviation / math.sqrt(len(logs))
 
 
@@ -152,32 +155,28 @@ def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
     means = [fmean(group) for group in logs]
     freedom = sum(len(group) - 1 for group in logs)
     grand = fmean(means)
-    spread = sum((one - grand) ** 2 for one in means) / (len(means) - 1)
+    spread = sum((mean - grand) ** 2 for mean in means) / (len(means) - 1)
     if not freedom:
         return None, math.sqrt(spread)
-    error = sum((one - mean) ** 2 for group, mean in zip(logs, means, strict=True) for one in group) / freedom
+    error = sum((log - mean) ** 2 for group, mean in zip(logs, means, strict=True) for log in group) / freedom
     size = len(logs) / sum(1 / len(group) for group in logs)
     return math.sqrt(error), math.sqrt(max(0.0, spread - error / size))
 
 
-def _processes(samples: Sequence[TimingSample]) -> dict[int, list[tuple[int, int]]]:
-    """Return the blocks of each process, as (process, block)."""
-    found: dict[int, dict[tuple[int, int], None]] = {}
+def _walls(samples: Sequence[TimingSample]) -> dict[int, dict[int, list[float]]]:
+    """Return the wall times by process and block."""
+    walls: dict[int, dict[int, list[float]]] = {}
     for sample in samples:
-        found.setdefault(sample.process, {})[sample.process, sample.block] = None
-    return {process: list(blocks) for process, blocks in found.items()}
+        walls.setdefault(sample.process, {}).setdefault(sample.block, []).append(sample.wall_s)
+    return walls
 
 
 def _medians(samples: Sequence[TimingSample]) -> list[float]:
     """Return each process's median; for one process alone, each block's."""
-    processes = _processes(samples)
+    processes = list(_walls(samples).values())
     if len(processes) == 1:
-        return [_median(samples, place) for place in next(iter(processes.values()))]
-    return [median(one.wall_s for one in samples if one.process == process) for process in processes]
-
-
-def _median(samples: Sequence[TimingSample], place: tuple[int, int]) -> float:
-    return median(one.wall_s for one in samples if (one.process, one.block) == place)
+        return [median(walls) for walls in processes[0].values()]
+    return [median(chain.from_iterable(blocks.values())) for blocks in processes]
 
 
 def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
@@ -185,14 +184,13 @@ def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
 
     Steps too noisy to tell are not steady. With one process, the phase is steady if that settled.
     """
-    processes = _processes(samples)
+    processes = _walls(samples)
     if len(processes) == 1:
         return settled > 0
     changes = []
-    for process in processes:
-        walls = [one.wall_s for one in samples if one.process == process]
-        half = len(walls) // 2
-        if half:
+    for blocks in processes.values():
+        walls = list(chain.from_iterable(blocks.values()))
+        if half := len(walls) // 2:
             changes.append(math.log(median(walls[-half:]) / median(walls[:half])))
     if not changes:  # steps are so slow that each process takes only one
         return True

@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
 
 from sparsebench.energy import EnergyMeter
 from sparsebench.runtime.intervals import steady
@@ -56,8 +59,6 @@ class Peers:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.ranks > 1:
-            import torch.distributed as dist
-
             dist.barrier()
 
     def timed(self, step: Callable[[], Value]) -> tuple[Value, tuple[float, float]]:
@@ -72,36 +73,25 @@ class Peers:
         value = step()
         self._finish()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        if self.ranks > 1:
-            import torch
-            import torch.distributed as dist
-
-            device = "cuda" if self.cuda else "cpu"
-            slowest, total = (torch.tensor(seconds, dtype=torch.float64, device=device) for seconds in (wall, cpu))
-            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-            dist.all_reduce(total)
-            wall, cpu = float(slowest), float(total)
-        return value, (wall, cpu)
+        return value, (self.most(wall), self._reduced(cpu, dist.ReduceOp.SUM))
 
     def most(self, value: float) -> float:
         """Return the largest of all ranks' values."""
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: float, operation: Any) -> float:
         if self.ranks == 1:
             return value
-        import torch
-        import torch.distributed as dist
-
-        found = torch.tensor(value, dtype=torch.float64, device="cuda" if self.cuda else "cpu")
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return float(found)
+        tensor = torch.tensor(value, dtype=torch.float64, device="cuda" if self.cuda else "cpu")
+        dist.all_reduce(tensor, op=operation)
+        return float(tensor)
 
     def _finish(self) -> None:
         if self.cuda:
-            import torch
-
             torch.cuda.synchronize()
 
 
-def run(
+def time_phases(
     sides: Mapping[Side, LoadedModel],
     setting: Setting,
     peers: Peers,
@@ -116,22 +106,22 @@ def run(
     """
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     settled: Settled = []
-    spent: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
+    energy: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
     window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, but all run the steps
     for position, phase in enumerate(next(iter(sides.values())).phases):
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        found, steadies, joules = _phase(ours, setting, peers, done, meter, process, window)
+        timed, steady_sides, joules = _time_phase(ours, setting, peers, done, meter, process, window)
         gc.enable()
-        samples += found
-        settled += [(phase.name, side) for side in steadies]
-        spent |= {(phase.name, side): energy for side, energy in joules.items()}
+        samples += timed
+        settled += [(phase.name, side) for side in steady_sides]
+        energy |= {(phase.name, side): value for side, value in joules.items()}
         done()
-    return samples, settled, spent
+    return samples, settled, energy
 
 
-def _phase(
+def _time_phase(
     sides: Mapping[Side, Phase],
     setting: Setting,
     peers: Peers,
@@ -154,9 +144,9 @@ def _phase(
     readings: dict[Side, list[float | None]] = {side: [] for side in sides}
     longer = GPU_SECONDS / setting.processes if peers.cuda else 0.0
     for pair in itertools.count():
-        spent_s = sum(sample.wall_s for sample in samples)
-        enough = pair >= math.ceil(wanted / block) and spent_s >= longer * len(sides)
-        if pair >= least and (enough or spent_s > seconds):
+        elapsed = sum(sample.wall_s for sample in samples)
+        enough = pair >= math.ceil(wanted / block) and elapsed >= longer * len(sides)
+        if pair >= least and (enough or elapsed > seconds):
             break
         if step >= SLOW_SECONDS:  # after warming up, and after each pair
             done()
@@ -169,11 +159,13 @@ def _phase(
                 _, (wall, cpu) = peers.timed(phase.step)
                 samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
             readings[side].append(meter.joules())
-    joules = {side: _each(found, sum(one.side == side for one in samples)) for side, found in readings.items()}
+    walls = {side: [sample.wall_s for sample in samples if sample.side == side] for side in sides}
     if window:
         joules = {side: _joules(phase, block, peers, meter, window) for side, phase in sides.items()}
-    steadies = [side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])]
-    return samples, steadies, {side: spent for side, spent in joules.items() if spent is not None}
+    else:
+        joules = {side: _joules_per_step(readings[side], len(walls[side])) for side in sides}
+    steady_sides = [side for side in sides if _is_steady(warm[side], walls[side])]
+    return samples, steady_sides, {side: value for side, value in joules.items() if value is not None}
 
 
 def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> float | None:
@@ -185,12 +177,12 @@ def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: 
             phase.begin()
         seconds += peers.timed(phase.step)[1][0]
         steps += 1
-    return _each([meter.joules()], steps)
+    return _joules_per_step([meter.joules()], steps)
 
 
-def _each(readings: Sequence[float | None], steps: int) -> float | None:
+def _joules_per_step(readings: Sequence[float | None], steps: int) -> float | None:
     """Return the joules per step; None where the counter could not be read each time."""
-    return None if None in readings else math.fsum(one for one in readings if one is not None) / steps
+    return None if None in readings else math.fsum(value for value in readings if value is not None) / steps
 
 
 def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[float]:

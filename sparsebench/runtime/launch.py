@@ -23,7 +23,7 @@ from sparsebench import children, devices, leftovers
 from sparsebench.runtime import shm
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting
-from sparsebench.runtime.watch import LOOK_SECONDS, RankWatchdog, oom_kills, place
+from sparsebench.runtime.watch import LOOK_SECONDS, RankWatchdog, innermost_calls, oom_kills
 from sparsebench.sources import Cache
 
 LOOPBACK = "127.0.0.1"
@@ -167,12 +167,10 @@ class NodeRanks:
 
     def _silence(self, watch: RankWatchdog, running: Sequence[int], over: bool) -> Event:
         """Return what to say after a silence: who does nothing, or where all are, once the timeout is ``over``."""
-        compiled = self.variables.get(EXTENSIONS)
-        held = shm.free(Path(compiled)) if compiled else {}
+        locks = [f"process {owner} holds {lock}" for lock, owner in shm.free(Path(self.variables[EXTENSIONS])).items()]
         if not over:
             return {"kind": "idle", "ranks": watch.idle(running)}
-        locks = [f"process {owner} holds {lock}" for lock, owner in held.items()]
-        where = [f"rank {rank} {place(stack)}" for rank, stack in watch.stacks(running).items()]
+        where = [f"rank {rank} {innermost_calls(stack)}" for rank, stack in watch.stacks(running).items()]
         return {"kind": "silent", "ranks": running, "where": "; ".join(where + locks)}
 
     def _ended(self, rank: int) -> Event:
@@ -232,5 +230,5 @@ def interface(address: str) -> dict[str, str]:
     """
     import psutil
 
-    names = [name for name, known in psutil.net_if_addrs().items() if any(one.address == address for one in known)]
+    names = [name for name, known in psutil.net_if_addrs().items() if any(each.address == address for each in known)]
     return {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", names[0])} if names else {}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 
 from sparsebench import environment
 from sparsebench.energy import Unavailable, gpu, nvml
@@ -55,18 +56,18 @@ def stolen(before: Machine, after: Machine) -> float | None:
 def placement(root: Path = Path("/")) -> str:
     """Describe what decides where in memory a model is and where it runs, as far as the system says it."""
 
-    def told(path: str) -> str:
+    def content(path: str) -> str:
         with suppress(OSError):
             return (root / path).read_text().strip()
         return ""
 
-    huge = re.search(r"\[(\w+)\]", told("sys/kernel/mm/transparent_hugepage/enabled"))
-    aslr = told("proc/sys/kernel/randomize_va_space")
-    smt = told("sys/devices/system/cpu/smt/active")
+    huge = re.search(r"\[(\w+)\]", content("sys/kernel/mm/transparent_hugepage/enabled"))
+    aslr = content("proc/sys/kernel/randomize_va_space")
+    smt = content("sys/devices/system/cpu/smt/active")
     bound = os.environ.get("OMP_PROC_BIND") or os.environ.get("GOMP_CPU_AFFINITY")
     facts = [
         f"transparent huge pages {huge[1]}" if huge else "",
-        f"NUMA nodes {nodes}" if (nodes := told("sys/devices/system/node/online")) else "",
+        f"NUMA nodes {nodes}" if (nodes := content("sys/devices/system/node/online")) else "",
         f"hyper-threading {'on' if smt == '1' else 'off'}" if smt else "",
         f"address space {'fixed' if aslr == '0' else 'random'}" if aslr else "",
         f"threads bound ({bound})" if bound else "threads unbound",
@@ -76,14 +77,14 @@ def placement(root: Path = Path("/")) -> str:
 
 def mhz(processors: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/proc/cpuinfo")) -> float | None:
     """Return the mean clock of the processors now, in MHz; None where the system does not say."""
-    found = []
+    clocks = []
     for file in processors.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"):
         with suppress(OSError, ValueError):
-            found.append(int(file.read_text()) / 1e3)
-    if not found:
+            clocks.append(int(file.read_text()) / 1e3)
+    if not clocks:
         with suppress(OSError):
-            found = [float(line.split(":")[1]) for line in info.read_text().splitlines() if line.startswith("cpu MHz")]
-    return sum(found) / len(found) if found else None
+            clocks = [float(line.split(":")[1]) for line in info.read_text().splitlines() if line.startswith("cpu MHz")]
+    return fmean(clocks) if clocks else None
 
 
 def gpu_state(indices: Sequence[int]) -> str:
@@ -91,7 +92,7 @@ def gpu_state(indices: Sequence[int]) -> str:
 
     Return "" where NVML does not say.
     """
-    found = []
+    states = []
     try:
         with nvml() as library:
             for index in indices:
@@ -103,10 +104,10 @@ def gpu_state(indices: Sequence[int]) -> str:
                 cap = library.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3
                 reasons = library.nvmlDeviceGetCurrentClocksThrottleReasons(device) & ~IDLE
                 slowed = f", slowed down (NVML's reasons {reasons:#x})" if reasons else ""
-                found.append(f"GPU {index}: {clock} of {most} MHz, {cap:.0f} W at most{slowed}")
+                states.append(f"GPU {index}: {clock} of {most} MHz, {cap:.0f} W at most{slowed}")
     except Unavailable:
         return ""
-    return "; ".join(found)
+    return "; ".join(states)
 
 
 def process_bytes(index: int) -> int | None:
@@ -117,6 +118,6 @@ def process_bytes(index: int) -> int | None:
     try:
         with nvml() as library:
             running = library.nvmlDeviceGetComputeRunningProcesses(gpu(library, index))
-            return next((one.usedGpuMemory for one in running if one.pid == os.getpid()), None)
+            return next((process.usedGpuMemory for process in running if process.pid == os.getpid()), None)
     except Unavailable:
         return None

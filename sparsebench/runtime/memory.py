@@ -5,26 +5,28 @@ It sees every peak, however short; its counters are kept per CPU and exact to ab
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
+import torch
 
 from sparsebench import devices, environment
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
 
-VERSION = 2
-"""Raise it when only the way memory is measured changes; the package's VERSION also covers the timings."""
 STATUS = Path("/proc/self/status")
 CROWDED = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
+LINUX = "measure memory on Linux 4.5 or later"
 RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS
 
 
-def own(module: Any) -> None:
+def copy_out(module: Any) -> None:
     """Copy the parameters and buffers of ``module`` that are on the CPU into anonymous memory, in place.
 
     transformers maps the file. Its pages do not count as anonymous memory and come and go with memory pressure, so a
@@ -34,8 +36,6 @@ def own(module: Any) -> None:
     gradient. Of a weight that needs none torch 2.13 copies the transpose in each product with a slice of the hidden
     states, as the head's with the last token's: that made a prompt of 16 tokens five times slower with Qwen2.5-1.5B.
     """
-    import torch
-
     with torch.inference_mode(mode=False):
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.device.type == "cpu":
@@ -64,24 +64,22 @@ def tensor_bytes(model: Any) -> int:
 
 def cache_bytes(cache: Any) -> int | None:
     """Return the bytes of the tensors that ``cache`` holds, at any depth, each storage once; None for None."""
-    import torch
-
     storages: dict[int, int] = {}
     visited: set[int] = set()
     left = [cache]
     while left:
-        one = left.pop()
-        if id(one) in visited or isinstance(one, torch.nn.Module | type):
+        value = left.pop()
+        if id(value) in visited or isinstance(value, torch.nn.Module | type):
             continue
-        visited.add(id(one))
-        if isinstance(one, torch.Tensor):
-            storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-        elif isinstance(one, Mapping):
-            left += one.values()
-        elif isinstance(one, list | tuple):
-            left += one
+        visited.add(id(value))
+        if isinstance(value, torch.Tensor):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
         else:
-            left += getattr(one, "__dict__", {}).values()
+            left += getattr(value, "__dict__", {}).values()
     return None if cache is None else sum(storages.values())
 
 
@@ -109,16 +107,12 @@ class Meter:
         _settle()
         _reset_peak()
         if self.cuda:
-            import torch
-
             torch.cuda.empty_cache()  # do not count the last phase's reservation
             torch.cuda.reset_peak_memory_stats()
         yield
         peak = _status("VmHWM")
         allocated = reserved = held = None
         if self.cuda:
-            import torch
-
             torch.cuda.synchronize()
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
             held = process_bytes(torch.cuda.current_device())
@@ -146,11 +140,8 @@ class Meter:
 
 def _settle() -> None:
     """Give freed memory back to the system, so that a phase does not inherit the last one's heap."""
-    import ctypes
-
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim:
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc only
         trim(0)
 
 
@@ -158,29 +149,24 @@ def _reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)
     except OSError as error:
-        raise UnsupportedError(
-            f"exact peak memory needs Linux's /proc/self/clear_refs; this {sys.platform} says: {error.strerror}",
-            "measure memory on Linux",
-        ) from error
+        raise UnsupportedError(f"exact peak memory needs /proc/self/clear_refs: {error.strerror}", LINUX) from error
 
 
 def _status(field: str) -> int:
     """Return one field of /proc/self/status, in bytes. Raises UnsupportedError where it is missing."""
-    if not (found := environment.kernel_value(STATUS, field)):
-        raise UnsupportedError(f"{STATUS} has no {field}", "measure memory on Linux 4.5 or later")
-    return int(found.split()[0]) * 1024
+    if not (value := environment.kernel_value(STATUS, field)):
+        raise UnsupportedError(f"{STATUS} has no {field}", LINUX)
+    return int(value.split()[0]) * 1024
 
 
 def _pss() -> int | None:
     """Return the proportional set size of this process and its descendants, in bytes; None where it is unknown."""
-    import psutil
-
-    own = _pss_of("self")
+    ours = _pss_of("self")
     children = (str(child.pid) for child in psutil.Process().children(recursive=True))
-    return None if own is None else own + sum(_pss_of(child) or 0 for child in children)
+    return None if ours is None else ours + sum(_pss_of(child) or 0 for child in children)
 
 
 def _pss_of(process: str) -> int | None:
     """Return the proportional set size of one process; None for one that has ended, too."""
-    found = environment.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
-    return int(found.split()[0]) * 1024 if found else None
+    value = environment.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
+    return int(value.split()[0]) * 1024 if value else None

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sparsebench.errors import MeasureError
+from sparsebench.errors import MeasureError, first_line
 from sparsebench.runtime.launch import Event, NodeRanks
 from sparsebench.runtime.results import Setting
 
@@ -102,8 +102,7 @@ class RemoteRanks(NodeRanks):
             code, what = -signal.SIGKILL, "is gone"
             if isinstance(error, ray.exceptions.RayTaskError):
                 error, code, what = error.cause or error, 1, "cannot run its ranks"
-            first = (str(error).strip().splitlines() or [""])[0]
-            why = f"node {self.setting.nodes[self.index]} {what}: {type(error).__name__}: {first}"
+            why = f"node {self.setting.nodes[self.index]} {what}: {type(error).__name__}: {first_line(error)}"
             yield from ({"kind": "ended", "rank": rank, "code": code, "lines": [why], "short": False} for rank in left)
 
 

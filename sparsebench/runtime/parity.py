@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.load import cache_name
-from sparsebench.runtime.failures import not_the_models
-from sparsebench.runtime.results import Parity
+from sparsebench.runtime.failures import refused
+from sparsebench.runtime.results import BLOCKS, Parity
 from sparsebench.runtime.workload import Prompt, start_token
 
-if TYPE_CHECKING:
-    import torch
-
-
-BLOCKS = 4
 TOKENS, FEW = 32, 3
 TOLERANCE = 1e-4
 ROUNDING = 2.0
@@ -34,8 +32,6 @@ def shorten(model: Any, blocks: int = BLOCKS) -> int:
     A stack is an outermost ModuleList that is as long as one of the configuration's layer counts.
     Raises UnsupportedError where there is none.
     """
-    from torch import nn
-
     configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
     depths = {
         getattr(config, name) for config in configs for name in COUNTS if isinstance(getattr(config, name, None), int)
@@ -66,24 +62,15 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
 
     Raises UnsupportedError when the engine's model does not run at all, ParityError above the tolerance.
     """
-    import torch
-
     blocks = shorten(model)
     model = model.float().to(prompt.ids.device).eval()
     with torch.inference_mode():
         plain = _output(model, family, prompt)
         wrapped = wrap(model)  # in place of the plain one: two copies of a large vocabulary would not fit everywhere
-        try:
+        with refused("the engine's model does not run", TypeError, IndexError, AttributeError):
             engine = _output(wrapped, family, prompt)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            if not_the_models(error):
-                raise
-            reason = str(error).strip().splitlines()[:1]
-            raise UnsupportedError(
-                f"the engine's model does not run: {type(error).__name__}: {' '.join(reason)}"
-            ) from error
-    judged = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
-    return checked(judged, "measure at one rank, or report the model's architecture")
+    parity = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
+    return checked(parity, "measure at one rank, or report the model's architecture")
 
 
 Cut = Callable[[Any], None]
@@ -108,34 +95,32 @@ def beside_rounding(
     def cut(model: Any) -> None:
         blocks[0] = shorten(model)
 
-    def said(name: str) -> torch.Tensor:
+    def reference_outputs(name: str) -> torch.Tensor:
         return outputs(reference(name, cut).to(prompt.ids.device), family, prompt)
 
-    exact = said("float32")
-    rounding = distance(said(dtype), exact)
+    exact = reference_outputs("float32")
+    rounding = distance(reference_outputs(dtype), exact)
     model = engine(cut)
-    found = Parity(
+    parity = Parity(
         distance(outputs(model, family, prompt), exact),
         ROUNDING * rounding + TOLERANCE,
         str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's wrapper holds the model
         blocks[0],
         False,
     )
-    return checked(found, f"report the model's architecture: {wrong}")
+    return checked(parity, f"report the model's architecture: {wrong}")
 
 
-def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
-    """Return ‖found - plain‖₂ / ‖plain‖₂; where ``plain`` is all zeros, 0 if ``found`` is too, else infinity.
+def distance(output: torch.Tensor, plain: torch.Tensor) -> float:
+    """Return ‖output - plain‖₂ / ‖plain‖₂; where ``plain`` is all zeros, 0 if ``output`` is too, else infinity.
 
     Raises ParityError where the shapes differ.
     """
-    import torch
-
-    if found.shape != plain.shape:
+    if output.shape != plain.shape:
         raise ParityError(
-            f"the engine's output is {tuple(found.shape)} where the plain model's is {tuple(plain.shape)}"
+            f"the engine's output is {tuple(output.shape)} where the plain model's is {tuple(plain.shape)}"
         )
-    away, size = float(torch.linalg.vector_norm(found - plain)), float(torch.linalg.vector_norm(plain))
+    away, size = float(torch.linalg.vector_norm(output - plain)), float(torch.linalg.vector_norm(plain))
     if size == 0:
         return math.inf if away else 0.0
     return away / size
@@ -157,8 +142,6 @@ def outputs(model: Any, family: str, prompt: Prompt) -> torch.Tensor:
 
     Kernels that skip zeros have another way for each of the three.
     """
-    import torch
-
     with torch.inference_mode():
         parts = [_output(model, family, prompt, tokens).reshape(-1) for tokens in (TOKENS, FEW, 1)]
     return torch.cat(parts)
@@ -169,8 +152,6 @@ def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> to
 
     As in decoding, the last token's logits are computed with the cache of the others.
     """
-    import torch
-
     ids, mask = prompt.ids[:, :tokens], prompt.mask[:, :tokens]
     if family == "encoder":
         out = model(input_ids=ids, attention_mask=mask)
@@ -182,18 +163,18 @@ def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> to
         given = ids[:, :8].clone()
         given[:, :1] = start_token(module.config)
 
-    def said(start: int, stop: int, **ways: Any) -> Any:
+    def decode(start: int, stop: int, **settings: Any) -> Any:
         """Run the decoder's tokens from ``start`` to ``stop``; its mask is as long as what it has read by then."""
-        read = (
-            {"input_ids": ids, "decoder_input_ids": given[:, start:stop]} if both else {"input_ids": ids[:, start:stop]}
-        )
-        return model(**read, attention_mask=mask if both else mask[:, :stop], **ways)
+        part = given[:, start:stop]
+        if both:
+            return model(input_ids=ids, decoder_input_ids=part, attention_mask=mask, **settings)
+        return model(input_ids=part, attention_mask=mask[:, :stop], **settings)
 
     length = given.shape[1]
     if length == 1:
-        alone: torch.Tensor = said(0, 1, use_cache=False).logits
+        alone: torch.Tensor = decode(0, 1, use_cache=False).logits
         return alone.float().cpu()
     name = cache_name(module)
-    first = said(0, length - 1, use_cache=True)
-    last = said(length - 1, length, use_cache=True, **{name: first[name]})
+    first = decode(0, length - 1, use_cache=True)
+    last = decode(length - 1, length, use_cache=True, **{name: first[name]})
     return torch.cat([first.logits, last.logits], 1).float().cpu()

@@ -10,6 +10,8 @@ from sparsebench import devices
 
 Side = Literal["dense", "variant"]
 Baseline = Literal["paired", "unpaired"]
+BLOCKS = 4
+"""The most blocks of each stack in the copies whose outputs are compared."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Setting:
     workload: Workload
     dtype: str = "auto"
     samples: int = 24
-    seed: int = 0
     threads: int | None = None
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0

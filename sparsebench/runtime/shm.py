@@ -49,8 +49,6 @@ def needs() -> tuple[tuple[str, bool, str], ...]:
 
 def missing() -> tuple[str, ...]:
     """List what is missing here to compile the operation, each with the fix; empty where nothing is."""
-    if sys.platform != "linux":
-        return (f"{ALL_REDUCE} exists on Linux only",)
     return tuple(f"no {what} ({fix})" for what, there, fix in needs() if not there)
 
 
@@ -67,8 +65,7 @@ def ensure(cache: Cache) -> str:
     Only one process compiles at a time, under a lock that dies with its holder. Where the compiler was killed, for
     example for lack of memory, the outcome is not kept, and the next call tries again.
     """
-    lacks = missing()
-    if lacks:
+    if lacks := missing():
         return "; ".join(lacks)
     folder = extensions_dir(cache)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,10 +121,7 @@ def unlink(address: str, port: str, ranks: Iterable[int]) -> None:
 
 
 def _cpu_flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 

@@ -97,14 +97,14 @@ class RankWatchdog:
         stacks = self.stacks([rank for rank in ranks if self._idle(rank)])
         before, self.suspects = self.suspects, {rank for rank, stack in stacks.items() if not self._waits(rank, stack)}
         return {
-            rank: IdleRank(place(stack), rank not in self.suspects, _shows(stack, ELSEWHERE))
+            rank: IdleRank(innermost_calls(stack), rank not in self.suspects, _shows(stack, ELSEWHERE))
             for rank, stack in stacks.items()
             if rank not in self.suspects - before
         }
 
     def _waits(self, rank: int, stack: str) -> bool:
         """Return whether an idle rank waits for others; one without a ``stack`` does, unless its process is stopped."""
-        return _shows(stack, WAITING) if stack else not _stopped(self.processes[rank])
+        return _shows(stack, WAITING) if stack else not stopped(self.processes[rank])
 
     def stacks(self, ranks: Iterable[int]) -> dict[int, str]:
         """Ask ``ranks`` for their stacks and return them; "" for a rank that does not answer."""
@@ -118,7 +118,7 @@ class RankWatchdog:
             with suppress(ProcessLookupError):
                 os.kill(self.processes[rank], ASKED)
         until = time.monotonic() + STACK_SECONDS
-        while time.monotonic() < until and not all(stack(rank) or _stopped(self.processes[rank]) for rank in starts):
+        while time.monotonic() < until and not all(stack(rank) or stopped(self.processes[rank]) for rank in starts):
             time.sleep(0.05)
         return {rank: stack(rank) for rank in starts}
 
@@ -142,14 +142,15 @@ def _shows(stack: str, words: Iterable[str]) -> bool:
     return any(word in main_thread(stack) for word in words)
 
 
-def place(stack: str) -> str:
+def innermost_calls(stack: str) -> str:
     """Return the main thread's innermost calls in words: ``at lib/module.py:12 in wait, from …``."""
     calls = [FRAME.match(line) for line in main_thread(stack).splitlines()[:CALLS]]
     shown = [f"{'/'.join(Path(call[1]).parts[-2:])}:{call[2]} in {call[3]}" for call in calls if call]
     return f"at {', from '.join(shown)}" if shown else "does not answer"
 
 
-def _stopped(process: int) -> bool:
+def stopped(process: int) -> bool:
+    """Return whether a process is stopped, as by SIGSTOP, or has ended."""
     import psutil
 
     with suppress(psutil.Error):
@@ -167,16 +168,15 @@ def used(process: int, written: bool = False) -> tuple[float, float]:
     cpu, read = 0.0, 0.0
     with suppress(psutil.Error):
         first = psutil.Process(process)
-        for one in (first, *first.children(recursive=True)):
-            times = one.cpu_times()
+        for member in (first, *first.children(recursive=True)):
+            times = member.cpu_times()
             cpu += times.user + times.system
-            if one.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP):
+            if member.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP):
                 read += time.monotonic()
-            if hasattr(one, "io_counters"):
-                counts = one.io_counters()
-                read += counts.read_bytes + getattr(counts, "read_chars", 0)
-                if written:
-                    read += counts.write_bytes + getattr(counts, "write_chars", 0)
+            if hasattr(member, "io_counters"):  # not where /proc hides them
+                counts = member.io_counters()
+                read += counts.read_bytes + counts.read_chars
+                read += (counts.write_bytes + counts.write_chars) * written
     return cpu, read
 
 

@@ -6,18 +6,21 @@ encoder: forward. decoder: prefill, decode, generate. encoder-decoder: encode, p
 from __future__ import annotations
 
 import copy
+import inspect
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sparsebench.errors import UnsupportedError
+import torch
+from transformers import GenerationConfig
+
 from sparsebench.models.load import cache_name
-from sparsebench.models.text import longest_input
+from sparsebench.runtime.refusals import text_config
 from sparsebench.runtime.results import Workload
 
-if TYPE_CHECKING:
-    import torch
-
+SEED = 0
+"""Every variant answers the same prompts."""
 SPECIAL_IDS = (
     "pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
     "decoder_start_token_id",
@@ -42,37 +45,17 @@ class Phase:
         """Drop what no later phase needs."""
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config.json that describes the language model (multimodal ones nest it)."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, Mapping) else config
-
-
-def check_positions(config: Mapping[str, Any], family: str, workload: Workload) -> None:
-    """Raise UnsupportedError when the workload is longer than the model's positions allow."""
-    limit = longest_input(config)
-    longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
-    longest += workload.generate if family == "decoder" else 0
-    if limit is not None and longest > limit:
-        raise UnsupportedError(
-            f"a workload of {longest} tokens does not fit a model of {limit} positions",
-            "lower `prompt` or `generate`",
-        )
-
-
-def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[list[int]]:
+def token_ids(config: Mapping[str, Any], workload: Workload) -> list[list[int]]:
     """Draw seeded token ids (batch, prompt) from the vocabulary, without special tokens.
 
     They are the same for every model of one vocabulary. Padding would change masks and positions, an end token the
     length.
     """
-    import random
-
     settings = text_config(config)
     named = [settings.get(key) for key in SPECIAL_IDS]
-    special = {one for entry in named for one in (entry if isinstance(entry, list) else [entry])}  # eos may be several
-    generator = random.Random(seed)
-    allowed = [one for one in range(settings["vocab_size"]) if one not in special]
+    special = {id_ for entry in named for id_ in (entry if isinstance(entry, list) else [entry])}  # eos may be several
+    generator = random.Random(SEED)
+    allowed = [id_ for id_ in range(settings["vocab_size"]) if id_ not in special]
     return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
 
 
@@ -84,11 +67,9 @@ class Prompt:
     mask: torch.Tensor
 
 
-def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str) -> Prompt:
+def inputs(config: Mapping[str, Any], workload: Workload, device: str = "cpu") -> Prompt:
     """Return the prompt as tensors on ``device``."""
-    import torch
-
-    ids = torch.tensor(token_ids(config, workload, seed), dtype=torch.int64, device=device)
+    ids = torch.tensor(token_ids(config, workload), dtype=torch.int64, device=device)
     return Prompt(ids, torch.ones_like(ids))
 
 
@@ -123,8 +104,6 @@ class Prefill(Phase):
     name = "prefill"
 
     def __init__(self, model: Any, prompt: Prompt, encode: Encode | None = None) -> None:
-        import inspect
-
         self.model, self.prompt, self.encode = model, prompt, encode
         self.cache = None
         self.next: Any = None
@@ -191,8 +170,6 @@ class Generate(Phase):
     cache = None
 
     def __init__(self, model: Any, prompt: Prompt, tokens: int) -> None:
-        from transformers import GenerationConfig
-
         self.model, self.prompt = model, prompt
         module = model.module
         start = start_token(module.config) if module.config.is_encoder_decoder else None

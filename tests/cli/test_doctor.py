@@ -70,7 +70,7 @@ def test_a_mirror_with_a_password_is_reached_and_the_password_not_shown(monkeypa
 
 
 def test_without_a_compiler_packing_is_slower_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda name: native.Missing("no C++ compiler"))
+    monkeypatch.setattr(doctor, "library", lambda name: native.Missing("no C++ compiler"))
     found = doctor._packing()
     assert found.state == "slower"
     assert "numpy" in found.detail

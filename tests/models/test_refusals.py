@@ -15,7 +15,7 @@ from sparsebench.models.quantized import encoding_of
 from sparsebench.models.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
 from sparsebench.plan.single import single
 from sparsebench.runtime import Setting, Workload, check_supported
-from sparsebench.runtime.engines.deepspeed import NOT_SHARDED
+from sparsebench.runtime.refusals import NOT_SHARDED
 
 
 @pytest.mark.parametrize("kind", ["albert", "falcon_mamba", "jamba", "led", "longformer", "mamba", "whisper"])

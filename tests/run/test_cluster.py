@@ -125,7 +125,6 @@ def left_in_memory() -> set[str]:
     return {one.name for one in Path("/dev/shm").iterdir() if not one.name.startswith(("plasma", "sem.", "ray"))}
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="ranks' memory is measured on Linux only")
 def test_ranks_of_one_model_lie_on_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray.cluster_utils import Cluster

@@ -224,7 +224,7 @@ def test_a_node_that_differs_is_told_apart() -> None:
     mine = NodeIdentity((("torch", "2.0"), ("numpy", "1.0")), "here", "EPYC")
     assert mine.differs(mine, True) == ""
     assert "numpy absent instead of 1.0" in mine.differs(NodeIdentity((("torch", "2.0"),), "here", "EPYC"), False)
-    other = replace(mine, place="there", machine="Xeon")
+    other = replace(mine, machine_id="there", machine="Xeon")
     assert mine.differs(other, False) == "" and "Xeon" in mine.differs(other, True)
 
 
@@ -235,11 +235,11 @@ def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
     same = NodeIdentity.here("cpu")
     wrong = {
         "missing": {"missing": "No module named 'sparsebench'"},
-        "shared": {"same": same, "shared": False},
-        "version": {"same": replace(same, versions=()), "shared": True},
+        "shared": {"identity": same, "shared": False},
+        "version": {"identity": replace(same, versions=()), "shared": True},
     }
     monkeypatch.setattr(cluster, "_ray", lambda: FakeRay(done))
-    found = [("good", {"same": same, "shared": True}), ("node-7", wrong[problem])]
+    found = [("good", {"identity": same, "shared": True}), ("node-7", wrong[problem])]
     monkeypatch.setattr(Cluster, "_probed", lambda _: found)
     with pytest.raises(UserError, match="node-7") as error:
         Cluster(settings).begin(plan.cells)

@@ -41,12 +41,8 @@ class Kept(Recorder):
     def __init__(self) -> None:
         self.found: dict[str, object] = {}
 
-    def done(self, cell: Any, result: object) -> None:
-        self.found[cell.variant.id] = result
-
-    def failed(self, cell: Any, error: BaseException) -> None:
-        assert isinstance(error, MeasureError)
-        self.found[cell.variant.id] = error.message
+    def record(self, cell: Any, outcome: object) -> None:
+        self.found[cell.variant.id] = outcome.message if isinstance(outcome, MeasureError) else outcome
 
 
 def test_a_variant_that_cannot_be_timed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

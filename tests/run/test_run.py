@@ -190,7 +190,6 @@ def worker(run: subprocess.Popen[str], kind: str) -> psutil.Process:
     raise AssertionError(f"no job of kind {kind} began: {run.communicate()[1]}")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is signalled on Linux only")
 def test_a_killed_run_leaves_no_process_and_no_failure(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     run = begin(manifest, "--only", "stage=make")
     child = worker(run, "make")
@@ -204,7 +203,6 @@ def test_a_killed_run_leaves_no_process_and_no_failure(manifest: Path, tmp_path:
     assert not list((tmp_path / "work" / "variants").iterdir())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is read from Linux")
 def test_a_stopped_worker_is_given_up_after_its_silence(manifest: Path, tmp_path: Path) -> None:
     run = begin(manifest, "--silence", "3", "--only", "stage=make")
     child = worker(run, "make")
@@ -216,7 +214,6 @@ def test_a_stopped_worker_is_given_up_after_its_silence(manifest: Path, tmp_path
     assert "3 seconds" in said
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a stopped process is let go again as on Linux")
 @pytest.mark.long
 def test_two_projects_with_one_work_folder_do_not_take_each_others_variants(
     manifest: Path, tmp_path: Path, sparsebench: Call
@@ -308,7 +305,6 @@ def test_the_command_to_try_again_asks_the_same_cluster_and_caches() -> None:
     assert _again("status", ready, "head:6379") == "sparsebench status m.yaml"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no real-time signals")
 def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("last words\n")
     assert "signal SIGRTMIN+1; it said last: last words" in _death(-signal.SIGRTMIN - 1, tmp_path / "log")

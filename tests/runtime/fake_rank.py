@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sparsebench.children import die_with_parent
 from sparsebench.runtime import watch
+from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.launch import CHANNEL, PARENT
-from sparsebench.runtime.rank import Channel
 from sparsebench.sources import Cache
 
 die_with_parent(int(os.environ[PARENT]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.gpus import H100, Driver
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 SHORT = Workload(batch=1, prompt=12, generate=4)
 PHASES = {
     "encoder": ["load", "forward"],
@@ -186,7 +184,7 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
     monkeypatch.setattr(measure, "RankGroup", group)
     with pytest.raises(Seen) as seen:
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
-    assert seen.value.args == (True, [(0, str(tiny_bert))])
+    assert seen.value.args == (True, [str(tiny_bert)])
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
@@ -194,9 +192,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
 ) -> None:
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
-    said = (
-        r"needs about 0\.7 GiB at 1 rank of the deepspeed engine, by its files and the workload; 0\.0 GiB are available"
-    )
+    said = f"{tiny_bert.name} needs about 0.7 GiB"
     with pytest.raises(MeasureError, match=said) as caught:
         measure_memory(tiny_bert, "encoder", setting(1))
     assert "sparse engine" in (caught.value.hint or "")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.models.load import load_model
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, make_alike, recorded, told
+from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, how_decoded, make_alike, recorded
 from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
 from tests.models.replaying import written
 from tests.models.test_axes import random_everywhere
@@ -87,7 +87,7 @@ def test_recorded_steps_give_the_eager_tokens(kind: str, tmp_path: Path) -> None
         expected = tokens(decoding(new()))
         assert len({str(row) for row in expected}) > 1, "a model that repeats one token shows nothing"
         assert tokens(decoding(ours)) == expected
-    assert told(ours) == f"decode: {GRAPH}"
+    assert how_decoded(ours) == f"decode: {GRAPH}"
     assert undone == [2]
     assert not asked.found
     assert [one.name for one in ours] == [one.name for one in new()]
@@ -152,7 +152,7 @@ def test_a_recording_that_breaks_off_leaves_the_stream_as_it_was(monkeypatch: py
 def test_parameters_that_zero_3_gathers_are_not_recorded(tmp_path: Path) -> None:
     phase = decoding(new := made("llama", tmp_path)())
     next(phase.prefill.model.module.parameters()).ds_id = 0
-    assert told(recorded(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
+    assert how_decoded(recorded(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
 
 
 def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
             ours = recorded(new(), TOKENS, 1, record)
             assert tokens(phase := decoding(ours)) == expected
             assert phase.recorded is None and not phase.behind, "a cache and its copy would stay in memory"
-            assert told(ours).startswith("decode: eager (not recorded: ")
-            assert why in told(ours)
+            assert how_decoded(ours).startswith("decode: eager (not recorded: ")
+            assert why in how_decoded(ours)
 
 
 def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_beside_a_model_that_is_not_recorded_none_is_replayed(tmp_path: Path) ->
         dense, variant, good = (recorded(new(), TOKENS, 1, record) for record in (_again, refused, _again))
         for other, how in ((variant, "decode: eager (not recorded: not here)"), (good, f"decode: {GRAPH}")):
             make_alike([dense, other])
-            assert [told(one) for one in (dense, other)] == [how, how]
+            assert [how_decoded(one) for one in (dense, other)] == [how, how]
             assert tokens(decoding(dense)) == tokens(decoding(other)) == expected
 
 
@@ -225,9 +225,9 @@ def test_a_replay_may_round_otherwise_but_not_be_a_token_further(tmp_path: Path)
     with torch.inference_mode():
         expected = tokens(decoding(new()))
         found = recorded(phases := new(), TOKENS, 1, rounding(decoding(phases)))
-        assert tokens(decoding(found)) == expected and told(found) == f"decode: {GRAPH}"
+        assert tokens(decoding(found)) == expected and how_decoded(found) == f"decode: {GRAPH}"
         wrong = recorded(new(), TOKENS, 1, further)
-        assert tokens(decoding(wrong)) == expected and "does not give the logits" in told(wrong)
+        assert tokens(decoding(wrong)) == expected and "does not give the logits" in how_decoded(wrong)
 
 
 def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) -> None:
@@ -250,4 +250,4 @@ def test_models_that_are_not_recorded(kind: str, ranks: int, why: str, tmp_path:
 
 
 def test_an_encoder_decodes_nothing(tmp_path: Path) -> None:
-    assert told(recorded(made("bert", tmp_path)(), TOKENS, 1)) == ""
+    assert how_decoded(recorded(made("bert", tmp_path)(), TOKENS, 1)) == ""

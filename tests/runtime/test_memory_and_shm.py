@@ -20,10 +20,7 @@ from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.workload import inputs, phases
 from sparsebench.sources import Cache
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the counters are Linux's")
 
-
-@linux
 def test_a_peak_between_two_quiet_moments_is_seen_and_the_next_phase_starts_afresh() -> None:
     meter = memory.Meter(0, "cpu")
     with meter.phase("busy"):
@@ -37,7 +34,6 @@ def test_a_peak_between_two_quiet_moments_is_seen_and_the_next_phase_starts_afre
     assert busy.peak_rss_bytes - busy.baseline_bytes == busy.peak_bytes
 
 
-@linux
 def test_what_a_rank_has_started_counts_in_its_proportional_share() -> None:
     meter = memory.Meter(0, "cpu")
     with meter.phase("alone"):
@@ -61,7 +57,7 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
 
     model = load_model(tiny_llama, "decoder")
     before = {name: (value.data_ptr(), value.clone()) for name, value in model.named_parameters()}
-    memory.own(model)
+    memory.copy_out(model)
     for name, value in model.named_parameters():
         address, copy = before[name]
         assert value.data_ptr() != address
@@ -80,7 +76,7 @@ def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> 
 
     model = load_model(tiny_llama, "decoder")
     with torch.inference_mode():
-        memory.own(model)
+        memory.copy_out(model)
     assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
 
 
@@ -94,7 +90,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
 
     checkpoint = Checkpoint(tiny_llama)
     model = load_model(tiny_llama, "decoder") if way == "loaded" else assemble(checkpoint, "decoder")
-    prompt = inputs(checkpoint.config, Workload(1, 16, 2), 0, "cpu")
+    prompt = inputs(checkpoint.config, Workload(1, 16, 2))
 
     def batched() -> bool:
         step = next(one for one in phases(Plain(model), "decoder", prompt, 2) if one.name == "prefill")
@@ -104,7 +100,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
         return any(checkpoint.config["vocab_size"] in shape for event in called for shape in event.input_shapes)
 
     with torch.inference_mode():
-        memory.own(model)
+        memory.copy_out(model)
         assert not batched()
         model.requires_grad_(False)
         if torch.__version__.startswith("2.13."):
@@ -118,7 +114,7 @@ def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pyte
     folder = request.getfixturevalue(name)
     config, loaded = Checkpoint(folder).config, load_model(folder, family)
     work = Workload(batch=2, prompt=5, generate=3)
-    made = {one.name: one for one in phases(Plain(loaded), family, inputs(config, work, 0, "cpu"), 3, keep_cache=False)}
+    made = {one.name: one for one in phases(Plain(loaded), family, inputs(config, work), 3, keep_cache=False)}
     made["decode"].begin()
     for _ in range(work.generate):
         made["decode"].step()
@@ -152,14 +148,12 @@ def test_a_large_request_needs_its_cache_and_its_activations(tiny_llama: Path) -
     assert need(101, 2) - need(1, 2) == 100 * (cache + 2 * passing)
 
 
-@linux
 def test_a_missing_compiler_is_named_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled"))
     assert "no C++ compiler" in shm.ensure(Cache())
 
 
-@linux
 def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, calls = Cache(), []
     stale = shm.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
@@ -178,7 +172,6 @@ def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch
     assert calls == [str(shm.extensions_dir(cache))]
 
 
-@linux
 def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shm, "missing", tuple)
     failed = subprocess.CompletedProcess([], 1, "", "building\nerror: unknown flag")
@@ -188,7 +181,6 @@ def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.
     assert "error: unknown flag" in shm.ensure(Cache())
 
 
-@linux
 @pytest.mark.parametrize(
     ("code", "said"), [(-9, ""), (1, "g++: fatal error: Killed signal terminated program cc1plus")]
 )
@@ -202,7 +194,6 @@ def test_a_compilation_that_was_killed_is_tried_again(code: int, said: str, monk
     assert shm.ensure(Cache()) == ""
 
 
-@linux
 def test_the_lock_of_a_rank_that_died_is_removed_and_that_of_a_living_one_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -28,7 +28,7 @@ def test_a_shortened_model_runs_and_has_fewer_blocks_of_the_same_width(
     assert shorten(model, 1) == 1
     assert sum(value.numel() for value in model.parameters()) < before
     assert {tuple(value.shape) for value in model.parameters()} <= widths
-    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu")
+    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2))
     assert check_parity(model, lambda one: one, family, prompt, wraps_only=True).relative_l2 == 0.0
 
 
@@ -63,9 +63,7 @@ def _broken(model: Any) -> Any:
 def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama: Path) -> None:
     def judged(wrap: Any) -> None:
         model = load_model(tiny_llama, "decoder")
-        check_parity(
-            model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu"), wraps_only=False
-        )
+        check_parity(model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2)), wraps_only=False)
 
     with pytest.raises(ParityError, match="relative L2"):
         judged(_off_by_a_little)
@@ -82,7 +80,7 @@ def test_an_engine_that_forgets_its_cache_is_caught(fixture: str, family: Any, r
         return model
 
     model = load_model(request.getfixturevalue(fixture), family)
-    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu")
+    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2))
     with pytest.raises(ParityError, match="relative L2"):
         check_parity(model, forgetful, family, prompt, wraps_only=False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,6 @@ from sparsebench.storage import pack
 from tests.runtime.engines.pruned import prune
 from tests.runtime.test_end_to_end import PHASES
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 SHORT = Workload(batch=1, prompt=12, generate=4)
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="no C++ compiler")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.runtime import watch
-from sparsebench.runtime.watch import IdleRank, RankWatchdog, place, stuck
+from sparsebench.runtime.watch import IdleRank, RankWatchdog, innermost_calls, stuck
 
 WAITS = """
 import faulthandler, signal, time
@@ -77,8 +77,8 @@ def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
         'Current thread 0x2 (most recent call first):\n  File "/a/b/c.py", line 7 in inner\n'
         '  File "/a/b/d.py", line 8 in outer\n'
     )
-    assert place(stack) == "at b/c.py:7 in inner, from b/d.py:8 in outer"
-    assert "does not answer" in place("")
+    assert innermost_calls(stack) == "at b/c.py:7 in inner, from b/d.py:8 in outer"
+    assert "does not answer" in innermost_calls("")
 
 
 def test_a_request_in_a_bad_moment_ends_no_rank() -> None:
@@ -98,16 +98,17 @@ FORKS = """
 import time
 from dataclasses import asdict
 from sparsebench.runtime import Setting, Workload, rank, watch
+from sparsebench.runtime.rank_jobs import RankWorker
 
 def second_process():
     print(flush=True)
     time.sleep(600)
 
-rank.do = lambda job, spec, process: process and second_process()
-rank.RankWorker.imports = lambda self, folder: None
+RankWorker.do = lambda self, process: process and second_process()
+RankWorker.import_model = lambda self: None
 watch.answer()
 setting = asdict(Setting("hf", 1, Workload()))
-spec = {"family": "decoder", "setting": setting, "variants": [(0, "")], "processes": [0, 1], "ports": ["1", "2"]}
+spec = {"family": "decoder", "setting": setting, "variants": [""], "processes": [0, 1], "ports": ["1", "2"]}
 rank.work(None, spec, 0)
 """
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
-from typing import Literal
+from typing import Any
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import MeasureError
 from sparsebench.plugins import table
-from sparsebench.runtime.engines.base import Engine
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """One engine: ``place`` is ``module:class``, imported on first use; the other fields are needed before that."""
+    """One engine: ``import_path`` is ``module:class``, imported on first use; the other fields are needed before that."""
 
     name: str
-    place: str
+    import_path: str
     _: KW_ONLY
     shards: bool = False
     """Whether it runs at more than one rank."""
@@ -34,18 +33,14 @@ class EngineInfo:
     """Whether its kernels skip zeros, so that sparsity can make it faster."""
     reads_packed: bool = False
     """Whether it loads packed folders."""
-    imports: tuple[str, ...] = ()
-    """Modules that its ranks import before anything is loaded."""
-    skipping: Literal["", "masked", "unread"] = ""
-    """How it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``): not at
-    all (""), with masks and dense arithmetic (``masked``), or without reading the other weights (``unread``)."""
+    skips_weights: bool = False
+    """Whether it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``)."""
     cpu_only: bool = False
     """Whether it has no kernels for GPUs."""
     version: int = 0
     """Raise it when the engine's own code changes what is measured: only this engine's cells are then measured anew."""
 
 
-DEEPSPEED = ("deepspeed",)
 ALL = ("float", "int8", "int4")
 BUILT_IN = (
     EngineInfo(
@@ -54,13 +49,10 @@ BUILT_IN = (
         shards=True,
         cuts_first=True,
         encodings=ALL,
-        imports=DEEPSPEED,
     ),
-    EngineInfo(
-        "deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED
-    ),
-    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
-    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", cpu_only=True, version=1),
+    EngineInfo("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
+    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_weights=True),
+    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=1),
     EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
 )
 
@@ -71,15 +63,16 @@ def engines() -> dict[str, EngineInfo]:
     return table(BUILT_IN, EngineInfo, "sparsebench.engines")
 
 
-def check_gpu(name: str) -> None:
-    """Raise UnsupportedError where the engine ``name`` has no kernels for GPUs."""
-    if name in engines() and engines()[name].cpu_only:
-        raise UnsupportedError(f"the {name} engine runs on a CPU only", "say `device: cpu`, or --device cpu")
-
-
-def engine(name: str) -> Engine:
-    """Make the engine ``name``, importing only its own module. Raises MeasureError for a name that does not exist."""
+def engine_info(name: str) -> EngineInfo:
+    """Return the row of the engine ``name``. Raises MeasureError for a name that does not exist."""
     if name not in engines():
         raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(engines())}")
-    made: Engine = resolve_name(engines()[name].place)()
-    return made
+    return engines()[name]
+
+
+def engine(name: str) -> Any:
+    """Make the engine ``name``, a ``base.Engine``, importing only its own module.
+
+    Raises MeasureError for a name that does not exist.
+    """
+    return resolve_name(engine_info(name).import_path)()

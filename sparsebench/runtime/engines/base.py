@@ -1,17 +1,22 @@
-"""What an engine must do. It runs in a rank's process; heavy libraries are imported inside its methods."""
+"""What an engine must do. Engines' modules are imported in a rank's process only."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_expanded, load_kernels, load_model
 from sparsebench.models.quantized import FLOAT, encoding_of
+from sparsebench.models.quantized_linear import QuantizedLinear
 from sparsebench.models.topology import LINEAR_TYPES
+from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -37,8 +42,6 @@ class SavedModel:
 
     def plain(self) -> Any:
         """Load the dense model with stock transformers, on the CPU."""
-        from sparsebench.models.load import load_model
-
         return load_model(self.folder, self.family, self.dtype)
 
     @property
@@ -51,10 +54,6 @@ class SavedModel:
 
         Raises UnsupportedError where there is a GPU: the torch kernels that are used run on a CPU only.
         """
-        import torch
-
-        from sparsebench.models.load import load_kernels
-
         if torch.cuda.is_available():
             raise UnsupportedError("quantized weights are run on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
         return load_kernels(self.folder, self.family, self.dtype, prepare)
@@ -64,8 +63,6 @@ class SavedModel:
 
         Raises ParityError where the difference is larger than that rounding explains.
         """
-        from sparsebench.models.load import load_expanded
-        from sparsebench.runtime.parity import Cut, beside_rounding
 
         def expanded(dtype: str, cut: Cut) -> Any:
             return load_expanded(self.folder, self.family, dtype, cut)
@@ -90,9 +87,6 @@ class Engine(Protocol):
     def kernel(self) -> str:
         """What multiplies the weights, in the report's words; read after the phases have run."""
 
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError where the config alone shows, before anything is loaded, that this cannot work."""
-
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Import libraries and join the group; return notes for the result."""
 
@@ -108,12 +102,10 @@ class Engine(Protocol):
 
 def products(model: Any) -> str:
     """Return text such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; "" for a float model."""
-    from sparsebench.models.quantized_linear import QuantizedLinear
-
-    kinds = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
-    dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
-    found = [*kinds.items(), *[(DENSE, dense)] * bool(dense)] if kinds else []
-    return ", ".join(f"{name} ×{count}" for name, count in found)
+    counts = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
+    if counts and (dense := sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())):
+        counts[DENSE] = dense
+    return ", ".join(f"{kernel} ×{count}" for kernel, count in counts.items())
 
 
 class Wrapping:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.skipping import skips
@@ -39,17 +40,12 @@ class HuggingFace(Wrapping):
     def kernel(self) -> str:
         return (self.multiplied or DENSE) + "; what is to be skipped is masked" * self.masks
 
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Accept any model."""
-
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Return no notes: there is no group to join."""
         return ()
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
         """Move the model to the GPU where there is one."""
-        import torch
-
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sparsebench.errors import ModelError, StorageError, UnsupportedError, out_of_memory
+import torch
+
+from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
 from sparsebench.models import precision, topology
-from sparsebench.models.assemble import Replace, StoredWeights, assemble
+from sparsebench.models.assemble import StoredWeights, assemble
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.experts import left_fused
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.kernels import (
+    Choices,
+    Kernels,
+    Nonzeros,
+    SparseLinear,
+    TorchCsr,
+    from_dense,
+    from_packed,
+    kernels,
+    layout_for,
+    semi_structured,
+    speeds_here,
+)  # fmt: skip
 from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
-if TYPE_CHECKING:
-    from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
-
 FORCED = "bitmask"
 """The layout of a layer with few zeros that must not stay dense: the one that stores least besides the values."""
+WAYS = {"dense": "dense tiles", "sparse": "sparse kernel"}
+"""How sparse layers multiply several tokens, as results name it."""
 
 
 class Sparse:
@@ -38,30 +53,19 @@ class Sparse:
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
         self.cuda = self.bitmask = False
-        self.choices: Choices | None = None
+        self.choices = Choices()
+        # Names and numbers of the last model only, not its layers: it must be freed before the next one is loaded.
         self.layers: Counter[tuple[str, str]] = Counter()
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError for a model of STATE_SPACE: it uses weights without calling their layers."""
-        kind = str(config.get("model_type"))
-        if kind in topology.STATE_SPACE:
-            raise UnsupportedError(
-                f"the sparse engine cannot run {kind}: {topology.STATE_SPACE[kind]}", "measure it with another engine"
-            )
-
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels and time their layouts; notes say what is used instead where there are none."""
-        import torch
-
-        from sparsebench.runtime.kernels import Choices, kernels, speeds_here
-
-        self.choices, self.cuda = Choices(), torch.cuda.is_available()
+        self.cuda = torch.cuda.is_available()
         if self.cuda:
-            why = _no_triton()
-            self.bitmask = not why
-            other = f"others stay dense, for {why}" if why else "others by Triton over a bitmask"
-            return (f"2:4 layers by cuSPARSELt, {other}; nobody has tried this on a GPU yet",)
+            reason = _no_triton()
+            self.bitmask = not reason
+            others = f"others stay dense, for {reason}" if reason else "others by Triton over a bitmask"
+            return (f"2:4 layers by cuSPARSELt, {others}; nobody has tried this on a GPU yet",)
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
@@ -73,8 +77,8 @@ class Sparse:
         """Load the model with sparse layers; a ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
             return Plain(self._assembled(source))
-        weights = opened(source)
-        model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
+        packed = is_packed(source.folder)
+        model: Any = assemble(opened(source), source.family, source.dtype) if packed else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
@@ -90,11 +94,10 @@ class Sparse:
 
         sparse, wrong = partial(self._assembled, source), "a sparse kernel is wrong for it"
         try:
-            found = beside_rounding(plain, source.dtype, sparse, source.family, prompt, wrong)
+            parity = beside_rounding(plain, source.dtype, sparse, source.family, prompt, wrong)
         finally:
-            if self.choices:
-                self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
-        return replace(found, wraps_only=not self.kinds)
+            self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
+        return replace(parity, wraps_only=not self.kinds)
 
     @property
     def kernel(self) -> str:
@@ -102,91 +105,80 @@ class Sparse:
 
         The part after the semicolon says how sparse layers multiplied several tokens at once.
         """
-        found: dict[str, Counter[str]] = {}
+        roles: dict[str, Counter[str]] = {}
         for (layer, role), count in sorted(self.layers.items()):
-            found.setdefault(layer, Counter())[role] = count
-        dense_last = sorted(found.items(), key=lambda layers: (layers[0].startswith("dense torch"), layers[0]))
-        parts = [f"{layer} ×{roles.total()} ({_counted(roles)})" for layer, roles in dense_last]
-        many = self._many()
-        return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
+            roles.setdefault(layer, Counter())[role] = count
+        dense_last = sorted(roles, key=lambda layer: (layer.startswith("dense torch"), layer))
+        parts = [f"{layer} ×{roles[layer].total()} ({_counted(roles[layer])})" for layer in dense_last]
+        several = self._several_tokens()
+        return ", ".join(parts) + (f"; several tokens: {several}" if several else "")
 
-    def _many(self) -> str:
+    def _several_tokens(self) -> str:
         """Say how sparse layers multiplied several tokens: each way with its number of layers."""
-        assert self.choices
-        words = {"dense": "dense tiles", "sparse": "sparse kernel"}
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for kind, count in self.kinds.items():
-            chosen = {way for key, way in self.choices.faster.items() if key[: len(kind)] == kind}
-            if chosen:
-                found[" or ".join(words[way] for way in sorted(chosen))] += count
-        return ", ".join(f"{way} ×{count}" for way, count in found.items())
+            ways = {way for key, way in self.choices.faster.items() if key[: len(kind)] == kind}
+            if ways:
+                counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
+        return ", ".join(f"{way} ×{count}" for way, count in counts.items())
 
     def _assembled(self, source: SavedModel, cut: Callable[[Any], None] = lambda model: None) -> Any:
-        from sparsebench.models.experts import left_fused
-
-        weights, offered = opened(source), [0]
+        weights, replaceable = opened(source), 0
         self._check_dtype(source, weights)
-        put = self._replace(weights)
 
-        def counted(view: View, module: Any, dtype: Any) -> Any:
-            offered[0] += topology.part(weights.tensors[view.tensor], weights.config, source.family).prunable
-            return put(view, module, dtype)
+        def sparse_layer(view: View, module: Any, dtype: Any) -> Any:
+            nonlocal replaceable
+            replaceable += topology.part(weights.tensors[view.tensor], weights.config, source.family).prunable
+            return self._sparse_layer(weights, view, module, dtype)
 
-        model: Any = assemble(weights, source.family, source.dtype, cut, counted)
-        if not offered[0]:
-            kind = weights.config.get("model_type")
+        model: Any = assemble(weights, source.family, source.dtype, cut, sparse_layer)
+        if not replaceable:
             raise UnsupportedError(
-                f"{kind}: none of its layers is one that the sparse engine can replace",
+                f"{weights.config.get('model_type')}: none of its layers is one that the sparse engine can replace",
                 "measure it with another engine",
             )
-        # Names and numbers only, not the model: it must be freed before the next one is loaded.
-        named = dict(model.named_modules())
-        sparse = {
-            name: module for name, module in named.items() if hasattr(module, "layout") and hasattr(module, "nonzeros")
-        }
-        self.kinds = Counter(getattr(layer, "kind", (layer.layout,)) for layer in sparse.values())
-        ways = {name: f"{layer.layout} {layer.instructions}".strip() + _narrow(layer) for name, layer in sparse.items()}
-        ways |= dict.fromkeys(
-            (name for name, module in named.items() if type(module).__name__ in topology.LINEAR_TYPES), DENSE
-        )
-        ways |= dict.fromkeys((f"{name}.gate_up_proj" for name in left_fused(model)), "dense torch experts")
-        self.layers = Counter((way, topology.role(name)) for name, way in ways.items())
+        self._describe(model)
         return model.to("cuda") if self.cuda else model
+
+    def _describe(self, model: Any) -> None:
+        """Note what multiplies each of the model's matrices."""
+        self.kinds = Counter()
+        kernel_of = dict.fromkeys((f"{name}.gate_up_proj" for name in left_fused(model)), "dense torch experts")
+        for name, module in model.named_modules():
+            if type(module).__name__ in topology.LINEAR_TYPES:
+                kernel_of[name] = DENSE
+            elif hasattr(module, "layout") and hasattr(module, "nonzeros"):
+                kernel_of[name] = f"{module.layout} {module.instructions}".strip() + _narrow(module)
+                self.kinds[getattr(module, "kind", (module.layout,))] += 1
+        self.layers = Counter((kernel, topology.role(name)) for name, kernel in kernel_of.items())
 
     def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
         if not self.cuda:  # a GPU's kernels take any dtype
             check_dtype("sparse", precision.resolve(source.dtype, weights.config))
 
-    def _replace(self, weights: StoredWeights) -> Replace:
-        """Return a function that makes the layer to replace a linear module by, or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
-
-        def replaced(view: View, module: Any, dtype: Any) -> Any:
-            across = type(module).__name__ == "Conv1D" or view.turned
-            if self.cuda:
-                return self._on_gpu(_dense(weights, view, dtype, across))
-            if isinstance(self.kernels, Missing):
-                weight = _dense(weights, view, dtype, across)
-                # torch's CSR takes eight bytes per nonzero, the dense float32 matrix four per weight.
-                pays = (weight != 0).sum() * 2 < weight.numel()
-                return TorchCsr(weight, None) if pays or self.forced else None
-            assert self.choices
-            try:
-                found = _nonzeros(self.kernels, weights, view, dtype, across)
-                layout = layout_for(found, speeds_here(self.kernels, found.values.dtype, dtype))
-                if layout == "dense" and not self.forced:
+    def _sparse_layer(self, weights: StoredWeights, view: View, module: Any, dtype: Any) -> Any:
+        """Make the layer to replace a linear ``module`` by; None where its zeros do not pay."""
+        across = type(module).__name__ == "Conv1D" or view.turned
+        if self.cuda:
+            return self._on_gpu(_dense(weights, view, dtype, across))
+        if isinstance(self.kernels, Missing):
+            weight = _dense(weights, view, dtype, across)
+            # torch's CSR takes eight bytes per nonzero, the dense float32 matrix four per weight.
+            pays = (weight != 0).sum() * 2 < weight.numel()
+            return TorchCsr(weight, None) if pays or self.forced else None
+        try:
+            nonzeros = _nonzeros(self.kernels, weights, view, dtype, across)
+            layout = layout_for(nonzeros, speeds_here(self.kernels, nonzeros.values.dtype, dtype))
+            if layout == "dense":
+                if not self.forced:
                     return None
-                layout = FORCED if layout == "dense" else layout
-                return SparseLinear(self.kernels, found.laid_out(self.kernels, layout), None, self.choices, dtype)
-            except (StorageError, ModelError) as error:
-                raise type(error)(f"{view.name}: {error.message}", error.hint) from error
-
-        return replaced
+                layout = FORCED
+            return SparseLinear(self.kernels, nonzeros.laid_out(self.kernels, layout), None, self.choices, dtype)
+        except (StorageError, ModelError) as error:
+            raise type(error)(f"{view.name}: {error.message}", error.hint) from error
 
     def _on_gpu(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import semi_structured
-
         # Where nearly all weights are zero, a matrix may be 2:4 by chance; a bitmask then reads less than half as much.
         nearly_empty = self.bitmask and int((weight != 0).sum()) * 4 < weight.numel()
         if not nearly_empty and (regular := semi_structured(weight)):
@@ -203,8 +195,6 @@ def _no_triton() -> str:
     """Return why Triton cannot compile here, or "". It needs a C compiler and Python's headers besides its package."""
     if find_spec("triton") is None:
         return "there is no triton"
-    import torch
-
     try:
         from sparsebench.runtime.kernels.bitmask_gpu import FEW, BitmaskLinear
 
@@ -214,7 +204,7 @@ def _no_triton() -> str:
     except Exception as error:  # Triton's own errors have no common class that is documented
         if out_of_memory(error):
             raise
-        return f"triton does not compile here ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        return f"triton does not compile here ({first_line(error)})"
     return ""
 
 
@@ -237,10 +227,6 @@ def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
 
 def _nonzeros(kernels: Kernels, weights: StoredWeights, view: View, dtype: Any, across: bool) -> Nonzeros:
     """Return a matrix's nonzeros; a whole packed tensor stored (out, in) is not expanded for that."""
-    import torch
-
-    from sparsebench.runtime.kernels import from_dense, from_packed
-
     # bfloat16 weights stay 16 bits wide in float32: the products are the same, and half as many bytes are read.
     held = torch.bfloat16 if weights.tensors[view.tensor].dtype == "BF16" and dtype == torch.float32 else dtype
     whole = not across and view.expert is None and view.rows is None

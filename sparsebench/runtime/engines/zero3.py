@@ -9,13 +9,16 @@ Seen on 0.19.8: right at one rank and two, for encoders, decoders and encoder-de
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from typing import Any
 
-from sparsebench.errors import MeasureError, UnsupportedError
+import deepspeed
+import torch
+from deepspeed.runtime.zero import parameter_offload
+
+from sparsebench.errors import MeasureError
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
-from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.failures import refused
 from sparsebench.runtime.parity import check_parity
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
@@ -31,13 +34,8 @@ class Zero3(Wrapping):
     def __init__(self) -> None:
         self.ranks, self.device = 1, "cpu"
 
-    def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Accept any model at any number of ranks: nothing is cut along a dimension that the ranks must divide."""
-
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the process group, also at one rank; return the notes for the record."""
-        import torch
-
         self.ranks, self.device = ranks, "cuda" if torch.cuda.is_available() else "cpu"
         join(rank, without_shm="it gathers nothing")
         return (NOTE,)
@@ -48,33 +46,24 @@ class Zero3(Wrapping):
         Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several
         ranks.
         """
-        import deepspeed
-        from deepspeed.runtime.zero import parameter_offload
-
-        whole = sum(one.numel() for one in model.parameters())
-        try:
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        with refused(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}"):
             if self.device != "cpu":
                 cut(model, dtype, self.device)
             engine = deepspeed.initialize(model=model, config=settings(dtype))[0]
-        except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
-            if not_the_models(error):
-                raise
-            raise UnsupportedError(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}: {error}") from error
         # This global list of DeepSpeed's would keep every wrapped model alive; a running model fills it again.
         parameter_offload.FWD_MODULE_STACK.clear()
         engine.module.eval()
-        shares = [one.ds_tensor for one in engine.module.parameters()]
-        if self.ranks > 1 and sum(one.numel() for one in shares) >= whole:
+        shares = [parameter.ds_tensor for parameter in engine.module.parameters()]
+        if self.ranks > 1 and sum(share.numel() for share in shares) >= whole:
             raise MeasureError(
                 f"DeepSpeed left all {whole} parameters on each of {self.ranks} ranks", "measure at one rank"
             )
-        engine.hidden_bytes = sum(one.untyped_storage().nbytes() for one in shares)
+        engine.hidden_bytes = sum(share.untyped_storage().nbytes() for share in shares)
         return engine
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare the outputs with plain transformers' in float32; destroy the engine made for that at the end."""
-        import torch
-
         made: list[Any] = []
 
         def wrap(model: Any) -> Any:
@@ -95,8 +84,6 @@ def cut(model: Any, dtype: Any, device: str) -> None:
 
     ``deepspeed.initialize`` would move the whole model to the GPU before cutting it, where it may not fit.
     """
-    import deepspeed
-
     deepspeed.zero.Init(module=model, config_dict_or_path=settings(dtype), remote_device="cpu", dtype=dtype)
     for module in model.modules():
         for name, buffer in module._buffers.items():
@@ -106,8 +93,6 @@ def cut(model: Any, dtype: Any, device: str) -> None:
 
 def settings(dtype: Any) -> dict[str, Any]:
     """Return DeepSpeed's configuration; what is not named keeps DeepSpeed's default."""
-    import torch
-
     cuda = torch.cuda.is_available()
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed requires a number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.load import load_model
 from sparsebench.runtime import Setting, Workload, footprint
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
-from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
+from sparsebench.runtime.engines.deepspeed import DeepSpeed
+from sparsebench.runtime.footprint import cut_first
 from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 
@@ -46,7 +46,6 @@ def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uncut]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a group of ranks on the loopback interface `lo`")
 def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_llama: Path, uncut: Uncut) -> None:
     source = SavedModel(tiny_llama, "decoder", "float32")
     assert cut_first({"BF16"}, source.dtype, uncut.ranks)
@@ -58,7 +57,7 @@ def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_
         assert tensor.dtype == expected[name].dtype, name
         assert torch.equal(tensor, expected[name]), name
     config = after.module.config.to_dict()
-    prompt = inputs(config, Workload(prompt=16, generate=4), 0, "cpu")
+    prompt = inputs(config, Workload(prompt=16, generate=4))
     with torch.inference_mode():
         ours, theirs = (one(input_ids=prompt.ids, attention_mask=prompt.mask).logits for one in (after, before))
     assert ours.dtype == torch.float32

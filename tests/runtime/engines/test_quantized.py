@@ -42,14 +42,14 @@ def test_hf_multiplies_integers(
     source = SavedModel(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)
     found = engine("hf")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(dense).config, WORK, 0, "cpu"))
+    judged = found.parity(source, inputs(Checkpoint(dense).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
     loaded = found.load(source, 20, False)
     assert loaded.module.dtype == getattr(torch, dtype)
     assert KERNELS[bits] in found.kernel
     plain = engine("hf").load(SavedModel(dense, family, dtype), 20, True)
     assert memory.tensor_bytes(loaded) < memory.tensor_bytes(plain)
-    memory.own(loaded.module)
+    memory.copy_out(loaded.module)
     assert model_bytes(source.folder, Setting("hf", 1, WORK, dtype=dtype)) > 0
 
 
@@ -57,7 +57,7 @@ def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> N
     source = SavedModel(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
     found = engine("deepspeed")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
+    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance
     found.load(source, 20, False)
     assert "_weight_int8pack_mm" in found.kernel
@@ -70,7 +70,7 @@ def test_a_wrong_kernel_fails(bits: str, tiny_llama: Path, tmp_path: Path, monke
     monkeypatch.setattr(layer, "product", lambda self, x: right(self, x).mul(1.2))
     source = SavedModel(quantized(tiny_llama, "decoder", WAYS[bits], tmp_path / "out"), "decoder")
     with pytest.raises(ParityError, match="relative L2"):
-        engine("hf").parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
+        engine("hf").parity(source, inputs(Checkpoint(tiny_llama).config, WORK))
 
 
 @pytest.mark.parametrize(

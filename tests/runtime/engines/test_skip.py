@@ -55,20 +55,17 @@ def test_it_says_what_the_masked_model_says(
     source = SavedModel(tmp_path / "out", family, dtype)
     found = engine("skip")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(parent).config, WORK, 0, "cpu"))
+    judged = found.parity(source, inputs(Checkpoint(parent).config, WORK))
     assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance and not judged.wraps_only
     loaded = found.load(source, 20, False)
-    memory.own(loaded.module)
+    memory.copy_out(loaded.module)
     assert found.kernel.startswith("skipping ") and "100% of the weights read" in found.kernel
     assert ("outputs that are used" in found.kernel) == (step == MOEFY or (name, step) == ("tiny_llama", CATS))
     if family == "decoder":
         with torch.inference_mode():
             loaded.generate(torch.tensor([[5]]), max_new_tokens=3, do_sample=False)
         assert "100%" not in found.kernel
-    assert (
-        engine("skip").parity(SavedModel(parent, family, dtype), inputs(Checkpoint(parent).config, WORK, 0, "cpu"))
-        is None
-    )
+    assert engine("skip").parity(SavedModel(parent, family, dtype), inputs(Checkpoint(parent).config, WORK)) is None
 
 
 def test_the_plain_engine_computes_with_all_and_says_so(tiny_llama: Path, tmp_path: Path) -> None:
@@ -85,7 +82,7 @@ def test_zeros_and_skipping_save_together(step: Step, tiny_llama: Path, tmp_path
     made(tmp_path / "pruned", "decoder", {step: tmp_path / "out"})
     source, found = SavedModel(tmp_path / "out", "decoder", "float32"), engine("skip")
     found.start(0, 1)
-    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
+    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK))
     assert judged is not None and judged.relative_l2 <= judged.tolerance
     loaded, kernel = found.load(source, 20, False), kernels()
     assert isinstance(kernel, Kernels)
@@ -122,7 +119,7 @@ def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> No
     with pytest.raises(UnsupportedError, match=f"the {name} engine") as caught:
         check_supported(SKIP.config(), "decoder", Setting(name, 1, WORK))
     assert "hf or skip" in (caught.value.hint or "")
-    assert {row.name for row in engines().values() if row.skipping} == {"hf", "skip"}
+    assert {row.name for row in engines().values() if row.skips_weights} == {"hf", "skip"}
 
 
 @pytest.mark.parametrize("name", ["hf", "skip", "sparse"])

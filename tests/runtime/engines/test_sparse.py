@@ -45,7 +45,7 @@ def started() -> Sparse:
 
 
 def prompt(config: Mapping[str, Any]) -> Prompt:
-    return inputs(config, Workload(1, 12, 2), 0, "cpu")
+    return inputs(config, Workload(1, 12, 2))
 
 
 def sparse_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -71,7 +71,7 @@ def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
 ) -> None:
     folder, family = model
     # Not what this machine measures: matrices are small, and some layouts pad them.
-    monkeypatch.setattr("sparsebench.runtime.kernels.layout_for", lambda found, speeds: "bitmask")
+    monkeypatch.setattr("sparsebench.runtime.engines.sparse.layout_for", lambda found, speeds: "bitmask")
     pack(folder, tmp_path / "packed")
     dense, packed = (started().load(SavedModel(one, family), 40, False) for one in (folder, tmp_path / "packed"))
     ours, theirs = (dict(one.module.named_buffers()) for one in (dense, packed))
@@ -144,7 +144,9 @@ def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch:
 def test_the_kernels_are_named_by_layer_class(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsebench.runtime.kernels.layout_for", lambda found, speeds: "csr16")  # else as measured
+    monkeypatch.setattr(
+        "sparsebench.runtime.engines.sparse.layout_for", lambda found, speeds: "csr16"
+    )  # else as measured
     found = started()
     folder = prune(tiny_llama, tmp_path / "pruned", 0.99)
     loaded = found.load(SavedModel(folder, "decoder", "bfloat16"), 40, False)
@@ -183,7 +185,7 @@ def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
     model: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, family = model
-    monkeypatch.setattr("sparsebench.runtime.kernels.kernels", lambda: Missing("no C++ compiler"))
+    monkeypatch.setattr("sparsebench.runtime.engines.sparse.kernels", lambda: Missing("no C++ compiler"))
     found = engine("sparse")
     (note,) = found.start(0, 1)
     assert "torch's CSR" in note and "no C++ compiler" in note

@@ -34,7 +34,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_every_file_of_an_engine_has_its_row() -> None:
     files = {path.stem for path in Path(engines.__file__).parent.glob("*.py")} - {"__init__", "base"}
-    assert files == {row.place.split(":")[0].rpartition(".")[2] for row in BUILT_IN}
+    assert files == {row.import_path.split(":")[0].rpartition(".")[2] for row in BUILT_IN}
 
 
 def test_a_plugin_joins(plugged: None, tiny_llama: Path) -> None:

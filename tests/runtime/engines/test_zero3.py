@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,7 @@ from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.group import free_port
 from sparsebench.runtime.workload import inputs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +65,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
         block.self_attn.q_proj.register_forward_pre_hook(lambda *_: seen.append(weight.numel()))
         block.mlp.register_forward_hook(lambda *_: seen.append(weight.numel()))
         seen.append(weight.numel())
-        prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu")
+        prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2))
         plain: Any = source.plain()
         expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
         found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
@@ -82,7 +78,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
 
 
 def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alone: Zero3) -> None:
-    judged = alone.parity(SavedModel(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu"))
+    judged = alone.parity(SavedModel(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2)))
     assert judged is not None
     assert (judged.wraps_only, judged.dtype) == (False, "float32")
     assert judged.relative_l2 < 1e-6
@@ -102,7 +98,7 @@ def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
         raise ValueError("not this one")
 
     monkeypatch.setattr(deepspeed, "initialize", refuse)
-    with pytest.raises(UnsupportedError, match="ZeRO-3 refuses a LlamaForCausalLM: not this one"):
+    with pytest.raises(UnsupportedError, match="ZeRO-3 refuses a LlamaForCausalLM: .*not this one"):
         alone.load(SavedModel(wide, "decoder"), 20, False)
 
 

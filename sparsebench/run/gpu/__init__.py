@@ -1,4 +1,4 @@
-"""Fourteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
+"""Thirteen checks that this program does what it says on a machine's GPUs: random weights, offline, in minutes.
 
 ``doctor --gpu`` runs them, and so do the tests of GPUs. On a CPU those run that mean something there, on small models.
 """
@@ -9,17 +9,16 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.run.acceptance import instruments, models, numerics
-from sparsebench.run.acceptance.bench import Bench, CheckSkipped, Seen
+from sparsebench.run.gpu import instruments, models, numerics
+from sparsebench.run.gpu.bench import Bench, CheckSkipped, Seen
 
 CHECKS: dict[str, Callable[[Bench], Seen]] = {
     "the driver and torch see the same GPUs": instruments.visible,
-    "copy and product reach the card's speed": instruments.throughput,
     "time is measured right": instruments.clock,
     "memory is measured right": instruments.peaks,
     "engines at one rank": models.one_rank,
@@ -38,14 +37,17 @@ CHECKS: dict[str, Callable[[Bench], Seen]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One check: ``verdict`` is yes, no or skip, ``numbers`` are what it was judged by, ``reason`` why it was not."""
+    """One check: ``verdict`` is yes, no or skip, ``numbers`` are what it was judged by, ``reason`` why it was not.
+
+    Numbers that JSON does not have, such as infinity, are words.
+    """
 
     number: int
     what: str
     verdict: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-    reason: str = ""
-    seconds: float = 0.0
+    numbers: dict[str, Any]
+    reason: str
+    seconds: float
 
     @property
     def detail(self) -> str:
@@ -71,25 +73,20 @@ def run_checks(device: str, ranks: int) -> Iterator[Check]:
             reason = ""
             try:
                 passed, numbers = check(bench)
-                verdict = "skip" if passed is None else "yes" if passed else "no"
+                verdict = "yes" if passed else "no"
             except CheckSkipped as skipped:
                 verdict, reason = "skip", str(skipped)
             except Exception as error:  # whatever it is, it is the check's result, and the next checks matter too
                 verdict, reason = "no", " ".join(f"{type(error).__name__}: {error}".split())[:400]
+            for key, value in numbers.items():
+                numbers[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
             yield Check(number, what, verdict, numbers, reason, round(time.perf_counter() - started, 2))
 
 
 def report(device: str, checks: list[Check]) -> dict[str, Any]:
-    """Return the content of gpu-acceptance.json; numbers that JSON does not have, such as infinity, are words in it."""
-
-    def stored(value: Any) -> Any:
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
+    """Return the content of gpu-acceptance.json."""
     return {
         "where": environment.where(device),
         "environment": environment.as_json(device),
-        "checks": [
-            {**asdict(check), "numbers": {key: stored(value) for key, value in check.numbers.items()}}
-            for check in checks
-        ],
+        "checks": [asdict(check) for check in checks],
     }

@@ -1,24 +1,16 @@
-"""Checks of the card, and that speed, time, memory and energy are measured right, each against another way to know it."""
+"""Checks that the GPU is seen, and that time, memory and energy are measured right, each against another way to know it."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable
 
 import torch
 
 from sparsebench import devices
 from sparsebench.energy import Unavailable, gpu, meter, nvml
-from sparsebench.run.acceptance.bench import GIB, Bench, CheckSkipped, Seen
+from sparsebench.run.gpu.bench import GIB, Bench, CheckSkipped, Seen
 from sparsebench.runtime.latency import Peers
 from sparsebench.runtime.memory import Meter
-
-NOMINAL = {
-    "H200": (4.8e12, 989e12), "H100 PCIe": (2.0e12, 756e12), "H100": (3.35e12, 989e12), "A100": (2.0e12, 312e12),
-    "L40S": (0.864e12, 362e12), "L4": (0.3e12, 121e12), "A10": (0.6e12, 125e12),
-}  # fmt: skip
-"""By words of the GPU's name, its maker's figures: memory bandwidth in bytes/s, and bfloat16 operations/s."""
 
 
 def visible(bench: Bench) -> Seen:
@@ -30,28 +22,6 @@ def visible(bench: Bench) -> Seen:
         "nccl": ".".join(map(str, torch.cuda.nccl.version())), "cusparselt": torch.backends.cusparselt.is_available(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
     }  # fmt: skip
-
-
-def throughput(bench: Bench) -> Seen:
-    """Check a copy of 1 GiB and a bfloat16 product of 8192³ against the card's nominal speed."""
-    bench.need_gpu()
-    source = torch.ones(GIB, dtype=torch.uint8, device=bench.device)
-    target = torch.empty_like(source)
-    matrix = torch.randn(8192, 8192, device=bench.device).to(torch.bfloat16)
-    copied = 2 * GIB / _quickest(lambda: target.copy_(source))
-    multiplied = 2 * 8192**3 / _quickest(lambda: matrix @ matrix)
-    nominal = nominal_speeds(devices.hardware(bench.device))
-    passed = (copied >= 0.6 * nominal[0] and multiplied >= 0.5 * nominal[1]) if nominal else None
-    return passed, {"copy_bytes_s": copied, "product_flops": multiplied, "nominal": nominal or "unknown"}
-
-
-def nominal_speeds(name: str) -> tuple[float, float] | None:
-    """Return the figures in NOMINAL of the GPU ``name``; None for a device that is not among them."""
-    return next((speeds for key, speeds in NOMINAL.items() if re.search(rf"\b{key}\b", name)), None)
-
-
-def _quickest(step: Callable[[], object]) -> float:
-    return min(Peers(1, True).timed(step)[1][0] for _ in range(5))
 
 
 def clock(bench: Bench) -> Seen:

@@ -13,7 +13,7 @@ from sparsebench import devices
 from sparsebench.errors import MeasureError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
-from sparsebench.run.acceptance.bench import GIB, Bench, CheckSkipped, Seen, off
+from sparsebench.run.gpu.bench import GIB, Bench, CheckSkipped, Seen, off
 from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
@@ -58,8 +58,8 @@ def _share(bench: Bench, name: str, whole: MemoryResult, result: MemoryResult) -
     tied = family != "encoder" and "lm_head.weight" not in sizes
     rows = checkpoint.config["vocab_size"]
     head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
-    one, several = (max(row.tensor_bytes for row in found.per_rank) for found in (whole, result))
-    return 1 - (one + head - several) / cut
+    alone, shared = (max(row.tensor_bytes for row in memory.per_rank) for memory in (whole, result))
+    return 1 - (alone + head - shared) / cut
 
 
 def zero3(bench: Bench) -> Seen:
@@ -85,7 +85,7 @@ def sparse(bench: Bench) -> Seen:
     result = bench.latency(bench.pruned("opt", **settings), "opt", "sparse", workload=Workload(1, 128, 4))
     used = ("2:4" in result.kernel) if bench.gpu else not result.kernel.startswith("dense")
     right = result.parity is not None and off(result) <= result.parity.tolerance
-    ratios = {f"{one.phase} / dense": one.ratio for one in result.differences}
+    ratios = {f"{difference.phase} / dense": difference.ratio for difference in result.differences}
     return used and right, {"kernel": result.kernel, "off": off(result), **ratios}
 
 
@@ -94,7 +94,7 @@ def against_itself(bench: Bench) -> Seen:
     bench.need_gpu()  # times on a CPU that others use too say nothing of the program
     folder, _ = bench.model("opt")
     result = bench.latency(folder, "opt", "hf", workload=Workload(1, 32, 16), samples=24, phase_seconds=4.0)
-    decode = next(one for one in result.differences if one.phase == "decode")
+    decode = next(difference for difference in result.differences if difference.phase == "decode")
     quiet = decode.low <= 1 <= decode.high and decode.high - decode.low <= 0.03
     numbers = {"ratio": decode.ratio, "low": decode.low, "high": decode.high, "kernel": result.kernel}
     return quiet and GRAPH in result.kernel, numbers
@@ -104,21 +104,21 @@ def killed(bench: Bench) -> Seen:
     """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
     ranks = bench.several[0]
     folder, family = bench.model("opt")
-    spec = {"job": "latency", "dense": str(folder), "variants": [(0, str(folder))], "baseline": False, "family": family}
+    spec = {"job": "latency", "dense": str(folder), "variants": [str(folder)], "baseline": False, "family": family}
     before, sent = devices.free_memory(bench.device) or 0, 0.0
     try:
         with RankGroup(spec, bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)) as group:
-            for message in group.messages():
-                if message["kind"] == "progress" and not sent:
+            for event in group.messages():
+                if event["kind"] == "progress" and not sent:
                     sent = time.monotonic()
                     os.kill(group.here.processes[1].pid, signal.SIGKILL)
     except MeasureError as error:
         if not sent:  # the ranks failed before one was killed
             raise
-        seconds, said = time.monotonic() - sent, error.message.splitlines()[0]
+        seconds, message = time.monotonic() - sent, error.message.splitlines()[0]
         kept = before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
-        return f"rank 1 of {ranks} died of SIGKILL" in said and seconds <= 10 and kept < GIB // 4, {
-            "said": said, "seconds": seconds, "kept_bytes": kept,
+        return f"rank 1 of {ranks} died of SIGKILL" in message and seconds <= 10 and kept < GIB // 4, {
+            "said": message, "seconds": seconds, "kept_bytes": kept,
         }  # fmt: skip
     return False, {"said": "nothing"}
 

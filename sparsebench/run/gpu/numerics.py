@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sparsebench.run.acceptance.bench import Bench, Seen
+from sparsebench.run.gpu.bench import Bench, Seen
 
 WORDS = 90
 """How many words the questions are made of."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 GIB = 2**30
-Seen = tuple[bool | None, dict[str, Any]]
-"""Whether a check passed (None: nothing to judge by), and the numbers that it was judged by."""
+Seen = tuple[bool, dict[str, Any]]
+"""Whether a check passed, and the numbers that it was judged by."""
 SMALLER = 4
 """On a CPU, widths and heads are divided by this."""
 

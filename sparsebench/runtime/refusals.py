@@ -1,0 +1,156 @@
+"""What engines cannot run: engine × model type × capability, each with the reason and the way out.
+
+``EngineInfo`` says what an engine can do; this asks what a model and a setting need of it, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsebench import devices
+from sparsebench.errors import Refusal, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.quantized import FLOAT, scheme_of
+from sparsebench.models.skipping import skips
+from sparsebench.models.text import longest_input
+from sparsebench.models.topology import STATE_SPACE, refuse_text
+from sparsebench.models.types import PER_LAYER
+from sparsebench.runtime.engines import EngineInfo, engine_info, engines
+from sparsebench.runtime.results import Setting, Workload
+from sparsebench.storage import is_packed
+
+NOT_SHARDED = {
+    "gpt2": "AutoTP refuses GPT-2, whose weights lie in Conv1D layers",
+    "bloom": "AutoTP cuts Bloom's attention but not its ALiBi biases, which stay those of all heads",
+    "falcon": "AutoTP cuts Falcon's fused query, key and value to shapes that are no whole heads",
+    "gpt_oss": "AutoTP cuts GPT-OSS's attention but not its sinks, which stay those of all heads",
+    **dict.fromkeys(
+        ("llama4", "llama4_text"), "AutoTP puts a plain layer in the place of Llama 4's router, which gives two things"
+    ),
+    **dict.fromkeys(
+        ("falcon_mamba", "jamba", "mamba", "mamba2"),
+        "AutoTP cuts what a state-space layer projects but not the sizes that it is split into",
+    ),
+    **dict.fromkeys(("olmo2", "olmoe"), "AutoTP cuts queries and keys but not the norms that span all heads"),
+    "phimoe": "AutoTP cuts PhiMoE's router but not what it reads",
+    "modernbert": "AutoTP cuts ModernBERT's fused projections to shapes that do not multiply",
+    "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
+}
+"""Model types that AutoTP cannot shard, and why."""
+BY_HEADS = ("mt5", "t5", "umt5")
+"""Model types in which AutoTP shards every layer by whole heads; in others it cuts at least the feed-forward part."""
+ONE_RANK = "measure it at one rank"
+ON_CPU = "say `device: cpu`, or --device cpu"
+MORE_GPUS = "measure fewer ranks, on a machine with more GPUs, or on several `nodes` of a cluster of Ray's"
+
+
+def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
+    """Raise UnsupportedError where a model's config.json alone shows that the engine cannot run it in this setting."""
+    check_model(config, setting)
+    check_positions(config, family, setting.workload)
+
+
+def check_model(config: Mapping[str, Any], setting: Setting) -> None:
+    """Raise UnsupportedError as ``check_supported`` does, but not for a workload that is too long for the model."""
+    refuse_text(config)
+    scheme = scheme_of(config)
+    encoding = scheme.encoding if scheme else FLOAT
+    for refusal in (*_device(setting, encoding), *_combinations(config, encoding, setting), *_types(config, setting)):
+        raise refusal.error()
+    if scheme:
+        scheme.check_kernels()
+
+
+def check_folder(folder: Path, family: str, setting: Setting) -> None:
+    """Raise UnsupportedError where a model's folder shows, before it is loaded, that the engine cannot run it."""
+    check_supported(Checkpoint(folder).config, family, setting)
+    if is_packed(folder):
+        for refusal in _lacking(setting, f"read {folder.name}, which is packed", lambda row: row.reads_packed):
+            raise refusal.error()
+
+
+def device_refusal(setting: Setting, encoding: str = FLOAT) -> Refusal | None:
+    """Return why weights of this ``encoding`` cannot be run on the setting's device; None where nothing says so."""
+    return next(_device(setting, encoding), None)
+
+
+def rank_refusal(setting: Setting, gpus: int, where: str) -> Refusal | None:
+    """Return why the ranks of one machine cannot run on its ``gpus``, as ``where`` has them; None where they can."""
+    return next(_gpus(setting, gpus, where), None)
+
+
+def _gpus(setting: Setting, gpus: int, where: str) -> Iterator[Refusal]:
+    if engine_info(setting.engine).cpu_only:
+        yield Refusal(f"the {setting.engine} engine runs on a CPU only", ON_CPU)
+    if (ranks := setting.ranks_per_node) > gpus:
+        yield Refusal(f"{ranks} ranks need {ranks} GPUs, but {where} has {gpus}", MORE_GPUS)
+
+
+def _device(setting: Setting, encoding: str) -> Iterator[Refusal]:
+    if setting.on_gpu:
+        # How many GPUs other nodes have is not known here.
+        gpus = setting.ranks_per_node if setting.nodes else len(devices.chosen(setting.device))
+        yield from _gpus(setting, gpus, f"device {setting.device}")
+        if encoding != FLOAT:
+            yield Refusal(f"{encoding} weights are run on a CPU only", ON_CPU)
+
+
+def _combinations(config: Mapping[str, Any], encoding: str, setting: Setting) -> Iterator[Refusal]:
+    """Yield what the engine lacks for this model, and what no engine can do."""
+    integers, several = encoding != FLOAT, setting.ranks > 1
+    if several:
+        yield from _lacking(setting, f"run at {setting.ranks} ranks", lambda row: row.shards)
+    if skips(config):
+        if integers:
+            yield Refusal("no engine can skip the weights of a quantized model", "score it, or do not quantize it")
+        yield from _lacking(setting, "skip weights: it would compute with all of them", lambda row: row.skips_weights)
+    if integers:
+        yield from _lacking(setting, f"run {encoding} weights", lambda row: encoding in row.encodings)
+        if several:
+            yield Refusal(f"{encoding} weights are not run at {setting.ranks} ranks", ONE_RANK)
+
+
+def _lacking(setting: Setting, does: str, can: Callable[[EngineInfo], bool]) -> Iterator[Refusal]:
+    """Yield a refusal that names the engines that ``can``, where the setting's cannot."""
+    if not can(engine_info(setting.engine)):
+        able = " or ".join(row.name for row in engines().values() if can(row))
+        yield Refusal(f"the {setting.engine} engine does not {does}", f"use {able}")
+
+
+def _types(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
+    """Yield what the model's type, or a shape in its config.json, rules out with the setting's engine."""
+    kind, ranks = str(config.get("model_type")), setting.ranks
+    if setting.engine == "sparse" and kind in STATE_SPACE:
+        yield Refusal(f"the sparse engine cannot run {kind}: {STATE_SPACE[kind]}", "measure it with another engine")
+    if setting.engine != "deepspeed" or ranks == 1:
+        return
+    text = text_config(config)
+    kind, heads = str(text.get("model_type")), text.get("num_heads", ranks)
+    if config.get(PER_LAYER):
+        reason = f"AutoTP counts the same heads in every block, and `{PER_LAYER}` gives blocks their own"
+    elif kind in BY_HEADS and heads < ranks:
+        reason = f"AutoTP shares T5 out by whole heads, and {heads} are fewer than ranks"
+    else:
+        reason = NOT_SHARDED.get(kind, "")
+    if reason:
+        yield Refusal(f"{reason}: not measured at {ranks} ranks", ONE_RANK)
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json that describes the language model (multimodal ones nest it)."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def check_positions(config: Mapping[str, Any], family: str, workload: Workload) -> None:
+    """Raise UnsupportedError when the workload is longer than the model's positions allow."""
+    limit = longest_input(config)
+    longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
+    longest += workload.generate if family == "decoder" else 0
+    if limit is not None and longest > limit:
+        raise UnsupportedError(
+            f"a workload of {longest} tokens does not fit a model of {limit} positions",
+            "lower `prompt` or `generate`",
+        )
