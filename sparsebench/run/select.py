@@ -183,7 +183,7 @@ def _question(variant: Variant, stage: str, settings: Mapping[str, Any]) -> str:
     without = {key: value for key, value in settings.items() if key != "source"}
     if "own" in without:
         without["own"] = {key: value for key, value in without["own"].items() if key != "content"}
-    steps = [[step.verb, step.name, step.settings] for step in variant.steps]
+    steps = [step.record() for step in variant.steps]
     asked = (variant.model, variant.family, variant.dtype, variant.seed, variant.calibration, steps, stage, without)
     return _CONTENT.sub("", json.dumps(asked, sort_keys=True))
 

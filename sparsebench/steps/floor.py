@@ -32,15 +32,14 @@ class Heuristic(Settings):
     Other tasks have no heuristic and are left out.
     """
 
+    def closing_key(self) -> str:
+        """Return ``floor``: there are no weights for a further step to change."""
+        return "floor"
+
 
 def settings() -> dict[str, type[Settings]]:
     """Return each floor's settings class, by its name."""
     return {"random-weights": RandomWeights, "zero-weights": Zeros, HEURISTIC: Heuristic}
-
-
-def ends(step: Step) -> str:
-    """Return ``floor`` for the heuristic, which leaves no weights for a further step to change; otherwise nothing."""
-    return "floor" if step.name == HEURISTIC else ""
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
