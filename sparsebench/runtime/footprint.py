@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.families import family_of
+from sparsebench.models.families import dimensions, family_of
 from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines

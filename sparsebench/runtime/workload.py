@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.load import cache_name
+from sparsebench.models.families import cache_name
 from sparsebench.models.text import longest_input
 from sparsebench.runtime.results import Workload
 

@@ -36,7 +36,7 @@ class SavedModel:
     dtype: str = "auto"
 
     def plain(self) -> Any:
-        """Load the dense model with stock transformers, on the CPU."""
+        """Load the dense model, on the CPU."""
         from sparsebench.models.load import load_model
 
         return load_model(self.folder, self.family, self.dtype)

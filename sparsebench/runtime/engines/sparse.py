@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, out_of_memory
 from sparsebench.models import precision, topology
-from sparsebench.models.assemble import Replace, StoredWeights, assemble
+from sparsebench.models.build import Replace, StoredWeights, build_model
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
@@ -74,7 +74,7 @@ class Sparse:
         if not baseline:
             return Plain(self._assembled(source))
         weights = opened(source)
-        model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
+        model: Any = build_model(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
@@ -86,7 +86,7 @@ class Sparse:
         self._check_dtype(source, weights)
 
         def plain(dtype: str, cut: Cut) -> Any:
-            return assemble(weights, source.family, dtype, cut)
+            return build_model(weights, source.family, dtype, cut)
 
         sparse, wrong = partial(self._assembled, source), "a sparse kernel is wrong for it"
         try:
@@ -132,7 +132,7 @@ class Sparse:
             offered[0] += topology.part(weights.tensors[view.tensor], weights.config, source.family).prunable
             return put(view, module, dtype)
 
-        model: Any = assemble(weights, source.family, source.dtype, cut, counted)
+        model: Any = build_model(weights, source.family, source.dtype, cut, counted)
         if not offered[0]:
             kind = weights.config.get("model_type")
             raise UnsupportedError(
@@ -155,7 +155,7 @@ class Sparse:
 
     def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
         if not self.cuda:  # a GPU's kernels take any dtype
-            check_dtype("sparse", precision.resolve(source.dtype, weights.config))
+            check_dtype("sparse", precision.resolve(source.dtype, weights.config, weights.tensors))
 
     def _replace(self, weights: StoredWeights) -> Replace:
         """Return a function that makes the layer to replace a linear module by, or None where its zeros do not pay."""

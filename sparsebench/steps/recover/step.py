@@ -306,9 +306,8 @@ def run(
     model's, is emitted as an error.
     """
     from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.grouped import experts_of
     from sparsebench.models.quantized import float_checkpoint
-    from sparsebench.models.skipping import skips
+    from sparsebench.models.skipping import experts_of, skips
     from sparsebench.steps.calibration import first
     from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction

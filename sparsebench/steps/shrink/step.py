@@ -9,8 +9,7 @@ from typing import Any
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.architectures import UNBIASED, architecture
-from sparsebench.models.families import family_of
-from sparsebench.models.types import PER_LAYER
+from sparsebench.models.families import PER_LAYER, family_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Evidence, Step, unusual
 from sparsebench.steps.recover import step as recover
