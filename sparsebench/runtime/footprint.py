@@ -71,7 +71,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     stored = tensors if isinstance(checkpoint, PackedCheckpoint) else checkpoint.stored.values()
     kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in stored)
     if packed:
-        kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
+        kept = min(kept, sum(entry.nbytes for _, entry in packed.entries.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
     copied = kept if converted else 0
