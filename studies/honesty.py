@@ -37,7 +37,7 @@ from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.manifest.schema import Manifest
-from sparsebench.models.families import meta_model
+from sparsebench.models.build import meta_model
 from sparsebench.models.load import load_model
 from sparsebench.plan.expand import expand
 from sparsebench.runtime import intervals, latency, measure, memory

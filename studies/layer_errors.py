@@ -17,7 +17,7 @@ from sparsebench import sources
 from sparsebench.errors import Interrupted, SparsebenchError
 from sparsebench.manifest.schema import ManifestCalibration
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.inputs import InputStatistics
+from sparsebench.models.gather import InputStatistics
 from sparsebench.models.replay import Block, Replay
 from sparsebench.plan.expand import resolved
 from sparsebench.steps.calibration import tokens

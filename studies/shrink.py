@@ -207,17 +207,17 @@ def bytes_a_token(model: Any, length: int) -> int:
 
 def in_blocks(folder: Path, model: Any, given: argparse.Namespace) -> list[float]:
     """Of each block of the dense model the median share of a forward's time that is measured in it."""
-    from sparsebench.models import blocks
+    from sparsebench.models.blocks import survey
     from sparsebench.models.checkpoint import Checkpoint
 
-    (stack,) = blocks.survey(Checkpoint(folder).config, "decoder").stacks
-    began, spent = [0.0], [0.0] * len(stack.places)
+    (stack,) = survey(Checkpoint(folder).config, "decoder").stacks
+    began, spent = [0.0], [0.0] * len(stack.blocks)
 
     def before(*_: Any) -> None:
         began[0] = time.perf_counter()
 
     handles = []
-    for number, place in enumerate(stack.places):
+    for number, place in enumerate(stack.blocks):
 
         def after(*_: Any, number: int = number) -> None:
             spent[number] = time.perf_counter() - began[0]

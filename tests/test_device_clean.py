@@ -123,7 +123,8 @@ def test_no_score_makes_a_tensor_without_a_device(way: str, request: pytest.Fixt
 def test_no_embedding_and_no_harness_makes_one(tiny_llama: Path, tiny_bert: Path) -> None:
     from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.benchmarks.encoder import Encoder
-    from sparsebench.models.load import load_model, load_tokenizer
+    from sparsebench.models.load import load_model
+    from sparsebench.models.text import load_tokenizer
 
     asked = [SimpleNamespace(args=("the cat sat on a", f" {word} mat")) for word in ("cat", "dog", "tree")]
     model, tokenizer = load_model(tiny_llama, "decoder"), load_tokenizer(tiny_llama)

@@ -199,7 +199,8 @@ def thresholds(config: Any) -> dict[str, float]:
 
 def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> None:
     from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.models.load import load_model, load_tokenizer
+    from sparsebench.models.load import load_model
+    from sparsebench.models.text import load_tokenizer
 
     words = "the a of to and in is it was that cat dog".split()
     asked = [
@@ -235,7 +236,8 @@ def perplexities(folder: Path, device: str) -> list[float]:
 
 def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
     from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
-    from sparsebench.models.load import load_masked_lm, load_tokenizer
+    from sparsebench.models.load import load_masked_lm
+    from sparsebench.models.text import load_tokenizer
 
     tokenizer, config = load_tokenizer(folder), json.loads((folder / "config.json").read_text())
     reader, scorer = PllTokenizer(tokenizer, config), PllScorer(load_masked_lm(folder, "float32", device), tokenizer, 3)
@@ -246,7 +248,8 @@ def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
 def generated(folder: Path, device: str) -> list[float]:
     """Of each text the tokens that are written, as numbers."""
     from sparsebench.benchmarks.generation import Generation
-    from sparsebench.models.load import load_model, load_tokenizer
+    from sparsebench.models.load import load_model
+    from sparsebench.models.text import load_tokenizer
 
     family: Any = "encoder-decoder" if "t5" in folder.name else "decoder"
     model, tokenizer = load_model(folder, family, "float32"), load_tokenizer(folder)

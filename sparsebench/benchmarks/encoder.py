@@ -50,7 +50,8 @@ class Encoder:
         dtype: str = "auto",
         device: str = "cpu",
     ) -> None:
-        from sparsebench.models.load import load_model, load_tokenizer
+        from sparsebench.models.load import load_model
+        from sparsebench.models.text import load_tokenizer
 
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)

@@ -22,7 +22,7 @@ from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.load import cache_name
+from sparsebench.models.families import cache_name
 from sparsebench.models.text import longest_input
 
 if TYPE_CHECKING:

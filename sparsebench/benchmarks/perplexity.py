@@ -134,7 +134,8 @@ def perplexity(
     window then scores only the tokens that the one before it did not. Only the first ``limit`` windows count. Raises
     BenchmarkError.
     """
-    from sparsebench.models.load import load_model, load_tokenizer
+    from sparsebench.models.load import load_model
+    from sparsebench.models.text import load_tokenizer
 
     before: list[int] = []
     if isinstance(text, str):

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import MODEL_TYPES, PER_LAYER, dimensions, transformers_config
 from sparsebench.models.topology import NO_TEXT
-from sparsebench.models.types import MODEL_TYPES, PER_LAYER, transformers_config
 
 _BIASES = {"o": "attention_bias", "down": "mlp_bias"}
 
@@ -256,36 +255,34 @@ def neurons(config: Mapping[str, Any]) -> set[int]:
     if how is None:
         return set()
     usual = {key: int(stated(config, key) or 4 * dimensions(config).hidden) for key in how.neurons.values()}
-    own = widths(config)
-    found = {block[key] for block in own.values() for key in usual if key in block}
+    blocks = widths(config).values()
+    numbers = {block[key] for block in blocks for key in usual if key in block}
     # Only models of one stack have widths by block. Where every block has its own, none has the usual one.
-    whole = (
-        bool(own)
-        and len(own) == int(stated(config, how.layers[""]))
-        and all(usual.keys() & one for one in own.values())
-    )
-    return found if whole else found | set(usual.values())
+    each_its_own = bool(blocks) and len(blocks) == int(stated(config, how.layers[""]))
+    if each_its_own and all(usual.keys() & block for block in blocks):
+        return numbers
+    return numbers | set(usual.values())
 
 
 def widths(config: Mapping[str, Any]) -> dict[int, dict[str, int]]:
     """Return each block's widths in ``per_layer_config``. Raises ModelError, naming block and key, for unknown ones."""
-    said = config.get(PER_LAYER)
-    if not said:
+    settings = config.get(PER_LAYER)
+    if not settings:
         return {}
     how = architecture(config)
     known = {*how.neurons.values()}
     if how.heads:
         known |= {key for key in (how.heads.count, how.heads.groups, how.heads.size or "head_dim") if key}
-    found: dict[int, dict[str, int]] = {}
-    for block, own in said.items() if isinstance(said, Mapping) else [("", said)]:
+    blocks: dict[int, dict[str, int]] = {}
+    for block, sizes in settings.items() if isinstance(settings, Mapping) else [("", settings)]:
         where = f"config.json: `{PER_LAYER}`: `{block}`"
-        if not str(block).isdigit() or not isinstance(own, Mapping):
+        if not str(block).isdigit() or not isinstance(sizes, Mapping):
             raise ModelError(f"{where} is no block with settings of its own", "give each block's number its settings")
-        for key, value in own.items():
+        for key, value in sizes.items():
             if key not in known or type(value) is not int or value < 1:
                 raise ModelError(
                     f"{where}: `{key}`: {str(value)[:40]}: not known here",
                     f"positive numbers of {', '.join(sorted(known))}",
                 )
-        found[int(block)] = dict(own)
-    return found
+        blocks[int(block)] = dict(sizes)
+    return blocks

@@ -10,12 +10,12 @@ an element whose weights are zero does not change the outputs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import Architecture, Mixture, architecture, stated, widths
+from sparsebench.models.architectures import Architecture, Heads, Mixture, architecture, stated, widths
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.topology import Part, View, parts, weight_tensors
 
@@ -119,11 +119,11 @@ class ModelShape:
 
     def of(self, kind: AxisKind) -> list[Axis]:
         """Return the axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
-        found = [axis for axis in self.axes if axis.kind == kind]
-        if not found:
+        axes = [axis for axis in self.axes if axis.kind == kind]
+        if not axes:
             why = self.how.cannot(kind) or f"no block of it has {kind}"
             raise UnsupportedError(f"{self.checkpoint.config.get('model_type')}: {why}", self.how.instead(kind))
-        return found
+        return axes
 
 
 _EXPERT = re.compile(r"(?:^|\.)experts\.(?:expert_)?(\d+)\.")
@@ -139,49 +139,143 @@ def shape(checkpoint: Checkpoint, family: str) -> ModelShape:
     """
     how = architecture(checkpoint.config)
     places = parts(checkpoint, family)
-    blocks: dict[str, int] = {}
-    for place in places.values():
-        if place.layer is not None:
-            blocks[place.side] = max(blocks.get(place.side, 0), place.layer + 1)
+    counts: dict[str, int] = {}
+    members: dict[tuple[str, int], dict[str, Part]] = {}
+    for name, part in places.items():
+        if part.layer is not None:
+            counts[part.side] = max(counts.get(part.side, 0), part.layer + 1)
+            members.setdefault((part.side, part.layer), {})[name] = part
     axes: list[Axis] = []
-    for side, count in blocks.items():
-        for layer in range(count):
-            here = {name: part for name, part in places.items() if (part.side, part.layer) == (side, layer)}
-            axes += _neurons(checkpoint, how, here) if how.neurons else ()
-            axes += _experts(checkpoint, how.mixture, here) if how.mixture else ()
-        axes += _heads(checkpoint, how, places, side, count) if how.heads else ()
-    return ModelShape(checkpoint, places, how, tuple(axes), blocks)
+    for side, count in counts.items():
+        blocks = [_Block(checkpoint, how, side, layer, members.get((side, layer), {})) for layer in range(count)]
+        for block in blocks:
+            axes += block.neurons() if how.neurons else ()
+            axes += block.experts(how.mixture) if how.mixture else ()
+        axes += _heads(blocks, how.heads) if how.heads else ()
+    return ModelShape(checkpoint, places, how, tuple(axes), counts)
 
 
-def _neurons(checkpoint: Checkpoint, how: Architecture, here: Mapping[str, Part]) -> Iterable[Axis]:
-    """Yield the axes of the neurons of a block's feed-forward parts, one for each expert."""
-    tensors = checkpoint.tensors
-    shared = how.mixture.times if how.mixture else ""
-    making: dict[str, list[tuple[str, Part]]] = {}
-    for name, part in here.items():
-        if part.kind in ("gate", "up", "gate_up"):
-            making.setdefault(_within(name), []).append((name, part))
-    for name, part in here.items():
-        if part.kind != "down" or part.layer is None:
-            continue
-        inward = _inward(part)
-        units = tensors[name].shape[inward]
-        within = _within(name)
-        times = int(stated(checkpoint.config, shared)) if shared and within == "shared" else 1
-        for expert in range(part.experts) if part.experts else (None,):
-            cuts: list[Cut] = []
-            for other, above in making.get(within, ()):
-                both = 2 if above.kind == "gate_up" else 1
-                if tensors[other].shape[_outward(above)] != both * units:
-                    raise ModelError(f"{other}: {tensors[other].shape} where {name} reads {units} neurons")
-                if both == 2 and how.mixture and how.mixture.mixed:
-                    cuts += _rows(checkpoint, other, above, 0, 2, expert)
-                    continue
-                for half in range(both):
-                    cuts += _rows(checkpoint, other, above, half * units, 1, expert)
-            output = Cut(name, inward, 0, 1, expert)
-            own = within if expert is None else f"experts.{expert}"
-            yield Axis("neurons", part.side, (part.layer,), units, (*cuts, output), (output,), False, own, times)
+@dataclass(frozen=True)
+class _Block:
+    """One block of a stack with its tensors' parts by name; its methods yield its axes."""
+
+    checkpoint: Checkpoint
+    how: Architecture
+    side: str
+    layer: int
+    parts: Mapping[str, Part]
+
+    def neurons(self) -> Iterable[Axis]:
+        """Yield the axes of the neurons of the feed-forward parts, one for each expert."""
+        mixture = self.how.mixture
+        sources: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            if part.kind in ("gate", "up", "gate_up"):
+                sources.setdefault(_within(name), []).append(name)
+        for name, part in self.parts.items():
+            if part.kind != "down":
+                continue
+            inward, within = _inward(part), _within(name)
+            units = self.checkpoint.tensors[name].shape[inward]
+            times = 1
+            if mixture and mixture.times and within == "shared":
+                times = int(stated(self.checkpoint.config, mixture.times))
+            for expert in range(part.experts) if part.experts else (None,):
+                cuts = [cut for source in sources.get(within, ()) for cut in self._source(source, name, units, expert)]
+                output = Cut(name, inward, 0, 1, expert)
+                inside = within if expert is None else f"experts.{expert}"
+                yield Axis("neurons", self.side, (self.layer,), units, (*cuts, output), (output,), False, inside, times)
+
+    def _source(self, source: str, down: str, units: int, expert: int | None) -> list[Cut]:
+        """Return the cuts of neurons in a gate, up or fused matrix ``source``, which ``down`` reads."""
+        part = self.parts[source]
+        halves = 2 if part.kind == "gate_up" else 1
+        if self.checkpoint.tensors[source].shape[_outward(part)] != halves * units:
+            stored = self.checkpoint.tensors[source].shape
+            raise ModelError(f"{source}: {stored} where {down} reads {units} neurons")
+        if halves == 2 and self.how.mixture and self.how.mixture.mixed:
+            return self._rows(source, 0, 2, expert)
+        return [cut for half in range(halves) for cut in self._rows(source, half * units, 1, expert)]
+
+    def experts(self, mixture: Mixture) -> Iterable[Axis]:
+        """Yield the axis of the experts: slices of fused tensors or tensors of their own, and rows of the router."""
+        units = int(stated(self.checkpoint.config, mixture.count))
+        cuts: list[Cut] = []
+        apart: dict[int, list[str]] = {}
+        for name, part in self.parts.items():
+            stored = self.checkpoint.tensors[name].shape
+            if number := _EXPERT.search(name):
+                apart.setdefault(int(number[1]), []).append(name)
+            elif part.experts or name.endswith("proj_bias") or _ROUTING.search(name):
+                if stored[0] != units:
+                    raise ModelError(f"{name}: {stored} where config.json says {units} experts", "correct config.json")
+                cuts.append(Cut(name, 0, 0, 1))
+        if apart and sorted(apart) != list(range(units)):
+            raise ModelError(
+                f"{min(apart.values())[0]}: one of {len(apart)} experts where config.json says {units}",
+                "fetch it again",
+            )
+        if cuts:
+            whole = tuple(tuple(apart[unit]) for unit in range(len(apart)))
+            yield Axis("experts", self.side, (self.layer,), units, tuple(cuts), (), apart=whole)
+
+    def attention(self, declared: Heads, cross: bool = False) -> Axis:
+        """Return the axis of one attention's groups of heads."""
+        heads, groups, size = sizes(self.checkpoint.config, self.how, self.layer)
+        prefix = "cross_" if cross else ""
+        named = {part.kind: name for name, part in self.parts.items() if part.prunable}
+        lengths = {"q": heads * size, "k": groups * size, "v": groups * size}
+        fused = None if cross else named.get("qkv")
+        if missing := [prefix + kind for kind in (*(() if fused else lengths), "o") if prefix + kind not in named]:
+            block = f"{self.side or 'model'} block {self.layer}"
+            raise ModelError(f"{block}: no tensor of kind {missing[0]}", "the files are incomplete")
+        sources = {fused: sum(lengths.values())} if fused else {named[prefix + kind]: lengths[kind] for kind in lengths}
+        for name, rows in sources.items():
+            stored = self.checkpoint.tensors[name].shape
+            if stored[_outward(self.parts[name])] != rows:
+                raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
+        cuts: list[Cut] = []
+        if fused and declared.mixed:
+            cuts += self._rows(fused, 0, 3 * size)
+        else:
+            offset = 0
+            for kind, length in lengths.items():
+                cuts += self._rows(fused or named[prefix + kind], offset if fused else 0, length // groups)
+                offset += length
+        for name in self.parts:
+            if {*name.split(".")} & {*declared.beside}:
+                cuts.append(Cut(name, 0, 0, self.checkpoint.tensors[name].shape[0] // groups))
+        output_name = named[prefix + "o"]
+        output = Cut(output_name, _inward(self.parts[output_name]), 0, heads // groups * size)
+        return Axis("heads", self.side, (self.layer,), groups, (*cuts, output), (output,), cross)
+
+    def _rows(self, name: str, offset: int, size: int, expert: int | None = None) -> list[Cut]:
+        """Return the cuts of a matrix's rows and its bias's entries; in a fused tensor, of one ``expert``'s."""
+        part = self.parts[name]
+        bias = f"{name}_bias" if part.experts else name.removesuffix("weight") + "bias"
+        cuts = [Cut(name, _outward(part), offset, size, expert)]
+        if bias in self.checkpoint.tensors:
+            cuts.append(Cut(bias, int(expert is not None), offset, size, expert))
+        return cuts
+
+
+def _heads(blocks: Sequence[_Block], declared: Heads) -> Iterable[Axis]:
+    """Yield the axes of the heads of a stack; a table of positions that the blocks share makes one axis of all."""
+    axes = [block.attention(declared) for block in blocks]
+    tables = {block.layer: name for block in blocks for name in block.parts if name.endswith(POSITIONS)}
+    cuts = {layer: Cut(name, 1, 0, 1) for layer, name in tables.items()}
+    if len(tables) == 1 and len(blocks) > 1:
+        yield replace(
+            axes[0],
+            layers=tuple(range(len(blocks))),
+            cuts=(*(cut for axis in axes for cut in axis.cuts), *cuts.values()),
+            outputs=tuple(cut for axis in axes for cut in axis.outputs),
+        )
+    else:
+        for block, axis in zip(blocks, axes, strict=True):
+            yield replace(axis, cuts=(*axis.cuts, cuts[block.layer])) if block.layer in cuts else axis
+    if any(part.kind == "cross_o" for block in blocks for part in block.parts.values()):
+        yield from (block.attention(declared, cross=True) for block in blocks)
 
 
 def _within(name: str) -> str:
@@ -189,102 +283,16 @@ def _within(name: str) -> str:
 
     That is an expert's (``experts.3``), the ``shared`` expert's, or "" for the dense part and for fused experts.
     """
-    if found := _EXPERT.search(name):
-        return f"experts.{found[1]}"
+    if number := _EXPERT.search(name):
+        return f"experts.{number[1]}"
     return "shared" if _SHARED.search(name) else ""
 
 
 def renumbered(name: str, number: int) -> str:
     """Return the name of an expert's own tensor with the expert's number replaced by ``number``."""
-    found = _EXPERT.search(name)
-    assert found is not None, name
-    return f"{name[: found.start(1)]}{number}{name[found.end(1) :]}"
-
-
-def _experts(checkpoint: Checkpoint, mixture: Mixture, here: Mapping[str, Part]) -> Iterable[Axis]:
-    """Yield the axis of a block's experts: slices of fused tensors or tensors of their own, and rows of the router."""
-    units = int(stated(checkpoint.config, mixture.count))
-    cuts: list[Cut] = []
-    apart: dict[int, list[str]] = {}
-    for name, part in here.items():
-        info = checkpoint.tensors[name]
-        if found := _EXPERT.search(name):
-            apart.setdefault(int(found[1]), []).append(name)
-        elif part.experts or name.endswith("proj_bias") or _ROUTING.search(name):
-            if info.shape[0] != units:
-                raise ModelError(f"{name}: {info.shape} where config.json says {units} experts", "correct config.json")
-            cuts.append(Cut(name, 0, 0, 1))
-    if apart and (sorted(apart) != list(range(len(apart))) or len(apart) != units):
-        raise ModelError(
-            f"{min(apart.values())[0]}: one of {len(apart)} experts where config.json says {units}", "fetch it again"
-        )
-    if cuts:
-        (side, layer) = next((part.side, part.layer) for part in here.values())
-        assert layer is not None
-        whole = tuple(tuple(apart[unit]) for unit in range(len(apart)))
-        yield Axis("experts", side, (layer,), units, tuple(cuts), (), apart=whole)
-
-
-def _heads(
-    checkpoint: Checkpoint, how: Architecture, places: Mapping[str, Part], side: str, count: int
-) -> Iterable[Axis]:
-    own = [_attention(checkpoint, how, places, side, layer, False) for layer in range(count)]
-    tables = {part.layer: name for name, part in places.items() if name.endswith(POSITIONS) and part.side == side}
-    if len(tables) == 1 and count > 1:
-        cuts = (*tuple(cut for axis in own for cut in axis.cuts), Cut(tables[0], 1, 0, 1))
-        outputs = tuple(cut for axis in own for cut in axis.outputs)
-        yield Axis("heads", side, tuple(range(count)), own[0].units, cuts, outputs)
-    else:
-        for axis in own:
-            table = (Cut(tables[axis.layers[0]], 1, 0, 1),) if axis.layers[0] in tables else ()
-            yield Axis("heads", side, axis.layers, axis.units, axis.cuts + table, axis.outputs)
-    if any(part.kind == "cross_o" and part.side == side for part in places.values()):
-        for layer in range(count):
-            yield _attention(checkpoint, how, places, side, layer, True)
-
-
-def _attention(
-    checkpoint: Checkpoint, how: Architecture, places: Mapping[str, Part], side: str, layer: int, cross: bool
-) -> Axis:
-    """Return the axis of one attention's groups of heads."""
-    assert how.heads is not None
-    heads, groups, size = sizes(checkpoint.config, how, layer)
-    prefix = "cross_" if cross else ""
-    here = {
-        part.kind: name for name, part in places.items() if (part.side, part.layer) == (side, layer) and part.prunable
-    }
-    cuts: list[Cut] = []
-    fused = here.get("qkv") if not cross else None
-    rows = {"q": heads * size, "k": groups * size, "v": groups * size}
-    if fused:
-        _check_rows(checkpoint, fused, places[fused], sum(rows.values()))
-    if fused and how.heads.mixed:
-        cuts += _rows(checkpoint, fused, places[fused], 0, 3 * size)
-    else:
-        offset = 0
-        for kind, length in rows.items():
-            name = fused or here.get(prefix + kind)
-            if name is None:
-                raise ModelError(
-                    f"{side or 'model'} block {layer}: no tensor of kind {prefix}{kind}", "the files are incomplete"
-                )
-            cuts += _rows(checkpoint, name, places[name], offset if fused else 0, length // groups)
-            offset += length
-            if not fused:
-                _check_rows(checkpoint, name, places[name], length)
-    if prefix + "o" not in here:
-        raise ModelError(f"{side or 'model'} block {layer}: no tensor of kind {prefix}o", "the files are incomplete")
-    for name, part in places.items():
-        if (part.side, part.layer) == (side, layer) and {*name.split(".")} & {*how.heads.beside}:
-            cuts.append(Cut(name, 0, 0, checkpoint.tensors[name].shape[0] // groups))
-    output = Cut(here[prefix + "o"], _inward(places[here[prefix + "o"]]), 0, heads // groups * size)
-    return Axis("heads", side, (layer,), groups, (*cuts, output), (output,), cross)
-
-
-def _check_rows(checkpoint: Checkpoint, name: str, part: Part, rows: int) -> None:
-    stored = checkpoint.tensors[name].shape
-    if stored[_outward(part)] != rows:
-        raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
+    old = _EXPERT.search(name)
+    assert old is not None, name
+    return f"{name[: old.start(1)]}{number}{name[old.end(1) :]}"
 
 
 def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None) -> tuple[int, int, int]:
@@ -309,12 +317,3 @@ def _inward(part: Part) -> int:
 def _outward(part: Part) -> int:
     """Return the dimension of a matrix's outputs."""
     return (1 if part.rows_last else 0) + (part.experts > 0)
-
-
-def _rows(
-    checkpoint: Checkpoint, name: str, part: Part, offset: int, size: int, expert: int | None = None
-) -> list[Cut]:
-    """Return the cuts of a matrix's rows and its bias's entries; in a fused tensor, of one ``expert``'s."""
-    bias = f"{name}_bias" if part.experts else name.removesuffix("weight") + "bias"
-    found = [Cut(name, _outward(part), offset, size, expert)]
-    return [*found, Cut(bias, int(expert is not None), offset, size, expert)] if bias in checkpoint.tensors else found

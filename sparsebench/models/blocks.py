@@ -1,23 +1,40 @@
-"""Taking a model apart for replay: it is built from its own code, without storage, and its blocks are located."""
+"""Taking a model apart for replay: it is built from its own code, without storage, and its blocks are located.
+
+Blocks' tensors are found in the checkpoint by name. Those outside the blocks (embeddings, norms, position tables) are
+read before any block runs, large tables as mappings of their file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import UnsupportedError
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision, topology
-from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.models.families import meta_model
+from sparsebench.models.build import (
+    check_buffers,
+    check_shape,
+    fill,
+    make_buffers,
+    meta_model,
+    named_tensors,
+    run_dtype,
+    stored_views,
+)
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.experts import DOWN, Experts, take_apart
+from sparsebench.models.gather import PrunableLayer
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.gather import PrunableLayer
 
 _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
@@ -33,7 +50,7 @@ class SkeletonBlock:
     side: str
     index: int
     path: str
-    module: torch.nn.Module
+    module: nn.Module
     parameters: dict[str, View] = field(default_factory=dict)
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     prunable: dict[str, PrunableLayer] = field(default_factory=dict)
@@ -47,7 +64,7 @@ class Stack:
     side: str
     prefix: str
     module: Any
-    places: list[SkeletonBlock]
+    blocks: list[SkeletonBlock]
 
 
 @dataclass
@@ -56,6 +73,11 @@ class Skeleton:
 
     model: PreTrainedModel
     stacks: list[Stack]
+
+    @property
+    def blocks(self) -> list[SkeletonBlock]:
+        """All blocks in the order in which they run."""
+        return [block for stack in self.stacks for block in stack.blocks]
 
 
 def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
@@ -74,43 +96,127 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
         if getattr(model.base_model, "pooler", None) is not None:
             model.base_model.pooler = None  # it reads the last block, and nothing reads its output
     paths = {id(module): f"{path}." if path else "" for path, module in model.named_modules()}
-    return Skeleton(
-        model,
-        [Stack(side, paths[id(m)], m, _places(model, config, family, side)) for side, m in sides.items()],
-    )
+    stacks = [
+        Stack(side, paths[id(module)], module, _blocks_of(model, config, family, side))
+        for side, module in sides.items()
+    ]
+    return Skeleton(model, stacks)
 
 
-def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[SkeletonBlock]:
-    """Return the blocks of one side, in order, found by the numbers in their parameters' names."""
-    import torch
-
-    found: dict[str, SkeletonBlock] = {}
+def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[SkeletonBlock]:
+    """Return the blocks of one stack, in order, found by the numbers in their parameters' names."""
+    by_path: dict[str, SkeletonBlock] = {}
     for name, parameter in model.named_parameters():
         part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
-        if part.layer is None or part.side != side:
-            continue
-        path = _block_path(model, name, part.layer)
-        found.setdefault(path, SkeletonBlock(side, part.layer, path, model.get_submodule(path)))
-    places = sorted(found.values(), key=lambda place: place.index)
-    parents = {place.path.rpartition(".")[0] for place in places}
+        if part.layer is not None and part.side == side:
+            path = _block_path(model, name, part.layer)
+            by_path.setdefault(path, SkeletonBlock(side, part.layer, path, model.get_submodule(path)))
+    blocks = sorted(by_path.values(), key=lambda block: block.index)
+    parents = {path.rpartition(".")[0] for path in by_path}
     holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None
-    if not isinstance(holder, torch.nn.ModuleList) or [place.index for place in places] != list(range(len(holder))):
+    if not isinstance(holder, nn.ModuleList) or [block.index for block in blocks] != list(range(len(holder))):
         raise UnsupportedError(
             f"{config.get('model_type')}: the blocks of its {side} are not in one ModuleList, numbered from 0, "
             "so it cannot be run block by block",
             LOOKS_AT_WEIGHTS,
         )
-    return places
+    return blocks
 
 
 def _block_path(model: PreTrainedModel, name: str, layer: int) -> str:
     """Return a parameter's name up to its block: up to the first index into a ModuleList that equals ``layer``."""
-    import torch
-
-    module: torch.nn.Module = model
+    module: nn.Module = model
     steps = name.split(".")
     for depth, step in enumerate(steps[:-1]):
-        if isinstance(module, torch.nn.ModuleList) and step == str(layer):
+        if isinstance(module, nn.ModuleList) and step == str(layer):
             return ".".join(steps[: depth + 1])
         module = getattr(module, step)
     raise UnsupportedError(f"{name}: it is numbered like a block's tensor but stands outside a list of blocks")
+
+
+def fill_skeleton(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
+    """Find every block's tensors in the checkpoint by name, and read the tensors outside the blocks.
+
+    Raises ModelError for a tensor that is missing or has another shape, and for a prunable one that the model does not
+    have. Raises UnsupportedError for a prunable tensor that belongs to no linear layer, and for state that transformers
+    does not set.
+    """
+    model = skeleton.model
+    take_apart(model, checkpoint.tensors)
+    views = stored_views(model, checkpoint.tensors)
+    blocks = {block.path: block for block in skeleton.blocks}
+    make_buffers(model, views)
+    outside: list[str] = []
+    for name, tensor in named_tensors(model):
+        block = next((blocks[path] for path in _prefixes(name) if path in blocks), None)
+        if block is None and not any(name.startswith(stack.prefix) for stack in skeleton.stacks):
+            continue  # a head does not run
+        if name not in views:
+            if tensor.is_meta:
+                raise ModelError(f"{checkpoint.folder}: {name} is missing", "the files are incomplete")
+        elif block is None:
+            outside.append(name)
+        else:
+            check_shape(name, tensor, views[name], checkpoint.tensors)
+            inner = name.removeprefix(block.path + ".")
+            block.parameters[inner] = views[name]
+            block.dtypes[inner] = run_dtype(model, name, tensor)
+    _find_layers(skeleton, checkpoint, family)
+    fill(model, checkpoint, views, outside)
+    model.requires_grad_(False)
+    for stack in skeleton.stacks:
+        check_buffers(stack.module, stack.side)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    steps = name.split(".")
+    return (".".join(steps[:length]) for length in range(1, len(steps)))
+
+
+def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
+    """Note for each block all of its tensors in the checkpoint, and the linear layers that hold the prunable ones."""
+    parts = topology.parts(checkpoint, family)
+    holders: dict[str, tuple[SkeletonBlock, str]] = {}
+    for block in skeleton.blocks:
+        members = (name for name, part in parts.items() if (part.side, part.layer) == (block.side, block.index))
+        block.tensors = tuple(members)
+        for inner, view in block.parameters.items():
+            # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.
+            holders.setdefault(view.name, (block, inner.rpartition(".")[0]))
+    for part in parts.values():
+        for view in part.views:
+            if view.name not in holders:
+                raise ModelError(f"{view.name}: the model has no such layer", "the config is not the checkpoint's")
+            block, path = holders[view.name]
+            module = block.module.get_submodule(path)
+            if not isinstance(module, (nn.Linear, Conv1D)):
+                kind = type(module).__name__
+                raise UnsupportedError(f"{view.name}: it belongs to {kind}, which is no linear layer", LOOKS_AT_WEIGHTS)
+            width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
+            cross = part.kind in ("cross_k", "cross_v")
+            block.prunable[view.name] = PrunableLayer(view.name, module, width, cross, view, *_experts_of(block, path))
+
+
+def _experts_of(block: SkeletonBlock, path: str) -> tuple[Experts | None, str]:
+    """Return the experts that a layer belongs to, and a key shared by an expert's layers with the same input."""
+    outer, _, name = path.rpartition(".")
+    owner = block.module.get_submodule(outer.rpartition(".")[0]) if outer else None
+    if not isinstance(owner, Experts):
+        return None, ""
+    return owner, f"{outer}.{'out' if name == DOWN else 'in'}"
+
+
+def move(model: PreTrainedModel, device: str) -> None:
+    """Move all tensors with storage to ``device``: parameters, buffers, plain attributes. Tied ones stay tied."""
+    moved: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        attributes: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for kept in attributes:
+            for name, value in kept.items():
+                if not isinstance(value, torch.Tensor) or value.is_meta or value.device == torch.device(device):
+                    continue
+                if id(value) not in moved:
+                    parameter = isinstance(value, nn.Parameter)
+                    there = value.to(device)
+                    moved[id(value)] = nn.Parameter(there, requires_grad=False) if parameter else there
+                kept[name] = moved[id(value)]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,22 +24,31 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.escape import is_text
 from sparsebench.models.building import appear, beside
-from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
+from sparsebench.models.safety import NOTES, copy_companions, left_out, note_left_out
 from sparsebench.paths import INDEX, WEIGHTS, check, shards
 
 if TYPE_CHECKING:
     import torch
 
 ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of an element by safetensors dtype."""
+_TORCH = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 FLOATS = {"F64", "F32", "F16", "BF16"}
+CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Model types whose linear layers store (in, out) instead of (out, in)."""
 SHARD = 4 << 30
 """Bytes of weights per file in the layouts that ``lay_out`` makes."""
+AGAIN = "fetch the file again"
+"""The way out for a damaged file."""
 _CONVERT = "convert the checkpoint to bfloat16, float16 or float32"
+MAPPED = 16 << 20
+"""Bytes from which ``Checkpoint.mapped`` maps a tensor: only some rows of a vocabulary's table are used."""
 PIECE = 1 << 23
 """Entries per piece when a tensor is read in pieces."""
 _CHUNK = 1 << 22
-_FOREIGN_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
-_FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
 
 
 @dataclass(frozen=True)
@@ -75,15 +84,15 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 0 < length <= min(size - 8, bounded.HEADER):
-                raise ModelError(f"{path}: not a safetensors file (bad header length)", "fetch the file again")
+                raise ModelError(f"{path}: not a safetensors file (bad header length)", AGAIN)
             text = file.read(length)
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}", "fetch the file again") from error
-    header = bounded.parse(text, f"{path}: its safetensors header", ModelError, "fetch the file again")
+        raise ModelError(f"{path}: {error.strerror}", AGAIN) from error
+    header = bounded.parse(text, f"{path}: its safetensors header", ModelError, AGAIN)
     tensors = tensor_infos(header, 8 + length, path)
     end = tensors[-1].end if tensors else 8 + length
     if end != size:
-        raise ModelError(f"{path}: {size} bytes where its header promises {end}", "fetch the file again")
+        raise ModelError(f"{path}: {size} bytes where its header promises {end}", AGAIN)
     return header, 8 + length
 
 
@@ -93,24 +102,25 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
     Raises ModelError, naming the tensor, when one begins before the previous one ends or its shape does not match its
     bytes. A header is thus checked before memory of the size that it states is allocated.
     """
+    infos: list[TensorInfo] = []
+    last = start
     try:
-        named = [(entry["data_offsets"], name, entry) for name, entry in header.items() if name != "__metadata__"]
-        named.sort(key=itemgetter(0))
-        found, last = [], start
-        for (begin, end), name, entry in named:
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        for name, entry in sorted(entries.items(), key=lambda named: named[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
             info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
-            if not (type(begin) is int and type(end) is int) or info.begin < last or not _fits(info):
-                told = f"{name[:80]}: {info.dtype} {info.shape}"[:200]
-                message = f"{path}: {told} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
-                raise ModelError(message, "fetch the file again")
+            if not (type(begin) is int and type(end) is int) or info.begin < last or not _is_sound(info):
+                where = f"{info.dtype} {info.shape}"[:200]
+                message = f"{path}: {name[:80]}: {where} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
+                raise ModelError(message, AGAIN)
             last = info.end
-            found.append(info)
+            infos.append(info)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: its safetensors header is damaged ({error!r})", "fetch the file again") from error
-    return found
+        raise ModelError(f"{path}: its safetensors header is damaged ({error!r})", AGAIN) from error
+    return infos
 
 
-def _fits(info: TensorInfo) -> bool:
+def _is_sound(info: TensorInfo) -> bool:
     """Return whether a tensor's name, dtype and shape are sound and, for a known dtype, its bytes are of that size."""
     if not isinstance(info.dtype, str) or not is_text(info.name) or len(info.shape) > 64:
         return False
@@ -139,6 +149,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._pages: dict[str, mmap.mmap] = {}
         check(self.folder)
         if not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no config.json", "a model folder holds config.json and *.safetensors")
@@ -171,11 +182,8 @@ class Checkpoint:
     @cached_property
     def stored(self) -> dict[str, TensorInfo]:
         """The files' tensors by name: the model's own, and for quantized weights their integers, scales and so on."""
-        found: dict[str, TensorInfo] = {}
-        for file in self.files:
-            header, start = read_header(self.folder / file)
-            found |= {info.name: info for info in tensor_infos(header, start, self.folder / file)}
-        return found
+        paths = [self.folder / file for file in self.files]
+        return {info.name: info for path in paths for info in tensor_infos(*read_header(path), path)}
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
@@ -188,6 +196,21 @@ class Checkpoint:
             return _read(self.folder, info, 0, info.nbytes).reshape(info.shape)
         size = info.nbytes // info.shape[0]
         return _read(self.folder, info, index * size, size).reshape(info.shape[1:])
+
+    def mapped(self, name: str, index: int | None = None) -> torch.Tensor:
+        """Return a tensor or its slice; a large one as pages of its file, which are read on access and can be dropped."""
+        import torch
+
+        info = self.stored.get(name)
+        if info is None or info.nbytes < MAPPED or info.begin % ITEM_SIZE.get(info.dtype, 1):
+            return self.load(name, index)
+        if info.file not in self._pages:
+            with (self.folder / info.file).open("rb") as file:
+                # A private, writable mapping because torch has no read-only tensors.
+                self._pages[info.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        pages, dtype = self._pages[info.file], torch_dtype(info.dtype)
+        whole = torch.frombuffer(pages, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
+        return whole if index is None else whole[index]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """Yield one tensor's entries in order, flat, ``PIECE`` at a time, so that memory stays small."""
@@ -208,38 +231,36 @@ class Checkpoint:
         """
         text = self.config.get("text_config")
         vocabulary = self.config.get("vocab_size") or (text if isinstance(text, dict) else {}).get("vocab_size")
-        if not isinstance(vocabulary, int):
+        if not isinstance(vocabulary, int) or vocabulary <= 0:
             return {}
-        groups: dict[tuple[Any, ...], list[TensorInfo]] = {}
-        for info in self.tensors.values():
-            in_block = re.search(r"\.\d+\.", info.name)
-            if len(info.shape) == 2 and vocabulary > 0 and info.shape[0] >= vocabulary and not in_block:
-                groups.setdefault((info.dtype, info.shape), []).append(info)
-        repeats: dict[str, str] = {}
-        for group in groups.values():
-            kept: list[TensorInfo] = []
-            for info in group:
-                twin = next((earlier for earlier in kept if self._tied(earlier, info)), None)
-                if twin:
-                    repeats[info.name] = twin.name
-                else:
-                    kept.append(info)
-        return repeats
+        tables = [
+            info
+            for info in self.tensors.values()
+            if len(info.shape) == 2 and info.shape[0] >= vocabulary and not re.search(r"\.\d+\.", info.name)
+        ]
+        ties: dict[str, str] = {}
+        for place, info in enumerate(tables):
+            earlier = (other for other in tables[:place] if other.name not in ties and self._tied(other, info))
+            if twin := next(earlier, None):
+                ties[info.name] = twin.name
+        return ties
 
-    def _tied(self, one: TensorInfo, other: TensorInfo) -> bool:
+    def _tied(self, first: TensorInfo, second: TensorInfo) -> bool:
         """Compare two tensors chunk by chunk: an untied head differs in the first chunk."""
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
         zeros = True
-        with (self.folder / one.file).open("rb") as left, (self.folder / other.file).open("rb") as right:
-            left.seek(one.begin)
-            right.seek(other.begin)
-            for start in range(0, one.nbytes, _CHUNK):
-                piece = left.read(min(_CHUNK, one.nbytes - start))
+        with (self.folder / first.file).open("rb") as left, (self.folder / second.file).open("rb") as right:
+            left.seek(first.begin)
+            right.seek(second.begin)
+            for start in range(0, first.nbytes, _CHUNK):
+                piece = left.read(min(_CHUNK, first.nbytes - start))
                 if piece != right.read(len(piece)):
                     return False
                 zeros = zeros and piece.count(0) == len(piece)
         if not zeros:
             return True
-        from sparsebench.models.types import transformers_config
+        from sparsebench.models.families import transformers_config
 
         return bool(getattr(transformers_config(self.config).get_text_config(), "tie_word_embeddings", True))
 
@@ -263,25 +284,9 @@ def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor
         while done < size:
             got = file.readinto(view[done:])
             if not got:
-                raise ModelError(f"{info.file}: ends inside tensor {info.name}", "fetch the file again")
+                raise ModelError(f"{info.file}: ends inside tensor {info.name}", AGAIN)
             done += got
     return buffer.view(torch_dtype(info.dtype))
-
-
-def companions(folder: Path) -> list[Path]:
-    """Return what a model folder holds beside its weights: configuration, tokenizer, pooling.
-
-    Left out are weights of any format, their indexes, hidden files and ``sparsebench.json``.
-    """
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and path.name != NOTES
-        and not path.name.endswith(".index.json")
-        and path.suffix not in _FOREIGN_FILES
-        and path.name not in _FOREIGN_FOLDERS
-    ]
 
 
 def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]:
@@ -306,7 +311,7 @@ class CheckpointWriter:
 
     The folder is built under a temporary name and appears whole at ``close``. As a context manager, the writer deletes
     what it wrote when an error occurs. The other files of the model ``source`` are copied, except code; keys of
-    ``config`` replace those of its config.json.
+    ``config`` replace those of its config.json. ``missing`` has the tensors that are not whole yet.
     """
 
     def __init__(
@@ -318,55 +323,51 @@ class CheckpointWriter:
     ) -> None:
         self.folder = Path(folder)
         self.partial = beside(self.folder)
-        self.layout = layout
-        self.missing = {info.name: info for info in layout}
-        self.slices: dict[str, set[int]] = {}
-        self.places: dict[str, int] = {}
-        self.open: dict[str, BinaryIO] = {}
+        self.layout = {info.name: info for info in layout}
+        self.missing = dict(self.layout)
+        self._entries_left = {info.name: info.numel for info in layout}
         self.left_out: list[str] = []
+        self._offsets: dict[str, int] = {}
+        self._files: dict[str, BinaryIO] = {}
         try:
-            self._begin(source, config)
+            if source:
+                self.left_out = [*left_out(source), *copy_companions(source, self.partial)]
+            if config:
+                path = self.partial / "config.json"
+                path.write_text(json.dumps({**bounded.read_object(path), **config}, indent=2))
+            for file in dict.fromkeys(info.file for info in layout):
+                header, offsets = header_bytes([info for info in layout if info.file == file], {"format": "pt"})
+                self._offsets |= offsets
+                self._files[file] = (self.partial / file).open("wb")
+                self._files[file].write(header)
         except BaseException:
             self.abort()  # the `with` that would do this has not begun
             raise
-
-    def _begin(self, source: Path | None, config: Mapping[str, Any] | None) -> None:
-        """Copy the other files of the model ``source``, and begin the weight files."""
-        self.left_out += left_out(source) if source else []
-        for path in companions(source) if source else []:
-            self.left_out += copy_companion(path, self.partial / path.name)
-        if config:
-            path = self.partial / "config.json"
-            path.write_text(json.dumps({**bounded.read_object(path), **config}, indent=2))
-        for file in dict.fromkeys(info.file for info in self.layout):
-            self._start(file, [info for info in self.layout if info.file == file])
 
     def write(self, name: str, tensor: torch.Tensor, index: int | None = None) -> None:
         """Write one tensor, or its slice ``index``, at its position in the file.
 
         Raises ModelError for another shape or dtype than the layout's, and for what was written before.
         """
-        info = self._expected(name)
-        shape = info.shape if index is None else info.shape[1:]
-        if shape != tuple(tensor.shape) or torch_dtype(info.dtype) != tensor.dtype:
-            found = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise ModelError(f"{self.folder}: {name} is {found} where the layout says {info.dtype} {shape}")
-        done = self.slices.setdefault(name, set())
-        if index in done:
-            raise ModelError(f"{self.folder}: slice {index} of {name} was written before")
-        self._put(info, (index or 0) * tensor.nbytes, tensor.detach().contiguous().reshape(-1))
-        if index is not None:
-            done.add(index)
-        if index is None or len(done) == info.shape[0]:
-            del self.missing[name]
+        shape = self.layout[name].shape if index is None else self.layout[name].shape[1:]
+        if shape != tuple(tensor.shape):
+            raise ModelError(f"{self.folder}: {name} is {tuple(tensor.shape)} where the layout says {shape}")
+        self.write_piece(name, (index or 0) * tensor.numel(), tensor.detach().contiguous().reshape(-1))
 
     def write_piece(self, name: str, start: int, piece: torch.Tensor) -> None:
-        """Write a tensor's entries, flat, from entry ``start`` on; with its last entry the tensor counts as written."""
-        info = self._expected(name)
-        if torch_dtype(info.dtype) != piece.dtype or start + piece.numel() > info.numel:
-            raise ModelError(f"{self.folder}: {name} has {info.numel} entries of {info.dtype}, not {piece.dtype}")
-        self._put(info, start * element_bytes(info.dtype), piece)
-        if start + piece.numel() == info.numel:
+        """Write some of a tensor's entries, flat, from entry ``start`` on."""
+        import torch
+
+        info, size = self.layout[name], piece.numel()
+        left = self._entries_left[name] if name in self.missing else -1
+        if torch_dtype(info.dtype) != piece.dtype or size > left or start + size > info.numel:
+            message = f"{size} entries of {piece.dtype} where {max(0, left)} of {info.dtype} are missing"
+            raise ModelError(f"{self.folder}: {name}: {message}")
+        file = self._files[info.file]
+        file.seek(self._offsets[name] + start * ITEM_SIZE[info.dtype])
+        file.write(piece.view(torch.uint8).numpy().data if size else b"")
+        self._entries_left[name] -= size
+        if not self._entries_left[name]:
             del self.missing[name]
 
     def copy(self, name: str, source: Checkpoint) -> None:
@@ -378,20 +379,6 @@ class CheckpointWriter:
         if not start:
             self.write(name, source.load(name))
 
-    def _expected(self, name: str) -> TensorInfo:
-        info = self.missing.get(name)
-        if info is None:
-            raise ModelError(f"{self.folder}: {name} is not in the layout, or was written before")
-        return info
-
-    def _put(self, info: TensorInfo, start: int, flat: torch.Tensor) -> None:
-        import torch
-
-        if flat.numel():
-            file = self.open[info.file]
-            file.seek(self.places[info.name] + start)
-            file.write(flat.view(torch.uint8).numpy().data)
-
     def close(self, extra: dict[str, Any] | None = None) -> Path:
         """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``.
 
@@ -401,9 +388,9 @@ class CheckpointWriter:
             first = next(iter(self.missing))
             raise ModelError(f"{self.folder}: {len(self.missing)} tensors were never written, the first is {first}")
         self._close_files()
-        if {info.file for info in self.layout} - {WEIGHTS}:
-            total = sum(info.numel * element_bytes(info.dtype) for info in self.layout)
-            weight_map = {info.name: info.file for info in self.layout}
+        weight_map = {info.name: info.file for info in self.layout.values()}
+        if {*weight_map.values()} - {WEIGHTS}:
+            total = sum(info.numel * ITEM_SIZE[info.dtype] for info in self.layout.values())
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (self.partial / INDEX).write_text(json.dumps(index))
         if extra is not None:
@@ -424,36 +411,26 @@ class CheckpointWriter:
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def _close_files(self) -> None:
-        for file in self.open.values():
+        for file in self._files.values():
             file.close()
-        self.open = {}
-
-    def _start(self, name: str, infos: list[TensorInfo]) -> None:
-        """Begin one file: write its header, and note the offset of each tensor."""
-        header, places = header_bytes(infos, {"format": "pt"})
-        self.places |= places
-        self.open[name] = (self.partial / name).open("wb")
-        self.open[name].write(header)
 
 
 def header_bytes(infos: list[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
     """Return what a safetensors file of these tensors, in this order, begins with, and each tensor's offset in it."""
     header: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
+    offsets: dict[str, int] = {}
+    end = 0
     for info in infos:
-        size = info.numel * element_bytes(info.dtype)
+        offsets[info.name], end = end, end + info.numel * element_bytes(info.dtype)
         header[info.name] = {
             "dtype": info.dtype,
             "shape": list(info.shape),
-            "data_offsets": [offset, offset + size],
+            "data_offsets": [offsets[info.name], end],
         }
-        offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    return struct.pack("<Q", len(text)) + text, {
-        info.name: start + header[info.name]["data_offsets"][0] for info in infos
-    }
+    return struct.pack("<Q", len(text)) + text, {name: start + offset for name, offset in offsets.items()}
 
 
 def element_bytes(dtype: str) -> int:
@@ -465,25 +442,17 @@ def element_bytes(dtype: str) -> int:
 
 def torch_dtype(name: str) -> torch.dtype:
     """Return the torch dtype of a safetensors dtype name. Raises ModelError for one that is not handled."""
-    found = _dtypes().get(name)
-    if found is None:
+    import torch
+
+    if name not in _TORCH:
         raise ModelError(f"dtype {name} is not handled", _CONVERT)
-    return found
+    dtype: torch.dtype = getattr(torch, _TORCH[name])
+    return dtype
 
 
 def safetensors_dtype(dtype: torch.dtype, name: str) -> str:
     """Return the safetensors name of ``dtype``, the dtype of tensor ``name``. Raises ModelError for one not handled."""
-    for code, found in _dtypes().items():
-        if found == dtype:
+    for code, word in _TORCH.items():
+        if str(dtype) == f"torch.{word}":
             return code
     raise ModelError(f"{name}: {dtype} is not handled", _CONVERT)
-
-
-def _dtypes() -> dict[str, torch.dtype]:
-    import torch
-
-    return {
-        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-        "BOOL": torch.bool,
-    }  # fmt: skip

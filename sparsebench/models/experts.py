@@ -6,7 +6,7 @@ after another, each on the tokens that the model's own router chose it for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,10 +36,9 @@ class Expert(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (tokens, width) to (tokens, width)."""
-        made = [getattr(self, name)(x) for name in self.__dict__["names"]]
-        inner = made[0] if len(made) == 1 else torch.cat(made, -1)
-        found: torch.Tensor = self.down_proj(_activated(self.__dict__["fused"], inner))
-        return found
+        inner = torch.cat([getattr(self, name)(x) for name in self.__dict__["names"]], -1)
+        made: torch.Tensor = self.down_proj(_activated(self.__dict__["fused"], inner))
+        return made
 
 
 class Experts(nn.ModuleList):
@@ -61,28 +60,21 @@ class Experts(nn.ModuleList):
 
     def hold(self, weights: Mapping[str, Any]) -> None:
         """Set the layers' weights and biases to views of the fused parameters ``weights``."""
-        for attribute, names in ((self.first, self.names), (DOWN, (DOWN,))):
+        for attribute, names in self._fused_names():
+            biases = weights.get(f"{attribute}_bias")
             for number, expert in enumerate(self):
                 matrix = weights[attribute][number]
-                parts = (matrix.T if self.__dict__["turned"] else matrix).chunk(len(names))
-                bias = weights.get(f"{attribute}_bias")
-                biases = () if bias is None else bias[number].chunk(len(names))
-                for place, name in enumerate(names):
-                    layer = getattr(expert, name)
-                    layer.weight = nn.Parameter(parts[place], requires_grad=False)
-                    if biases:
-                        layer.bias = nn.Parameter(biases[place], requires_grad=False)
+                parts = {"weight": (matrix.T if self.__dict__["turned"] else matrix).chunk(len(names))}
+                if biases is not None:
+                    parts["bias"] = biases[number].chunk(len(names))
+                for kind, tensors in parts.items():
+                    for name, tensor in zip(names, tensors, strict=True):
+                        setattr(getattr(expert, name), kind, nn.Parameter(tensor, requires_grad=False))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of an expert's layers before the last."""
-        found: tuple[str, ...] = self[0].__dict__["names"]
-        return found
-
-    @property
-    def first(self) -> str:
-        """The name of the fused module's parameter for these layers."""
-        return GATE_UP if len(self.names) == 2 else self.names[0]
+    def _fused_names(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the fused module's parameters, each with the names of the layers of an expert that it holds."""
+        names: tuple[str, ...] = self[0].__dict__["names"]
+        return (GATE_UP if len(names) == 2 else names[0], names), (DOWN, (DOWN,))
 
     def forward(self, hidden: torch.Tensor, chosen: Any = None, weights: Any = None) -> torch.Tensor:
         """Map (tokens, width) to the ``chosen`` experts' (tokens, k) outputs, summed with ``weights`` of that shape."""
@@ -105,33 +97,34 @@ class Experts(nn.ModuleList):
                 total[number, self.tokens] = self[number](rows[self.tokens])
         return total.view(hidden.shape)
 
-    def refused(self) -> Any:
+    def fused_again(self) -> Any:
         """Return the fused module with the experts' weights moved back into it."""
         fused = self.__dict__["fused"]
-        for attribute, names in ((self.first, self.names), (DOWN, (DOWN,))):
+        for attribute, names in self._fused_names():
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 if getattr(self[0].down_proj, kind) is None:
                     continue
-                stack = torch.stack([torch.cat([getattr(getattr(one, n), kind) for n in names]) for one in self])
+                stack = torch.stack(
+                    [torch.cat([getattr(getattr(expert, name), kind) for name in names]) for expert in self]
+                )
                 turned = self.__dict__["turned"] and kind == "weight"
-                stack = stack.transpose(1, 2).contiguous() if turned else stack
-                fused._parameters[attribute + suffix] = nn.Parameter(stack, requires_grad=False)
-                for one in self:
-                    for name in names:
-                        getattr(one, name)._parameters[kind] = None
+                fused._parameters[attribute + suffix] = nn.Parameter(stack.mT.contiguous() if turned else stack)
+                for layer in (getattr(expert, name) for expert in self for name in names):
+                    layer._parameters[kind] = None
         return fused
 
 
 def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
     """Apply the activation between an expert's layers by the model's own code; Llama 4 has it inside its forward."""
-    if hasattr(fused, "_apply_gate") and getattr(fused, "has_gate", True):
-        found: torch.Tensor = fused._apply_gate(inner)
-        return found
-    if getattr(fused, "has_gate", True):
+    activated: torch.Tensor
+    if not getattr(fused, "has_gate", True):
+        activated = fused.act_fn(inner)
+    elif hasattr(fused, "_apply_gate"):
+        activated = fused._apply_gate(inner)
+    else:
         gate, up = inner.chunk(2, -1)
-        return up * fused.act_fn(gate)
-    found = fused.act_fn(inner)
-    return found
+        activated = up * fused.act_fn(gate)
+    return activated
 
 
 def is_fused(module: Any) -> bool:
@@ -146,7 +139,7 @@ def left_fused(model: nn.Module) -> list[str]:
         path
         for path, module in model.named_modules()
         if "conv" not in type(module).__name__.lower()
-        and any(one.ndim == 3 for one in module.parameters(recurse=False))
+        and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
     ]
 
 
@@ -174,10 +167,7 @@ def show_layers(model: PreTrainedModel, stored: Collection[str]) -> bool:
 def put_together(model: PreTrainedModel) -> None:
     """Fuse again those experts whose layers are all plain ``nn.Linear``."""
     for path, module in list(model.named_modules()):
-        if isinstance(module, Experts) and all(type(one) is nn.Linear for one in layers(module)):
-            model.set_submodule(path, module.refused())
-
-
-def layers(experts: Experts) -> Iterator[nn.Module]:
-    """Return an iterator over every expert's linear layers."""
-    return (child for expert in experts for child in expert.children())
+        if isinstance(module, Experts) and all(
+            type(layer) is nn.Linear for expert in module for layer in expert.children()
+        ):
+            model.set_submodule(path, module.fused_again())

@@ -1,28 +1,41 @@
-"""The family that a checkpoint belongs to, and the stock transformers class that loads it."""
+"""What a config.json says of a model: its type, its family, transformers' class for it, and its dimensions."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, foreign
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.types import MODEL_TYPES as MODEL_TYPES
-from sparsebench.models.types import PER_LAYER
-from sparsebench.models.types import transformers_config as transformers_config
-from sparsebench.models.types import unknown_type as unknown_type
+from sparsebench.models.safety import without_code
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig
 
     from sparsebench.manifest.schema import Family
 
-_ENCODER_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-CLASSIFIER = "ForSequenceClassification"
-_MASKED_LM = ("ForMaskedLM", "ForPreTraining")
+_TYPES: dict[Family, str] = {
+    "decoder": (
+        "bloom codegen deepseek_v3 falcon gemma gemma2 gemma3_text glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj "
+        "granite granitemoe llama llama4_text mistral mixtral mpt nemotron olmo olmo2 olmoe opt phi phi3 phimoe qwen2 "
+        "qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2 xglm"
+    ),
+    "encoder": (
+        "albert bert camembert deberta deberta-v2 distilbert electra ernie megatron-bert modernbert mpnet nomic_bert "
+        "roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl"
+    ),
+    "encoder-decoder": "bart blenderbot blenderbot-small longt5 m2m_100 marian mbart mt5 pegasus t5 umt5 whisper",
+}
 
-LAYERS = 10_000
-"""The most blocks of a model: all are built before anything else is checked."""
+MODEL_TYPES: dict[str, Family] = {name: family for family, names in _TYPES.items() for name in names.split()}
+"""Family of each transformers ``model_type`` that is known to load, prune and run here."""
+
+PER_LAYER = "per_layer_config"
+"""transformers' key for settings that differ from block to block."""
+
+_CLASSIFIER, _TAGGER, _MASKED_LM = "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM"
+_ENCODER_HEADS = (_MASKED_LM, _CLASSIFIER, _TAGGER, "ForQuestionAnswering")
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:
@@ -41,19 +54,19 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 
 def has_classifier(config: Mapping[str, Any]) -> bool:
     """Return whether the checkpoint has a sequence-classification head (an NLI fine-tune, for one)."""
-    return any(name.endswith(CLASSIFIER) for name in _architectures(config))
+    return any(name.endswith(_CLASSIFIER) for name in _architectures(config))
 
 
 def has_tagger(config: Mapping[str, Any]) -> bool:
     """Return whether the checkpoint has a token-classification head, which tags words."""
-    return any(name.endswith("ForTokenClassification") for name in _architectures(config))
+    return any(name.endswith(_TAGGER) for name in _architectures(config))
 
 
 def has_masked_lm(config: Mapping[str, Any]) -> bool:
     """Return whether config.json names a masked-language-model head (the weights may still lack it)."""
     # ELECTRA's ForPreTraining is a discriminator of replaced tokens; its generator has the head.
-    pretrained = config.get("model_type") != "electra"
-    return any(name.endswith(_MASKED_LM if pretrained else _MASKED_LM[:1]) for name in _architectures(config))
+    heads = (_MASKED_LM,) if config.get("model_type") == "electra" else (_MASKED_LM, "ForPreTraining")
+    return any(name.endswith(heads) for name in _architectures(config))
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
@@ -84,40 +97,88 @@ def auto_class(family: Family, config: Mapping[str, Any]) -> Any:
     raise ModelError(f"there is no family {family!r}", "a family is encoder, decoder or encoder-decoder")
 
 
-def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> PreTrainedModel:
-    """Build the model without storage, on torch's meta device, with its true names, shapes and ties.
+def transformers_config(config: Mapping[str, Any], path: str = "config.json") -> PreTrainedConfig:
+    """Return transformers' configuration object of the config.json at ``path``, without the keys that name code.
 
-    ``kind`` is an auto class to use instead of the family's. Blocks get their widths in ``per_layer_config``
-    (``per_layer``). Raises ModelError when transformers does not know the architecture, or its auto class does not fit
-    the family.
+    ``per_layer_config`` is left out as well: stock models of the types that have it here refuse it, and ``per_layer``
+    applies it. Raises ModelError for a ``model_type`` that transformers has no class for.
     """
-    import torch
+    from transformers import CONFIG_MAPPING
 
-    settings = transformers_config(config)
-    size = dimensions(config)
-    if max(size.layers, size.decoder_layers) > LAYERS:
-        raise ModelError(
-            f"config.json: more than {LAYERS:,} blocks", "correct the architecture, or fetch the file again"
-        )
-    what = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
-    with foreign(what, "correct the family or the architecture"), torch.device("meta"):
-        made = (kind or auto_class(family, config)).from_config(settings, trust_remote_code=False)
-    model: PreTrainedModel = made
-    if config.get(PER_LAYER):
-        from sparsebench.models.per_layer import reshape
-
-        reshape(model, config, family)
-    return model
+    if words := unknown_type(config, path):
+        raise ModelError(*words)
+    settings, _ = without_code({key: value for key, value in config.items() if key != PER_LAYER})
+    # Mistral and Ministral share a name; transformers itself tells them apart in this way.
+    if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
+        settings["model_type"] = "ministral"
+    kind = CONFIG_MAPPING[str(settings["model_type"])]
+    with foreign(f"{path}: transformers cannot read it as a {settings['model_type']}", "fetch the file again"):
+        # JSON has no infinity, so transformers stores it as an object.
+        read: PreTrainedConfig = kind(**kind._decode_special_floats(settings))
+    return read
 
 
-def drop_pooler(model: Any, missing: set[str], kind: Any) -> set[str]:
-    """Remove an encoder's pooler from the model if its weights are ``missing``, and return what else is missing.
+def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:
+    """Return an error and its hint where transformers has no class for config.json's ``model_type``, else None."""
+    from transformers import CONFIG_MAPPING
 
-    ``kind`` is the auto class that made the model. Hidden states do not depend on a pooler; without it no made-up number
-    can leave the model.
+    if str(config.get("model_type")) in CONFIG_MAPPING:
+        return None
+    code = "; its `auto_map` names code of the model's own, which is never run" if "auto_map" in config else ""
+    return (
+        f"{path}: `model_type`: transformers has no model type {config.get('model_type')!r}{code}",
+        "install a version of transformers that has it, or name a checkpoint converted to a type such as llama or t5",
+    )
+
+
+def cache_name(model: Any) -> str:
+    """Return the name of the argument for the key-value cache of a model's forward; transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """A transformer's dimensions.
+
+    ``layers`` counts the blocks of the first side, ``decoder_layers`` those of an encoder-decoder's second (else 0).
+    ``hidden`` is a token's width between blocks, ``inner`` in the feed-forward part. Each of the ``heads`` is
+    ``head_size`` wide; ``key_heads`` is the number of key-value heads. ``experts`` is 1 where there are none.
     """
-    poolers = {name for name in missing if "pooler" in name.split(".")}
-    if not poolers or kind.__name__ != "AutoModel":
-        return missing
-    model.pooler = None
-    return missing - poolers
+
+    hidden: int
+    layers: int
+    decoder_layers: int
+    inner: int
+    heads: int
+    key_heads: int
+    head_size: int
+    vocabulary: int
+    experts: int = 1
+
+
+def dimensions(config: Mapping[str, Any]) -> Dimensions:
+    """Return the dimensions that the config states, with usual values for those that it does not."""
+
+    def first(*names: str, default: int = 0) -> int:
+        return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
+
+    hidden = first("hidden_size", "d_model", "n_embd", "dim", default=768)
+    layers = first("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", default=12)
+    names = ("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads", "encoder_attention_heads")
+    heads = first(*names, default=12)
+    both = bool(config.get("is_encoder_decoder"))
+    return Dimensions(
+        hidden=hidden,
+        layers=layers,
+        decoder_layers=first("num_decoder_layers", "decoder_layers", default=layers) if both else 0,
+        inner=first("moe_intermediate_size", default=0)
+        or first(
+            *("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim"),
+            default=4 * hidden,
+        ),
+        heads=heads,
+        key_heads=first("num_key_value_heads", default=heads),
+        head_size=first("head_dim", "d_kv", default=hidden // max(1, heads)),
+        vocabulary=first("vocab_size", default=32000),
+        experts=max(1, first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
+    )

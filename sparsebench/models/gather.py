@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from scipy.linalg.blas import ssyrk
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.hooks import hooked
-from sparsebench.models.inputs import InputStatistics
+from sparsebench.models.experts import Experts
+from sparsebench.models.skipping import hooked
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, View
-
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.models.experts import Experts
 
 _PANEL = 512
 """Rows of a Gram matrix that are mirrored at a time."""
@@ -43,6 +41,20 @@ class PrunableLayer:
 
 
 @dataclass
+class InputStatistics:
+    """Sums over ``tokens`` tokens, without padding.
+
+    ``squares`` (in,) float32 is Σ x_j²; ``gram`` (in, in) float32, symmetric, is Σ x xᵀ, and ``sums`` (in,) float64 is
+    Σ x. The last two are None where no method needs them.
+    """
+
+    tokens: int
+    squares: torch.Tensor
+    gram: torch.Tensor | None = None
+    sums: torch.Tensor | None = None
+
+
+@dataclass
 class _Sum:
     """One distinct input: the layers that read it (at the first one it is summed) and its statistics."""
 
@@ -53,7 +65,10 @@ class _Sum:
 
 @dataclass
 class _Group:
-    """The running micro-batch: masks (samples, length), and the storages of arguments that are not hidden states."""
+    """The running micro-batch: masks (samples, length), and the storages of arguments that are not hidden states.
+
+    ``seen`` has the first reader of each input, ``other`` what layers read that is not of this micro-batch's tokens.
+    """
 
     own: torch.Tensor
     encoder: torch.Tensor | None
@@ -89,16 +104,18 @@ class Gatherer:
         self.device = device
         self.gram = gram
         self.summed = sums
-        self.only_inputs = only_inputs
         self._calls = self._calls_in_all = 0
         self.sums: dict[str, _Sum] = {}
         self.first = True
         self._group: _Group | None = None
         leaders: dict[str, str] = {}
         for reader in readers.values():
-            if reader.experts is not None and (leader := leaders.setdefault(reader.same, reader.name)) != reader.name:
-                self.sums[leader].readers.append(reader.name)
-            elif reader.experts is not None:
+            if reader.experts is None:
+                continue
+            if reader.same in leaders:
+                self.sums[leaders[reader.same]].readers.append(reader.name)
+            else:
+                leaders[reader.same] = reader.name
                 self._open(reader)
         self._ends_early = only_inputs and not leaders
 
@@ -132,18 +149,17 @@ class Gatherer:
 
     def result(self) -> dict[str, InputStatistics]:
         """Return every reader's statistics; readers of the same input get the same object."""
-        found: dict[str, InputStatistics] = {}
+        statistics: dict[str, InputStatistics] = {}
         for total in self.sums.values():
             if total.inputs.gram is not None:
                 _mirror(total.inputs.gram)
-            found |= dict.fromkeys(total.readers, total.inputs)
-        for name in self.readers:
-            if name not in found:
-                raise ModelError(
-                    f"{name}: its layer is never called when its block runs",
-                    f"config.json switches it off: leave the model out, or {LOOKS_AT_WEIGHTS}",
-                )
-        return found
+            statistics |= dict.fromkeys(total.readers, total.inputs)
+        if uncalled := [name for name in self.readers if name not in statistics]:
+            raise ModelError(
+                f"{uncalled[0]}: its layer is never called when its block runs",
+                f"config.json switches it off: leave the model out, or {LOOKS_AT_WEIGHTS}",
+            )
+        return statistics
 
     def _hook(self, reader: PrunableLayer) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -161,7 +177,9 @@ class Gatherer:
         assert self._group is not None, "a reader runs outside a micro-batch"
         mask = self._group.encoder if reader.cross else self._group.own
         assert mask is not None, "cross-attention without an encoder"
-        if not _per_token(values, mask) or values.untyped_storage().data_ptr() in self._group.foreign:
+        # One row per token, flattened or not.
+        per_token = values.shape[0] == mask.numel() if values.ndim == 2 else values.shape[:-1] == mask.shape
+        if not per_token or values.untyped_storage().data_ptr() in self._group.foreign:
             if self.first:
                 self._group.other.append((reader, values))
             return
@@ -203,8 +221,6 @@ class Gatherer:
         return False
 
     def _open(self, reader: PrunableLayer) -> None:
-        import torch
-
         gram = torch.zeros(reader.width, reader.width, device=self.device) if self.gram else None
         sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self.summed else None
         squares = torch.zeros(reader.width, device=self.device)
@@ -232,13 +248,6 @@ class Gatherer:
             add_gram(inputs.gram, rows)
 
 
-def _per_token(values: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Return whether ``values`` has one row per token of the micro-batch, flattened or not."""
-    if values.ndim == 2:
-        return values.shape[0] == mask.numel()
-    return values.shape[:-1] == mask.shape
-
-
 def add_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
     """Add Σ x xᵀ of ``rows`` (tokens, width) float32 to the upper triangle of ``gram`` (width, width) float32.
 
@@ -249,11 +258,9 @@ def add_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
     if gram.device.type != "cpu":
         gram.addmm_(rows.T, rows)
         return
-    from scipy.linalg.blas import ssyrk
-
-    own = gram.numpy().T
-    written = ssyrk(1.0, rows.contiguous().numpy().T, 1.0, own, lower=1, overwrite_c=1)
-    assert written.ctypes.data == own.ctypes.data, "the sum went to a copy"
+    transposed = gram.numpy().T
+    written = ssyrk(1.0, rows.contiguous().numpy().T, 1.0, transposed, lower=1, overwrite_c=1)
+    assert written.ctypes.data == transposed.ctypes.data, "the sum went to a copy"
 
 
 def _mirror(gram: torch.Tensor) -> None:

@@ -1,14 +1,22 @@
-"""Checking a GGUF file's header before transformers reads it, because that loops over any counts in the header."""
+"""GGUF files: their header is checked before transformers reads them, because that loops over any counts in it."""
 
 from __future__ import annotations
 
 import math
 import mmap
 import struct
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, foreign
+from sparsebench.models.families import auto_class
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sparsebench.manifest.schema import Family
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type's number; 8 is a string, 9 an array."""
@@ -93,3 +101,34 @@ class _Header:
         self.at += size
         if self.at > len(self.data):
             raise ValueError("it ends inside a value")
+
+
+def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a GGUF file by transformers: the model, dequantized, and the file's tokenizer.
+
+    Nothing beside the file is read: an adapter there would replace the model. Raises ModelError for a file that
+    transformers cannot load, for missing weights, which transformers makes up, and for values beyond float16.
+    """
+    import torch
+    from transformers import AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    check(file)
+    disable_progress_bar()
+    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    # Without `dequantize` the model counts as quantized and cannot be saved.
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
+    with tempfile.TemporaryDirectory() as alone:
+        (Path(alone) / file.name).symlink_to(file.resolve())
+        with foreign(f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"):
+            model, info = auto_class(family, {}).from_pretrained(
+                alone, trust_remote_code=False, output_loading_info=True, **where, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
+    if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):
+        wrong = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
+        raise ModelError(wrong, "its header does not fit its tensors: fetch the file again")
+    for name, tensor in model.state_dict().items():
+        if dtype == "float16" and bool(tensor.isinf().any()):
+            raise ModelError(f"{file}: {name} reaches more than float16 holds", "use bfloat16")
+    return model, tokenizer

@@ -31,29 +31,26 @@ def masked_names(names: Collection[str], where: Path) -> list[str]:
 
     Raises ModelError, by name, for one without the other, and where the weight itself is stored as well.
     """
-    found = [name.removesuffix(ORIGINAL) for name in names if name.endswith(ORIGINAL)]
-    lone = [
-        name.removesuffix(MASK)
-        for name in names
-        if name.endswith(MASK) and name.removesuffix(MASK).rpartition(".")[2] in _PARAMETERS
-    ]
-    for name in (*found, *lone):
-        for own, other in ((ORIGINAL, MASK), (MASK, ORIGINAL)):
-            if name + own in names and name + other not in names:
-                message = f"{where}: tensor {name}{own} without {name}{other}"
+    originals = [name.removesuffix(ORIGINAL) for name in names if name.endswith(ORIGINAL)]
+    masks = [name.removesuffix(MASK) for name in names if name.endswith(MASK)]
+    for name in (*originals, *(name for name in masks if name.rpartition(".")[2] in _PARAMETERS)):
+        for stored, other in ((ORIGINAL, MASK), (MASK, ORIGINAL)):
+            if name + stored in names and name + other not in names:
                 raise ModelError(
-                    message, "torch's prune saves both: save the state dict again, or call prune.remove first"
+                    f"{where}: tensor {name}{stored} without {name}{other}",
+                    "torch's prune saves both: save the state dict again, or call prune.remove first",
                 )
         if name in names:
             raise ModelError(f"{where}: tensor {name} beside {name}{ORIGINAL}", "keep the one or the other")
-    return found
+    return originals
 
 
 def told(folder: Path) -> str:
     """Return a note of the masked weights that were read when ``folder`` was prepared; empty where there were none."""
     number = (read_json(folder / NOTES) or {}).get(MASKED)
-    said = f"the checkpoint has {number} weights with masks beside them, read as their products"
-    return said if isinstance(number, int) else ""
+    if not isinstance(number, int):
+        return ""
+    return f"the checkpoint has {number} weights with masks beside them, read as their products"
 
 
 def kept(mask: torch.Tensor, where: str) -> torch.Tensor:

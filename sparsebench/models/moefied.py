@@ -21,8 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparsebench.errors import ModelError
-from sparsebench.models.grouped import KEY, ExpertsConfig, FeedForward, experts_of
-from sparsebench.models.skipping import module_at
+from sparsebench.models.skipping import EXPERTS_KEY, ExpertsConfig, FeedForward, experts_of, module_at
 
 if TYPE_CHECKING:
     from sparsebench.models.checkpoint import Checkpoint
@@ -47,20 +46,21 @@ class ExpertRouter(nn.Module):
 
     def scores(self, x: torch.Tensor, h: torch.Tensor | None) -> torch.Tensor:
         """Return scores (…, experts) of the input ``x`` (…, in); the oracle's are of the neurons ``h`` (…, neurons)."""
-        at: dict[str, Any] = self._buffers
-        if self.how.router == "oracle":
+        tables: dict[str, Any] = self._buffers
+        router = self.how.router
+        if router == "oracle":
             assert h is not None
-            found = torch.zeros((*h.shape[:-1], self.how.experts), dtype=torch.float32, device=h.device)
-            return found.index_add_(-1, self.assignment, h.abs().float() * at["norms"])
-        if self.how.router == "centroid":
-            return F.linear(x, at["router_weight"])
-        if self.how.router == "learned":
-            return F.linear(torch.tanh(F.linear(x, at["router_first"])), at["router_second"])
-        made = F.linear(x, at["router_up"], at.get("router_bias"))
+            scores = torch.zeros((*h.shape[:-1], self.how.experts), dtype=torch.float32, device=h.device)
+            return scores.index_add_(-1, self.assignment, h.abs().float() * tables["norms"])
+        if router == "centroid":
+            return F.linear(x, tables["router_weight"])
+        if router == "learned":
+            return F.linear(torch.tanh(F.linear(x, tables["router_first"])), tables["router_second"])
+        up = F.linear(x, tables["router_up"], tables.get("router_bias"))
         function: Any = self.__dict__["function"]
-        if "router_gate" not in at:
-            return function(made).abs()
-        return (function(F.linear(x, at["router_gate"], at.get("router_gate_bias"))) * made).abs()
+        if "router_gate" not in tables:
+            return function(up).abs()
+        return (function(F.linear(x, tables["router_gate"], tables.get("router_gate_bias"))) * up).abs()
 
     def read(self, x: torch.Tensor) -> None:
         """Keep the part's input x (…, in) for ``choice``."""
@@ -81,18 +81,19 @@ class ExpertRouter(nn.Module):
         return self.chosen
 
 
-def install(model: Any, checkpoint: Checkpoint) -> Any:
-    """Mask the neurons of ``model`` as the checkpoint's config.json says, in place, and return it.
+def install(model: Any, checkpoint: Checkpoint) -> None:
+    """Mask the neurons of ``model`` as the checkpoint's config.json says, in place.
 
     Raises ModelError where a layer or tensor that it names is missing or does not fit.
     """
     how = experts_of(checkpoint.config)
     for part in how.parts if how else ():
         assert how is not None
-        first, down, function = (module_at(model, path, KEY) for path in (part.first, part.down, part.activation))
+        first, down, function = (
+            module_at(model, path, EXPERTS_KEY) for path in (part.first, part.down, part.activation)
+        )
         chooser = chooser_of(how, part, checkpoint, (first, down, function))
         hook(chooser, first, down)
-    return model
 
 
 def hook(chooser: ExpertRouter, first: nn.Module, down: nn.Module) -> None:

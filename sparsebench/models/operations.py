@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from sparsebench.errors import ModelError
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.families import MODEL_TYPES, meta_model
+from sparsebench.models.build import meta_model
+from sparsebench.models.families import MODEL_TYPES, dimensions
 from sparsebench.models.text import longest_input
 from sparsebench.models.topology import NO_TEXT
 
@@ -37,9 +40,6 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
 
 
 def _counted(config: Mapping[str, Any], family: Family) -> float:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
     length = min(LENGTH, longest_input(config) or LENGTH)

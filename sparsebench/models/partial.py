@@ -2,23 +2,20 @@
 
 A `StandIn` replaces every block. The one just before the chosen block returns the states that were kept of it, earlier
 ones return NaN, so that a model whose code reads further back is noticed. Masks, positions and whatever happens between
-blocks are thus computed by the model's own code, for a few samples only. A `Lookup` replaces the token embeddings, so
-that tokens are embedded only when they are needed.
+blocks are thus computed by the model's own code, for a few samples only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.blocks import Stack
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS
-
-if TYPE_CHECKING:
-    from sparsebench.models.blocks import Stack
 
 Extras = tuple[Any, ...] | None
 """The values that a block returns beside its hidden states; None where it returns a bare tensor."""
@@ -45,8 +42,11 @@ class Call:
 
     def lacks(self, known: list[torch.Tensor]) -> bool:
         """Return whether an argument beside the ``known`` ones (hidden and encoder states) has NaN: it was not kept."""
-        others = [one for one in tensors_in([self.args, self.kwargs]) if not any(one is other for other in known)]
-        return any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in others)
+        return any(
+            tensor.is_floating_point() and bool(tensor.isnan().any())
+            for tensor in tensors_in([self.args, self.kwargs])
+            if not any(tensor is other for other in known)
+        )
 
     def storages(self, known: list[torch.Tensor]) -> set[int]:
         """Return the storages' addresses of arguments other than the ``known`` ones (hidden and encoder states)."""
@@ -78,71 +78,38 @@ class StandIn(torch.nn.Module):
         return self.__dict__["partial"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
-class Lookup(torch.nn.Module):
-    """A replacement of the token embeddings: returns theirs while ``open``, else NaN of the last embeddings' width."""
-
-    def __init__(self, table: torch.nn.Module) -> None:
-        super().__init__()
-        self.__dict__["table"] = table  # not as a submodule, as in ``StandIn``
-        self.open = True
-        weight = next(table.parameters(), None)
-        self.nothing = torch.full((1,), torch.nan, device=None if weight is None else weight.device)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["table"], name)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings of ``ids`` (group, length), or NaN: (group, length, width)."""
-        if not self.open:
-            return self.nothing.expand(*ids.shape, -1)
-        found: torch.Tensor = self.__dict__["table"](ids)
-        self.nothing = found.new_full((1,), torch.nan).expand(found.shape[-1])
-        return found
-
-
 class PartialForward:
-    """One stack's forward, run up to a chosen block, with a `StandIn` for each block and a `Lookup` for embeddings."""
+    """One stack's forward, run up to a chosen block, with a `StandIn` for each block."""
 
     def __init__(self, stack: Stack) -> None:
         self.side = stack.side
-        self.length = len(stack.places)
+        self.length = len(stack.blocks)
         self.forms: list[int | None] = [None] * self.length
         """For each block, the number of values that it returns beside its hidden states; None for a bare tensor."""
         self._target = 0
         self._next = 0
         self._known: tuple[torch.Tensor, Extras] | None = None
-        for place in stack.places:
-            parent, _, number = place.path.removeprefix(stack.prefix).rpartition(".")
+        for block in stack.blocks:
+            parent, _, number = block.path.removeprefix(stack.prefix).rpartition(".")
             blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
-            blocks[int(number)] = StandIn(self, place.index, place.module)
-        self.outside = {name: one for name, one in stack.module.named_parameters() if not one.is_meta}
+            blocks[int(number)] = StandIn(self, block.index, block.module)
+        self.outside = {name: tensor for name, tensor in stack.module.named_parameters() if not tensor.is_meta}
         """The parameters outside the blocks, by name."""
-        table = stack.module.get_input_embeddings()
-        self._lookup = Lookup(table.__dict__["table"] if isinstance(table, Lookup) else table)
-        stack.module.set_input_embeddings(self._lookup)
 
-    def to(
-        self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any], lookup: bool = False
-    ) -> Call:
-        """Run the side's forward (``run``) and return the call of ``block``; the block before it returned ``known``.
+    def forward_until(self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any]) -> Any:
+        """Run the stack's forward (``run``) where the block before ``block`` returned ``known``.
 
-        Tokens are embedded only with ``lookup``. Raises UnsupportedError when the model never runs the block, or runs
-        blocks out of order.
+        Return the `Call` of that block or, past the last one, the stack's result (group, length, width) with final
+        norm. Raises UnsupportedError when the model never runs the block, or runs blocks out of order.
         """
         self._target, self._next, self._known = block, 0, known
-        self._lookup.open = lookup
         try:
-            run()
+            result = run()
         except BlockReached as reached:
             return reached.call
-        raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
-
-    def past(self, known: tuple[torch.Tensor, Extras], run: Callable[[], Any], lookup: bool = False) -> torch.Tensor:
-        """Return the side's result (group, length, width), with final norm, when its last block returned ``known``."""
-        self._target, self._next, self._known = self.length, 0, known
-        self._lookup.open = lookup
-        result: torch.Tensor = run()[0]
-        return result
+        if block < self.length:
+            raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
+        return result[0]
 
     def answer(self, index: int, call: Call) -> Any:
         """Return what the stand-in of block ``index`` returns. Raises BlockReached at the chosen block."""
@@ -151,11 +118,11 @@ class PartialForward:
         self._next += 1
         if index == self._target:
             raise BlockReached(call)
-        form = self.forms[index]
         if index == self._target - 1:
             assert self._known is not None
             states, extras = self._known
         else:
+            form = self.forms[index]
             states = call.hidden.new_full((), torch.nan).expand(call.hidden.shape)
             extras = None if form is None else (None,) * form
         return states if extras is None else (states, *extras)

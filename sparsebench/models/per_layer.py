@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import Architecture, widths
+from sparsebench.models.architectures import widths
 from sparsebench.models.axes import Axis, shape, sizes
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.models.types import PER_LAYER
+from sparsebench.models.families import PER_LAYER
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "num_key_value_heads")
@@ -35,24 +36,31 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
     Raises ModelError for a block that does not exist or would be wider than dense, UnsupportedError for an undeclared
     type and for a model of two stacks.
     """
+    if not config.get(PER_LAYER):
+        return
     own = widths(config)
     plain = {key: value for key, value in config.items() if key != PER_LAYER}
     tensors = {
         name: TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0) for name, tensor in model.state_dict().items()
     }
     stub: Any = SimpleNamespace(config=plain, tensors=tensors, ties={}, folder="config.json")
-    found = shape(stub, family)
-    if len(found.blocks) > 1:
+    model_shape = shape(stub, family)
+    if len(model_shape.blocks) > 1:
         raise UnsupportedError(
             f"{config.get('model_type')}: `{PER_LAYER}` works only for models with one stack, and this one "
             "has an encoder and a decoder",
             "give every block the same width",
         )
-    (blocks,) = found.blocks.values()
+    (blocks,) = model_shape.blocks.values()
     if own and max(own) >= blocks:
         raise ModelError(f"config.json: `{PER_LAYER}`: there is no block {max(own)}", f"it has {blocks}")
-    for axis in found.axes:
-        left = _left(axis, found.how, own.get(axis.layers[0], {}))
+    for axis in model_shape.axes:
+        if axis.kind == "neurons":
+            key = model_shape.how.key(model_shape.how.neurons, axis.side)
+        else:
+            assert model_shape.how.heads is not None
+            key = model_shape.how.heads.groups or model_shape.how.heads.count
+        left = own.get(axis.layers[0], {}).get(key, axis.units)
         if left > axis.units:
             raise ModelError(
                 f"config.json: `{PER_LAYER}`: block {axis.layers[0]} would have {left} {axis.kind} of {axis.units}",
@@ -61,20 +69,11 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         if left < axis.units:
             _cut(model, axis, left)
             if axis.kind == "heads":
-                _tell(model, axis, left, sizes(plain, found.how))
-
-
-def _left(axis: Axis, how: Architecture, own: Mapping[str, int]) -> int:
-    if axis.kind == "neurons":
-        return own.get(how.key(how.neurons, axis.side), axis.units)
-    assert how.heads is not None
-    return own.get(how.heads.groups or how.heads.count, axis.units)
+                _state_heads(model, axis, left, sizes(plain, model_shape.how))
 
 
 def _cut(model: Any, axis: Axis, left: int) -> None:
     """Shorten every tensor of an axis, and update the sizes that its module states."""
-    import torch
-
     lengths: dict[tuple[str, int], int] = {}
     for cut in axis.cuts:
         where = (cut.tensor, cut.dim)
@@ -95,7 +94,7 @@ def _cut(model: Any, axis: Axis, left: int) -> None:
             module.out_features, module.in_features = size
 
 
-def _tell(model: Any, axis: Axis, left: int, dense: tuple[int, int, int]) -> None:
+def _state_heads(model: Any, axis: Axis, left: int, dense: tuple[int, int, int]) -> None:
     """Set the numbers of remaining heads in the module that holds the queries' projection."""
     heads, groups, size = dense
     first = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import ModelError
+from sparsebench.models.checkpoint import TensorInfo
 
 NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The safetensors dtype of each precision (by torch's name)."""
@@ -20,9 +22,21 @@ def of_config(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def resolve(dtype: str, config: Mapping[str, Any], default: str = "float32") -> str:
-    """Return ``dtype``, or for ``auto`` that of config.json, else ``default``. Raises ModelError for an unknown one."""
-    name = (of_config(config) or default) if dtype == "auto" else dtype
+def of_weights(tensors: Mapping[str, TensorInfo]) -> str:
+    """Return the precision of most of the weights; float32 where there are none."""
+    sizes = Counter({"float32": 0})
+    for info in tensors.values():
+        for name, code in NAMES.items():
+            sizes[name] += info.numel * (code == info.dtype)
+    return sizes.most_common(1)[0][0]
+
+
+def resolve(dtype: str, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo] | None = None) -> str:
+    """Return ``dtype``, or for ``auto`` that of config.json, else of most ``tensors``.
+
+    Raises ModelError for an unknown one.
+    """
+    name = (of_config(config) or of_weights(tensors or {})) if dtype == "auto" else dtype
     if name not in NAMES:
         raise ModelError(f"there is no precision {name!r} here", f"name one of {', '.join(NAMES)}")
     return name

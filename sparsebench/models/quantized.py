@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
-from sparsebench.models.topology import CONV1D_TYPES
+from sparsebench.models.checkpoint import CONV1D_TYPES, Checkpoint, TensorInfo, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -157,20 +156,19 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
         return None
     try:
         (group,) = stated["config_groups"].values()
-        found = Scheme(group["weights"]["num_bits"], group["weights"]["group_size"])
+        scheme = Scheme(group["weights"]["num_bits"], group["weights"]["group_size"])
         # Only what we would write ourselves can be read.
-        layout = {key: value for key, value in found.config([])["config_groups"]["group_0"].items() if key != "targets"}
-        known = stated["quant_method"] == METHOD and layout == {key: group.get(key) for key in layout}
+        (ours,) = scheme.config([])["config_groups"].values()
+        if stated["quant_method"] == METHOD and all(group.get(key) == ours[key] for key in ours if key != "targets"):
+            return scheme
     except (KeyError, ValueError, TypeError, AttributeError):
-        known = False
-    if not known:
-        method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else stated
-        raise UnsupportedError(
-            f"the checkpoint is quantized by {str(method)[:40]}, which sparsebench cannot read "
-            "(only its own int8 and int4)",
-            "use the checkpoint that it was made from, and quantize it here",
-        )
-    return found
+        pass  # refused below
+    method = stated.get("quant_method", "an unnamed method") if isinstance(stated, dict) else stated
+    raise UnsupportedError(
+        f"the checkpoint is quantized by {str(method)[:40]}, which sparsebench cannot read "
+        "(only its own int8 and int4)",
+        "use the checkpoint that it was made from, and quantize it here",
+    )
 
 
 def encoding_of(config: Mapping[str, Any]) -> str:
@@ -220,17 +218,17 @@ class QuantizedCheckpoint(Checkpoint):
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor of the model by name."""
-        parts = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
-        found: dict[str, TensorInfo] = {}
+        beside = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
+        tensors: dict[str, TensorInfo] = {}
         for name, info in self.stored.items():
             whole = name.removesuffix("_packed")
             if whole in self.quantized:
-                rows, columns = info.shape[0], self._columns(whole)
-                shape = (columns, rows) if self.across else (rows, columns)
-                found[whole] = replace(info, name=whole, dtype=self.stored[f"{whole}_scale"].dtype, shape=shape)
-            elif name not in parts:
-                found[name] = info
-        return found
+                shape = (info.shape[0], self._columns(whole))
+                shape = shape[::-1] if self.across else shape
+                tensors[whole] = replace(info, name=whole, dtype=self.stored[f"{whole}_scale"].dtype, shape=shape)
+            elif name not in beside:
+                tensors[name] = info
+        return tensors
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""

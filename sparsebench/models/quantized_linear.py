@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsebench.models.assemble import Replace
+from sparsebench.models.build import Replace
 from sparsebench.models.quantized import Codes, QuantizedCheckpoint
 from sparsebench.models.topology import View
 
@@ -56,10 +56,10 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x (…, in) to (…, out), in x's dtype; a bias is added in that dtype."""
-        found = self.product(x.reshape(-1, self.in_features)).to(x.dtype)
+        y = self.product(x.reshape(-1, self.in_features)).to(x.dtype)
         if self.bias is not None:
-            found += self.bias
-        return found.view(*x.shape[:-1], self.out_features)
+            y += self.bias
+        return y.view(*x.shape[:-1], self.out_features)
 
 
 class Int8Linear(QuantizedLinear):
@@ -109,7 +109,7 @@ def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
 
 
 def expanding(weights: QuantizedCheckpoint) -> Replace:
-    """Return a ``Replace`` for ``assemble``: float layers in the dtype to run in."""
+    """Return a ``Replace`` for ``build_model``: float layers in the dtype to run in."""
 
     def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
         codes = _codes(weights, view)
@@ -124,7 +124,7 @@ def expanding(weights: QuantizedCheckpoint) -> Replace:
 
 
 def multiplying(weights: QuantizedCheckpoint) -> Replace:
-    """Return a ``Replace`` for ``assemble``: layers that multiply integers, or floats for shapes without a kernel."""
+    """Return a ``Replace`` for ``build_model``: layers that multiply integers, or floats for shapes without a kernel."""
     expand, layer = expanding(weights), LAYERS[weights.scheme.encoding]
 
     def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+
 from sparsebench.errors import ModelError
 from sparsebench.models import precision
+from sparsebench.models.build import meta_model
 from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out, torch_dtype
-from sparsebench.models.families import meta_model
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
@@ -55,29 +57,19 @@ def write_model(
 ) -> Path:
     """Write an empty ``model`` like ``write_random``; tensors ``given`` by name are not drawn, and None omits one."""
     name = precision.resolve(dtype, architecture)
-    small = _initialised(model)
-    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    initial = _initialised(model)
     repeats = _repeats(model, architecture) | {key for key, value in given.items() if value is None}
-    layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items() if key not in repeats])
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in repeats}
+    layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items()])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
     with CheckpointWriter(out, layout, beside) as writer:
         for info in layout:
-            writer.write(info.name, _made(info, given.get(info.name), small, std, seed))
+            make = given.get(info.name)
+            tensor = make() if make else initial.get(info.name)
+            writer.write(info.name, _normal(info, std, seed) if tensor is None else tensor.to(torch_dtype(info.dtype)))
         config = {**precision.stated(architecture, name), "architectures": [type(model).__name__]}
         (writer.partial / "config.json").write_text(json.dumps(config, indent=2))
         return writer.close()
-
-
-def _made(
-    info: TensorInfo,
-    given: Callable[[], torch.Tensor] | None,
-    small: Mapping[str, torch.Tensor],
-    std: float,
-    seed: int,
-) -> torch.Tensor:
-    if given is None and info.name not in small:
-        return _normal(info, std, seed)
-    return (given() if given else small[info.name]).to(torch_dtype(info.dtype))
 
 
 def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
@@ -86,16 +78,12 @@ def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str
     transformers 5 ties T5's head whatever the config says, unless a checkpoint has one, as mT5's do. So a head is
     written where ``tie_word_embeddings`` is false.
     """
-    repeats = set(model.all_tied_weights_keys)
-    if architecture.get("tie_word_embeddings") is False:
-        repeats = {name for name in repeats if name.endswith("embed_tokens.weight")}
-    return repeats
+    untied = architecture.get("tie_word_embeddings") is False
+    return {name for name in model.all_tied_weights_keys if not untied or name.endswith("embed_tokens.weight")}
 
 
 def _normal(info: TensorInfo, std: float, seed: int) -> torch.Tensor:
     """Draw normal weights in fp32 and round them, chunk by chunk."""
-    import torch
-
     digest = hashlib.sha256(f"{seed}:{info.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     tensor = torch.empty(info.shape, dtype=torch_dtype(info.dtype))
@@ -111,19 +99,17 @@ def _initialised(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     Only these get storage; for the matrices, which stay on the meta device, the rules are no-ops. Raises ModelError for
     a tensor that the rules do not set.
     """
-    import torch
-
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.ndim < 2:
                 empty = torch.full(parameter.shape, torch.nan)
-                setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
+                setattr(module, name, nn.Parameter(empty, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
                 module.register_buffer(name, torch.zeros(buffer.shape, dtype=buffer.dtype))
     model.initialize_weights()
-    found = {name: tensor for name, tensor in model.state_dict().items() if tensor.device.type != "meta"}
-    for name, tensor in found.items():
+    initial = {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
+    for name, tensor in initial.items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise ModelError(f"{type(model).__name__}: transformers has no initial value for {name}")
-    return found
+    return initial

@@ -10,23 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench import devices
 from sparsebench.errors import ModelError
-from sparsebench.models import blocks, filling, moefied
+from sparsebench.models import moefied, precision
+from sparsebench.models.batch import Batch
+from sparsebench.models.blocks import Skeleton, SkeletonBlock, Stack, fill_skeleton, move, survey
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.gather import Gatherer, InputStatistics, PrunableLayer
+from sparsebench.models.stack_replay import StackReplay, StackTokens, States
+from sparsebench.models.topology import View
 
 if TYPE_CHECKING:
-    import torch
-
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.batch import Batch
-    from sparsebench.models.blocks import SkeletonBlock
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.gather import PrunableLayer
-    from sparsebench.models.inputs import InputStatistics
-    from sparsebench.models.stack_replay import StackReplay, StackTokens
-    from sparsebench.models.topology import View
 
 GROUP = 2048
 """Tokens that run through a block at a time, in whole samples: this bounds the activations within a block."""
@@ -42,32 +41,40 @@ class Block:
     same inputs.
     """
 
-    def __init__(self, side: StackReplay, place: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
-        self.side = place.side
-        self.index = place.index
+    def __init__(self, stack: StackReplay, block: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
+        self.side = block.side
+        self.index = block.index
+        self.path = block.path
+        """The block's module path in the model that transformers builds."""
+        self.module = block.module
+        """transformers' module of the block, without storage: for hooks while it is observed or advanced."""
+        self.readers: Mapping[str, PrunableLayer] = block.prunable
+        """The linear layers of the block's prunable matrices, by the matrices' names."""
+        self.samples: Sequence[slice] = stack.groups
+        """The groups of samples that run at a time."""
         self.tensors = tensors
         self.groups: tuple[tuple[str, ...], ...] = ()
         self.fresh = fresh
         self.done: set[int] = set()
         self.changed = False
-        self._side = side
-        self._place = place
+        self._stack = stack
+        self._block = block
 
     def portions(self, gram: bool) -> list[set[str]]:
         """Return the names of prunable matrices in groups whose statistics are held in memory together.
 
         All are one group, unless with ``gram`` the Gram matrices of the experts take more than `STATISTICS` bytes.
         """
-        found: list[set[str]] = [set()]
+        portions: list[set[str]] = [set()]
         room, last = STATISTICS, ""
-        for name, reader in self._place.prunable.items():
+        for name, reader in self.readers.items():
             size = 4 * reader.width**2 if gram and reader.experts is not None and reader.same != last else 0
             if size > room and room < STATISTICS:
-                found.append(set())
+                portions.append(set())
                 room = STATISTICS
             room, last = room - size, reader.same
-            found[-1].add(name)
-        return found
+            portions[-1].add(name)
+        return portions
 
     def observe(
         self,
@@ -83,11 +90,8 @@ class Block:
         the stream's next inputs. With ``only_inputs`` they may not be computed, and the stream must be advanced. Raises
         ModelError, with its name, when something is NaN or infinite.
         """
-        from sparsebench.models.gather import Gatherer
-
-        prunable = self._place.prunable
-        chosen = prunable if names is None else {name: prunable[name] for name in prunable if name in names}
-        gatherer = Gatherer(chosen, gram, only_inputs, sums, self._side.device)
+        chosen = {name: reader for name, reader in self.readers.items() if names is None or name in names}
+        gatherer = Gatherer(chosen, gram, only_inputs, sums, self._stack.device)
         with gatherer.hooked():
             self._run(stream, {}, gatherer)
         if only_inputs:
@@ -100,24 +104,21 @@ class Block:
 
         Its outputs become the stream's next inputs.
         """
-        views = {view.name: view for view in self._place.parameters.values()}
+        views = {view.name: view for view in self._block.parameters.values()}
         for name, tensor in changed.items():
-            if name not in views:
-                raise ModelError(f"{name}: it is no tensor of {self.side} block {self.index}")
-            if tensor.shape != (stored := self.stored(views[name])).shape:
-                raise ModelError(
-                    f"{name}: replaced by {tuple(tensor.shape)} where the checkpoint has {tuple(stored.shape)}"
-                )
+            shape = self.stored(views[name]).shape if name in views else None
+            if tensor.shape != shape:
+                raise ModelError(f"{name}: {tuple(tensor.shape)} in {self.side} block {self.index}, which has {shape}")
         self._run(stream, changed, None)
         self.changed = self.changed or bool(changed)
 
     def drop(self, stream: int) -> None:
         """Give a stream up: no block runs on its states any more, and they need not be finite."""
-        self._side.dropped.add(stream)
+        self._stack.dropped.add(stream)
 
     def matrix(self, name: str) -> torch.Tensor:
         """Return the weights (out, in) of a prunable matrix."""
-        view = self._place.prunable[name].view
+        view = self.readers[name].view
         assert view is not None
         return view.shaped(self.stored(view))
 
@@ -132,64 +133,42 @@ class Block:
         """
         given = changed or {}
         return {
-            inner: view.shaped(given.get(view.name, self.stored(view))).to(self._place.dtypes[inner])
-            for inner, view in self._place.parameters.items()
+            inner: view.shaped(given.get(view.name, self.stored(view))).to(self._block.dtypes[inner])
+            for inner, view in self._block.parameters.items()
         }
 
     def replace(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Replace parameters, by their names inside the block, in ``tensors``, rounded to the stored dtype."""
-        views = {self._place.parameters[inner]: weight for inner, weight in weights.items()}
+        views = {self._block.parameters[inner]: weight for inner, weight in weights.items()}
         self.tensors |= {name: self.tensors[name].clone() for name in {view.tensor for view in views}}
         for view, weight in views.items():
             view.shaped(self.stored(view)).copy_(weight)
         self.changed = True
-
-    @property
-    def samples(self) -> Sequence[slice]:
-        """The groups of samples that run at a time, as slices."""
-        return self._side.groups
 
     def forward(self, stream: int, number: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Run the block with ``weights`` on the stream's states of group ``number``; return (group, length, width).
 
         Nothing is kept, and gradients reach the weights.
         """
-        return self._side.forward(self._place, weights, stream, number)
+        return self._stack.forward(self._block, weights, stream, number)
 
     def given(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the block's input states of these samples: (group, length, width)."""
-        return self._side.states.read(stream if self.index else 0, rows)
+        return self._stack.states.read(stream if self.index else 0, rows)
 
     def output(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the output states of these samples, after ``observe`` or ``advance``: (group, length, width)."""
-        return self._side.states.written(stream, rows)
+        return self._stack.states.written(stream, rows)
 
     def mask(self, rows: slice, encoder: bool = False) -> torch.Tensor:
         """Return these samples' mask on this or the encoder's side: bool, (group, length), False for padding."""
-        side = self._side.encoder if encoder else self._side
-        assert side is not None, "cross-attention without an encoder"
-        return side.texts.mask[rows]
+        stack = self._stack.encoder if encoder else self._stack
+        assert stack is not None, "cross-attention without an encoder"
+        return stack.texts.mask[rows]
 
-    @property
-    def path(self) -> str:
-        """The block's module path in the model that transformers builds."""
-        return self._place.path
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """transformers' module of the block, without storage: for hooks while it is observed or advanced."""
-        return self._place.module
-
-    @property
-    def readers(self) -> Mapping[str, PrunableLayer]:
-        """The linear layers of the block's prunable matrices, by the matrices' names."""
-        return self._place.prunable
-
-    def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Any) -> None:
-        import torch
-
+    def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Gatherer | None) -> None:
         with torch.no_grad():
-            self._side.run(self._place, self.weights(changed), stream, gatherer)
+            self._stack.run(self._block, self.weights(changed), stream, gatherer)
         self.done.add(stream)
 
 
@@ -220,16 +199,18 @@ class Replay:
         self.streams = streams
         self.group = group
         self.device = device
-        self._skeleton = blocks.survey(_stated(checkpoint, dtype), family)
-        _check_batch(batch, self._skeleton)
-        filling.fill(self._skeleton, checkpoint, family)
-        # Where neurons are grouped into experts, only those chosen for a token count, as in the model itself.
-        moefied.install(self._skeleton.model, checkpoint)
-        filling.move(self._skeleton.model, device)
-        length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
+        precise = precision.resolve(dtype, checkpoint.config, checkpoint.tensors)
+        self._skeleton = survey(precision.stated(checkpoint.config, precise), family)
         model = self._skeleton.model
+        _check_batch(batch, self._skeleton)
+        fill_skeleton(self._skeleton, checkpoint, family)
+        # Where neurons are grouped into experts, only those chosen for a token count, as in the model itself.
+        moefied.install(model, checkpoint)
+        move(model, device)
+        lengths = [ids.shape[1] for ids in (batch.input_ids, batch.decoder_input_ids) if ids is not None]
+        self._longest = max(lengths)
         width = max(stack.module.config.hidden_size for stack in self._skeleton.stacks)
-        states = 2 * streams * len(batch.input_ids) * length * width * model.dtype.itemsize
+        states = 2 * streams * len(batch.input_ids) * sum(lengths) * width * model.dtype.itemsize
         self._spill = spill if states > memory else None
         self._last: StackReplay | None = None
 
@@ -243,7 +224,7 @@ class Replay:
             progress(len(self), len(self))
 
     def __len__(self) -> int:
-        return sum(len(stack.places) for stack in self._skeleton.stacks)
+        return len(self._skeleton.blocks)
 
     def walk(self) -> Iterator[Block]:
         """Yield every block in order, the encoder's first.
@@ -251,111 +232,85 @@ class Replay:
         A stream that the caller neither observed nor advanced runs through the stored block, unless it was dropped.
         Once all are dropped, no more blocks come.
         """
-        import torch
-
         diverged = False
-        side: StackReplay | None = None
-        coming = self._coming([place for stack in self._skeleton.stacks for place in stack.places])
+        running: StackReplay | None = None
+        tensors_of_blocks = self._read_ahead(self._skeleton.blocks)
         for stack in self._skeleton.stacks:
-            if side is not None:
-                with torch.no_grad():
-                    side.finish()
-            side = self._side(stack, side)
             with torch.no_grad():
-                side.begin()
-            for place in stack.places:
-                tensors = next(coming)
-                block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
+                if running is not None:
+                    running.finish()
+                running = self._begun(stack, running)
+            for part in stack.blocks:
+                block = Block(running, part, next(tensors_of_blocks), fresh=self.streams == 1 or not diverged)
                 yield block
-                for stream in side.live:
+                for stream in running.live:
                     if stream not in block.done:
                         block.advance(stream, {})
-                side.swap()
-                block.tensors = tensors = {}
+                running.swap()
+                block.tensors = {}
                 diverged = diverged or block.changed
-                if not side.live:
+                if not running.live:
                     return
-        self._last = side
+        self._last = running
 
     def outputs(self, stream: int) -> torch.Tensor:
         """Return, after ``run``, the last side's final hidden states (samples, length, width), final norm included.
 
         Raises ModelError before all blocks have run.
         """
-        import torch
-
         if self._last is None:
             raise ModelError(f"{self.checkpoint.folder}: there are no outputs before all blocks have run")
         with torch.no_grad():
             return torch.cat([self._last.result(stream, rows) for rows in self._last.groups])
 
-    def _coming(self, places: Sequence[SkeletonBlock]) -> Iterator[dict[str, torch.Tensor]]:
+    def _read_ahead(self, blocks: Sequence[SkeletonBlock]) -> Iterator[dict[str, torch.Tensor]]:
         """Yield each block's tensors on the device; for a GPU, a thread reads the next block's while one is visited."""
-        if self.device == "cpu" or not places:
-            yield from map(self._read, places)
+        if self.device == "cpu" or not blocks:
+            yield from map(self._read, blocks)
             return
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, places[0])
-            for place in (*places[1:], None):
+            ahead = reader.submit(self._read, blocks[0])
+            for block in (*blocks[1:], None):
                 tensors = ahead.result()
-                if place is not None:
-                    ahead = reader.submit(self._read, place)
+                if block is not None:
+                    ahead = reader.submit(self._read, block)
                 # Copies from pinned memory do not block this thread; GPU work that uses them waits for them.
                 tensors = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
                 yield tensors
                 tensors = {}
 
-    def _read(self, place: SkeletonBlock) -> dict[str, torch.Tensor]:
+    def _read(self, block: SkeletonBlock) -> dict[str, torch.Tensor]:
         """Read a block's tensors into main memory, pinned for a GPU.
 
         Raises ModelError where a weight is NaN or infinite: otherwise all later states would be, and another tensor
         blamed.
         """
-        found: dict[str, torch.Tensor] = {}
-        for name in dict.fromkeys((*place.tensors, *(view.tensor for view in place.parameters.values()))):
+        tensors: dict[str, torch.Tensor] = {}
+        for name in dict.fromkeys((*block.tensors, *(view.tensor for view in block.parameters.values()))):
             tensor = self.checkpoint.load(name)
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
-            found[name] = tensor.pin_memory() if devices.is_gpu(self.device) else tensor
-        return found
+            tensors[name] = tensor.pin_memory() if devices.is_gpu(self.device) else tensor
+        return tensors
 
-    def _side(self, stack: blocks.Stack, encoder: StackReplay | None) -> StackReplay:
-        from sparsebench.models.spill import States
-        from sparsebench.models.stack_replay import StackReplay
-
+    def _begun(self, stack: Stack, encoder: StackReplay | None) -> StackReplay:
+        """Return the replay of a stack, with its texts embedded."""
         batch = self.batch
-        texts = self._texts(batch.input_ids, batch.attention_mask)
+        ids, mask = batch.input_ids, batch.attention_mask
         if encoder is not None:
             assert batch.decoder_input_ids is not None
-            texts = self._texts(batch.decoder_input_ids, batch.mask("decoder"))
-        samples, length = batch.input_ids.shape
-        longest = max(length, 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
-        size = self.group or max(1, GROUP // longest)
+            ids, mask = batch.decoder_input_ids, batch.mask("decoder")
+        texts = StackTokens(ids.to(self.device), mask.to(self.device).bool())
+        samples = len(ids)
+        size = self.group or max(1, GROUP // self._longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-        return StackReplay(stack, texts, States(self.streams, samples, self._spill, self.device), groups, encoder)
-
-    def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> StackTokens:
-        from sparsebench.models.stack_replay import StackTokens
-
-        return StackTokens(ids.to(self.device), mask.to(self.device).bool())
+        states = States(self.streams, samples, self._spill, self.device)
+        begun = StackReplay(stack, texts, states, groups, encoder)
+        begun.begin()
+        return begun
 
 
-def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
-    """Return the config with the dtype to calculate in: ``dtype``, or for ``auto`` its own, or that of most weights."""
-    from sparsebench.models import precision
-
-    if dtype != "auto":
-        return precision.stated(checkpoint.config, dtype)
-    if precision.of_config(checkpoint.config):
-        return checkpoint.config
-    sizes = dict.fromkeys(precision.NAMES, 0)
-    for info in checkpoint.tensors.values():
-        for name, code in precision.NAMES.items():
-            sizes[name] += info.numel * (code == info.dtype)
-    return precision.stated(checkpoint.config, max(sizes, key=lambda name: sizes[name]))
-
-
-def _check_batch(batch: Batch, skeleton: blocks.Skeleton) -> None:
+def _check_batch(batch: Batch, skeleton: Skeleton) -> None:
     """Raise ModelError for tokens that the model cannot read."""
     given = [("input_ids", batch.input_ids, batch.attention_mask)]
     if len(skeleton.stacks) == 2:

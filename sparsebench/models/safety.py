@@ -18,6 +18,8 @@ from sparsebench.sources.cache import read_json, write_json
 
 NOTES = "sparsebench.json"
 _CODE_FILES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb", ".pkl", ".pickle"}
+WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
+_FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
 _CODE_KEYS = {"auto_map", "custom_generate", "custom_pipelines"}
 _IMPLEMENTATIONS = {"attn_implementation", "experts_implementation"}
 _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None)
@@ -26,7 +28,7 @@ _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None
 def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
     """Return a JSON value, found at path ``at``, without the keys that name code at any depth, and their paths."""
     if isinstance(settings, list):
-        items, names = without_code({str(place): value for place, value in enumerate(settings)}, at)
+        items, names = without_code({str(index): value for index, value in enumerate(settings)}, at)
         return list(items.values()), names
     if not isinstance(settings, dict):
         return settings, []
@@ -43,22 +45,37 @@ def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
 
 def _names_code(key: str, value: Any) -> bool:
     if key.lstrip("_").removesuffix("_internal") in _IMPLEMENTATIONS:
-        return any(one not in _BUILT_IN for one in (value.values() if isinstance(value, dict) else [value]))
+        return any(name not in _BUILT_IN for name in (value.values() if isinstance(value, dict) else [value]))
     return key in _CODE_KEYS
 
 
-def _is_code(path: Path) -> bool:
-    return path.suffix.lower() in _CODE_FILES
+def companions(folder: Path) -> list[Path]:
+    """Return what a model folder holds beside its weights: configuration, tokenizer, pooling.
+
+    Left out are weights of any format, their indexes, hidden files and ``sparsebench.json``.
+    """
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+        and path.name not in (NOTES, *_FOREIGN_FOLDERS)
+        and not path.name.endswith(".index.json")
+        and path.suffix not in WEIGHT_FILES
+    ]
+
+
+def copy_companions(folder: Path, target: Path) -> list[str]:
+    """Copy what a model folder holds beside its weights, without code; return what was left out."""
+    return [name for path in companions(folder) for name in copy_companion(path, target / path.name)]
 
 
 def copy_companion(path: Path, target: Path) -> list[str]:
     """Copy a model's file or folder without code; return what was left out, such as ``config.json: auto_map``."""
     if path.is_dir():
         target.mkdir()
-        return [
-            f"{path.name}/{what}" for one in sorted(path.iterdir()) for what in copy_companion(one, target / one.name)
-        ]
-    if _is_code(path):
+        copied = {inner: copy_companion(inner, target / inner.name) for inner in sorted(path.iterdir())}
+        return [f"{path.name}/{name}" for names in copied.values() for name in names]
+    if path.suffix.lower() in _CODE_FILES:
         return [path.name]
     settings, left = without_code(bounded.read_json(path) if path.name.endswith("config.json") else None)
     if left:

@@ -4,26 +4,31 @@ The weights are the dense model's. Under ``sparsebench_skip``, config.json has t
 for the inputs of linear layers (TEAL), in ``outputs`` for the outputs of activation functions (CATS). Values of a
 magnitude up to the threshold become zero, and the weights that multiply them need not be read. Here the arithmetic
 stays dense, to score what the method loses; ``runtime/engines/skip`` does not read the weights. Stock transformers
-ignores the key and computes with all.
+ignores the key and computes with all. The key ``sparsebench_moe`` says how neurons are grouped into experts, of which a
+router chooses some; ``moefied`` computes with them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.grouped import experts_of
-from sparsebench.models.spellings import place_of
+from sparsebench.models.topology import place_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-KEY = "sparsebench_skip"
+KEY, EXPERTS_KEY = "sparsebench_skip", "sparsebench_moe"
 INPUTS, OUTPUTS = "inputs", "outputs"
+ROUTERS = ("oracle", "centroid", "representative", "learned")
+COUNTED = ("coactivation", "cmoe")
+"""The grouping methods that count how often neurons are active."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,70 @@ def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
     stated = config.get(KEY)
     if stated is None:
         return None
-    found = [stated.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(stated, dict) else []
-    tables = [one for one in found if isinstance(one, dict) and all(map(_is_magnitude, one.values()))]
-    if len(tables) != 2:
+    tables = [stated.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(stated, dict) else [None]
+    if not all(isinstance(table, dict) and all(map(_is_magnitude, table.values())) for table in tables):
         raise ModelError(f"config.json: `{KEY}` is damaged", "make the variant again")
     return SkipThresholds(*tables)
+
+
+def count(experts: int, active: float) -> int:
+    """Return the number of experts that the share ``active`` of them is, at least one."""
+    return max(1, round(experts * active))
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """The paths of one feed-forward part's modules.
+
+    ``first`` is the layer that reads its input, ``second`` another one beside it (empty where there is none), ``down``
+    the layer that reads its neurons, and ``activation`` their activation function.
+    """
+
+    first: str
+    second: str
+    down: str
+    activation: str
+
+    def name(self, what: str) -> str:
+        """Return the checkpoint's name of the tensor ``what`` of the part's grouping."""
+        return f"{self.down}.moe.{what}"
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """How neurons are grouped and chosen: ``active`` of ``experts`` are computed for a token, the first ``shared`` always."""
+
+    router: str
+    experts: int
+    active: int
+    shared: int
+    parts: tuple[FeedForward, ...]
+
+    def config(self) -> dict[str, Any]:
+        """Return the entry in config.json."""
+        return {EXPERTS_KEY: asdict(self)}
+
+
+def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
+    """Return how the model of a config.json groups its neurons; None where it does not.
+
+    Raises ModelError for an entry that sparsebench would not write.
+    """
+    stated = config.get(EXPERTS_KEY)
+    if stated is None:
+        return None
+    try:
+        parts = tuple(FeedForward(**part) for part in stated["parts"])
+        grouping = ExpertsConfig(**{**stated, "parts": parts})
+        numbers = (grouping.experts, grouping.active, grouping.shared)
+        known = grouping.router in ROUTERS and all(type(number) is int for number in numbers)
+        known = known and 1 <= grouping.active <= grouping.experts and grouping.shared >= 0
+        known = known and all(isinstance(text, str) for part in parts for text in asdict(part).values())
+    except (KeyError, TypeError):
+        known = False
+    if not known:
+        raise ModelError(f"config.json: `{EXPERTS_KEY}` is damaged", "make the variant again")
+    return grouping
 
 
 def skips(config: Mapping[str, Any]) -> bool:
@@ -65,18 +129,24 @@ def _is_magnitude(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
-def install(model: Any, config: Mapping[str, Any]) -> Any:
-    """Hook the masks of config.json's thresholds into ``model``, in place, and return it.
+def install(model: Any, config: Mapping[str, Any]) -> None:
+    """Hook the masks of config.json's thresholds into ``model``, in place.
 
     Raises ModelError where a module that config.json names is missing.
     """
-    skip = skip_of(config)
-    if skip:
-        for path, magnitude in skip.inputs.items():
-            module_at(model, path, KEY).register_forward_pre_hook(_Input(magnitude))
-        for path, magnitude in skip.outputs.items():
-            module_at(model, path, KEY).register_forward_hook(_Output(magnitude))
-    return model
+    skip = skip_of(config) or SkipThresholds({}, {})
+    for path, magnitude in skip.inputs.items():
+        module_at(model, path, KEY).register_forward_pre_hook(partial(_mask_input, magnitude))
+    for path, magnitude in skip.outputs.items():
+        module_at(model, path, KEY).register_forward_hook(partial(_mask_output, magnitude))
+
+
+def hooked(handles: Iterable[Any]) -> ExitStack:
+    """Return a context that removes the hooks of these torch ``handles`` when it ends."""
+    stack = ExitStack()
+    for handle in handles:
+        stack.enter_context(handle)
+    return stack
 
 
 def module_at(model: Any, path: str, key: str) -> nn.Module:
@@ -84,8 +154,8 @@ def module_at(model: Any, path: str, key: str) -> nn.Module:
     name = place_of(model, path)
     if name is None:
         raise ModelError(f"config.json: `{key}`: the model has no layer {path}", "make the variant again")
-    found: nn.Module = model.get_submodule(name)
-    return found
+    module: nn.Module = model.get_submodule(name)
+    return module
 
 
 def masked(values: torch.Tensor, magnitude: float) -> torch.Tensor:
@@ -93,21 +163,9 @@ def masked(values: torch.Tensor, magnitude: float) -> torch.Tensor:
     return values.masked_fill(values.abs() <= magnitude, 0)
 
 
-class _Input:
-    """A hook that masks a layer's input."""
-
-    def __init__(self, magnitude: float) -> None:
-        self.magnitude = magnitude
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (masked(args[0], self.magnitude), *args[1:])
+def _mask_input(magnitude: float, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (masked(args[0], magnitude), *args[1:])
 
 
-class _Output:
-    """A hook that masks a module's output."""
-
-    def __init__(self, magnitude: float) -> None:
-        self.magnitude = magnitude
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], made: torch.Tensor) -> torch.Tensor:
-        return masked(made, self.magnitude)
+def _mask_output(magnitude: float, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    return masked(output, magnitude)

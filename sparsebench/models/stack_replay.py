@@ -2,22 +2,98 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.blocks import SkeletonBlock, Stack
 from sparsebench.models.gather import Gatherer, InputsSeen
-from sparsebench.models.partial import Call, Extras, PartialForward, split, tensors_in
-from sparsebench.models.spill import States
+from sparsebench.models.partial import Call, Extras, PartialForward, split
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS
 
-if TYPE_CHECKING:
-    from sparsebench.models.blocks import SkeletonBlock, Stack
+
+class States:
+    """For each stream, the states that the next block reads and those that it writes, each (samples, length, width).
+
+    With a ``folder`` they are memory-mapped files there, unlinked at once and freed with their last tensor, so that
+    anonymous memory does not grow. A buffer is made when it is first written. Copies that are read are on ``device``,
+    and so are buffers without a ``folder``.
+    """
+
+    def __init__(self, streams: int, samples: int, folder: Path | None = None, device: str = "cpu") -> None:
+        self.device = device
+        self.samples = samples
+        self.folder = folder
+        self.streams = streams
+        self._read: list[torch.Tensor | None] = [None] * streams
+        self._write: list[torch.Tensor | None] = [None] * streams
+
+    def read(self, stream: int, rows: slice) -> torch.Tensor:
+        """Return a copy of the states (group, length, width) of a group of samples; the model may write into it."""
+        return self._copy(self._read[stream], rows)
+
+    def written(self, stream: int, rows: slice) -> torch.Tensor:
+        """Return a copy of a group's states that were written since the last ``swap``."""
+        return self._copy(self._write[stream], rows)
+
+    def _copy(self, states: torch.Tensor | None, rows: slice) -> torch.Tensor:
+        assert states is not None, "read before anything was written"
+        return states[rows].to(self.device, copy=True)
+
+    def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
+        """Keep a group's new states until ``swap`` makes them readable.
+
+        Raises UnsupportedError when groups differ in dtype, length or width.
+        """
+        states = self._write[stream]
+        if states is None:
+            states = self._write[stream] = self._buffer(values)
+        if _form(states) != _form(values):
+            here, before = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (values, states))
+            raise UnsupportedError(
+                f"hidden states of a block are {before} in one group of samples and {here} in another"
+            )
+        states[rows] = values
+
+    def swap(self) -> None:
+        """Make the written states those that are read from now on."""
+        self._read, self._write = self._write, self._read
+        # Embeddings may have a lower precision than the outputs of the first block.
+        for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
+            if new is not None and old is not None and _form(new) != _form(old):
+                self._write[stream] = None
+
+    def shrink(self) -> None:
+        """Free the write buffers."""
+        self._write = [None] * len(self._write)
+
+    def _buffer(self, like: torch.Tensor) -> torch.Tensor:
+        shape = (self.samples, *like.shape[1:])
+        if self.folder is None:
+            return torch.empty(shape, dtype=like.dtype, device=self.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        size = math.prod(shape)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="states-") as file:
+            try:
+                # Writing into a mapping of a file with holes ends in SIGBUS when the disk is full.
+                os.posix_fallocate(file.fileno(), 0, size * like.dtype.itemsize)
+            except OSError as error:
+                what = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
+                raise ModelError(f"{self.folder}: {what}", "free some space, or use fewer samples") from error
+            return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
+
+
+def _form(states: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
+    return states.dtype, states.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -71,44 +147,45 @@ class StackReplay:
         """Embed the texts and keep the first block's inputs, in the first stream's states."""
         for rows in self.groups:
             forward, _ = self._forward(self.live[0], rows)  # a decoder's forward reads a live stream's encoder states
-            hidden = self.partial.to(0, None, forward, lookup=True).hidden
+            hidden = self.partial.forward_until(0, None, forward).hidden
             if not _finite(hidden, self.texts.mask[rows]):
                 raise self._broken(f"inputs of {self.stack.side} block 0")
             self.states.write(0, rows, hidden)
         self.states.swap()
 
     def run(
-        self, place: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
+        self, block: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
     ) -> None:
         """Run a block with these weights on a stream's states and keep its outputs as the next block's inputs.
 
         A gatherer that needs inputs only may end the run before there are outputs.
         """
         for number, rows in enumerate(self.groups):
-            call, encoder = self._call(place.index, stream, number)
-            context = (
-                gatherer.group(*self._tokens(rows), call.storages(self._known(call, encoder))) if gatherer else None
-            )
-            with context or nullcontext():
+            call, known = self._call(block.index, stream, number)
+            context: Any = nullcontext()
+            if gatherer:
+                encoder = None if self.encoder is None else self.encoder.texts.mask[rows]
+                context = gatherer.group(self.texts.mask[rows], encoder, call.storages(known))
+            with context:
                 try:
-                    returned = functional_call(place.module, dict(weights), call.args, call.kwargs)
+                    returned = functional_call(block.module, dict(weights), call.args, call.kwargs)
                 except InputsSeen:
                     continue
             hidden, extras = split(returned)
-            self._check(place, hidden, rows)
-            self.partial.forms[place.index] = None if extras is None else len(extras)
+            self._check(block, hidden, rows)
+            self.partial.forms[block.index] = None if extras is None else len(extras)
             if extras is not None:
-                extras = self._kept(place.index, stream, rows, hidden, extras)
+                extras = self._kept(block.index, stream, rows, hidden, extras)
             self.states.write(stream, rows, hidden)
             self._next_extras[stream][number] = extras
 
     def forward(
-        self, place: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, number: int
+        self, block: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, number: int
     ) -> torch.Tensor:
         """Return a block's outputs for one group of a stream's states, (group, length, width); nothing is kept."""
         with torch.no_grad():
-            call, _ = self._call(place.index, stream, number)
-        return split(functional_call(place.module, dict(weights), call.args, call.kwargs))[0]
+            call, _ = self._call(block.index, stream, number)
+        return split(functional_call(block.module, dict(weights), call.args, call.kwargs))[0]
 
     def swap(self) -> None:
         """Finish a block: its outputs become the next block's inputs."""
@@ -119,11 +196,10 @@ class StackReplay:
         """Return the side's final states of these samples, after final norm and projection: (group, length, width)."""
         forward, _ = self._forward(stream, rows)
         known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
-        for lookup in (False, True):
-            found = self.partial.past(known, forward, lookup)
-            if _finite(found, self.texts.mask[rows]):
-                return found
-        raise self._broken(f"what the {self.stack.side} makes of its last block")
+        result: torch.Tensor = self.partial.forward_until(self.partial.length, known, forward)
+        if not _finite(result, self.texts.mask[rows]):
+            raise self._broken(f"what the {self.stack.side} makes of its last block")
+        return result
 
     def finish(self) -> None:
         """Replace the states of the last block by the side's results."""
@@ -134,52 +210,42 @@ class StackReplay:
         self.states.swap()
         self.states.shrink()
 
-    def _forward(self, stream: int, rows: slice) -> tuple[Callable[[], Any], torch.Tensor | None]:
-        """Return a call of the side's own forward on a group, and the encoder's states that the forward gets."""
-        given: dict[str, torch.Tensor] = {
-            "input_ids": self.texts.ids[rows],
-            "attention_mask": self.texts.mask[rows].long(),
-        }
-        states = None
-        if self.encoder is not None:
-            states = self.encoder.states.read(stream, rows)
-            given["encoder_hidden_states"] = states
-            given["encoder_attention_mask"] = self.encoder.texts.mask[rows].long()
-        return (lambda: self.stack.module(**given)), states
+    def _forward(self, stream: int, rows: slice) -> tuple[Callable[[], Any], list[torch.Tensor]]:
+        """Return a call of the side's own forward on a group, and the encoder's states that it gets, if any."""
+        given = {"input_ids": self.texts.ids[rows], "attention_mask": self.texts.mask[rows].long()}
+        if self.encoder is None:
+            return (lambda: self.stack.module(**given)), []
+        given["encoder_hidden_states"] = self.encoder.states.read(stream, rows)
+        given["encoder_attention_mask"] = self.encoder.texts.mask[rows].long()
+        return (lambda: self.stack.module(**given)), [given["encoder_hidden_states"]]
 
-    def _call(self, index: int, stream: int, number: int) -> tuple[Call, torch.Tensor | None]:
+    def _call(self, index: int, stream: int, number: int) -> tuple[Call, list[torch.Tensor]]:
+        """Return how the model calls a block on a group of samples, and the call's hidden and encoder states."""
         rows = self.groups[number]
         forward, encoder = self._forward(stream, rows)
         states = self.states.read(stream if index else 0, rows)
-        known = states, self._extras[stream][number]
-        # Embeddings are looked up only where needed: DeBERTa's convolution reads them again after the first block.
-        for lookup in (False, True):
-            call = self.partial.to(index, known, forward, lookup)
-            call = call if index else call.reading(states)
-            if _finite(call.hidden, self.texts.mask[rows]) and not call.lacks(self._known(call, encoder)):
-                return call, encoder
-        raise UnsupportedError(
-            f"{self.stack.side} block {index}: it needs values from earlier blocks than the one before it, "
-            "so it cannot be run block by block",
-            LOOKS_AT_WEIGHTS,
-        )
+        before = states, self._extras[stream][number]
+        call: Call = self.partial.forward_until(index, before, forward)
+        call = call if index else call.reading(states)
+        known = [call.hidden, *encoder]
+        if not _finite(call.hidden, self.texts.mask[rows]) or call.lacks(known):
+            raise UnsupportedError(
+                f"{self.stack.side} block {index}: it needs values from earlier blocks than the one before it, "
+                "so it cannot be run block by block",
+                LOOKS_AT_WEIGHTS,
+            )
+        return call, known
 
     def _broken(self, what: str) -> ModelError:
         """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
-        stored = (name for name, tensor in self.partial.outside.items() if not bool(tensor.isfinite().all()))
-        name = next(stored, None)
-        named = f"{self.stack.prefix}{name}" if name else what
-        return ModelError(f"{named}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
+        for name, tensor in self.partial.outside.items():
+            if not bool(tensor.isfinite().all()):
+                what = f"{self.stack.prefix}{name}"
+                break
+        return ModelError(f"{what}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
 
-    @staticmethod
-    def _known(call: Call, encoder: torch.Tensor | None) -> list[torch.Tensor]:
-        return [call.hidden] if encoder is None else [call.hidden, encoder]
-
-    def _tokens(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.texts.mask[rows], None if self.encoder is None else self.encoder.texts.mask[rows]
-
-    def _check(self, place: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
-        name = f"{place.side} block {place.index}"
+    def _check(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
+        name = f"{block.side} block {block.index}"
         if hidden.shape[:2] != self.texts.ids[rows].shape:
             raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")
         if not _finite(hidden, self.texts.mask[rows]):
@@ -195,12 +261,11 @@ class StackReplay:
             used: set[int] = set()
             if index + 1 < self.partial.length:
                 forward, _ = self._forward(stream, rows)
-                after = self.partial.to(index + 1, (hidden, extras), forward)
-                used = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([after.args, after.kwargs])}
+                used = self.partial.forward_until(index + 1, (hidden, extras), forward).storages([])
             self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
-        return tuple(self._one(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
+        return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
 
-    def _one(self, extra: torch.Tensor) -> torch.Tensor:
+    def _pooled(self, extra: torch.Tensor) -> torch.Tensor:
         for other in self._pool:
             if other is extra or (other.shape == extra.shape and torch.equal(other, extra)):
                 return other

@@ -1,14 +1,15 @@
-"""A model's input: its greatest length, the tokens of a text, and the special tokens around it."""
+"""A model's input: its tokenizer, its greatest length, and the special tokens around a text."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError
-from sparsebench.models.families import transformers_config
+from sparsebench.errors import ModelError, foreign
+from sparsebench.models.families import PER_LAYER, transformers_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,3 +74,90 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return a text's tokens without special ones, and without a warning for a long text: it will be cut."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the folder's tokenizer by a class of transformers.
+
+    A folder with a tokenizer.json does not need the class that it names; if transformers lacks that, stderr gets a
+    note. Raises ModelError for a folder without a tokenizer, or one that needs a class that transformers lacks.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    names = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+    if not any((folder / name).is_file() for name in names):
+        raise ModelError(f"{folder}: it has no tokenizer", "copy the model's tokenizer files beside its weights")
+    unknown = _unknown_tokenizer(folder)
+    if unknown and not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{unknown}, and code of a model's own is never run",
+            "copy a tokenizer.json beside it, or install a version of transformers that has the class",
+        )
+    if unknown:
+        print(f"{unknown}: tokenizer.json is read without it", file=sys.stderr)
+    kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
+    stated = bounded.read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    # transformers reads the model's type from config.json, and refuses one with widths that differ from block to block.
+    typed = stated.get(PER_LAYER) and not unknown
+    options = {"config": transformers_config(stated, str(folder / "config.json"))} if typed else {}
+    with foreign(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
+    return tokenizer
+
+
+def _unknown_tokenizer(folder: Path) -> str:
+    """Return which key of which file names a tokenizer class that transformers lacks; empty where none does.
+
+    ``AutoTokenizer`` would accept any name in transformers, even an auto class, whose loader asks for consent.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+    from transformers.utils import DummyObject
+
+    for path in (folder / "tokenizer_config.json", folder / "config.json"):
+        stated = bounded.read_object(path).get("tokenizer_class") if path.is_file() else None
+        if not stated:
+            continue
+        for kind in (tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast")):
+            # A dummy stands for a class whose package is not installed; its error names the package.
+            if isinstance(kind, DummyObject) or (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)):
+                return ""
+        return f"{path}: `tokenizer_class`: transformers has no tokenizer {stated!r}"
+    return ""
+
+
+def same_tokens(one: Path, other: Path) -> bool | None:
+    """Return whether the tokenizer.json files of two folders give every text the same ids; None where one is missing.
+
+    The post-processors may differ: they add tokens before and after a text and change none of its ids.
+    """
+    if not all((folder / "tokenizer.json").is_file() for folder in (one, other)):
+        return None
+    return _read(one / "tokenizer.json") == _read(other / "tokenizer.json")
+
+
+def _read(path: Path) -> tuple[Any, ...]:
+    """Return the parts of a tokenizer.json that decide the ids, with both ways of writing merges made one."""
+    content = bounded.read_object(path, limit=bounded.TOKENIZER)
+    model = content.get("model") if isinstance(content.get("model"), dict) else {}
+    assert isinstance(model, dict)
+    merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or ()]
+    added = {
+        token.get("content"): token.get("id") for token in content.get("added_tokens") or () if isinstance(token, dict)
+    }
+    return model.get("vocab"), merges, added, content.get("normalizer"), content.get("pre_tokenizer")
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Return ``same_tokens``, or where that is None whether transformers' tokenizers have the same vocabulary and ids.
+
+    Raises ModelError for a folder without a tokenizer.
+    """
+    found = same_tokens(one, other)
+    if found is None:
+        first, second = (load_tokenizer(folder) for folder in (one, other))
+        found = bool(first.get_vocab() == second.get_vocab())
+    return found

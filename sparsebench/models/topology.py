@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.checkpoint import CONV1D_TYPES, FLOATS, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
-CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-"""Model types whose linear layers store (in, out) instead of (out, in)."""
 TURNED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
 """Model types whose fused experts are stored (experts, in, out) instead of (experts, out, in)."""
 LINEAR_TYPES = frozenset({"Linear", "Conv1D", "FalconLinear"})
@@ -136,8 +135,8 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
     """Return the part that the tensor ``info`` is in a model of ``family`` with this config.json."""
     name = info.name
     # T5 nests `block.3.layer.1`: the outer number is the depth.
-    found = _LAYER.search(name)
-    layer = int(found.group(1)) if found else None
+    number = _LAYER.search(name)
+    layer = int(number[1]) if number else None
     kind = _kind(info, layer)
     if kind in ("q", "k", "v", "o") and _CROSS.search(name):
         kind = f"cross_{kind}"
@@ -158,31 +157,15 @@ def moved(name: str, layer: int) -> str:
 
     Raises ValueError for a tensor outside the blocks.
     """
-    found = _LAYER.search(name)
-    if found is None:
+    old = _LAYER.search(name)
+    if old is None:
         raise ValueError(f"{name} stands in no block")
-    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+    return f"{name[: old.start(1)]}{layer}{name[old.end(1) :]}"
 
 
 def stored_apart(stored: Iterable[str]) -> bool:
     """Return whether a checkpoint with these tensor names stores each expert's gate and up as tensors of their own."""
     return any(_APART.search(name) for name in stored)
-
-
-def unknown_experts(checkpoint: Checkpoint, places: Mapping[str, Part]) -> str | None:
-    """Return the first tensor of experts' weights in an unknown form, which nothing would prune, or None."""
-    return next(
-        (
-            info.name
-            for info in checkpoint.tensors.values()
-            if len(info.shape) > 1
-            and info.dtype in FLOATS
-            and _EXPERTS.search(info.name)
-            and not places[info.name].prunable
-            and places[info.name].kind not in ("bias", "norm", "router")
-        ),
-        None,
-    )
 
 
 def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
@@ -195,12 +178,14 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
         raise ModelError(
             f"{checkpoint.folder}: no prunable weights found", "is the family right? see `sparsebench inspect`"
         )
-    if unknown := unknown_experts(checkpoint, places):
-        kind = checkpoint.config.get("model_type")
-        raise UnsupportedError(
-            f"{unknown}: how {kind} stores its experts is not known, and they would stay as they are",
-            "leave the model out",
-        )
+    for name, info in checkpoint.tensors.items():
+        weight = len(info.shape) > 1 and info.dtype in FLOATS and places[name].kind not in ("bias", "norm", "router")
+        if weight and _EXPERTS.search(name) and not places[name].prunable:
+            kind = checkpoint.config.get("model_type")
+            raise UnsupportedError(
+                f"{name}: how {kind} stores its experts is not known, and they would stay as they are",
+                "leave the model out",
+            )
     return places
 
 
@@ -212,18 +197,19 @@ def prunable_share(checkpoint: Checkpoint, family: str) -> float:
 
 
 def weight_tensors(checkpoint: Checkpoint, places: Mapping[str, Part]) -> dict[str, TensorInfo]:
-    """Return the tensors that hold parameters, in file order: of a floating-point dtype, tied ones once, no buffers."""
+    """Return the tensors that hold parameters, in file order: of a floating-point dtype, tied ones once, no buffers.
+
+    Old checkpoints have buffers: causal masks (4-dimensional "biases") and frequencies.
+    """
     ties = checkpoint.ties
     return {
         name: info
         for name, info in checkpoint.tensors.items()
-        if info.dtype in FLOATS and name not in ties and not is_buffer(info, places[name])
+        if info.dtype in FLOATS
+        and name not in ties
+        and not _BUFFER.search(name)
+        and not (places[name].kind == "bias" and len(info.shape) > 2)
     }
-
-
-def is_buffer(info: TensorInfo, place: Part) -> bool:
-    """Return whether a tensor is a buffer of old checkpoints: a causal mask (a 4-dimensional "bias"), frequencies."""
-    return _BUFFER.search(info.name) is not None or (place.kind == "bias" and len(info.shape) > 2)
 
 
 def refuse_replay(config: Mapping[str, Any]) -> None:
@@ -252,12 +238,27 @@ def role(module: str) -> str:
     return _ROLES.get(kind.removeprefix("cross_"), "other")
 
 
+def spellings(model: PreTrainedModel, name: str) -> tuple[str, str, str]:
+    """Return the names by which a model and a checkpoint may call one tensor or module.
+
+    A checkpoint of the bare model lacks the prefix, such as ``model.``, that the model with a head has.
+    """
+    prefix = f"{model.base_model_prefix}."
+    return name, prefix + name, name.removeprefix(prefix)
+
+
+def place_of(model: PreTrainedModel, path: str) -> str | None:
+    """Return the name in ``model`` of the module at ``path``, in any of its spellings, or None."""
+    names = {name for name, _ in model.named_modules()}
+    return next((form for form in spellings(model, path) if form in names), None)
+
+
 def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     """Return every tensor's part, by name. A name that repeats a tied tensor is never prunable."""
-    found = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
+    places = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
     for name in checkpoint.ties:
-        found[name] = Part(name, found[name].layer, found[name].side, found[name].kind, prunable=False)
-    return found
+        places[name] = replace(places[name], prunable=False, rows_last=False, experts=0)
+    return places
 
 
 def _side(name: str, family: str) -> str:

@@ -22,7 +22,6 @@ from sparsebench.manifest.problems import ManifestError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.models import building
 from sparsebench.models.families import family_of
-from sparsebench.models.obtain import obtain
 from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
 from sparsebench.plan.fit import unfit_tasks
@@ -96,6 +95,8 @@ def single(
         print(f"{damage}: the model is made again", file=sys.stderr)
         shutil.rmtree(building.aside(folder), ignore_errors=True)
     if not building.whole(folder):
+        from sparsebench.models.prepare import obtain
+
         obtain(model, folder, cache, 0)
         sums.seal(folder)
     if check:

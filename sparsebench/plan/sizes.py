@@ -9,7 +9,7 @@ from typing import Any
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import dimensions
 from sparsebench.models.topology import prunable_share
 from sparsebench.plan.estimate import ModelSize
 

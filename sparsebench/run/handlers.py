@@ -24,7 +24,7 @@ from sparsebench.storage import sums
 
 def prepare(spec: JobSpec, recorder: Recorder) -> None:
     """Fetch the model and leave it as a Hugging Face folder in the manifest's precision."""
-    from sparsebench.models.obtain import obtain
+    from sparsebench.models.prepare import obtain
 
     out = spec.workspace.folder(spec.dense)
     obtain(spec.model, out, spec.cache, spec.dense.seed)
@@ -144,7 +144,7 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
 def _as_fetched(spec: JobSpec) -> Iterator[Any]:
     """Yield the size of the model's own file. It may be smaller than anything made of it: a GGUF file is quantized."""
     from sparsebench import sources
-    from sparsebench.models.obtain import weight_bytes
+    from sparsebench.models.prepare import weight_bytes
     from sparsebench.storage.measure import Size
 
     source, cache = sources.parse(spec.model.source), spec.cache

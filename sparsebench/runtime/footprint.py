@@ -6,8 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.families import family_of
+from sparsebench.models.families import dimensions, family_of
 from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines
@@ -68,7 +67,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     stored = tensors if isinstance(checkpoint, PackedCheckpoint) else checkpoint.stored.values()
     kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in stored)
     if packed:
-        kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
+        kept = min(kept, sum(entry.nbytes for _, entry in packed.entries.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     if engines()[setting.engine].cuts_first and cut_first(dtypes, setting.dtype, setting.ranks):
         copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)

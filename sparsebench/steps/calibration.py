@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, SourceError, UserError
-from sparsebench.models import blocks
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_tokenizer
-from sparsebench.models.text import longest_input, special_tokens
+from sparsebench.models.text import load_tokenizer, longest_input, special_tokens
 from sparsebench.sources.aliases import packaged
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
@@ -106,7 +104,9 @@ def tokens(
     """
     config = Checkpoint(folder).config
     if not training:
-        blocks.survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
+        from sparsebench.models.blocks import survey
+
+        survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered(calibration, paired, cache)

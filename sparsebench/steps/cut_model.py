@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.architectures import widths
 from sparsebench.models.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
+from sparsebench.models.build import meta_model
 from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
-from sparsebench.models.families import meta_model, transformers_config
-from sparsebench.models.spellings import spellings
-from sparsebench.models.topology import View, moved
-from sparsebench.models.types import PER_LAYER
+from sparsebench.models.families import PER_LAYER, transformers_config
+from sparsebench.models.topology import View, moved, spellings
 
 if TYPE_CHECKING:
     import torch

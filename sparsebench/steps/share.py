@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.grouped import experts_of
+from sparsebench.models.skipping import experts_of
 from sparsebench.models.topology import prunable_parts
 
 

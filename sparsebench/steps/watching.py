@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.models.architectures import is_mixture
-from sparsebench.models.hooks import hooked
+from sparsebench.models.skipping import hooked
 
 if TYPE_CHECKING:
     import torch

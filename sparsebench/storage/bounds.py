@@ -44,13 +44,13 @@ def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
     weights = nonzero = 0
     raw = entropy = 0.0
     for info in (checkpoint.tensors[name] for name in names):
-        item: float = item_size(info)
         if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
             item = counted = checkpoint.scheme.bits / 8
             counts, beside, least = _codes(checkpoint, info.name)
             raw, entropy = raw + beside, entropy + least
         else:
-            counts, counted = _upper_halves(_read(checkpoint, info), item_size(info)), 2
+            item, counted = float(item_size(info)), 2.0
+            counts = _upper_halves(_read(checkpoint, info), item_size(info))
         count = int(counts.sum())
         positions = _bits([info.numel - count, count]) / 8
         weights += info.numel

@@ -65,6 +65,11 @@ class Coding:
         return f".{self.name}"
 
     @property
+    def again(self) -> str:
+        """The way out for a damaged file."""
+        return f"make it again: sparsebench pack --format {self.name}"
+
+    @property
     def identifier(self) -> str:
         """The format's name in the header of a file."""
         return f"sparsebench.{self.name}"

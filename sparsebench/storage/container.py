@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,12 @@ class StoredFile:
         try:
             bits = self.coding.decode(entry.encoding, parts, entry.info, scratch)
         except StorageError as error:
-            raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", again(self.coding)) from error
+            raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", self.coding.again) from error
         if (found := kernels.chosen().crc32(bits)) != entry.crc32:
             wanted = f"{entry.crc32:08x}, found {found:08x}"
             message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
-            raise StorageError(message, again(self.coding))
+            raise StorageError(message, self.coding.again)
         return bits
-
-
-def again(coding: Coding) -> str:
-    """Return the advice for a damaged file."""
-    return f"make it again: sparsebench pack --format {coding.name}"
 
 
 def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
@@ -83,33 +78,31 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
 
     Raises ModelError when ``source`` is not a complete safetensors file.
     """
-    told, start = read_header(source)
-    infos = tensor_infos(told, start, source)
-    with source.open("rb") as given:
-        header = _Header(coding, given.read(start)[8:])
-    room = header.room(infos)
+    header, start = read_header(source)
+    infos = {info.name: info for info in tensor_infos(header, start, source)}
+    with source.open("rb") as opened:
+        stored = _Header(coding, opened.read(start)[8:])
+    room = stored.room(infos.values())
     encodings = {}
     scratch = Scratch()
-    by_name = {info.name: info for info in infos}
 
     def near(name: str) -> Bytes | None:
-        return read_bytes(source, by_name[name].begin, by_name[name].end) if name in by_name else None
+        return read_bytes(source, infos[name].begin, infos[name].end) if name in infos else None
 
     with target.open("wb") as file:
         file.write(b" " * room)
-        for info in infos:
+        for info in infos.values():
             bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
             encoding, parts = coding.encode(bits, info, near, scratch)
-            _believe(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR)
+            _check_size(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR)
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
-            header.add(info, encoding, kernels.chosen().crc32(bits), parts)
+            stored.add(info, encoding, kernels.chosen().crc32(bits), parts)
             encodings[info.name] = encoding
-        _believe(target, "all", file.tell(), max((info.end for info in infos), default=0), bounded.SHARD)
-        text = header.text().ljust(room - 8)
-        if len(text) != room - 8:
-            raise StorageError(f"{target}: its header takes {len(text)} bytes where {room - 8} were kept for it")
+        _check_size(target, "all", file.tell(), max((info.end for info in infos.values()), default=0), bounded.SHARD)
+        text = stored.text().ljust(room - 8)
+        assert len(text) == room - 8, f"a header of {len(text)} bytes where {room - 8} were kept for it"
         file.seek(0)
         file.write(struct.pack("<Q", room - 8) + text)
     return encodings
@@ -130,18 +123,18 @@ def read(path: Path, coding: Coding) -> StoredFile:
             raise StorageError(f"{wrong}; this program reads version {coding.version}", "upgrade sparsebench")
         text = metadata["source"].encode()
         if f"{zlib.crc32(text):08x}" != metadata["source_crc32"]:
-            raise StorageError(f"{path}: checksum mismatch in the source file's header", again(coding))
+            raise StorageError(f"{path}: checksum mismatch in the source file's header", coding.again)
         infos = tensor_infos(_parsed(text, path), 8 + len(text), path)
-        kept = _parsed(metadata["tensors"], path)
-        entries = tuple(_entry(path, coding, info, kept[info.name], header, start) for info in infos)
+        tensors = _parsed(metadata["tensors"], path)
+        entries = tuple(_entry(path, coding, info, tensors[info.name], header, start) for info in infos)
     except ModelError as error:
-        raise StorageError(error.message, again(coding)) from error
+        raise StorageError(error.message, coding.again) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         wrong = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
-        raise StorageError(wrong, again(coding)) from error
+        raise StorageError(wrong, coding.again) from error
     for entry in entries:
-        _believe(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
-    _believe(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
+        _check_size(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
+    _check_size(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
     return StoredFile(path, struct.pack("<Q", len(text)) + text, entries, coding)
 
 
@@ -188,7 +181,7 @@ class _Header:
         }
         return json.dumps({"__metadata__": metadata, **self.parts}, separators=(",", ":")).encode()
 
-    def room(self, infos: list[TensorInfo]) -> int:
+    def room(self, infos: Iterable[TensorInfo]) -> int:
         """Return a number of bytes, a multiple of 8, that always holds the length and header for these tensors."""
         longest = _Header(self.coding, self.source)
         shapes = 0
@@ -196,14 +189,12 @@ class _Header:
             names = {name: self.coding.parts(name, item_size(info)) for name in self.coding.encodings(info)}
             encoding = max(names, key=lambda name: len(name) + sum(map(len, names[name])))
             longest.tensors[info.name] = {"encoding": encoding, "crc32": "00000000"}
-            index, *others = names[encoding]
             # No part is longer than the raw tensor, except by ``spare``; so no real number has more digits than these.
             # (I32 stored as U8 has up to four times as many elements: one digit more, and one letter less.)
-            if index:
-                longest._part(f"{info.name}#{index}", "U8", (info.nbytes,), info.nbytes)
-            for name in others:
-                count = info.nbytes // (item_size(info) or 1)
-                longest._part(f"{info.name}#{name}", info.dtype, (count,), info.nbytes)
+            for number, name in enumerate(names[encoding]):
+                size, dtype = (1, "U8") if number == 0 else (item_size(info) or 1, info.dtype)
+                if name:
+                    longest._part(f"{info.name}#{name}", dtype, (info.nbytes // size,), info.nbytes)
             shapes += len(str(info.shape)) + self.coding.spare * len(names[encoding])
         return -(-(8 + len(longest.text()) + shapes) // 8) * 8
 
@@ -222,14 +213,13 @@ def believable(stored: int, promised: int, least: int) -> bool:
     return promised <= max(least, bounded.ZEROS * stored)
 
 
-def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> None:
+def _check_size(path: Path, what: str, stored: int, promised: int, least: int) -> None:
     """Raise StorageError where so little is stored for so much memory that the file must be forged."""
     if not believable(stored, promised, least):
-        message = f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many"
         raise StorageError(
-            message,
-            f"more than {least / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model again, or "
-            "fetch it from a trusted source",
+            f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many",
+            f"more than {least / bounded.MB:,.0f} MB out of so little counts as damaged or forged: pack the model "
+            "again, or fetch it from a trusted source",
         )
 
 

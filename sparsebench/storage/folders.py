@@ -13,13 +13,11 @@ from pathlib import Path
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.building import appear, beside
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.safety import copy_companion, note_left_out
+from sparsebench.models.safety import WEIGHT_FILES, copy_companion, note_left_out
 from sparsebench.paths import INDEX, check, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
 from sparsebench.storage.words import Bytes, Scratch
-
-_OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf", ".onnx"}
 
 
 def store(folder: Path, out: Path, coding: Coding) -> None:
@@ -32,7 +30,7 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     folder, out = Path(folder), Path(out)
     checkpoint = Checkpoint(folder)
     others = [path for path in sorted(folder.iterdir()) if path.name not in checkpoint.files and path.name[0] != "."]
-    left_out = [path for path in others if path.is_file() and path.suffix in _OTHER_WEIGHTS]
+    left_out = [path for path in others if path.is_file() and path.suffix in WEIGHT_FILES]
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
         # The index is renamed too: a loader that finds it would look for its shards.
         _copy(

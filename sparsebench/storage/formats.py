@@ -41,8 +41,8 @@ class Format:
 def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
     """Return the bytes of a model folder's weight files as they are, and those of each tensor by name."""
     checkpoint = Checkpoint(folder)
-    files = sum((checkpoint.folder / file).stat().st_size for file in checkpoint.files)
-    return files, {name: info.nbytes for name, info in checkpoint.tensors.items()}
+    total = sum((folder / file).stat().st_size for file in checkpoint.files)
+    return total, {name: info.nbytes for name, info in checkpoint.tensors.items()}
 
 
 def _coded(coding: Coding, *libraries: str) -> Format:

@@ -71,15 +71,17 @@ def measure(
     checkpoint = open_checkpoint(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
+    stored = {part for name in prunable for part in checkpoint.parts(name)}
+    sizes = []
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
-        places = {name: keep_packed if keep_packed and name == "packed" else Path(passing) / name for name in formats}
-        stored = {part for name in prunable for part in checkpoint.parts(name)}
-        found = [_size(known_formats()[name], checkpoint, stored, place) for name, place in places.items()]
+        for name in formats:
+            out = keep_packed if keep_packed and name == "packed" else Path(passing) / name
+            sizes.append(_size(known_formats()[name], checkpoint, stored, out))
     if keep_packed is not None and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
     return StorageResult(
-        sizes=tuple(found),
+        sizes=tuple(sizes),
         prunable=bound.weights,
         nonzero=bound.nonzero,
         raw_value_bound=bound.raw_values,
@@ -89,15 +91,16 @@ def measure(
     )
 
 
-def _size(row: Format, checkpoint: Checkpoint, stored: Set[str], place: Path) -> Size:
-    start = time.perf_counter()
+def _size(row: Format, checkpoint: Checkpoint, stored: Set[str], out: Path) -> Size:
+    seconds = 0.0
     if row.write is None:
-        place, seconds = checkpoint.folder, 0.0
+        out = checkpoint.folder
     else:
-        row.write(checkpoint.folder, place)
+        start = time.perf_counter()
+        row.write(checkpoint.folder, out)
         seconds = time.perf_counter() - start
-    total, each = row.sizes(place)
-    same = None if row.read is None else _same(row.read(place), checkpoint)
+    total, each = row.sizes(out)
+    same = None if row.read is None else _same(row.read(out), checkpoint)
     return Size(row.name, total, sum(each[name] for name in stored), seconds, same)
 
 

@@ -21,7 +21,7 @@ from sparsebench.models.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
-from sparsebench.storage.container import StoredFile, StoredTensor, again, believable, read, read_bytes
+from sparsebench.storage.container import StoredFile, StoredTensor, believable, read, read_bytes
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ class Encoded:
     index: Bytes
     values: tuple[Words, ...]
 
-    @property
-    def value_bytes(self) -> int:
-        """The size of all values in bytes."""
-        return sum(piece.nbytes for piece in self.values)
-
 
 def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
     """Encode a tensor, given as its bytes with ``item`` bytes per element, in the smallest encoding.
@@ -53,8 +48,8 @@ def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
     Of equal sizes the simpler encoding is taken: raw, then bitmask, then gaps. With ``scratch`` the result is in that
     memory.
     """
-    found = smallest(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
-    return found or Encoded("raw", np.empty(0, np.uint8), (bits,))
+    smaller = smallest(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
+    return smaller or Encoded("raw", np.empty(0, np.uint8), (bits,))
 
 
 def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
@@ -88,12 +83,12 @@ def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scr
         return values
     if encoding not in ENCODINGS or item not in WORDS or values.size % item:
         raise StorageError(f"encoding {encoding!r} with elements of {item} bytes is unknown")
-    n, found = size // item, values.view(WORDS[item])
+    n, elements = size // item, values.view(WORDS[item])
     if encoding == "bitmask" and index.size != (n + 7) // 8:
         raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
-    words, done = kernels.chosen().place(encoding, index, found, n, scratch or Scratch())
-    if done != found.size:
-        raise StorageError(f"{found.size} values where its index places {done}")
+    words, done = kernels.chosen().place(encoding, index, elements, n, scratch or Scratch())
+    if done != elements.size:
+        raise StorageError(f"{elements.size} values where its index places {done}")
     return words.view(np.uint8)
 
 
@@ -108,14 +103,12 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
         values = layout.packed(np.concatenate(codes.values))
         parts = [Section("U8", (part.size,), (part,)) for part in (codes.index, values)]
         return f"int{layout.bits}-{codes.encoding}", tuple(parts)
-    found = encode(bits, item_size(info), scratch)
-    if found.encoding == "raw":
+    encoded = encode(bits, item_size(info), scratch)
+    if encoded.encoding == "raw":
         return "raw", (Section(info.dtype, info.shape, (bits,)),)
-    count = found.value_bytes // item_size(info)
-    return found.encoding, (
-        Section("U8", (found.index.size,), (found.index,)),
-        Section(info.dtype, (count,), found.values),
-    )
+    count = sum(piece.size for piece in encoded.values)
+    index = Section("U8", (encoded.index.size,), (encoded.index,))
+    return encoded.encoding, (index, Section(info.dtype, (count,), encoded.values))
 
 
 def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
@@ -165,7 +158,7 @@ class PackedCheckpoint:
         return bounded.read_object(self.folder / "config.json")
 
     @cached_property
-    def places(self) -> dict[str, tuple[StoredFile, StoredTensor]]:
+    def entries(self) -> dict[str, tuple[StoredFile, StoredTensor]]:
         """The file and entry of every tensor, by name. Raises StorageError where a file is damaged."""
         files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
         return {entry.info.name: (file, entry) for file in files for entry in file.entries}
@@ -173,7 +166,7 @@ class PackedCheckpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, with the shape and dtype of its dense form."""
-        return {name: entry.info for name, (_, entry) in self.places.items()}
+        return {name: entry.info for name, (_, entry) in self.entries.items()}
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
         """Load one dense tensor, or its slice ``index``, checked against the tensor's checksum."""
@@ -183,7 +176,7 @@ class PackedCheckpoint:
                 self._decoded = None
                 self._decoded = (name, self.load(name))
             return self._decoded[1][index]
-        file, entry = self.places[name]
+        file, entry = self.entries[name]
         return _tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
     def kept(self, name: str) -> PackedTensor | None:
@@ -191,7 +184,7 @@ class PackedCheckpoint:
 
         Raises StorageError where the file is too short, or its values are no whole number of elements.
         """
-        file, entry = self.places[name]
+        file, entry = self.entries[name]
         if entry.encoding == "raw" or "-" in entry.encoding:
             return None
         index, values = (read_bytes(file.path, begin, end) for begin, end in entry.parts)
@@ -199,7 +192,7 @@ class PackedCheckpoint:
         if values.size % (size := ITEM_SIZE[dtype]):
             raise StorageError(
                 f"{file.path}: {name}: {values.size} bytes of values are not a multiple of the {size}-byte {dtype} element",
-                again(CODING),
+                CODING.again,
             )
         return PackedTensor(entry.encoding, _tensor(index, "U8"), _tensor(values, dtype))
 

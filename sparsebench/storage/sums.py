@@ -72,8 +72,7 @@ def damage(folder: Path) -> str | None:
     known = (read_json(beside(folder)) or {}).get(ALGORITHM)
     if not isinstance(known, dict):
         return None
-    found = _names(folder)
-    if other := sorted(set(known) ^ set(found)):
+    if other := sorted(set(known) ^ set(_names(folder))):
         return f"{folder / other[0]} {'is missing' if other[0] in known else 'was added'}"
     for name in sorted(known, key=lambda name: (folder / name).stat().st_size):
         wanted = tuple(known[name])
@@ -95,9 +94,9 @@ def _names(folder: Path) -> list[str]:
 
 def _sum(path: Path) -> tuple[int, str]:
     """Return a file's size in bytes and its checksum."""
-    size, sum_, piece = 0, xxhash.xxh3_64(), memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
+    size, digest, piece = 0, xxhash.xxh3_64(), memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
     with path.open("rb", buffering=0) as file:
         while got := file.readinto(piece):
             size += got
-            sum_.update(piece[:got])
-    return size, sum_.hexdigest()
+            digest.update(piece[:got])
+    return size, digest.hexdigest()

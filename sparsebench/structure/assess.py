@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,36 +54,6 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     """
     checkpoint = open_checkpoint(folder)
     places = parts(checkpoint, family)
-    _refuse_integers(checkpoint, places)
-    found = [
-        _tensor(checkpoint, info, places[name], absolute, relative)
-        for name, info in weight_tensors(checkpoint, places).items()
-        if info.numel
-    ]
-    return StructureResult(family, tuple(absolute), tuple(relative), EDGES, tuple(found))
-
-
-def _tensor(
-    checkpoint: Checkpoint, info: TensorInfo, place: Part, absolute: Sequence[float], relative: Sequence[float]
-) -> TensorStructure:
-    try:
-        found = numbers(_read(checkpoint, info), info.dtype, absolute, relative)
-    except ModelError as error:
-        raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
-    return TensorStructure(
-        **vars(found),
-        name=info.name,
-        layer=place.layer,
-        side=place.side,
-        kind=place.kind,
-        prunable=place.prunable,
-        dtype=info.dtype,
-        shape=info.shape,
-    )
-
-
-def _refuse_integers(checkpoint: Checkpoint, places: Mapping[str, Part]) -> None:
-    """Raise ModelError where a matrix of a block is stored as integers."""
     for name, info in checkpoint.tensors.items():
         matrix = places[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
         if matrix and info.dtype not in FLOATS:
@@ -91,6 +61,23 @@ def _refuse_integers(checkpoint: Checkpoint, places: Mapping[str, Part]) -> None
                 f"{name} is stored as {info.dtype}: a quantized checkpoint",
                 "convert it to bfloat16, float16 or float32",
             )
+    tensors = [
+        _tensor(checkpoint, info, places[name], absolute, relative)
+        for name, info in weight_tensors(checkpoint, places).items()
+        if info.numel
+    ]
+    return StructureResult(family, tuple(absolute), tuple(relative), EDGES, tuple(tensors))
+
+
+def _tensor(
+    checkpoint: Checkpoint, info: TensorInfo, place: Part, absolute: Sequence[float], relative: Sequence[float]
+) -> TensorStructure:
+    try:
+        counted = numbers(_read(checkpoint, info), info.dtype, absolute, relative)
+    except ModelError as error:
+        raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
+    position = {key: getattr(place, key) for key in ("name", "layer", "side", "kind", "prunable")}
+    return TensorStructure(**vars(counted), **position, dtype=info.dtype, shape=info.shape)
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:

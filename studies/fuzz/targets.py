@@ -129,8 +129,9 @@ class Configurations(Target):
     def read(self, given: bytes) -> None:
         from sparsebench import bounded
         from sparsebench.manifest.schema import ManifestModel
+        from sparsebench.models.build import meta_model
         from sparsebench.models.checkpoint import Checkpoint
-        from sparsebench.models.families import family_of, meta_model
+        from sparsebench.models.families import family_of
         from sparsebench.models.topology import parts
         from sparsebench.plan.sizes import model_size
 

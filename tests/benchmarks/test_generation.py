@@ -21,7 +21,8 @@ from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.load import load_model, load_tokenizer
+from sparsebench.models.load import load_model
+from sparsebench.models.text import load_tokenizer
 from tests.benchmarks.conftest import Run
 from tests.conftest import WORDS
 

@@ -18,7 +18,8 @@ from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.pseudo_perplexity import windows
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.families import MODEL_TYPES, has_masked_lm
-from sparsebench.models.load import load_masked_lm, load_tokenizer
+from sparsebench.models.load import load_masked_lm
+from sparsebench.models.text import load_tokenizer
 from tests.benchmarks.conftest import Run, sentence
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small

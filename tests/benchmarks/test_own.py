@@ -25,7 +25,7 @@ from sparsebench.benchmarks.running import wikitext
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.models.load import load_tokenizer
+from sparsebench.models.text import load_tokenizer
 from sparsebench.plan import single
 from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import sentence

@@ -24,7 +24,8 @@ from sparsebench.benchmarks.perplexity import cut, likelihoods
 from sparsebench.benchmarks.running import pooled, wikitext
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.families import MODEL_TYPES, transformers_config
-from sparsebench.models.load import load_model, load_tokenizer
+from sparsebench.models.load import load_model
+from sparsebench.models.text import load_tokenizer
 from tests.benchmarks.conftest import Run, sentence
 from tests.models.model_zoo import small
 

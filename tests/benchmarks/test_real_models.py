@@ -14,7 +14,7 @@ from sparsebench.benchmarks import all_tasks, encoder
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import ManifestModel
-from sparsebench.models.obtain import obtain
+from sparsebench.models.prepare import obtain
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT, tokens
 from tests.benchmarks.conftest import Run

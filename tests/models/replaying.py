@@ -8,8 +8,7 @@ from typing import Any
 
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import MODEL_TYPES
-from sparsebench.models.load import load_model
+from sparsebench.models.families import MODEL_TYPES, auto_class
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.topology import REFUSED, parts
 from tests.models.model_zoo import EXPERT_TYPES, small
@@ -62,13 +61,18 @@ def batch(family: str, samples: int = 5, padded: bool = True) -> Batch:
     return Batch(ids, mask, torch.where(decoder_mask, decoder_ids, 1), decoder_mask)
 
 
+def stock(folder: Path, family: Any, dtype: str = "auto") -> Any:
+    """The model as transformers' own loader gives it."""
+    return auto_class(family, Checkpoint(folder).config).from_pretrained(folder, dtype=dtype).eval()
+
+
 class Stock:
     """The whole model in stock transformers: what it returns, and what every prunable layer reads."""
 
     def __init__(self, folder: Path, family: Any, given: Batch, changed: Mapping[str, Any] | None = None) -> None:
         import torch
 
-        self.model = load_model(folder, family)
+        self.model = stock(folder, family)
         self.parts = {name: part for name, part in parts(Checkpoint(folder), family).items() if part.prunable}
         self.read: dict[str, list[Any]] = {name: [] for name in self.parts}
         with torch.no_grad():

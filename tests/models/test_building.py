@@ -15,7 +15,10 @@ def test_two_processes_do_not_meet_and_the_dead_leave_nothing(tmp_path: Path) ->
     (beside(folder) / "half").touch()
     ours = beside(folder)
     assert not list(ours.iterdir()), "what this process had begun is begun again"
-    script = f"from pathlib import Path; from sparsebench.models.building import beside; print(beside(Path({str(folder)!r})))"
+    script = (
+        "from pathlib import Path; from sparsebench.models.building import beside; "
+        f"print(beside(Path({str(folder)!r})))"
+    )
     theirs = Path(
         subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     )

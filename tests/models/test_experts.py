@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.assemble import assemble
 from sparsebench.models.batch import Batch
+from sparsebench.models.build import build_model
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.experts import is_fused
 from sparsebench.models.gather import Gatherer, PrunableLayer
@@ -23,7 +23,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from tests.models.model_zoo import EXPERT_TYPES, small
-from tests.models.replaying import batch, written
+from tests.models.replaying import batch, stock, written
 
 APART = ("deepseek_v3", "glm4_moe", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")
 """Types whose published files have other names or forms than the model: one tensor for each layer of each expert, mostly."""
@@ -50,7 +50,7 @@ def stored(model_type: str, form: str, folder: Path) -> Path:
     if form == "fused":
         return fused
     # A model that was loaded is saved under the names that it was loaded from; a new one as it is published.
-    loaded = load_model(fused, "decoder")
+    loaded = stock(fused, "decoder")
     new = type(loaded)(loaded.config)
     new.load_state_dict(loaded.state_dict())
     new.save_pretrained(folder / "published")
@@ -76,7 +76,7 @@ class Stock:
     """Stock transformers: final states, and the rows that each expert's layers read, by place."""
 
     def __init__(self, folder: Path, given: Batch) -> None:
-        self.model = load_model(folder, "decoder")
+        self.model = stock(folder, "decoder")
         self.read: dict[tuple[int, int, str], Any] = {}
         kept = given.attention_mask.reshape(-1)
         for name, module in self.model.named_modules():
@@ -145,7 +145,7 @@ def test_a_changed_expert_is_a_changed_model(model_type: str, form: str, tmp_pat
     names = {tensor.name for tensor in pruned.tensors}
 
     def changed(block: Any) -> None:
-        views = {view.name: view for view in block._place.parameters.values() if view.name in names}
+        views = {view.name: view for view in block._block.parameters.values() if view.name in names}
         block.advance(0, {name: view.cut(after.load(view.tensor)) for name, view in views.items()})
 
     replay = Replay(Checkpoint(folder), "decoder", given)
@@ -291,7 +291,7 @@ def test_an_expert_that_sees_its_first_token_late_is_counted() -> None:
 @pytest.mark.parametrize(("model_type", "form"), STORED)
 def test_an_assembled_model_is_the_loaded_one(model_type: str, form: str, tmp_path: Path) -> None:
     folder = stored(model_type, form, tmp_path)
-    mine, theirs = assemble(Checkpoint(folder), "decoder").state_dict(), load_model(folder, "decoder").state_dict()
+    mine, theirs = build_model(Checkpoint(folder), "decoder").state_dict(), stock(folder, "decoder").state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from sparsebench.errors import ModelError
 from sparsebench.models import families
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.families import MODEL_TYPES, auto_class, family_of, has_classifier
+from sparsebench.models.build import meta_model
+from sparsebench.models.families import MODEL_TYPES, auto_class, dimensions, family_of, has_classifier
 from tests.models.model_zoo import small
 
 
@@ -67,7 +67,7 @@ def test_dimensions_under_a_types_own_names(
 
 def test_too_many_blocks_are_refused_before_any_is_built() -> None:
     with pytest.raises(ModelError, match="10,000 blocks"):
-        families.meta_model("decoder", {"model_type": "mpt", "n_layers": 100_000_000})
+        meta_model("decoder", {"model_type": "mpt", "n_layers": 100_000_000})
 
 
 @pytest.mark.parametrize("named", [7, "BertModel", {"a": 1}, True])

@@ -65,7 +65,7 @@ def test_a_model_is_refused_before_its_weights_are_fetched(
     check: Callable[[Any], None], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
-    monkeypatch.setattr("sparsebench.plan.single.obtain", lambda *given: pytest.fail("fetched"))
+    monkeypatch.setattr("sparsebench.models.prepare.obtain", lambda *given: pytest.fail("fetched"))
     with pytest.raises(UnsupportedError, match=kind):
         single(str(tmp_path), "decoder", "auto", True, check)
 

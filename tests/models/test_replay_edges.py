@@ -82,7 +82,7 @@ def test_who_wants_only_inputs_does_not_pay_for_the_last_product(
     products: dict[bool, int] = {}
 
     def visit(block: Block) -> None:
-        last = next(r.module for name, r in block._place.prunable.items() if "down_proj" in name)
+        last = next(r.module for name, r in block._block.prunable.items() if "down_proj" in name)
         for only in (True, False):
             products[only] = 0
             hook = last.register_forward_hook(lambda *_, only=only: products.update({only: products[only] + 1}))
@@ -247,7 +247,7 @@ def test_a_large_table_is_mapped_and_gives_the_same(tmp_path: Path, monkeypatch:
     folder, family = written("llama", tmp_path / "model")
     results = []
     for limit in (1 << 30, 1):
-        monkeypatch.setattr("sparsebench.models.filling.MAPPED", limit)
+        monkeypatch.setattr("sparsebench.models.checkpoint.MAPPED", limit)
         replay = Replay(Checkpoint(folder), family, batch(family))
         replay.run(dense)
         results.append(replay.outputs(0))
@@ -366,11 +366,9 @@ def test_replacements_must_fit_the_block(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
 
     def visit(block: Block) -> None:
-        with pytest.raises(ModelError, match=r"lm_head\.weight: it is no tensor of decoder block 0"):
+        with pytest.raises(ModelError, match=r"lm_head\.weight: .* in decoder block 0"):
             block.advance(0, {"lm_head.weight": torch.zeros(1)})
-        with pytest.raises(
-            ModelError, match=r"up_proj\.weight: replaced by \(1,\) where the checkpoint has \(48, 32\)"
-        ):
+        with pytest.raises(ModelError, match=r"up_proj\.weight: \(1,\) in .*\[48, 32\]"):
             block.advance(0, {name: torch.zeros(1)})
         raise KeyboardInterrupt
 
@@ -412,34 +410,3 @@ def test_no_more_blocks_come_once_all_streams_are_dropped(tmp_path: Path) -> Non
 
     Replay(Checkpoint(folder), family, batch(family)).run(visit)
     assert seen == [("encoder", 0), ("encoder", 1)]
-
-
-@pytest.mark.parametrize(("shape", "often"), [("llama", 1), ("bert", 1), ("t5", 1), ("gemma2", 1), ("deberta-v2", 2)])
-def test_tokens_are_embedded_once_whatever_the_streams(
-    shape: str, often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """DeBERTa's convolution reads the embeddings again behind the first block, for every stream."""
-    import torch
-
-    folder, family = written(shape, tmp_path / "model")
-    replay, given = Replay(Checkpoint(folder), family, batch(family), streams=1), batch(family)
-    tokens = [ids for ids in (given.input_ids, given.decoder_input_ids) if ids is not None]
-    tables = {id(stack.module.get_input_embeddings()) for stack in replay._skeleton.stacks}
-    looked: list[int] = []
-    forward = torch.nn.Embedding.forward
-
-    def counted(self: Any, ids: Any) -> Any:
-        if id(self) in tables:
-            looked.append(ids.numel())
-        return forward(self, ids)
-
-    monkeypatch.setattr(torch.nn.Embedding, "forward", counted)
-    replay.run(lambda block: block.advance(0, {}))
-    assert sum(looked) == often * sum(ids.numel() for ids in tokens)
-    if often > 1:
-        return
-    looked.clear()
-    three = Replay(Checkpoint(folder), family, given, streams=3)
-    tables.update(id(stack.module.get_input_embeddings()) for stack in three._skeleton.stacks)
-    three.run(lambda block: None)
-    assert sum(looked) == sum(ids.numel() for ids in tokens)

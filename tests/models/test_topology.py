@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from sparsebench.models.build import meta_model
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.models.families import MODEL_TYPES, meta_model
+from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.topology import Part, part
 from tests.models.model_zoo import CONFIGS, small
 

@@ -10,15 +10,15 @@ import torch
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import architecture
+from sparsebench.models.build import check_buffers
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.filling import check_set
 from sparsebench.models.load import load_model
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay import Block, Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, single
 from tests.models.model_zoo import GROUPED, ROUTED, T5
-from tests.models.replaying import batch
+from tests.models.replaying import batch, stock
 from tests.models.test_axes import what_is_zero_can_go
 from tests.steps.shrink.making import text
 
@@ -75,13 +75,13 @@ def test_it_is_replayed_and_pruned_with_calibration(kind: str, tmp_path: Path) -
     config = {"model_type": kind, "initializer_range": 0.2, **CONFIGS[kind]}
     folder = write_random(config, tmp_path / "model", family, "float32", 0)
     given = batch(family, padded=False)
-    model = load_model(folder, family)
+    model = stock(folder, family)
     words: dict[str, Any] = {"input_ids": given.input_ids}
     if given.decoder_input_ids is not None:
         words |= {"decoder_input_ids": given.decoder_input_ids}
     with torch.no_grad():
         final = (model if family == "encoder-decoder" else model.base_model)(**words, output_hidden_states=True)
-    stock = final.decoder_hidden_states[-1] if family == "encoder-decoder" else final[0]
+    states = final.decoder_hidden_states[-1] if family == "encoder-decoder" else final[0]
 
     def visit(block: Block) -> None:
         block.observe(0, gram=True)
@@ -89,8 +89,8 @@ def test_it_is_replayed_and_pruned_with_calibration(kind: str, tmp_path: Path) -
     replay = Replay(Checkpoint(folder), family, given)
     replay.run(visit)
     found = replay.outputs(0)
-    assert torch.allclose(found, stock, rtol=1e-4, atol=2e-5 * float(stock.abs().max())), float(
-        (found - stock).abs().max()
+    assert torch.allclose(found, states, rtol=1e-4, atol=2e-5 * float(states.abs().max())), float(
+        (found - states).abs().max()
     )
     for name in ("magnitude", "wanda", "sparsegpt"):
         told: list[Any] = []
@@ -107,6 +107,6 @@ def test_a_buffer_that_nobody_sets_is_refused(unset: float, set_: float) -> None
     module = torch.nn.Module()
     module.register_buffer("places", torch.full((2,), unset))
     with pytest.raises(UnsupportedError, match=r"layers\.0\.places"):
-        check_set("layers.0", module)
+        check_buffers(module, "layers.0")
     module.register_buffer("places", torch.full((2,), set_))
-    check_set("layers.0", module)
+    check_buffers(module, "layers.0")

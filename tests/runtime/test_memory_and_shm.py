@@ -85,11 +85,11 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
     """Of a weight that needs no gradient torch 2.13 copies the transpose, for a batch of products (``bmm``)."""
     import torch
 
-    from sparsebench.models.assemble import assemble
+    from sparsebench.models.build import build_model
     from sparsebench.models.load import load_model
 
     checkpoint = Checkpoint(tiny_llama)
-    model = load_model(tiny_llama, "decoder") if way == "loaded" else assemble(checkpoint, "decoder")
+    model = load_model(tiny_llama, "decoder") if way == "loaded" else build_model(checkpoint, "decoder")
     prompt = inputs(checkpoint.config, Workload(1, 16, 2))
 
     def batched() -> bool:

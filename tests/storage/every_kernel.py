@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from sparsebench.storage import kernels
-from sparsebench.storage.compiled import Compiled
+from sparsebench.storage.kernels import Compiled
 from sparsebench.storage.portable import Portable
 
 NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]

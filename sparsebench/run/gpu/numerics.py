@@ -75,7 +75,7 @@ def pruning(bench: Bench) -> Seen:
 
 
 def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype | None) -> torch.Tensor:
-    from sparsebench.models.inputs import InputStatistics
+    from sparsebench.models.gather import InputStatistics
     from sparsebench.steps.prune.contract import Layer, Quota, Solution
     from sparsebench.steps.prune.methods.sparsegpt import solve
 

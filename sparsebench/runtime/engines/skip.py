@@ -10,10 +10,8 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models import moefied
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.grouped import FeedForward, experts_of
-from sparsebench.models.skipping import SkipThresholds, skip_of, skips
-from sparsebench.models.spellings import place_of
-from sparsebench.models.topology import LINEAR_TYPES, part
+from sparsebench.models.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
+from sparsebench.models.topology import LINEAR_TYPES, part, place_of
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain

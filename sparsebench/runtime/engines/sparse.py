@@ -13,7 +13,7 @@ import torch
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
 from sparsebench.models import precision, topology
-from sparsebench.models.assemble import StoredWeights, assemble
+from sparsebench.models.build import StoredWeights, build_model
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.experts import left_fused
 from sparsebench.models.topology import View
@@ -78,7 +78,7 @@ class Sparse:
         if not baseline:
             return Plain(self._assembled(source))
         packed = is_packed(source.folder)
-        model: Any = assemble(opened(source), source.family, source.dtype) if packed else source.plain()
+        model: Any = build_model(opened(source), source.family, source.dtype) if packed else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
@@ -90,7 +90,7 @@ class Sparse:
         self._check_dtype(source, weights)
 
         def plain(dtype: str, cut: Cut) -> Any:
-            return assemble(weights, source.family, dtype, cut)
+            return build_model(weights, source.family, dtype, cut)
 
         sparse, wrong = partial(self._assembled, source), "a sparse kernel is wrong for it"
         try:
@@ -131,7 +131,7 @@ class Sparse:
             replaceable += topology.part(weights.tensors[view.tensor], weights.config, source.family).prunable
             return self._sparse_layer(weights, view, module, dtype)
 
-        model: Any = assemble(weights, source.family, source.dtype, cut, sparse_layer)
+        model: Any = build_model(weights, source.family, source.dtype, cut, sparse_layer)
         if not replaceable:
             raise UnsupportedError(
                 f"{weights.config.get('model_type')}: none of its layers is one that the sparse engine can replace",
@@ -154,7 +154,7 @@ class Sparse:
 
     def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
         if not self.cuda:  # a GPU's kernels take any dtype
-            check_dtype("sparse", precision.resolve(source.dtype, weights.config))
+            check_dtype("sparse", precision.resolve(source.dtype, weights.config, weights.tensors))
 
     def _sparse_layer(self, weights: StoredWeights, view: View, module: Any, dtype: Any) -> Any:
         """Make the layer to replace a linear ``module`` by; None where its zeros do not pay."""

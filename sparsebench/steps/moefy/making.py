@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models import blocks, filling
+from sparsebench.models.blocks import fill_skeleton, survey
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
-from sparsebench.models.grouped import COUNTED, ExpertsConfig, FeedForward, count
 from sparsebench.models.moefied import ExpertRouter
 from sparsebench.models.quantized import float_checkpoint
 from sparsebench.models.replay import Replay
-from sparsebench.models.skipping import skips
+from sparsebench.models.skipping import COUNTED, ExpertsConfig, FeedForward, count, skips
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
@@ -142,12 +141,12 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
 def _places(checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], experts: int) -> dict[str, FeedForwardPart]:
     """Return every block's feed-forward part by the block's path. Raises UnsupportedError for an unfit one."""
-    skeleton = blocks.survey(checkpoint.config, family)
-    filling.fill(skeleton, checkpoint, family)
+    skeleton = survey(checkpoint.config, family)
+    fill_skeleton(skeleton, checkpoint, family)
     return {
         block.path: _place(block.path, block.side, block.index, block.module, block.prunable, parts, experts)
         for stack in skeleton.stacks
-        for block in stack.places
+        for block in stack.blocks
     }
 
 

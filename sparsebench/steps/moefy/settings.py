@@ -10,7 +10,7 @@ from pydantic import Field
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.architectures import neurons
-from sparsebench.models.grouped import COUNTED, count
+from sparsebench.models.skipping import COUNTED, count
 from sparsebench.models.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.watching import unwatched

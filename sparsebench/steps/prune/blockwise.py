@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
     from sparsebench.models.batch import Batch
-    from sparsebench.models.inputs import InputStatistics
+    from sparsebench.models.gather import InputStatistics
     from sparsebench.models.replay import Block, Replay
 
 BlockKey = tuple[str, int]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.errors import SparsebenchError
-    from sparsebench.models.inputs import InputStatistics
+    from sparsebench.models.gather import InputStatistics
     from sparsebench.models.quantized import Codes
     from sparsebench.steps.grid import Quantize
     from sparsebench.steps.prune.settings import Prune

@@ -94,7 +94,7 @@ class WordMasking:
     @classmethod
     def of(cls, folder: Path, vocabulary: int) -> WordMasking:
         """Return the masking for the tokenizer in ``folder``. Raises ModelError where it has no mask token."""
-        from sparsebench.models.load import load_tokenizer
+        from sparsebench.models.text import load_tokenizer
 
         tokenizer: Any = load_tokenizer(folder)
         if tokenizer.mask_token_id is None:

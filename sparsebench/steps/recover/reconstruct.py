@@ -25,7 +25,7 @@ from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
-from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import dimensions
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
 from sparsebench.models.topology import parts, weight_tensors

@@ -8,10 +8,9 @@ from typing import Any
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.grouped import experts_of
+from sparsebench.models.families import dimensions
 from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.skipping import skips
+from sparsebench.models.skipping import experts_of, skips
 from sparsebench.steps.calibration import first
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover import whole

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.axes import POSITIONS, ModelShape, shape, sizes
+from sparsebench.models.build import meta_model, stored_views
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.families import has_masked_lm, meta_model, transformers_config
-from sparsebench.models.filling import stored_views
+from sparsebench.models.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
 from sparsebench.models.random_weights import write_model
 from sparsebench.models.topology import View, moved, part
-from sparsebench.models.types import PER_LAYER
 from sparsebench.steps import cut_model
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.build import stored_views
 from sparsebench.models.checkpoint import Checkpoint, torch_dtype
-from sparsebench.models.filling import stored_views
 from sparsebench.models.topology import View, parts
 
 if TYPE_CHECKING:

@@ -22,12 +22,11 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.models.dimensions import dimensions
-from sparsebench.models.families import has_masked_lm
+from sparsebench.models.families import dimensions, has_masked_lm
 from sparsebench.models.load import load_masked_lm, load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.safety import told
-from sparsebench.models.tokenizers import same_tokenizer
+from sparsebench.models.text import same_tokenizer
 from sparsebench.models.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Evidence, Step

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import stated
 from sparsebench.models.axes import Axis, AxisKind, ModelShape, sizes
-from sparsebench.models.types import PER_LAYER
+from sparsebench.models.families import PER_LAYER
 
 if TYPE_CHECKING:
     import torch

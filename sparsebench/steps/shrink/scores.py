@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
 from sparsebench.models.axes import Axis, Cut, ModelShape
-from sparsebench.models.hooks import hooked
+from sparsebench.models.skipping import hooked
 from sparsebench.steps.contract import Progress, reported
 
 if TYPE_CHECKING:

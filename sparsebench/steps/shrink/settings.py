@@ -10,8 +10,7 @@ from pydantic import Field
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
 from sparsebench.models.architectures import UNBIASED, architecture
-from sparsebench.models.families import family_of
-from sparsebench.models.types import PER_LAYER
+from sparsebench.models.families import PER_LAYER, family_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.recover.settings import Distill, TrainingSettings

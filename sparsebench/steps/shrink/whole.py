@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models import blocks
+from sparsebench.models.blocks import survey
+from sparsebench.models.build import stored_views
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.filling import stored_views
-from sparsebench.models.hooks import hooked
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import GROUP
-from sparsebench.models.spellings import place_of
+from sparsebench.models.skipping import hooked
+from sparsebench.models.topology import place_of
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +53,8 @@ class WholeModel:
         from sparsebench.models.experts import show_layers
 
         checkpoint = Checkpoint(folder)
-        skeleton = blocks.survey(checkpoint.config, family)
-        paths = {stack.side: [place.path for place in stack.places] for stack in skeleton.stacks}
+        skeleton = survey(checkpoint.config, family)
+        paths = {stack.side: [place.path for place in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
         model.requires_grad_(False)
         names = stored_views(model, checkpoint.tensors) if show_layers(model, checkpoint.tensors) else {}

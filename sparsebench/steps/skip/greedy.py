@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsebench.models.hooks import hooked
-from sparsebench.models.skipping import masked
+from sparsebench.models.skipping import hooked, masked
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block

@@ -11,7 +11,7 @@ import torch
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import cache_name
+from sparsebench.models.families import cache_name
 from sparsebench.models.skipping import SkipThresholds
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
 from sparsebench.runtime.engines import engine, engines

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError, ParityError, UnsupportedError
-from sparsebench.models.assemble import assemble
+from sparsebench.models.build import build_model
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.native import Missing
@@ -26,6 +26,7 @@ from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
 from sparsebench.runtime.workload import Prompt, inputs
 from sparsebench.storage import pack
+from tests.models.replaying import stock
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
 
 
@@ -54,15 +55,17 @@ def sparse_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
     folder, family = model
-    stock, own = load_model(folder, family), assemble(Checkpoint(folder), family)
-    assert own.dtype == stock.dtype and not own.training
-    mine, theirs = own.state_dict(), stock.state_dict()
+    reference, own = stock(folder, family), build_model(Checkpoint(folder), family)
+    assert own.dtype == reference.dtype and not own.training
+    mine, theirs = own.state_dict(), reference.state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-    told = [{name: one.requires_grad for name, one in made.named_parameters()} for made in (own, stock)]
+    told = [{name: one.requires_grad for name, one in made.named_parameters()} for made in (own, reference)]
     assert told[0] == told[1], "torch multiplies by a weight that needs no gradient in another way, at times slowly"
     words = prompt(own.config.to_dict())
-    assert distance(outputs(own, family, words), outputs(stock, family, words)) < 1e-6  # buffers that no file has, too
-    assert memory.tensor_bytes(own) == memory.tensor_bytes(stock)
+    assert (
+        distance(outputs(own, family, words), outputs(reference, family, words)) < 1e-6
+    )  # buffers that no file has, too
+    assert memory.tensor_bytes(own) == memory.tensor_bytes(reference)
 
 
 @pytest.mark.long
@@ -207,7 +210,7 @@ def test_missing_weights_are_named(tiny_llama: Path) -> None:
     weights = Checkpoint(tiny_llama)
     weights.tensors.pop("model.layers.1.mlp.up_proj.weight")
     with pytest.raises(ModelError, match="up_proj"):
-        assemble(weights, "decoder")
+        build_model(weights, "decoder")
 
 
 @pytest.mark.parametrize("form", ["fused", "published"])
@@ -280,6 +283,6 @@ def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(
     found = started()
     assert found.parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5
     assert len(sparse_layers(found.load(SavedModel(folder, "decoder"), 40, False).module)) == 8
-    monkeypatch.setattr("sparsebench.models.assemble.LINEAR_TYPES", frozenset({"Linear"}))
+    monkeypatch.setattr("sparsebench.models.build.LINEAR_TYPES", frozenset({"Linear"}))
     with pytest.raises(UnsupportedError, match="falcon: none of its layers"):
         started().load(SavedModel(folder, "decoder"), 40, False)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.grouped import COUNTED, KEY, ROUTERS, experts_of
 from sparsebench.models.load import load_model
+from sparsebench.models.skipping import COUNTED, EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
 from sparsebench.steps.moefy.use import inside, together
@@ -210,8 +210,8 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
             single("moefy", "kmeans", **given)
         assert ("missing" in str(told.value)) == (not given)
     for damaged in ([], {}, {"router": "dice", "experts": 4, "active": 2, "shared": 0, "parts": []}):
-        with pytest.raises(ModelError, match=KEY):
-            experts_of({KEY: damaged})
+        with pytest.raises(ModelError, match=EXPERTS_KEY):
+            experts_of({EXPERTS_KEY: damaged})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.inputs import InputStatistics
+from sparsebench.models.gather import InputStatistics
 from sparsebench.models.topology import parts
 from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes

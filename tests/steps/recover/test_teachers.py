@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
-from sparsebench.models.tokenizers import same_tokens
+from sparsebench.models.text import same_tokens
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder

@@ -15,7 +15,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_masked_lm, load_model
 from sparsebench.models.skipping import KEY, skip_of
-from sparsebench.models.spellings import place_of
+from sparsebench.models.topology import place_of
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.skip import thresholds

@@ -192,7 +192,8 @@ def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Pa
     """In either order the same model: what a chain ends in says of a text what its reverse says."""
     import torch
 
-    from sparsebench.models.load import load_model, load_tokenizer
+    from sparsebench.models.load import load_model
+    from sparsebench.models.text import load_tokenizer
 
     build, family, _ = MODELS[kind]
     dense, outputs = build(tmp_path / "dense"), []
