@@ -76,7 +76,7 @@ def measure(
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
     from sparsebench import devices, runtime
-    from sparsebench.models.topology import refuse_text
+    from sparsebench.models.shape.topology import refuse_text
     from sparsebench.notebook import speedups
     from sparsebench.runtime.engines import engine as made
     from sparsebench.runtime.engines import engines

@@ -59,7 +59,7 @@ def open_model(
 
     ``check`` is that of ``single``.
     """
-    from sparsebench.models.safety import left_out, told
+    from sparsebench.models.files.safety import left_out, told
     from sparsebench.plan.single import single
     from sparsebench.sources import Cache
 

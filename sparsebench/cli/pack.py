@@ -43,7 +43,7 @@ def pack(
     sparsebench pack pruned/0.90
     sparsebench pack pruned/0.90 --format archive
     """
-    from sparsebench.models.safety import left_out, told
+    from sparsebench.models.files.safety import left_out, told
 
     write = writer(form)
     assert write

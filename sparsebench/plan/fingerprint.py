@@ -16,7 +16,7 @@ from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
 READING = ("transformers", "tokenizers", "scipy")
-"""The libraries that turn text into activations and sums of them (models/gather.py), for steps that read text."""
+"""The libraries that turn text into activations and sums of them (models/replay/gather.py), for steps that read text."""
 DEQUANTIZING = ("transformers", "gguf")
 
 

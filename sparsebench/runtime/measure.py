@@ -11,10 +11,10 @@ from typing import Any
 
 from sparsebench import children, devices, environment
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import FLOAT, Scheme, scheme_of
-from sparsebench.models.skipping import skips
-from sparsebench.models.topology import refuse_text
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import FLOAT, Scheme, scheme_of
+from sparsebench.models.modules.skipping import skips
+from sparsebench.models.shape.topology import refuse_text
 from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import check_gpu, engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.models.families import cache_name
+from sparsebench.models.files.families import cache_name
 from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt, start_token

@@ -62,7 +62,7 @@ class RankWorker:
 
     def imports(self, folder: Path) -> None:
         """Import heavy libraries and what transformers imports for this model, so that neither counts as loading."""
-        from sparsebench.models.build import meta_model
+        from sparsebench.models.modules.build import meta_model
 
         for name in engines()[self.setting.engine].imports:
             importlib.import_module(name)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.families import cache_name
-from sparsebench.models.text import longest_input
+from sparsebench.models.files.families import cache_name
+from sparsebench.models.files.text import longest_input
 from sparsebench.runtime.results import Workload
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import FLOAT, encoding_of
-from sparsebench.models.topology import LINEAR_TYPES
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import FLOAT, encoding_of
+from sparsebench.models.shape.topology import LINEAR_TYPES
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -37,7 +37,7 @@ class SavedModel:
 
     def plain(self) -> Any:
         """Load the dense model, on the CPU."""
-        from sparsebench.models.load import load_model
+        from sparsebench.models.modules.load import load_model
 
         return load_model(self.folder, self.family, self.dtype)
 
@@ -53,7 +53,7 @@ class SavedModel:
         """
         import torch
 
-        from sparsebench.models.load import load_kernels
+        from sparsebench.models.modules.load import load_kernels
 
         if torch.cuda.is_available():
             raise UnsupportedError("quantized weights are run on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
@@ -64,7 +64,7 @@ class SavedModel:
 
         Raises ParityError where the difference is larger than that rounding explains.
         """
-        from sparsebench.models.load import load_expanded
+        from sparsebench.models.modules.load import load_expanded
         from sparsebench.runtime.parity import Cut, beside_rounding
 
         def expanded(dtype: str, cut: Cut) -> Any:
@@ -108,7 +108,7 @@ class Engine(Protocol):
 
 def products(model: Any) -> str:
     """Return text such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; "" for a float model."""
-    from sparsebench.models.quantized_linear import QuantizedLinear
+    from sparsebench.models.modules.quantized_linear import QuantizedLinear
 
     kinds = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
     dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())

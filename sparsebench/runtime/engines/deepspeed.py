@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.models.checkpoint import FLOATS, Checkpoint
-from sparsebench.models.families import PER_LAYER
+from sparsebench.models.files.checkpoint import FLOATS, Checkpoint
+from sparsebench.models.files.families import PER_LAYER
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import not_the_models

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
-from sparsebench.models.topology import LINEAR_TYPES, part, place_of
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
+from sparsebench.models.shape.topology import LINEAR_TYPES, part, place_of
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
@@ -180,7 +180,7 @@ class _Putting:
 
         The oracle router needs all neurons' values, so that only the last layer can skip.
         """
-        from sparsebench.models.moefied import hook
+        from sparsebench.models.modules.moefied import hook
 
         first, second, down = (place_of(self.model, path) for path in (part.first, part.second, part.down))
         assert first and down

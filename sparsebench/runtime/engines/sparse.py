@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, out_of_memory
-from sparsebench.models import precision, topology
-from sparsebench.models.build import Replace, StoredWeights, build_model
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import View
+from sparsebench.models.files import precision
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import Replace, StoredWeights, build_model
+from sparsebench.models.shape import topology
+from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
@@ -122,7 +123,7 @@ class Sparse:
         return ", ".join(f"{way} ×{count}" for way, count in found.items())
 
     def _assembled(self, source: SavedModel, cut: Callable[[Any], None] = lambda model: None) -> Any:
-        from sparsebench.models.experts import left_fused
+        from sparsebench.models.modules.experts import left_fused
 
         weights, offered = opened(source), [0]
         self._check_dtype(source, weights)

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.models.architectures import neurons
-from sparsebench.models.skipping import COUNTED, count
-from sparsebench.models.topology import REFUSED, refusal
+from sparsebench.models.modules.skipping import COUNTED, count
+from sparsebench.models.shape.architectures import neurons
+from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Context, Emit, Settings, Step
 from sparsebench.steps.watching import lacking
 

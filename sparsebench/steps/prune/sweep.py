@@ -9,9 +9,9 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target

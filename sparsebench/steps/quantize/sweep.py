@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Evidence, Progress, reported
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target

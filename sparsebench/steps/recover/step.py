@@ -10,13 +10,13 @@ from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
-from sparsebench.models.families import family_of
+from sparsebench.models.files.families import family_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Settings, Step, said, unusual
 from sparsebench.steps.recover import DENSE, PREDICTS, SEVERAL, teachers
 
 if TYPE_CHECKING:
-    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.files.checkpoint import Checkpoint
 
 
 class Reconstruct(Settings):
@@ -305,9 +305,9 @@ def run(
     where an oracle chooses its neurons. A step that fails later, for example because its blocks do not match the dense
     model's, is emitted as an error.
     """
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.quantized import float_checkpoint
-    from sparsebench.models.skipping import experts_of, skips
+    from sparsebench.models.files.checkpoint import Checkpoint
+    from sparsebench.models.files.quantized import float_checkpoint
+    from sparsebench.models.modules.skipping import experts_of, skips
     from sparsebench.steps.calibration import first
     from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction

@@ -19,15 +19,16 @@ import torch
 
 from sparsebench import devices, energy, environment, sources
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models import precision
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.models.families import dimensions, has_masked_lm
-from sparsebench.models.load import load_masked_lm, load_model
+from sparsebench.models.files import precision
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import dimensions, has_masked_lm
+from sparsebench.models.files.safety import told
+from sparsebench.models.files.text import same_tokenizer
+from sparsebench.models.files.writing import CheckpointWriter
+from sparsebench.models.modules.load import load_masked_lm, load_model
 from sparsebench.models.prepare import prepare
-from sparsebench.models.safety import told
-from sparsebench.models.text import same_tokenizer
-from sparsebench.models.topology import parts, weight_tensors
+from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros

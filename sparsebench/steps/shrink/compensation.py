@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.axes import Axis, Cut, ModelShape
+from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.prune.factor import DAMPING, check_gram
 
 if TYPE_CHECKING:

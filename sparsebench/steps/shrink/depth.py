@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.replay import Block, Replay
-from sparsebench.models.safety import told
+from sparsebench.models.files.safety import told
+from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import writing
@@ -29,7 +29,7 @@ from sparsebench.steps.shrink.whole import WholeModel
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.axes import ModelShape
+    from sparsebench.models.shape.axes import ModelShape
     from sparsebench.steps.calibration import Calibrated
 
 

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.axes import Axis, ModelShape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.safety import told
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.safety import told
+from sparsebench.models.shape.axes import Axis, ModelShape
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover.step import check_vocabulary
 from sparsebench.steps.recover.trainer import Pruning

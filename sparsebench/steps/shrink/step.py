@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Family
-from sparsebench.models.architectures import UNBIASED, architecture
-from sparsebench.models.families import PER_LAYER, family_of
+from sparsebench.models.files.families import PER_LAYER, family_of
+from sparsebench.models.shape.architectures import UNBIASED, architecture
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Evidence, Step, unusual
 from sparsebench.steps.recover import step as recover
@@ -140,8 +140,8 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     Raises UnsupportedError for an architecture that is not declared, ModelError for a quantized parent.
     """
-    from sparsebench.models.axes import shape
-    from sparsebench.models.quantized import float_checkpoint
+    from sparsebench.models.files.quantized import float_checkpoint
+    from sparsebench.models.shape.axes import shape
     from sparsebench.steps.shrink import depth, gates, width
 
     checkpoint = float_checkpoint(parent, "shrink first, then quantize")

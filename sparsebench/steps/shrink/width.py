@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models.axes import Axis, AxisKind, Cut, ModelShape
-from sparsebench.models.axes import shape as shape_of
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.replay import Block, Replay
-from sparsebench.models.safety import told
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.safety import told
+from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.shape.axes import Axis, AxisKind, Cut, ModelShape
+from sparsebench.models.shape.axes import shape as shape_of
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
@@ -27,7 +27,7 @@ from sparsebench.steps.shrink.whole import WholeModel
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.checkpoint import CheckpointWriter
+    from sparsebench.models.files.writing import CheckpointWriter
     from sparsebench.steps.calibration import Calibrated
 
 

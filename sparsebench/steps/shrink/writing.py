@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import widths
-from sparsebench.models.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
-from sparsebench.models.build import meta_model
-from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
-from sparsebench.models.families import PER_LAYER, transformers_config
-from sparsebench.models.topology import View, moved, spellings
+from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.families import PER_LAYER, transformers_config
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.build import meta_model
+from sparsebench.models.shape.architectures import widths
+from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
+from sparsebench.models.shape.topology import View, moved, spellings
 
 if TYPE_CHECKING:
     import torch
@@ -267,7 +268,7 @@ def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) 
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
     import torch
 
-    from sparsebench.models.checkpoint import torch_dtype
+    from sparsebench.models.files.checkpoint import torch_dtype
 
     for stored in smaller.shape.checkpoint.tensors:
         name = smaller.name(stored)

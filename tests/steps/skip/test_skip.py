@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_masked_lm, load_model
-from sparsebench.models.skipping import KEY, skip_of
-from sparsebench.models.topology import place_of
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_masked_lm, load_model
+from sparsebench.models.modules.skipping import KEY, skip_of
+from sparsebench.models.shape.topology import place_of
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.skip import thresholds

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
-from sparsebench.models.safety import NOTES
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.safety import NOTES
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.sources.cache import read_json
 
 if TYPE_CHECKING:

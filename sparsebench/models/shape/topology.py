@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import CONV1D_TYPES, FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, FLOATS, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     import torch

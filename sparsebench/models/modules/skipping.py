@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.topology import place_of
+from sparsebench.models.shape.topology import place_of
 
 if TYPE_CHECKING:
     import torch

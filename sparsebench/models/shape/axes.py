@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import Architecture, Heads, Mixture, architecture, stated, widths
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.topology import Part, View, parts, weight_tensors
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.shape.architectures import Architecture, Heads, Mixture, architecture, stated, widths
+from sparsebench.models.shape.topology import Part, View, parts, weight_tensors
 
 if TYPE_CHECKING:
     import torch
