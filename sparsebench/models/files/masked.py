@@ -46,7 +46,7 @@ def masked_names(names: Collection[str], where: Path) -> list[str]:
     return originals
 
 
-def told(folder: Path) -> str:
+def masks_note(folder: Path) -> str:
     """Return a note of the masked weights that were read when ``folder`` was prepared; empty where there were none."""
     number = (read_json(folder / NOTES) or {}).get(MASKED)
     if not isinstance(number, int):

@@ -91,10 +91,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A checkpoint's axes; ``places`` are its tensors' parts by name, ``blocks`` the number of blocks of each side."""
+    """A checkpoint's axes; ``parts`` are its tensors' parts by name, ``blocks`` the number of blocks of each side."""
 
     checkpoint: Checkpoint
-    places: Mapping[str, Part]
+    parts: Mapping[str, Part]
     how: Architecture
     axes: tuple[Axis, ...]
     blocks: Mapping[str, int]
@@ -102,8 +102,8 @@ class ModelShape:
     @property
     def block_parameters(self) -> int:
         """The number of parameters inside the blocks."""
-        weights = weight_tensors(self.checkpoint, self.places)
-        return sum(info.numel for name, info in weights.items() if self.places[name].layer is not None)
+        weights = weight_tensors(self.checkpoint, self.parts)
+        return sum(info.numel for name, info in weights.items() if self.parts[name].layer is not None)
 
     def key(self, axis: Axis) -> str:
         """Return the key of config.json that states the axis's number of elements; the axis has ``times`` that many."""

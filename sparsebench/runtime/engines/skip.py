@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
-from sparsebench.models.shape.topology import LINEAR_TYPES, part, place_of
+from sparsebench.models.shape.topology import LINEAR_TYPES, module_path, part
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
@@ -100,13 +100,13 @@ class SkipEngine:
         skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for the parity check lacks blocks.
         for path, limit in skip.inputs.items():
-            if name := place_of(model, path):
+            if name := module_path(model, path):
                 put.columns(name, limit)
         for path, limit in skip.outputs.items():
-            if name := place_of(model, path):
+            if name := module_path(model, path):
                 put.behind(name, limit, _beside(model, name, config, source.family))
         for one in experts.parts if experts else ():
-            if place_of(model, one.down):
+            if module_path(model, one.down):
                 put.experts(one)
         self.tallies, self.item = put.tallies, model.dtype.itemsize
         self.dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
@@ -182,7 +182,7 @@ class _Putting:
         """
         from sparsebench.models.modules.moefied import hook
 
-        first, second, down = (place_of(self.model, path) for path in (part.first, part.second, part.down))
+        first, second, down = (module_path(self.model, path) for path in (part.first, part.second, part.down))
         assert first and down
         chooser: Any = self.model.get_submodule(down).moe
         begin = self.model.get_submodule(first)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files import masked
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.safety import NOTES, note_left_out, told
+from sparsebench.models.files.safety import NOTES, left_out_note, note_left_out
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.shape.topology import View
 from sparsebench.steps.contract import Evidence
@@ -44,7 +44,7 @@ class VariantWriters:
         }
         self.removed: dict[Any, int] = dict.fromkeys(folders, 0)
         self.notes = {
-            target: {told(writer.left_out), masked.told(checkpoint.folder)} - {""}
+            target: {left_out_note(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
             for target, writer in self.writers.items()
         }
         self.unverified: dict[Any, Path] = {}

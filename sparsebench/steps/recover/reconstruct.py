@@ -26,7 +26,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import dimensions
-from sparsebench.models.files.safety import told
+from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
@@ -166,7 +166,7 @@ class Reconstruction:
         lost = earlier.joules is None and spent.meter.counts
         source = energy.UNCOUNTED if lost else spent.source
         removed = earlier.folder.notes if earlier.folder else []
-        evidence = self._evidence(folder, fits, [told(writer.left_out), *removed])
+        evidence = self._evidence(folder, fits, [left_out_note(writer.left_out), *removed])
         if earlier.folder:
             earlier.folder.remove()
         return replace(evidence, seconds=seconds, joules=joules, energy_source=source)

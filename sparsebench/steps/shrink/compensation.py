@@ -23,7 +23,7 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
     """
     switches: dict[str, bool] = {}
     names: list[str] = []
-    tensors, places = shape.checkpoint.tensors, shape.places
+    tensors, places = shape.checkpoint.tensors, shape.parts
     for axis in axes:
         for cut in axis.outputs:
             if _bias(cut.tensor) in tensors:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.files.safety import told
+from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.evidence import counted
@@ -52,7 +52,7 @@ def make(
             smaller = writing.without(shape, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings, "removed": removed}
             writer = writing.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
-            made[step] = [*_left(shape, removed), smaller.loads, told(writer.left_out)]
+            made[step] = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
         except SparsebenchError as error:
             emit(step, error)
     seconds = time.perf_counter() - started

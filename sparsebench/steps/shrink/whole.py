@@ -15,7 +15,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import hooked
 from sparsebench.models.replay.blockwise import GROUP
 from sparsebench.models.replay.skeleton import survey
-from sparsebench.models.shape.topology import place_of
+from sparsebench.models.shape.topology import module_path
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +186,7 @@ def module_of(model: Any, tensor: str) -> Any:
 
     Raises ModelError, naming the tensor, where there is none.
     """
-    name = place_of(model, tensor.removesuffix(".weight"))
+    name = module_path(model, tensor.removesuffix(".weight"))
     if name is None:
         raise ModelError(
             f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again"
