@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import CellError
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, measure_memory
 
 HEADS = 4

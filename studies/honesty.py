@@ -37,8 +37,8 @@ from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.manifest.schema import Manifest
-from sparsebench.models.build import meta_model
-from sparsebench.models.load import load_model
+from sparsebench.models.modules.build import meta_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.plan.expand import expand
 from sparsebench.runtime import intervals, latency, measure, memory
 from sparsebench.runtime.engines.hf import Plain

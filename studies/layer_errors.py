@@ -16,9 +16,9 @@ import torch
 from sparsebench import sources
 from sparsebench.errors import Interrupted, SparsebenchError
 from sparsebench.manifest.schema import ManifestCalibration
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.gather import InputStatistics
-from sparsebench.models.replay import Block, Replay
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.replay.gather import InputStatistics
 from sparsebench.plan.expand import resolved
 from sparsebench.steps.calibration import tokens
 from sparsebench.steps.prune import masks

@@ -29,12 +29,12 @@ from shapes import SHAPES
 from sparsebench import environment, sources
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.benchmarks.scoring import score
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.prepare import prepare
-from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.topology import parts
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated, tokens
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target

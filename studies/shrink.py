@@ -118,7 +118,7 @@ def depth(given: argparse.Namespace, out: Any) -> None:
 
 def speed(given: argparse.Namespace, out: Any) -> None:
     """Half of the neurons gone, and a quarter of the blocks, against the dense model: a prompt, one new token, and the file."""
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
     from sparsebench.steps.contract import Context
     from sparsebench.steps.registry import kinds, label, single
 
@@ -207,8 +207,8 @@ def bytes_a_token(model: Any, length: int) -> int:
 
 def in_blocks(folder: Path, model: Any, given: argparse.Namespace) -> list[float]:
     """Of each block of the dense model the median share of a forward's time that is measured in it."""
-    from sparsebench.models.blocks import survey
-    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.files.checkpoint import Checkpoint
+    from sparsebench.models.replay.skeleton import survey
 
     (stack,) = survey(Checkpoint(folder).config, "decoder").stacks
     began, spent = [0.0], [0.0] * len(stack.blocks)
@@ -241,7 +241,7 @@ def memory(given: argparse.Namespace, out: Any) -> None:
     while a block goes."""
     import torch
 
-    from sparsebench.models.batch import Batch
+    from sparsebench.models.replay.batch import Batch
     from sparsebench.steps.calibration import Calibrated
     from sparsebench.steps.contract import Context
     from sparsebench.steps.registry import kinds, single

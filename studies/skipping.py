@@ -254,7 +254,7 @@ def drawn(folder: Path, given: argparse.Namespace) -> Any:
     """Random tokens, for a model that has no tokenizer."""
     import torch
 
-    from sparsebench.models.batch import Batch
+    from sparsebench.models.replay.batch import Batch
     from sparsebench.steps.calibration import Calibrated
 
     ids = torch.randint(3, 1000, (given.samples, 64), generator=torch.Generator().manual_seed(0))

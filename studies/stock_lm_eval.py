@@ -122,8 +122,8 @@ def recorded() -> Iterator[Answers]:
 @contextmanager
 def in_float32(folder: Path, family: Family) -> Iterator[Path]:
     """A copy of the model in float32."""
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     with tempfile.TemporaryDirectory() as copy:
         load_model(folder, family, "float32").save_pretrained(copy)
@@ -137,7 +137,7 @@ def random_t5(tokenizer: Path) -> Iterator[Path]:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
 
     known = load_tokenizer(tokenizer)
     torch.manual_seed(0)

@@ -28,8 +28,8 @@ from unittest import mock
 
 import numpy as np
 
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.shape.topology import parts
 from sparsebench.storage import formats, kernels, measure
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.packed import decode, encode

@@ -28,10 +28,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sparsebench import heap
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay import GROUP
-from sparsebench.models.topology import prunable_parts
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.trainer import Pruning, State, Trainer

@@ -21,8 +21,8 @@ from sparsebench import sources
 from sparsebench.benchmarks import all_tasks
 from sparsebench.benchmarks.perplexity import cut, in_bytes, likelihoods
 from sparsebench.benchmarks.running import pooled
-from sparsebench.models.load import load_model
-from sparsebench.models.text import JOINER, load_tokenizer, original_ids, special_tokens, token_ids
+from sparsebench.models.files.text import JOINER, load_tokenizer, original_ids, special_tokens, token_ids
+from sparsebench.models.modules.load import load_model
 from sparsebench.plan.single import single
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT

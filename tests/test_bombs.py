@@ -24,7 +24,7 @@ from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.run import run
 from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError, UserError
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.models.checkpoint import Checkpoint, read_header, shards
+from sparsebench.models.files.checkpoint import Checkpoint, read_header, shards
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 from sparsebench.plan.checks import load

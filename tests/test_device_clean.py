@@ -26,8 +26,8 @@ MAKERS = (
 STAYS = "of a step that stays on the CPU: it reads and writes files, or replays a block at a time"
 GROUPED = "neurons are grouped, and routers trained, on the CPU"
 ON_THE_CPU = {
-    "models/axes.py": "marks of what goes, counted on the CPU",
-    "models/checkpoint.py": "the bytes of a file",
+    "models/shape/axes.py": "marks of what goes, counted on the CPU",
+    "models/files/checkpoint.py": "the bytes of a file",
     "models/random_weights.py": "weights that are drawn on their way into a file",
     "runtime/kernels/linear.py": "what C++ kernels write",
     "runtime/kernels/matrix.py": "what C++ kernels write",
@@ -123,8 +123,8 @@ def test_no_score_makes_a_tensor_without_a_device(way: str, request: pytest.Fixt
 def test_no_embedding_and_no_harness_makes_one(tiny_llama: Path, tiny_bert: Path) -> None:
     from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.benchmarks.encoder import Encoder
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     asked = [SimpleNamespace(args=("the cat sat on a", f" {word} mat")) for word in ("cat", "dog", "tree")]
     model, tokenizer = load_model(tiny_llama, "decoder"), load_tokenizer(tiny_llama)

@@ -14,9 +14,9 @@ import torch
 
 from sparsebench import devices
 from sparsebench.errors import ModelError
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.replay import Replay
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.replay.blockwise import Replay
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import combinations, kinds, single
@@ -199,8 +199,8 @@ def thresholds(config: Any) -> dict[str, float]:
 
 def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> None:
     from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     words = "the a of to and in is it was that cat dog".split()
     asked = [
@@ -228,7 +228,7 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
 def perplexities(folder: Path, device: str) -> list[float]:
     from sparsebench.benchmarks.batching import BatchSize
     from sparsebench.benchmarks.perplexity import cut, likelihoods
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     model = load_model(folder, "decoder", "float32", device)
     return likelihoods(model, cut([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
@@ -236,8 +236,8 @@ def perplexities(folder: Path, device: str) -> list[float]:
 
 def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
     from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
-    from sparsebench.models.load import load_masked_lm
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_masked_lm
 
     tokenizer, config = load_tokenizer(folder), json.loads((folder / "config.json").read_text())
     reader, scorer = PllTokenizer(tokenizer, config), PllScorer(load_masked_lm(folder, "float32", device), tokenizer, 3)
@@ -248,8 +248,8 @@ def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
 def generated(folder: Path, device: str) -> list[float]:
     """Of each text the tokens that are written, as numbers."""
     from sparsebench.benchmarks.generation import Generation
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     family: Any = "encoder-decoder" if "t5" in folder.name else "decoder"
     model, tokenizer = load_model(folder, family, "float32"), load_tokenizer(folder)

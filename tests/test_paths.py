@@ -17,8 +17,8 @@ from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.figures import style
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
-from sparsebench.models.building import beside
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.building import beside
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.prepare import prepare
 from sparsebench.paths import INDEX, PICKLE_INDEX, check, create, plain, unlinked
 from sparsebench.plan import preflight

@@ -16,6 +16,8 @@ ORDER = [
     "manifest", "sources", "native", "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records",
     "run", "ledger", "figures", "report", "arguments", "notebook", "cli",
 ]  # fmt: skip
+MODELS = ["files", "shape", "modules", "replay"]
+"""The subjects of models/ in order; what lies beside them there may import all four."""
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 
 
@@ -45,6 +47,19 @@ def test_rooms_import_only_earlier_rooms() -> None:
     ]
     assert not wrong
     assert len(imports()) > 100, "the check must see the imports"
+
+
+def test_subjects_of_models_import_only_earlier_ones() -> None:
+    imported = {name: others for name, others in modules(ROOT).items() if name.startswith("sparsebench.models.")}
+    subjects = {name: name.split(".")[2] for name in imported if name.split(".")[2] in MODELS}
+    wrong = [
+        f"{name} imports {other}"
+        for name, subject in subjects.items()
+        for other in imported[name]
+        if other in imported and MODELS.index(subjects.get(other, "replay")) > MODELS.index(subject)
+    ]
+    assert not wrong
+    assert set(subjects.values()) == set(MODELS)
 
 
 def test_a_class_name_has_one_meaning() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sparsebench.errors import BenchmarkError, out_of_memory
-from sparsebench.models.families import dimensions
+from sparsebench.models.files.families import dimensions
 
 SHARE = 0.5
 """Share of a GPU's free memory that is used. The rest makes up for errors of the estimate."""

@@ -16,7 +16,7 @@ from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.text import longest_input
+from sparsebench.models.files.text import longest_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +50,8 @@ class Encoder:
         dtype: str = "auto",
         device: str = "cpu",
     ) -> None:
-        from sparsebench.models.load import load_model
-        from sparsebench.models.text import load_tokenizer
+        from sparsebench.models.files.text import load_tokenizer
+        from sparsebench.models.modules.load import load_model
 
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)
@@ -81,7 +81,7 @@ class Encoder:
     @cached_property
     def masked(self) -> PreTrainedModel:
         """The model with its masked-language-model head. Raises ModelError when the files do not hold the head."""
-        from sparsebench.models.load import load_masked_lm
+        from sparsebench.models.modules.load import load_masked_lm
 
         masked = load_masked_lm(self.folder, self.dtype, self.device)
         self.model = masked.base_model
@@ -90,7 +90,7 @@ class Encoder:
     @cached_property
     def tagger(self) -> PreTrainedModel:
         """The model with its token-classification head. Raises ModelError when the files do not hold the head."""
-        from sparsebench.models.load import load_tagger
+        from sparsebench.models.modules.load import load_tagger
 
         tagger = load_tagger(self.folder, self.dtype, self.device)
         self.model = tagger.base_model
@@ -181,7 +181,7 @@ class Encoder:
 
 def lacking(adapter: str, config: Mapping[str, Any]) -> str:
     """Return, in words, the head that an adapter needs and an encoder with this config.json lacks; empty if none."""
-    from sparsebench.models.families import has_classifier, has_masked_lm, has_tagger
+    from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
 
     needed = _HEADS.get(adapter, "none")
     if has_classifier(config):

@@ -22,8 +22,8 @@ from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.families import cache_name
-from sparsebench.models.text import longest_input
+from sparsebench.models.files.families import cache_name
+from sparsebench.models.files.text import longest_input
 
 if TYPE_CHECKING:
     import torch

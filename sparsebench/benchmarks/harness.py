@@ -58,8 +58,8 @@ class Harness:
         dtype: str = "auto",
         device: str = "cpu",
     ) -> None:
-        from sparsebench.models.load import load_model
-        from sparsebench.models.text import load_tokenizer
+        from sparsebench.models.files.text import load_tokenizer
+        from sparsebench.models.modules.load import load_model
 
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None

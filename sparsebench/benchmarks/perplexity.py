@@ -29,7 +29,7 @@ from sparsebench.benchmarks.running import (
     result,
 )
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.text import longest_input, special_tokens, token_ids
+from sparsebench.models.files.text import longest_input, special_tokens, token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -134,8 +134,8 @@ def perplexity(
     window then scores only the tokens that the one before it did not. Only the first ``limit`` windows count. Raises
     BenchmarkError.
     """
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     before: list[int] = []
     if isinstance(text, str):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.contract import LogLikelihood, Progress
 from sparsebench.errors import BenchmarkError, UnsupportedError
-from sparsebench.models.text import longest_input, special_tokens
+from sparsebench.models.files.text import longest_input, special_tokens
 
 METHOD = "word-l2r"
 """The correction within words, by its authors' name."""

@@ -16,7 +16,7 @@ from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.own import MASKED_WINDOW
 from sparsebench.benchmarks.running import RunningText, ScoredWindow, as_dense, bits, check_finite, fitting, result
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.text import original_ids
+from sparsebench.models.files.text import original_ids
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder

@@ -14,8 +14,8 @@ from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
-from sparsebench.models.text import longest_input, original_ids
-from sparsebench.models.topology import refuse_text
+from sparsebench.models.files.text import longest_input, original_ids
+from sparsebench.models.shape.topology import refuse_text
 
 if TYPE_CHECKING:
     import torch
@@ -152,23 +152,23 @@ def _load(
         model = harness.model
     if "perplexity" in adapters:
         from sparsebench.benchmarks.perplexity import Perplexity
-        from sparsebench.models.load import load_model
-        from sparsebench.models.text import load_tokenizer
+        from sparsebench.models.files.text import load_tokenizer
+        from sparsebench.models.modules.load import load_model
 
         # No import of lm-eval, and a tokenizer that lm-eval has not modified.
         model = model or load_model(folder, family, dtype, device)
         scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress, original_ids(folder))
     if "generation" in adapters:
         from sparsebench.benchmarks.generation import Generation
-        from sparsebench.models.load import load_model
-        from sparsebench.models.text import load_tokenizer
+        from sparsebench.models.files.text import load_tokenizer
+        from sparsebench.models.modules.load import load_model
 
         model = model or load_model(folder, family, dtype, device)
         scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
     if theirs := [adapter for adapter in adapters if ":" in adapter]:
         from sparsebench.benchmarks.plugged import Plugged
-        from sparsebench.models.load import load_model
-        from sparsebench.models.text import load_tokenizer
+        from sparsebench.models.files.text import load_tokenizer
+        from sparsebench.models.modules.load import load_model
 
         model = model or load_model(folder, family, dtype, device)
         scorers |= dict.fromkeys(theirs, Plugged(model, load_tokenizer(folder), progress))

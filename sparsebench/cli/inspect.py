@@ -38,8 +38,8 @@ def inspect(
     sparsebench inspect path:my-model
     sparsebench inspect hf:org/name@main --threshold 0.05 --json
     """
-    from sparsebench.models import quantized
-    from sparsebench.models.topology import prunable_share
+    from sparsebench.models.files import quantized
+    from sparsebench.models.shape.topology import prunable_share
     from sparsebench.structure import assess, summary
 
     model = open_model(source, family, dtype, offline)

@@ -59,12 +59,12 @@ def open_model(
 
     ``check`` is that of ``single``.
     """
-    from sparsebench.models.safety import left_out, told
+    from sparsebench.models.files.safety import left_out, left_out_note
     from sparsebench.plan.single import single
     from sparsebench.sources import Cache
 
     model = single(source, family, dtype, Cache(offline=offline), check)
-    if left := told(left_out(model.folder)):
+    if left := left_out_note(left_out(model.folder)):
         note(f"{model.name}: {left}")
     return model
 

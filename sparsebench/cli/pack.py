@@ -43,7 +43,7 @@ def pack(
     sparsebench pack pruned/0.90
     sparsebench pack pruned/0.90 --format archive
     """
-    from sparsebench.models.safety import left_out, told
+    from sparsebench.models.files.safety import left_out, left_out_note
 
     write = writer(form)
     assert write
@@ -54,7 +54,7 @@ def pack(
         emit_json({"folder": str(target), "format": form, "bytes": after, "bytes_before": before})
     else:
         note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
-    if left := told(left_out(target)):
+    if left := left_out_note(left_out(target)):
         note(left)
 
 

@@ -109,7 +109,7 @@ def score(
     from sparsebench import benchmarks, devices, sources
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
-    from sparsebench.models.topology import refuse_text
+    from sparsebench.models.shape.topology import refuse_text
     from sparsebench.notebook import results
     from sparsebench.plan.single import tasks
 

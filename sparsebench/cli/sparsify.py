@@ -128,7 +128,7 @@ def sparsify(
     """
     from sparsebench import devices, sources
     from sparsebench.manifest.schema import ManifestCalibration
-    from sparsebench.models.topology import refuse_replay
+    from sparsebench.models.shape.topology import refuse_replay
     from sparsebench.notebook import make
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
@@ -255,9 +255,9 @@ def _check_room(out: Path, versions: int, model: Path) -> None:
 
 def _with_masks(model: SingleModel) -> Callable[[Path, Path], object]:
     """Return a function that writes a pruned folder as its masks beside the weights of the model it was made from."""
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.masked import write_masked
-    from sparsebench.models.topology import parts
+    from sparsebench.models.files.checkpoint import Checkpoint
+    from sparsebench.models.files.masked import write_masked
+    from sparsebench.models.shape.topology import parts
 
     names = {name for name, part in parts(Checkpoint(model.folder), model.family).items() if part.prunable}
     return lambda folder, stored: write_masked(folder, model.folder, stored, names)

@@ -23,25 +23,24 @@ import torch
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import ManifestModel
-from sparsebench.models import precision
-from sparsebench.models.build import meta_model
-from sparsebench.models.building import reserve
-from sparsebench.models.checkpoint import (
+from sparsebench.models.files import precision
+from sparsebench.models.files.building import reserve
+from sparsebench.models.files.checkpoint import (
     AGAIN,
     FLOATS,
     Checkpoint,
-    CheckpointWriter,
     TensorInfo,
     element_bytes,
-    lay_out,
     safetensors_dtype,
     torch_dtype,
     whole_shards,
 )
-from sparsebench.models.gguf import load_gguf
-from sparsebench.models.masked import MASKED, Merged, masked_names
+from sparsebench.models.files.gguf import load_gguf
+from sparsebench.models.files.masked import MASKED, Merged, masked_names
+from sparsebench.models.files.safety import refuse_adapter
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.build import meta_model
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.safety import refuse_adapter
 from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from sparsebench.errors import ModelError
-from sparsebench.models import precision
-from sparsebench.models.build import meta_model
-from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out, torch_dtype
+from sparsebench.models.files import precision
+from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.build import meta_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

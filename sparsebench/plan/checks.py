@@ -24,7 +24,7 @@ from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import MOST, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
 from sparsebench.manifest.schema import FAMILIES, LM_EVAL
-from sparsebench.models.families import family_of
+from sparsebench.models.files.families import family_of
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import closed_by, combinations, kinds, sweepable

@@ -15,7 +15,7 @@ from sparsebench.plan.stages import stages
 from sparsebench.steps.contract import Step
 
 READING = ("transformers", "tokenizers", "scipy")
-"""The libraries that turn text into activations and sums of them (models/gather.py), for steps that read text."""
+"""The libraries that turn text into activations and sums of them (models/replay/gather.py), for steps that read text."""
 DEQUANTIZING = ("transformers", "gguf")
 
 

@@ -15,9 +15,9 @@ from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
 from sparsebench.manifest.schema import FAMILIES, Family, Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
-from sparsebench.models.families import MODEL_TYPES, dimensions, family_of, unknown_type
-from sparsebench.models.text import longest_input, same_tokens
-from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
+from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
+from sparsebench.models.files.text import longest_input, same_tokens
+from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.plan.checks import families_against_configs
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved

@@ -12,7 +12,7 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.schema import Manifest
-from sparsebench.models import building
+from sparsebench.models.files import building
 from sparsebench.plan import checks
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes

@@ -7,7 +7,7 @@ from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.schema import Manifest
-from sparsebench.models.quantized import FLOAT
+from sparsebench.models.files.quantized import FLOAT
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.stages import block_of

@@ -20,8 +20,8 @@ from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestBenchmarks, ManifestModel
-from sparsebench.models import building
-from sparsebench.models.families import family_of
+from sparsebench.models.files import building
+from sparsebench.models.files.families import family_of
 from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
 from sparsebench.plan.fit import unfit_tasks

@@ -8,9 +8,9 @@ from typing import Any
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import ManifestModel
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import dimensions
-from sparsebench.models.topology import prunable_share
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import dimensions
+from sparsebench.models.shape.topology import prunable_share
 from sparsebench.plan.estimate import ModelSize
 
 WIDTH = {"bfloat16": 2, "float16": 2}

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from sparsebench import leftovers
-from sparsebench.models import building
+from sparsebench.models.files import building
 from sparsebench.run.workspace import leased
 from sparsebench.storage import sums
 

@@ -118,8 +118,8 @@ def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
 def assess(spec: JobSpec, recorder: Recorder) -> None:
     """Assess the structure and storage of each variant."""
     from sparsebench import storage, structure
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.operations import operations_a_token
+    from sparsebench.models.files.checkpoint import Checkpoint
+    from sparsebench.models.modules.operations import operations_a_token
 
     def measure(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)

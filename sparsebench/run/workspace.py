@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparsebench import leftovers, records
 from sparsebench.errors import UserError
-from sparsebench.models import building
+from sparsebench.models.files import building
 from sparsebench.paths import create, sweep_partial, unlinked
 from sparsebench.plan.cells import Variant
 from sparsebench.storage import sums

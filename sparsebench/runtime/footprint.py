@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
-from sparsebench.models.families import dimensions, family_of
-from sparsebench.models.quantized import open_checkpoint
-from sparsebench.models.topology import part
+from sparsebench.models.files.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
+from sparsebench.models.files.families import dimensions, family_of
+from sparsebench.models.files.quantized import open_checkpoint
+from sparsebench.models.shape.topology import part
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.results import BLOCKS, Setting
 from sparsebench.storage import is_packed

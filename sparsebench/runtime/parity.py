@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.models.families import cache_name
+from sparsebench.models.files.families import cache_name
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.results import BLOCKS, Parity
 from sparsebench.runtime.workload import Prompt, start_token

@@ -14,7 +14,7 @@ import torch
 
 from sparsebench import bounded, devices, energy
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.models.build import meta_model
+from sparsebench.models.modules.build import meta_model
 from sparsebench.runtime import graphs, latency, machine, memory
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.engines import engine

@@ -11,12 +11,12 @@ from typing import Any
 
 from sparsebench import devices
 from sparsebench.errors import Refusal, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import PER_LAYER
-from sparsebench.models.quantized import FLOAT, scheme_of
-from sparsebench.models.skipping import skips
-from sparsebench.models.text import longest_input
-from sparsebench.models.topology import STATE_SPACE, refuse_text
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import PER_LAYER
+from sparsebench.models.files.quantized import FLOAT, scheme_of
+from sparsebench.models.files.text import longest_input
+from sparsebench.models.modules.skipping import skips
+from sparsebench.models.shape.topology import STATE_SPACE, refuse_text
 from sparsebench.runtime.engines import EngineInfo, engine_info, engines
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.storage import is_packed

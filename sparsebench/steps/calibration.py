@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, SourceError, UserError
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.text import load_tokenizer, longest_input, special_tokens
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens
+from sparsebench.models.replay.batch import Batch
 from sparsebench.sources.aliases import packaged
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
@@ -104,7 +104,7 @@ def tokens(
     """
     config = Checkpoint(folder).config
     if not training:
-        from sparsebench.models.blocks import survey
+        from sparsebench.models.replay.skeleton import survey
 
         survey(config, family)  # refuses a model that cannot be replayed, before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import widths
-from sparsebench.models.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
-from sparsebench.models.build import meta_model
-from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
-from sparsebench.models.families import PER_LAYER, transformers_config
-from sparsebench.models.topology import View, moved, spellings
+from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.families import PER_LAYER, transformers_config
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.build import meta_model
+from sparsebench.models.shape.architectures import widths
+from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
+from sparsebench.models.shape.topology import View, moved, spellings
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class Smaller:
         """Return a tensor's name in the smaller model; None where it goes with its block or its expert."""
         if stored in self._moved:
             return self._moved[stored]
-        place = self.shape.places[stored]
+        place = self.shape.parts[stored]
         stay = self.blocks.get(place.side) if place.layer is not None else None
         if stay is None or place.layer is None:
             return stored
@@ -65,7 +66,7 @@ class Smaller:
             return moved(stored, stay.index(place.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         only = (
-            sum(name.endswith(POSITIONS) and self.shape.places[name].side == place.side for name in self.shape.places)
+            sum(name.endswith(POSITIONS) and self.shape.parts[name].side == place.side for name in self.shape.parts)
             == 1
         )
         return moved(stored, 0) if stored.endswith(POSITIONS) and only else None
@@ -89,13 +90,13 @@ class Smaller:
 
     def view(self, cut: Cut) -> View:
         """Return the view of a cut's matrix as (out, in)."""
-        return View(cut.tensor, cut.expert, self.shape.places[cut.tensor].rows_last)
+        return View(cut.tensor, cut.expert, self.shape.parts[cut.tensor].rows_last)
 
     def add_biases(self, names: Sequence[str]) -> None:
         """Add biases to matrices that lack them, each as long as its matrix has rows left."""
         for name in names:
             weight = name.removesuffix("bias") + "weight"
-            rows = 1 if self.shape.places[weight].rows_last else 0
+            rows = 1 if self.shape.parts[weight].rows_last else 0
             index = self.index(weight, rows)
             self.biases[name] = self.shape.checkpoint.tensors[weight].shape[rows] if index is None else len(index)
 
@@ -267,7 +268,7 @@ def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) 
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
     import torch
 
-    from sparsebench.models.checkpoint import torch_dtype
+    from sparsebench.models.files.checkpoint import torch_dtype
 
     for stored in smaller.shape.checkpoint.tensors:
         name = smaller.name(stored)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import open_checkpoint
-from sparsebench.models.topology import parts, weight_tensors
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import open_checkpoint
+from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.steps.zeroing import zeros_in
 

@@ -18,7 +18,7 @@ from sparsebench.steps.prune.contract import Layer
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.gather import InputStatistics
+    from sparsebench.models.replay.gather import InputStatistics
 
 DAMPING = (0.01, 0.1, 1.0, 10.0)
 """Shares of the mean diagonal to add to the diagonal: the published one, then those tried when Cholesky fails."""

@@ -49,9 +49,10 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     import torch
 
-    from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, torch_dtype
+    from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
+    from sparsebench.models.files.writing import CheckpointWriter, lay_out
     from sparsebench.models.random_weights import write_random
-    from sparsebench.models.topology import parts, weight_tensors
+    from sparsebench.models.shape.topology import parts, weight_tensors
     from sparsebench.steps.evidence import counted
 
     for step, folder in targets.items():

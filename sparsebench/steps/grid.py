@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sparsebench.errors import UserError
-from sparsebench.models.quantized import Codes, Scheme, groups_of
+from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 
 if TYPE_CHECKING:
     import torch

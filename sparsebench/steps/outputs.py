@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models import masked
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
-from sparsebench.models.safety import NOTES, note_left_out, told
-from sparsebench.models.topology import View
+from sparsebench.models.files import masked
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.safety import NOTES, left_out_note, note_left_out
+from sparsebench.models.files.writing import CheckpointWriter
+from sparsebench.models.shape.topology import View
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import counted, zero_in_both
 from sparsebench.steps.prune.contract import Target
@@ -44,7 +45,7 @@ class VariantWriters:
         }
         self.removed: dict[Any, int] = dict.fromkeys(folders, 0)
         self.notes = {
-            target: {told(writer.left_out), masked.told(checkpoint.folder)} - {""}
+            target: {left_out_note(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
             for target, writer in self.writers.items()
         }
         self.unverified: dict[Any, Path] = {}

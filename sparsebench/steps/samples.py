@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import SourceError
-from sparsebench.models.batch import Batch
-from sparsebench.models.text import JOINER, token_ids
+from sparsebench.models.files.text import JOINER, token_ids
+from sparsebench.models.replay.batch import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.skipping import experts_of
-from sparsebench.models.topology import prunable_parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.skipping import experts_of
+from sparsebench.models.shape.topology import prunable_parts
 
 
 def read_share(checkpoint: Checkpoint, family: Any) -> float:

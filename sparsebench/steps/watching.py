@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import Refusal, UnsupportedError
-from sparsebench.models.architectures import is_mixture
-from sparsebench.models.skipping import hooked
+from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.shape.architectures import is_mixture
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sparsebench.models.replay import Block
-    from sparsebench.models.topology import Part
+    from sparsebench.models.replay.blockwise import Block
+    from sparsebench.models.shape.topology import Part
 
 UNNAMED = frozenset({"bloom", "mpt"})
 """Model types whose activation function is not a module of transformers' table ``ACT2CLS``."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparsebench.errors import StorageError
-from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.storage import kernels
 from sparsebench.storage.coding import (
     BITS,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.quantized import QuantizedCheckpoint
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.quantized import QuantizedCheckpoint
 from sparsebench.storage.coding import item_size
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.words import WORDS, Bytes

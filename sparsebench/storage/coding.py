@@ -1,7 +1,7 @@
 """How a stored file format encodes one tensor. The container around it is the same for all formats (container.py).
 
 A quantized weight is stored as one code per element, 0 where the weight is zero, so that its zeros can be left out. The
-layout is that of models/quantized.py; docs/format.md says how a stored file refers to it. The original bytes always
+layout is that of models/files/quantized.py; docs/format.md says how a stored file refers to it. The original bytes always
 come back: where a foreign file has zero points, only fewer codes are 0.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.storage.words import Bytes, Scratch, halves, pairs
 
 Near = Callable[[str], Bytes | None]

@@ -18,7 +18,7 @@ import numpy as np
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.checkpoint import TensorInfo, read_header, tensor_infos
+from sparsebench.models.files.checkpoint import TensorInfo, read_header, tensor_infos
 from sparsebench.storage import kernels
 from sparsebench.storage.coding import Coding, Section, item_size
 from sparsebench.storage.words import Bytes, Scratch

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.building import appear, beside
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.safety import WEIGHT_FILES, copy_companion, note_left_out
+from sparsebench.models.files.building import appear, beside
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, note_left_out
 from sparsebench.paths import INDEX, check, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write

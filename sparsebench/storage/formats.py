@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sparsebench.errors import StorageError
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.plugins import table
 from sparsebench.storage import archive, folders, packed
 from sparsebench.storage.coding import Coding

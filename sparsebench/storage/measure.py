@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from sparsebench.errors import StorageError
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.quantized import open_checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.quantized import open_checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.formats import Format

@@ -17,7 +17,7 @@ import numpy as np
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
+from sparsebench.models.files.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized

@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from sparsebench import environment
-from sparsebench.models.safety import NOTES
+from sparsebench.models.files.safety import NOTES
 from sparsebench.sources.cache import read_json, write_json
 
 SUFFIX = ".sums.json"

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
-from sparsebench.models.quantized import QuantizedCheckpoint, open_checkpoint
-from sparsebench.models.topology import Part, parts, weight_tensors
+from sparsebench.models.files.checkpoint import FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
+from sparsebench.models.shape.topology import Part, parts, weight_tensors
 from sparsebench.structure.numbers import EDGES, Numbers, numbers
 
 
 @dataclass(frozen=True)
 class TensorStructure(Numbers):
-    """One tensor: its position in the model (see models.topology.Part) and its numbers."""
+    """One tensor: its position in the model (see models.shape.topology.Part) and its numbers."""
 
     name: str
     layer: int | None
@@ -35,7 +35,7 @@ class StructureResult:
 
     ``absolute`` and ``relative`` are the thresholds of ``below_absolute`` and ``below_relative``; ``edges`` are the
     histograms' bin edges as log2(|w| / rms): the first and last count are of the weights outside of them.
-    ``operations_token`` is the operations for one token by ``models.operations``; None where they were not counted.
+    ``operations_token`` is the operations for one token by ``models.modules.operations``; None where they were not counted.
     """
 
     family: str

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.skipping import hooked
+from sparsebench.models.modules.skipping import hooked
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.batch import Batch
-    from sparsebench.models.blocks import SkeletonBlock
+    from sparsebench.models.replay.batch import Batch
+    from sparsebench.models.replay.skeleton import SkeletonBlock
 
 VERSION = 2
 """Bumped by hand when a change here can change a result."""
@@ -73,7 +73,7 @@ def compare_outputs(
     """
     import torch
 
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     blocks, others = (_blocks(folder, family) for folder in (dense, variant))
     if [block.path for block in blocks] != [block.path for block in others]:
@@ -109,8 +109,8 @@ def compare_outputs(
 
 
 def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
-    from sparsebench.models.blocks import survey
-    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.files.checkpoint import Checkpoint
+    from sparsebench.models.replay.skeleton import survey
 
     return survey(Checkpoint(folder).config, family).blocks
 

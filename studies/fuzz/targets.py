@@ -95,7 +95,7 @@ class Headers(Target):
         return self.whole
 
     def read(self, given: bytes) -> None:
-        from sparsebench.models.checkpoint import Checkpoint
+        from sparsebench.models.files.checkpoint import Checkpoint
         from sparsebench.models.prepare import prepare
         from sparsebench.storage import pack, unpack
         from sparsebench.structure import assess
@@ -129,10 +129,10 @@ class Configurations(Target):
     def read(self, given: bytes) -> None:
         from sparsebench import bounded
         from sparsebench.manifest.schema import ManifestModel
-        from sparsebench.models.build import meta_model
-        from sparsebench.models.checkpoint import Checkpoint
-        from sparsebench.models.families import family_of
-        from sparsebench.models.topology import parts
+        from sparsebench.models.files.checkpoint import Checkpoint
+        from sparsebench.models.files.families import family_of
+        from sparsebench.models.modules.build import meta_model
+        from sparsebench.models.shape.topology import parts
         from sparsebench.plan.sizes import model_size
 
         path = self.model / "config.json"

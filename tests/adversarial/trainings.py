@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import MODEL_TYPES
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.recover import reading, teacher, trainer
 from sparsebench.steps.registry import kinds, single

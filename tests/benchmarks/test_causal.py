@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.load import load_model
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.test_prefixes import GPT, GROUPED, PLAIN, make
 

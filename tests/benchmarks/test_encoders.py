@@ -18,7 +18,7 @@ from sparsebench.benchmarks.classification import head_labels, match
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.pooling import MODES, Pooling, read_pooling
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer
 from tests.benchmarks.conftest import Run
 
 Documents = dict[str, list[dict[str, Any]]]

@@ -13,8 +13,8 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import all_tasks, cmudict
-from sparsebench.models.load import load_model
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import Run
 
 FOLDER = Path(__file__).parents[2] / "examples" / "g2p"

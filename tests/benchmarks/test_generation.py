@@ -21,8 +21,8 @@ from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.load import load_model
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import Run
 from tests.conftest import WORDS
 
@@ -203,7 +203,7 @@ def test_the_standard_error_is_that_of_many_draws() -> None:
 def test_a_damaged_model_is_an_error(
     speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsebench.models import load
+    from sparsebench.models.modules import load
 
     model = load_model(speller, "encoder-decoder")
     torch.nn.init.constant_(model.shared.weight, math.nan)
@@ -243,7 +243,7 @@ def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
 ) -> None:
     monkeypatch.setattr(generation, "SHARED", shared)
     model, tokenizer = load_model(tiny_llama, "decoder").float(), load_tokenizer(tiny_llama)
-    from sparsebench.models import load
+    from sparsebench.models.modules import load
 
     monkeypatch.setattr(load, "load_model", lambda *_: model)
     read: list[int] = []

@@ -100,8 +100,8 @@ def test_outcomes_are_stocks_where_inputs_share_their_beginning(
 
 def in_float32(folder: Path, out: Path) -> Path:
     """A copy whose outcomes no rounding turns."""
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     load_model(folder, "decoder", "float32").save_pretrained(out)
     load_tokenizer(folder).save_pretrained(out)
@@ -248,8 +248,8 @@ def poisoned(folder: Path, out: Path, word: str | None) -> Path:
     """A copy, its head untied, whose embedding of ``word`` (None: of every word) is NaN."""
     import torch
 
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     model, tokenizer = load_model(folder, "decoder"), load_tokenizer(folder)
     model.config.tie_word_embeddings = False

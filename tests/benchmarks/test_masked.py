@@ -17,9 +17,9 @@ from sparsebench.benchmarks import TaskSpec, check
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.pseudo_perplexity import windows
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
-from sparsebench.models.families import MODEL_TYPES, has_masked_lm
-from sparsebench.models.load import load_masked_lm
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_masked_lm
 from tests.benchmarks.conftest import Run, sentence
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small
@@ -106,7 +106,7 @@ def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
     from transformers import AutoModelForMaskedLM
 
     from sparsebench.benchmarks.pll import PllScorer
-    from sparsebench.models.families import transformers_config
+    from sparsebench.models.files.families import transformers_config
 
     torch.manual_seed(0)
     try:

@@ -25,7 +25,7 @@ from sparsebench.benchmarks.running import wikitext
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer
 from sparsebench.plan import single
 from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import sentence
@@ -212,7 +212,7 @@ def test_an_answer_counts_word_for_word(
 
 def test_a_decoders_answer_is_its_first_line(tiny_llama: Path) -> None:
     from sparsebench.benchmarks.generation import Generation
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     tokenizer = load_tokenizer(tiny_llama)
     decode = tokenizer.batch_decode

@@ -23,9 +23,9 @@ from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import cut, likelihoods
 from sparsebench.benchmarks.running import pooled, wikitext
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.families import MODEL_TYPES, transformers_config
-from sparsebench.models.load import load_model
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.families import MODEL_TYPES, transformers_config
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import Run, sentence
 from tests.models.model_zoo import small
 
@@ -178,7 +178,7 @@ def test_perplexity_beside_other_tasks_needs_one_model(
     tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sparsebench.benchmarks import scoring
-    from sparsebench.models import load
+    from sparsebench.models.modules import load
 
     loaded = []
     original = load.load_model

@@ -15,7 +15,7 @@ from sparsebench.benchmarks.tagging import Entity, entities
 from sparsebench.errors import BenchmarkError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Pairs
-from sparsebench.models.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.test_own import scored, written
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from sparsebench import leftovers
 from sparsebench.cli import app
 from sparsebench.manifest.schema import Manifest, ManifestModel
-from sparsebench.models import building
+from sparsebench.models.files import building
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
 from sparsebench.storage import sums

@@ -11,7 +11,7 @@ import pytest
 from sparsebench.benchmarks import probe, pseudo_perplexity
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.perplexity import WINDOW
-from sparsebench.models.text import JOINER
+from sparsebench.models.files.text import JOINER
 from sparsebench.plan.checks import load_text
 from sparsebench.steps import calibration, factor
 from sparsebench.steps.prune import settings

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import MODEL_TYPES, auto_class
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES, auto_class
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.topology import REFUSED, parts
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import REFUSED, parts
 from tests.models.model_zoo import EXPERT_TYPES, small
 
 SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in (*REFUSED, *EXPERT_TYPES)} | {

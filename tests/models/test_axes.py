@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import ARCHITECTURES
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out
-from sparsebench.models.families import MODEL_TYPES
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.shape.architectures import ARCHITECTURES
+from sparsebench.models.shape.axes import shape
 from sparsebench.steps.cut_model import Smaller, write
 from sparsebench.steps.shrink.choosing import alignment, config_of
 from tests.models.replaying import batch, written

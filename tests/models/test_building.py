@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sparsebench.models.building import beside
+from sparsebench.models.files.building import beside
 
 
 def test_two_processes_do_not_meet_and_the_dead_leave_nothing(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_two_processes_do_not_meet_and_the_dead_leave_nothing(tmp_path: Path) ->
     ours = beside(folder)
     assert not list(ours.iterdir()), "what this process had begun is begun again"
     script = (
-        "from pathlib import Path; from sparsebench.models.building import beside; "
+        "from pathlib import Path; from sparsebench.models.files.building import beside; "
         f"print(beside(Path({str(folder)!r})))"
     )
     theirs = Path(
@@ -35,7 +35,7 @@ def test_a_folder_that_is_replaced_is_there_all_the_while(tmp_path: Path) -> Non
     """Another run may read it."""
     folder = tmp_path / "model"
     script = (
-        "import sys; from pathlib import Path; from sparsebench.models.building import appear, beside\n"
+        "import sys; from pathlib import Path; from sparsebench.models.files.building import appear, beside\n"
         "folder = Path(sys.argv[1])\n"
         "for number in range(300):\n"
         "    partial = beside(folder); (partial / 'config.json').write_text(str(number)); appear(partial, folder)\n"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.safety import companions
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.safety import companions
 from tests.models.model_zoo import small
 
 
@@ -79,7 +80,7 @@ def test_tensors_may_come_in_any_order_each_once_and_all(tmp_path: Path) -> None
 
 
 def test_shards_are_full_but_never_split_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.checkpoint.SHARD", 100)
+    monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 100)
     layout = lay_out([("a", "F32", (10,)), ("b", "F32", (15,)), ("c", "F32", (1,)), ("huge", "F32", (500,))])
     assert [info.file[:11] for info in layout] == ["model-00001", "model-00001", "model-00002", "model-00003"]
     assert {info.file[-20:] for info in layout} == {"of-00003.safetensors"}
@@ -113,7 +114,7 @@ def test_a_damaged_file_is_named(damage, message: str, tmp_path: Path) -> None:
 def test_ties_are_found_when_a_tensor_is_stored_again(model_type: str, twins: dict, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from sparsebench.models.families import MODEL_TYPES
+    from sparsebench.models.files.families import MODEL_TYPES
 
     config = small(model_type, tie_word_embeddings=True)
     once = write_random(config, tmp_path / "once", MODEL_TYPES[model_type])
@@ -141,7 +142,7 @@ def test_an_untied_head_and_pruned_blocks_are_not_ties(tmp_path: Path) -> None:
 def test_ties_compare_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr("sparsebench.models.checkpoint._CHUNK", 64)
+    monkeypatch.setattr("sparsebench.models.files.checkpoint._CHUNK", 64)
     embedding = torch.randn(50, 4)
     head = embedding.clone()
     head[-1, -1] += 1
@@ -180,7 +181,7 @@ def test_layout_entries_know_their_size() -> None:
 def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr("sparsebench.models.checkpoint.PIECE", 4)
+    monkeypatch.setattr("sparsebench.models.files.checkpoint.PIECE", 4)
     tensors = {"a": torch.arange(11.0).to(torch.bfloat16), "b": torch.empty(0, 3), "c": torch.arange(4)}
     layout = lay_out([("a", "BF16", (11,)), ("b", "F32", (0, 3)), ("c", "I64", (4,))])
     writer = CheckpointWriter(tmp_path / "out", layout)

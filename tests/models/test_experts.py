@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.batch import Batch
-from sparsebench.models.build import build_model
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.experts import is_fused
-from sparsebench.models.gather import Gatherer, PrunableLayer
-from sparsebench.models.load import load_model
-from sparsebench.models.replay import Replay
-from sparsebench.models.topology import LINEAR_TYPES, prunable_share
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import build_model
+from sparsebench.models.modules.experts import is_fused
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.replay.gather import Gatherer, PrunableLayer
+from sparsebench.models.shape.topology import LINEAR_TYPES, prunable_share
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
@@ -41,7 +41,7 @@ GRANULARITY = {
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples run as two, two and one: some experts see no token in the first."""
-    monkeypatch.setattr("sparsebench.models.replay.GROUP", 32)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 32)
 
 
 def stored(model_type: str, form: str, folder: Path) -> Path:
@@ -227,7 +227,7 @@ def test_statistics_that_do_not_fit_are_gathered_in_several_runs(
     monkeypatch.setattr(Gatherer, "__init__", lambda self, *args: (runs.append(1), observe(self, *args))[1])
     sweep(folder, tmp_path, [target], propagate, "once")
     once = len(runs)
-    monkeypatch.setattr("sparsebench.models.replay.STATISTICS", 4 * 32 * 32)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.STATISTICS", 4 * 32 * 32)
     sweep(folder, tmp_path, [target], propagate, "often")
     assert len(runs) - once > 2 * once
     one, other = (Checkpoint(tmp_path / sub / "sparsegpt") for sub in ("once", "often"))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import ModelError
-from sparsebench.models import families
-from sparsebench.models.build import meta_model
-from sparsebench.models.families import MODEL_TYPES, auto_class, dimensions, family_of, has_classifier
+from sparsebench.models.files import families
+from sparsebench.models.files.families import MODEL_TYPES, auto_class, dimensions, family_of, has_classifier
+from sparsebench.models.modules.build import meta_model
 from tests.models.model_zoo import small
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.gather import Gatherer, PrunableLayer
+from sparsebench.models.replay.gather import Gatherer, PrunableLayer
 
 WIDTH = 6
 

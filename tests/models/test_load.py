@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import ModelError
-from sparsebench.models.load import load_model
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.text import load_tokenizer
 from tests.models.model_zoo import small
 
 

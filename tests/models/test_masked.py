@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils import prune
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import INDEX, Checkpoint
-from sparsebench.models.load import load_model
-from sparsebench.models.masked import write_masked
+from sparsebench.models.files.checkpoint import INDEX, Checkpoint
+from sparsebench.models.files.masked import write_masked
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
-from sparsebench.models.topology import parts
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep

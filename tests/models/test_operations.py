@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparsebench.models.families import MODEL_TYPES
-from sparsebench.models.operations import operations_a_token
+from sparsebench.models.files.families import MODEL_TYPES
+from sparsebench.models.modules.operations import operations_a_token
 from tests.models.model_zoo import CONFIGS, EXPERT_TYPES, small
 
 

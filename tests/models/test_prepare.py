@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import ModelError, SourceError
-from sparsebench.models.checkpoint import INDEX, Checkpoint
-from sparsebench.models.families import MODEL_TYPES, auto_class
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import INDEX, Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES, auto_class
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.text import load_tokenizer
 from tests.models.model_zoo import small
 
 
@@ -120,7 +120,7 @@ def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: 
     import torch
     from safetensors.torch import save_file
 
-    monkeypatch.setattr("sparsebench.models.checkpoint.SHARD", 20_000)
+    monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 20_000)
     source = write_random(small("llama"), tmp_path / "source", "decoder", "float32")
     assert len(Checkpoint(source).files) > 2
     first = Checkpoint(source).files[0]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import MODEL_TYPES, auto_class
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES, auto_class
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small
 
@@ -69,7 +69,7 @@ def test_chunks_make_no_difference_to_memory_layout(tmp_path: Path, monkeypatch:
 
 
 def test_a_large_model_is_laid_out_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.checkpoint.SHARD", 20_000)
+    monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 20_000)
     folder = write_random(small("llama"), tmp_path / "model", "decoder", "float32")
     files = Checkpoint(folder).files
     assert len(files) > 2 and all(name.endswith(f"-of-{len(files):05}.safetensors") for name in files)

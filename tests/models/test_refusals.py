@@ -11,8 +11,8 @@ import pytest
 from sparsebench import sources
 from sparsebench.benchmarks import TaskSpec, score
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.quantized import encoding_of
-from sparsebench.models.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
+from sparsebench.models.files.quantized import encoding_of
+from sparsebench.models.shape.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
 from sparsebench.plan.single import single
 from sparsebench.runtime import Setting, Workload, check_supported
 from sparsebench.runtime.refusals import NOT_SHARDED

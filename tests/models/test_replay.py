@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.replay import Block, Replay
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.replay.blockwise import Block, Replay
 from tests.models.replaying import SHAPES, Stock, batch, written
 
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples run as two, two and one."""
-    monkeypatch.setattr("sparsebench.models.replay.GROUP", 32)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 32)
 
 
 def assert_close(found: Any, wanted: Any, what: str) -> None:
@@ -117,7 +117,7 @@ def test_a_changed_stream_is_a_changed_model(shape: str, tmp_path: Path) -> None
 
 
 def test_a_model_of_16_bits_is_replayed_in_the_precision_that_is_asked_for(tiny_llama: Path, tmp_path: Path) -> None:
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     load_model(tiny_llama, "decoder", "float32").save_pretrained(tmp_path / "wide")
     given = batch("decoder")

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.batch import Batch
-from sparsebench.models.blocks import survey
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import MODEL_TYPES
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.replay import Block, Replay
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.replay.skeleton import survey
 from tests.models.model_zoo import small
 from tests.models.replaying import LENGTH, Stock, batch, written
 
@@ -77,7 +77,7 @@ def test_without_gram_the_squares_are_the_same(tmp_path: Path) -> None:
 def test_who_wants_only_inputs_does_not_pay_for_the_last_product(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsebench.models.replay.GROUP", LENGTH)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", LENGTH)
     folder, family = written("llama", tmp_path / "model")
     products: dict[bool, int] = {}
 
@@ -98,7 +98,7 @@ def test_who_wants_only_inputs_does_not_pay_for_the_last_product(
 def test_a_gram_matrix_is_the_sum_of_outer_products(tokens: int, width: int, seed: int) -> None:
     import torch
 
-    from sparsebench.models.gather import _mirror, add_gram
+    from sparsebench.models.replay.gather import _mirror, add_gram
 
     rows = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
     gram = torch.zeros(width, width)
@@ -247,7 +247,7 @@ def test_a_large_table_is_mapped_and_gives_the_same(tmp_path: Path, monkeypatch:
     folder, family = written("llama", tmp_path / "model")
     results = []
     for limit in (1 << 30, 1):
-        monkeypatch.setattr("sparsebench.models.checkpoint.MAPPED", limit)
+        monkeypatch.setattr("sparsebench.models.files.checkpoint.MAPPED", limit)
         replay = Replay(Checkpoint(folder), family, batch(family))
         replay.run(dense)
         results.append(replay.outputs(0))
@@ -260,7 +260,7 @@ def test_a_sample_of_nothing_but_padding_adds_nothing(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("sparsebench.models.replay.GROUP", 1)
+    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 1)
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)
     blank = [torch.zeros_like(tensor[:1]) for tensor in vars(given).values() if tensor is not None]
@@ -351,7 +351,7 @@ def test_padding_may_be_nan(tmp_path: Path) -> None:
     """What a model makes of padding is nobody's business."""
     import torch
 
-    from sparsebench.models.stack_replay import _finite
+    from sparsebench.models.replay.stack_replay import _finite
 
     states = torch.ones(1, 3, 4)
     states[0, 2] = torch.nan

@@ -12,18 +12,21 @@ import pytest
 
 import sparsebench
 from sparsebench.errors import ModelError
-from sparsebench.models.build import meta_model
-from sparsebench.models.families import transformers_config
-from sparsebench.models.load import load_model
+from sparsebench.models.files.families import transformers_config
+from sparsebench.models.files.safety import copy_companion, without_code
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.build import meta_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
-from sparsebench.models.safety import copy_companion, without_code
-from sparsebench.models.text import load_tokenizer
 from tests.models.model_zoo import small
 from tests.models.test_prepare import write_gguf
 
 PACKAGE = Path(sparsebench.__file__).parent
 LOADERS = {"from_pretrained", "from_config", "load_dataset", "CausalScorer", "HFLM"}
-PLACES = {"from_pretrained": {"models/gguf.py", "models/text.py"}, "from_config": {"models/build.py"}}
+PLACES = {
+    "from_pretrained": {"models/files/gguf.py", "models/files/text.py"},
+    "from_config": {"models/modules/build.py"},
+}
 
 
 def rewrite(path: Path, **keys: object) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.stack_replay import States
+from sparsebench.models.replay.stack_replay import States
 
 
 @pytest.mark.parametrize("mapped", [False, True])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.models.families import MODEL_TYPES, auto_class, transformers_config
-from sparsebench.models.text import longest_input, special_tokens, token_ids
+from sparsebench.models.files.families import MODEL_TYPES, auto_class, transformers_config
+from sparsebench.models.files.text import longest_input, special_tokens, token_ids
 from tests.models.model_zoo import CONFIGS, small
 
 POSITIONED = [name for name in CONFIGS if name != "whisper" and longest_input(small(name)) is not None]

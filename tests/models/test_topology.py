@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from sparsebench.models.build import meta_model
-from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.models.families import MODEL_TYPES
-from sparsebench.models.topology import Part, part
+from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.families import MODEL_TYPES
+from sparsebench.models.modules.build import meta_model
+from sparsebench.models.shape.topology import Part, part
 from tests.models.model_zoo import CONFIGS, small
 
 # What each linear layer of a block is, written down from the published architectures: kind=module, per layer.
@@ -89,7 +89,7 @@ def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    from sparsebench.models.experts import is_fused, is_turned
+    from sparsebench.models.modules.experts import is_fused, is_turned
 
     family, config = MODEL_TYPES[model_type], small(model_type)
     model = meta_model(family, config)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.architectures import architecture
-from sparsebench.models.build import check_buffers
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import check_buffers
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.replay import Block, Replay
+from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.shape.architectures import architecture
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, single
 from tests.models.model_zoo import GROUPED, ROUTED, T5

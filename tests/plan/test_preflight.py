@@ -308,7 +308,7 @@ GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
 def test_a_model_whose_weights_cannot_be_left_out_so_is_refused_with_its_line(
     model: str, step: str, said: str, tmp_path: Path
 ) -> None:
-    from sparsebench.models.families import family_of
+    from sparsebench.models.files.families import family_of
 
     (tmp_path / "text.txt").write_text("some words\n")
     path, config = tmp_path / "mine.yaml", f"model_type: {model}"

@@ -133,8 +133,8 @@ def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experimen
     import torch
     from safetensors.torch import save_file
 
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.topology import parts
+    from sparsebench.models.files.checkpoint import Checkpoint
+    from sparsebench.models.shape.topology import parts
 
     dense, rows = Checkpoint(experiment.model), experiment.rows
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]

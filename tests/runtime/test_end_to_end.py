@@ -13,7 +13,7 @@ import pytest
 
 from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
 from sparsebench.runtime.group import try_ranks
 from tests.gpus import H100, Driver

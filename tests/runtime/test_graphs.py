@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsebench.models.load import load_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, how_decoded, make_alike, recorded
 from sparsebench.runtime.workload import Decode, Phase, Prompt, phases

@@ -13,7 +13,7 @@ import pytest
 
 from sparsebench import children
 from sparsebench.manifest.schema import Family
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, memory, shm
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.footprint import footprint
@@ -53,7 +53,7 @@ def test_what_a_rank_has_started_counts_in_its_proportional_share() -> None:
 def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
     import torch
 
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     model = load_model(tiny_llama, "decoder")
     before = {name: (value.data_ptr(), value.clone()) for name, value in model.named_parameters()}
@@ -72,7 +72,7 @@ def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> 
     """An inference tensor does not tell torch that it needs a gradient: see the next test."""
     import torch
 
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     model = load_model(tiny_llama, "decoder")
     with torch.inference_mode():
@@ -85,8 +85,8 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
     """Of a weight that needs no gradient torch 2.13 copies the transpose, for a batch of products (``bmm``)."""
     import torch
 
-    from sparsebench.models.build import build_model
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.build import build_model
+    from sparsebench.models.modules.load import load_model
 
     checkpoint = Checkpoint(tiny_llama)
     model = load_model(tiny_llama, "decoder") if way == "loaded" else build_model(checkpoint, "decoder")
@@ -109,7 +109,7 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
 
 @pytest.mark.parametrize(("name", "family"), [("tiny_llama", "decoder"), ("tiny_t5", "encoder-decoder")])
 def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pytest.FixtureRequest) -> None:
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     folder = request.getfixturevalue(name)
     config, loaded = Checkpoint(folder).config, load_model(folder, family)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.models.families import cache_name
-from sparsebench.models.load import load_model
+from sparsebench.models.files.families import cache_name
+from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Workload
 from sparsebench.runtime.parity import check_parity, shorten
 from sparsebench.runtime.workload import inputs

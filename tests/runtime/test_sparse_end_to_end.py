@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.kernels.matrix import LAYOUTS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.models.gather import InputStatistics
+from sparsebench.models.replay.gather import InputStatistics
 from sparsebench.steps import factor
 from sparsebench.steps.factor import factorise
 from tests.steps.prune.methods.synthetic import activations, inputs_of

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import kinds, single
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import UserError
-from sparsebench.models.quantized import Codes
+from sparsebench.models.files.quantized import Codes
 from sparsebench.steps.grid import Quantize, nearest
 
 WAYS = [Quantize("int8"), Quantize("int4", 5), Quantize("int4", 64)]

@@ -12,7 +12,7 @@ import torch
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Manifest
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import expand
 from sparsebench.steps.contract import Context, Evidence, Step

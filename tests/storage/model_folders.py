@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 
 
 def prune(folder: Path, out: Path, sparsity: float) -> Path:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.checkpoint import INDEX, Checkpoint
+from sparsebench.models.files.checkpoint import INDEX, Checkpoint
 from sparsebench.storage import folders, is_packed, pack, unpack
 from sparsebench.storage.container import read
 from sparsebench.storage.packed import CODING, PackedCheckpoint

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from sparsebench.cli.app import app
 from sparsebench.errors import StorageError, UnsupportedError
-from sparsebench.models.quantized import Codes, QuantizedCheckpoint, Scheme, stored_parts
+from sparsebench.models.files.quantized import Codes, QuantizedCheckpoint, Scheme, stored_parts
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime.measure import measure_latency
 from sparsebench.runtime.results import Setting, Workload

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import StorageError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.storage import Format, formats, is_packed, measure, unpack
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read

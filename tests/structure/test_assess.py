@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import prunable_share
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.topology import prunable_share
 from sparsebench.steps.registry import single
 from sparsebench.structure import EDGES, StructureResult, assess, summary
 from tests.steps.recover.test_whole import made

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.batch import Batch
-from sparsebench.models.load import load_model
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.batch import Batch
 from sparsebench.structure.outputs import OutputsResult, compare_outputs
 from tests.models.replaying import written
 from tests.steps.shrink.making import text

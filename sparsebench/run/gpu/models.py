@@ -11,8 +11,8 @@ from typing import Any
 
 from sparsebench import devices
 from sparsebench.errors import MeasureError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.run.gpu.bench import GIB, Bench, CheckSkipped, Seen, off
 from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes

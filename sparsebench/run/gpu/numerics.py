@@ -34,7 +34,7 @@ def scoring(bench: Bench) -> Seen:
     On a CPU, lm-eval's own loop is compared with one that shares what prompts have in common.
     """
     from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     folder, _ = bench.model("llama")
     words = tokenizer(WORDS)
@@ -75,7 +75,7 @@ def pruning(bench: Bench) -> Seen:
 
 
 def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype | None) -> torch.Tensor:
-    from sparsebench.models.gather import InputStatistics
+    from sparsebench.models.replay.gather import InputStatistics
     from sparsebench.steps.prune.contract import Layer, Quota, Solution
     from sparsebench.steps.prune.methods.sparsegpt import solve
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_expanded, load_kernels, load_model
-from sparsebench.models.quantized import FLOAT, encoding_of
-from sparsebench.models.quantized_linear import QuantizedLinear
-from sparsebench.models.topology import LINEAR_TYPES
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import FLOAT, encoding_of
+from sparsebench.models.modules.load import load_expanded, load_kernels, load_model
+from sparsebench.models.modules.quantized_linear import QuantizedLinear
+from sparsebench.models.shape.topology import LINEAR_TYPES
 from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt

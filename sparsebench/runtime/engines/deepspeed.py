@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sparsebench.errors import MeasureError
-from sparsebench.models.checkpoint import FLOATS, Checkpoint
+from sparsebench.models.files.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import refused

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.skipping import skips
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.skipping import skips
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt

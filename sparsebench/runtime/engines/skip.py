@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models import moefied
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
-from sparsebench.models.topology import LINEAR_TYPES, part, place_of
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.modules import moefied
+from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
+from sparsebench.models.shape.topology import LINEAR_TYPES, module_path, part
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
@@ -101,13 +101,13 @@ class SkipEngine:
         skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for the parity check lacks blocks.
         for path, limit in skip.inputs.items():
-            if name := place_of(model, path):
+            if name := module_path(model, path):
                 replacing.columns(name, limit)
         for path, limit in skip.outputs.items():
-            if name := place_of(model, path):
+            if name := module_path(model, path):
                 replacing.activation(name, limit, _linear_beside(model, name, config, source.family))
         for feed_forward in experts.parts if experts else ():
-            if place_of(model, feed_forward.down):
+            if module_path(model, feed_forward.down):
                 replacing.experts(feed_forward)
         self.tallies, self.item = replacing.tallies, model.dtype.itemsize
         self.dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
@@ -177,7 +177,7 @@ class _LayerReplacer:
         The oracle router needs all neurons' values, so that only the last layer can skip.
         """
         paths = feed_forward.first, feed_forward.second, feed_forward.down
-        first, second, down = (place_of(self.model, path) for path in paths)
+        first, second, down = (module_path(self.model, path) for path in paths)
         assert first and down
         chooser: Any = self.model.get_submodule(down).moe
         begin = self.model.get_submodule(first)

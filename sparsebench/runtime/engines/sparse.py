@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
-from sparsebench.models import precision, topology
-from sparsebench.models.build import StoredWeights, build_model
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.experts import left_fused
-from sparsebench.models.topology import View
+from sparsebench.models.files import precision
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import StoredWeights, build_model
+from sparsebench.models.modules.experts import left_fused
+from sparsebench.models.shape import topology
+from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain

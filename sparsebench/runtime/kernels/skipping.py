@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sparsebench import environment
-from sparsebench.models.skipping import masked
+from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels.linear import CODES
 from sparsebench.runtime.kernels.matrix import LEVELS, Kernels, SparseMatrix, from_dense
 from sparsebench.runtime.kernels.speeds import DENSE_ABOVE

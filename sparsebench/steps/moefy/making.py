@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.blocks import fill_skeleton, survey
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
-from sparsebench.models.moefied import ExpertRouter
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.replay import Replay
-from sparsebench.models.skipping import COUNTED, ExpertsConfig, FeedForward, count, skips
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint, safetensors_dtype
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.moefied import ExpertRouter
+from sparsebench.models.modules.skipping import COUNTED, ExpertsConfig, FeedForward, count, skips
+from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.replay.skeleton import fill_skeleton, survey
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.moefy import routers
@@ -32,8 +33,8 @@ from sparsebench.steps.watching import ActivationHooks, activation, refuse_exper
 if TYPE_CHECKING:
     from torch import nn
 
-    from sparsebench.models.gather import PrunableLayer
-    from sparsebench.models.replay import Block
+    from sparsebench.models.replay.blockwise import Block
+    from sparsebench.models.replay.gather import PrunableLayer
     from sparsebench.steps.calibration import Calibrated
 
 

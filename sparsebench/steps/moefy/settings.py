@@ -9,9 +9,9 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.models.architectures import neurons
-from sparsebench.models.skipping import COUNTED, count
-from sparsebench.models.topology import REFUSED, refusal
+from sparsebench.models.modules.skipping import COUNTED, count
+from sparsebench.models.shape.architectures import neurons
+from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.watching import unwatched
 

@@ -9,7 +9,7 @@ import torch
 from sparsebench.steps.contract import Activity
 
 if TYPE_CHECKING:
-    from sparsebench.models.moefied import ExpertRouter
+    from sparsebench.models.modules.moefied import ExpertRouter
     from sparsebench.steps.moefy.routers import NeuronStatistics
 
 ROWS = 512

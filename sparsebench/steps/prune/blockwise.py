@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import Part
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import Part
 from sparsebench.steps.contract import Progress
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import allocation, masks
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.batch import Batch
-    from sparsebench.models.gather import InputStatistics
-    from sparsebench.models.replay import Block, Replay
+    from sparsebench.models.replay.batch import Batch
+    from sparsebench.models.replay.blockwise import Block, Replay
+    from sparsebench.models.replay.gather import InputStatistics
 
 BlockKey = tuple[str, int]
 """A transformer block: its side and its depth."""
@@ -85,7 +85,7 @@ class BlockSweep:
             outputs.copy(name)
 
     def _replay(self, streams: int, spill: Path) -> Replay:
-        from sparsebench.models.replay import Replay
+        from sparsebench.models.replay.blockwise import Replay
 
         return Replay(self.checkpoint, self.family, self.batch, streams, spill, self.dtype, device=self.device)
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.errors import SparsebenchError
-    from sparsebench.models.gather import InputStatistics
-    from sparsebench.models.quantized import Codes
+    from sparsebench.models.files.quantized import Codes
+    from sparsebench.models.replay.gather import InputStatistics
     from sparsebench.steps.grid import Quantize
     from sparsebench.steps.prune.settings import Prune
 

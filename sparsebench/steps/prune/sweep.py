@@ -9,8 +9,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.topology import prunable_parts
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.outputs import EmitTarget, VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockSweep

@@ -11,8 +11,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import Part, View
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import Part, View
 from sparsebench.steps.contract import Progress, reported
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import masks

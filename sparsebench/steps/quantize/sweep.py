@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Evidence, Progress, reported
 from sparsebench.steps.factor import check_weights
 from sparsebench.steps.grid import GROUP, Quantize, nearest

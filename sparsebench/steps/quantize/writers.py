@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpoint, TensorInfo, lay_out
-from sparsebench.models.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
-from sparsebench.models.topology import Part, weight_tensors
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpoint, TensorInfo
+from sparsebench.models.files.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
+from sparsebench.models.files.writing import lay_out
+from sparsebench.models.shape.topology import Part, weight_tensors
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import peak_rss
 from sparsebench.steps.grid import Quantize

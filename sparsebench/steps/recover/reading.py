@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.models.replay import GROUP
-from sparsebench.models.text import longest_input
+from sparsebench.models.files.text import longest_input
+from sparsebench.models.replay.blockwise import GROUP
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.batch import Batch
+    from sparsebench.models.replay.batch import Batch
     from sparsebench.steps.calibration import Calibrated
     from sparsebench.steps.contract import Context, Step
 
@@ -94,7 +94,7 @@ class WordMasking:
     @classmethod
     def of(cls, folder: Path, vocabulary: int) -> WordMasking:
         """Return the masking for the tokenizer in ``folder``. Raises ModelError where it has no mask token."""
-        from sparsebench.models.text import load_tokenizer
+        from sparsebench.models.files.text import load_tokenizer
 
         tokenizer: Any = load_tokenizer(folder)
         if tokenizer.mask_token_id is None:

@@ -23,12 +23,13 @@ import torch
 from sparsebench import energy, heap
 from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
-from sparsebench.models.families import dimensions
-from sparsebench.models.replay import Replay
-from sparsebench.models.safety import told
-from sparsebench.models.topology import parts, weight_tensors
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.families import dimensions
+from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.writing import CheckpointWriter
+from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover.losses import relative
@@ -36,7 +37,7 @@ from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.share import read_share
 
 if TYPE_CHECKING:
-    from sparsebench.models.replay import Block
+    from sparsebench.models.replay.blockwise import Block
     from sparsebench.steps.calibration import Calibrated
 
 PUBLISHED = 128 * 512
@@ -170,7 +171,7 @@ class Reconstruction:
         lost = earlier.joules is None and spent.meter.counts
         source = energy.UNCOUNTED if lost else spent.source
         removed = earlier.folder.notes if earlier.folder else []
-        evidence = self._evidence(folder, fits, [told(writer.left_out), *removed])
+        evidence = self._evidence(folder, fits, [left_out_note(writer.left_out), *removed])
         if earlier.folder:
             earlier.folder.remove()
         return replace(evidence, seconds=seconds, joules=joules, energy_source=source)

@@ -20,8 +20,9 @@ import torch
 import xxhash
 
 from sparsebench import __version__, environment
-from sparsebench.models.building import reserve, temporary
-from sparsebench.models.checkpoint import TensorInfo, header_bytes, safetensors_dtype, torch_dtype
+from sparsebench.models.files.building import reserve, temporary
+from sparsebench.models.files.checkpoint import TensorInfo, safetensors_dtype, torch_dtype
+from sparsebench.models.files.writing import header_bytes
 from sparsebench.paths import create
 
 DIGEST = TensorInfo("xxh3_128", "U8", (16,), "", 0, 16)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
-from sparsebench.models.families import family_of
+from sparsebench.models.files.families import family_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Settings, setting_words

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import dimensions
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.skipping import experts_of, skips
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import dimensions
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.modules.skipping import experts_of, skips
 from sparsebench.steps.calibration import first
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover import whole

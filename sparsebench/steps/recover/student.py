@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.axes import POSITIONS, ModelShape, shape, sizes
-from sparsebench.models.build import meta_model, stored_views
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
+from sparsebench.models.modules.build import meta_model, stored_views
 from sparsebench.models.random_weights import write_model
-from sparsebench.models.topology import View, moved, part
+from sparsebench.models.shape.axes import POSITIONS, ModelShape, shape, sizes
+from sparsebench.models.shape.topology import View, moved, part
 from sparsebench.steps import cut_model
 
 if TYPE_CHECKING:

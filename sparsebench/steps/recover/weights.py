@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.build import stored_views
-from sparsebench.models.checkpoint import Checkpoint, torch_dtype
-from sparsebench.models.topology import View, parts
+from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
+from sparsebench.models.modules.build import stored_views
+from sparsebench.models.shape.topology import View, parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,15 +19,16 @@ import torch
 
 from sparsebench import devices, energy, environment, sources
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models import precision
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.models.families import dimensions, has_masked_lm
-from sparsebench.models.load import load_masked_lm, load_model
+from sparsebench.models.files import precision
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import dimensions, has_masked_lm
+from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.files.text import same_tokenizer
+from sparsebench.models.files.writing import CheckpointWriter
+from sparsebench.models.modules.load import load_masked_lm, load_model
 from sparsebench.models.prepare import prepare
-from sparsebench.models.safety import told
-from sparsebench.models.text import same_tokenizer
-from sparsebench.models.topology import parts, weight_tensors
+from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
@@ -141,7 +142,7 @@ class Training:
                 changed = weights.get(name)
                 writer.write(name, self.parent.load(name) if changed is None else changed)
             writer.close(dict(made))
-        return [told(writer.left_out)]
+        return [left_out_note(writer.left_out)]
 
     def _a_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
         """Return how many parameters a token uses, tied ones once.

@@ -8,14 +8,14 @@ from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.architectures import stated
-from sparsebench.models.axes import Axis, AxisKind, ModelShape, sizes
-from sparsebench.models.families import PER_LAYER
+from sparsebench.models.files.families import PER_LAYER
+from sparsebench.models.shape.architectures import stated
+from sparsebench.models.shape.axes import Axis, AxisKind, ModelShape, sizes
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.checkpoint import TensorInfo
+    from sparsebench.models.files.checkpoint import TensorInfo
 
 Of = Literal["neurons", "heads", "both", "experts"]
 REAP = "reap"

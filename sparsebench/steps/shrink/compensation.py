@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.axes import Axis, Cut, ModelShape
+from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.factor import DAMPING, check_gram
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
     """
     switches: dict[str, bool] = {}
     names: list[str] = []
-    tensors, places = shape.checkpoint.tensors, shape.places
+    tensors, places = shape.checkpoint.tensors, shape.parts
     for axis in axes:
         for cut in axis.outputs:
             if _bias(cut.tensor) in tensors:

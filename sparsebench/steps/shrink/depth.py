@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.replay import Block, Replay
-from sparsebench.models.safety import told
+from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.evidence import counted
@@ -29,7 +29,7 @@ from sparsebench.steps.shrink.whole import WholeModel
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.axes import ModelShape
+    from sparsebench.models.shape.axes import ModelShape
     from sparsebench.steps.calibration import Calibrated
 
 
@@ -52,7 +52,7 @@ def make(
             smaller = cut_model.without(shape, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
             writer = cut_model.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
-            made[step] = [*_left(shape, removed), smaller.loads, told(writer.left_out)]
+            made[step] = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
         except SparsebenchError as error:
             emit(step, error)
     seconds = time.perf_counter() - started

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.axes import Axis, ModelShape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.safety import told
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.shape.axes import Axis, ModelShape
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover.step import check_vocabulary
@@ -211,7 +211,7 @@ class GateTraining(Training):
         writer = cut_model.write(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
         stay = choosing.told(gating.shape, {axis: len(own) for axis, own in kept.items()})
         off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
-        return [stay, off, smaller.loads, told(writer.left_out)]
+        return [stay, off, smaller.loads, left_out_note(writer.left_out)]
 
 
 def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SourceError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import has_classifier
-from sparsebench.models.text import longest_input
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import has_classifier
+from sparsebench.models.files.text import longest_input
 from sparsebench.sources.reference import Reference
 from sparsebench.steps import samples
 from sparsebench.steps.calibration import Calibrated, Calibration, in_order, reader_of

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import bounded
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.axes import Axis, ModelShape
+from sparsebench.models.shape.axes import Axis, ModelShape
 from sparsebench.sources.reference import Reference
 
 if TYPE_CHECKING:

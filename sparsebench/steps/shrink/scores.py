@@ -25,8 +25,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.axes import Axis, Cut, ModelShape
-from sparsebench.models.skipping import hooked
+from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.contract import Progress, reported
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Routing:
 
     def visit(self, block: Any) -> None:
         """Count one block of the replay."""
-        from sparsebench.models.experts import Experts
+        from sparsebench.models.modules.experts import Experts
 
         axis = self.places.get((block.side, block.index))
         holders = [module for module in block.module.modules() if isinstance(module, Experts)]

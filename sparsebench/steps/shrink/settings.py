@@ -9,8 +9,8 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
-from sparsebench.models.architectures import UNBIASED, architecture
-from sparsebench.models.families import PER_LAYER, family_of
+from sparsebench.models.files.families import PER_LAYER, family_of
+from sparsebench.models.shape.architectures import UNBIASED, architecture
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.recover.settings import Distill, TrainingSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.models.axes import shape
-from sparsebench.models.quantized import float_checkpoint
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.shape.axes import shape
 from sparsebench.steps.contract import Context, Emit, Evidence, Step
 from sparsebench.steps.shrink import depth, gates, width
 from sparsebench.steps.shrink.settings import Gates

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.blocks import survey
-from sparsebench.models.build import stored_views
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
-from sparsebench.models.replay import GROUP
-from sparsebench.models.skipping import hooked
-from sparsebench.models.topology import place_of
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import stored_views
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.replay.blockwise import GROUP
+from sparsebench.models.replay.skeleton import survey
+from sparsebench.models.shape.topology import module_path
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.batch import Batch
+    from sparsebench.models.replay.batch import Batch
     from sparsebench.steps.contract import Progress
 
 Place = tuple[str, int]
@@ -50,7 +50,7 @@ class WholeModel:
     @classmethod
     def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> WholeModel:
         """Load the model in ``folder``. Raises ModelError, or UnsupportedError where its blocks are not in lists."""
-        from sparsebench.models.experts import show_layers
+        from sparsebench.models.modules.experts import show_layers
 
         checkpoint = Checkpoint(folder)
         skeleton = survey(checkpoint.config, family)
@@ -186,7 +186,7 @@ def module_of(model: Any, tensor: str) -> Any:
 
     Raises ModelError, naming the tensor, where there is none.
     """
-    name = place_of(model, tensor.removesuffix(".weight"))
+    name = module_path(model, tensor.removesuffix(".weight"))
     if name is None:
         raise ModelError(
             f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again"

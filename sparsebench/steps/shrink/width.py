@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models.axes import Axis, AxisKind, Cut, ModelShape
-from sparsebench.models.axes import shape as shape_of
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.replay import Block, Replay
-from sparsebench.models.safety import told
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.safety import left_out_note
+from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.shape.axes import Axis, AxisKind, Cut, ModelShape
+from sparsebench.models.shape.axes import shape as shape_of
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
@@ -29,7 +29,7 @@ from sparsebench.steps.shrink.whole import WholeModel
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.checkpoint import CheckpointWriter
+    from sparsebench.models.files.writing import CheckpointWriter
     from sparsebench.steps.calibration import Calibrated
 
 
@@ -80,7 +80,7 @@ def make(
         unseen = f"{made.unseen} experts that no token reached are scored by their weights" if made.unseen else ""
         documents = work.documents.get(_scored(plan.step))
         by = documents.note(plan.step) if documents else ""
-        words = (choosing.told(shape, left), by, unseen, made.smaller.loads, told(made.writer.left_out))
+        words = (choosing.told(shape, left), by, unseen, made.smaller.loads, left_out_note(made.writer.left_out))
         note = "; ".join(part for part in words if part)
         emit(
             plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, work.told(plan.step) or None)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsebench.models.skipping import hooked, masked
+from sparsebench.models.modules.skipping import hooked, masked
 
 if TYPE_CHECKING:
-    from sparsebench.models.replay import Block
+    from sparsebench.models.replay.blockwise import Block
     from sparsebench.steps.skip.magnitudes import SkipSite
 
 STEP, MOST = 0.02, 0.95

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.models.quantized import open_checkpoint
-from sparsebench.models.replay import Replay
-from sparsebench.models.skipping import SkipThresholds, skips
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.building import temporary
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import open_checkpoint
+from sparsebench.models.files.writing import CheckpointWriter
+from sparsebench.models.modules.skipping import SkipThresholds, skips
+from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.skip.greedy import allocated
@@ -29,7 +30,7 @@ from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
 from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
 
 if TYPE_CHECKING:
-    from sparsebench.models.replay import Block
+    from sparsebench.models.replay.blockwise import Block
 
 FEW = 0.01
 """The share of zero weights up to which the note does not mention them."""

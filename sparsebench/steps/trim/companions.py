@@ -12,8 +12,8 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models.families import transformers_config
-from sparsebench.models.text import OFFSET_TYPES, ORIGINAL, original_ids
+from sparsebench.models.files.families import transformers_config
+from sparsebench.models.files.text import OFFSET_TYPES, ORIGINAL, original_ids
 from sparsebench.steps.trim.vocabulary import FILE
 from sparsebench.steps.trim.weights import NESTED, resized
 

@@ -34,7 +34,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     Raises UnsupportedError, before any text is read, for a tokenizer that cannot be rewritten.
     """
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
     from sparsebench.steps.trim.vocabulary import Vocabulary
 
     tokenizer = load_tokenizer(parent)
@@ -84,7 +84,7 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Want
 
     Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
     """
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
     from sparsebench.steps.evidence import counted
     from sparsebench.steps.trim import companions, usage, weights
 

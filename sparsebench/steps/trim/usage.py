@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.text import JOINER
+from sparsebench.models.files.text import JOINER
 
 if TYPE_CHECKING:
     import numpy as np

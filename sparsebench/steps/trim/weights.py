@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.build import meta_model, named_tensors, stored_views
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
-from sparsebench.models.families import auto_class, has_masked_lm
-from sparsebench.models.quantized import open_checkpoint
-from sparsebench.models.topology import spellings
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.families import auto_class, has_masked_lm
+from sparsebench.models.files.quantized import open_checkpoint
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.build import meta_model, named_tensors, stored_views
+from sparsebench.models.shape.topology import spellings
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.load import load_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Setting, Workload, footprint
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import DeepSpeed

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.models import quantized_linear
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules import quantized_linear
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import cache_name
-from sparsebench.models.skipping import SkipThresholds
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import cache_name
+from sparsebench.models.modules.skipping import SkipThresholds
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel

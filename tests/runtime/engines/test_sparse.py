@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError, ParityError, UnsupportedError
-from sparsebench.models.build import build_model
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import build_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.native import Missing
 from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
@@ -283,6 +283,6 @@ def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(
     found = started()
     assert found.parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5
     assert len(sparse_layers(found.load(SavedModel(folder, "decoder"), 40, False).module)) == 8
-    monkeypatch.setattr("sparsebench.models.build.LINEAR_TYPES", frozenset({"Linear"}))
+    monkeypatch.setattr("sparsebench.models.modules.build.LINEAR_TYPES", frozenset({"Linear"}))
     with pytest.raises(UnsupportedError, match="falcon: none of its layers"):
         started().load(SavedModel(folder, "decoder"), 40, False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel

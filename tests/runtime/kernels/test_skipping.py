@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparsebench import environment
-from sparsebench.models.skipping import masked
+from sparsebench.models.modules.skipping import masked
 from sparsebench.runtime.kernels import Kernels
 from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.kernels.skipping import TOKENS, SkipColumns, SkipRows, ThresholdedActivation

@@ -11,8 +11,8 @@ import torch
 
 from sparsebench import environment
 from sparsebench.errors import UserError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.skipping import experts_of
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.skipping import experts_of
 from sparsebench.plan.fingerprint import step_id
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.metis import evened, partitioned

@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.load import load_model
-from sparsebench.models.skipping import COUNTED, EXPERTS_KEY, ROUTERS, experts_of
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.modules.skipping import COUNTED, EXPERTS_KEY, ROUTERS, experts_of
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
 from sparsebench.steps.moefy.use import inside, together
 from sparsebench.steps.registry import label, single

@@ -14,9 +14,9 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Family
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.prune.blockwise import BlockSweep

@@ -10,8 +10,8 @@ import torch
 from pydantic_core import PydanticCustomError
 from torch.nn.utils import prune
 
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
 from sparsebench.steps.registry import label, single

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.gather import InputStatistics
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.gather import InputStatistics
+from sparsebench.models.shape.topology import parts
 from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.prune import registry

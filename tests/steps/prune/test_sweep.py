@@ -10,8 +10,8 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Family
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.grid import Quantize

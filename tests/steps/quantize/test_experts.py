@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.load import load_kernels, load_model
-from sparsebench.models.quantized import QuantizedCheckpoint
-from sparsebench.models.quantized_linear import Int8Linear
-from sparsebench.models.topology import View
+from sparsebench.models.files.quantized import QuantizedCheckpoint
+from sparsebench.models.modules.load import load_kernels, load_model
+from sparsebench.models.modules.quantized_linear import Int8Linear
+from sparsebench.models.shape.topology import View
 from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.quantize.sweep import run
 from tests.models.test_experts import stored, tokens

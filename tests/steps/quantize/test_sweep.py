@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import auto_class
-from sparsebench.models.load import load_kernels, load_model
-from sparsebench.models.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
-from sparsebench.models.quantized_linear import QuantizedLinear
-from sparsebench.models.safety import left_out
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import auto_class
+from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
+from sparsebench.models.files.safety import left_out
+from sparsebench.models.modules.load import load_kernels, load_model
+from sparsebench.models.modules.quantized_linear import QuantizedLinear
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.grid import Quantize, nearest
@@ -172,7 +172,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
     with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
         run(out, "decoder", {Quantize("int4"): tmp_path / "again"}, None, lambda *_: None)
     bare = tmp_path / "bare"
-    from sparsebench.models.checkpoint import CheckpointWriter
+    from sparsebench.models.files.writing import CheckpointWriter
 
     whole = Checkpoint(tiny_llama)
     layout = [info for info in whole.tensors.values() if "layers" not in info.name]

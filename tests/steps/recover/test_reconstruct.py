@@ -11,9 +11,9 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.recover.reconstruct import Reconstruction
@@ -270,7 +270,7 @@ def test_the_error_is_that_of_the_blocks_outputs(tmp_path: Path) -> None:
 
 
 def test_weights_that_come_back_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsebench.models.replay import Block
+    from sparsebench.models.replay.blockwise import Block
 
     dense, parent, family = pruned("llama", tmp_path)
     replace = Block.replace

@@ -12,8 +12,8 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText

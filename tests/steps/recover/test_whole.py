@@ -14,10 +14,10 @@ from pydantic_core import PydanticCustomError
 
 from sparsebench import energy
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import parts
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, Evidence, Step

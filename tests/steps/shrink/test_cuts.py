@@ -11,8 +11,8 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UserError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.registry import label, single

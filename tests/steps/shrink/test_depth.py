@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.architectures import ARCHITECTURES
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import MODEL_TYPES
-from sparsebench.models.load import load_model
-from sparsebench.models.replay import Replay
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.shape.architectures import ARCHITECTURES
+from sparsebench.models.shape.axes import shape
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.cut_model import without, write
 from sparsebench.steps.registry import kinds, single

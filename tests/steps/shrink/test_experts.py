@@ -11,10 +11,10 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.experts import is_fused
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.experts import is_fused
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.shape.axes import shape
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores, width

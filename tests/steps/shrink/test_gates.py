@@ -15,9 +15,9 @@ from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Manifest
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.shape.axes import shape
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps import cut_model

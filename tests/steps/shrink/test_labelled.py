@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from sparsebench.errors import ModelError, SourceError, SparsebenchError, UnsupportedError
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.shape.axes import shape
 from sparsebench.sources.text import read_labelled
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single

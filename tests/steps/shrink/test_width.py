@@ -11,10 +11,10 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.axes import shape
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_model
-from sparsebench.models.replay import Replay
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.shape.axes import shape
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import combinations, kinds, label, single

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.models.load import load_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import kinds
 from tests.steps.shrink.making import text

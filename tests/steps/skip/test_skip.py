@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.load import load_masked_lm, load_model
-from sparsebench.models.skipping import KEY, skip_of
-from sparsebench.models.topology import place_of
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_masked_lm, load_model
+from sparsebench.models.modules.skipping import KEY, skip_of
+from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.skip import thresholds
@@ -64,7 +64,7 @@ def test_thresholds_cut_the_share_of_what_layers_read(kind: str, tmp_path: Path)
     given = text(family, 8).batch
     shares: dict[str, float] = {}
     for path, limit in skip.inputs.items():
-        name = place_of(model, path)
+        name = module_path(model, path)
         assert name
         cross = "EncDecAttention.k" in name or "EncDecAttention.v" in name
         decoder = name.startswith("decoder.") and not cross and given.decoder_attention_mask is not None

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import NO_TEXT
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import NO_TEXT
 from sparsebench.steps.contract import Context
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.trim import companions, weights
@@ -53,7 +53,7 @@ def test_every_type_says_of_the_tokens_that_stay_what_it_said(kind: str, tmp_pat
     """The rows of a vocabulary drawn at random, and those that config.json names."""
     import torch
 
-    from sparsebench.models.load import load_model
+    from sparsebench.models.modules.load import load_model
 
     folder, family = written(kind, tmp_path / "model")
     size, drawn = 96, torch.Generator().manual_seed(2)
@@ -192,8 +192,8 @@ def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Pa
     """In either order the same model: what a chain ends in says of a text what its reverse says."""
     import torch
 
-    from sparsebench.models.load import load_model
-    from sparsebench.models.text import load_tokenizer
+    from sparsebench.models.files.text import load_tokenizer
+    from sparsebench.models.modules.load import load_model
 
     build, family, _ = MODELS[kind]
     dense, outputs = build(tmp_path / "dense"), []

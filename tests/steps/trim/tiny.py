@@ -145,6 +145,6 @@ def trimmed(parent: Path, folder: Path, family: str, texts: list[str] = TEXT, **
 
 def tensors(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every stored tensor."""
-    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.files.checkpoint import Checkpoint
 
     return ((info.name, tensor) for info, tensor in Checkpoint(folder).items())

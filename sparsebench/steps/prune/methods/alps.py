@@ -28,7 +28,7 @@ from sparsebench.steps.prune.contract import Layer, Quota, Solution
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.gather import InputStatistics
+    from sparsebench.models.replay.gather import InputStatistics
 
 DAMPING = 0.01
 """λ, as a share of the mean diagonal of XᵀX."""

@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
-from sparsebench.models.masked import MASK, kept
-from sparsebench.models.quantized import float_checkpoint
-from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.models.files.checkpoint import (
+    ITEM_SIZE,
+    Checkpoint,
+    TensorInfo,
+    pieces_of,
+    read_header,
+    tensor_infos,
+)
+from sparsebench.models.files.masked import MASK, kept
+from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.outputs import VariantWriters, run_passes

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
-from sparsebench.models.quantized import Codes, Scheme, groups_of
+from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 from sparsebench.steps.factor import DAMPING, Factor, check_range, check_weights, factorise
 from sparsebench.steps.grid import grid_steps, grid_values
 from sparsebench.steps.prune import masks

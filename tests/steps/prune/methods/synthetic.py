@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sparsebench.models.gather import InputStatistics
+from sparsebench.models.replay.gather import InputStatistics
 from sparsebench.steps.prune.contract import Layer
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from pydantic_core import PydanticCustomError
 
-from sparsebench.models.batch import Batch
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.elsa import ElsaPruning

@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic_core import PydanticCustomError
 
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.gradual import GradualPruning, SparsitySchedule
 from sparsebench.steps.prune.trained import Gradual

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from sparsebench.sources.cache import sha256_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Evidence, Step

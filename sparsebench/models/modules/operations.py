@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebench.errors import ModelError
-from sparsebench.models.build import meta_model
-from sparsebench.models.families import MODEL_TYPES, dimensions
-from sparsebench.models.text import longest_input
-from sparsebench.models.topology import NO_TEXT
+from sparsebench.models.files.families import MODEL_TYPES, dimensions
+from sparsebench.models.files.text import longest_input
+from sparsebench.models.modules.build import meta_model
+from sparsebench.models.shape.topology import NO_TEXT
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family

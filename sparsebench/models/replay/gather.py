@@ -15,9 +15,9 @@ import torch
 from scipy.linalg.blas import ssyrk
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.experts import Experts
-from sparsebench.models.skipping import hooked
-from sparsebench.models.topology import LOOKS_AT_WEIGHTS, View
+from sparsebench.models.modules.experts import Experts
+from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
 
 _PANEL = 512
 """Rows of a Gram matrix that are mirrored at a time."""

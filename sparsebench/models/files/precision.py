@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.models.files.checkpoint import TensorInfo
 
 NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The safetensors dtype of each precision (by torch's name)."""

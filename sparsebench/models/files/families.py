@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, foreign
-from sparsebench.models.safety import without_code
+from sparsebench.models.files.safety import without_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

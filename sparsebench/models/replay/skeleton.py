@@ -15,8 +15,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models import precision, topology
-from sparsebench.models.build import (
+from sparsebench.models.files import precision
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.modules.build import (
     check_buffers,
     check_shape,
     fill,
@@ -26,10 +27,10 @@ from sparsebench.models.build import (
     run_dtype,
     stored_views,
 )
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.experts import DOWN, Experts, take_apart
-from sparsebench.models.gather import PrunableLayer
-from sparsebench.models.topology import LOOKS_AT_WEIGHTS, View
+from sparsebench.models.modules.experts import DOWN, Experts, take_apart
+from sparsebench.models.replay.gather import PrunableLayer
+from sparsebench.models.shape import topology
+from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.families import MODEL_TYPES, PER_LAYER, dimensions, transformers_config
-from sparsebench.models.topology import NO_TEXT
+from sparsebench.models.files.families import MODEL_TYPES, PER_LAYER, dimensions, transformers_config
+from sparsebench.models.shape.topology import NO_TEXT
 
 _BIASES = {"o": "attention_bias", "down": "mlp_bias"}
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.topology import place_of
+from sparsebench.models.shape.topology import module_path
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +151,7 @@ def hooked(handles: Iterable[Any]) -> ExitStack:
 
 def module_at(model: Any, path: str, key: str) -> nn.Module:
     """Return the module at ``path``, which config.json names under ``key``. Raises ModelError where there is none."""
-    name = place_of(model, path)
+    name = module_path(model, path)
     if name is None:
         raise ModelError(f"config.json: `{key}`: the model has no layer {path}", "make the variant again")
     module: nn.Module = model.get_submodule(name)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import widths
-from sparsebench.models.axes import Axis, shape, sizes
-from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.models.families import PER_LAYER
+from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.families import PER_LAYER
+from sparsebench.models.shape.architectures import widths
+from sparsebench.models.shape.axes import Axis, shape, sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

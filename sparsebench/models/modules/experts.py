@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sparsebench.models.topology import stored_apart
+from sparsebench.models.shape.topology import stored_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -98,7 +98,7 @@ def note_left_out(folder: Path, left: list[str]) -> None:
         write_json(folder / NOTES, notes, indent=1)
 
 
-def told(left: list[str]) -> str:
+def left_out_note(left: list[str]) -> str:
     """Return a note of what was left out; empty where nothing was."""
     return f"left out, because code of a model is never run: {', '.join(left)}" if left else ""
 

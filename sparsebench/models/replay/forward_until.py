@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.blocks import Stack
-from sparsebench.models.topology import LOOKS_AT_WEIGHTS
+from sparsebench.models.replay.skeleton import Stack
+from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
 
 Extras = tuple[Any, ...] | None
 """The values that a block returns beside its hidden states; None where it returns a bare tensor."""
@@ -65,20 +65,20 @@ class BlockReached(Exception):
 class StandIn(torch.nn.Module):
     """A replacement of a block; attributes that the model's code reads from it are the block's own."""
 
-    def __init__(self, partial: PartialForward, index: int, block: torch.nn.Module) -> None:
+    def __init__(self, running: ForwardUntil, index: int, block: torch.nn.Module) -> None:
         super().__init__()
         # Not as a submodule: its parameters have no storage.
-        self.__dict__.update(partial=partial, index=index, block=block)
+        self.__dict__.update(running=running, index=index, block=block)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is known of this block's outputs. Raises BlockReached at the chosen block."""
-        return self.__dict__["partial"].answer(self.__dict__["index"], Call(args, kwargs))
+        return self.__dict__["running"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
-class PartialForward:
+class ForwardUntil:
     """One stack's forward, run up to a chosen block, with a `StandIn` for each block."""
 
     def __init__(self, stack: Stack) -> None:

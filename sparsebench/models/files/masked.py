@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
-from sparsebench.models.safety import NOTES
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.safety import NOTES
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.sources.cache import read_json
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def masked_names(names: Collection[str], where: Path) -> list[str]:
     return originals
 
 
-def told(folder: Path) -> str:
+def masks_note(folder: Path) -> str:
     """Return a note of the masked weights that were read when ``folder`` was prepared; empty where there were none."""
     number = (read_json(folder / NOTES) or {}).get(MASKED)
     if not isinstance(number, int):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import CONV1D_TYPES, Checkpoint, TensorInfo, torch_dtype
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint, TensorInfo, torch_dtype
 
 if TYPE_CHECKING:
     import torch

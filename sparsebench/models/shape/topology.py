@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import CONV1D_TYPES, FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, FLOATS, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -247,7 +247,7 @@ def spellings(model: PreTrainedModel, name: str) -> tuple[str, str, str]:
     return name, prefix + name, name.removeprefix(prefix)
 
 
-def place_of(model: PreTrainedModel, path: str) -> str | None:
+def module_path(model: PreTrainedModel, path: str) -> str | None:
     """Return the name in ``model`` of the module at ``path``, in any of its spellings, or None."""
     names = {name for name, _ in model.named_modules()}
     return next((form for form in spellings(model, path) if form in names), None)

@@ -17,12 +17,12 @@ from transformers import GenerationConfig
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError, foreign
-from sparsebench.models import precision
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.experts import Experts, put_together, take_apart
-from sparsebench.models.families import auto_class, dimensions, transformers_config
-from sparsebench.models.per_layer import reshape
-from sparsebench.models.topology import EXPERT_LAYERS, LINEAR_TYPES, View, spellings, stored_apart
+from sparsebench.models.files import precision
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.families import auto_class, dimensions, transformers_config
+from sparsebench.models.modules.experts import Experts, put_together, take_apart
+from sparsebench.models.modules.per_layer import reshape
+from sparsebench.models.shape.topology import EXPERT_LAYERS, LINEAR_TYPES, View, spellings, stored_apart
 
 if TYPE_CHECKING:
     from pathlib import Path

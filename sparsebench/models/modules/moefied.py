@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparsebench.errors import ModelError
-from sparsebench.models.skipping import EXPERTS_KEY, ExpertsConfig, FeedForward, experts_of, module_at
+from sparsebench.models.modules.skipping import EXPERTS_KEY, ExpertsConfig, FeedForward, experts_of, module_at
 
 if TYPE_CHECKING:
-    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.files.checkpoint import Checkpoint
 
 
 class ExpertRouter(nn.Module):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, foreign
-from sparsebench.models.families import auto_class
+from sparsebench.models.files.families import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, foreign
-from sparsebench.models.families import PER_LAYER, transformers_config
+from sparsebench.models.files.families import PER_LAYER, transformers_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsebench.models.build import Replace
-from sparsebench.models.quantized import Codes, QuantizedCheckpoint
-from sparsebench.models.topology import View
+from sparsebench.models.files.quantized import Codes, QuantizedCheckpoint
+from sparsebench.models.modules.build import Replace
+from sparsebench.models.shape.topology import View
 
 FEW = 8
 """Tokens up to which the int8 kernel beats a dense product of expanded weights (Zen 4: about 6 to 10, by shape)."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models import moefied, skipping
-from sparsebench.models.build import build_model
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import QuantizedCheckpoint, scheme_of
-from sparsebench.models.quantized_linear import QuantizedLinear, expanding, multiplying
-from sparsebench.models.safety import refuse_adapter
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.quantized import QuantizedCheckpoint, scheme_of
+from sparsebench.models.files.safety import refuse_adapter
+from sparsebench.models.modules import moefied, skipping
+from sparsebench.models.modules.build import build_model
+from sparsebench.models.modules.quantized_linear import QuantizedLinear, expanding, multiplying
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

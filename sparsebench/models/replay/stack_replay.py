@@ -15,10 +15,10 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.blocks import SkeletonBlock, Stack
-from sparsebench.models.gather import Gatherer, InputsSeen
-from sparsebench.models.partial import Call, Extras, PartialForward, split
-from sparsebench.models.topology import LOOKS_AT_WEIGHTS
+from sparsebench.models.replay.forward_until import Call, Extras, ForwardUntil, split
+from sparsebench.models.replay.gather import Gatherer, InputsSeen
+from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
+from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
 
 
 class States:
@@ -126,7 +126,7 @@ class StackReplay:
         self.groups = groups
         self.encoder = encoder
         self.dropped: set[int] = set() if encoder is None else encoder.dropped
-        self.partial = PartialForward(stack)
+        self.running = ForwardUntil(stack)
         streams = states.streams
         self._extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
         self._next_extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
@@ -147,7 +147,7 @@ class StackReplay:
         """Embed the texts and keep the first block's inputs, in the first stream's states."""
         for rows in self.groups:
             forward, _ = self._forward(self.live[0], rows)  # a decoder's forward reads a live stream's encoder states
-            hidden = self.partial.forward_until(0, None, forward).hidden
+            hidden = self.running.forward_until(0, None, forward).hidden
             if not _finite(hidden, self.texts.mask[rows]):
                 raise self._broken(f"inputs of {self.stack.side} block 0")
             self.states.write(0, rows, hidden)
@@ -173,7 +173,7 @@ class StackReplay:
                     continue
             hidden, extras = split(returned)
             self._check(block, hidden, rows)
-            self.partial.forms[block.index] = None if extras is None else len(extras)
+            self.running.forms[block.index] = None if extras is None else len(extras)
             if extras is not None:
                 extras = self._kept(block.index, stream, rows, hidden, extras)
             self.states.write(stream, rows, hidden)
@@ -196,7 +196,7 @@ class StackReplay:
         """Return the side's final states of these samples, after final norm and projection: (group, length, width)."""
         forward, _ = self._forward(stream, rows)
         known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
-        result: torch.Tensor = self.partial.forward_until(self.partial.length, known, forward)
+        result: torch.Tensor = self.running.forward_until(self.running.length, known, forward)
         if not _finite(result, self.texts.mask[rows]):
             raise self._broken(f"what the {self.stack.side} makes of its last block")
         return result
@@ -225,7 +225,7 @@ class StackReplay:
         forward, encoder = self._forward(stream, rows)
         states = self.states.read(stream if index else 0, rows)
         before = states, self._extras[stream][number]
-        call: Call = self.partial.forward_until(index, before, forward)
+        call: Call = self.running.forward_until(index, before, forward)
         call = call if index else call.reading(states)
         known = [call.hidden, *encoder]
         if not _finite(call.hidden, self.texts.mask[rows]) or call.lacks(known):
@@ -238,7 +238,7 @@ class StackReplay:
 
     def _broken(self, what: str) -> ModelError:
         """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
-        for name, tensor in self.partial.outside.items():
+        for name, tensor in self.running.outside.items():
             if not bool(tensor.isfinite().all()):
                 what = f"{self.stack.prefix}{name}"
                 break
@@ -259,9 +259,9 @@ class StackReplay:
         """
         if self._passed is None:
             used: set[int] = set()
-            if index + 1 < self.partial.length:
+            if index + 1 < self.running.length:
                 forward, _ = self._forward(stream, rows)
-                used = self.partial.forward_until(index + 1, (hidden, extras), forward).storages([])
+                used = self.running.forward_until(index + 1, (hidden, extras), forward).storages([])
             self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
         return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
 

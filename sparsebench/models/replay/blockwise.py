@@ -1,6 +1,6 @@
 """Running calibration text through a model block by block, with one block's weights in memory at a time.
 
-The model's own code runs (see ``partial``). A visitor gets each block's weights and the statistics of its linear
+The model's own code runs (see ``forward_until``). A visitor gets each block's weights and the statistics of its linear
 layers' inputs. A stream is one version of the model: its hidden states have passed through its own, perhaps pruned,
 blocks.
 """
@@ -16,13 +16,14 @@ import torch
 
 from sparsebench import devices
 from sparsebench.errors import ModelError
-from sparsebench.models import moefied, precision
-from sparsebench.models.batch import Batch
-from sparsebench.models.blocks import Skeleton, SkeletonBlock, Stack, fill_skeleton, move, survey
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.gather import Gatherer, InputStatistics, PrunableLayer
-from sparsebench.models.stack_replay import StackReplay, StackTokens, States
-from sparsebench.models.topology import View
+from sparsebench.models.files import precision
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules import moefied
+from sparsebench.models.replay.batch import Batch
+from sparsebench.models.replay.gather import Gatherer, InputStatistics, PrunableLayer
+from sparsebench.models.replay.skeleton import Skeleton, SkeletonBlock, Stack, fill_skeleton, move, survey
+from sparsebench.models.replay.stack_replay import StackReplay, StackTokens, States
+from sparsebench.models.shape.topology import View
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family

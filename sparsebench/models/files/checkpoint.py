@@ -1,30 +1,23 @@
-"""A checkpoint on disk, read and written tensor by tensor.
+"""A checkpoint on disk, read tensor by tensor.
 
-A safetensors file is an 8-byte little-endian header length, a JSON header, then the tensors' bytes. The header can be
-written before the data, so a whole sweep of outputs streams through memory one tensor at a time, for shards of any
-size.
+A safetensors file is an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import re
-import shutil
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.escape import is_text
-from sparsebench.models.building import appear, beside
-from sparsebench.models.safety import NOTES, copy_companions, left_out, note_left_out
 from sparsebench.paths import INDEX, WEIGHTS, check, shards
 
 if TYPE_CHECKING:
@@ -39,8 +32,6 @@ _TORCH = {
 FLOATS = {"F64", "F32", "F16", "BF16"}
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose linear layers store (in, out) instead of (out, in)."""
-SHARD = 4 << 30
-"""Bytes of weights per file in the layouts that ``lay_out`` makes."""
 AGAIN = "fetch the file again"
 """The way out for a damaged file."""
 _CONVERT = "convert the checkpoint to bfloat16, float16 or float32"
@@ -260,7 +251,7 @@ class Checkpoint:
                 zeros = zeros and piece.count(0) == len(piece)
         if not zeros:
             return True
-        from sparsebench.models.families import transformers_config
+        from sparsebench.models.files.families import transformers_config
 
         return bool(getattr(transformers_config(self.config).get_text_config(), "tie_word_embeddings", True))
 
@@ -287,150 +278,6 @@ def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor
                 raise ModelError(f"{info.file}: ends inside tensor {info.name}", AGAIN)
             done += got
     return buffer.view(torch_dtype(info.dtype))
-
-
-def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]:
-    """Lay out new files for tensors (name, safetensors dtype, shape): one file, or several of about ``SHARD`` bytes."""
-    shards: list[list[TensorInfo]] = [[]]
-    room = SHARD
-    for name, dtype, shape in tensors:
-        size = math.prod(shape) * element_bytes(dtype)
-        if size > room and shards[-1]:
-            shards.append([])
-            room = SHARD
-        room -= size
-        shards[-1].append(TensorInfo(name, dtype, shape, "", 0, size))
-    if len(shards) == 1:
-        return [replace(info, file=WEIGHTS) for info in shards[0]]
-    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-    return [replace(info, file=name) for name, shard in zip(names, shards, strict=True) for info in shard]
-
-
-class CheckpointWriter:
-    """A writer of weight files whose tensors' shapes are known: header first, then one tensor at a time, in any order.
-
-    The folder is built under a temporary name and appears whole at ``close``. As a context manager, the writer deletes
-    what it wrote when an error occurs. The other files of the model ``source`` are copied, except code; keys of
-    ``config`` replace those of its config.json. ``missing`` has the tensors that are not whole yet.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        layout: list[TensorInfo],
-        source: Path | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder = Path(folder)
-        self.partial = beside(self.folder)
-        self.layout = {info.name: info for info in layout}
-        self.missing = dict(self.layout)
-        self._entries_left = {info.name: info.numel for info in layout}
-        self.left_out: list[str] = []
-        self._offsets: dict[str, int] = {}
-        self._files: dict[str, BinaryIO] = {}
-        try:
-            if source:
-                self.left_out = [*left_out(source), *copy_companions(source, self.partial)]
-            if config:
-                path = self.partial / "config.json"
-                path.write_text(json.dumps({**bounded.read_object(path), **config}, indent=2))
-            for file in dict.fromkeys(info.file for info in layout):
-                header, offsets = header_bytes([info for info in layout if info.file == file], {"format": "pt"})
-                self._offsets |= offsets
-                self._files[file] = (self.partial / file).open("wb")
-                self._files[file].write(header)
-        except BaseException:
-            self.abort()  # the `with` that would do this has not begun
-            raise
-
-    def write(self, name: str, tensor: torch.Tensor, index: int | None = None) -> None:
-        """Write one tensor, or its slice ``index``, at its position in the file.
-
-        Raises ModelError for another shape or dtype than the layout's, and for what was written before.
-        """
-        shape = self.layout[name].shape if index is None else self.layout[name].shape[1:]
-        if shape != tuple(tensor.shape):
-            raise ModelError(f"{self.folder}: {name} is {tuple(tensor.shape)} where the layout says {shape}")
-        self.write_piece(name, (index or 0) * tensor.numel(), tensor.detach().contiguous().reshape(-1))
-
-    def write_piece(self, name: str, start: int, piece: torch.Tensor) -> None:
-        """Write some of a tensor's entries, flat, from entry ``start`` on."""
-        import torch
-
-        info, size = self.layout[name], piece.numel()
-        left = self._entries_left[name] if name in self.missing else -1
-        if torch_dtype(info.dtype) != piece.dtype or size > left or start + size > info.numel:
-            message = f"{size} entries of {piece.dtype} where {max(0, left)} of {info.dtype} are missing"
-            raise ModelError(f"{self.folder}: {name}: {message}")
-        file = self._files[info.file]
-        file.seek(self._offsets[name] + start * ITEM_SIZE[info.dtype])
-        file.write(piece.view(torch.uint8).numpy().data if size else b"")
-        self._entries_left[name] -= size
-        if not self._entries_left[name]:
-            del self.missing[name]
-
-    def copy(self, name: str, source: Checkpoint) -> None:
-        """Copy the tensor that another checkpoint's files hold under this name, in pieces."""
-        start = 0
-        for piece in pieces_of(source.folder, source.stored[name]):
-            self.write_piece(name, start, piece)
-            start += piece.numel()
-        if not start:
-            self.write(name, source.load(name))
-
-    def close(self, extra: dict[str, Any] | None = None) -> Path:
-        """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``.
-
-        Raises ModelError where a tensor of the layout was never written.
-        """
-        if self.missing:
-            first = next(iter(self.missing))
-            raise ModelError(f"{self.folder}: {len(self.missing)} tensors were never written, the first is {first}")
-        self._close_files()
-        weight_map = {info.name: info.file for info in self.layout.values()}
-        if {*weight_map.values()} - {WEIGHTS}:
-            total = sum(info.numel * ITEM_SIZE[info.dtype] for info in self.layout.values())
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            (self.partial / INDEX).write_text(json.dumps(index))
-        if extra is not None:
-            (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
-        note_left_out(self.partial, self.left_out)
-        return appear(self.partial, self.folder)
-
-    def __enter__(self) -> CheckpointWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind:
-            self.abort()
-
-    def abort(self) -> None:
-        """Delete what was written."""
-        self._close_files()
-        shutil.rmtree(self.partial, ignore_errors=True)
-
-    def _close_files(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-
-def header_bytes(infos: list[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
-    """Return what a safetensors file of these tensors, in this order, begins with, and each tensor's offset in it."""
-    header: dict[str, Any] = {"__metadata__": metadata}
-    offsets: dict[str, int] = {}
-    end = 0
-    for info in infos:
-        offsets[info.name], end = end, end + info.numel * element_bytes(info.dtype)
-        header[info.name] = {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
-            "data_offsets": [offsets[info.name], end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
-    return struct.pack("<Q", len(text)) + text, {name: start + offset for name, offset in offsets.items()}
 
 
 def element_bytes(dtype: str) -> int:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import Architecture, Heads, Mixture, architecture, stated, widths
-from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.topology import Part, View, parts, weight_tensors
+from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.shape.architectures import Architecture, Heads, Mixture, architecture, stated, widths
+from sparsebench.models.shape.topology import Part, View, parts, weight_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -91,10 +91,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A checkpoint's axes; ``places`` are its tensors' parts by name, ``blocks`` the number of blocks of each side."""
+    """A checkpoint's axes; ``parts`` are its tensors' parts by name, ``blocks`` the number of blocks of each side."""
 
     checkpoint: Checkpoint
-    places: Mapping[str, Part]
+    parts: Mapping[str, Part]
     how: Architecture
     axes: tuple[Axis, ...]
     blocks: Mapping[str, int]
@@ -102,8 +102,8 @@ class ModelShape:
     @property
     def block_parameters(self) -> int:
         """The number of parameters inside the blocks."""
-        weights = weight_tensors(self.checkpoint, self.places)
-        return sum(info.numel for name, info in weights.items() if self.places[name].layer is not None)
+        weights = weight_tensors(self.checkpoint, self.parts)
+        return sum(info.numel for name, info in weights.items() if self.parts[name].layer is not None)
 
     def key(self, axis: Axis) -> str:
         """Return the key of config.json that states the axis's number of elements; the axis has ``times`` that many."""
