@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sparsebench import heap
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.replay import GROUP
+from sparsebench.models.replay.blockwise import GROUP
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context

@@ -203,9 +203,9 @@ def test_a_sweep_reads_the_weights_of_a_block_once(
     loads: Counter[str] = Counter()
     load = Checkpoint.load
 
-    def counted(self: Checkpoint, name: str) -> torch.Tensor:
+    def counted(self: Checkpoint, name: str, index: int | None = None) -> torch.Tensor:
         loads[name] += self.folder == tiny_llama
-        return load(self, name)
+        return load(self, name, index)
 
     monkeypatch.setattr(Checkpoint, "load", counted)
     targets = [Target(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
