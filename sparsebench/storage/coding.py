@@ -110,8 +110,8 @@ class CodeLayout:
         """Return nonzero codes from their stored form, without a last half byte of 0, which is only a filler."""
         if self.bits == 8:
             return stored
-        found = halves(stored)
-        return found[:-1] if found.size and not found[-1] else found
+        codes = halves(stored)
+        return codes[:-1] if codes.size and not codes[-1] else codes
 
     def _moved(self, codes: Bytes) -> Bytes:
         """Add half of the range in place, modulo the range, which also subtracts it; return the codes."""

@@ -66,8 +66,8 @@ class StoredFile:
             bits = self.coding.decode(entry.encoding, parts, entry.info, scratch)
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", self.coding.again) from error
-        if (found := kernels.chosen().crc32(bits)) != entry.crc32:
-            wanted = f"{entry.crc32:08x}, found {found:08x}"
+        if (crc32 := kernels.chosen().crc32(bits)) != entry.crc32:
+            wanted = f"{entry.crc32:08x}, found {crc32:08x}"
             message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
             raise StorageError(message, self.coding.again)
         return bits
@@ -140,17 +140,17 @@ def read(path: Path, coding: Coding) -> StoredFile:
 
 def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> Bytes:
     """Read bytes ``begin`` to ``end`` of a file, into ``into`` if given. Raises StorageError for a short file."""
-    found = np.empty(end - begin, np.uint8) if into is None else into
-    view, done = found.data, 0
+    buffer = np.empty(end - begin, np.uint8) if into is None else into
+    view, done = buffer.data, 0
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
-        while done < found.size:
+        while done < buffer.size:
             got = file.readinto(view[done:])
             if not got:
                 wrong = f"{path}: ends at byte {begin + done} where {end} are expected"
                 raise StorageError(wrong, "copy or make it again")
             done += got
-    return found
+    return buffer
 
 
 class _Header:

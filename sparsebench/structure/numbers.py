@@ -108,11 +108,11 @@ def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[
 
     def below(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         limits = _round_up(thresholds, weights.dtype)
-        found = np.zeros(len(limits), np.int64)
+        counts = np.zeros(len(limits), np.int64)
         for block in _blocks(weights):
             magnitudes = np.abs(block)
-            found += [np.count_nonzero(magnitudes < limit) for limit in limits]
-        return found
+            counts += [np.count_nonzero(magnitudes < limit) for limit in limits]
+        return counts
 
     moments = (mean, square / weights.size, second, fourth)
     return _assemble(weights.size, moments, (lowest, highest), below, absolute, relative)
@@ -138,8 +138,7 @@ def _assemble(
     smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
     edges = rms * np.exp2(np.array(EDGES))
     thresholds = np.concatenate([[smallest], absolute, np.array(relative) * rms, edges])
-    found = [int(value) for value in below(np.maximum(thresholds, smallest))]
-    zeros, rest = found[0], found[1:]
+    zeros, *rest = (int(count) for count in below(np.maximum(thresholds, smallest)))
     at_edges = rest[len(absolute) + len(relative) :]
     return Numbers(
         count=count,

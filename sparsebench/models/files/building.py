@@ -101,12 +101,12 @@ def _ours() -> str:
     return f"{PARTIAL}{socket.gethostname()}-"
 
 
-def _exchange(one: Path, other: Path) -> None:
+def _exchange(first: Path, second: Path) -> None:
     """Swap the names of two folders: atomically where system and disk can, else by three renames."""
-    names = (os.fsencode(one), _HERE, os.fsencode(other))
+    names = (os.fsencode(first), _HERE, os.fsencode(second))
     library = ctypes.CDLL(None)
     if not hasattr(library, "renameat2") or library.renameat2(_HERE, *names, _EXCHANGE):
-        between = one.with_name(one.name.replace(PARTIAL, f".replaced{PARTIAL}"))
-        other.rename(between)
-        one.rename(other)
-        between.rename(one)
+        between = first.with_name(first.name.replace(PARTIAL, f".replaced{PARTIAL}"))
+        second.rename(between)
+        first.rename(second)
+        between.rename(first)

@@ -74,12 +74,14 @@ class Merged:
         self.where, self.masked, self._load = where, frozenset(masked), load
         self.infos: dict[str, TensorInfo] = {}
         for name, info in infos.items():
-            own = name.removesuffix(ORIGINAL)
-            if own in self.masked and name.endswith(ORIGINAL):
-                shape = infos[own + MASK].shape
+            weight = name.removesuffix(ORIGINAL)
+            if weight in self.masked and name.endswith(ORIGINAL):
+                shape = infos[weight + MASK].shape
                 if shape != info.shape:
-                    raise ModelError(f"{where}: {name} is {info.shape} and {own}{MASK} {shape}", "save the model again")
-                self.infos[own] = info
+                    raise ModelError(
+                        f"{where}: {name} is {info.shape} and {weight}{MASK} {shape}", "save the model again"
+                    )
+                self.infos[weight] = info
             elif name.removesuffix(MASK) not in self.masked:
                 self.infos[name] = info
 

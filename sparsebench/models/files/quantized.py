@@ -98,10 +98,10 @@ def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
     """Reverse ``_packed``."""
     import torch
 
-    found = words.reshape(-1).contiguous().view(torch.uint8).view(len(words), -1)
+    codes = words.reshape(-1).contiguous().view(torch.uint8).view(len(words), -1)
     if bits == 4:
-        found = torch.stack((found & 15, found >> 4), -1).flatten(1)
-    return found[:, :columns].to(torch.int16).sub_(1 << (bits - 1)).to(torch.int8)
+        codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)
+    return codes[:, :columns].to(torch.int16).sub_(1 << (bits - 1)).to(torch.int8)
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ class QuantizedCheckpoint(Checkpoint):
     @cached_property
     def scheme(self) -> Scheme:
         """The scheme of the quantized weights. Raises ModelError where they are not quantized."""
-        found = scheme_of(self.config)
-        if found is None:
+        scheme = scheme_of(self.config)
+        if scheme is None:
             raise ModelError(f"{self.folder}: its weights are not quantized")
-        return found
+        return scheme
 
     @property
     def across(self) -> bool:
@@ -223,8 +223,8 @@ class QuantizedCheckpoint(Checkpoint):
         for name, info in self.stored.items():
             whole = name.removesuffix("_packed")
             if whole in self.quantized:
-                shape = (info.shape[0], self._columns(whole))
-                shape = shape[::-1] if self.across else shape
+                rows, columns = info.shape[0], self._columns(whole)
+                shape = (columns, rows) if self.across else (rows, columns)
                 tensors[whole] = replace(info, name=whole, dtype=self.stored[f"{whole}_scale"].dtype, shape=shape)
             elif name not in beside:
                 tensors[name] = info

@@ -87,8 +87,8 @@ def copy_companion(path: Path, target: Path) -> list[str]:
 
 def left_out(folder: Path) -> list[str]:
     """Return what was left out of a folder that sparsebench wrote, or of the one that it was made from."""
-    found = (read_json(Path(folder) / NOTES) or {}).get("left_out")
-    return [str(name) for name in found] if isinstance(found, list) else []
+    names = (read_json(Path(folder) / NOTES) or {}).get("left_out")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def note_left_out(folder: Path, left: list[str]) -> None:

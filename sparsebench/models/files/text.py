@@ -35,10 +35,10 @@ def original_ids(folder: Path) -> Sequence[int] | None:
     path = Path(folder) / ORIGINAL
     if not path.is_file():
         return None
-    found = bounded.read_json(path)
-    if not isinstance(found, list) or not all(type(one) is int for one in found):
+    ids = bounded.read_json(path)
+    if not isinstance(ids, list) or not all(type(number) is int for number in ids):
         raise ModelError(f"{path}: not a list of numbers", "make the variant again")
-    return found
+    return ids
 
 
 def longest_input(config: Mapping[str, Any]) -> int | None:
@@ -129,14 +129,14 @@ def _unknown_tokenizer(folder: Path) -> str:
     return ""
 
 
-def same_tokens(one: Path, other: Path) -> bool | None:
+def same_tokens(first: Path, second: Path) -> bool | None:
     """Return whether the tokenizer.json files of two folders give every text the same ids; None where one is missing.
 
     The post-processors may differ: they add tokens before and after a text and change none of its ids.
     """
-    if not all((folder / "tokenizer.json").is_file() for folder in (one, other)):
+    if not all((folder / "tokenizer.json").is_file() for folder in (first, second)):
         return None
-    return _read(one / "tokenizer.json") == _read(other / "tokenizer.json")
+    return _read(first / "tokenizer.json") == _read(second / "tokenizer.json")
 
 
 def _read(path: Path) -> tuple[Any, ...]:
@@ -151,13 +151,12 @@ def _read(path: Path) -> tuple[Any, ...]:
     return model.get("vocab"), merges, added, content.get("normalizer"), content.get("pre_tokenizer")
 
 
-def same_tokenizer(one: Path, other: Path) -> bool:
+def same_tokenizer(first: Path, second: Path) -> bool:
     """Return ``same_tokens``, or where that is None whether transformers' tokenizers have the same vocabulary and ids.
 
     Raises ModelError for a folder without a tokenizer.
     """
-    found = same_tokens(one, other)
-    if found is None:
-        first, second = (load_tokenizer(folder) for folder in (one, other))
-        found = bool(first.get_vocab() == second.get_vocab())
-    return found
+    same = same_tokens(first, second)
+    if same is None:
+        same = bool(load_tokenizer(first).get_vocab() == load_tokenizer(second).get_vocab())
+    return same

@@ -38,7 +38,7 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
     """
     if not config.get(PER_LAYER):
         return
-    own = widths(config)
+    block_widths = widths(config)
     plain = {key: value for key, value in config.items() if key != PER_LAYER}
     tensors = {
         name: TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0) for name, tensor in model.state_dict().items()
@@ -52,15 +52,15 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
             "give every block the same width",
         )
     (blocks,) = model_shape.blocks.values()
-    if own and max(own) >= blocks:
-        raise ModelError(f"config.json: `{PER_LAYER}`: there is no block {max(own)}", f"it has {blocks}")
+    if block_widths and max(block_widths) >= blocks:
+        raise ModelError(f"config.json: `{PER_LAYER}`: there is no block {max(block_widths)}", f"it has {blocks}")
     for axis in model_shape.axes:
         if axis.kind == "neurons":
             key = model_shape.how.key(model_shape.how.neurons, axis.side)
         else:
             assert model_shape.how.heads is not None
             key = model_shape.how.heads.groups or model_shape.how.heads.count
-        left = own.get(axis.layers[0], {}).get(key, axis.units)
+        left = block_widths.get(axis.layers[0], {}).get(key, axis.units)
         if left > axis.units:
             raise ModelError(
                 f"config.json: `{PER_LAYER}`: block {axis.layers[0]} would have {left} {axis.kind} of {axis.units}",
@@ -114,11 +114,11 @@ def _state_heads(model: Any, axis: Axis, left: int, dense: tuple[int, int, int])
 class Counting:
     """A model's configuration as one block's attention sees it: the live one, but with its own numbers of heads."""
 
-    def __init__(self, config: Any, own: Mapping[str, int]) -> None:
-        self.__dict__.update(_config=config, _own=dict(own))
+    def __init__(self, config: Any, numbers: Mapping[str, int]) -> None:
+        self.__dict__.update(_config=config, _numbers=dict(numbers))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # looked up on a copy in the making, which has no attributes yet
             raise AttributeError(name)
-        own = self.__dict__["_own"]
-        return own[name] if name in own else getattr(self.__dict__["_config"], name)
+        numbers = self.__dict__["_numbers"]
+        return numbers[name] if name in numbers else getattr(self.__dict__["_config"], name)

@@ -54,7 +54,7 @@ def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
     stated = config.get(KEY)
     if stated is None:
         return None
-    tables = [stated.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(stated, dict) else [None]
+    tables: list[Any] = [stated.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(stated, dict) else [None]
     if not all(isinstance(table, dict) and all(map(_is_magnitude, table.values())) for table in tables):
         raise ModelError(f"config.json: `{KEY}` is damaged", "make the variant again")
     return SkipThresholds(*tables)

@@ -29,8 +29,8 @@ class Batch:
 
     def mask(self, side: str) -> Tensor:
         """Return where a side (``encoder``, ``decoder``) has tokens and no padding: (samples, its length) bool."""
-        own = self.decoder_attention_mask if side == "decoder" else None
-        return (self.attention_mask if own is None else own).bool()
+        mask = self.decoder_attention_mask if side == "decoder" else None
+        return (self.attention_mask if mask is None else mask).bool()
 
     def inputs(self, rows: slice, device: str = "cpu") -> dict[str, Tensor]:
         """Return a model's inputs for some samples, by name: ids and masks as int64, on ``device``."""

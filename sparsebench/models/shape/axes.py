@@ -301,11 +301,13 @@ def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None
     With a ``layer``, they are that block's, which may have fewer than config.json says of all.
     """
     assert how.heads is not None
-    own = widths(config).get(layer, {}) if layer is not None else {}
+    block = widths(config).get(layer, {}) if layer is not None else {}
     whole = int(stated(config, how.heads.count))
     size = stated(config, how.heads.size) if how.heads.size else None
-    heads = own.get(how.heads.count, whole)
-    groups = own.get(how.heads.groups) or int(stated(config, how.heads.groups) or whole) if how.heads.groups else heads
+    heads = block.get(how.heads.count, whole)
+    groups = (
+        block.get(how.heads.groups) or int(stated(config, how.heads.groups) or whole) if how.heads.groups else heads
+    )
     return heads, groups, int(size or int(stated(config, "hidden_size")) // whole)
 
 
