@@ -24,7 +24,7 @@ VERBS = {
     "init": ("init", EXPERIMENT),
     "plan": ("plan", EXPERIMENT),
     "run": ("run", EXPERIMENT),
-    "status": ("run", EXPERIMENT),
+    "status": ("status", EXPERIMENT),
     "sql": ("ledger", LEDGER),
     "figures": ("ledger", LEDGER),
     "report": ("ledger", LEDGER),
@@ -34,7 +34,7 @@ VERBS = {
     "unbundle": ("ledger", LEDGER),
     "models": ("models", ONE_MODEL),
     "inspect": ("inspect", ONE_MODEL),
-    "sparsify": ("sparsify", ONE_MODEL),
+    "apply": ("apply", ONE_MODEL),
     "measure": ("measure", ONE_MODEL),
     "score": ("score", ONE_MODEL),
     "compare": ("ledger", LEDGER),
@@ -149,9 +149,9 @@ def main() -> None:
     except OSError as error:
         _end(of_system(error, _cache()))
     except BaseException as error:
-        if (found := crash(error)) is None:
+        if (crashed := crash(error)) is None:
             raise
-        _end(found)
+        _end(crashed)
 
 
 def _end(error: SparsebenchError) -> None:

@@ -11,6 +11,7 @@ import typer
 from sparsebench.cli.options import file_to_write
 from sparsebench.cli.output import emit_json, note
 from sparsebench.errors import UserError
+from sparsebench.paths import create
 
 
 def init(
@@ -26,9 +27,7 @@ def init(
     sparsebench init my.yaml && sparsebench plan my.yaml
     sparsebench init my.yaml --editor
     """
-    from sparsebench.manifest.published import FILE, MODELINE
-    from sparsebench.manifest.starter import starter
-    from sparsebench.paths import create
+    from sparsebench.manifest.published import FILE, MODELINE, starter
 
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
@@ -61,5 +60,9 @@ def manifest_schema() -> dict[str, Any]:
     from sparsebench.steps.registry import kinds, sweepable
     from sparsebench.storage import formats
 
-    steps = {(verb, name): sweepable(own) for verb, kind in kinds().items() for name, own in kind.settings().items()}
+    steps = {
+        (verb, name): sweepable(settings)
+        for verb, kind in kinds().items()
+        for name, settings in kind.settings().items()
+    }
     return json_schema(steps, engines(), formats())

@@ -47,8 +47,8 @@ def inspect(
     share = prunable_share(quantized.open_checkpoint(model.folder), model.family)
     if as_json:
         rows = [asdict(row) for row in summary(result)]
-        told = {"summary": rows, "prunable_share": share}
-        emit_json(asdict(result) | told if tensors else {"family": model.family, **told})
+        totals = {"summary": rows, "prunable_share": share}
+        emit_json(asdict(result) | totals if tensors else {"family": model.family, **totals})
         return
     note(f"{share:.1%} of the parameters are prunable")
     heads = [f"≥{t:g}" for t in result.relative]
@@ -56,13 +56,7 @@ def inspect(
         emit_table(
             ["tensor", "kind", "weights", "zeros", *heads],
             [
-                [
-                    t.name,
-                    t.kind,
-                    t.count,
-                    _share(t.zeros / t.count),
-                    *(_share(1 - c / t.count) for c in t.below_relative),
-                ]
+                [t.name, t.kind, t.count, *_percent([t.zeros / t.count, *(1 - c / t.count for c in t.below_relative)])]
                 for t in result.tensors
                 if t.count
             ],
@@ -71,20 +65,17 @@ def inspect(
     stacks = model.family == "encoder-decoder"
     emit_table(
         ["what", "weights", "zeros", *heads],
-        [
-            [_what(row, stacks), row.weights, _share(row.zeros), *map(_share, row.far_from_zero)]
-            for row in summary(result)
-        ],
+        [[_what(row, stacks), row.weights, *_percent([row.zeros, *row.far_from_zero])] for row in summary(result)],
         title=f"{model.name}: share of weights with |w| at or above a multiple of their tensor's rms",
     )
 
 
 def _what(row: GroupSummary, stacks: bool) -> str:
-    side = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
+    stack = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
-        return f"{side}layer {row.layer}"
-    return f"{side}{row.kind}" if row.scope == "kind" else row.scope
+        return f"{stack}layer {row.layer}"
+    return f"{stack}{row.kind}" if row.scope == "kind" else row.scope
 
 
-def _share(value: float) -> str:
-    return f"{value:.2%}"
+def _percent(shares: list[float]) -> list[str]:
+    return [f"{share:.2%}" for share in shares]

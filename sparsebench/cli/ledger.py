@@ -22,7 +22,10 @@ from sparsebench.cli.options import (
     folder_to_read,
     folder_to_write,
     path_to_write,
+    reads_file,
     records_to_read,
+    writes_file,
+    writes_folder,
 )
 from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, notes, size
 from sparsebench.errors import RecordError, UserError
@@ -35,6 +38,8 @@ SHOWN = 1000
 """At most this many rows are shown in a table on a terminal."""
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
 Page = StrEnum("Page", ["md", "html"])
+RESULTS = "The file of all results and queries, to which the report links. Default: NAME-results.md beside it."
+PAGES = "md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md."
 VARIANT = (
     "MODEL/RECIPE, such as smollm2-135m/wanda/0.5, smollm2-135m/int8 or smollm2-135m/dense; or the beginning of its id."
 )
@@ -44,12 +49,7 @@ def sql(
     query: Annotated[
         str | None, typer.Argument(help="One SELECT; without it, the views and their columns are listed.")
     ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", "-f", help="Read the query from a file; - is stdin.", metavar="FILE", parser=file_to_read
-        ),
-    ] = None,
+    file: Annotated[Path | None, reads_file("Read the query from a file; - is stdin.", "--file", "-f")] = None,
     shape: Annotated[
         Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
     ] = "table",
@@ -74,14 +74,14 @@ def sql(
     path = ledger_path(ledger)
     if file:
         query = _query(file)
-    with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
+    with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
-            emit_table(found.columns, islice(found.rows, SHOWN) if sys.stdout.isatty() else found.rows)
-            if sys.stdout.isatty() and next(found.rows, None):
+            emit_table(answer.columns, islice(answer.rows, SHOWN) if sys.stdout.isatty() else answer.rows)
+            if sys.stdout.isatty() and next(answer.rows, None):
                 note(f"only the first {SHOWN:,} rows are shown; --format csv prints all")
         else:
-            for text in ask.render(found, "json" if as_json else shape):
+            for text in ask.render(answer, "json" if as_json else shape):
                 emit_text(text)
         sys.stdout.flush()
 
@@ -99,9 +99,7 @@ def _query(file: Path) -> str:
 def figures(
     names: Annotated[list[str] | None, typer.Argument(help="Figures to render; default: all.")] = None,
     list_them: Annotated[bool, typer.Option("--list", help="List the figures and what each shows.")] = False,
-    out: Annotated[
-        Path, typer.Option(help="The folder for the pictures.", metavar="FOLDER", parser=folder_to_write)
-    ] = Path("figures"),
+    out: Annotated[Path, writes_folder("The folder for the pictures.")] = Path("figures"),
     formats: Annotated[list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.")] = None,
     width: Annotated[
         float, typer.Option(min=2.5, max=20, help="Width in inches: 3.3 fits a paper's column, 6.5 its page.")
@@ -137,20 +135,8 @@ def figures(
 
 
 def report(
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="The Markdown file; the HTML page is written beside it.", metavar="FILE", parser=file_to_write
-        ),
-    ] = Path("report.md"),
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            help="The file of all results and queries, to which the report links. Default: NAME-results.md beside it.",
-            metavar="FILE",
-            parser=file_to_write,
-        ),
-    ] = None,
+    out: Annotated[Path, writes_file("The Markdown file; the HTML page is written beside it.")] = Path("report.md"),
+    results: Annotated[Path | None, writes_file(RESULTS)] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Write only the first page, and no other file.")] = False,
     figures: Annotated[
         Path,
@@ -163,13 +149,7 @@ def report(
     manifest: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
     ] = None,
-    formats: Annotated[
-        list[Page] | None,
-        typer.Option(
-            "--format",
-            help="md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md.",
-        ),
-    ] = None,
+    formats: Annotated[list[Page] | None, typer.Option("--format", help=PAGES)] = None,
     ledger: LEDGER_ALONE = None,
 ) -> None:
     """Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.
@@ -310,27 +290,25 @@ def compare(
     from sparsebench.ledger.compare import side_by_side
     from sparsebench.plan.preflight import ledger_path
 
-    found = side_by_side(ledger_path(ledger), a, b, task or [])
+    pair = side_by_side(ledger_path(ledger), a, b, task or [])
     if as_json:
-        names = {side: {"name": getattr(found, side).name} for side in ("a", "b")}
-        emit_json({**asdict(found), **{side: asdict(getattr(found, side)) | names[side] for side in names}})
+        named = {"a": {**asdict(pair.a), "name": pair.a.name}, "b": {**asdict(pair.b), "name": pair.b.name}}
+        emit_json({**asdict(pair), **named})
         return
-    _show_pair(found)
-    for text in found.notes:
+    _show_pair(pair)
+    for text in pair.notes:
         note(text)
 
 
-def _show_pair(found: SideBySide) -> None:
+def _show_pair(pair: SideBySide) -> None:
     """Print the comparison as tables, leaving out those without rows."""
-    tests = sum(one.paired.p is not None for one in found.scores)
-    scores = [_score(one, tests) for one in found.scores]
-    sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
-    times = [_time(row) for row in found.latency]
-    memory = [
-        [_engine(row), row["workload"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.memory
-    ]
-    for side, one in (("A", found.a), ("B", found.b)):
-        print(visible(f"{side}  {one.name}  ({one.details})"))
+    tests = sum(task.paired.p is not None for task in pair.scores)
+    scores = [_score(task, tests) for task in pair.scores]
+    sizes = [[row["format"], *_bytes(row)] for row in pair.sizes]
+    times = [_time(row) for row in pair.latency]
+    memory = [[_engine(row), row["workload"], *_bytes(row)] for row in pair.memory]
+    for letter, variant in (("A", pair.a), ("B", pair.b)):
+        print(visible(f"{letter}  {variant.name}  ({variant.details})"))
     for heads, rows in (
         (["task", "A", "B", "B - A [95%]", "verdict on B", "detectable", "loss at most"], scores),
         (["bytes as", "A", "B", "B / A"], sizes),
@@ -342,22 +320,26 @@ def _show_pair(found: SideBySide) -> None:
             emit_table(heads, rows)
 
 
-def _score(one: TaskComparison, tests: int) -> list[Any]:
+def _bytes(row: dict[str, Any]) -> list[str]:
+    return [size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"]
+
+
+def _score(task: TaskComparison, tests: int) -> list[Any]:
     """Return a task's row: notes stand below its name, and what the correction for ``tests`` did below the verdict."""
     from sparsebench.ledger.statistics import Metric
 
-    pair = one.paired
-    ends = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
-    shift = f"{figure(pair.difference, '+')} {ends}" if pair.p is not None else ""
-    documents = f"{pair.n or min(one.n_a, one.n_b):,} documents" + (" drawn" if one.limited else "")
-    name = "\n".join(filter(None, [f"{one.task}", f"{one.metric}, {documents}", one.note]))
-    verdict = one.verdict or ""
-    if pair.p is not None and one.p_holm is not None and pair.p < 0.05 <= one.p_holm:
-        verdict += f"\n(p {pair.p:.2g}; {one.p_holm:.2g} as one of {tests} tests)"
-    whole = one.a if Metric.named(one.metric).scale == "perplexity" else None
-    sizes = (None, None) if one.stood.collapsed else (pair.detectable, pair.loss_at_most)
+    pair = task.paired
+    interval = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
+    shift = f"{figure(pair.difference, '+')} {interval}" if pair.p is not None else ""
+    documents = f"{pair.n or min(task.n_a, task.n_b):,} documents" + (" drawn" if task.limited else "")
+    name = "\n".join(filter(None, [task.task, f"{task.metric}, {documents}", task.note]))
+    verdict = task.verdict or ""
+    if pair.p is not None and task.p_holm is not None and pair.p < 0.05 <= task.p_holm:
+        verdict += f"\n(p {pair.p:.2g}; {task.p_holm:.2g} as one of {tests} tests)"
+    whole = task.a if Metric.named(task.metric).scale == "perplexity" else None
+    sizes = (None, None) if task.stood.collapsed else (pair.detectable, pair.loss_at_most)
     shown = [_share(number, whole) for number in sizes]
-    return [name, figure(one.a), figure(one.b), shift, verdict, *shown]
+    return [name, figure(task.a), figure(task.b), shift, verdict, *shown]
 
 
 def _share(number: float | None, whole: float | None) -> str:

@@ -9,16 +9,20 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sparsebench import sources
+from sparsebench.errors import SourceError, UserError
 from sparsebench.escape import visible
+from sparsebench.manifest.names import Dtype
+from sparsebench.models import safety
 
 if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Dtype
     from sparsebench.plan.single import SingleModel
 
 NOTED = 20
@@ -48,6 +52,16 @@ def emit_text(text: str) -> None:
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
+def check_source(text: str) -> None:
+    """Raise UserError where ``text`` names no model: it is no folder, no alias and no source."""
+    if Path(text).exists():
+        return
+    try:
+        sources.parse(text)
+    except SourceError as error:
+        raise UserError(f"{text}: no such folder, and no source of a model", error.hint) from error
+
+
 def open_model(
     source: str,
     family: str | None,
@@ -59,12 +73,11 @@ def open_model(
 
     ``check`` is that of ``single``.
     """
-    from sparsebench.models.safety import left_out, told
     from sparsebench.plan.single import single
-    from sparsebench.sources import Cache
 
-    model = single(source, family, dtype, Cache(offline=offline), check)
-    if left := told(left_out(model.folder)):
+    check_source(source)
+    model = single(source, family, dtype, sources.Cache(offline=offline), check)
+    if left := safety.told(safety.left_out(model.folder)):
         note(f"{model.name}: {left}")
     return model
 
@@ -93,9 +106,9 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
         return
     shown = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        values = [row[place] for row in shown]
-        numeric = values and all(isinstance(one, int | float | None) or str(one).endswith("%") for one in values)
+    for index, column in enumerate(columns):
+        values = [row[index] for row in shown]
+        numeric = values and all(isinstance(value, int | float | None) or str(value).endswith("%") for value in values)
         table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))

@@ -86,15 +86,13 @@ def test_completion_completes_verbs(shell: str) -> None:
     shown = completed("sparsebench in", shell)
     for verb in ("init", "ingest", "inspect"):
         assert verb in shown
-    assert "sparsify" not in shown
+    assert "apply" not in shown
 
 
 @pytest.mark.parametrize(
     ("words", "names"),
     [
         ("measure model --engine deep", ["deepspeed", "deepspeed-zero3"]),
-        ("sparsify model --method w", ["wanda"]),
-        ("sparsify model --format ", ["dense", "packed", "archive"]),
         ("pack model --format arch", ["archive"]),
         ("score model --task arc_", ["arc_easy", "arc_challenge"]),
     ],
