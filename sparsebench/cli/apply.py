@@ -6,20 +6,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sparsebench import devices, environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
-from sparsebench.cli.output import check_source, emit_json, emit_table, note, open_model, progress, size
+from sparsebench.cli.output import emit_json, emit_table, note, progress, size
 from sparsebench.cli.pack import folder_bytes
+from sparsebench.cli.source import check_source, open_model
 from sparsebench.errors import UserError
+from sparsebench.manifest.nodes import read
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.masked import write_masked
+from sparsebench.models.topology import parts
+from sparsebench.notebook import AppliedModel, Chain
 from sparsebench.paths import vacant
-
-if TYPE_CHECKING:
-    from sparsebench.notebook import AppliedModel
-    from sparsebench.plan.single import SingleModel
+from sparsebench.plan.single import SingleModel
+from sparsebench.sources import Cache
+from sparsebench.steps.registry import label
 
 EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
 
@@ -66,9 +71,6 @@ def apply(
     sparsebench apply path:my-model "prune: sparsegpt, sparsity: 0.5" \\
         "quantize: int8" --out both
     """
-    from sparsebench.notebook import Chain
-    from sparsebench.sources import Cache
-
     check_source(source)
     if not steps:
         raise UserError("no step is given", EXAMPLE)
@@ -113,8 +115,6 @@ def _calibration(text: str | None) -> Mapping[str, Any]:
 
 def _as_in_a_manifest(what: str, text: str) -> Any:
     """Return what YAML says in braces, which may be left out. Raises UserError for a text that is no YAML."""
-    from sparsebench.manifest.nodes import read
-
     written = text.strip()
     data, _, problems = read(written if written[:1] in ("{", "[") else f"{{{written}}}", what)
     if problems:
@@ -131,10 +131,6 @@ def _check_room(out: Path, steps: int, model: Path) -> None:
 
 def _write_masks(made: AppliedModel, dense: SingleModel) -> None:
     """Replace a pruned model's weights by the weights of the dense model and their masks."""
-    from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.masked import write_masked
-    from sparsebench.models.topology import parts
-
     names = {name for name, part in parts(Checkpoint(dense.folder), dense.family).items() if part.prunable}
     masked = made.folder.with_name(f"{made.folder.name}.masks-part")
     write_masked(made.folder, dense.folder, masked, names)
@@ -143,8 +139,6 @@ def _write_masks(made: AppliedModel, dense: SingleModel) -> None:
 
 
 def _show(made: AppliedModel) -> None:
-    from sparsebench.steps.registry import label
-
     rows = [
         [f"{step.verb}: {label(step)}", f"{report.achieved:.4%}", f"{report.achieved_all:.4%}"]
         for step, report in made.steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,8 @@ from sparsebench.cli.options import JSON, reads_folder
 from sparsebench.cli.output import emit_json, emit_table, note, size
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
+from sparsebench.run.cleaning import KINDS, Removable, removable, remove
 from sparsebench.sources import Cache
-
-if TYPE_CHECKING:
-    from sparsebench.run.cleaning import Removable
 
 
 def clean(
@@ -41,8 +39,6 @@ def clean(
     sparsebench clean
     sparsebench clean --only leftovers --only variants --yes
     """
-    from sparsebench.run.cleaning import KINDS, removable, remove
-
     known = [*KINDS, "leftovers"]
     if wrong := next((kind for kind in kinds or () if kind not in known), None):
         raise UserError(f"--only {wrong}: no such kind of file", one_of(known))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,9 +17,7 @@ from sparsebench.cli.output import emit_json
 from sparsebench.errors import UserError
 from sparsebench.escape import visible
 from sparsebench.paths import create
-
-if TYPE_CHECKING:
-    from sparsebench.run.doctor import Finding
+from sparsebench.run.doctor import Finding, examine
 
 COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
@@ -54,7 +52,6 @@ def doctor(
         return
     if out or ranks or device != "auto":
         raise UserError("--device, --ranks and --out are for the checks of GPUs", "add --gpu")
-    from sparsebench.run.doctor import examine
 
     findings = []
     for finding in examine(offline):
@@ -69,7 +66,7 @@ def doctor(
 
 def _check_gpus(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
     """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
-    from sparsebench.run.acceptance import report, run_checks
+    from sparsebench.run.acceptance import report, run_checks  # torch is heavy
 
     device = devices.resolve(asked)
     if asked == "auto" and not devices.is_gpu(device):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sparsebench import bounded
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
-from sparsebench.cli.output import emit_json, emit_table, note, open_model
-
-if TYPE_CHECKING:
-    from sparsebench.structure import GroupSummary
+from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli.source import open_model
+from sparsebench.models import quantized
+from sparsebench.models.topology import prunable_share
+from sparsebench.structure import GroupSummary, assess, summary
 
 ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
 RELATIVE = (0.01, 0.1, 0.5, 1.0)
@@ -38,10 +39,6 @@ def inspect(
     sparsebench inspect path:my-model
     sparsebench inspect hf:org/name@main --threshold 0.05 --json
     """
-    from sparsebench.models import quantized
-    from sparsebench.models.topology import prunable_share
-    from sparsebench.structure import assess, summary
-
     model = open_model(source, family, dtype, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
     share = prunable_share(quantized.open_checkpoint(model.folder), model.family)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +21,13 @@ from sparsebench.cli.options import (
     count,
     names_of,
 )
-from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
-
-if TYPE_CHECKING:
-    from sparsebench.notebook import Measured
+from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.cli.source import open_model
+from sparsebench.models.topology import refuse_text
+from sparsebench.notebook import Measured, measure_pair
+from sparsebench.runtime import Setting, Workload
+from sparsebench.runtime.engines import engine as engine_named
+from sparsebench.runtime.engines import engines
 
 ENGINE = typer.Option(
     help="deepspeed, deepspeed-zero3, hf, sparse, skip, or one added by a plugin.",
@@ -61,12 +64,6 @@ def measure(
     sparsebench measure half.packed --against path:my-model --engine sparse
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
-    from sparsebench.models.topology import refuse_text
-    from sparsebench.notebook import measure_pair
-    from sparsebench.runtime import Setting, Workload
-    from sparsebench.runtime.engines import engine as engine_named
-    from sparsebench.runtime.engines import engines
-
     check_name("engine", engine, engines())
 
     def check(config: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import typer
 from sparsebench import bounded, paths
 from sparsebench.errors import UserError
 from sparsebench.manifest.names import Dtype
+from sparsebench.manifest.problems import did_you_mean, one_of
 
 YEAR = 366 * 24 * 3600
 """The longest limit of time, in seconds: the system's clocks take no much longer one."""
@@ -94,8 +95,6 @@ def names_of(package: str, table: str) -> Callable[[str], list[str]]:
 
 def check_name(option: str, name: str, known: Collection[str]) -> None:
     """Raise UserError where ``--option`` is given a ``name`` that is not ``known``."""
-    from sparsebench.manifest.problems import did_you_mean, one_of
-
     if name not in known:
         raise UserError(f"--{option} {name}: no such {option}", did_you_mean(name, known) or one_of(list(known)))
 

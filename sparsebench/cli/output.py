@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparsebench import sources
-from sparsebench.errors import SourceError, UserError
 from sparsebench.escape import visible
-from sparsebench.manifest.names import Dtype
-from sparsebench.models import safety
-
-if TYPE_CHECKING:
-    from sparsebench.plan.single import SingleModel
 
 NOTED = 20
 """At most this many lines of one kind are printed for the reader."""
@@ -50,36 +42,6 @@ def notes(what: str, lines: Sequence[str]) -> None:
 def emit_text(text: str) -> None:
     """Print data in a format of its own: unchanged into a pipe, with control characters made visible on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
-
-
-def check_source(text: str) -> None:
-    """Raise UserError where ``text`` names no model: it is no folder, no alias and no source."""
-    if Path(text).exists():
-        return
-    try:
-        sources.parse(text)
-    except SourceError as error:
-        raise UserError(f"{text}: no such folder, and no source of a model", error.hint) from error
-
-
-def open_model(
-    source: str,
-    family: str | None,
-    dtype: Dtype,
-    offline: bool,
-    check: Callable[[Mapping[str, Any]], None] | None = None,
-) -> SingleModel:
-    """Prepare and return the model that a verb was given, and note which of its files are left out.
-
-    ``check`` is that of ``single``.
-    """
-    from sparsebench.plan.single import single
-
-    check_source(source)
-    model = single(source, family, dtype, sources.Cache(offline=offline), check)
-    if left := safety.told(safety.left_out(model.folder)):
-        note(f"{model.name}: {left}")
-    return model
 
 
 def emit_json(value: Any) -> None:

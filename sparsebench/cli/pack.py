@@ -12,6 +12,8 @@ from sparsebench.cli.output import emit_json, note, size
 from sparsebench.errors import UserError
 from sparsebench.models import safety
 from sparsebench.paths import vacant
+from sparsebench.storage import formats
+from sparsebench.storage import unpack as write
 
 OUT = Annotated[Path | None, writes_folder("The folder to write. Default: FOLDER with .packed, .archive or .unpacked.")]
 
@@ -37,8 +39,6 @@ def pack(
     sparsebench pack half
     sparsebench pack half --format archive
     """
-    from sparsebench.storage import formats
-
     writers = {name: row.write for name, row in formats().items() if row.write}
     check_name("format", form, writers)
     target = _target(folder, out, f".{form}")
@@ -60,16 +60,12 @@ def unpack(
     \b
     sparsebench unpack half.packed --out restored
     """
-    from sparsebench.storage import unpack as write
-
     target = _target(folder, out, ".unpacked")
     write(folder, target)
     note(f"{target}: restored, checksums equal")
 
 
 def _target(folder: Path, out: Path | None, suffix: str) -> Path:
-    from sparsebench.storage import formats
-
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "name a model folder")
     folder = folder if folder.name not in ("", "..") else folder.resolve()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from sparsebench import devices, environment
+from sparsebench.benchmarks import all_tasks, row_of
 from sparsebench.cli.options import (
     EXECUTOR,
     EXECUTORS,
@@ -23,12 +23,18 @@ from sparsebench.cli.options import (
 from sparsebench.cli.output import emit_json_list, emit_table, note, size
 from sparsebench.durations import duration
 from sparsebench.errors import LedgerError
-
-if TYPE_CHECKING:
-    from sparsebench.plan.cells import Cell, Job
-    from sparsebench.plan.estimate import Estimate
-    from sparsebench.plan.preflight import Prepared
-
+from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.query import run as query
+from sparsebench.ledger.statistics import ASSUMED, detectable, needed
+from sparsebench.plan import estimate
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.estimate import Estimate, wall_seconds
+from sparsebench.plan.jobs import jobs
+from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
+from sparsebench.plan.resources import crowded, needs, slots
+from sparsebench.plan.stages import MAKE
+from sparsebench.run.select import LEFT_OUT, decisions, parse_only
+from sparsebench.run.workspace import Workspace
 
 WORTH_SEEING = 0.02
 """A drop, as a share of documents, that most readers would want to know of."""
@@ -56,9 +62,6 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    from sparsebench.plan.preflight import PlanRequest, prepare
-    from sparsebench.run.select import parse_only
-
     check_name("executor", executor, EXECUTORS)
     asked = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
     show(prepare(asked), as_json)
@@ -66,10 +69,6 @@ def plan(
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
-    from sparsebench.ledger.statistics import detectable
-    from sparsebench.run.select import LEFT_OUT, decisions
-    from sparsebench.run.workspace import Workspace
-
     space = Workspace.of(ready.ledger, ready.work)
     decided = decisions(ready, space.records, ready.request.retry_failed)
     rows = (
@@ -98,10 +97,6 @@ def show(ready: Prepared, as_json: bool) -> None:
 
 def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
-    from sparsebench.plan.estimate import Estimate
-    from sparsebench.plan.jobs import jobs
-    from sparsebench.run.workspace import Workspace
-
     space = Workspace.of(ready.ledger, ready.work)
     work = jobs(ready.plan, cells, space.present, space.kept)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
@@ -124,9 +119,6 @@ def _cells(count: int) -> str:
 
 def _times(ready: Prepared, cells: list[Cell], work: Sequence[Job], estimate: Estimate) -> Iterator[str]:
     """Yield how many cells each stage has, and how long the stages take."""
-    from sparsebench.plan.estimate import wall_seconds
-    from sparsebench.plan.resources import slots
-
     times = wall_seconds(work, estimate, slots(ready), len(devices.chosen(ready.device)))
     stages = Counter(cell.stage for cell in cells)
     yield "cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items())
@@ -136,8 +128,6 @@ def _times(ready: Prepared, cells: list[Cell], work: Sequence[Job], estimate: Es
 
 def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     """Yield what the results depend on: what is prunable, the device, emulated precisions, and limits on documents."""
-    from sparsebench.plan.stages import MAKE
-
     prunable = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
     if prunable and any(cell.stage == MAKE.name for cell in cells):
         shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
@@ -152,8 +142,6 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 def _announce_needs(ready: Prepared, work: Sequence[Job]) -> None:
     """Print the disk, memory and downloads that the jobs need, and warn of what this machine lacks."""
-    from sparsebench.plan.resources import crowded, needs
-
     need = needs(ready, work)
     free = environment.free_disk(ready.work)
     if need.disk > free:
@@ -170,11 +158,6 @@ def _announce_needs(ready: Prepared, work: Sequence[Job]) -> None:
 
 def _learned(ready: Prepared) -> tuple[Estimate, str]:
     """Return estimates that know what this machine took for those of the plan's cells that it has done, and a note."""
-    from sparsebench.ledger import sqlfiles
-    from sparsebench.ledger.query import run as query
-    from sparsebench.plan.estimate import Estimate
-    from sparsebench.plan.jobs import jobs
-
     estimate = Estimate(ready.sizes)
     if not ready.ledger.is_file():
         return estimate, ""
@@ -210,9 +193,6 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 def _unseen(cell: Cell) -> str:
     """Say in a sentence which drop a `limit` hides and how many documents would show it; empty for other cells."""
-    from sparsebench.benchmarks import all_tasks
-    from sparsebench.ledger.statistics import ASSUMED, detectable, needed
-
     documents = _documents(cell)
     if not documents or not cell.settings.get("limit"):
         return ""
@@ -227,9 +207,6 @@ def _unseen(cell: Cell) -> str:
 
 def _documents(cell: Cell) -> int:
     """Return how many documents a benchmark cell scores as right or wrong; 0 where unknown or not so scored."""
-    from sparsebench.benchmarks import row_of
-    from sparsebench.plan import estimate
-
     if cell.stage != "benchmarks":
         return 0
     task = row_of(cell.settings)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sparsebench import bounded, devices
+from sparsebench import bounded, devices, provenance
 from sparsebench.cli.options import (
     EXECUTOR,
     EXECUTORS,
@@ -26,13 +26,17 @@ from sparsebench.cli.options import (
 from sparsebench.cli.output import note, notes, stderr
 from sparsebench.cli.plan import announce, show
 from sparsebench.errors import RecordError, UserError
-
-if TYPE_CHECKING:
-    from sparsebench.plan.cells import Variant
-    from sparsebench.plan.preflight import Prepared
-    from sparsebench.run.executor import Executor, RunSettings
-    from sparsebench.run.select import Decision
-    from sparsebench.run.workspace import Workspace
+from sparsebench.ledger.connect import refuse_other
+from sparsebench.ledger.store import Ledger
+from sparsebench.plan.cells import Variant
+from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
+from sparsebench.plan.resources import slots
+from sparsebench.run.display import Clock, display
+from sparsebench.run.executor import Executor, RunSettings
+from sparsebench.run.local import Local
+from sparsebench.run.runner import Runner
+from sparsebench.run.select import LEFT_OUT, Decision, decisions, parse_only, verified
+from sparsebench.run.workspace import Leases, Workspace, exclusive
 
 JOBS = (
     "Jobs at once (timed jobs run alone); with GPUs, as many again on the CPU. "
@@ -80,12 +84,6 @@ def run(
     sparsebench run experiments.yaml --rehearse
     sparsebench run experiments.yaml --executor ray --address auto
     """
-    from sparsebench.plan.preflight import PlanRequest, prepare
-    from sparsebench.plan.resources import slots
-    from sparsebench.run.executor import RunSettings
-    from sparsebench.run.select import decisions, parse_only, verified
-    from sparsebench.run.workspace import Workspace
-
     check_name("executor", executor, EXECUTORS)
     chosen = parse_only(only or [])
     ready = prepare(
@@ -110,14 +108,6 @@ def _run(
     ready: Prepared, decided: list[Decision], settings: RunSettings, executor: Executor, address: str | None
 ) -> None:
     """Run the cells that were decided on, and end with exit code 1 while one of those asked for has no result."""
-    from sparsebench import provenance
-    from sparsebench.ledger.connect import refuse_other
-    from sparsebench.ledger.store import Ledger
-    from sparsebench.run.display import Clock, display
-    from sparsebench.run.runner import Runner
-    from sparsebench.run.select import LEFT_OUT
-    from sparsebench.run.workspace import exclusive
-
     space = settings.workspace
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
@@ -148,7 +138,6 @@ def _run(
 
 def _bring_up_to_date(space: Workspace) -> None:
     """Add to the ledger the records beside it that it does not have; where there is no ledger, make one of them."""
-    from sparsebench.ledger.store import Ledger
 
     def left_out(error: RecordError) -> None:
         note(f"left out of the ledger: {error}")
@@ -162,8 +151,6 @@ def _bring_up_to_date(space: Workspace) -> None:
 
 def _tidy(ready: Prepared, space: Workspace, variants: list[Variant]) -> None:
     """Remove the folders that a run would have removed at its end."""
-    from sparsebench.run.workspace import Leases
-
     if ready.keep != "dense" and os.access(space.work, os.W_OK):
         with Leases(space, variants) as leases:
             leases.tidy(variants)
@@ -177,7 +164,6 @@ def _executor(name: str, address: str | None, settings: RunSettings) -> Executor
         return Cluster(settings, address)
     if address:
         raise UserError(f"--address {address}: jobs run on this machine", "add --executor ray")
-    from sparsebench.run.local import Local
 
     return Local(settings)
 
@@ -209,8 +195,6 @@ def _ways(ready: Prepared, address: str | None) -> str:
 
 def _nothing_to_do(decided: list[Decision], ready: Prepared, address: str | None) -> None:
     """Say why nothing runs. Raises UserError where --only selects no cell, typer.Exit where cells failed before."""
-    from sparsebench.run.select import LEFT_OUT
-
     asked = [decision for decision in decided if decision.why != LEFT_OUT]
     if decided and not asked:
         raise UserError("--only matches no cell of the manifest", f"see all: sparsebench plan {ready.request.path}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sparsebench import bounded, devices
+from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, known, names
 from sparsebench.cli.options import (
     COMPUTE_DTYPE,
     DEVICE,
@@ -22,14 +23,16 @@ from sparsebench.cli.options import (
     reads_file,
     writes_file,
 )
-from sparsebench.cli.output import emit_json, emit_table, note, open_model
+from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli.source import open_model
 from sparsebench.errors import SparsebenchError, UserError
+from sparsebench.ledger import scored
+from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.problems import did_you_mean
+from sparsebench.models.topology import refuse_text
+from sparsebench.notebook import score_tasks
+from sparsebench.plan.single import SingleModel, tasks
 from sparsebench.sources import Cache
-
-if TYPE_CHECKING:
-    from sparsebench.benchmarks import ScoreResult
-    from sparsebench.plan.single import SingleModel
 
 SOURCE = typer.Argument(help="A folder, an alias (see models), hf:…, path:…, wheel:….")
 TASK = typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks"))
@@ -84,12 +87,6 @@ def score(
     """
     if offline:  # lm-eval and datasets ask the hub themselves; they read this when they are imported
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    from sparsebench.benchmarks import TaskSpec, known, names
-    from sparsebench.ledger import scored
-    from sparsebench.models.topology import refuse_text
-    from sparsebench.notebook import score_tasks
-    from sparsebench.plan.single import tasks
-
     if list_them:
         _list_tasks(as_json)
         return
@@ -109,15 +106,8 @@ def score(
     listed = tasks(manifest, model, cache) if manifest else []
     specs += [replace(spec, labels=labels, limit=limit or spec.limit) for spec in listed]
     failures: list[str] = []
-
-    def results_of(asked: SingleModel) -> dict[str, ScoreResult]:
-        def failing(name: str, error: SparsebenchError) -> None:
-            failures.append(f"{asked.name}, {name}: {error}")
-
-        return score_tasks(asked, specs, device, failing, compute_dtype, cache)
-
-    baseline = results_of(dense) if dense else None
-    results = results_of(model)
+    baseline = _results(dense, specs, device, compute_dtype, cache, failures) if dense else None
+    results = _results(model, specs, device, compute_dtype, cache, failures)
     rows = scored.rows(results, baseline)
     if as_json:
         emit_json([row | (scored.whole(results[row["task"]]) if documents else {}) for row in rows])
@@ -133,9 +123,18 @@ def score(
         raise typer.Exit(1)
 
 
-def _list_tasks(as_json: bool) -> None:
-    from sparsebench.benchmarks import all_tasks
+def _results(
+    model: SingleModel, specs: list[TaskSpec], device: str, dtype: Dtype, cache: Cache, failures: list[str]
+) -> dict[str, ScoreResult]:
+    """Return a model's results by task; the tasks without one are added to ``failures``."""
 
+    def failing(name: str, error: SparsebenchError) -> None:
+        failures.append(f"{model.name}, {name}: {error}")
+
+    return score_tasks(model, specs, device, failing, dtype, cache)
+
+
+def _list_tasks(as_json: bool) -> None:
     heads = ["task", "family", "metric", "what"]
     rows = [[name, ", ".join(row.families), row.metric, row.description] for name, row in all_tasks().items()]
     if as_json:

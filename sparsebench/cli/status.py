@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST_DEVICE, REHEARSE, file_to_read
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import NoLedgerError, RecordError
-
-if TYPE_CHECKING:
-    from sparsebench.plan.preflight import Prepared
+from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.query import run as query
+from sparsebench.plan.preflight import PlanRequest, Prepared, ledger_path, prepare
+from sparsebench.records import key as record_key
+from sparsebench.records import planned, read_cell, statuses
+from sparsebench.run.workspace import Workspace, holder
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")
 
@@ -42,9 +45,6 @@ def status(
     sparsebench status --json
     sparsebench status --ledger ledger/sparsebench.duckdb
     """
-    from sparsebench.plan.preflight import PlanRequest, ledger_path, prepare
-    from sparsebench.run.workspace import holder
-
     if manifest:
         ready = prepare(PlanRequest(manifest, ledger, True, rehearse, full, device=device))
         path = ready.ledger
@@ -95,12 +95,10 @@ def _counts(cells: list[_CellStatus]) -> list[dict[str, str | int]]:
 
 def _planned(ready: Prepared) -> list[_CellStatus]:
     """Return the cells of a plan, with their status by the records beside its ledger."""
-    from sparsebench.records import key
-    from sparsebench.run.workspace import Workspace
-
     folder = Workspace.of(ready.ledger, ready.work).records
     asked = [
-        (key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}") for cell in ready.plan.cells
+        (record_key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}")
+        for cell in ready.plan.cells
     ]
     return _recorded(folder, {ready.plan.manifest: asked})
 
@@ -110,11 +108,6 @@ def _held(ledger: Path) -> list[_CellStatus]:
 
     Raises NoLedgerError where there is neither.
     """
-    from sparsebench.ledger import sqlfiles
-    from sparsebench.ledger.query import run as query
-    from sparsebench.records import planned
-    from sparsebench.run.workspace import Workspace
-
     if ledger.exists():
         rows = query(ledger, sqlfiles.read("status")).rows
         return [_CellStatus(*(str(value) for value in row)) for row in rows]
@@ -126,8 +119,6 @@ def _held(ledger: Path) -> list[_CellStatus]:
 
 def _recorded(folder: Path, plans: Mapping[str, list[tuple[str, str, str]]]) -> list[_CellStatus]:
     """Return the cells of each manifest, given as (key, stage, label), with their status by the records in a folder."""
-    from sparsebench.records import read_cell, statuses
-
     known, cells = statuses(folder), []
     for manifest, planned_cells in plans.items():
         for key, stage, label in planned_cells:

@@ -14,8 +14,9 @@ import typer
 from typer.testing import CliRunner
 
 from sparsebench import __version__
-from sparsebench.cli.app import app
+from sparsebench.cli import app as program
 
+app = program.app
 ROOT: click.Group = typer.main.get_command(app)  # type: ignore[assignment]
 VERBS = list(ROOT.commands)
 
@@ -60,6 +61,19 @@ def test_examples_are_understood(verb: str) -> None:
         program, name, *words = shlex.split(example.partition(" > ")[0])
         assert program == "sparsebench"
         ROOT.commands[name].make_context(name, words)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_verbs_has_the_first_line_of_each(verb: str) -> None:
+    text = inspect.getdoc(ROOT.commands[verb].callback) or ""
+    assert program.VERBS[verb][2] == text.splitlines()[0]
+
+
+def test_a_verb_imports_no_other_verbs_module() -> None:
+    code = "import sys; from sparsebench.cli.app import program; program([{}]); print('sparsebench.cli.run' in sys.modules)"
+    for verb, imported in (("", "False"), ("'sql'", "False"), ("'run'", "True")):
+        done = subprocess.run([sys.executable, "-c", code.format(verb)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == imported
 
 
 def test_python_dash_m_is_the_same_program() -> None:
