@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -98,11 +98,11 @@ def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hi
     """Raise ``wrong`` for a JSON value with a text, or a key, of more than TEXT characters."""
     level = [value]
     while level:
-        one = level.pop()
-        if isinstance(one, dict | list):
-            level += [*one, *one.values()] if isinstance(one, dict) else one
-        elif isinstance(one, str) and len(one) > TEXT:
-            raise wrong(f"{where}: a text of more than {TEXT:,} characters: {one[:20]}…", hint)
+        inner = level.pop()
+        if isinstance(inner, dict | list):
+            level += [*inner, *inner.values()] if isinstance(inner, dict) else inner
+        elif isinstance(inner, str) and len(inner) > TEXT:
+            raise wrong(f"{where}: a text of more than {TEXT:,} characters: {inner[:20]}…", hint)
 
 
 def read_json(
@@ -116,10 +116,10 @@ def read_object(
     path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
 ) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ``wrong`` for any other value."""
-    found = read_json(path, wrong, hint, limit)
-    if not isinstance(found, dict):
-        raise wrong(f"{path}: it holds no object but a {type(found).__name__}", hint)
-    return found
+    value = read_json(path, wrong, hint, limit)
+    if not isinstance(value, dict):
+        raise wrong(f"{path}: it holds no object but a {type(value).__name__}", hint)
+    return value
 
 
 def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], hint: str, limit: int = JSON) -> Any:
@@ -159,39 +159,43 @@ class Allowance:
     """The CPU time that is ``left`` to a stranger's templates and patterns, which `re` and Jinja run without limits.
 
     It is this thread's own time: a busy machine takes none of it. The limit on memory is Linux's, on addresses.
-    ``spent`` is the time of all uses, and ``culprits`` are those that have not ended, the inner ones last.
+    ``culprit`` is what is in use, the innermost, since ``begun``.
     """
 
     left: float = SECONDS
-    spent: float = 0
-    culprits: list[str] = field(default_factory=list)
+    culprit: str = ""
+    begun: float = 0
 
     @contextmanager
     def use(self, culprit: str, wrong: type[SparsebenchError], documents: int = 1) -> Iterator[None]:
         """Raise ``wrong``, naming the culprit, where the block takes more time or memory than it may.
 
-        Of blocks within each other the inner one is named. Only a main thread can be interrupted, so others are refused.
+        A block within another adds to its time, and is named where it fails. Only a main thread can be interrupted, so
+        others are refused.
         """
         if threading.current_thread() is not threading.main_thread():
             raise wrong(f"{culprit}: its time can be limited in a program's main thread only", "score it from there")
-        more, slow, depth = EACH * documents, "", len(self.culprits)
-        begun, earlier = time.thread_time(), self.spent
-        self.left += more
-        self.culprits.append(culprit)
+        more, outer = EACH * documents, self.culprit
+        self.left, self.culprit = self.left + more, culprit
+        if not outer:
+            self.begun = time.thread_time()
         try:
-            with nullcontext() if depth else _limited(begun + min(self.left, SECONDS + more)):
+            with nullcontext() if outer else _limited(self.begun + min(self.left, SECONDS + more)):
                 yield
+            slow, blamed = time.thread_time() - self.begun > self.left, culprit
         except _TimeUp:
-            slow = self.culprits[-1]
+            if outer:
+                raise
+            slow, blamed = True, self.culprit
         except MemoryError:
             raise wrong(f"{culprit}: more than {MEMORY / MB:g} MB of memory", "make it simpler") from None
         finally:
-            own = time.thread_time() - begun - (self.spent - earlier)
-            self.left, self.spent = self.left - own, self.spent + own
-            del self.culprits[depth:]
-        if slow or self.left < 0:
+            if not outer:
+                self.left, self.culprit = self.left - (time.thread_time() - self.begun), ""
+        self.culprit = outer
+        if slow:
             what = f"more than {SECONDS:g} s of CPU time and {EACH * 1000:g} ms for each document"
-            raise wrong(f"{slow or culprit}: {what}", "make it simpler")
+            raise wrong(f"{blamed}: {what}", "make it simpler")
 
 
 class _TimeUp(BaseException):
@@ -247,10 +251,10 @@ def lines(path: Path, wrong: type[SparsebenchError], newline: str | None = None)
 def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
     """Return the whole of a UTF-8 text of at most ``limit`` characters, unpacked where its name ends in .gz or .zst."""
     with opened(path, wrong) as file:
-        found = file.read(limit + 1)
-    if len(found) > limit:
+        text = file.read(limit + 1)
+    if len(text) > limit:
         raise wrong(f"{path}: more than {limit / MB:g} million characters", "as JSON Lines it may be longer")
-    return found
+    return text
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def imports() -> dict[str, str]:
 
 
 def may_fork() -> bool:
-    """Whether a process that imported torch may fork: on Linux, and without a GPU, whose driver does not survive it."""
-    return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
+    """Whether a process that imported torch may fork: without a GPU, whose driver does not survive it."""
+    return not any(Path(device).exists() for device in GPUS)
 
 
 def leave(code: int) -> NoReturn:
@@ -92,7 +92,7 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
 
 def signal_name(number: int) -> str:
     """Return the name of a signal, such as ``SIGKILL``. Python names only two of the real-time signals."""
-    return next((one.name for one in signal.Signals if one == number), f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
+    return next((known.name for known in signal.Signals if known == number), f"SIGRTMIN{number - signal.SIGRTMIN:+d}")
 
 
 def command(module: str, *words: object) -> list[str]:
@@ -101,20 +101,18 @@ def command(module: str, *words: object) -> list[str]:
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux, have this process killed when its parent, the process ``parent``, dies in any way.
+    """Have this process killed when its parent, the process ``parent``, dies in any way.
 
-    Raises SystemExit where the parent has already died. Elsewhere only this is checked.
+    Raises SystemExit where the parent has already died.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit("the parent was gone before this process began")
 
 
 def adopt() -> None:
-    """On Linux, become the parent of what a child leaves behind, such as a compiler whose driver was killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    """Become the parent of what a child leaves behind, such as a compiler whose driver was killed."""
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
 def run(

@@ -53,23 +53,23 @@ def visible() -> tuple[Gpu, ...]:
     chosen = os.environ.get(VISIBLE)
     if chosen is not None and not chosen.strip():
         return ()
-    found = _listed()
+    listed = _listed()
     if chosen is None:
-        return found
+        return listed
     seen: list[Gpu] = []
-    for word in (one.strip() for one in chosen.split(",")):
+    for word in (gpu.strip() for gpu in chosen.split(",")):
         # A MIG slice is not listed among whole GPUs. Like CUDA, take nothing behind a word that names no GPU.
-        one = Gpu(len(seen), "MIG", word) if word.startswith("MIG-") else _named(word, found)
-        if one is None:
+        gpu = Gpu(len(seen), "MIG", word) if word.startswith("MIG-") else _named(word, listed)
+        if gpu is None:
             break
-        seen.append(one)
+        seen.append(gpu)
     return tuple(seen)
 
 
-def _named(word: str, found: tuple[Gpu, ...]) -> Gpu | None:
+def _named(word: str, listed: tuple[Gpu, ...]) -> Gpu | None:
     if word.isdigit():
-        return next((one for one in found if one.number == int(word)), None)
-    return next((one for one in found if word.startswith("GPU-") and one.uuid.startswith(word)), None)
+        return next((gpu for gpu in listed if gpu.number == int(word)), None)
+    return next((gpu for gpu in listed if word.startswith("GPU-") and gpu.uuid.startswith(word)), None)
 
 
 def _listed() -> tuple[Gpu, ...]:
@@ -78,11 +78,11 @@ def _listed() -> tuple[Gpu, ...]:
         [word.strip() for word in line.rsplit(",", 1)] for line in _told(_QUERY).splitlines() if line.count(",") > 1
     ]
     if rows:
-        found = []
+        gpus = []
         for number, (left, free) in enumerate(rows):
             uuid, name = (word.strip() for word in left.split(",", 1))
-            found.append(Gpu(number, name, uuid, int(free) * 2**20 if free.isdigit() else None))
-        return tuple(found)
+            gpus.append(Gpu(number, name, uuid, int(free) * 2**20 if free.isdigit() else None))
+        return tuple(gpus)
     # AMD's tool prints a line of column names first, and the card's number before its name.
     lines = [
         line.strip() for line in _told(_AMD).splitlines() if line.strip() and not line.lower().startswith("device,")
@@ -103,7 +103,7 @@ def _told(command: list[str]) -> str:
 @cache
 def names() -> tuple[str, ...]:
     """Return the names of the visible GPUs; asked once, since every record contains them."""
-    return tuple(one.name for one in visible())
+    return tuple(gpu.name for gpu in visible())
 
 
 def is_gpu(device: str) -> bool:
@@ -115,8 +115,8 @@ def hardware(device: str) -> str:
     """Return the name of a resolved device: ``cpu``, or the names of its GPUs, once each."""
     if not is_gpu(device):
         return "cpu"
-    found = names()
-    return ", ".join(dict.fromkeys(found[_index(device)] if ":" in device else found)) or device
+    gpus = names()
+    return ", ".join(dict.fromkeys(gpus[_index(device)] if ":" in device else gpus)) or device
 
 
 def _index(device: str) -> slice:
@@ -130,11 +130,11 @@ def cuda_version() -> str:
 
     It is read from torch's version.py: wheels of the public index do not say it in their version.
     """
-    found = find_spec("torch")
-    if found is None or not found.origin:
+    torch = find_spec("torch")
+    if torch is None or not torch.origin:
         return ""
     try:
-        text = (Path(found.origin).parent / "version.py").read_text()
+        text = (Path(torch.origin).parent / "version.py").read_text()
     except OSError:
         return ""
     cuda, hip = (re.search(rf"^{key}\b[^=\n]*= *['\"]([^'\"]+)", text, re.MULTILINE) for key in ("cuda", "hip"))
@@ -151,8 +151,8 @@ def resolve(asked: str = "auto") -> str:
         raise UserError(f"device: there is no {asked!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
     if asked == "cpu":
         return "cpu"
-    found = visible()
-    if not found:
+    gpus = visible()
+    if not gpus:
         if asked == "auto" and not _silent():
             return "cpu"
         if asked == "auto":
@@ -163,14 +163,14 @@ def resolve(asked: str = "auto") -> str:
         hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
         raise UserError(f"device: {asked}: there is no GPU here ({hidden})", "say `device: auto` or `device: cpu`")
     number = int(asked.partition(":")[2] or 0)
-    if number >= len(found):
+    if number >= len(gpus):
         raise UserError(
-            f"device: {asked}: {len(found)} GPU{'s are' if len(found) > 1 else ' is'} visible, counted from 0",
-            f"cuda:0{f' to cuda:{len(found) - 1}' if len(found) > 1 else ''}, or cuda for all",
+            f"device: {asked}: {len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible, counted from 0",
+            f"cuda:0{f' to cuda:{len(gpus) - 1}' if len(gpus) > 1 else ''}, or cuda for all",
         )
-    if why := unseen(len(found)):
+    if why := unseen(len(gpus)):
         raise UserError(
-            f"device: {asked}: the driver lists {len(found)} GPU{'s' * (len(found) > 1)} ({found[0].name}), and {why}",
+            f"device: {asked}: the driver lists {len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0].name}), and {why}",
             "install a torch that was built for this driver (https://pytorch.org/get-started), or say `device: cpu`",
         )
     return "cuda" if asked == "auto" else asked
@@ -185,11 +185,11 @@ def unseen(count: int) -> str:
     """Say why torch does not see the ``count`` GPUs that the driver lists; empty where it sees them."""
     if not cuda_version():
         return "the installed torch was built for a CPU only"
-    state, seen, said = _seen_by_torch(os.environ.get(VISIBLE))
+    state, seen, last_line = _seen_by_torch(os.environ.get(VISIBLE))
     if not state:
-        return f"torch could not be asked: {said}"
+        return f"torch could not be asked: {last_line}"
     if seen < count:
-        return f"torch sees {seen or 'none'} (torch built for {cuda_version()}{f'; {said}' if said else ''})"
+        return f"torch sees {seen or 'none'} (torch built for {cuda_version()}{f'; {last_line}' if last_line else ''})"
     return ""
 
 
@@ -204,9 +204,9 @@ def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, 0, str(error)
-    said = (done.stderr.strip().splitlines() or [""])[-1]
+    last_line = (done.stderr.strip().splitlines() or [""])[-1]
     match = re.search(r"^seen (\d+)$", done.stdout, re.MULTILINE)
-    return bool(match), int(match[1]) if match else 0, said
+    return bool(match), int(match[1]) if match else 0, last_line
 
 
 def chosen(device: str) -> tuple[Gpu, ...]:
@@ -221,7 +221,7 @@ def free_memory(device: str, ranks: int | None = None) -> int | None:
 
     None where there is no GPU, or its tool does not say.
     """
-    return min((one.free for one in chosen(device)[:ranks] if one.free is not None), default=None)
+    return min((gpu.free for gpu in chosen(device)[:ranks] if gpu.free is not None), default=None)
 
 
 def only(device: str) -> dict[str, str]:

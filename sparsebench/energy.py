@@ -203,9 +203,9 @@ class JouleCounter:
     def joules(self) -> float | None:
         """Return the joules until now; None where there is no counter, or it failed meanwhile."""
         with self._lock:
-            found = self.meter.joules()
-            self._total += found or 0.0
-            return None if found is None else self._total
+            joules = self.meter.joules()
+            self._total += joules or 0.0
+            return None if joules is None else self._total
 
 
 @contextmanager

@@ -29,13 +29,13 @@ EXTRAS = {"pymetis": "'pymetis>=2025.2'"}
 @cache
 def versions() -> dict[str, str]:
     """Return the installed version of every library that can change a result, by distribution name."""
-    found = {}
+    installed = {}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed
 
 
 def major_minor(library: str) -> str:
@@ -46,10 +46,10 @@ def major_minor(library: str) -> str:
 def kernel_value(file: str | Path, field: str) -> str:
     """Return the first value of a field in a kernel file, such as ``VmRSS:  1024 kB``; empty where there is none."""
     try:
-        found = re.search(rf"^{field}[ \t]*[: \t][ \t]*(.*\S)", Path(file).read_text(), re.MULTILINE)
+        match = re.search(rf"^{field}[ \t]*[: \t][ \t]*(.*\S)", Path(file).read_text(), re.MULTILINE)
     except OSError:
         return ""
-    return found[1] if found else ""
+    return match[1] if match else ""
 
 
 @cache
@@ -129,12 +129,12 @@ def training_arithmetic(stored: str, asked: str, device: str = "cpu") -> str:
 
 def cores() -> int:
     """Return how many cores this process may use: in a container they are fewer than the machine has."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = (_GROUP / "cpu.max").read_text().split()
-        return min(found, max(1, int(quota) // int(period)))
+        return min(allowed, max(1, int(quota) // int(period)))
     except (OSError, ValueError, ZeroDivisionError):  # no control group, or no limit: `max`
-        return found
+        return allowed
 
 
 def memory() -> tuple[int, int]:
@@ -168,8 +168,8 @@ def machine(device: str = "cpu") -> str:
 
     GPUs count by name, however many there are: how many a measurement takes is a setting, and the others are idle.
     """
-    told = ", ".join(filter(None, [instructions(), generation() and f"model {generation()}"]))
-    words = [f"{cpu_model()}{told and f' ({told})'} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
+    details = ", ".join(filter(None, [instructions(), generation() and f"model {generation()}"]))
+    words = [f"{cpu_model()}{details and f' ({details})'} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
     return ", ".join(words + [devices.hardware(device)] * devices.is_gpu(device))
 
 
@@ -179,12 +179,12 @@ def where(device: str = "cpu") -> dict[str, str]:
 
     Times and memory of two places are not compared.
     """
-    found = {
+    facts = {
         "machine": machine(device),
         "device": devices.hardware(device),
         "cuda": devices.cuda_version() if devices.is_gpu(device) else "",
     }
-    return {"id": hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:8], **found}
+    return {"id": hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:8], **facts}
 
 
 @cache
@@ -211,7 +211,7 @@ def as_json(device: str = "cpu") -> dict[str, object]:
     total, available = memory()
     commit, dirty = git_state()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # in a list, the outermost level is first
-    found: dict[str, object] = {
+    facts: dict[str, object] = {
         "machine": machine(device),
         "platform": platform.platform(),
         "cpu": cpu_model(),
@@ -223,10 +223,10 @@ def as_json(device: str = "cpu") -> dict[str, object]:
         "git_commit": commit,
         "git_dirty": dirty,
         "threads": int(asked) if asked.isdigit() else cores(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "load": os.getloadavg()[0],
         "available_bytes": available,
     }
-    return {"id": stable_id(found), **found}
+    return {"id": stable_id(facts), **facts}
 
 
 def stable_id(found: Mapping[str, Any]) -> str:

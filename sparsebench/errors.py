@@ -176,8 +176,8 @@ def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> 
     except Exception as error:
         if kind is UserError and isinstance(error, OSError):
             raise
-        if found := crash(error):
-            raise found from error
+        if crashed := crash(error):
+            raise crashed from error
         reason = " ".join(str(error).split())[:300] or "it says nothing"
         raise kind(f"{what}: {reason} ({type(error).__name__})", hint) from error
 

@@ -17,28 +17,36 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from sparsebench import bounded
+from sparsebench import benchmarks, bounded, devices, runtime, sources, storage
 from sparsebench.arguments import checked
+from sparsebench.benchmarks import ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, ModelError, SparsebenchError, UserError
-from sparsebench.manifest.schema import Device, Dtype, Family, NonEmpty
-from sparsebench.paths import writable
+from sparsebench.ledger import schema, scored, sqlfiles
+from sparsebench.ledger.query import reader
+from sparsebench.manifest.names import Dtype, Family
+from sparsebench.manifest.problems import did_you_mean
+from sparsebench.manifest.recipes import verb_and_name
+from sparsebench.manifest.schema import Device, ManifestCalibration, NonEmpty
+from sparsebench.models.shape.topology import refuse_replay
+from sparsebench.paths import vacant
+from sparsebench.plan.expand import resolved
+from sparsebench.plan.preflight import ledger_path
 from sparsebench.plan.single import SingleModel, single, worded
-
-if TYPE_CHECKING:
-    from sparsebench.benchmarks import ScoreResult, TaskSpec
-    from sparsebench.runtime import LatencyResult
-    from sparsebench.sources import Cache
-    from sparsebench.steps.calibration import Calibration
-    from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
+from sparsebench.sources import Cache
+from sparsebench.steps.calibration import Calibration, tokens
+from sparsebench.steps.contract import Context, Evidence, Progress, Step
+from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
+from sparsebench.structure import assess, summary
 
 __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
@@ -59,9 +67,14 @@ def load(
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
     Raises SourceError for a model that cannot be found, or whose family can neither be read nor was given.
     """
-    from sparsebench import sources
+    return single(str(source), family, dtype, Cache(offline=offline))
 
-    return single(str(source), family, dtype, sources.Cache(offline=offline))
+
+@dataclass(frozen=True)
+class AppliedModel(SingleModel):
+    """A variant that ``apply`` made: its steps in order, each with the report of what it achieved."""
+
+    steps: tuple[tuple[Step, Evidence], ...] = ()
 
 
 @checked
@@ -74,90 +87,110 @@ def apply(
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0,
     device: Device = "auto",
     offline: bool = False,
-) -> SingleModel:
+) -> AppliedModel:
     """Make one variant of ``model`` in the folder ``out``: ``recipe`` is a step as in a manifest, or a list of steps.
 
     ``calibration`` has the keys of the manifest's section; ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
     Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists or cannot be
     written. An error of a step is raised as it is.
     """
-    from sparsebench import devices, sources
-    from sparsebench.manifest.schema import ManifestCalibration
-    from sparsebench.plan.expand import resolved
-    from sparsebench.steps.calibration import tokens
-    from sparsebench.steps.contract import Context
-
-    out = writable(Path(out), folder=True)
-    if out.exists():
-        raise UserError(f"{out} exists", "name another folder, or remove it")
-    with worded():
-        text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
-        steps = _recipe(recipe, text)
-    on_device = any(step.settings.on_device() for step in steps)
-    there, cache = devices.resolve(device) if on_device else "cpu", sources.Cache(offline=offline)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
-        parent = model.folder
-        for number, step in enumerate(steps, 1):
-            made = out if number == len(steps) else Path(scratch) / str(number)
-            context = Context(
-                model.family, seed, model.calculated("auto", there),
-                read=partial(tokens, parent, model.family, text, cache),
-                fetch=lambda source: sources.fetch(sources.parse(source), cache),
-                dense=model.folder,
-                draw=partial(tokens, parent, model.family, cache=cache, training=True),
-                device=there,
-            )  # fmt: skip
-            make(step.verb, parent, {step: made}, context)
-            parent = made
-    return SingleModel(out.name, out, model.family, model.dtype)
+    folder, chain = vacant(Path(out)), Chain.parse(recipe, calibration, seed)
+    there = devices.resolve(device) if chain.on_device else "cpu"
+    return chain.make(model, folder, Cache(offline=offline), there)
 
 
-def _recipe(recipe: Recipe, text: Calibration) -> list[Step]:
-    """Return the steps of the one variant that a recipe asks for; a step that names no text gets the calibration's."""
-    from sparsebench.manifest.recipes import verb_and_name
-    from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
+@dataclass(frozen=True)
+class Chain:
+    """The steps of one variant, and the calibration text that they read."""
 
-    found: list[Step] = []
-    for written in [recipe] if isinstance(recipe, Mapping) else recipe:
-        verb, name = verb_and_name(written, kinds())
-        known = kinds()[verb].classes()
-        if not isinstance(name, str) or name not in known:
-            raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
-        given = with_text(written, text.source, (text.field, text.target))
-        steps = [*combinations(verb, name, {key: value for key, value in given.items() if key != verb})]
-        if len(steps) != 1:
-            raise UserError(f"{verb}: {name} asks for {len(steps)} variants", "give each setting one value")
-        found += steps
-    if not found:
-        raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
-    for place, step in enumerate(found[:-1]):
-        own = f"{step.verb}: {step.name}"
-        for later in found[place + 1 :]:
-            if closed_by(step, [(later.verb, later.name)]):
-                raise UserError(f"{later.verb}: {later.name} cannot follow {own}", f"make {own} the last step")
-    return found
+    steps: tuple[Step, ...]
+    text: Calibration
+
+    @classmethod
+    def parse(cls, recipe: Recipe, calibration: Mapping[str, Any] | None, seed: int) -> Chain:
+        """Return the chain that is written as in a manifest. Raises UserError for what is no recipe of one variant.
+
+        A step that reads a text and names none gets the calibration's.
+        """
+        written = [recipe] if isinstance(recipe, Mapping) else recipe
+        if not written:
+            raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
+        with worded():
+            text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
+            steps = tuple(_step(step, text) for step in written)
+        for number, step in enumerate(steps):
+            for later in steps[number + 1 :]:
+                if closed_by(step, [(later.verb, later.name)]):
+                    before = f"{step.verb}: {step.name}"
+                    raise UserError(
+                        f"{later.verb}: {later.name} cannot follow {before}", f"make {before} the last step"
+                    )
+        return cls(steps, text)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a step calculates on a GPU where there is one."""
+        return any(step.settings.on_device() for step in self.steps)
+
+    def refuse(self, config: Mapping[str, Any]) -> None:
+        """Raise UnsupportedError for a model whose config.json shows that a step cannot be made of it."""
+        if any(step.settings.reads_text() for step in self.steps):
+            refuse_replay(config)
+
+    def make(
+        self,
+        model: SingleModel,
+        out: Path,
+        cache: Cache,
+        device: str,
+        dtype: Dtype = "auto",
+        progress: Progress | None = None,
+    ) -> AppliedModel:
+        """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
+        made: list[tuple[Step, Evidence]] = []
+        parent, device = model.folder, device if self.on_device else "cpu"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
+            for number, step in enumerate(self.steps, 1):
+                folder = out if number == len(self.steps) else Path(scratch) / str(number)
+                context = Context(
+                    model.family,
+                    self.text.seed,
+                    model.calculated(dtype, device),
+                    read=partial(tokens, parent, model.family, self.text, cache),
+                    draw=partial(tokens, parent, model.family, cache=cache, training=True),
+                    progress=progress,
+                    fetch=lambda source: sources.fetch(sources.parse(source), cache),
+                    dense=model.folder,
+                    device=device,
+                )
+                made.append((step, _make(step, parent, folder, context)))
+                parent = folder
+        return AppliedModel(out.name, out, model.family, model.dtype, tuple(made))
 
 
-def make(verb: str, parent: Path, folders: Mapping[Step, Path], context: Context) -> dict[Step, Evidence]:
-    """Make the variants of one pass, each in its folder, and return what was achieved.
+def _step(written: Mapping[str, Any], text: Calibration) -> Step:
+    verb, name = verb_and_name(written, kinds())
+    known = kinds()[verb].classes()
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"there is no {verb}: {name}", did_you_mean(str(name), known) or f"one of {', '.join(known)}")
+    given = with_text(written, text.source, (text.field, text.target))
+    steps = [*combinations(verb, name, {key: value for key, value in given.items() if key != verb})]
+    if len(steps) != 1:
+        raise UserError(f"{verb}: {name} asks for {len(steps)} variants", "give each setting one value")
+    return steps[0]
 
-    Raises the first error that a step reports; what the others have made stays.
-    """
-    from sparsebench.steps.registry import kinds
 
+def _make(step: Step, parent: Path, folder: Path, context: Context) -> Evidence:
     results: dict[Step, Evidence | SparsebenchError] = {}
     # Nothing is raised while the pass works: it would take the error for one of its own.
-    kinds()[verb].load()(parent, folders, context, results.__setitem__)
-    found: dict[Step, Evidence] = {}
-    for step, folder in folders.items():
-        result = results.get(step)
-        if isinstance(result, SparsebenchError):
-            raise result
-        if result is None or not folder.is_dir():
-            raise ModelError(f"{verb}: {step.name}: it ended without a result", "report this as a bug of the step")
-        found[step] = result
-    return found
+    kinds()[step.verb].load()(parent, {step: folder}, context, results.__setitem__)
+    result = results.get(step)
+    if isinstance(result, SparsebenchError):
+        raise result
+    if result is None or not folder.is_dir():
+        raise ModelError(f"{step.verb}: {step.name}: it ended without a result", "report this as a bug of the step")
+    return result
 
 
 @checked
@@ -166,25 +199,20 @@ def inspect(model: SingleModel, relative: Sequence[Threshold] = (0.01, 0.1, 0.5,
 
     There are rows for the whole model, each layer and each kind of module.
     """
-    from sparsebench.structure import assess, summary
-
-    rows = summary(assess(model.folder, model.family, (), tuple(relative)))
-    found = [
-        {"scope": row.scope, "stack": row.side, "layer": row.layer, "kind": row.kind, "weights": row.weights,
-         "zeros": row.zeros, **{f"at_least_{t:g}": share for t, share in zip(relative, row.far_from_zero, strict=True)}}
-        for row in rows
-    ]  # fmt: skip
-    return pd.DataFrame(found)
+    rows: list[dict[str, Any]] = []
+    for row in summary(assess(model.folder, model.family, (), tuple(relative))):
+        where = {"scope": row.scope, "stack": row.side, "layer": row.layer, "kind": row.kind}
+        shares = {f"at_least_{t:g}": share for t, share in zip(relative, row.far_from_zero, strict=True)}
+        rows.append(where | {"weights": row.weights, "zeros": row.zeros} | shares)
+    return pd.DataFrame(rows)
 
 
 @checked
 def sizes(model: SingleModel, formats: Listed[str] = ("dense", "packed")) -> pd.DataFrame:
     """Return the bytes of the model's weights in each format, each written, read back and compared."""
-    from sparsebench import storage
-
     with tempfile.TemporaryDirectory() as scratch:
-        found = storage.measure(model.folder, model.family, formats, Path(scratch) / "sizes")
-    return pd.DataFrame([asdict(size) for size in found.sizes])
+        measured = storage.measure(model.folder, model.family, formats, Path(scratch) / "sizes")
+    return pd.DataFrame([asdict(size) for size in measured.sizes])
 
 
 @checked
@@ -201,45 +229,39 @@ def score(
 
     Raises UserError for a task that does not exist, BenchmarkError for one that fails.
     """
-    from sparsebench import benchmarks, devices, sources
-    from sparsebench.ledger import scored
-    from sparsebench.manifest.problems import did_you_mean
-
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     if unknown := next((name for name in names if not benchmarks.known(name)), None):
         raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.names()) or None)
-    specs = [benchmarks.TaskSpec(name, limit, num_fewshot) for name in names]
-    there, cache = devices.resolve(device), sources.Cache()
+    specs = [TaskSpec(name, limit, num_fewshot) for name in names]
+    there = devices.resolve(device)
 
     def failing(task: str, error: SparsebenchError) -> None:
         raise BenchmarkError(f"{task}: {error.message}", error.hint) from error
 
-    dense = results(against, specs, against.calculated("auto", there), there, failing, cache) if against else None
-    found = results(model, specs, model.calculated("auto", there), there, failing, cache)
-    return pd.DataFrame(scored.rows(found, dense))
+    dense = score_tasks(against, specs, there, failing) if against else None
+    return pd.DataFrame(scored.rows(score_tasks(model, specs, there, failing), dense))
 
 
-def results(
+def score_tasks(
     model: SingleModel,
     specs: Sequence[TaskSpec],
-    dtype: Dtype,
     device: str,
     failing: Callable[[str, SparsebenchError], None],
-    cache: Cache,
+    dtype: Dtype = "auto",
+    cache: Cache | None = None,
 ) -> dict[str, ScoreResult]:
     """Return the model's results by task name; ``failing`` is called with each task that has none, and its error."""
-    from sparsebench import benchmarks
-
-    found: dict[str, ScoreResult] = {}
+    results: dict[str, ScoreResult] = {}
 
     def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
         if isinstance(result, SparsebenchError):
             failing(spec.task, result)
         else:
-            found[spec.task] = result
+            results[spec.task] = result
 
-    benchmarks.score(model.folder, model.family, list(specs), cache, emit, dtype=dtype, device=device)
-    return found
+    run_in = model.calculated(dtype, device)
+    benchmarks.score(model.folder, model.family, list(specs), cache or Cache(), emit, dtype=run_in, device=device)
+    return results
 
 
 @checked
@@ -260,38 +282,64 @@ def measure(
 
     Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
     """
-    from sparsebench import bounded, devices, runtime
-
-    work, there = runtime.Workload(batch, prompt, generate), devices.resolve(device)
-    for one in (model, against or model):
-        runtime.check_model(bounded.read_object(one.folder / "config.json"), runtime.Setting(engine, ranks, work))
+    work, there = Workload(batch, prompt, generate), devices.resolve(device)
+    for each in (model, against or model):
+        runtime.check_model(bounded.read_object(each.folder / "config.json"), Setting(engine, ranks, work))
     run_in = model.calculated("auto", there)
-    setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
-    timed = runtime.measure_pair((against or model).folder, model.folder, model.family, setting)
-    peaks: dict[str, int] = {}
+    setting = Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
+    measured = measure_pair(model, against or model, setting)
+    if measured.failure:
+        warnings.warn(f"peak_bytes: {measured.failure}", stacklevel=2)
+    return pd.DataFrame(measured.rows())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The times of a model beside another's, and its memory; where that could not be measured, the ``failure``."""
+
+    latency: LatencyResult
+    memory: MemoryResult | None
+    failure: SparsebenchError | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each phase, under the names of the view ``latency``."""
+        peaks = {phase.phase: phase.peak_bytes for phase in self.memory.phases} if self.memory else {}
+        speedups = {row["phase"]: row for row in self.speedups()}
+        return [
+            {
+                "phase": phase.phase,
+                "ms": phase.median_s * 1e3,
+                "ms_low": phase.low_s * 1e3,
+                "ms_high": phase.high_s * 1e3,
+                "steady": phase.steady,
+                "peak_bytes": peaks.get(phase.phase),
+                **speedups.get(phase.phase, {}),
+            }
+            for phase in self.latency.phases
+            if phase.side == "variant"
+        ]
+
+    def speedups(self) -> list[dict[str, Any]]:
+        """Return the baseline's time over the variant's by phase."""
+        return [
+            {
+                "phase": phase.phase,
+                "speedup": 1 / phase.ratio,
+                "speedup_low": 1 / phase.high,
+                "speedup_high": 1 / phase.low,
+                "pairs": phase.pairs,
+            }
+            for phase in self.latency.differences
+        ]
+
+
+def measure_pair(model: SingleModel, dense: SingleModel, setting: Setting) -> Measured:
+    """Time ``model`` and ``dense`` in turns, then measure the memory of ``model``."""
+    timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
     try:
-        peaks = {
-            one.phase: one.peak_bytes for one in runtime.measure_memory(model.folder, model.family, setting).phases
-        }
+        return Measured(timed, runtime.measure_memory(model.folder, model.family, setting), None)
     except SparsebenchError as error:
-        warnings.warn(f"peak_bytes: {error}", stacklevel=2)
-    faster = {one["phase"]: one for one in speedups(timed)}
-    rows = [
-        {"phase": one.phase, "ms": one.median_s * 1e3, "ms_low": one.low_s * 1e3, "ms_high": one.high_s * 1e3,
-         "steady": one.steady, "peak_bytes": peaks.get(one.phase), **faster.get(one.phase, {})}
-        for one in timed.phases
-        if one.side == "variant"
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def speedups(timed: LatencyResult) -> list[dict[str, Any]]:
-    """Return the baseline's time over the variant's by phase, under the names of the view ``latency``."""
-    return [
-        {"phase": one.phase, "speedup": 1 / one.ratio, "speedup_low": 1 / one.high, "speedup_high": 1 / one.low,
-         "pairs": one.pairs}
-        for one in timed.differences
-    ]  # fmt: skip
+        return Measured(timed, None, error)
 
 
 @checked
@@ -303,18 +351,14 @@ def sql(
     ``ledger`` is a file, or None for $SPARSEBENCH_LEDGER or ledger/sparsebench.duckdb; ``arrow`` gives a pyarrow.Table.
     Raises QueryError for SQL that fails, UserError for SQL without a query, NoLedgerError where there is no file.
     """
-    from sparsebench.ledger import schema, sqlfiles
-    from sparsebench.ledger.query import reader
-    from sparsebench.plan.preflight import ledger_path
-
     asked = sqlfiles.read("describe") if query is None else query
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
         schema.stand_in(connection, asked)
-        found = connection.execute(asked)
-        if found is None or found.description is None:
+        result = connection.execute(asked)
+        if result is None or result.description is None:
             raise UserError("there is no query in it", "give one SELECT")
         if not arrow:
-            return found.df()
+            return result.df()
         # DuckDB 2 has `to_arrow_table`, and warns that it copies the rows; earlier releases have `fetch_arrow_table`.
         warnings.simplefilter("ignore", UserWarning)
-        return getattr(found, "to_arrow_table" if hasattr(found, "to_arrow_table") else "fetch_arrow_table")()
+        return getattr(result, "to_arrow_table" if hasattr(result, "to_arrow_table") else "fetch_arrow_table")()

@@ -45,12 +45,12 @@ def check(folder: Path) -> None:
     inside = [home]
     if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
         inside.append(home.parents[1] / "blobs")
-    for place, folders, files in os.walk(folder):
-        if Path(place) == folder:
+    for parent, folders, files in os.walk(folder):
+        if Path(parent) == folder:
             folders[:] = [name for name in folders if name[0] != "."]
-        for path in (Path(place, name) for name in (*folders, *files)):
+        for path in (Path(parent, name) for name in (*folders, *files)):
             if path.is_symlink():
-                if not path.is_file() or not any(path.resolve().is_relative_to(one) for one in inside):
+                if not path.is_file() or not any(path.resolve().is_relative_to(allowed) for allowed in inside):
                     where = f"a link to {os.readlink(path)}, which is no file of the model"
                     raise ModelError(f"{path}: {where}", "put a copy in its place, if you trust what it points to")
             elif not path.is_file() and not path.is_dir():
@@ -104,12 +104,19 @@ def writable(path: Path, folder: bool) -> Path:
         raise UserError(f"{path}: a folder, not a file", "name a file in it")
     if not folder or not path.exists():
         unlinked(path)
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
     if nearest != path and not nearest.is_dir():
         raise UserError(f"{path}: {nearest} is a file, not a folder", "name another path")
     if not os.access(nearest, os.W_OK):
         raise UserError(f"{path}: {nearest} cannot be written", "name another path, or make it yours")
     return path
+
+
+def vacant(folder: Path) -> Path:
+    """Return a ``folder`` that work is going to make. Raises UserError where it is there, or cannot be made."""
+    if writable(folder, folder=True).exists():
+        raise UserError(f"{folder} exists", "name another folder, or remove it")
+    return folder
 
 
 def create(path: Path, mode: str = "w") -> IO[Any]:

@@ -21,6 +21,7 @@ import transformers
 
 from sparsebench.steps.prune import registry
 
+SWEEP = Path(__file__).parent / "sweep.py"
 FIVE = (0.1, 0.5, 0.9, 0.95, 0.99)
 CLASSES = {"decoder": "AutoModelForCausalLM", "encoder": "AutoModel", "encoder-decoder": "AutoModelForSeq2SeqLM"}
 
@@ -61,7 +62,7 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--calibration", nargs="*", default=[], help="options of sparsify that name another text")
+    parser.add_argument("--calibration", default="", help="other keys of the calibration")
     asked = parser.parse_args()
     transformers.logging.disable_progress_bar()
     dense = matrices(asked.folder, asked.family)
@@ -69,22 +70,13 @@ def main() -> None:
     print(f"{asked.folder.name}: {len(dense)} matrices, {size:,} weights, {zeros(dense):,} of them 0")
     print("| method | " + " | ".join(f"{share:.0%}" for share in FIVE) + " | farthest from its quota, weights |")
     print("|---|" + "---|" * (len(FIVE) + 1))
-    five = [word for share in FIVE for word in ("--sparsity", str(share))]
+    text = f"{{samples: {asked.samples}, length: {asked.length}, {asked.calibration}}}"
     for method in asked.method:
         rows = registry.methods()[method].granularities[0] == "row"
         with tempfile.TemporaryDirectory(prefix="counted-") as out:
-            words = [
-                "-m",
-                "sparsebench",
-                "sparsify",
-                f"path:{asked.folder}",
-                "--family",
-                asked.family,
-                "--method",
-                method,
-            ]
-            read = ["--samples", str(asked.samples), "--length", str(asked.length), *asked.calibration]
-            subprocess.run([sys.executable, *words, *five, *read, "--out", out], check=True, stdout=subprocess.DEVNULL)
+            step = f"prune: {method}, sparsity: {list(FIVE)}"
+            words = [SWEEP, asked.folder, out, step, "--family", asked.family, "--calibration", text]
+            subprocess.run([sys.executable, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
             versions = {share: matrices(Path(out) / f"{share:.2f}", asked.family) for share in FIVE}
         shares = [f"{zeros(version) / size:.5%}" for version in versions.values()]
         far = max(distance(one, share, rows) for share, version in versions.items() for one in version.values())

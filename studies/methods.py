@@ -29,6 +29,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 FIVE = ("0.1", "0.5", "0.9", "0.95", "0.99")
+FIVE_SHARES = f"sparsity: [{', '.join(FIVE)}]"
 
 
 class Results:
@@ -90,10 +91,12 @@ def run(*words: str) -> dict[str, float]:
     }
 
 
-def ours(folder: Path, out: Path, *options: str, family: str = "decoder") -> dict[str, float]:
-    """`sparsebench sparsify` in a process of its own."""
-    words = ("-m", "sparsebench", "sparsify", f"path:{folder}", "--family", family, "--out", str(out), *options)
-    return run(sys.executable, *words)
+def ours(asked: argparse.Namespace, out: Path, *steps: str) -> dict[str, float]:
+    """One pass of `sweep.py` in a process of its own."""
+    text = ("--family", asked.family, "--calibration", f"{{samples: {asked.samples}, length: 512}}")
+    return run(
+        sys.executable, str(HERE / "sweep.py"), str(asked.folder), str(out), *steps, *text, "--seed", str(asked.seed)
+    )
 
 
 def reference(folder: Path, out: Path, *options: str) -> dict[str, float]:
@@ -114,24 +117,22 @@ def quality(asked: argparse.Namespace, results: Results) -> None:
     """The same calibration, the same text: ours, behind pruned predecessors as published, and the reference."""
     if "dense" not in results:
         results.add("dense", **evaluate(asked.folder, asked.text, asked.windows))
-    points = [("--pattern" if ":" in point else "--sparsity", point) for point in asked.points]
     tag = f" seed {asked.seed}" if asked.seed else ""
     for method in asked.methods:
-        for flag, value in points:
+        for value in asked.points:
+            flag = "--pattern" if ":" in value else "--sparsity"
             with scratch() as out:
                 if (name := f"reference {method} {value}{tag}") not in results:
                     cost = reference(asked.folder, out / "reference", "--method", method, flag, value, *asked.read)
                     results.add(name, **cost, **evaluate(out / "reference", asked.text, asked.windows))
-        wanted = [(flag, value) for flag, value in points if f"ours {method} {value}{tag}" not in results]
+        wanted = [value for value in asked.points if f"ours {method} {value}{tag}" not in results]
         with scratch() as out:
-            options = [word for point in wanted for word in point]
             if wanted:
-                names = " ".join(value for _, value in wanted)
-                results.add(
-                    f"ours {method} sweep of {names}{tag}",
-                    **ours(asked.folder, out / "ours", "--method", method, *options, *asked.read),
-                )
-            for _, value in wanted:
+                patterns = [f"prune: {method}, pattern: {value}" for value in wanted if ":" in value]
+                shares = ", ".join(value for value in wanted if ":" not in value)
+                steps = [*([f"prune: {method}, sparsity: [{shares}]"] if shares else []), *patterns]
+                results.add(f"ours {method} sweep of {' '.join(wanted)}{tag}", **ours(asked, out / "ours", *steps))
+            for value in wanted:
                 folder = out / "ours" / (value.replace(":", "of") if ":" in value else f"{float(value):.2f}")
                 results.add(f"ours {method} {value}{tag}", **evaluate(folder, asked.text, asked.windows))
 
@@ -143,17 +144,11 @@ def rank(asked: argparse.Namespace, results: Results) -> None:
         for method in ("magnitude", "wanda", "ria", "sparsegpt", "alps"):
             wanted = [share for share in shares if f"{method} {allocation} {share}" not in results]
             with scratch() as out:
-                options = [word for share in wanted for word in ("--sparsity", share)]
                 if wanted:
                     ours(
-                        asked.folder,
+                        asked,
                         out / "ours",
-                        "--method",
-                        method,
-                        "--allocation",
-                        allocation,
-                        *options,
-                        *asked.read,
+                        f"prune: {method}, allocation: {allocation}, sparsity: [{', '.join(wanted)}]",
                     )
                 for share in wanted:
                     folder = out / "ours" / f"{float(share):.2f}"
@@ -162,21 +157,16 @@ def rank(asked: argparse.Namespace, results: Results) -> None:
 
 def speed(asked: argparse.Namespace, results: Results) -> None:
     """One run, five separate runs, one sweep: ours and the reference's, in turn."""
-    five = [word for share in FIVE for word in ("--sparsity", share)]
     for method in asked.methods:
         plans = {
             f"{method} reference one": lambda out, m=method: reference(
                 asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *asked.read
             ),
-            f"{method} ours one": lambda out, m=method: ours(
-                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *asked.read
-            ),
+            f"{method} ours one": lambda out, m=method: ours(asked, out / "a", f"prune: {m}, sparsity: 0.5"),
             f"{method} ours sweep dense": lambda out, m=method: ours(
-                asked.folder, out / "a", "--method", m, "--propagate", "dense", *five, *asked.read
+                asked, out / "a", f"prune: {m}, propagate: dense, {FIVE_SHARES}"
             ),
-            f"{method} ours sweep pruned": lambda out, m=method: ours(
-                asked.folder, out / "a", "--method", m, *five, *asked.read
-            ),
+            f"{method} ours sweep pruned": lambda out, m=method: ours(asked, out / "a", f"prune: {m}, {FIVE_SHARES}"),
         }
         if asked.propagate:
             plans = {name: plan for name, plan in plans.items() if "sweep" not in name or asked.propagate in name}
@@ -184,19 +174,12 @@ def speed(asked: argparse.Namespace, results: Results) -> None:
             if name not in results:
                 with scratch() as out:
                     results.add(name, **plan(out))
-    if asked.propagate != "pruned" and "all three, five sparsities, dense" not in results:
-        with scratch() as out:
-            three = ("--method", "magnitude", "--method", "wanda", "--method", "sparsegpt")
-            results.add(
-                "all three, five sparsities, dense",
-                **ours(asked.folder, out / "a", *three, "--propagate", "dense", *five, *asked.read),
-            )
-    if asked.propagate != "dense" and "all three, five sparsities, pruned" not in results:
-        with scratch() as out:
-            three = ("--method", "magnitude", "--method", "wanda", "--method", "sparsegpt")
-            results.add(
-                "all three, five sparsities, pruned", **ours(asked.folder, out / "a", *three, *five, *asked.read)
-            )
+    for propagate in ("dense", "pruned"):
+        name = f"all three, five sparsities, {propagate}"
+        if asked.propagate in (None, propagate) and name not in results:
+            with scratch() as out:
+                read = [f"prune: {method}, propagate: {propagate}, {FIVE_SHARES}" for method in ("wanda", "sparsegpt")]
+                results.add(name, **ours(asked, out / "a", f"prune: magnitude, {FIVE_SHARES}", *read))
 
 
 def memory(asked: argparse.Namespace, results: Results) -> None:
@@ -207,11 +190,9 @@ def memory(asked: argparse.Namespace, results: Results) -> None:
     if "memory libraries" not in results:
         results.add("memory libraries", **run(sys.executable, "-c", "import torch, transformers.modeling_utils"))
     with scratch() as out:
-        ways = ("--sparsity", "0.5", "--propagate", "dense", "--granularity", asked.granularity)
-        ways = ways if asked.granularity else ways[:-2]
-        results.add(
-            name, **ours(asked.folder, out / "a", "--method", asked.method, *ways, *asked.read, family=asked.family)
-        )
+        granularity = f", granularity: {asked.granularity}" if asked.granularity else ""
+        step = f"prune: {asked.method}, sparsity: 0.5, propagate: dense{granularity}"
+        results.add(name, **ours(asked, out / "a", step))
 
 
 def copying(asked: argparse.Namespace, results: Results) -> None:
@@ -223,8 +204,7 @@ def copying(asked: argparse.Namespace, results: Results) -> None:
                 results.add(name, seconds=round(sum(one["seconds"] for one in each) + run("sync")["seconds"], 1))
         if (name := f"magnitude global five {turn}") not in results:
             with scratch() as out:
-                five = [word for share in FIVE for word in ("--sparsity", share)]
-                made = ours(asked.folder, out / "a", "--method", "magnitude", "--granularity", "global", *five)
+                made = ours(asked, out / "a", f"prune: magnitude, granularity: global, {FIVE_SHARES}")
                 results.add(name, **made | {"seconds": round(made["seconds"] + run("sync")["seconds"], 1)})
 
 

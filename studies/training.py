@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from sparsebench import heap
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.replay.blockwise import GROUP
 from sparsebench.models.replay.batch import Batch
+from sparsebench.models.replay.blockwise import GROUP
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context
 from sparsebench.steps.recover.reading import TrainingText

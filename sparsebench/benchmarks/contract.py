@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from sparsebench.benchmarks.catalog import FAMILIES, Benchmark, all_tasks
 from sparsebench.benchmarks.own import OwnData
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, SparsebenchError
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 
 DAMAGED = "its weights overflow or are damaged: try dtype float32"
 """The hint for a model whose numbers are not finite."""
@@ -67,6 +65,15 @@ class TaskSpec:
 
 DRAW = 0
 """Seed for drawing documents under a ``limit``."""
+
+
+Document = TypeVar("Document")
+
+
+def drawn(documents: Sequence[Document], limit: int | None) -> tuple[list[int], list[Document]]:
+    """Return the places in the data of the documents to score, and these documents."""
+    numbers = sampled(len(documents), limit)
+    return numbers, [documents[number] for number in numbers]
 
 
 def sampled(whole: int, limit: int | None) -> list[int]:
@@ -125,10 +132,10 @@ class ScoreResult:
         scored: tuple[float, float] | None = None,
     ) -> ScoreResult:
         """Make a result over some of ``whole`` documents. ``scored`` is (score, standard error), default the mean's."""
-        found = tuple(outcomes)
-        values = [one.value for one in found]
+        kept = tuple(outcomes)
+        values = [outcome.value for outcome in kept]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))
-        return cls(task.name, task.metric, score, stderr, len(found), len(found) < whole, chance, found, protocol)
+        return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < whole, chance, kept, protocol)
 
 
 Emit = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]

@@ -16,7 +16,9 @@ from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.files.text import longest_input
+from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
+from sparsebench.models.files.text import load_tokenizer, longest_input
+from sparsebench.models.modules.load import load_masked_lm, load_model, load_tagger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +52,6 @@ class Encoder:
         dtype: str = "auto",
         device: str = "cpu",
     ) -> None:
-        from sparsebench.models.files.text import load_tokenizer
-        from sparsebench.models.modules.load import load_model
-
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)
         self.tokenizer: Any = load_tokenizer(folder)
@@ -81,8 +80,6 @@ class Encoder:
     @cached_property
     def masked(self) -> PreTrainedModel:
         """The model with its masked-language-model head. Raises ModelError when the files do not hold the head."""
-        from sparsebench.models.modules.load import load_masked_lm
-
         masked = load_masked_lm(self.folder, self.dtype, self.device)
         self.model = masked.base_model
         return masked
@@ -90,8 +87,6 @@ class Encoder:
     @cached_property
     def tagger(self) -> PreTrainedModel:
         """The model with its token-classification head. Raises ModelError when the files do not hold the head."""
-        from sparsebench.models.modules.load import load_tagger
-
         tagger = load_tagger(self.folder, self.dtype, self.device)
         self.model = tagger.base_model
         return tagger
@@ -115,7 +110,7 @@ class Encoder:
             limit,
             lambda batch: pooling.apply(self.model(**batch).last_hidden_state, batch["attention_mask"]),
         )
-        position = {text: place for place, text in enumerate(distinct)}
+        position = {text: number for number, text in enumerate(distinct)}
         return np.stack([vectors[position[text]] for text in texts])
 
     def logits(self, texts: Sequence[tuple[str, ...]]) -> np.ndarray:
@@ -132,24 +127,24 @@ class Encoder:
 
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(*columns, truncation=True, max_length=limit)
-        order = sorted(range(len(texts)), key=lambda place: -len(encoded["input_ids"][place]))
+        order = sorted(range(len(texts)), key=lambda number: -len(encoded["input_ids"][number]))
 
-        def run(places: Sequence[int]) -> np.ndarray:
-            rows = {name: [values[place] for place in places] for name, values in encoded.items()}
+        def run(numbers: Sequence[int]) -> np.ndarray:
+            rows = {name: [values[number] for number in numbers] for name, values in encoded.items()}
             batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.model.device)
             with torch.inference_mode():
                 made: np.ndarray = of(dict(batch)).cpu().numpy()
             return made
 
-        found: list[Any] = [None] * len(texts)
+        results: list[Any] = [None] * len(texts)
         done = 0
-        for places, rows in self.batch.parts(order, run):
-            for place, row in zip(places, rows, strict=True):
-                found[place] = row
-            done += len(places)
+        for numbers, rows in self.batch.parts(order, run):
+            for number, row in zip(numbers, rows, strict=True):
+                results[number] = row
+            done += len(numbers)
             if self.progress:
                 self.progress(done, len(order))
-        return found
+        return results
 
     def protocol(
         self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
@@ -181,8 +176,6 @@ class Encoder:
 
 def lacking(adapter: str, config: Mapping[str, Any]) -> str:
     """Return, in words, the head that an adapter needs and an encoder with this config.json lacks; empty if none."""
-    from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
-
     needed = _HEADS.get(adapter, "none")
     if has_classifier(config):
         heads = ["classifier"]
@@ -206,17 +199,15 @@ def documents(
     task's own source. Raises BenchmarkError when the hub does not serve them, a column is missing, or a field of
     ``own_data`` is empty.
     """
-    if own_data:
-        rows_read = own.rows(task.name, own_data.fetch(cache), task.fields)
-        for number, row in enumerate(rows_read, 1):
-            for name, value in zip(task.fields, row, strict=True):
+    if own_data or data:
+        path = own_data.fetch(cache) if own_data else sources.fetch(sources.parse(data or ""), cache)
+        records = [dict(zip(task.fields, row, strict=True)) for row in own.rows(task.name, path, task.fields)]
+        for number, record in enumerate(records if own_data else (), 1):
+            for name, value in record.items():
                 if value is None or (isinstance(value, str) and not value.strip()):
-                    raise BenchmarkError(
-                        f"task {task.name}: record {number}: {name} is empty", "fill it in, or leave the record out"
-                    )
-        return [dict(zip(task.fields, row, strict=True)) for row in rows_read]
-    if data:
-        return _records(task, sources.fetch(sources.parse(data), cache))
+                    message = f"task {task.name}: record {number}: {name} is empty"
+                    raise BenchmarkError(message, "fill it in, or leave the record out")
+        return records
     if task.hub is None:
         import pyarrow as pa
 
@@ -225,28 +216,13 @@ def documents(
         return rows
     import datasets
 
-    path, name, split = task.hub
+    data_set, name, split = task.hub
     try:
         kept = str(cache.root / "datasets")
-        found = datasets.load_dataset(path, name, split=split, cache_dir=kept, trust_remote_code=False)
+        rows_of_hub = datasets.load_dataset(data_set, name, split=split, cache_dir=kept, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BenchmarkError(
-            f"task {task.name}: {path}/{name} cannot be had from the hub: {type(error).__name__}: {error}",
+            f"task {task.name}: {data_set}/{name} cannot be had from the hub: {type(error).__name__}: {error}",
             "check HF_ENDPOINT, HF_HUB_OFFLINE and the network, or choose a task with offline data",
         ) from error
-    return [dict(row) for row in found]
-
-
-def _records(task: Benchmark, path: Path) -> list[dict[str, Any]]:
-    from sparsebench.sources.text import read_records
-
-    found = [record for record in read_records(path, *task.fields) if isinstance(record, dict)]
-    for number, record in enumerate(found or [{}], 1):
-        missing = [field for field in task.fields if field not in record]
-        if missing:
-            there = ", ".join(map(str, record)) or "nothing"
-            raise BenchmarkError(
-                f"task {task.name}: {path} has no column {missing[0]!r} in record {number}",
-                f"it needs {', '.join(task.fields)}; there is {there}",
-            )
-    return found
+    return [dict(row) for row in rows_of_hub]

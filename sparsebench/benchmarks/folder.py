@@ -7,13 +7,11 @@ downloads as a script, data anywhere, and templates that reach Python objects. `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded, leftovers
+from sparsebench import bounded
 from sparsebench.benchmarks.task_file import WAY_OUT, check
 from sparsebench.errors import BenchmarkError
 from sparsebench.manifest.problems import did_you_mean
@@ -52,46 +50,6 @@ def definitions(folder: Path, task: str) -> Files:
     return files
 
 
-def load(folder: Path, task: str) -> dict[str, Any]:
-    """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
-    import yaml
-    from lm_eval.tasks import TaskManager, _factory
-
-    from sparsebench.benchmarks.folder_task import FolderTask, TaskFolder
-
-    stock = _factory.ConfigurableTask
-    with leftovers.temporary() as copy:
-        # lm-eval reads a copy of what was checked: the folder's own files may change meanwhile.
-        for path, settings in definitions(folder, task).items():
-            (Path(copy) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(copy) / path).write_text(yaml.safe_dump(settings), encoding="utf-8")
-        try:
-            _factory.ConfigurableTask = partial(FolderTask, TaskFolder(folder, Path(copy)))  # type: ignore[misc]
-            loaded = dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
-        finally:
-            _factory.ConfigurableTask = stock  # type: ignore[misc]
-    if not all(isinstance(made, FolderTask) for made in loaded["tasks"].values()):
-        raise BenchmarkError(f"{folder}: this lm-eval makes tasks in an unknown way", "install the version in README")
-    return loaded
-
-
-@contextmanager
-def sandboxed() -> Iterator[None]:
-    """Run lm-eval's templates in Jinja's sandbox, where they reach values but not the Python objects behind them."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from lm_eval import utils
-
-    stock = utils.env
-    safe = ImmutableSandboxedEnvironment(
-        loader=stock.loader, undefined=stock.undefined, keep_trailing_newline=stock.keep_trailing_newline
-    )
-    safe.filters, utils.env = stock.filters, safe
-    try:
-        yield
-    finally:
-        utils.env = stock
-
-
 def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     import yaml
 
@@ -99,7 +57,7 @@ def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     try:
         with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):
             # As lm-eval reads it; libyaml also refuses what is nested too deep.
-            found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            settings = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.constructor.ConstructorError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark else 1
@@ -108,9 +66,9 @@ def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BenchmarkError(f"{path}: not YAML ({reason})", "mend it, or take it out of the folder") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise BenchmarkError(f"{path}: it holds no mapping", "mend it, or take it out of the folder")
-    return found
+    return settings
 
 
 def _merged(path: Path, files: Files, seen: set[Path]) -> dict[str, Any]:

@@ -6,22 +6,61 @@ count each use with a request. Imported only to score: lm-eval and pandas are he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas
+import yaml
 from datasets import Dataset, concatenate_datasets
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from lm_eval import utils
 from lm_eval.api.registry import filter_registry, metric_registry
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager, _factory
 
-from sparsebench import bounded
+from sparsebench import bounded, leftovers
+from sparsebench.benchmarks.folder import definitions
 from sparsebench.benchmarks.task_file import CHOICES, SUFFIXES, check, data_files
 from sparsebench.errors import BenchmarkError, foreign
 from sparsebench.sources.text import read_records, suffix_of
 
 _MEND = "mend the task file"
+
+
+def load_task(folder: Path, task: str) -> dict[str, Any]:
+    """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
+    stock = _factory.ConfigurableTask
+    with leftovers.temporary() as copy:
+        # lm-eval reads a copy of what was checked: the folder's own files may change meanwhile.
+        for path, settings in definitions(folder, task).items():
+            (Path(copy) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(copy) / path).write_text(yaml.safe_dump(settings), encoding="utf-8")
+        try:
+            _factory.ConfigurableTask = partial(FolderTask, TaskFolder(folder, Path(copy)))  # type: ignore[misc]
+            loaded = dict(TaskManager(include_path=copy, include_defaults=False).load([task]))
+        finally:
+            _factory.ConfigurableTask = stock  # type: ignore[misc]
+    if not all(isinstance(made, FolderTask) for made in loaded["tasks"].values()):
+        raise BenchmarkError(f"{folder}: this lm-eval makes tasks in an unknown way", "install the version in README")
+    return loaded
+
+
+@contextmanager
+def sandboxed() -> Iterator[None]:
+    """Run lm-eval's templates in Jinja's sandbox, where they reach values but not the Python objects behind them."""
+    stock = utils.env
+    safe = ImmutableSandboxedEnvironment(
+        loader=stock.loader, undefined=stock.undefined, keep_trailing_newline=stock.keep_trailing_newline
+    )
+    safe.filters, utils.env = stock.filters, safe
+    try:
+        yield
+    finally:
+        utils.env = stock
 
 
 @dataclass
@@ -95,9 +134,9 @@ class FolderTask(ConfigurableTask):
     def _within(self, key: str, function: Any, *args: Any, documents: int = 1, **more: Any) -> Any:
         culprit = f"{self.where}: `{key}`"
         with foreign(culprit, _MEND, BenchmarkError), self.folder.allowance.use(culprit, BenchmarkError, documents):
-            found = function(*args, **more)
-            _refuse_large(culprit, found)
-            return found
+            result = function(*args, **more)
+            _refuse_large(culprit, result)
+            return result
 
 
 def _limited(name: str, key: str) -> Any:
@@ -119,20 +158,22 @@ for _name, _key in {
     setattr(FolderTask, _name, _limited(_name, _key))
 
 
-def _refuse_large(culprit: str, found: Any) -> None:
+def _refuse_large(culprit: str, result: Any) -> None:
     """Refuse a text that takes a tokenizer minutes, and too many choices or answers."""
-    if isinstance(found, list):
-        if len(found) > CHOICES:
+    if isinstance(result, list):
+        if len(result) > CHOICES:
             raise BenchmarkError(f"{culprit}: more than {CHOICES:,} of a document", "leave the document out")
-        for part in found:
+        for part in result:
             _refuse_large(culprit, part)
-    elif isinstance(found, str) and max(len(found) // 10, _longest_word(found)) > bounded.TEXT:
+    elif isinstance(result, str) and _is_long(result):
         limits = f"{10 * bounded.TEXT:,} characters, or {bounded.TEXT:,} without a space"
         raise BenchmarkError(f"{culprit}: a text of more than {limits}", "shorten it, or leave the document out")
 
 
-def _longest_word(text: str) -> int:
-    return max(map(len, text.split()), default=0) if len(text) > bounded.TEXT else 0
+def _is_long(text: str) -> bool:
+    return len(text) > bounded.TEXT and (
+        len(text) > 10 * bounded.TEXT or max(map(len, text.split()), default=0) > bounded.TEXT
+    )
 
 
 def read_table(path: Path, kind: str, settings: Mapping[str, Any]) -> Dataset:
@@ -149,9 +190,9 @@ def read_table(path: Path, kind: str, settings: Mapping[str, Any]) -> Dataset:
         with bounded.opened(path, BenchmarkError) as file:
             table = pandas.read_csv(file, sep=separator, names=settings.get("column_names"), header=header)
         return Dataset.from_pandas(table, preserve_index=False)
-    found: Any = read_records(path)
+    rows: Any = read_records(path)
     if kind == "text":
-        found = (line.rstrip("\n") for line in bounded.lines(path, BenchmarkError))
-    records = [record if isinstance(record, Mapping) else {"text": record} for record in found]
+        rows = (line.rstrip("\n") for line in bounded.lines(path, BenchmarkError))
+    records = [record if isinstance(record, Mapping) else {"text": record} for record in rows]
     names = dict.fromkeys(name for record in records for name in record)
     return Dataset.from_dict({name: [record.get(name) for record in records] for name in names})

@@ -11,23 +11,23 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes, own, squad
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.families import cache_name
 from sparsebench.models.files.text import longest_input
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
 
 LONGEST = 32
 """Most new tokens, the end included, if a task has no length. CMUdict's longest pronunciation has 28 phonemes."""
@@ -94,38 +94,35 @@ class Generation:
         if named not in self._documents:
             self._documents[named] = questions(spec, cache) if spec.own else documents(task, cache)
         every = self._documents[named]
-        places = sampled(len(every), spec.limit)
-        asked = [every[place] for place in places]
+        numbers, asked = drawn(every, spec.limit)
         texts = tuple(document.text for document in asked)
         if (longest, texts) not in self._written:
             self._written[longest, texts] = self.write(texts, longest)
         written = self._written[longest, texts]
-        values, lengths = compared(task, asked, [one.symbols for one in written])
+        values, lengths = compared(task, asked, [output.symbols for output in written])
         return ScoreResult.of(
             task,
             (
                 # A word of CMUdict is its own id; two questions may have the same text.
                 Outcome(
-                    str(place) if task.form else document.text,
+                    str(number) if task.form else document.text,
                     hashes.of_shown(document.text),
                     value,
                     label,
                     hashes.of_context(document.context) if document.context else None,
                 )
-                for place, document, value, label in zip_longest(places, asked, values, lengths)
+                for number, document, value, label in zip_longest(numbers, asked, values, lengths)
             ),
             whole=len(every),
             chance=0.0 if task.chance == "open" else None,
             scored=ratio(values, lengths or [1.0] * len(values)),
             protocol=self._protocol(task, asked, longest)
-            | {"documents": len(every), "cut_off": sum(not one.ended for one in written)},
+            | {"documents": len(every), "cut_off": sum(not output.ended for output in written)},
         )
 
     def _protocol(
         self, task: Benchmark, asked: Sequence[GenerationExample], longest: int
     ) -> dict[str, str | int | float]:
-        from importlib.metadata import version
-
         library = LIBRARIES.get(task.metric)
         return {
             "harness": f"sparsebench generation, transformers {version('transformers')}",
@@ -146,14 +143,12 @@ class Generation:
 
         Raises BenchmarkError when an input (a decoder's with ``longest`` new tokens) is longer than the model takes.
         """
-        import torch
-
         rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
         most, new = longest_input(self.model.config.to_dict()), 0 if self.model.config.is_encoder_decoder else longest
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             if most and len(row) + new > most:
                 raise BenchmarkError(
-                    f"generation: the input {texts[place][:40]!r}… has {len(row):,} tokens, which with {new} new ones are "
+                    f"generation: the input {texts[number][:40]!r}… has {len(row):,} tokens, which with {new} new ones are "
                     f"more than the model's {most:,}",
                     "shorten it, or leave the record out",
                 )
@@ -165,32 +160,29 @@ class Generation:
             )
         )
         by_length: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_length.setdefault(len(row), []).append(place)
-        found = [Written((), False)] * len(rows)
+        for number, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(number)
+        outputs = [Written((), False)] * len(rows)
         done = 0
         for length in sorted(by_length, reverse=True):
 
-            def run(places: Sequence[int]) -> list[Written]:
-                given = torch.tensor([rows[place] for place in places], device=self.model.device)
+            def run(numbers: Sequence[int]) -> list[Written]:
+                given = torch.tensor([rows[number] for number in numbers], device=self.model.device)
                 return self._decoded(given, longest, begun)
 
-            for places, written in self.batch.parts(by_length[length], run):
-                for place, one in zip(places, written, strict=True):
-                    found[place] = one
-                done += len(places)
+            for numbers, written in self.batch.parts(by_length[length], run):
+                for number, output in zip(numbers, written, strict=True):
+                    outputs[number] = output
+                done += len(numbers)
                 if self.progress:
                     self.progress(done, len(rows))
-        return found
+        return outputs
 
     def _begun(self, tokens: list[int]) -> Any:
         """Return a decoder's key-value cache of the tokens that all inputs begin with.
 
         None if they are too few to save time, or if the model's cache is of a kind that cannot be shared.
         """
-        import torch
-        from transformers import DynamicCache
-
         remembered = DynamicCache(config=self.model.config)
         plain = all(type(layer).__name__ == "DynamicLayer" for layer in remembered.layers)
         # An input's last token is always read.
@@ -203,8 +195,6 @@ class Generation:
 
     def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Written]:
         """Return greedy continuations of ``given`` (batch, length); ``begun`` caches its first tokens, or is None."""
-        import torch
-
         alone = bool(self.model.config.is_encoder_decoder)
         length = 1 if alone else given.shape[1]  # an encoder-decoder's output begins with its start token
 
@@ -234,17 +224,17 @@ class Generation:
         new = written[:, length:]
         ends = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
         ends = {*ends} if isinstance(ends, list) else {ends}
-        found = []
+        outputs = []
         for ids, text in zip(new.tolist(), self.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             line, newline, _ = (text, "", "") if alone else text.partition("\n")
-            found.append(Written(tuple(line.split()), bool(newline) or not ends.isdisjoint(ids)))
-        return found
+            outputs.append(Written(tuple(line.split()), bool(newline) or not ends.isdisjoint(ids)))
+        return outputs
 
 
 def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
     """Read the user's own inputs, each with one answer or a list. Raises BenchmarkError for a value that is no text."""
     task, path = spec.known, spec.own.fetch(cache) if spec.own else Path()
-    found = []
+    examples = []
     for number, (text, target) in enumerate(own.rows(task.name, path, task.fields), 1):
         answers = target if isinstance(target, list) else [target]
         for column, value in ((task.fields[0], text), *((task.fields[1], answer) for answer in answers or [None])):
@@ -253,8 +243,8 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
                     f"task {task.name}: {path}: record {number}: {column} is no text",
                     "mend it, or leave the record out",
                 )
-        found.append(GenerationExample(text, tuple(tuple(answer.split()) for answer in answers)))
-    return found
+        examples.append(GenerationExample(text, tuple(tuple(answer.split()) for answer in answers)))
+    return examples
 
 
 def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:

@@ -1,4 +1,7 @@
-"""Scoring through lm-eval's own harness, with its prompts, requests and metrics, per document."""
+"""Scoring through lm-eval's own harness, with its prompts, requests and metrics, per document.
+
+Imported only to score: lm-eval and torch are heavy.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,30 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache as memoized
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from jinja2 import TemplateError
+from lm_eval import utils
+from lm_eval.evaluator import evaluate
+from lm_eval.tasks import TaskManager
+from tqdm.std import tqdm
+from transformers import PreTrainedModel
 
 from sparsebench import sources
-from sparsebench.benchmarks import choices, folder, hashes, index
+from sparsebench.benchmarks import choices, folder_task, hashes, index
 from sparsebench.benchmarks.catalog import all_tasks, data_sources
+from sparsebench.benchmarks.causal import CausalScorer
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.masked import MaskedScorer
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.benchmarks.masked import MaskedScorer
-    from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
+from sparsebench.models.files.text import load_tokenizer
 
 BATCH_SIZE = 16
 """Sequences per forward pass. On two cores 16 is fastest: 8 leave the cores idle, 32 do not fit into the CPU cache."""
@@ -54,26 +63,17 @@ class Harness:
         family: Family,
         batch_size: int | None,
         progress: Progress | None,
-        model: PreTrainedModel | None = None,
-        dtype: str = "auto",
-        device: str = "cpu",
+        model: PreTrainedModel,
     ) -> None:
-        from sparsebench.models.files.text import load_tokenizer
-        from sparsebench.models.modules.load import load_model
-
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None
-        self.model = model or load_model(folder, family, dtype, device)
+        self.model = model
         self.lm: MaskedScorer | CausalScorer
         tokenizer: Any = load_tokenizer(folder)
         with _quiet():
             if family == "encoder":
-                from sparsebench.benchmarks.masked import MaskedScorer
-
                 self.lm = MaskedScorer(self.model, tokenizer, batch_size)
             else:
-                from sparsebench.benchmarks.causal import CausalScorer
-
                 backend: Any = "causal" if family == "decoder" else "seq2seq"
                 self.lm = CausalScorer(
                     pretrained=self.model,
@@ -92,7 +92,7 @@ class Harness:
         UnsupportedError when none of its metrics is a mean over documents.
         """
         self.lm.sharing = "off: a batch size is given" if self.exact else "off: no log-likelihood is asked for"
-        with _quiet(), folder.sandboxed() if spec.own else nullcontext(), _templates_once():
+        with _quiet(), folder_task.sandboxed() if spec.own else nullcontext(), _templates_once():
             loaded = _load(spec, cache)
             for task in loaded["tasks"].values():
                 _set_fewshot(task, spec)
@@ -104,21 +104,27 @@ class Harness:
 
     def _result(self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> ScoreResult:
         chosen = _choose(spec, loaded, results)
-        found = [
+        samples = [
             (name, sample)
             for name in loaded["tasks"]
             for sample in results["samples"][name]
             if sample["filter"] == chosen.filter
         ]
-        broken = sum(_broken(sample) for _, sample in found)
-        if broken == len(found):
+        non_finite = sum(_non_finite(sample) for _, sample in samples)
+        if non_finite == len(samples):
             raise BenchmarkError(
-                f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents", DAMAGED
+                f"task {spec.task}: the log-likelihoods are not finite on any of {non_finite} documents", DAMAGED
             )
-        outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in found)
+        outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in samples)
         score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
-        _check_mean(spec.task, chosen, score, broken, results)
+        if not non_finite:
+            _check_mean(spec.task, chosen, score, results)
         available = sum(len(task.eval_docs) for task in loaded["tasks"].values())
+        counts: dict[str, str | int | float] = {
+            "documents": available,
+            "documents_sha256": hashes.of_documents(sample["doc"] for _, sample in samples),
+            "non_finite": non_finite,
+        }
         return ScoreResult(
             task=spec.task,
             metric=chosen.metric,
@@ -126,21 +132,14 @@ class Harness:
             stderr=mean_stderr([outcome.value for outcome in outcomes]),
             n=len(outcomes),
             limited=len(outcomes) < available,
-            chance=_chance(spec, loaded["tasks"], found, chosen.metric),
+            chance=_chance(spec, loaded["tasks"], samples, chosen.metric),
             outcomes=outcomes,
-            protocol=self._protocol(spec, loaded, results, chosen)
-            | {
-                "documents": available,
-                "documents_sha256": hashes.of_documents(sample["doc"] for _, sample in found),
-                "non_finite": broken,
-            },
+            protocol=self._protocol(spec, loaded, results, chosen) | counts,
         )
 
     def _protocol(
         self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any], chosen: _Chosen
     ) -> dict[str, str | int | float]:
-        from importlib.metadata import version
-
         name, task = next(iter(loaded["tasks"].items()))
         hub = {f"{part.config.dataset_path}/{part.config.dataset_name or ''}" for part in loaded["tasks"].values()}
         config, dtype = task.config, str(self.model.dtype).removeprefix("torch.")
@@ -165,8 +164,6 @@ class Harness:
 
 def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     """Load lm-eval's task objects: ours over local data, any other task as stock defines it."""
-    from lm_eval.tasks import TaskManager
-
     if spec.own:
         return _load_own(spec, spec.own.fetch(cache))
     file = index.stock(cache).get(spec.task)
@@ -187,7 +184,7 @@ def _load_own(spec: TaskSpec, path: Path) -> dict[str, Any]:
     try:
         if spec.known.form == "records":
             return choices.load(spec.task, path, spec.known.fields)
-        return folder.load(path, spec.task)
+        return folder_task.load_task(path, spec.task)
     except _LM_EVAL_ERRORS as error:
         reason = f"{type(error).__name__}: {error}"
         raise BenchmarkError(f"task {spec.task}: lm-eval cannot load it: {reason}", "mend its files") from error
@@ -225,10 +222,6 @@ def _set_fewshot(task: Any, spec: TaskSpec) -> None:
 
 def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, Any]:
     """Run lm-eval's ``evaluate`` with stock seeds. (``simple_evaluate`` spends a second a task on listing packages.)"""
-    import numpy as np
-    import torch
-    from lm_eval.evaluator import evaluate
-
     random.seed(SEEDS["random"])
     np.random.seed(SEEDS["numpy"])
     torch.manual_seed(SEEDS["torch"])
@@ -262,22 +255,22 @@ def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> O
     return Outcome(
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
         doc_hash=hashes.of_shown(*shown),
-        value=0.0 if _broken(sample) else float(sample[metric]),
+        value=0.0 if _non_finite(sample) else float(sample[metric]),
         cluster=hashes.cluster(sample["doc"]),
     )
 
 
-def _broken(sample: dict[str, Any]) -> bool:
+def _non_finite(sample: dict[str, Any]) -> bool:
     answers: Sequence[Any] = sample["filtered_resps"]
     numbers = [answer[0] if isinstance(answer, tuple | list) else answer for answer in answers]
     return any(isinstance(number, float) and not math.isfinite(number) for number in numbers)
 
 
-def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: dict[str, Any]) -> None:
+def _check_mean(name: str, chosen: _Chosen, score: float, results: dict[str, Any]) -> None:
     """Refuse a metric or a group that lm-eval does not aggregate by a mean over documents."""
     reported = (results.get("groups") or {}).get(name) or next(iter(results["results"].values()))
     stock = reported.get(f"{chosen.metric},{chosen.filter}")
-    if not broken and (not isinstance(stock, float | int) or abs(stock - score) > 1e-9):
+    if not isinstance(stock, float | int) or abs(stock - score) > 1e-9:
         raise UnsupportedError(
             f"task {name}: lm-eval gives {chosen.metric} {stock}, the mean over its documents is {score}",
             "name its subtasks one by one",
@@ -285,7 +278,7 @@ def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: 
 
 
 def _chance(
-    spec: TaskSpec, tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str
+    spec: TaskSpec, tasks: dict[str, Any], samples: list[tuple[str, dict[str, Any]]], metric: str
 ) -> float | None:
     """Return the chance score; None if unknown.
 
@@ -293,10 +286,10 @@ def _chance(
     answers.
     """
     if spec.row and spec.row.chance == "majority":
-        return max(Counter(sample["target"] for _, sample in found).values()) / len(found)
+        return max(Counter(sample["target"] for _, sample in samples).values()) / len(samples)
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
     if kinds == {"multiple_choice"} and metric.startswith("acc"):
-        return math.fsum(1 / len(tasks[name].doc_to_choice(sample["doc"])) for name, sample in found) / len(found)
+        return math.fsum(1 / len(tasks[name].doc_to_choice(sample["doc"])) for name, sample in samples) / len(samples)
     if "multiple_choice" not in kinds and metric in ("acc", "exact_match", "em"):
         return 0.0
     return None
@@ -305,11 +298,8 @@ def _chance(
 @contextmanager
 def _templates_once() -> Iterator[None]:
     """Compile each prompt template once, not once per document and answer, which takes longer than tokenizing."""
-    from functools import cache
-
-    from lm_eval.utils import env
-
-    env.from_string = cache(env.from_string)
+    env = utils.env
+    env.from_string = memoized(env.from_string)
     try:
         yield
     finally:
@@ -319,8 +309,6 @@ def _templates_once() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence lm-eval's log and all progress bars: a run has its own display."""
-    from tqdm.std import tqdm
-
     logger = logging.getLogger("lm_eval")
     level, start = logger.level, tqdm.__init__
 

@@ -27,10 +27,10 @@ def of_shown(*texts: str) -> str:
 
 def of_documents(rows: Iterable[object]) -> str:
     """Return the sha256 of documents as they are in the data, in order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for row in rows:
-        found.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return found.hexdigest()
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def cluster(document: Any) -> str | None:

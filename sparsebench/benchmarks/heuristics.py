@@ -16,6 +16,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Emit, ScoreResult, TaskSpec
+from sparsebench.benchmarks.scoring import noted
 from sparsebench.errors import SparsebenchError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: Emit) -> None:
 
     A task without a heuristic gets UnsupportedError.
     """
-    from sparsebench.benchmarks.scoring import noted
-
     for spec in tasks:
         try:
             emit(spec, noted(_score(spec, cache), spec))
@@ -52,12 +51,12 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
     if spec.adapter in _RANKED:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
-        found: ScoreResult = module.score(_Words(), spec.known, spec, cache)
-        return found
-    from sparsebench.benchmarks.lengths import Lengths
+        result: ScoreResult = module.score(_Words(), spec.known, spec, cache)
+        return result
+    from sparsebench.benchmarks.lengths import Lengths  # lm-eval takes seconds to import
 
     both = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
-    return max(both, key=lambda one: one.score)
+    return max(both, key=lambda result: result.score)
 
 
 class _Words:
@@ -70,12 +69,12 @@ class _Words:
         import numpy as np
 
         bags = [set(re.findall(r"\w+", text.lower())) for text in texts]
-        column = {word: place for place, word in enumerate(sorted(set().union(*bags)))}
+        column = {word: number for number, word in enumerate(sorted(set().union(*bags)))}
         width = max(1, min(len(column), _LARGEST // max(1, len(texts))))
-        found = np.zeros((len(texts), width), dtype=np.float32)
-        for row, bag in zip(found, bags, strict=True):
-            row[[column[word] % width for word in bag]] = 1
-        return found
+        vectors = np.zeros((len(texts), width), dtype=np.float32)
+        for vector, bag in zip(vectors, bags, strict=True):
+            vector[[column[word] % width for word in bag]] = 1
+        return vectors
 
     def protocol(
         self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None

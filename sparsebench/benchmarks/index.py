@@ -40,11 +40,11 @@ def stock(cache: Cache | None = None) -> Mapping[str, str]:
 
     root = tasks_folder()
     note = (cache or Cache()).root / "lm_eval_tasks" / f"{version('lm_eval')}.json"
-    found = read_json(note)
-    if found is None:
-        found = _scan(root)
-        write_json(note, found)
-    return found
+    files = read_json(note)
+    if files is None:
+        files = _scan(root)
+        write_json(note, files)
+    return files
 
 
 def tasks_folder() -> Path:
@@ -58,13 +58,13 @@ def tasks_folder() -> Path:
 
 
 def _scan(root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in sorted(root.glob("**/*.yaml")):
         entry = _entry(path)
         if entry:
             name, is_group = entry
-            found.setdefault(name, GROUP if is_group else path.relative_to(root).as_posix())
-    return found
+            files.setdefault(name, GROUP if is_group else path.relative_to(root).as_posix())
+    return files
 
 
 def _entry(path: Path) -> tuple[str, bool] | None:

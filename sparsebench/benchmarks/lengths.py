@@ -5,18 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from lm_eval.api.model import LM
-
 from sparsebench.benchmarks.harness import Harness
-from sparsebench.errors import UnsupportedError
+from sparsebench.benchmarks.masked import AnswerScorer
 
 
-class _ByLength(LM):  # type: ignore[misc]
+class _ByLength(AnswerScorer):
     """A model for which longer answers are likelier, or shorter ones with ``sign`` -1."""
-
-    progress: Any = None
-    share = exact = False
-    sharing = ""
 
     def __init__(self, sign: int) -> None:
         super().__init__()
@@ -27,14 +21,6 @@ class _ByLength(LM):  # type: ignore[misc]
         """Return ``sign`` times the squared length: its order survives lm-eval's division by the length (acc_norm)."""
         self.sharing = "off: no model"
         return [(self.sign * float(len(request.args[1])) ** 2, False) for request in requests]
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Raises UnsupportedError: there are no answers to choose from."""
-        raise UnsupportedError("the task has no choices, and no heuristic", "leave it out by `select`")
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Raises UnsupportedError: there are no answers to choose from."""
-        raise UnsupportedError("the task has no choices, and no heuristic", "leave it out by `select`")
 
 
 class Lengths(Harness):

@@ -6,6 +6,7 @@ Imported only to score: lm-eval and torch are heavy.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.api.model import LM
@@ -15,21 +16,33 @@ from sparsebench.benchmarks.contract import Progress
 from sparsebench.errors import UnsupportedError
 
 
-class MaskedScorer(LM):
+class AnswerScorer(LM):
+    """A model for lm-eval that ranks answers and writes none."""
+
+    progress: Progress | None = None
+    share = exact = False
+    sharing = ""
+    notes: Mapping[str, str | int | float] = {}
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Raises UnsupportedError."""
+        raise UnsupportedError("it has no perplexity", "for a masked language model, choose pseudo_perplexity")
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Raises UnsupportedError."""
+        raise UnsupportedError("it generates no text", "choose a multiple-choice task")
+
+
+class MaskedScorer(AnswerScorer):
     """lm-eval's model interface around an encoder with a masked-language-model head.
 
     A continuation's log-likelihood is the sum of its tokens' pseudo-log-likelihoods, given the context and each other.
     """
 
-    progress: Progress | None = None
-    share = exact = False
-    sharing = ""
-
     def __init__(self, model: Any, tokenizer: Any, batch_size: int | None) -> None:
         super().__init__()
         self.reader = pll.PllTokenizer(tokenizer, model.config.to_dict())
         self.scorer = pll.PllScorer(model, tokenizer, batch_size)
-        self.notes: dict[str, str | int | float] = {}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (Σ log p, whether every token is the most probable one) for each (context, continuation)."""
@@ -38,14 +51,4 @@ class MaskedScorer(LM):
         answers = self.scorer.score(texts, self.progress)
         # Read after scoring, which may halve the batches.
         self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
-        return [(math.fsum(p for p, _ in found), all(first for _, first in found)) for found in answers]
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Raises UnsupportedError: the result would not be a perplexity."""
-        raise UnsupportedError(
-            "a masked language model has no perplexity", "the task pseudo_perplexity is the measure for it"
-        )
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Raises UnsupportedError: a masked language model generates no text."""
-        raise UnsupportedError("a masked language model generates no text", "choose a multiple-choice task")
+        return [(math.fsum(p for p, _ in tokens), all(first for _, first in tokens)) for tokens in answers]

@@ -108,16 +108,16 @@ def _data_set(task: str) -> tuple[str, str]:
         path, name = row.hub[:2] if row.hub else ("", "")
     else:
         file = index.stock().get(task, index.GROUP)
-        found = _declared(index.tasks_folder() / file) if file != index.GROUP else {}
-        path, name = found.get("dataset_path", ""), found.get("dataset_name", "")
+        declared = _declared(index.tasks_folder() / file) if file != index.GROUP else {}
+        path, name = declared.get("dataset_path", ""), declared.get("dataset_name", "")
     return _plain(path.rsplit("/", 1)[-1]) or "?", _plain(name)
 
 
 def _declared(file: Path) -> dict[str, str]:
     """Return the data set and configuration that a task file names, itself or through what it includes."""
-    found = dict(_KEY.findall(file.read_text(encoding="utf-8")))
-    included = file.parent / found.pop("include") if "include" in found else None
-    return {**(_declared(included) if included and included.is_file() else {}), **found}
+    declared = dict(_KEY.findall(file.read_text(encoding="utf-8")))
+    included = file.parent / declared.pop("include") if "include" in declared else None
+    return {**(_declared(included) if included and included.is_file() else {}), **declared}
 
 
 def _plain(name: str) -> str:
@@ -134,8 +134,8 @@ class Fitted:
         import numpy as np
 
         self.allowed = allowed
-        found = [_runs(text) for text in texts]
-        self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+        runs = [_runs(text) for text in texts]
+        self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
 
     def holds(self, text: str) -> bool:
         """Return whether SHARE of the text's runs occur in the fitted texts, case and punctuation aside."""
@@ -170,20 +170,20 @@ def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
     if task.adapter != "harness":
         texts = (spec.data,) if spec.data else task.data
         return [sources.fetch(sources.parse(text), cache) for text in texts] if texts else None
-    found: list[Path] = []
+    paths: list[Path] = []
     for split, text in definition(spec.task)["dataset_kwargs"]["data_files"].items():
         source, inner = located(text)
         path = sources.fetch(sources.parse(source), cache)
         if split != "train":
-            found += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]
-    return found
+            paths += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]
+    return paths
 
 
 def _texts(value: Any) -> Iterator[str]:
     """Yield every text in a record, whatever its field."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list) and value and all(isinstance(one, str) and len(one.split()) == 1 for one in value):
+    elif isinstance(value, list) and value and all(isinstance(word, str) and len(word.split()) == 1 for word in value):
         yield " ".join(value)  # the words of one sentence
     elif isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
@@ -197,11 +197,11 @@ def _runs(text: str) -> np.ndarray[Any, Any]:
     words = np.array([_word(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)
     if len(words) < RUN:
         return np.empty(0, np.uint64)
-    found = np.zeros(len(words) - RUN + 1, np.uint64)
+    runs = np.zeros(len(words) - RUN + 1, np.uint64)
     with np.errstate(over="ignore"):
-        for place in range(RUN):
-            found = found * np.uint64(_BASE) + words[place : len(words) - RUN + 1 + place]
-    return found
+        for offset in range(RUN):
+            runs = runs * np.uint64(_BASE) + words[offset : len(words) - RUN + 1 + offset]
+    return runs
 
 
 @lru_cache(maxsize=1 << 18)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import (
@@ -27,12 +27,8 @@ from sparsebench.benchmarks.catalog import (
 )
 from sparsebench.benchmarks.folder import definitions
 from sparsebench.errors import BenchmarkError
-from sparsebench.manifest.schema import LM_EVAL
+from sparsebench.manifest.names import LM_EVAL, Family
 from sparsebench.sources.text import each_text, read_records, suffix_of
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
-
 
 _UNPACKED, _TOKEN, _FIRST = 3, 4, 100
 """For estimates: growth of a compressed text when unpacked, bytes per token, number of lines that are read."""
@@ -130,8 +126,8 @@ class OwnData:
 
     def settings(self) -> dict[str, Any]:
         """Return its part of a cell's settings. Empty values are left out, so that a new key leaves old ids alone."""
-        found = dataclasses.asdict(self) | {"columns": dict(self.columns)}
-        return {key: value for key, value in found.items() if value and key != "source"}
+        settings = dataclasses.asdict(self) | {"columns": dict(self.columns)}
+        return {key: value for key, value in settings.items() if value and key != "source"}
 
     @property
     def label(self) -> str:
@@ -222,22 +218,22 @@ def content(source: sources.Source, cache: sources.Cache) -> str:
 
 def part(task: str, where: str, number: int, record: Any, fields: tuple[str, ...]) -> list[Any]:
     """Return the values of a record's columns. Raises BenchmarkError, naming a missing column and those there are."""
-    found = record if isinstance(record, Mapping) else {}
-    missing = [name for name in fields if name not in found]
+    columns = record if isinstance(record, Mapping) else {}
+    missing = [name for name in fields if name not in columns]
     if missing:
-        there = ", ".join(map(str, found))[:500] or "none"
+        there = ", ".join(map(str, columns))[:500] or "none"
         raise BenchmarkError(
             f"task {task}: {where} has no column {missing[0]!r} in record {number}",
             f"it has: {there}; `columns` says which is which",
         )
-    return [found[name] for name in fields]
+    return [columns[name] for name in fields]
 
 
 def rows(task: str, path: Path, fields: tuple[str, ...]) -> list[list[Any]]:
     """Return every record's columns, in order. Raises BenchmarkError for a file without records."""
-    found = [
+    records = [
         part(task, str(path), number, record, fields) for number, record in enumerate(read_records(path, *fields), 1)
     ]
-    if not found:
+    if not records:
         raise BenchmarkError(f"task {task}: {path} holds no record", "name a file with data")
-    return found
+    return records

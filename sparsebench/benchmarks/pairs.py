@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, pooled, spearman
 from sparsebench.errors import BenchmarkError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -27,13 +26,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     An outcome's value is the similarity; its label is the pair's gold score (1 for a true pair). Raises BenchmarkError
     when a vector is not finite (it has no rank), a label is not a number, or all pairs have the same label.
     """
-    import numpy as np
-
     every = documents(task, cache, spec.data, spec.own)
-    places = sampled(len(every), spec.limit)
-    rows = [every[place] for place in places]
+    numbers, rows = drawn(every, spec.limit)
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
-    gold = np.array([_number(task, place, row) for place, row in zip(places, rows, strict=True)])
+    gold = np.array([_number(task, number, row) for number, row in zip(numbers, rows, strict=True)])
     if np.ptp(gold) == 0:
         what = f"task {task.name}: the {len(rows)} pairs all have {task.fields[2]} {gold[0]:g}"
         raise BenchmarkError(what, "raise `limit`")
@@ -43,9 +39,9 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), hashes.of_shown(*texts), float(similar), float(label))
-            for place, texts, similar, label in zip(
-                places, zip(first, second, strict=True), similarity, gold, strict=True
+            Outcome(str(number), hashes.of_shown(*texts), float(similar), float(label))
+            for number, texts, similar, label in zip(
+                numbers, zip(first, second, strict=True), similarity, gold, strict=True
             )
         ),
         whole=len(every),
@@ -56,23 +52,21 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     )
 
 
-def _number(task: Benchmark, place: int, row: Mapping[str, Any]) -> float:
+def _number(task: Benchmark, index: int, row: Mapping[str, Any]) -> float:
     """Return the pair's gold score or label. Raises BenchmarkError if it is not a finite number."""
     value = row[task.fields[2]]
     try:
-        found = float(value)
+        number = float(value)
     except (ValueError, TypeError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found):
-        what = f"task {task.name}: record {place + 1} of the data has {task.fields[2]} {str(value)[:20]!r}"
+        number = math.nan
+    if not math.isfinite(number):
+        what = f"task {task.name}: record {index + 1} of the data has {task.fields[2]} {str(value)[:20]!r}"
         raise BenchmarkError(f"{what}, which is no number", "mend it, or leave the record out")
-    return found
+    return number
 
 
 def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
     """Scale vectors (n, width) to length 1, except zero vectors. Raises BenchmarkError unless all are finite."""
-    import numpy as np
-
     check_vectors(vectors, task)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length == 0, 1, length)
@@ -80,8 +74,6 @@ def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
 
 def check_vectors(vectors: np.ndarray, task: Benchmark) -> None:
     """Raise BenchmarkError unless all sentence vectors (n, width) are finite."""
-    import numpy as np
-
     broken = int((~np.isfinite(vectors)).any(axis=1).sum())
     if broken:
         raise BenchmarkError(

@@ -11,8 +11,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
 
 from sparsebench import sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
@@ -29,10 +33,10 @@ from sparsebench.benchmarks.running import (
     result,
 )
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.files.text import longest_input, special_tokens, token_ids
+from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens, token_ids
+from sparsebench.models.modules.load import load_model
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 CHUNK = 1 << 24
@@ -56,9 +60,9 @@ class Windows:
         """The number of scored tokens of each window."""
         return tuple(len(ids) - start for ids, start in zip(self.ids, self.starts, strict=True))
 
-    def only(self, places: Iterable[int]) -> Windows:
+    def only(self, numbers: Iterable[int]) -> Windows:
         """Return the windows at these positions alone."""
-        kept = [(self.ids[place], self.starts[place]) for place in places]
+        kept = [(self.ids[number], self.starts[number]) for number in numbers]
         return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
 
 
@@ -86,20 +90,18 @@ class Perplexity:
 
         Raises BenchmarkError when the text fills no window or a likelihood is not finite.
         """
-        from importlib.metadata import version
-
         task = spec.known
-        found = RunningText.of(spec, cache)
+        running = RunningText.of(spec, cache)
         size = fitting(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
         lead, before = (first, []) if task.form == "published" else ([], first)
-        every = cut([*lead, *token_ids(self.tokenizer, found.text)], size, task.stride, before)
-        places = sampled(len(every.ids), spec.limit)
-        part = every.only(places)
+        every = cut([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
+        numbers = sampled(len(every.ids), spec.limit)
+        part = every.only(numbers)
         batch = windows_at_once(self.model, size)
         values = likelihoods(self.model, part, self.progress, batch)
         shown = [as_dense(ids, self.original) for ids in part.ids]
-        scored = [ScoredWindow(*window) for window in zip(places, shown, values, part.scored, strict=True)]
+        scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, part.scored, strict=True)]
         return result(
             task,
             scored,
@@ -109,7 +111,7 @@ class Perplexity:
                 "task_version": str(task.version),
                 "data": " ".join(task.data),
                 "split": "" if task.form else "validation",
-                **found.protocol,
+                **running.protocol,
                 "window": size,
                 "stride": part.stride,
                 "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
@@ -120,7 +122,7 @@ class Perplexity:
                 "batch_size": batch.most,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **in_bytes(self.tokenizer, found.text, part, places, (len(lead), len(before)), values),
+                **in_bytes(self.tokenizer, running.text, part, numbers, (len(lead), len(before)), values),
             },
         )
 
@@ -134,9 +136,6 @@ def perplexity(
     window then scores only the tokens that the one before it did not. Only the first ``limit`` windows count. Raises
     BenchmarkError.
     """
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
-
     before: list[int] = []
     if isinstance(text, str):
         tokenizer = load_tokenizer(folder)
@@ -184,21 +183,19 @@ def likelihoods(
     BenchmarkError for the first likelihood that is not finite, when one window does not fit into memory, and when the
     model's logits still come out in another precision.
     """
-    found: list[float] = []
+    sums: list[float] = []
     every = list(zip(windows.ids, windows.starts, strict=True))
     for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part)):
         for value in values:
-            found.append(value)
-            check_finite("perplexity", value, len(found), len(every))
+            sums.append(value)
+            check_finite("perplexity", value, len(sums), len(every))
             if progress:
-                progress(len(found), len(every))
-    return found
+                progress(len(sums), len(every))
+    return sums
 
 
 def _sums(model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
     """Return the negative log-likelihoods of windows of one length, each (tokens, position of the first scored one)."""
-    import torch
-
     tokens = torch.tensor([ids for ids, _ in windows], device=model.device)
     with torch.inference_mode(), wide_head(model):
         logits = model(input_ids=tokens, use_cache=False).logits
@@ -215,9 +212,6 @@ def wide_head(model: PreTrainedModel) -> Iterator[None]:
     The weights are widened one part of the vocabulary at a time. What the model's code then does to its logits is in
     float32 too.
     """
-    import torch
-    from torch.nn import functional as F
-
     head: Any = model.get_output_embeddings()
     narrow = isinstance(head, torch.nn.Linear) and head.weight.itemsize < torch.float32.itemsize
     if not narrow:
@@ -242,8 +236,6 @@ def wide_head(model: PreTrainedModel) -> Iterator[None]:
 
 def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """Return Σ −log p of ``targets`` (n,) under float32 ``logits`` (n, vocabulary), summed in float64."""
-    import torch
-
     if logits.dtype != torch.float32:
         raise BenchmarkError(f"perplexity: the model gives logits in {logits.dtype}", "score it with dtype: float32")
     rows, total = max(1, CHUNK // logits.shape[-1]), 0.0
@@ -257,7 +249,7 @@ def in_bytes(
     tokenizer: Any,
     text: str,
     windows: Windows,
-    places: Sequence[int],
+    numbers: Sequence[int],
     special: tuple[int, int],
     values: Sequence[float],
 ) -> dict[str, int | float]:
@@ -269,12 +261,12 @@ def in_bytes(
     """
     if not tokenizer.is_fast:
         return {}
-    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     lead, before = special
-    ends = [0] * (1 + lead) + [end for _, end in told["offset_mapping"]]
+    ends = [0] * (1 + lead) + [end for _, end in encoded["offset_mapping"]]
     size = 0
-    for place, ids, start in zip(places, windows.ids, windows.starts, strict=True):
-        begin = place * windows.stride
+    for number, ids, start in zip(numbers, windows.ids, windows.starts, strict=True):
+        begin = number * windows.stride
         # From the end of the token before: spaces count for the token after them, whatever start the tokenizer reports.
         size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
     return bits(values, size)

@@ -80,10 +80,10 @@ class PllTokenizer:
         ends = [end for _, end in encoded["offset_mapping"]]
         words: list[int] = []
         piece, before = None, 0
-        for found, end in zip(encoded.word_ids(), ends, strict=True):
-            new = found is None or found != piece or text[before:end][:1].isspace()
+        for word, end in zip(encoded.word_ids(), ends, strict=True):
+            new = word is None or word != piece or text[before:end][:1].isspace()
             words.append(words[-1] + new if words else 0)
-            piece, before = found, end
+            piece, before = word, end
         return list(encoded["input_ids"]), words, ends
 
     def continuation(self, context: str, continuation: str) -> PllText:
@@ -145,16 +145,16 @@ class PllScorer:
         Weights and logits are in the model's precision, the softmax in float32. The head sees scored tokens only.
         """
         distinct = list(dict.fromkeys(texts))
-        found: dict[PllText, list[LogLikelihood]] = {text: [] for text in distinct}
+        by_text: dict[PllText, list[LogLikelihood]] = {text: [] for text in distinct}
         total, done = sum(text.end - text.begin for text in distinct), 0
         for batch in self._batches(sorted(distinct, key=lambda text: -len(text.ids))):
             for part, answers in self.batch.parts(batch, lambda part: list(self._answers(part))):
                 for (text, _), answer in zip(part, answers, strict=True):
-                    found[text].append(answer)
+                    by_text[text].append(answer)
                 done += len(part)
                 if progress:
                     progress(done, total)
-        return [found[text] for text in texts]
+        return [by_text[text] for text in texts]
 
     def _batches(self, texts: Sequence[PllText]) -> Iterator[list[tuple[PllText, int]]]:
         """Yield batches of (text, position that is scored), one pair per masked copy, longest texts first."""

@@ -31,18 +31,18 @@ class Plugged:
         """Score one task. Raises BenchmarkError for any error in the plugin, and for anything but a ScoreResult."""
         task = spec.known
         module, _, name = task.adapter.partition(":")
-        told = self.progress or (lambda done, total: None)
+        progress = self.progress or (lambda done, total: None)
         try:
             function: Function = getattr(import_module(module), name)
-            found = function(self.model, self.tokenizer, task, spec, cache, told)
+            result = function(self.model, self.tokenizer, task, spec, cache, progress)
         except SparsebenchError:
             raise
         except Exception as error:
             raise BenchmarkError(
                 f"task {spec.task}: {task.adapter} raised {type(error).__name__}: {error}", "mend the plugin"
             ) from error
-        if not isinstance(found, ScoreResult):
+        if not isinstance(result, ScoreResult):
             raise BenchmarkError(
-                f"task {spec.task}: {task.adapter} gave a {type(found).__name__}, not a ScoreResult", "mend the plugin"
+                f"task {spec.task}: {task.adapter} gave a {type(result).__name__}, not a ScoreResult", "mend the plugin"
             )
-        return found
+        return result

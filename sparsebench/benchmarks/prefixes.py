@@ -103,10 +103,11 @@ class Tree:
         # diagonal.
         whole = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
         tips = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
-        self._calls = [_call(part, device) for part in (whole, tips) if part]
+        parts = [part for part in (whole, tips) if part]
+        self._calls = [_call(part, device) for part in parts]
         outputs = [0] * len(tokens)
         start = 0
-        for call, part in zip(self._calls, [part for part in (whole, tips) if part], strict=True):
+        for call, part in zip(self._calls, parts, strict=True):
             for path, begin in part:
                 for place, node in enumerate(path[begin:], start):
                     outputs[node] = place
@@ -131,13 +132,13 @@ class Tree:
         if {part.shape[0] * part.shape[2] for part in (query, key, value)} != {self.tokens.numel()}:
             raise UnsupportedError("its attention does not see one query, key and value a token")
         self.attended += 1
-        found = []
+        outputs = []
         for call in self._calls:
             states = [_gather(query, call.queries), _gather(key, call.keys), _gather(value, call.keys)]
             mask = None if call.mask is None else call.mask.to(query.dtype)
             output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, mask, **options)
-            found.append(output.flatten(0, 1))
-        return torch.cat(found).index_select(0, self._outputs).unsqueeze(0), None
+            outputs.append(output.flatten(0, 1))
+        return torch.cat(outputs).index_select(0, self._outputs).unsqueeze(0), None
 
 
 def _call(branches: list[tuple[list[int], int]], device: torch.device | str) -> _Call:

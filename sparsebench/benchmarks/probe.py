@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import check_vectors
 from sparsebench.errors import BenchmarkError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 EXPERIMENTS = 10
 PER_LABEL = 16
@@ -30,20 +30,18 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     what is scored, never the training. Raises BenchmarkError when a vector is not finite, or the pool has too few
     documents of a class.
     """
-    import numpy as np
-    from sklearn.linear_model import LogisticRegression
-
     every = documents(task, cache, own_data=spec.own)
     # At least half of a user's own data is scored.
     pool, tested = parted(every, min(POOL, len(every) // 2) if task.form else POOL)
     classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in every}))
-    places = sampled(len(tested), spec.limit)
-    rows = [tested[place] for place in places]
+    numbers, rows = drawn(tested, spec.limit)
     texts = [str(row[task.fields[0]]) for row in pool + rows]
     vectors = encoder.embed(texts)
     check_vectors(vectors, task)
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([int(row["label"]) if task.classes else numbers[str(row[task.fields[1]])] for row in pool + rows])
+    label_of = {name: number for number, name in enumerate(classes)}
+    labels = np.array(
+        [int(row["label"]) if task.classes else label_of[str(row[task.fields[1]])] for row in pool + rows]
+    )
     right = np.zeros(len(rows))
     for chosen in draws(labels[: len(pool)], task.name, len(classes)):
         probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[chosen], labels[chosen])
@@ -52,8 +50,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), hashes.of_shown(text), value)
-            for place, text, value in zip(places, texts[len(pool) :], values, strict=True)
+            Outcome(str(number), hashes.of_shown(text), value)
+            for number, text, value in zip(numbers, texts[len(pool) :], values, strict=True)
         ),
         whole=len(tested),
         chance=1 / len(classes),
@@ -73,10 +71,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
 def parted(every: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the documents to train on and those to score, by a permutation with seed SEED."""
-    import numpy as np
-
     order = np.random.RandomState(SEED).permutation(len(every))
-    return [every[place] for place in order[:pool]], [every[place] for place in order[pool:]]
+    return [every[number] for number in order[:pool]], [every[number] for number in order[pool:]]
 
 
 def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
@@ -85,19 +81,15 @@ def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
     One order is shuffled again for each experiment. Raises BenchmarkError for fewer than two classes, and when a class
     has too few documents.
     """
-    import numpy as np
-
     counts = np.bincount(labels, minlength=classes)
     if classes < 2 or counts.min() < PER_LABEL:
-        what = (
-            f"{classes} class"
-            if classes < 2
-            else f"{counts.min()} documents of a class to train on, {PER_LABEL} needed"
+        fewest = f"{counts.min()} documents of one to train on, {PER_LABEL} needed"
+        raise BenchmarkError(
+            f"task {task}: {classes} classes, {fewest}", "give it more documents, of two classes or more"
         )
-        raise BenchmarkError(f"task {task}: {what}", "give it more documents, of two classes or more")
-    generator, order, found = np.random.RandomState(SEED), np.arange(len(labels)), []
+    generator, order, chosen = np.random.RandomState(SEED), np.arange(len(labels)), []
     for _ in range(EXPERIMENTS):
         generator.shuffle(order)
         each = [order[labels[order] == label][:PER_LABEL] for label in range(classes)]
-        found.append(np.concatenate(each))
-    return found
+        chosen.append(np.concatenate(each))
+    return chosen

@@ -8,51 +8,45 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, drawn
+from sparsebench.benchmarks.encoder import Encoder
 from sparsebench.benchmarks.own import MASKED_WINDOW
+from sparsebench.benchmarks.pll import PllScorer, PllText, PllTokenizer
 from sparsebench.benchmarks.running import RunningText, ScoredWindow, as_dense, bits, check_finite, fitting, result
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import original_ids
-
-if TYPE_CHECKING:
-    from sparsebench.benchmarks.encoder import Encoder
-    from sparsebench.benchmarks.pll import PllText, PllTokenizer
 
 WINDOW = MASKED_WINDOW
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Score the task's passages; ``limit`` is in windows. Raises BenchmarkError when a likelihood is not finite."""
-    from sparsebench.benchmarks import pll
-
-    found = RunningText.of(spec, cache)
+    running = RunningText.of(spec, cache)
     model = encoder.masked
-    reader = pll.PllTokenizer(encoder.tokenizer, model.config.to_dict())
+    reader = PllTokenizer(encoder.tokenizer, model.config.to_dict())
     size = fitting(spec, reader.longest, WINDOW)
-    every = windows(reader, found.text, size)
-    places = sampled(len(every), spec.limit)
-    part = [every[place] for place in places]
-    scorer = pll.PllScorer(model, encoder.tokenizer, encoder.asked_batch_size)
+    every = windows(reader, running.text, size)
+    numbers, part = drawn(every, spec.limit)
+    scorer = PllScorer(model, encoder.tokenizer, encoder.asked_batch_size)
     answers = scorer.score(part, encoder.progress)
     original = original_ids(encoder.folder)
     scored = [
         ScoredWindow(
-            place, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer)
+            number, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer)
         )
-        for place, window, answer in zip(places, part, answers, strict=True)
+        for number, window, answer in zip(numbers, part, answers, strict=True)
     ]
     for window in scored:
-        check_finite(task.name, window.value, window.place + 1, len(every))
+        check_finite(task.name, window.value, window.number + 1, len(every))
     # Windows have no gaps between them, so their lengths give where each begins in the text.
-    around, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(found.text)[2]]
+    around, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running.text)[2]]
     begins = list(accumulate((len(window.ids) - around for window in every), initial=0))
-    shown = (found.text[ends[begins[place]] : ends[begins[place + 1]]] for place in places)
+    shown = (running.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
     size_in_bytes = sum(len(text.encode()) for text in shown)
-    protocol = encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
+    protocol = encoder.protocol(task, None) | scorer.protocol | running.protocol | {"window": size}
     return result(task, scored, len(every), protocol | bits([window.value for window in scored], size_in_bytes))
 
 
@@ -66,13 +60,13 @@ def windows(reader: PllTokenizer, text: str, size: int) -> list[PllText]:
     room = min(size - len(reader.before) - len(reader.after), reader.room)
     if not ids or room < 1:
         raise BenchmarkError(f"pseudo-perplexity: {len(ids)} tokens fill no window of {size}", "give it more text")
-    found, begin = [], 0
+    cut, begin = [], 0
     while begin < len(ids):
         end = min(begin + room, len(ids))
         whole = end
         while whole > begin and whole < len(ids) and words[whole] == words[whole - 1]:
             whole -= 1
         end = whole if whole > begin else end
-        found.append(reader.framed(ids[begin:end], words[begin:end]))
+        cut.append(reader.framed(ids[begin:end], words[begin:end]))
         begin = end
-    return found
+    return cut

@@ -66,8 +66,8 @@ def _choice(document: Document, question: str) -> Document:
 def _data_set(data_files: Mapping[str, str], restored: Callable[[Document], Document]) -> DatasetDict:
     from datasets import Dataset, DatasetDict
 
-    found = {split: [restored(document) for document in _documents(file)] for split, file in data_files.items()}
-    return DatasetDict({split: Dataset.from_list(documents) for split, documents in found.items()})
+    splits = {split: [restored(document) for document in _documents(file)] for split, file in data_files.items()}
+    return DatasetDict({split: Dataset.from_list(documents) for split, documents in splits.items()})
 
 
 def _documents(file: str) -> list[Document]:
@@ -76,5 +76,5 @@ def _documents(file: str) -> list[Document]:
         bounded.parse(line, f"{file}:{number}", BenchmarkError, "fetch the file again")
         for number, line in enumerate(bounded.lines(Path(file), BenchmarkError), 1)
     ]
-    found = {request["doc_id"]: request["doc"] for request in requests if request["doc_id"] < _WITHOUT_QUESTION}
-    return [found[number] for number in sorted(found)]
+    by_id = {request["doc_id"]: request["doc"] for request in requests if request["doc_id"] < _WITHOUT_QUESTION}
+    return [by_id[number] for number in sorted(by_id)]

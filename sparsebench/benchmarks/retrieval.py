@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
 
@@ -20,20 +20,20 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     every = documents(task, cache)
     first, second = task.fields
     pairs = [(str(row[first]), str(row[second]).strip()) for row in every]
-    usable = [(place, question, passage) for place, (question, passage) in enumerate(pairs) if passage]
+    usable = [(number, question, passage) for number, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
-    asked = [usable[place] for place in sampled(len(usable), spec.limit)]
+    _, asked = drawn(usable, spec.limit)
     vectors = unit(encoder.embed(passages + [question for _, question, _ in asked]), task)
     similarity = vectors[len(passages) :] @ vectors[: len(passages)].T
-    column = {passage: place for place, passage in enumerate(passages)}
+    column = {passage: number for number, passage in enumerate(passages)}
     values = [
         float((row >= row[column[passage]]).sum() == 1) for row, (_, _, passage) in zip(similarity, asked, strict=True)
     ]
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), hashes.of_shown(question, passage), value, cluster=hashes.of_context(passage))
-            for (place, question, passage), value in zip(asked, values, strict=True)
+            Outcome(str(number), hashes.of_shown(question, passage), value, cluster=hashes.of_context(passage))
+            for (number, question, passage), value in zip(asked, values, strict=True)
         ),
         whole=len(usable),
         chance=1 / len(passages),

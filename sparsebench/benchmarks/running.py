@@ -60,12 +60,12 @@ class RunningText:
         path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(task.data[0]), cache)
         if task.form == "published":
             # In a raw file the rows are lines; in the hub's table they are records.
-            found = [wikitext(path)] if is_plain(path) else [text for (text,) in each_text(path, *task.fields)]
+            passages = [wikitext(path)] if is_plain(path) else [text for (text,) in each_text(path, *task.fields)]
         elif task.form == "passages":
-            found = [text for (text,) in each_text(path, *task.fields) if text.strip()]
+            passages = [text for (text,) in each_text(path, *task.fields) if text.strip()]
         else:
-            found = [text for (text,) in read_texts(path, *task.fields).rows]
-        return cls(JOINER.join(found), len(found))
+            passages = [text for (text,) in read_texts(path, *task.fields).rows]
+        return cls(JOINER.join(passages), len(passages))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -76,11 +76,11 @@ class RunningText:
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """A scored window: its number ``place`` in the text (from 0), the ``ids`` that the model saw, its summed negative
-    log-likelihood ``value`` (nats), and the number of scored ``tokens``.
+    """A scored window: its ``number`` in the text (from 0), the ``ids`` that the model saw, its summed negative
+    log-likelihood ``value`` (nats), and how many ``tokens`` are scored.
     """
 
-    place: int
+    number: int
     ids: Iterable[int]
     value: float
     tokens: int
@@ -96,7 +96,7 @@ def result(task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protoco
     return ScoreResult.of(
         task,
         (
-            Outcome(str(window.place), shown, window.value, float(window.tokens))
+            Outcome(str(window.number), shown, window.value, float(window.tokens))
             for shown, window in zip(hashes, windows, strict=True)
         ),
         whole,
@@ -118,13 +118,13 @@ def bits(values: Sequence[float], size: int) -> dict[str, int | float]:
 
 def as_dense(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
     """Return tokens by the dense model's ids; ``original`` maps a trimmed vocabulary to them (None: not trimmed)."""
-    return ids if original is None else [original[one] for one in ids]
+    return ids if original is None else [original[token] for token in ids]
 
 
-def check_finite(task: str, value: float, place: int, windows: int) -> None:
-    """Raise BenchmarkError if the likelihood ``value`` of window ``place`` (from 1) of ``windows`` is not finite."""
+def check_finite(task: str, value: float, number: int, windows: int) -> None:
+    """Raise BenchmarkError if the likelihood ``value`` of window ``number`` (from 1) of ``windows`` is not finite."""
     if not math.isfinite(value):
-        raise BenchmarkError(f"{task}: the likelihood of window {place} of {windows} is not finite", DAMAGED)
+        raise BenchmarkError(f"{task}: the likelihood of window {number} of {windows} is not finite", DAMAGED)
 
 
 def pooled(values: Sequence[float], counts: Sequence[int]) -> float:

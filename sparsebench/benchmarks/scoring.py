@@ -7,30 +7,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
-from sparsebench.models.files.text import longest_input, original_ids
+from sparsebench.manifest.names import Family
 from sparsebench.models.shape.topology import refuse_text
-
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.benchmarks.encoder import Encoder
-    from sparsebench.benchmarks.generation import Generation
-    from sparsebench.benchmarks.harness import Harness
-    from sparsebench.benchmarks.perplexity import Perplexity
-    from sparsebench.benchmarks.plugged import Plugged
-    from sparsebench.manifest.schema import Family
-
-    Scorer: TypeAlias = Encoder | Generation | Harness | Perplexity | Plugged
-
-SEQUENCES, TOKENS = 8, 32
-"""Size of the batch that is computed twice: it gives every thread work, and takes a second for a billion parameters."""
 
 
 def check(spec: TaskSpec, family: Family) -> None:
@@ -84,9 +68,11 @@ def score(
             emit(spec, error)
     import torch
 
+    from sparsebench.benchmarks.scorers import load_scorers, repeats
+
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
-        scorers = _load(folder, family, {spec.adapter for spec in alike}, size, progress, dtype, device)
+        scorers = load_scorers(folder, family, {spec.adapter for spec in alike}, size, progress, dtype, device)
         machine: dict[str, str | int] = {
             "threads": torch.get_num_threads(),
             "repeats": repeats(next(iter(scorers.values())).model),
@@ -109,96 +95,21 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
     """
     if fitted is None:
         return {}
-    found = copied(fitted, spec, cache)
-    if found is None:
+    copies = copied(fitted, spec, cache)
+    if copies is None:
         return {"calibration_copies": "looked for by the data set's name only"}
-    if found and not fitted.allowed:
+    if copies and not fitted.allowed:
         raise BenchmarkError(
-            f"task {spec.task}: the calibration text holds {len(found)} of its documents, word for word, such as "
-            f"{textwrap.shorten(found[0], 80)!r}",
+            f"task {spec.task}: the calibration text holds {len(copies)} of its documents, word for word, such as "
+            f"{textwrap.shorten(copies[0], 80)!r}",
             "name another `calibration: source`, or say `allow_overlap: true` there",
         )
-    return {"calibration_copies": len(found)}
+    return {"calibration_copies": len(copies)}
 
 
 def noted(result: ScoreResult, spec: TaskSpec, more: Mapping[str, str | int] | None = None) -> ScoreResult:
     """Add to a result's protocol ``more``, the user's data source, and one hash of all prompts, their ids and order."""
-    theirs = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
-    shown = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
-    prompts = {"prompts_sha256": hashlib.sha256(shown.encode()).hexdigest()}
-    return replace(result, protocol={**result.protocol, **(more or {}), **theirs, **prompts})
-
-
-def _load(
-    folder: Path,
-    family: Family,
-    adapters: set[str],
-    batch_size: int | None,
-    progress: Progress | None,
-    dtype: str,
-    device: str,
-) -> dict[str, Scorer]:
-    """Return the scorer for each adapter's tasks, all around one loaded model."""
-    if family == "encoder":
-        from sparsebench.benchmarks.encoder import Encoder
-
-        return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype, device))
-    scorers: dict[str, Scorer] = {}
-    model = None
-    if "harness" in adapters:
-        from sparsebench.benchmarks.harness import Harness
-
-        scorers["harness"] = harness = Harness(folder, family, batch_size, progress, dtype=dtype, device=device)
-        model = harness.model
-    if "perplexity" in adapters:
-        from sparsebench.benchmarks.perplexity import Perplexity
-        from sparsebench.models.files.text import load_tokenizer
-        from sparsebench.models.modules.load import load_model
-
-        # No import of lm-eval, and a tokenizer that lm-eval has not modified.
-        model = model or load_model(folder, family, dtype, device)
-        scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress, original_ids(folder))
-    if "generation" in adapters:
-        from sparsebench.benchmarks.generation import Generation
-        from sparsebench.models.files.text import load_tokenizer
-        from sparsebench.models.modules.load import load_model
-
-        model = model or load_model(folder, family, dtype, device)
-        scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
-    if theirs := [adapter for adapter in adapters if ":" in adapter]:
-        from sparsebench.benchmarks.plugged import Plugged
-        from sparsebench.models.files.text import load_tokenizer
-        from sparsebench.models.modules.load import load_model
-
-        model = model or load_model(folder, family, dtype, device)
-        scorers |= dict.fromkeys(theirs, Plugged(model, load_tokenizer(folder), progress))
-    return scorers
-
-
-def repeats(model: Any) -> str:
-    """Compute one batch twice and return ``to the bit``, or by how much the two differ.
-
-    This reveals sums in a varying order: threads that share the work differently, or a kernel that is chosen anew.
-    """
-    import torch
-
-    length = min(TOKENS, longest_input(model.config.to_dict()) or TOKENS)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(SEQUENCES * length, device=model.device) % vocabulary).reshape(SEQUENCES, length)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = ids
-    try:
-        with torch.inference_mode():
-            one, other = (_first(model(**inputs)) for _ in range(2))
-    except (RuntimeError, ValueError, TypeError) as error:  # scoring the tasks will report what is wrong with the model
-        return f"not tried: {type(error).__name__}"
-    if torch.equal(one, other):
-        return "to the bit"
-    return f"no: the same batch twice differs by up to {float((one - other).abs().max()):.1e}"
-
-
-def _first(output: Any) -> torch.Tensor:
-    """Return the logits or hidden states of a model's output, with NaN (from a damaged model) as zero."""
-    found: torch.Tensor = next(iter(output.values()))
-    return found.float().nan_to_num()
+    data = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
+    prompts = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
+    digest = {"prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()}
+    return replace(result, protocol={**result.protocol, **(more or {}), **data, **digest})

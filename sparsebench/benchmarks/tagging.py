@@ -8,20 +8,19 @@ A word's tag is the checkpoint's own head's output for the word's first token (D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.classification import head_labels
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
 
 OUTSIDE = "O"
 _MARKS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
@@ -39,9 +38,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     do not match, the head lacks a tag, there is no entity, or no document has finite logits.
     """
     every = documents(task, cache, own_data=spec.own)
-    places = sampled(len(every), spec.limit)
-    rows = [every[place] for place in places]
-    read = [_sentence(task, place, row) for place, row in zip(places, rows, strict=True)]
+    numbers, rows = drawn(every, spec.limit)
+    read = [_sentence(task, number, row) for number, row in zip(numbers, rows, strict=True)]
     outputs = head_labels(encoder.config, spec.labels)
     unknown = sorted({tag for _, tags in read for tag in tags} - set(outputs) - {OUTSIDE})
     if unknown:
@@ -52,20 +50,20 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     there = [entities(tags) for _, tags in read]
     if not any(there):
         raise BenchmarkError(f"task {task.name}: no entity in {len(rows)} documents", "give it more documents")
-    written, told = tags_of(encoder, [words for words, _ in read], outputs, task)
-    found = [entities(tags) for tags in written]
-    values = [2.0 * len(gold & own) for gold, own in zip(there, found, strict=True)]
-    labels = [float(len(gold) + len(own)) for gold, own in zip(there, found, strict=True)]
+    written, counts = tags_of(encoder, [words for words, _ in read], outputs, task)
+    marked = [entities(tags) for tags in written]
+    values = [2.0 * len(gold & tagged) for gold, tagged in zip(there, marked, strict=True)]
+    labels = [float(len(gold) + len(tagged)) for gold, tagged in zip(there, marked, strict=True)]
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), hashes.of_shown(*words), value, label)
-            for place, (words, _), value, label in zip(places, read, values, labels, strict=True)
+            Outcome(str(number), hashes.of_shown(*words), value, label)
+            for number, (words, _), value, label in zip(numbers, read, values, labels, strict=True)
         ),
         whole=len(every),
         chance=0.0,
         scored=ratio(values, labels),
-        protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs)[:500], **told},
+        protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs)[:500], **counts},
     )
 
 
@@ -93,19 +91,19 @@ def tags_of(
             )
         return logits.argmax(dim=-1).masked_fill(~logits.isfinite().all(dim=-1), -1)
 
-    found, cut, broken = [], 0, 0
+    tagged, cut, broken = [], 0, 0
     rows = encoder.rows([(text,) for text in texts], encoder.max_length, best)
     for words, text, offsets, row in zip(sentences, texts, encoded["offset_mapping"], rows, strict=True):
         chosen = row[-len(offsets) :] if left else row[: len(offsets)]
-        own = _first_tokens(words, text, offsets, chosen)
-        cut += len(words) - len(own)
-        broken += any(tag < 0 for tag in own.values())
-        found.append([outputs[own[word]] if own.get(word, -1) >= 0 else OUTSIDE for word in range(len(words))])
+        first = _first_tokens(words, text, offsets, chosen)
+        cut += len(words) - len(first)
+        broken += any(tag < 0 for tag in first.values())
+        tagged.append([outputs[first[word]] if first.get(word, -1) >= 0 else OUTSIDE for word in range(len(words))])
     if broken == len(texts):
         raise BenchmarkError(
             f"task {task.name}: the head's outputs are not finite on any of {len(texts)} documents", DAMAGED
         )
-    return found, {"cut_words": cut, "non_finite": broken}
+    return tagged, {"cut_words": cut, "non_finite": broken}
 
 
 def _first_tokens(
@@ -116,13 +114,13 @@ def _first_tokens(
     for number, word in enumerate(words):
         starts[at] = number
         at += len(word) + 1
-    found: dict[int, int] = {}
+    tags: dict[int, int] = {}
     for (start, end), tag in zip(offsets, chosen, strict=True):
         # A byte-level token may begin with the space before its word. A special token's offsets are empty.
         first = start + len(text[start:end]) - len(text[start:end].lstrip())
         if start < end and first in starts:
-            found.setdefault(starts[first], int(tag))
-    return found
+            tags.setdefault(starts[first], int(tag))
+    return tags
 
 
 def entities(tags: Sequence[str]) -> set[Entity]:
@@ -131,17 +129,17 @@ def entities(tags: Sequence[str]) -> set[Entity]:
     An entity begins at B or S, where the kind changes, or at an inside tag with no open entity before it. It ends at E
     or S, where the next one begins, or before an outside tag.
     """
-    found: set[Entity] = set()
-    kind, first, over = "", 0, True
-    for place, tag in enumerate([*tags, OUTSIDE]):
-        mark, own = _parts(tag)
-        begins = own and (mark in "BS" or own != kind or over)
-        if kind and (begins or not own):
-            found.add((kind, first, place - 1))
-        if begins or not own:
-            kind, first = own, place
-        over = not own or mark in "ES"
-    return found
+    ended: set[Entity] = set()
+    open_kind, first, over = "", 0, True
+    for number, tag in enumerate([*tags, OUTSIDE]):
+        mark, kind = _parts(tag)
+        begins = kind and (mark in "BS" or kind != open_kind or over)
+        if open_kind and (begins or not kind):
+            ended.add((open_kind, first, number - 1))
+        if begins or not kind:
+            open_kind, first = kind, number
+        over = not kind or mark in "ES"
+    return ended
 
 
 def _parts(tag: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -21,30 +21,59 @@ from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
 VERBS = {
-    "init": ("init", EXPERIMENT),
-    "plan": ("plan", EXPERIMENT),
-    "run": ("run", EXPERIMENT),
-    "status": ("run", EXPERIMENT),
-    "sql": ("ledger", LEDGER),
-    "figures": ("ledger", LEDGER),
-    "report": ("ledger", LEDGER),
-    "ingest": ("ledger", LEDGER),
-    "export": ("ledger", LEDGER),
-    "bundle": ("ledger", LEDGER),
-    "unbundle": ("ledger", LEDGER),
-    "models": ("models", ONE_MODEL),
-    "inspect": ("inspect", ONE_MODEL),
-    "sparsify": ("sparsify", ONE_MODEL),
-    "measure": ("measure", ONE_MODEL),
-    "score": ("score", ONE_MODEL),
-    "compare": ("ledger", LEDGER),
-    "pack": ("pack", ONE_MODEL),
-    "unpack": ("pack", ONE_MODEL),
-    "schema": ("init", EXPERIMENT),
-    "doctor": ("doctor", MACHINE),
-    "clean": ("clean", MACHINE),
+    "init": ("init", EXPERIMENT, "Write a commented starter manifest."),
+    "plan": ("plan", EXPERIMENT, "Show every cell of a manifest, whether it will run and why, and what the run needs."),
+    "run": ("run", EXPERIMENT, "Run every cell of a manifest that has no result yet."),
+    "status": ("status", EXPERIMENT, "Show which cells are done, failed, skipped and left, with the reasons."),
+    "sql": ("sql", LEDGER, "Query the ledger with SQL. Without a query, list its views and columns."),
+    "figures": ("report", LEDGER, "Render figures from the ledger."),
+    "report": (
+        "report",
+        LEDGER,
+        "Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.",
+    ),
+    "ingest": ("records", LEDGER, "Add records to the ledger: rebuild it, or merge another machine's records."),
+    "export": ("records", LEDGER, "Export the ledger's views to other formats."),
+    "bundle": ("records", LEDGER, "Pack records into one compressed file, to share or commit; ingest reads it."),
+    "unbundle": ("records", LEDGER, "Unpack a bundle into a folder of records, from which a run continues."),
+    "models": (
+        "models",
+        ONE_MODEL,
+        "List the models that have an alias. Commands and manifests take an alias as a source.",
+    ),
+    "inspect": (
+        "inspect",
+        ONE_MODEL,
+        "Show what share of a model's weights is far from zero: overall, by layer and by kind of module.",
+    ),
+    "apply": ("apply", ONE_MODEL, "Make one variant of a model: apply a step, or a chain of steps."),
+    "measure": ("measure", ONE_MODEL, "Measure memory and latency of a model under an engine."),
+    "score": (
+        "score",
+        ONE_MODEL,
+        "Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.",
+    ),
+    "compare": ("compare", LEDGER, "Compare two measured variants: scores on the same documents, size, time, memory."),
+    "pack": ("pack", ONE_MODEL, "Write a model folder in a smaller format."),
+    "unpack": (
+        "pack",
+        ONE_MODEL,
+        "Restore a packed or archived folder to the model folder that it was made from, bit for bit.",
+    ),
+    "schema": (
+        "init",
+        EXPERIMENT,
+        "Print the manifest's JSON Schema, with which editors complete and check manifests.",
+    ),
+    "doctor": (
+        "doctor",
+        MACHINE,
+        "Check what works on this machine and what is slower than it could be, and name the fixes.",
+    ),
+    "clean": ("clean", MACHINE, "List the cache's files that can be removed, and why; with --yes, remove them."),
 }
-"""Each verb (a function of that name) with the module in this folder that holds it, and its group in ``--help``."""
+"""Each verb (a function of that name): the module in this folder that holds it, its group in ``--help``, and the first
+line of its docstring, so that ``--help`` imports no module."""
 
 
 class Verbs(TyperGroup):
@@ -106,30 +135,53 @@ def _closed_pipe() -> Iterator[None]:
         raise typer.Exit(0) from None
 
 
-app = typer.Typer(
-    cls=Verbs,
-    help="What does sparsity buy, and what does it cost? One manifest, one command, one ledger.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"sparsebench {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
     """Registered so that ``--version`` works without a verb."""
 
 
-for verb, (module, group) in VERBS.items():
-    app.command(cls=Verb, rich_help_panel=group)(getattr(import_module(f"sparsebench.cli.{module}"), verb))
+def _not_loaded() -> None:
+    """Stands for a verb that is only listed."""
+
+
+def program(verbs: Collection[str]) -> typer.Typer:
+    """Return the program; only the modules of ``verbs`` are imported, the others are listed in ``--help``."""
+    made = typer.Typer(
+        cls=Verbs,
+        help="What does sparsity buy, and what does it cost? One manifest, one command, one ledger.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_root)
+    for verb, (module, group, summary) in VERBS.items():
+        if verb in verbs:
+            function = getattr(import_module(f"sparsebench.cli.{module}"), verb)
+            made.command(verb, cls=Verb, rich_help_panel=group)(function)
+        else:
+            made.command(verb, rich_help_panel=group, help=summary)(_not_loaded)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """``app`` is the program with all of its verbs."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return program(VERBS)
+
+
+def _asked() -> Collection[str]:
+    """Return the verb on the command line, or on the one that a shell wants completed; none where there is none."""
+    completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")
+    words = completed.split()[1:] if "_SPARSEBENCH_COMPLETE" in os.environ and completed else sys.argv[1:]
+    return [word for word in words if not word.startswith("-")][:1]
 
 
 def main() -> None:
@@ -143,15 +195,15 @@ def main() -> None:
     _open_streams()
     redact_stderr()
     try:
-        app()
+        program(_asked())()
     except SparsebenchError as error:
         _end(error)
     except OSError as error:
         _end(of_system(error, _cache()))
     except BaseException as error:
-        if (found := crash(error)) is None:
+        if (crashed := crash(error)) is None:
             raise
-        _end(found)
+        _end(crashed)
 
 
 def _end(error: SparsebenchError) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, folder_to_read
+from sparsebench.cli.options import JSON, reads_folder
 from sparsebench.cli.output import emit_json, emit_table, note, size
 from sparsebench.errors import UserError
-
-if TYPE_CHECKING:
-    from sparsebench.run.cleaning import Removable
+from sparsebench.manifest.problems import one_of
+from sparsebench.run.cleaning import KINDS, Removable, removable, remove
+from sparsebench.sources import Cache
 
 
 def clean(
@@ -26,15 +26,7 @@ def clean(
             help="models, variants, packed, training (interrupted trainings) or leftovers; repeatable. Default: all.",
         ),
     ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="The manifest's work_dir. Default: that in the cache.",
-            show_default=False,
-            metavar="FOLDER",
-            parser=folder_to_read,
-        ),
-    ] = None,
+    work: Annotated[Path | None, reads_folder("The manifest's work_dir. Default: that in the cache.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
     as_json: JSON = False,
 ) -> None:
@@ -47,44 +39,37 @@ def clean(
     sparsebench clean
     sparsebench clean --only leftovers --only variants --yes
     """
-    from sparsebench import sources
-    from sparsebench.manifest.problems import one_of
-    from sparsebench.run.cleaning import KINDS, removable
-
     known = [*KINDS, "leftovers"]
     if wrong := next((kind for kind in kinds or () if kind not in known), None):
         raise UserError(f"--only {wrong}: no such kind of file", one_of(known))
-    found = [one for one in removable(work or sources.Cache().root / "work") if not kinds or one.kind in kinds]
-    left: list[str] = []
+    listed = [file for file in removable(work or Cache().root / "work") if not kinds or file.kind in kinds]
+    failures: list[str] = []
+
+    def removed(file: Removable) -> bool:
+        try:
+            return remove(file)
+        except OSError as error:  # the others are removed all the same
+            failures.append(f"not removed: {error.filename or file.path}: {error.strerror or error}")
+            return False
+
     if yes:
-        found = [one for one in found if _removed(one, left)]
+        listed = [file for file in listed if removed(file)]
     if as_json:
-        rows = [{"path": str(one.path), "kind": one.kind, "bytes": one.bytes, "why": one.why} for one in found]
-        emit_json({"removed": yes, "bytes": sum(one.bytes for one in found), "paths": rows})
+        rows = [{"path": str(file.path), "kind": file.kind, "bytes": file.bytes, "why": file.why} for file in listed]
+        emit_json({"removed": yes, "bytes": sum(file.bytes for file in listed), "paths": rows})
     else:
-        lines = [[size(one.bytes), one.kind, str(one.path), one.why] for one in found]
+        lines = [[size(file.bytes), file.kind, str(file.path), file.why] for file in listed]
         emit_table(["size", "kind", "path", "why"], lines)
         total = Counter[str]()
-        for one in found:
-            total[one.kind] += one.bytes
-        told = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
+        for file in listed:
+            total[file.kind] += file.bytes
+        sums = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
         # Repeat --only and --work: without them the command would also remove what is not listed here.
-        again = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
-        again += [*(["--work", str(work)] if work else ()), "--yes"]
-        way = f"; to remove it: {shlex.join(again)}" if found else ""
-        note(f"removed: {told}" if yes else f"can be removed: {told}{way}")
-    for reason in left:
-        note(reason, "red")
-    if left:
+        words = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
+        words += [*(["--work", str(work)] if work else ()), "--yes"]
+        way = f"; to remove it: {shlex.join(words)}" if listed else ""
+        note(f"removed: {sums}" if yes else f"can be removed: {sums}{way}")
+    for failure in failures:
+        note(failure, "red")
+    if failures:
         raise typer.Exit(1)
-
-
-def _removed(one: Removable, left: list[str]) -> bool:
-    """Remove one, and return whether that was done; a failure is added to ``left`` and does not stop the others."""
-    from sparsebench.run.cleaning import remove
-
-    try:
-        return remove(one)
-    except OSError as error:
-        left.append(f"not removed: {error.filename or one.path}: {error.strerror or error}")
-        return False

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from sparsebench import bounded
-from sparsebench.cli.options import DEVICE, JSON, OFFLINE, file_to_write
+from sparsebench import bounded, devices
+from sparsebench.cli.options import DEVICE, JSON, OFFLINE, count, writes_file
 from sparsebench.cli.output import emit_json
 from sparsebench.errors import UserError
 from sparsebench.escape import visible
 from sparsebench.paths import create
-
-if TYPE_CHECKING:
-    from sparsebench.run.doctor import Finding
+from sparsebench.run.doctor import Finding, examine
 
 COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
@@ -30,15 +28,9 @@ def doctor(
     ] = False,
     device: DEVICE = "auto",
     ranks: Annotated[
-        int | None,
-        typer.Option(min=1, max=bounded.FEW, help="With --gpu: the most ranks. Default: one per GPU; two on a CPU."),
+        int | None, count("With --gpu: the most ranks. Default: one per GPU; two on a CPU.", most=bounded.FEW)
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --gpu: also write the results to this file, as JSON.", metavar="FILE", parser=file_to_write
-        ),
-    ] = None,
+    out: Annotated[Path | None, writes_file("With --gpu: also write the results to this file, as JSON.")] = None,
     as_json: JSON = False,
     offline: OFFLINE = False,
 ) -> None:
@@ -55,14 +47,11 @@ def doctor(
     """
     if gpu:
         if offline:
-            raise UserError(
-                "--offline is for the checks without --gpu", "leave it out: the checks of --gpu fetch nothing"
-            )
-        _accept(device, ranks, out, as_json)
+            raise UserError("--offline is for the checks without --gpu", "leave it out: those of --gpu fetch nothing")
+        _check_gpus(device, ranks, out, as_json)
         return
     if out or ranks or device != "auto":
         raise UserError("--device, --ranks and --out are for the checks of GPUs", "add --gpu")
-    from sparsebench.run.doctor import examine
 
     findings = []
     for finding in examine(offline):
@@ -75,10 +64,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
+def _check_gpus(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
     """Run the checks of ``doctor --gpu`` and print each as it ends. Raises typer.Exit where one says no."""
-    from sparsebench import devices
-    from sparsebench.run.gpu import report, run_checks
+    from sparsebench.run.gpu import report, run_checks  # torch is heavy
 
     device = devices.resolve(asked)
     if asked == "auto" and not devices.is_gpu(device):
@@ -88,13 +76,13 @@ def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> N
         checks.append(check)
         if not as_json:
             print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)
-    found = report(device, checks)
+    results = report(device, checks)
     if as_json:
-        emit_json(found)
+        emit_json(results)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         with create(out) as file:
-            json.dump(found, file, indent=1)
+            json.dump(results, file, indent=1)
     if any(check.verdict == "no" for check in checks):
         raise typer.Exit(1)
 

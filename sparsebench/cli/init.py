@@ -11,6 +11,11 @@ import typer
 from sparsebench.cli.options import file_to_write
 from sparsebench.cli.output import emit_json, note
 from sparsebench.errors import UserError
+from sparsebench.manifest.published import FILE, MODELINE, json_schema, starter
+from sparsebench.paths import create
+from sparsebench.runtime.engines import engines
+from sparsebench.steps.registry import kinds, sweepable
+from sparsebench.storage import formats
 
 
 def init(
@@ -26,10 +31,6 @@ def init(
     sparsebench init my.yaml && sparsebench plan my.yaml
     sparsebench init my.yaml --editor
     """
-    from sparsebench.manifest.published import FILE, MODELINE
-    from sparsebench.manifest.starter import starter
-    from sparsebench.paths import create
-
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
     beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
@@ -56,10 +57,7 @@ def schema() -> None:
 
 def manifest_schema() -> dict[str, Any]:
     """Return the manifest's JSON Schema, with the steps, engines and formats that are installed here."""
-    from sparsebench.manifest.published import json_schema
-    from sparsebench.runtime.engines import engines
-    from sparsebench.steps.registry import kinds, sweepable
-    from sparsebench.storage import formats
-
-    steps = {(verb, name): sweepable(own) for verb, kind in kinds().items() for name, own in kind.classes().items()}
+    steps = {
+        (verb, name): sweepable(settings) for verb, kind in kinds().items() for name, settings in kind.classes().items()
+    }
     return json_schema(steps, engines(), formats())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sparsebench import bounded
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
-from sparsebench.cli.output import emit_json, emit_table, note, open_model
-
-if TYPE_CHECKING:
-    from sparsebench.structure import GroupSummary
+from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.cli.source import open_model
+from sparsebench.models.files import quantized
+from sparsebench.models.shape.topology import prunable_share
+from sparsebench.structure import GroupSummary, assess, summary
 
 ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
 RELATIVE = (0.01, 0.1, 0.5, 1.0)
@@ -38,17 +39,13 @@ def inspect(
     sparsebench inspect path:my-model
     sparsebench inspect hf:org/name@main --threshold 0.05 --json
     """
-    from sparsebench.models.files import quantized
-    from sparsebench.models.shape.topology import prunable_share
-    from sparsebench.structure import assess, summary
-
     model = open_model(source, family, dtype, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
     share = prunable_share(quantized.open_checkpoint(model.folder), model.family)
     if as_json:
         rows = [asdict(row) for row in summary(result)]
-        told = {"summary": rows, "prunable_share": share}
-        emit_json(asdict(result) | told if tensors else {"family": model.family, **told})
+        totals = {"summary": rows, "prunable_share": share}
+        emit_json(asdict(result) | totals if tensors else {"family": model.family, **totals})
         return
     note(f"{share:.1%} of the parameters are prunable")
     heads = [f"≥{t:g}" for t in result.relative]
@@ -56,13 +53,7 @@ def inspect(
         emit_table(
             ["tensor", "kind", "weights", "zeros", *heads],
             [
-                [
-                    t.name,
-                    t.kind,
-                    t.count,
-                    _share(t.zeros / t.count),
-                    *(_share(1 - c / t.count) for c in t.below_relative),
-                ]
+                [t.name, t.kind, t.count, *_percent([t.zeros / t.count, *(1 - c / t.count for c in t.below_relative)])]
                 for t in result.tensors
                 if t.count
             ],
@@ -71,20 +62,17 @@ def inspect(
     stacks = model.family == "encoder-decoder"
     emit_table(
         ["what", "weights", "zeros", *heads],
-        [
-            [_what(row, stacks), row.weights, _share(row.zeros), *map(_share, row.far_from_zero)]
-            for row in summary(result)
-        ],
+        [[_what(row, stacks), row.weights, *_percent([row.zeros, *row.far_from_zero])] for row in summary(result)],
         title=f"{model.name}: share of weights with |w| at or above a multiple of their tensor's rms",
     )
 
 
 def _what(row: GroupSummary, stacks: bool) -> str:
-    side = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
+    stack = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
-        return f"{side}layer {row.layer}"
-    return f"{side}{row.kind}" if row.scope == "kind" else row.scope
+        return f"{stack}layer {row.layer}"
+    return f"{stack}{row.kind}" if row.scope == "kind" else row.scope
 
 
-def _share(value: float) -> str:
-    return f"{value:.2%}"
+def _percent(shares: list[float]) -> list[str]:
+    return [f"{share:.2%}" for share in shares]

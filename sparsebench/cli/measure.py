@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from sparsebench import bounded
+from sparsebench import bounded, devices
 from sparsebench.cli.options import (
     COMPUTE_DTYPE,
     DEVICE,
@@ -18,13 +18,20 @@ from sparsebench.cli.options import (
     OFFLINE,
     SOURCE,
     check_name,
+    count,
     names_of,
 )
-from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
-from sparsebench.errors import SparsebenchError
+from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.cli.source import open_model
+from sparsebench.notebook import Measured, measure_pair
+from sparsebench.runtime import Setting, Workload, check_model
+from sparsebench.runtime.engines import engines
 
-if TYPE_CHECKING:
-    from sparsebench.runtime import LatencyResult, MemoryResult
+ENGINE = typer.Option(
+    help="deepspeed, deepspeed-zero3, hf, sparse, skip, or one added by a plugin.",
+    autocompletion=names_of("runtime.engines", "engines"),
+)
+PROCESSES = "Processes that time the models, each loading them anew. A wide interval adds half as many."
 
 
 def measure(
@@ -32,33 +39,13 @@ def measure(
     against: Annotated[
         str | None, typer.Option(help="The baseline. Default: the model itself, which shows the noise floor.")
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="deepspeed, deepspeed-zero3, hf, sparse, skip, or one added by a plugin.",
-            autocompletion=names_of("runtime.engines", "engines"),
-        ),
-    ] = "deepspeed",
-    ranks: Annotated[int, typer.Option(min=1, max=bounded.FEW, help="Processes that share the model.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Sequences at once.")] = 1,
-    prompt: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="Tokens in each prompt.")] = 128,
-    generate: Annotated[int, typer.Option(min=1, max=bounded.MANY, help="New tokens per sequence.")] = 16,
-    samples: Annotated[
-        int,
-        typer.Option(
-            min=4,
-            max=bounded.MANY,
-            help="Timed samples per phase for each of the two models, over all processes.",
-        ),
-    ] = 24,
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=bounded.FEW,
-            help="Processes that time the models, each loading them anew. A wide interval adds half as many.",
-        ),
-    ] = 5,
+    engine: Annotated[str, ENGINE] = "deepspeed",
+    ranks: Annotated[int, count("Processes that share the model.", most=bounded.FEW)] = 1,
+    batch: Annotated[int, count("Sequences at once.")] = 1,
+    prompt: Annotated[int, count("Tokens in each prompt.")] = 128,
+    generate: Annotated[int, count("New tokens per sequence.")] = 16,
+    samples: Annotated[int, count("Timed samples per phase and model, over all processes.", least=4)] = 24,
+    processes: Annotated[int, count(PROCESSES, most=bounded.FEW)] = 5,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
@@ -71,59 +58,46 @@ def measure(
     Close other programs first: their load changes the times.
 
     \b
-    sparsebench measure pruned/0.90 --against path:my-model
-    sparsebench measure packed/0.90 --against path:my-model --engine sparse
+    sparsebench measure half --against path:my-model
+    sparsebench measure half.packed --against path:my-model --engine sparse
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
-    from sparsebench import devices, runtime
-    from sparsebench.notebook import speedups
-    from sparsebench.runtime.engines import engines
-
     check_name("engine", engine, engines())
-    work = runtime.Workload(batch, prompt, generate)
+    work = Workload(batch, prompt, generate)
 
     def check(config: Mapping[str, Any]) -> None:
-        runtime.check_model(config, runtime.Setting(engine, ranks, work))
+        check_model(config, Setting(engine, ranks, work))
 
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
-    there = devices.resolve(device)
-    run_in = model.calculated(compute_dtype, there)
-    setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
-    note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
-    timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
-    note("measuring its memory …", "dim")
-    memory, failure = None, None
-    try:
-        memory = runtime.measure_memory(model.folder, model.family, setting)
-    except SparsebenchError as error:  # times are shown all the same
-        failure = error
+    device = devices.resolve(device)
+    run_in = model.calculated(compute_dtype, device)
+    note(f"timing {model.name} against {dense.name if against else 'itself'}, then measuring its memory …", "dim")
+    measured = measure_pair(
+        model, dense, Setting(engine, ranks, work, run_in, samples, processes=processes, device=device)
+    )
     if as_json:
-        told = asdict(memory) if memory else None
-        emit_json({"latency": asdict(timed) | {"differences": speedups(timed)}, "memory": told})
+        latency = asdict(measured.latency) | {"differences": measured.speedups()}
+        emit_json({"latency": latency, "memory": asdict(measured.memory) if measured.memory else None})
     else:
-        _show(timed, memory)
-    if failure:
-        raise failure
+        _show(measured)
+    if measured.failure:
+        raise measured.failure
 
 
-def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:
+def _show(measured: Measured) -> None:
     """Print the result as tables."""
-    from sparsebench.notebook import speedups
-
-    faster = {one["phase"]: one for one in speedups(timed)}
     rows: list[list[Any]] = []
-    for phase in timed.phases:
-        if phase.side != "variant":
-            continue
-        one = faster.get(phase.phase)
-        shown = f"{one['speedup']:.3f} [{one['speedup_low']:.3f}, {one['speedup_high']:.3f}]" if one else ""
-        interval = f"[{phase.low_s * 1e3:.2f}, {phase.high_s * 1e3:.2f}]"
-        rows.append(
-            [phase.phase, f"{phase.median_s * 1e3:.2f}", interval, shown, phase.n, "" if phase.steady else "not steady"]
+    for row in measured.rows():
+        times = [f"{row['ms']:.2f}", f"[{row['ms_low']:.2f}, {row['ms_high']:.2f}]"]
+        faster = (
+            f"{row['speedup']:.3f} [{row['speedup_low']:.3f}, {row['speedup_high']:.3f}]" if "speedup" in row else ""
         )
-    emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", "n", ""], rows)
-    if memory:
-        emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in memory.phases])
-    facts = f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads per rank, {timed.device}, {timed.dtype}"
-    note("\n".join([facts, *timed.notes]))
+        rows.append([row["phase"], *times, faster, "" if row["steady"] else "not steady"])
+    emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", ""], rows)
+    if measured.memory:
+        peaks = [[phase.phase, size(phase.peak_bytes)] for phase in measured.memory.phases]
+        emit_table(["phase", "peak, all ranks"], peaks)
+    timed = measured.latency
+    threads = f"{timed.threads} threads per rank, {timed.device}, {timed.dtype}"
+    note("\n".join([f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {threads}", *timed.notes]))

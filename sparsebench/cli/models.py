@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from sparsebench.cli.options import JSON
 from sparsebench.cli.output import emit_json, emit_table, size
+from sparsebench.sources import KNOWN
 
 
 def models(as_json: JSON = False) -> None:
@@ -17,23 +18,14 @@ def models(as_json: JSON = False) -> None:
     sparsebench models
     sparsebench inspect smollm2-135m
     """
-    from sparsebench.sources import KNOWN
-
     if as_json:
         emit_json([asdict(known) for known in KNOWN.values()])
         return
     emit_table(
         ["alias", "family", "parameters", "download", "licence", "where from"],
         [
-            [
-                known.alias,
-                known.family,
-                _count(known.parameters),
-                "" if known.size is None else size(known.size),
-                known.licence,
-                known.origin,
-            ]
-            for known in KNOWN.values()
+            [m.alias, m.family, _count(m.parameters), size(m.size) if m.size else "", m.licence, m.origin]
+            for m in KNOWN.values()
         ],
     )
 

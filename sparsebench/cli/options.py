@@ -11,7 +11,8 @@ import typer
 
 from sparsebench import bounded, paths
 from sparsebench.errors import UserError
-from sparsebench.manifest.schema import Dtype
+from sparsebench.manifest.names import Dtype
+from sparsebench.manifest.problems import did_you_mean, one_of
 
 YEAR = 366 * 24 * 3600
 """The longest limit of time, in seconds: the system's clocks take no much longer one."""
@@ -56,12 +57,37 @@ path_to_write = _path(lambda path: paths.writable(path, folder=path.is_dir()))
 """Parsers of paths. One that is to be read need not exist: each command says by itself what is missing."""
 
 
+def count(about: str, least: int = 1, most: int = bounded.MANY) -> Any:
+    """Return an option that takes a whole number."""
+    return typer.Option(min=least, max=most, help=about)
+
+
+def reads_file(about: str, *flags: str) -> Any:
+    """Return an option that names a file to read."""
+    return typer.Option(*flags, help=about, metavar="FILE", parser=file_to_read)
+
+
+def reads_folder(about: str) -> Any:
+    """Return an option that names a folder to read."""
+    return typer.Option(help=about, metavar="FOLDER", parser=folder_to_read, show_default=False)
+
+
+def writes_file(about: str) -> Any:
+    """Return an option that names a file to write."""
+    return typer.Option(help=about, metavar="FILE", parser=file_to_write)
+
+
+def writes_folder(about: str) -> Any:
+    """Return an option that names a folder to write."""
+    return typer.Option(help=about, metavar="FOLDER", parser=folder_to_write)
+
+
 def names_of(package: str, table: str) -> Callable[[str], list[str]]:
     """Return a shell completer, which reads the names in a package's table, plugins' included, when Tab is pressed."""
 
     def names(incomplete: str) -> list[str]:
-        found = getattr(import_module(f"sparsebench.{package}"), table)
-        known: Iterable[str] = found() if callable(found) else found
+        rows = getattr(import_module(f"sparsebench.{package}"), table)
+        known: Iterable[str] = rows() if callable(rows) else rows
         return [name for name in known if name.startswith(incomplete)]
 
     return names
@@ -69,8 +95,6 @@ def names_of(package: str, table: str) -> Callable[[str], list[str]]:
 
 def check_name(option: str, name: str, known: Collection[str]) -> None:
     """Raise UserError where ``--option`` is given a ``name`` that is not ``known``."""
-    from sparsebench.manifest.problems import did_you_mean, one_of
-
     if name not in known:
         raise UserError(f"--{option} {name}: no such {option}", did_you_mean(name, known) or one_of(list(known)))
 

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sparsebench.escape import visible
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Dtype
-    from sparsebench.plan.single import SingleModel
 
 NOTED = 20
 """At most this many lines of one kind are printed for the reader."""
@@ -48,27 +44,6 @@ def emit_text(text: str) -> None:
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
-def open_model(
-    source: str,
-    family: str | None,
-    dtype: Dtype,
-    offline: bool,
-    check: Callable[[Mapping[str, Any]], None] | None = None,
-) -> SingleModel:
-    """Prepare and return the model that a verb was given, and note which of its files are left out.
-
-    ``check`` is that of ``single``.
-    """
-    from sparsebench.models.files.safety import left_out, left_out_note
-    from sparsebench.plan.single import single
-    from sparsebench.sources import Cache
-
-    model = single(source, family, dtype, Cache(offline=offline), check)
-    if left := left_out_note(left_out(model.folder)):
-        note(f"{model.name}: {left}")
-    return model
-
-
 def emit_json(value: Any) -> None:
     """Print a value as JSON, for scripts."""
     json.dump(value, sys.stdout, indent=2, default=str)
@@ -93,9 +68,9 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
         return
     shown = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        values = [row[place] for row in shown]
-        numeric = values and all(isinstance(one, int | float | None) or str(one).endswith("%") for one in values)
+    for index, column in enumerate(columns):
+        values = [row[index] for row in shown]
+        numeric = values and all(isinstance(value, int | float | None) or str(value).endswith("%") for value in values)
         table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from sparsebench import devices, environment
+from sparsebench.benchmarks import all_tasks, row_of
 from sparsebench.cli.options import (
     EXECUTOR,
     EXECUTORS,
@@ -21,13 +21,20 @@ from sparsebench.cli.options import (
     check_name,
 )
 from sparsebench.cli.output import emit_json_list, emit_table, note, size
+from sparsebench.durations import duration
 from sparsebench.errors import LedgerError
-
-if TYPE_CHECKING:
-    from sparsebench.plan.cells import Cell
-    from sparsebench.plan.estimate import Estimate
-    from sparsebench.plan.preflight import Prepared
-
+from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.query import run as query
+from sparsebench.ledger.statistics import ASSUMED, detectable, needed
+from sparsebench.plan import estimate
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.estimate import Estimate, wall_seconds
+from sparsebench.plan.jobs import jobs
+from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
+from sparsebench.plan.resources import crowded, needs, slots
+from sparsebench.plan.stages import MAKE
+from sparsebench.run.select import LEFT_OUT, decisions, parse_only
+from sparsebench.run.workspace import Workspace
 
 WORTH_SEEING = 0.02
 """A drop, as a share of documents, that most readers would want to know of."""
@@ -35,6 +42,7 @@ TOO_LARGE = (
     "use a smaller dtype or a machine with more memory, pack a pruned model for `measure --engine sparse`, "
     "or, on a GPU, use the deepspeed-zero3 engine"
 )
+TOO_LARGE_FOR_TWO = "is too much for a pair: dense and variant are timed apart"
 
 
 def plan(
@@ -54,9 +62,6 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    from sparsebench.plan.preflight import PlanRequest, prepare
-    from sparsebench.run.select import parse_only
-
     check_name("executor", executor, EXECUTORS)
     asked = PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor)
     show(prepare(asked), as_json)
@@ -64,101 +69,95 @@ def plan(
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
-    from sparsebench.ledger.statistics import detectable
-    from sparsebench.run.select import LEFT_OUT, decisions
-    from sparsebench.run.workspace import Workspace
-
     space = Workspace.of(ready.ledger, ready.work)
-    found = decisions(ready, space.records, ready.request.retry_failed)
+    decided = decisions(ready, space.records, ready.request.retry_failed)
     rows = (
         {
-            "cell": d.cell.id,
-            "model": d.cell.variant.model,
-            "variant": d.cell.variant.recipe,
-            "what": d.cell.label,
-            "runs": d.runs,
-            "why": d.why,
+            "cell": decision.cell.id,
+            "model": decision.cell.variant.model,
+            "variant": decision.cell.variant.recipe,
+            "what": decision.cell.label,
+            "runs": decision.runs,
+            "why": decision.why,
             # The smallest drop that shows; None where outcomes are not 0/1 or the number of documents is unknown.
-            "detectable": detectable(count) if (count := _documents(d.cell)) else None,
+            "detectable": detectable(count) if (count := _documents(decision.cell)) else None,
         }
-        for d in found
+        for decision in decided
     )
     if as_json:
         emit_json_list(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
-        shown = (row for row in rows if row["why"] != LEFT_OUT)
-        emit_table(
-            columns, ([("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in shown)
-        )
-        if hidden := sum(d.why == LEFT_OUT for d in found):
-            note(f"not listed: {hidden} cell{'s' * (hidden > 1)} {LEFT_OUT}")
-    announce(ready, [d.cell for d in found if d.runs])
+        shown = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
+        emit_table(columns, ([row[column] for column in columns] for row in shown))
+        if hidden := sum(decision.why == LEFT_OUT for decision in decided):
+            note(f"not listed: {_cells(hidden)} {LEFT_OUT}")
+    announce(ready, [decision.cell for decision in decided if decision.runs])
 
 
 def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
-    from sparsebench.durations import duration
-    from sparsebench.plan.estimate import Estimate, wall_seconds
-    from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import crowded, needs, slots
-    from sparsebench.plan.stages import MAKE
-    from sparsebench.run.workspace import Workspace
-
     space = Workspace.of(ready.ledger, ready.work)
     work = jobs(ready.plan, cells, space.present, space.kept)
-    stages = Counter(cell.stage for cell in cells)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
-    unable = Counter((f"{one.path}:{one.line}", one.message) for one in ready.refused.values())
-    for (place, why), count in unable.items():
-        note(f"  {place}: {why}: {count} cell{'s' * (count > 1)} cannot run here", "yellow")
+    unable = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
+    for (where, why), count in unable.items():
+        note(f"  {where}: {why}: {_cells(count)} cannot run here", "yellow")
     if not cells:
         return Estimate(ready.sizes)
-    estimate, told = _learned(ready)
-    gpus = len(devices.chosen(ready.device))
-    times = wall_seconds(work, estimate, slots(ready), gpus)
-    note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
-    note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
-    if told:
-        note(f"  {told}")
-    prunable = {name: known.prunable for name, known in ready.sizes.items() if known.prunable is not None}
+    estimate, learned = _learned(ready)
+    for text in [*_times(ready, cells, work, estimate), learned, *_conditions(ready, cells)]:
+        if text:
+            note(f"  {text}")
+    _announce_needs(ready, work)
+    return estimate
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' * (count > 1)}"
+
+
+def _times(ready: Prepared, cells: list[Cell], work: Sequence[Job], estimate: Estimate) -> Iterator[str]:
+    """Yield how many cells each stage has, and how long the stages take."""
+    times = wall_seconds(work, estimate, slots(ready), len(devices.chosen(ready.device)))
+    stages = Counter(cell.stage for cell in cells)
+    yield "cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items())
+    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
+    yield f"about {duration(sum(times.values()))}: {each}"
+
+
+def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
+    """Yield what the results depend on: what is prunable, the device, emulated precisions, and limits on documents."""
+    prunable = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
     if prunable and any(cell.stage == MAKE.name for cell in cells):
-        told = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
-        note(f"  sparsities are shares of what is prunable: {told}")
-    if gpus:
-        note(
-            f"  on {gpus} GPU{'s' * (gpus > 1)} ({environment.where(ready.device)['device']}), assumed as fast as an H100"
-        )
-    for text in () if devices.is_gpu(ready.device) else _emulated(ready, cells):
-        note(f"  {text}")
-    for text in dict.fromkeys(filter(None, map(_unseen, cells))):
-        note(f"  {text}")
+        shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
+        yield f"sparsities are shares of what is prunable: {shares}"
+    if gpus := len(devices.chosen(ready.device)):
+        name = environment.where(ready.device)["device"]
+        yield f"on {gpus} GPU{'s' * (gpus > 1)} ({name}), assumed as fast as an H100"
+    if not devices.is_gpu(ready.device):
+        yield from _emulated(ready, cells)
+    yield from dict.fromkeys(map(_unseen, cells))
+
+
+def _announce_needs(ready: Prepared, work: Sequence[Job]) -> None:
+    """Print the disk, memory and downloads that the jobs need, and warn of what this machine lacks."""
     need = needs(ready, work)
     free = environment.free_disk(ready.work)
     if need.disk > free:
-        note(
-            f"  the disk of {ready.work} has only {size(free)} free: set work_dir to a larger disk, or keep: none",
-            "yellow",
-        )
+        way = "set work_dir to a larger disk, or keep: none"
+        note(f"  the disk of {ready.work} has only {size(free)} free: {way}", "yellow")
     for model in crowded(ready, work):
-        words = (
-            "will not fit: " + TOO_LARGE if model.alone else "is too much for a pair: dense and variant are timed apart"
-        )
-        whose = "a GPU's memory" if model.gpu else "memory"
-        note(f"  {model.model} needs about {size(model.needed)} of {whose}, which {words}", "yellow")
+        memory = "a GPU's memory" if model.gpu else "memory"
+        effect = f"will not fit: {TOO_LARGE}" if model.alone else TOO_LARGE_FOR_TWO
+        note(f"  {model.model} needs about {size(model.needed)} of {memory}, which {effect}", "yellow")
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
-    fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
+    fetch = " and ".join(filter(None, [size(need.fetch) if need.fetch else "", packages])) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
-    return estimate
 
 
 def _learned(ready: Prepared) -> tuple[Estimate, str]:
     """Return estimates that know what this machine took for those of the plan's cells that it has done, and a note."""
-    from sparsebench.ledger import sqlfiles
-    from sparsebench.ledger.query import run as query
-    from sparsebench.plan.estimate import Estimate
-    from sparsebench.plan.jobs import jobs
-
     estimate = Estimate(ready.sizes)
     if not ready.ledger.is_file():
         return estimate, ""
@@ -194,9 +193,6 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 def _unseen(cell: Cell) -> str:
     """Say in a sentence which drop a `limit` hides and how many documents would show it; empty for other cells."""
-    from sparsebench.benchmarks import all_tasks
-    from sparsebench.ledger.statistics import ASSUMED, detectable, needed
-
     documents = _documents(cell)
     if not documents or not cell.settings.get("limit"):
         return ""
@@ -211,9 +207,6 @@ def _unseen(cell: Cell) -> str:
 
 def _documents(cell: Cell) -> int:
     """Return how many documents a benchmark cell scores as right or wrong; 0 where unknown or not so scored."""
-    from sparsebench.benchmarks import row_of
-    from sparsebench.plan import estimate
-
     if cell.stage != "benchmarks":
         return 0
     task = row_of(cell.settings)

@@ -61,7 +61,7 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
     """
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     called = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
-    said = _said(given, written)
+    value = _said(given, written)
     if kind == "manifest":
         return context["message"], context["expected"], context["hint"]
     if kind == "missing":
@@ -73,7 +73,7 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
         options = [option.strip("'") for option in listed]
         bare = isinstance(given, str) and given in listed
         hint = f"write it without quotes: {given}" if bare else did_you_mean(str(given), options)
-        return f"{called} is {said}", one_of(options), hint
+        return f"{called} is {value}", one_of(options), hint
     if kind == "too_short":
         kind, part = ("mapping", "key") if isinstance(given, dict) else ("list", "item")
         return f"{called} is an empty {kind}", f"at least one {part}", ""
@@ -82,9 +82,13 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
         hint = f'write it in quotes: "{written}"'
     elif kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", given):
         hint = f"write it without quotes: {given}"
-    bounds = {key: f"{one:,}" if isinstance(one, int) else f"{one:g}" for key, one in context.items() if key in _BOUNDS}
+    bounds = {
+        key: f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+        for key, bound in context.items()
+        if key in _BOUNDS
+    }
     expected = _EXPECTED[kind].format(**bounds) if kind in _EXPECTED else detail["msg"]
-    return f"{called} is {'the text ' if isinstance(given, str) else ''}{said}", expected, hint
+    return f"{called} is {'the text ' if isinstance(given, str) else ''}{value}", expected, hint
 
 
 def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
@@ -93,11 +97,14 @@ def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
     options = [root]
     for part in at:
         step = "items" if isinstance(part, int) else "properties"
-        found = [option[step] for option in options if step in option]
+        nested = [option[step] for option in options if step in option]
         options = _options(
-            [one if step == "items" else one[part] for one in found if step == "items" or part in one], root
+            [schema if step == "items" else schema[part] for schema in nested if step == "items" or part in schema],
+            root,
         )
-    return {key: one.get("description", "") for option in options for key, one in option.get("properties", {}).items()}
+    return {
+        key: schema.get("description", "") for option in options for key, schema in option.get("properties", {}).items()
+    }
 
 
 @cache
@@ -107,13 +114,13 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the alternatives of JSON schemas, with references followed."""
-    found: list[dict[str, Any]] = []
+    alternatives: list[dict[str, Any]] = []
     for schema in schemas:
         if "$ref" in schema:
             schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
         branches = schema.get("anyOf", []) + schema.get("oneOf", [])
-        found += _options(branches, root) if branches else [schema]
-    return found
+        alternatives += _options(branches, root) if branches else [schema]
+    return alternatives
 
 
 def _place(detail: ErrorDetails, data: Any) -> At:

@@ -40,23 +40,7 @@ _SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
     ),
     "str": (re.compile(r""), "", str),
 }
-_SYNTAX: tuple[tuple[str, str, str], ...] = (
-    (r"(more than [\d,]+ (?:levels|keys).*)", "{0}", "nothing that a manifest says needs that: write it shorter, or split it"),
-    (r"'\\t' that cannot start", "a tab where YAML wants spaces", "indent with spaces"),
-    (r"character '(.)' that cannot start", "a value cannot begin with `{0}`", "write the value in quotes"),
-    (r"mapping values are not allowed", "a `: ` that does not belong here",
-     "write a value that contains `: ` in quotes; give the keys of one mapping the same indentation"),
-    (r"could not find expected ':'", "a key without its `:`", "write `key: value`"),
-    (r"expected <block end>", "this line does not fit the lines before it",
-     "give the keys of one mapping, and the `-` of one list, the same indentation"),
-    (r"expected ',' or '(.)'", "a `{0}` or a comma is missing", "close the bracket, or separate its items with commas"),
-    (r"unexpected end of stream|quoted scalar.*document", "a quote that is never closed", "close the quote"),
-    (r"undefined alias '(.*)'", "`*{0}` names no anchor", "write `&{0}` before the value that it repeats"),
-    (r"expected a single document", "a second document begins here", "keep one manifest per file: remove `---`"),
-    (r"unknown escape character", "an unknown `\\` escape", "use single quotes, where `\\` is an ordinary character"),
-)  # fmt: skip
-
-
+_SYNTAX_HINT = "close brackets and quotes, indent alike with spaces, and quote a text with special characters"
 _LONE = re.compile("[\0\ud800-\udfff]")
 _HALF = "an escape such as `\\ud800` that is half of a character, or `\\0`"
 
@@ -181,7 +165,7 @@ class _Builder:
         return self._wrong(node, at, f"`!{kind}` does not fit here", "a value without a tag", "remove the tag")
 
     def _mapping(self, node: yaml.MappingNode, at: At, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._wrong(
@@ -199,14 +183,14 @@ class _Builder:
             if len(key) > bounded.KEY:
                 self._wrong(key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY}", "shorten it")
                 continue
-            if key in found:
+            if key in data:
                 first = self.keys[(*at, key)].line + 1
                 message = f"`{key}` is written twice; the first is on line {first}"
                 self._wrong(key_node, (*at, key), message, "every key once", "remove one of the two")
                 continue
             self.keys[(*at, key)] = _span(key_node)
-            found[key] = self.value(value_node, (*at, key), above)
-        return found
+            data[key] = self.value(value_node, (*at, key), above)
+        return data
 
     def _wrong(self, node: yaml.Node, at: At, message: str, expected: str, hint: str) -> None:
         self.problems.append(self.positions.problem_at(_span(node), message, expected, hint, dotted(at)))
@@ -227,14 +211,7 @@ def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
     assert isinstance(error, yaml.MarkedYAMLError)
     assert error.problem_mark
     mark, opened = error.problem_mark, error.context_mark
-    said = " ".join(part for part in (error.context, error.problem) if part).replace(r"'\x00'", "the end of the file")
-    message, hint = f"not YAML: {said}", ""
-    for pattern, words, advice in _SYNTAX:
-        if match := re.search(pattern, said):
-            message, hint = words.format(*match.groups()), advice.format(*match.groups())
-            break
-    if opened and "never closed" in message:
-        mark = opened
-    elif opened and opened.line != mark.line and "bracket" in hint:
-        message += f" (opened on line {opened.line + 1})"
-    return positions.problem_at(Span(mark.line, mark.column), message, "", hint)
+    words = ", ".join(part for part in (error.context, error.problem) if part).replace(r"'\x00'", "the end of the file")
+    if opened and opened.line != mark.line:
+        words += f" (it begins on line {opened.line + 1})"
+    return positions.problem_at(Span(mark.line, mark.column), f"not YAML: {words}", "", _SYNTAX_HINT)

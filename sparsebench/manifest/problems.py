@@ -39,8 +39,8 @@ class Problem:
 
     def render(self, width: int = WIDTH) -> str:
         """Return plain text of at most ``width`` columns. Only the position is never broken: it can be clicked."""
-        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
-        lines = [f"{place}: {_short(self.key)}" if self.key else place, *_wrapped("  ", self.message, width)]
+        position = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        lines = [f"{position}: {_short(self.key)}" if self.key else position, *_wrapped("  ", self.message, width)]
         if self.line:
             lines += _excerpt(self, width)
         if self.expected:

@@ -1,11 +1,12 @@
-"""The manifest's shape as JSON Schema, by which editors complete a manifest and mark what is wrong in it.
+"""The starter manifest, and the JSON Schema by which editors complete a manifest and mark what is wrong in it.
 
-It checks less than the program: only ``sparsebench plan`` checks what depends on another file or another key's value.
+The schema checks less than the program: only ``sparsebench plan`` checks what depends on another file or another key's value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from importlib import resources
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,6 +18,11 @@ FILE = "sparsebench.schema.json"
 """The name under which the schema is written."""
 MODELINE = f"# yaml-language-server: $schema={FILE}\n"
 """The line by which the YAML language server finds a schema beside the manifest."""
+
+
+def starter() -> str:
+    """Return the manifest that ``sparsebench init`` writes: two small real models, fetched from the package index."""
+    return resources.files(__package__).joinpath("template.yaml").read_text(encoding="utf-8")
 
 
 class _Untitled(GenerateJsonSchema):
@@ -45,8 +51,8 @@ def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str
         made["$defs"] |= step.pop("$defs", {})
         properties = {verb: {"const": name}, **step["properties"], "models": models}
         made["$defs"][f"{verb} {name}"] = {**step, "properties": properties, "required": [verb]}
-    one = {"anyOf": [{"$ref": f"#/$defs/{verb} {name}"} for verb, name in steps]}
-    made["properties"]["variants"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    any_step = {"anyOf": [{"$ref": f"#/$defs/{verb} {name}"} for verb, name in steps]}
+    made["properties"]["variants"]["items"] = {"anyOf": [any_step, {"type": "array", "items": any_step, "minItems": 1}]}
     return {"$schema": _Untitled.schema_dialect, **made, "title": "sparsebench manifest"}
 
 

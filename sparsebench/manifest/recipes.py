@@ -27,16 +27,16 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
     Raises PydanticCustomError where the step has no verb, or several.
     """
-    found = [key for key in step if key in verbs]
-    if len(found) != 1:
-        raise wrong(f"a step with {len(found)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
-    return found[0], step[found[0]]
+    named = [key for key in step if key in verbs]
+    if len(named) != 1:
+        raise wrong(f"a step with {len(named)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
+    return named[0], step[named[0]]
 
 
 def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
     given = [step["models"] for step in chain_of(entry) if step.get("models") is not None]
-    lists = [one if isinstance(one, list) else [one] for one in given]
+    lists = [models if isinstance(models, list) else [models] for models in given]
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
 
 

@@ -21,13 +21,11 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from sparsebench import devices
+from sparsebench.manifest.names import FAMILIES as FAMILIES
+from sparsebench.manifest.names import LM_EVAL as LM_EVAL
+from sparsebench.manifest.names import Dtype as Dtype
+from sparsebench.manifest.names import Family as Family
 
-Family = Literal["encoder", "decoder", "encoder-decoder"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
-LM_EVAL = "lm_eval"
-"""The kind of every task from a folder of lm-eval's task files, whatever its name."""
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 LINES = ("rows", "columns")
@@ -68,8 +66,8 @@ def _share(value: Any) -> Any:
     number = value if isinstance(value, int | float) else percent
     if number is not None and (percent is not None or not 0 <= number <= 1):
         hint = f"did you mean {number / 100:g}?" if (percent is not None or number > 1) and number <= 100 else ""
-        said = value if percent is not None else f"{value:g}"
-        raise wrong(f"a share of {said}", "a share between 0 and 1", hint)
+        written = value if percent is not None else f"{value:g}"
+        raise wrong(f"a share of {written}", "a share between 0 and 1", hint)
     return value
 
 

@@ -33,7 +33,7 @@ def commands(box: Box) -> Iterator[Step]:
     yield box.do("pack", model, "--format", "archive", "--out", box.out / "archive", like="archive")
     yield box.do("unpack", box.out / "packed", "--out", box.out / "unpacked")
     yield box.do("inspect", model)
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")
     yield calibrate(box, model, box.input / "text.jsonl", out="calibrated")
     yield score(box, bert, box.input / "pairs.jsonl")
     yield box.do("ingest", box.input / "records", "--ledger", ledger)
@@ -49,15 +49,16 @@ def commands(box: Box) -> Iterator[Step]:
     yield wheel(box, box.input / "index/hostile-1.0-py3-none-any.whl")
 
 
+HALF = "prune: magnitude, sparsity: 0.5"
 FEW = ("--samples", "4", "--prompt", "8", "--generate", "2")
 """As little as `measure` allows."""
 
 
 def calibrate(box: Box, model: Path, source: Path, *more: str, out: str = "pruned") -> Step:
     """Prune behind calibration text: the model is built by transformers, its tokenizer reads the text."""
-    words = ("--sparsity", "0.5", "--method", "wanda", "--samples", "4", "--length", "16")
-    which = ("--calibration", f"path:{source}", "--field", "text", *more)
-    return box.do("sparsify", model, *words, *which, "--out", box.out / out, like="calibrate")
+    text = f"source: {json.dumps(f'path:{source}')}, field: text, samples: 4, length: 16"
+    words = ("prune: wanda, sparsity: 0.5", "--calibration", text, *more)
+    return box.do("apply", model, *words, "--out", box.out / out, like="calibrate")
 
 
 def score(box: Box, model: Path, source: Path) -> Step:

@@ -35,7 +35,7 @@ PATHS = {
     "bundle records": "records", "bundle out": "new file",
     "unbundle bundle": "file", "unbundle records": "new folder",
     "compare --ledger": "file",
-    "sparsify --out": "new folder",
+    "apply --out": "new folder",
     "score --manifest": "file", "score --outcomes": "new file",
     "pack folder": "folder", "pack --out": "new folder",
     "unpack folder": "folder", "unpack --out": "new folder",
@@ -52,11 +52,12 @@ WRONG = {
     "new": ("", "file/below", "x" * 300),
 }
 NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "1e309", str(10**18))
-MEANT = {("sparsify --seed", str(10**18)): "a seed may be any number below 2**62"}
+MEANT = {("apply --seed", str(10**18)): "a seed may be any number below 2**62"}
 """The only values of NUMBERS that an option takes, and why."""
-REQUIRED = {"sparsify": {"--out": "pruned", "--sparsity": "0.5"}, "score": {"--task": "piqa"}}
+REQUIRED = {"apply": {"--out": "pruned"}, "score": {"--task": "piqa"}}
 ARGUMENTS = {
     "source": "model",
+    "step": "prune: magnitude, sparsity: 0.5",
     "folder": "model",
     "manifest": "tiny.yaml",
     "folders": "records",
@@ -171,8 +172,9 @@ def test_only_takes_a_sparsity_that_there_is(value: str, home: Path) -> None:
 @pytest.mark.parametrize("key", ["damping", "sparsity"])
 @pytest.mark.parametrize("value", [".nan", ".inf", "1e309", "-1"])
 def test_a_setting_that_is_no_number_is_refused(key: str, value: str, home: Path) -> None:
-    given = ["sparsify", "model", "--method", "sparsegpt", "--set", f"{key}={value}", "--out", "pruned"]
-    refused(home, given + ["--sparsity", "0.5"] * (key != "sparsity"), key)
+    settings = {"sparsity": "0.5", key: value}
+    step = ", ".join(f"{name}: {text}" for name, text in {"prune": "sparsegpt", **settings}.items())
+    refused(home, ["apply", "model", step, "--out", "pruned"], key)
 
 
 class Endless(io.TextIOBase):

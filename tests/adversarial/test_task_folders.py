@@ -20,6 +20,7 @@ from sparsebench.benchmarks import OwnData, TaskSpec, kind_of
 from sparsebench.benchmarks.harness import Harness
 from sparsebench.benchmarks.own import content
 from sparsebench.errors import SparsebenchError
+from sparsebench.models.modules.load import load_model
 from tests.adversarial.task_folders import CASES, SECRET, WRITES, Case, outside, write
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def scored(folder: Path, harness: Harness) -> Any:
 @pytest.fixture(scope="module")
 def harness(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """A loaded model that has scored a harmless folder, so that all imports are done."""
-    model = Harness(tiny_llama, "decoder", None, None)
+    model = Harness(tiny_llama, "decoder", None, None, load_model(tiny_llama, "decoder"))
     for number, changes in enumerate(({}, WRITES)):
         found = scored(write(Case("harmless", (), changes), tmp_path_factory.mktemp(f"harmless{number}")), model)
         assert found.n == 1

@@ -203,11 +203,11 @@ def test_the_standard_error_is_that_of_many_draws() -> None:
 def test_a_damaged_model_is_an_error(
     speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsebench.models.modules import load
+    from sparsebench.benchmarks import scorers
 
     model = load_model(speller, "encoder-decoder")
     torch.nn.init.constant_(model.shared.weight, math.nan)
-    monkeypatch.setattr(load, "load_model", lambda *_: model)
+    monkeypatch.setattr(scorers, "load_model", lambda *_: model)
     with pytest.raises(BenchmarkError, match="not finite"):
         run(speller, "encoder-decoder", "g2p")
 
@@ -243,9 +243,9 @@ def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
 ) -> None:
     monkeypatch.setattr(generation, "SHARED", shared)
     model, tokenizer = load_model(tiny_llama, "decoder").float(), load_tokenizer(tiny_llama)
-    from sparsebench.models.modules import load
+    from sparsebench.benchmarks import scorers
 
-    monkeypatch.setattr(load, "load_model", lambda *_: model)
+    monkeypatch.setattr(scorers, "load_model", lambda *_: model)
     read: list[int] = []
     model.register_forward_pre_hook(lambda _, args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True)
     found = [run(tiny_llama, "decoder", task) for task in ("squad", "squad_f1")]

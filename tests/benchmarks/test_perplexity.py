@@ -177,12 +177,11 @@ def test_the_standard_error_is_that_of_many_draws(tiny_llama: Path, stories: lis
 def test_perplexity_beside_other_tasks_needs_one_model(
     tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsebench.benchmarks import scoring
-    from sparsebench.models.modules import load
+    from sparsebench.benchmarks import scorers, scoring
 
     loaded = []
-    original = load.load_model
-    monkeypatch.setattr(load, "load_model", lambda *given: loaded.append(given) or original(*given))
+    original = scorers.load_model
+    monkeypatch.setattr(scorers, "load_model", lambda *given: loaded.append(given) or original(*given))
     found: list[Any] = []
     specs = [TaskSpec("perplexity", limit=2), TaskSpec("no_such_task"), TaskSpec("perplexity", limit=1)]
     scoring.score(tiny_llama, "decoder", specs, sources.Cache(), lambda spec, result: found.append((spec, result)))

@@ -10,7 +10,7 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import ScoreResult, TaskSpec, score
-from sparsebench.benchmarks.scoring import repeats
+from sparsebench.benchmarks.scorers import repeats
 from sparsebench.models.modules.load import load_model
 
 MODELS = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsebench.cli.sparsify import _check_room, _settings
-from sparsebench.errors import UserError
 from tests.command import call
 
 
@@ -43,119 +40,110 @@ def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> N
     assert named.read_text() == "{}" and not (tmp_path / "third.yaml").exists()
 
 
-def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
-    made = call("sparsify", tiny_llama, "--sparsity", 0.5, "--sparsity", 0.9, "--out", tmp_path / "pruned", "--json")
+HALF = "prune: magnitude, sparsity: 0.5"
+
+
+def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
+    made = call("apply", tiny_llama, "prune: magnitude, sparsity: 0.9", "--out", tmp_path / "made", "--json")
     assert made.returncode == 0, made.stderr
-    assert [round(row["achieved"], 3) for row in json.loads(made.stdout)] == [0.5, 0.9]
-    seen = json.loads(call("inspect", tmp_path / "pruned" / "0.90", "--json").stdout)
+    result = json.loads(made.stdout)
+    assert result["folder"] == str(tmp_path / "made")
+    assert [round(step["achieved"], 3) for step in result["steps"]] == [0.9]
+    seen = json.loads(call("inspect", tmp_path / "made", "--json").stdout)
     prunable = next(row for row in seen["summary"] if row["scope"] == "prunable")
     assert prunable["zeros"] == pytest.approx(0.9, abs=1e-3)
-    packed = json.loads(call("pack", tmp_path / "pruned" / "0.90", "--json").stdout)
-    assert packed["folder"] == str(tmp_path / "pruned" / "0.90.packed") and packed["bytes"] < packed["bytes_before"]
-    assert call("unpack", tmp_path / "pruned" / "0.90.packed", "--out", tmp_path / "back").returncode == 0
-    before, after = (
-        (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "pruned" / "0.90", tmp_path / "back")
-    )
+    packed = json.loads(call("pack", tmp_path / "made", "--json").stdout)
+    assert packed["folder"] == str(tmp_path / "made.packed") and packed["bytes"] < packed["bytes_before"]
+    assert call("unpack", tmp_path / "made.packed", "--out", tmp_path / "back").returncode == 0
+    before, after = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("made", "back"))
     assert before == after
-    assert call("pack", tmp_path / "pruned" / "0.90", "--format", "archive").returncode == 0
-    assert call("unpack", tmp_path / "pruned" / "0.90.archive").returncode == 0
-    assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
-    assert call("pack", ".", cwd=tmp_path / "pruned" / "0.50").returncode == 0
-    assert (tmp_path / "pruned" / "0.50.packed").is_dir()
+    assert call("pack", tmp_path / "made", "--format", "archive").returncode == 0
+    assert call("unpack", tmp_path / "made.archive").returncode == 0
+    assert (tmp_path / "made.unpacked" / "model.safetensors").read_bytes() == before
+    shutil.rmtree(tmp_path / "made.packed")
+    assert call("pack", ".", cwd=tmp_path / "made").returncode == 0
+    assert (tmp_path / "made.packed").is_dir()
 
 
-def test_a_setting_is_read_as_a_manifest_reads_it() -> None:
-    assert _settings(["damping=1e-2", "keep_zeros=true", "file=m.st"]) == {
-        "damping": 0.01, "keep_zeros": True, "file": "m.st",
-    }  # fmt: skip
-    for word in ("damping", "file=@masks", "file=[a", "file=*.safetensors"):
-        with pytest.raises(UserError, match=r"^--set " + re.escape(word)):
-            _settings([word])
+@pytest.mark.parametrize("words", [[HALF, "quantize: int8"], [f"[{{{HALF}}}, {{quantize: int8}}]"]])
+def test_apply_makes_a_chain(words: list[str], tiny_llama: Path, tmp_path: Path) -> None:
+    made = call("apply", tiny_llama, *words, "--out", tmp_path / "made", "--json")
+    assert made.returncode == 0, made.stderr
+    steps = json.loads(made.stdout)["steps"]
+    assert [(step["verb"], step["name"]) for step in steps] == [("prune", "magnitude"), ("quantize", "int8")]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    shown = call("apply", tiny_llama, *words, "--out", tmp_path / "again")
+    assert len(shown.stdout.splitlines()) == 3 and "again" in shown.stderr
 
 
 @pytest.mark.long
-def test_sparsify_by_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> None:
+def test_apply_reads_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> None:
     """Masks that it has written are masks that it can read, and a model that it can read."""
     from safetensors.torch import load_file, save_file
 
-    out = tmp_path / "out"
-    made = call("sparsify", tiny_llama, "--sparsity", 0.5, "--as-masks", "--out", out)
+    made = call("apply", tiny_llama, HALF, "--as-masks", "--out", tmp_path / "out")
     assert made.returncode == 0, made.stderr
-    state = load_file(out / "0.50" / "model.safetensors")
-    save_file({name: mask for name, mask in state.items() if name.endswith("_mask")}, tmp_path / "half.safetensors")
-    told = ("--method", "mask", "--set", f"file={tmp_path / 'half.safetensors'}", "--out", tmp_path / "again", "--json")
-    again = call("sparsify", tiny_llama, *told)
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    masks = tmp_path / "half.safetensors"
+    save_file({name: mask for name, mask in state.items() if name.endswith("_mask")}, masks)
+    again = call("apply", tiny_llama, f"prune: mask, file: '{masks}'", "--out", tmp_path / "again", "--json")
     assert again.returncode == 0, again.stderr
-    (row,) = json.loads(again.stdout)
-    assert (Path(row["folder"]).name, round(row["achieved"], 3), row["already_zero"]) == ("half", 0.5, 0)
-    kept = call(
-        "sparsify", out / "0.50", "--sparsity", 0.5, "--set", "keep_zeros=true", "--out", tmp_path / "kept", "--json"
-    )
-    (row,) = json.loads(kept.stdout)
-    assert round(row["achieved"], 3) == 0.75 and row["already_zero"] == row["prunable"] // 2
-    assert "14 weights with masks" in row["note"]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("form", ["packed", "archive"])
-def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, form: str) -> None:
-    for name, out in (("dense", tmp_path / "dense"), (form, tmp_path / "stored")):
-        made = call("sparsify", tiny_llama, "--sparsity", 0.9, "--format", name, "--out", out)
-        assert made.returncode == 0, made.stderr
-    assert call("pack", tmp_path / "dense" / "0.90", "--format", form, "--out", tmp_path / "packed").returncode == 0
-    assert [path.name for path in (tmp_path / "stored").iterdir()] == ["0.90"]
-    name = f"model.safetensors.{form}"
-    assert (tmp_path / "stored" / "0.90" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()
+    (step,) = json.loads(again.stdout)["steps"]
+    assert (round(step["achieved"], 3), step["already_zero"]) == (0.5, 0)
+    kept = call("apply", tmp_path / "out", f"{HALF}, keep_zeros: true", "--out", tmp_path / "kept", "--json")
+    (step,) = json.loads(kept.stdout)["steps"]
+    assert round(step["achieved"], 3) == 0.75 and step["already_zero"] == step["prunable"] // 2
+    assert "14 weights with masks" in step["note"]
 
 
 @pytest.mark.parametrize(
-    ("model", "family", "options"),
+    ("model", "family", "step"),
     [
-        ("tiny_llama", "decoder", ("--method", "sparsegpt", "--pattern", "2:4", "--propagate", "dense")),
-        ("tiny_bert", "encoder", ("--method", "ria", "--sparsity", 0.5, "--allocation", "owl")),
-        ("tiny_t5", "encoder-decoder", ("--method", "wanda", "--sparsity", 0.5, "--target", "answer")),
+        ("tiny_llama", "decoder", "prune: sparsegpt, pattern: 2:4, propagate: dense"),
+        ("tiny_bert", "encoder", "prune: ria, sparsity: 0.5, allocation: owl"),
+        ("tiny_t5", "encoder-decoder", "prune: wanda, sparsity: 0.5"),
     ],
 )
 @pytest.mark.long
-def test_sparsify_calibrates_on_a_file_of_ones_own(
-    model: str, family: str, options: tuple[object, ...], request: pytest.FixtureRequest, tmp_path: Path
+def test_apply_calibrates_on_a_file_of_ones_own(
+    model: str, family: str, step: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jsonl"
     rows = [
         {"text": f"the {n} old cats sat on {n} mats " * 8, "answer": f"they sat there {n} times"} for n in range(40)
     ]
     text.write_text("\n".join(map(json.dumps, rows)))
-    told = ("--calibration", f"path:{text}", "--field", "text", "--samples", 4, "--length", 16, "--seed", 2, "--json")
-    folder, out = request.getfixturevalue(model), tmp_path / "pruned"
-    made = call("sparsify", folder, "--family", family, *options, *told, "--out", out)
+    calibration = f"source: 'path:{text}', field: text, samples: 4, length: 16"
+    calibration += ", target: answer" if family == "encoder-decoder" else ""
+    options = ("--family", family, "--calibration", calibration, "--seed", 2, "--out", tmp_path / "made", "--json")
+    made = call("apply", request.getfixturevalue(model), step, *options)
     assert made.returncode == 0, made.stderr
-    (row,) = json.loads(made.stdout)
-    assert row["achieved"] == pytest.approx(0.5, abs=0.02)
-    kept = json.loads((Path(row["folder"]) / "sparsebench.json").read_text())
-    assert kept["calibration_tokens"] == row["calibration_tokens"] > 0
+    (report,) = json.loads(made.stdout)["steps"]
+    assert report["achieved"] == pytest.approx(0.5, abs=0.02)
+    kept = json.loads((tmp_path / "made" / "sparsebench.json").read_text())
+    assert kept["calibration_tokens"] == report["calibration_tokens"] > 0
     asked = {"source": f"path:{text}", "field": "text", "samples": 4, "length": 16, "seed": 2}
     assert asked.items() <= kept["calibration"].items()
     assert kept["calibration"]["target"] == ("answer" if family == "encoder-decoder" else None)
 
 
-def test_a_disk_too_small_for_all_versions_is_told_before_the_work(
+def test_a_disk_too_small_for_all_steps_is_named_before_the_work(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = sum(file.stat().st_size for file in tiny_llama.iterdir())
-    for free, fits in ((2 * size, True), (2 * size - 1, False)):
-        monkeypatch.setattr(shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free))
-        if fits:
-            _check_room(tmp_path / "made" / "here", 2, tiny_llama)
-        else:
-            with pytest.raises(UserError, match="2 versions take .* are free"):
-                _check_room(tmp_path / "made" / "here", 2, tiny_llama)
+    assert call("inspect", tiny_llama).returncode == 0  # prepares it
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(1.5 * size)))
+    assert call("apply", tiny_llama, HALF, "--out", tmp_path / "one").returncode == 0
+    refused = call("apply", tiny_llama, HALF, "quantize: int8", "--out", tmp_path / "two")
+    assert refused.returncode == 2 and "two" in refused.stderr and "free" in refused.stderr
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.long
 def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Path) -> None:
-    made = ("sparsify", tiny_llama, "--sparsity", 0.9, "--format", "packed", "--out", tmp_path / "pruned")
-    assert call(*made).returncode == 0
-    packed = next(tmp_path.glob("pruned/*"))
+    assert call("apply", tiny_llama, "prune: magnitude, sparsity: 0.9", "--out", tmp_path / "pruned").returncode == 0
+    assert call("pack", tmp_path / "pruned").returncode == 0
+    packed = tmp_path / "pruned.packed"
     shape = ("--prompt", 8, "--generate", 2, "--samples", 4, "--json")
     done = call("measure", packed, "--against", tiny_llama, "--engine", "sparse", *shape)
     assert done.returncode == 0, done.stderr
@@ -172,25 +160,30 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
     [
         (["plan", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "nowhere.yaml"], "sparsebench init"),
-        (["sparsify", "path:nowhere", "--sparsity", "0.5", "--out", "x"], "nowhere"),
-        (["sparsify", "random", "--sparsity", "50", "--out", "x"], "0.5"),
+        (["apply", "path:nowhere", HALF, "--out", "x"], "nowhere"),
+        (["apply", "nowhere", "--out", "x"], "nowhere: no such folder"),
+        (["apply", HALF, "--out", "x"], "no such folder"),
+        (["apply", "random", "--out", "x"], "no step"),
+        (["apply", "random", "prune: magnitude, sparsity: 50", "--out", "x"], "0.5"),
+        (["apply", "random", "prune: magnitude, pattern: 4:2", "--out", "x"], "2:4"),
+        (["apply", "random", "prune: magnitud, sparsity: 0.5", "--out", "x"], "did you mean `magnitude`?"),
+        (["apply", "random", "prune: magnitude", "--out", "x"], "sparsity"),
+        (["apply", "random", "prune: mask", "--out", "x"], "file"),
+        (["apply", "random", "prune: mask, file: m, sparsity: 0.5", "--out", "x"], "sparsity"),
+        (["apply", "random", "prune: magnitude, sparsity: [0.5, 0.9]", "--out", "x"], "2 variants"),
+        (["apply", "random", "prune: magnitude, pattern: 4x4", "--out", "x"], "sparsity"),
+        (["apply", "random", "prune: magnitude, granularity: global, pattern: 2:4", "--out", "x"], "granularity"),
+        (["apply", "random", "sparsity: 0.5", "--out", "x"], "prune"),
+        (["apply", "random", "prune: [a", "--out", "x"], "prune: [a"),
+        (["apply", "random", "wanda", "--out", "x"], "prune"),
+        (["apply", "random", "[5]", "--out", "x"], "5: not a step"),
+        (["apply", "random", HALF, "--calibration", "[a: b]", "--out", "x"], "--calibration"),
+        (["apply", "random", HALF, "--calibration", "sauce: 5", "--out", "x"], "sauce"),
+        (["apply", "random", "quantize: int8", "--as-masks", "--out", "x"], "--as-masks"),
+        (["apply", "random", HALF, "--device", "nonsense", "--out", "x"], "nonsense"),
+        (["apply", "random", HALF, "--seed", str(2**62), "--out", "x"], "--seed"),
         (["pack", "nowhere", "--format", "pakced"], "did you mean `packed`?"),
-        (["sparsify", "random", "--sparsity", "0.5", "--format", "dens", "--out", "x"], "did you mean `dense`?"),
         (["measure", "path:nowhere", "--engine", "spare"], "did you mean `sparse`?"),
-        (["sparsify", "random", "--pattern", "4:2", "--out", "x"], "2:4"),
-        (["sparsify", "random", "--method", "magnitud", "--sparsity", "0.5", "--out", "x"], "magnitude"),
-        (["sparsify", "random", "--out", "x"], "sparsity"),
-        (["sparsify", "random", "--method", "mask", "--out", "x"], "--file"),
-        (
-            ["sparsify", "random", "--method", "mask", "--set", "file=m", "--sparsity", "0.5", "--out", "x"],
-            "--sparsity",
-        ),
-        (["sparsify", "random", "--sparsity", "0.5", "--set", "keep_zeros=[true, false]", "--out", "x"], "x/0.50"),
-        (["sparsify", "random", "--sparsity", "0.5", "--as-masks", "--format", "packed", "--out", "x"], "--as-masks"),
-        (["sparsify", "random", "--pattern", "4x4", "--out", "x"], "sparsity"),
-        (["sparsify", "random", "--granularity", "global", "--pattern", "2:4", "--out", "x"], "--granularity"),
-        (["sparsify", "random", "--sparsity", "0.5", "--device", "nonsense", "--out", "x"], "nonsense"),
-        (["sparsify", "random", "--sparsity", "0.5", "--seed", str(2**62), "--out", "x"], "--seed"),
         (["clean", "--only", "foo"], "--only foo: no such kind"),
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
         (["score", "path:nowhere", "--task", "piqa", "--documents"], "--json"),

@@ -29,7 +29,7 @@ FINDINGS = (
 
 @pytest.fixture(autouse=True)
 def _found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda offline: iter(FINDINGS))
+    monkeypatch.setattr("sparsebench.cli.doctor.examine", lambda offline: iter(FINDINGS))
 
 
 def test_a_terminal_gets_columns_that_stay_whole() -> None:
@@ -54,7 +54,7 @@ def test_a_pipe_gets_a_line_each() -> None:
 
 def test_a_script_gets_json_and_what_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = Finding("two ranks", "missing", "no answer", "see the log")
-    monkeypatch.setattr(doctor, "examine", lambda offline: iter((*FINDINGS, lost)))
+    monkeypatch.setattr("sparsebench.cli.doctor.examine", lambda offline: iter((*FINDINGS, lost)))
     shown = CliRunner().invoke(app, ["doctor", "--json"])
     assert shown.exit_code == 1
     assert [row["state"] for row in json.loads(shown.stdout)] == ["ok", "slower", "absent", "missing"]

@@ -20,6 +20,7 @@ from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
 from studies.hostile import benign
 
+HALF = "prune: magnitude, sparsity: 0.5"
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = """version: 1
 models: [{name: tiny, source: path:model, family: decoder}]
@@ -65,7 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         "figures size --out file/below --ledger L",
         "report --out file/below/r.md --ledger L",
         "pack model --out file/below",
-        "sparsify model --sparsity 0.5 --out file/below",
+        "apply model step --out file/below",
         "export file/below --ledger L",
         "export file/below/x.sqlite --to sqlite --ledger L",
         "bundle R file/below/x.jsonl.zst",
@@ -165,7 +166,7 @@ HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_header_that_is_none_is_named(name: str, run: Callable[..., Any], tmp_path: Path) -> None:
     _header(HEADERS[name])(benign.model(tmp_path / "model"))
-    code, said = run("sparsify", "model", "--sparsity", "0.5", "--out", "out")
+    code, said = run("apply", "model", HALF, "--out", "out")
     assert code == 2 and ("model.safetensors" in said or "F8_E4M3" in said)
 
 
@@ -196,7 +197,7 @@ def test_a_configuration_that_cannot_be_built_is_told(
     key: str, value: Any, run: Callable[..., Any], tmp_path: Path
 ) -> None:
     benign.model(tmp_path / "model", {**benign.LLAMA, key: value})
-    for verb in (("inspect", "model"), ("sparsify", "model", "--sparsity", "0.5", "--out", "out")):
+    for verb in (("inspect", "model"), ("apply", "model", HALF, "--out", "out")):
         code, _ = run(*verb)
         assert code in (0, 2)
 

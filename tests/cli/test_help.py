@@ -14,8 +14,9 @@ import typer
 from typer.testing import CliRunner
 
 from sparsebench import __version__
-from sparsebench.cli.app import app
+from sparsebench.cli import app as program
 
+app = program.app
 ROOT: click.Group = typer.main.get_command(app)  # type: ignore[assignment]
 VERBS = list(ROOT.commands)
 
@@ -62,6 +63,19 @@ def test_examples_are_understood(verb: str) -> None:
         ROOT.commands[name].make_context(name, words)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_list_of_verbs_has_the_first_line_of_each(verb: str) -> None:
+    text = inspect.getdoc(ROOT.commands[verb].callback) or ""
+    assert program.VERBS[verb][2] == text.splitlines()[0]
+
+
+def test_a_verb_imports_no_other_verbs_module() -> None:
+    code = "import sys; from sparsebench.cli.app import program; program([{}]); print('sparsebench.cli.run' in sys.modules)"
+    for verb, imported in (("", "False"), ("'sql'", "False"), ("'run'", "True")):
+        done = subprocess.run([sys.executable, "-c", code.format(verb)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == imported
+
+
 def test_python_dash_m_is_the_same_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sparsebench", "--version"], capture_output=True, text=True, check=False
@@ -86,15 +100,13 @@ def test_completion_completes_verbs(shell: str) -> None:
     shown = completed("sparsebench in", shell)
     for verb in ("init", "ingest", "inspect"):
         assert verb in shown
-    assert "sparsify" not in shown
+    assert "apply" not in shown
 
 
 @pytest.mark.parametrize(
     ("words", "names"),
     [
         ("measure model --engine deep", ["deepspeed", "deepspeed-zero3"]),
-        ("sparsify model --method w", ["wanda"]),
-        ("sparsify model --format ", ["dense", "packed", "archive"]),
         ("pack model --format arch", ["archive"]),
         ("score model --task arc_", ["arc_easy", "arc_challenge"]),
     ],

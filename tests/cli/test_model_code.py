@@ -50,11 +50,11 @@ def words(verb: str, model: Path, folder: Path) -> list[object]:
     manifest = folder / "mine.yaml"
     source = f"models: [{{name: it, source: 'path:{model}', family: encoder}}]"
     manifest.write_text(f"version: 1\n{source}\nbenchmarks: {{encoder: [{{task: stsb_sts}}]}}\n")
-    text = ("--calibration", f"path:{folder / 'text.jsonl'}", "--field", "text", "--samples", 2, "--length", 8)
+    text = f"source: 'path:{folder / 'text.jsonl'}', field: text, samples: 2, length: 8"
     known: dict[str, list[object]] = {
         "inspect": [model, *SMALL],
         "plan": [manifest, "--offline"],
-        "sparsify": [model, *SMALL, "--method", "wanda", "--sparsity", 0.5, "--out", folder / "out", *text],
+        "apply": [model, "prune: wanda, sparsity: 0.5", *SMALL, "--calibration", text, "--out", folder / "out"],
         "measure": [model, *SMALL, "--engine", "hf", "--samples", 6, "--batch", 1, "--prompt", 8],
         "score": [model, *SMALL, "--task", "stsb_sts", "--data", f"path:{data}"],
         "pack": [model, "--out", folder / "packed"],
@@ -83,7 +83,7 @@ def yes(tmp_path: Path, *command: object) -> subprocess.CompletedProcess[str]:
     [
         "inspect",
         "plan",
-        *(pytest.param(verb, marks=pytest.mark.long) for verb in ("score", "sparsify", "measure", "pack")),
+        *(pytest.param(verb, marks=pytest.mark.long) for verb in ("score", "apply", "measure", "pack")),
     ],
 )
 def test_a_model_that_transformers_knows_is_read_without_its_code(tiny_bert: Path, tmp_path: Path, verb: str) -> None:
@@ -93,10 +93,10 @@ def test_a_model_that_transformers_knows_is_read_without_its_code(tiny_bert: Pat
     assert done.returncode == 0, done.stderr
     if verb != "plan":
         assert "config.json: auto_map" in done.stderr and "modeling_evil.py" in done.stderr
-    if verb in ("score", "sparsify"):
+    if verb in ("score", "apply"):
         assert f"`tokenizer_class`: transformers has no tokenizer '{tokenizer}'" in done.stderr
-    if verb in ("sparsify", "pack"):
-        made = tmp_path / ("out/0.50" if verb == "sparsify" else "packed")
+    if verb in ("apply", "pack"):
+        made = tmp_path / ("out" if verb == "apply" else "packed")
         assert not list(made.rglob("*.py"))
         assert "evil" not in (made / "config.json").read_text() + (made / "generation_config.json").read_text()
         assert "auto_map" not in (made / "tokenizer_config.json").read_text()
@@ -107,7 +107,7 @@ def test_a_model_that_transformers_knows_is_read_without_its_code(tiny_bert: Pat
 @pytest.mark.parametrize(
     "verb",
     [
-        "sparsify",
+        "apply",
         *(pytest.param(one, marks=pytest.mark.long) for one in ("inspect", "plan", "measure", "score", "pack")),
     ],
 )

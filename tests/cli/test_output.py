@@ -122,7 +122,7 @@ def test_a_crash_of_a_library_is_told_in_a_sentence(
     def crashes() -> None:
         raise error
 
-    monkeypatch.setattr(program, "app", crashes)
+    monkeypatch.setattr(program, "program", lambda verbs: crashes)
     with pytest.raises(SystemExit) as ended:
         program.main()
     said = capsys.readouterr().err

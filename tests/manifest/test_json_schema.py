@@ -10,8 +10,7 @@ from jsonschema import Draft202012Validator
 
 from sparsebench.cli.init import manifest_schema
 from sparsebench.manifest.nodes import read
-from sparsebench.manifest.published import FILE, MODELINE
-from sparsebench.manifest.starter import starter
+from sparsebench.manifest.published import FILE, MODELINE, starter
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [*ROOT.glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")]

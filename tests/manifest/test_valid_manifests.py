@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.manifest.nodes import read
+from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, pattern_sparsity
-from sparsebench.manifest.starter import starter
 from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
 
@@ -196,7 +196,7 @@ def test_loading_is_quick_and_light() -> None:
         times.append(time.process_time() - begin)
     assert min(times) < 0.1
     code = (
-        "import sys; from sparsebench.plan.checks import load_text; from sparsebench.manifest.starter import starter;"
+        "import sys; from sparsebench.plan.checks import load_text; from sparsebench.manifest.published import starter;"
         "load_text(starter(), 'm.yaml'); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

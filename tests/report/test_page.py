@@ -220,7 +220,7 @@ def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     import typer
     from typer.testing import CliRunner
 
-    from sparsebench.cli import ledger as verbs
+    from sparsebench.cli import report as verbs
 
     app = typer.Typer()
     app.command()(verbs.report)

@@ -360,7 +360,7 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
     import typer
     from typer.testing import CliRunner
 
-    from sparsebench.cli import ledger as verbs
+    from sparsebench.cli import report as verbs
 
     app = typer.Typer()
     app.command()(verbs.report)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from sparsebench import provenance
-from sparsebench.cli.run import _again
+from sparsebench.cli.run import command_like
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.preflight import PlanRequest
 from sparsebench.records import statuses, write
@@ -77,7 +77,7 @@ def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: P
 
 
 @pytest.mark.long
-def test_a_new_cell_of_a_variant_that_was_not_kept_sweeps_again(
+def test_a_new_cell_of_a_variant_that_was_not_kept_sweepscommand_like(
     manifest: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense], keep: none}\n")
@@ -301,8 +301,8 @@ def test_only_takes_what_it_understands(only: str, says: str, code: int, manifes
 def test_the_command_to_try_again_asks_the_same_cluster_and_caches() -> None:
     ready: Any = SimpleNamespace(request=PlanRequest(Path("m.yaml"), offline=True, executor="ray"))
     again = "sparsebench run m.yaml --executor ray --address head:6379 --offline"
-    assert _again("run", ready, "head:6379") == again
-    assert _again("status", ready, "head:6379") == "sparsebench status m.yaml"
+    assert command_like("run", ready, "head:6379") == again
+    assert command_like("status", ready, "head:6379") == "sparsebench status m.yaml"
 
 
 def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.hostile import benign
-from studies.hostile.harmless import FEW, calibrate, pairs, score, text
+from studies.hostile.harmless import FEW, HALF, calibrate, pairs, score, text
 from studies.hostile.registry import case
 from studies.hostile.sandbox import UP, Box, Step
 
@@ -183,7 +183,7 @@ def _pickled(box: Box, archive: bool) -> bytes:
 def pickled(box: Box, how: tuple[str, bool]) -> Iterator[Step]:
     model = benign.model(box.input / "model", weights=False)
     (model / how[0]).write_bytes(_pickled(box, how[1]))
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned", like="calibrate")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned", like="calibrate")
 
 
 @case("a pickle named by an index")
@@ -192,7 +192,7 @@ def pickled_shard(box: Box) -> Iterator[Step]:
     (model / "pytorch_model-00001-of-00001.bin").write_bytes(_pickled(box, True))
     named = {"weight_map": {"model.norm.weight": "pytorch_model-00001-of-00001.bin"}}
     (model / "pytorch_model.bin.index.json").write_text(json.dumps(named))
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned", like="calibrate")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned", like="calibrate")
 
 
 @case("a pickle named by the safetensors index")
@@ -291,4 +291,4 @@ def quantization(box: Box, value: Any) -> Iterator[Step]:
     model = _coded(box)
     _edit(model / "config.json", quantization_config=value)
     yield box.do("inspect", model)
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")

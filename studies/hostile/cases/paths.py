@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.hostile import benign
-from studies.hostile.harmless import FEW
+from studies.hostile.harmless import FEW, HALF
 from studies.hostile.registry import case
 from studies.hostile.sandbox import UP, Box, Step, unplant
 
@@ -57,7 +57,7 @@ def pickle_map(box: Box, name: str) -> Iterator[Step]:
     model = benign.model(box.input / "model", weights=False)
     named = {"weight_map": {_NORM: name.replace("OUTSIDE", str(box.outside))}}
     (model / "pytorch_model.bin.index.json").write_text(json.dumps(named))
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned", like="calibrate")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned", like="calibrate")
 
 
 @case("index of a packed model, ../")
@@ -100,7 +100,7 @@ def link_out(box: Box, name: str) -> Iterator[Step]:
     model = _link(box, name, box.outside / _LINKED[name])
     yield box.do("inspect", model)
     yield box.do("pack", model, "--out", box.out / "packed")
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")
 
 
 @case("a relative link out of the model")
@@ -133,7 +133,7 @@ def folder_link(box: Box, name: str) -> Iterator[Step]:
     model = _link(box, name, box.outside)
     yield box.do("inspect", model)
     yield box.do("pack", model, "--out", box.out / "packed")
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")
 
 
 @case("a folder that links to its own parent")
@@ -172,7 +172,7 @@ def hub_links(box: Box) -> Iterator[Step]:
         (snapshot / blob.name).symlink_to(Path("../../../blobs") / blob.name)
     yield box.do("inspect", snapshot)
     yield box.do("pack", snapshot, "--out", box.out / "packed")
-    yield box.do("sparsify", snapshot, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", snapshot, HALF, "--out", box.out / "pruned")
 
 
 @case("a hard link to a file to keep, in the model")
@@ -183,7 +183,7 @@ def hard_link(box: Box) -> Iterator[Step]:
     os.link(box.kept, model / "notes.txt")
     yield box.do("inspect", model)
     yield box.do("pack", model, "--out", box.out / "packed")
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")
 
 
 @case(
@@ -207,7 +207,7 @@ def shadows(box: Box, names: str) -> Iterator[Step]:
     for name in (*names.split(), "sitecustomize", "usercustomize", "transformers", "deepspeed"):
         (model / f"{name}.py").write_text(f"open({str(box.marker)!r}, 'w')\n")
     yield box.do("inspect", ".")
-    yield box.do("sparsify", ".", "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", ".", HALF, "--out", box.out / "pruned")
     yield box.do("measure", ".", "--engine", "hf", *FEW, like="hf")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from studies.hostile import benign
-from studies.hostile.harmless import calibrate, text
+from studies.hostile.harmless import HALF, calibrate, text
 from studies.hostile.registry import case
 from studies.hostile.sandbox import Box, Step
 
@@ -84,7 +84,7 @@ def tensor(box: Box, entry: dict[str, Any] | str) -> Iterator[Step]:
     (model / "model.safetensors").write_bytes(benign.safetensors(shapes, **changes))
     yield box.do("inspect", model, "--tensors")
     yield box.do("pack", model, "--out", box.out / "packed")
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")
 
 
 @case("a header of 100,000 tensors")
@@ -131,7 +131,7 @@ def config(box: Box, content: bytes | dict[str, Any]) -> Iterator[Step]:
     if isinstance(content, bytes):
         (model / "config.json").write_bytes(content)
     yield box.do("inspect", model)
-    yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
+    yield box.do("apply", model, HALF, "--out", box.out / "pruned")
 
 
 _SIZES: dict[str, dict[str, Any]] = {

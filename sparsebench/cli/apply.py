@@ -1,0 +1,151 @@
+"""``sparsebench apply``: a step, or a chain of steps, applied to one model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsebench import devices, environment
+from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
+from sparsebench.cli.output import emit_json, emit_table, note, progress, size
+from sparsebench.cli.pack import folder_bytes
+from sparsebench.cli.source import check_source, open_model
+from sparsebench.errors import UserError
+from sparsebench.manifest.nodes import read
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.masked import write_masked
+from sparsebench.models.shape.topology import parts
+from sparsebench.notebook import AppliedModel, Chain
+from sparsebench.paths import vacant
+from sparsebench.plan.single import SingleModel
+from sparsebench.sources import Cache
+from sparsebench.steps.registry import label
+
+EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
+
+
+def apply(
+    source: SOURCE,
+    out: Annotated[Path, writes_folder("The folder for the result.")],
+    steps: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain."),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='The text that steps read, as in a manifest\'s section: a source, or "source: path:FILE, samples: 64". '
+            "Default: passages of BoolQ.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62 - 1, help="Seed of random masks and of the calibration text.")
+    ] = 0,
+    as_masks: Annotated[
+        bool,
+        typer.Option(
+            "--as-masks", help="Write weight_orig and weight_mask, as torch.nn.utils.prune does. Only for prune."
+        ),
+    ] = False,
+    family: FAMILY = None,
+    dtype: DTYPE = "auto",
+    compute_dtype: COMPUTE_DTYPE = "auto",
+    device: DEVICE = "auto",
+    offline: OFFLINE = False,
+    as_json: JSON = False,
+) -> None:
+    """Make one variant of a model: apply a step, or a chain of steps.
+
+    A step is written as in a manifest; its braces may be left out.
+
+    \b
+    sparsebench apply smollm2-135m "prune: magnitude, sparsity: 0.5" --out half
+    sparsebench apply path:my-model "prune: wanda, pattern: 2:4" \\
+        --calibration "source: path:text.jsonl, field: text" --out pruned
+    sparsebench apply path:my-model "prune: sparsegpt, sparsity: 0.5" \\
+        "quantize: int8" --out both
+    """
+    check_source(source)
+    if not steps:
+        raise UserError("no step is given", EXAMPLE)
+    vacant(out)
+    chain = Chain.parse(_steps(steps), _calibration(calibration), seed)
+    if as_masks and any(step.verb != "prune" for step in chain.steps):
+        raise UserError("--as-masks: only pruned weights have masks", "leave it out, or give `prune` steps only")
+    device = devices.resolve(device)
+    model = open_model(source, family, dtype, offline, chain.refuse)
+    _check_room(out, len(chain.steps), model.folder)
+    with progress(model.name) as bar:
+        made = chain.make(model, out, Cache(offline=offline), device, compute_dtype, bar)
+    if as_masks:
+        _write_masks(made, model)
+    if as_json:
+        rows = [
+            {"verb": step.verb, "name": step.name, **step.settings, **asdict(report)} for step, report in made.steps
+        ]
+        emit_json({"folder": str(out), "steps": rows})
+    else:
+        _show(made)
+
+
+def _steps(words: list[str]) -> list[Mapping[str, Any]]:
+    """Return the steps of a recipe; a word is one step, or the list of a chain."""
+    recipes = [_as_in_a_manifest("step", word) for word in words]
+    steps = [step for recipe in recipes for step in (recipe if isinstance(recipe, list) else [recipe])]
+    for step in steps:
+        if not isinstance(step, Mapping):
+            raise UserError(f"{step}: not a step", EXAMPLE)
+    return steps
+
+
+def _calibration(text: str | None) -> Mapping[str, Any]:
+    if text is None or ": " not in text:
+        return {"source": text}
+    keys = _as_in_a_manifest("--calibration", text)
+    if not isinstance(keys, Mapping):
+        raise UserError(f"--calibration {text}: not a mapping", 'such as "source: path:FILE, samples: 64"')
+    return keys
+
+
+def _as_in_a_manifest(what: str, text: str) -> Any:
+    """Return what YAML says in braces, which may be left out. Raises UserError for a text that is no YAML."""
+    written = text.strip()
+    data, _, problems = read(written if written[:1] in ("{", "[") else f"{{{written}}}", what)
+    if problems:
+        raise UserError(f"{what} {text}: {problems[0].message}", EXAMPLE)
+    return data
+
+
+def _check_room(out: Path, steps: int, model: Path) -> None:
+    """Raise UserError before the work where the disk is too small for the results of all steps, each as large as the model."""
+    needed, free = steps * folder_bytes(model), environment.free_disk(out)
+    if needed > free:
+        raise UserError(f"{out}: up to {size(needed)} are needed, and {size(free)} are free", "use a larger disk")
+
+
+def _write_masks(made: AppliedModel, dense: SingleModel) -> None:
+    """Replace a pruned model's weights by the weights of the dense model and their masks."""
+    names = {name for name, part in parts(Checkpoint(dense.folder), dense.family).items() if part.prunable}
+    masked = made.folder.with_name(f"{made.folder.name}.masks-part")
+    write_masked(made.folder, dense.folder, masked, names)
+    shutil.rmtree(made.folder)
+    masked.rename(made.folder)
+
+
+def _show(made: AppliedModel) -> None:
+    rows = [
+        [f"{step.verb}: {label(step)}", f"{report.achieved:.4%}", f"{report.achieved_all:.4%}"]
+        for step, report in made.steps
+    ]
+    emit_table(["step", "zeros, prunable", "zeros, all"], rows)
+    last = made.steps[-1][1]
+    prunable = f"{last.prunable / last.parameters:.1%} of the {last.parameters:,} parameters are prunable"
+    note(f"{made.folder}: {size(folder_bytes(made.folder))}; {prunable}")
+    for text in dict.fromkeys(report.note for _, report in made.steps if report.note):
+        note(text)

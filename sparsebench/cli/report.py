@@ -1,0 +1,87 @@
+"""``sparsebench figures`` and ``report``: pictures and pages made from a ledger."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import JSON, LEDGER_ALONE, folder_to_read, writes_file, writes_folder
+from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.figures.spec import listing
+from sparsebench.plan.preflight import ledger_path
+from sparsebench.report import build
+
+Picture = StrEnum("Picture", ["png", "svg", "pdf"])
+Page = StrEnum("Page", ["md", "html"])
+RESULTS = "The file of all results and queries, to which the report links. Default: NAME-results.md beside it."
+PAGES = "md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md."
+
+
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(help="Figures to render; default: all.")] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List the figures and what each shows.")] = False,
+    out: Annotated[Path, writes_folder("The folder for the pictures.")] = Path("figures"),
+    formats: Annotated[list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.")] = None,
+    width: Annotated[
+        float, typer.Option(min=2.5, max=20, help="Width in inches: 3.3 fits a paper's column, 6.5 its page.")
+    ] = 6.5,
+    ledger: LEDGER_ALONE = None,
+    as_json: JSON = False,
+) -> None:
+    """Render figures from the ledger.
+
+    Your .sql files in ./figures are rendered too; one with the name of a shipped figure replaces it.
+
+    \b
+    sparsebench figures
+    sparsebench figures score --format pdf --width 3.3 --out paper/
+    """
+    if list_them:
+        columns = ["name", "title", "about", "file"]
+        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in listing()]
+        if as_json:
+            emit_json([dict(zip(columns, row, strict=True)) for row in rows])
+        else:
+            emit_table(columns[:3], [row[:3] for row in rows])
+        return
+    from sparsebench.figures.draw import render  # matplotlib is heavy
+
+    chosen = tuple(map(str, formats or ("png", "svg")))
+    for result in render(ledger_path(ledger), names or [], out, chosen, width=width):
+        if result.skipped:
+            note(f"{result.name}: left out: {result.skipped}")
+        for path in result.paths:
+            typer.echo(path)
+
+
+def report(
+    out: Annotated[Path, writes_file("The Markdown file; the HTML page is written beside it.")] = Path("report.md"),
+    results: Annotated[Path | None, writes_file(RESULTS)] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Write only the first page, and no other file.")] = False,
+    figures: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of pictures from `sparsebench figures`; links are relative.",
+            metavar="FOLDER",
+            parser=folder_to_read,
+        ),
+    ] = Path("figures"),
+    manifest: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
+    ] = None,
+    formats: Annotated[list[Page] | None, typer.Option("--format", help=PAGES)] = None,
+    ledger: LEDGER_ALONE = None,
+) -> None:
+    """Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.
+
+    \b
+    sparsebench report
+    sparsebench report --brief --out summary.md
+    sparsebench report --manifest quickstart --out out/report.md
+    """
+    kinds = [str(kind) for kind in formats or ([Page.md] if brief else Page)]
+    for path in build(ledger_path(ledger), out, figures, manifest or (), kinds, results, brief):
+        typer.echo(path)

@@ -1,0 +1,42 @@
+"""The model that a command is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsebench import sources
+from sparsebench.cli.output import note
+from sparsebench.errors import SourceError, UserError
+from sparsebench.manifest.names import Dtype
+from sparsebench.models.files import safety
+from sparsebench.plan.single import SingleModel, single
+
+
+def check_source(text: str) -> None:
+    """Raise UserError where ``text`` names no model: it is no folder, no alias and no source."""
+    if Path(text).exists():
+        return
+    try:
+        sources.parse(text)
+    except SourceError as error:
+        raise UserError(f"{text}: no such folder, and no source of a model", error.hint) from error
+
+
+def open_model(
+    source: str,
+    family: str | None,
+    dtype: Dtype,
+    offline: bool,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+) -> SingleModel:
+    """Prepare and return the model that a verb was given, and note which of its files are left out.
+
+    ``check`` is that of ``single``.
+    """
+    check_source(source)
+    model = single(source, family, dtype, sources.Cache(offline=offline), check)
+    if left := safety.left_out_note(safety.left_out(model.folder)):
+        note(f"{model.name}: {left}")
+    return model

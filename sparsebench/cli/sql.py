@@ -1,0 +1,68 @@
+"""``sparsebench sql``: one read-only query over a ledger."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sparsebench import bounded
+from sparsebench.cli.options import LEDGER_ALONE, YEAR, reads_file
+from sparsebench.cli.output import emit_table, emit_text, note
+from sparsebench.errors import UserError
+from sparsebench.ledger import query as ask
+from sparsebench.ledger import sqlfiles
+from sparsebench.plan.preflight import ledger_path
+
+SHOWN = 1000
+"""At most this many rows are shown in a table on a terminal."""
+
+
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="One SELECT; without it, the views and their columns are listed.")
+    ] = None,
+    file: Annotated[Path | None, reads_file("Read the query from a file; - is stdin.", "--file", "-f")] = None,
+    shape: Annotated[
+        Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
+    ] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, max=YEAR, help="Seconds that a query may take; 0: no limit.")] = 300,
+    ledger: LEDGER_ALONE = None,
+) -> None:
+    """Query the ledger with SQL. Without a query, list its views and columns.
+
+    \b
+    sparsebench sql
+    sparsebench sql "select model, method, sparsity, task, score from results"
+    sparsebench sql -f my.sql --format csv > my.csv
+    sparsebench sql --timeout 10 "select count(*) from samples a, samples b"
+    """
+    if query and file:
+        raise UserError("a query and --file were both given", "give one of them")
+    path = ledger_path(ledger)
+    if file:
+        query = _query(file)
+    with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
+        if shape == "table" and not as_json:
+            # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
+            emit_table(answer.columns, islice(answer.rows, SHOWN) if sys.stdout.isatty() else answer.rows)
+            if sys.stdout.isatty() and next(answer.rows, None):
+                note(f"only the first {SHOWN:,} rows are shown; --format csv prints all")
+        else:
+            for text in ask.render(answer, "json" if as_json else shape):
+                emit_text(text)
+        sys.stdout.flush()
+
+
+def _query(file: Path) -> str:
+    """Return the query in a file, or on stdin for ``-``. Raises UserError for what is longer than a query may be."""
+    if str(file) == "-":
+        text = sys.stdin.read(bounded.QUERY + 1)
+        if len(text) > bounded.QUERY:
+            raise UserError(f"--file -: more than {bounded.QUERY:,} characters", "give a shorter query")
+        return text
+    return bounded.whole(file, UserError, bounded.QUERY)

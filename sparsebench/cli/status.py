@@ -1,0 +1,134 @@
+"""``sparsebench status``: which cells are done, failed, skipped and left, with the reasons."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST_DEVICE, REHEARSE, file_to_read
+from sparsebench.cli.output import emit_json, emit_table, note
+from sparsebench.errors import NoLedgerError, RecordError
+from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.query import run as query
+from sparsebench.plan.preflight import PlanRequest, Prepared, ledger_path, prepare
+from sparsebench.records import key as record_key
+from sparsebench.records import planned, read_cell, statuses
+from sparsebench.run.workspace import Workspace, holder
+
+STATES = ("done", "failed", "unsupported", "skipped", "left")
+
+
+def status(
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(help="The experiment file. Default: every experiment in the ledger.", parser=file_to_read),
+    ] = None,
+    rehearse: REHEARSE = False,
+    full: FULL = False,
+    device: MANIFEST_DEVICE = None,
+    ledger: LEDGER = None,
+    as_json: JSON = False,
+) -> None:
+    """Show which cells are done, failed, skipped and left, with the reasons.
+
+    Without a manifest it shows every cell in the ledger, those ingested from
+    other machines included. It is safe during a run, because it changes nothing
+    that a run needs.
+
+    \b
+    sparsebench status quickstart.yaml
+    sparsebench status --json
+    sparsebench status --ledger ledger/sparsebench.duckdb
+    """
+    if manifest:
+        ready = prepare(PlanRequest(manifest, ledger, True, rehearse, full, device=device))
+        path = ready.ledger
+        cells = _planned(ready)
+    else:
+        path = ledger_path(ledger)
+        cells = _held(path)
+    troubles = [cell for cell in cells if cell.status not in ("done", "left")]
+    counts = _counts(cells)
+    running = holder(path)
+    if as_json:
+        why = [
+            {"manifest": cell.manifest, "status": cell.status, "cell": cell.label, "reason": cell.reason}
+            for cell in troubles
+        ]
+        emit_json({"stages": counts, "troubles": why, "running": running})
+        return
+    emit_table(["manifest", "stage", *STATES], [list(row.values()) for row in counts])
+    by_reason: dict[tuple[str, str, str], list[str]] = {}  # skipped cells have the reason of what they depend on
+    for cell in troubles:
+        by_reason.setdefault((cell.manifest, cell.status, cell.reason), []).append(cell.label)
+    for (name, state, reason), labels in by_reason.items():
+        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")
+    if running:
+        note(f"\nprocess {running} is running on {path}")
+
+
+@dataclass(frozen=True)
+class _CellStatus:
+    """A cell that a manifest asks for, and its status."""
+
+    manifest: str
+    stage: str
+    label: str
+    status: str
+    reason: str
+
+
+def _counts(cells: list[_CellStatus]) -> list[dict[str, str | int]]:
+    """Return a row for each manifest and stage, in the cells' order, with how many cells are in each state."""
+    counts = Counter((cell.manifest, cell.stage, cell.status) for cell in cells)
+    return [
+        {"manifest": name, "stage": stage, **{state: counts[name, stage, state] for state in STATES}}
+        for name, stage in dict.fromkeys((cell.manifest, cell.stage) for cell in cells)
+    ]
+
+
+def _planned(ready: Prepared) -> list[_CellStatus]:
+    """Return the cells of a plan, with their status by the records beside its ledger."""
+    folder = Workspace.of(ready.ledger, ready.work).records
+    asked = [
+        (record_key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}")
+        for cell in ready.plan.cells
+    ]
+    return _recorded(folder, {ready.plan.manifest: asked})
+
+
+def _held(ledger: Path) -> list[_CellStatus]:
+    """Return the cells in a ledger; without a ledger, those of the records beside it.
+
+    Raises NoLedgerError where there is neither.
+    """
+    if ledger.exists():
+        rows = query(ledger, sqlfiles.read("status")).rows
+        return [_CellStatus(*(str(value) for value in row)) for row in rows]
+    folder = Workspace.of(ledger, Path()).records
+    if not folder.is_dir():
+        raise NoLedgerError(f"no ledger at {ledger}", "make one with `sparsebench run MANIFEST`")
+    return _recorded(folder, planned(folder))
+
+
+def _recorded(folder: Path, plans: Mapping[str, list[tuple[str, str, str]]]) -> list[_CellStatus]:
+    """Return the cells of each manifest, given as (key, stage, label), with their status by the records in a folder."""
+    known, cells = statuses(folder), []
+    for manifest, planned_cells in plans.items():
+        for key, stage, label in planned_cells:
+            status, reason = known.get(key, "left"), ""
+            try:
+                if status not in ("done", "left"):
+                    reason = str(read_cell(folder, key, status).get("reason"))
+            except RecordError:
+                if statuses(folder).get(key) == status:
+                    raise
+                status = statuses(folder).get(key, "left")  # a run has just replaced it
+            cells.append(_CellStatus(manifest, stage, label, status, reason))
+    return cells
