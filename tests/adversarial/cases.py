@@ -145,8 +145,7 @@ def escapes(box: Sandbox, where: str) -> Commands:
     name = "\x1b[2J\x1b]0;hostile\x07"
     model = box.model(**({"model_type": name} if where == "model_type" else {}))
     if where == "a tensor":
-        entry = {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}
-        (model / "model.safetensors").write_bytes(benign.safetensors(benign.llama_shapes(), **{name: entry}))
+        (model / "model.safetensors").write_bytes(benign.safetensors({**benign.llama_shapes(), name: (8,)}))
     elif where == "a file's name":
         (model / f"{name}.txt").write_text("x")
     yield "inspect", model, "--tensors"
