@@ -1,7 +1,6 @@
 """How good, how fast and how small pruning is here, against the straightforward procedure of `reference.py`.
 
     python studies/methods.py quality FOLDER TEXT --out results.jsonl [--windows 20] [--seed 1]
-    python studies/methods.py rank FOLDER TEXT --out results.jsonl
     python studies/methods.py speed FOLDER --out results.jsonl
     python studies/methods.py memory FOLDER --out results.jsonl [--method wanda] [--samples 32]
     python studies/methods.py copying FOLDER --out results.jsonl
@@ -137,24 +136,6 @@ def quality(asked: argparse.Namespace, results: Results) -> None:
                 results.add(f"ours {method} {value}{tag}", **evaluate(folder, asked.text, asked.windows))
 
 
-def rank(asked: argparse.Namespace, results: Results) -> None:
-    """RIA, OWL and ALPS beside Wanda and SparseGPT at 60, 70 and 80%."""
-    shares = ("0.6", "0.7", "0.8")
-    for allocation in ("uniform", "owl"):
-        for method in ("magnitude", "wanda", "ria", "sparsegpt", "alps"):
-            wanted = [share for share in shares if f"{method} {allocation} {share}" not in results]
-            with scratch() as out:
-                if wanted:
-                    ours(
-                        asked,
-                        out / "ours",
-                        f"prune: {method}, allocation: {allocation}, sparsity: [{', '.join(wanted)}]",
-                    )
-                for share in wanted:
-                    folder = out / "ours" / f"{float(share):.2f}"
-                    results.add(f"{method} {allocation} {share}", **evaluate(folder, asked.text, asked.windows))
-
-
 def speed(asked: argparse.Namespace, results: Results) -> None:
     """One run, five separate runs, one sweep: ours and the reference's, in turn."""
     for method in asked.methods:
@@ -210,14 +191,12 @@ def copying(asked: argparse.Namespace, results: Results) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["quality", "rank", "speed", "memory", "copying"])
+    parser.add_argument("what", choices=["quality", "speed", "memory", "copying"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=20)
-    parser.add_argument(
-        "--samples", type=int, default=64, help="calibration samples of 512 tokens (quality, rank, speed)"
-    )
+    parser.add_argument("--samples", type=int, default=64, help="calibration samples of 512 tokens (quality, speed)")
     parser.add_argument("--points", nargs="+", default=["0.1", "0.5", "0.7", "0.9", "2:4"], help="quality: which")
     parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], help="quality, speed: of which methods")
     parser.add_argument(
@@ -229,7 +208,7 @@ def main() -> None:
     parser.add_argument("--family", default="decoder", help="memory: the model's")
     asked = parser.parse_args()
     asked.read = ["--samples", str(asked.samples), "--length", "512", "--seed", str(asked.seed)]
-    what = {"quality": quality, "rank": rank, "speed": speed, "memory": memory, "copying": copying}
+    what = {"quality": quality, "speed": speed, "memory": memory, "copying": copying}
     what[asked.what](asked, Results(asked.out))
 
 

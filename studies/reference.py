@@ -51,35 +51,15 @@ def first_inputs(model: Any, ids: torch.Tensor) -> tuple[list[torch.Tensor], dic
 
 
 def gather(
-    block: Any, linears: dict[str, Any], hidden: list[torch.Tensor], given: dict[str, Any]
+    block: Any, linears: dict[str, Any], hidden: list[torch.Tensor], given: dict[str, Any], whole: bool
 ) -> dict[str, torch.Tensor]:
-    """H = 2/n Σ x xᵀ of every linear layer, each by itself."""
-    sums = {name: torch.zeros(linear.in_features, linear.in_features) for name, linear in linears.items()}
+    """H = 2/n Σ x xᵀ of every linear layer, each by itself; ‖x_j‖² alone where not the ``whole`` of it is wanted."""
+    sums = {name: torch.zeros(*[linear.in_features] * (2 if whole else 1)) for name, linear in linears.items()}
 
     def add(name: str) -> Any:
         def hook(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             rows = args[0].reshape(-1, args[0].shape[-1])
-            sums[name] += 2 / len(hidden) * rows.T @ rows
-
-        return hook
-
-    hooks = [linear.register_forward_hook(add(name)) for name, linear in linears.items()]
-    for states in hidden:
-        block(states, **given)
-    for hook in hooks:
-        hook.remove()
-    return sums
-
-
-def norms(
-    block: Any, linears: dict[str, Any], hidden: list[torch.Tensor], given: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """‖x_j‖² of every linear layer, each by itself."""
-    sums = {name: torch.zeros(linear.in_features) for name, linear in linears.items()}
-
-    def add(name: str) -> Any:
-        def hook(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            sums[name] += args[0].reshape(-1, args[0].shape[-1]).norm(dim=0) ** 2
+            sums[name] += 2 / len(hidden) * rows.T @ rows if whole else rows.norm(dim=0) ** 2
 
         return hook
 
@@ -161,9 +141,9 @@ def prune(model: Any, ids: torch.Tensor, method: str, sparsity: float, pattern: 
             for linear in linears.values():
                 linear.weight.data = magnitude(linear.weight.data, sparsity)
             continue
-        found = (gather if method == "sparsegpt" else norms)(block, linears, hidden, given)
+        way = sparsegpt if method == "sparsegpt" else wanda
+        found = gather(block, linears, hidden, given, whole=way is sparsegpt)
         for name, linear in linears.items():
-            way = sparsegpt if method == "sparsegpt" else wanda
             linear.weight.data = way(linear.weight.data, found[name], sparsity, pattern)
         hidden = [block(states, **given) for states in hidden]
 

@@ -16,7 +16,7 @@ from typer.models import OptionInfo
 
 from sparsebench import bounded
 from sparsebench.cli.app import app
-from studies.hostile import benign
+from tests.adversarial import benign
 from tests.command import call
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -15,7 +15,7 @@ from sparsebench.arguments import checked
 from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.plan.single import SingleModel
 from sparsebench.steps.contract import StepKind
-from studies.hostile import benign
+from tests.adversarial import benign
 
 HALF = {"prune": "magnitude", "sparsity": 0.5}
 INT4 = {"quantize": "int4"}

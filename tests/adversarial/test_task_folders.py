@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,9 @@ from sparsebench.benchmarks.own import content
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.modules.load import load_model
 from tests.adversarial.task_folders import CASES, SECRET, WRITES, Case, outside, write
+from tests.adversarial.watch import audited, cheap
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 5.0
-
-touched: list[str] | None = None
-"""What a scored folder has opened and whom it has asked; None between folders."""
-
-
-def audit(event: str, args: tuple[Any, ...]) -> None:
-    if touched is not None and event == "open" and isinstance(args[0], str | bytes) and args[0] != "<template>":
-        touched.append(os.path.realpath(os.fsdecode(args[0])))
-    elif touched is not None and event in (
-        "socket.connect",
-        "socket.getaddrinfo",
-        "subprocess.Popen",
-        "os.system",
-        "os.exec",
-    ):
-        touched.append(f"{event} {args}")
 
 
 def scored(folder: Path, harness: Harness) -> Any:
@@ -58,35 +41,30 @@ def harness(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Harne
     for number, changes in enumerate(({}, WRITES)):
         found = scored(write(Case("harmless", (), changes), tmp_path_factory.mktemp(f"harmless{number}")), model)
         assert found.n == 1
-    sys.addaudithook(audit)
     return model
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name[:80])
 def test_a_hostile_folder(case: Case, tmp_path: Path, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    global touched
     folder, current = write(case, tmp_path), tmp_path / "current"
     current.mkdir()
     monkeypatch.chdir(current)
     before = sorted(outside(folder / "x").iterdir())
-    begun, touched = time.process_time(), []
-    try:
-        outcome: Any = scored(folder, harness)
-    except SparsebenchError as error:
-        outcome = error
-    finally:
-        spent, opened, touched = time.process_time() - begun, touched, None
+    with cheap(), audited() as log:
+        try:
+            outcome: Any = scored(folder, harness)
+        except SparsebenchError as error:
+            outcome = error
     shown = str(outcome)
     assert isinstance(outcome, SparsebenchError) == bool(case.words), shown
     assert [word for word in case.words if word not in shown] == [], shown
     assert SECRET not in shown and len(shown) < 20_000
-    assert spent < SECONDS, f"{spent:.1f} s of CPU"
     home = os.environ["SPARSEBENCH_CACHE"]
     ours = (
         str(folder), home, os.path.dirname(os.path.realpath(Path(home) / "locks")), str(ROOT), sys.prefix, sys.base_prefix,
         "/usr/", os.path.join(tempfile.gettempdir(), "sparsebench-"), "/proc/self/", f"/proc/{os.getpid()}/", "/sys/",
     )  # fmt: skip
-    assert [path for path in opened if not path.startswith(ours)] == []
+    assert [path for path in log if not path.startswith(ours)] == []
     assert sorted(outside(folder / "x").iterdir()) == before and not list(current.iterdir())
 
 

@@ -15,7 +15,7 @@ from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import sentence
-from tests.benchmarks.test_prefixes import GPT, GROUPED, PLAIN, make
+from tests.benchmarks.test_prefixes import GROUPED, make
 
 
 def requests(n: int, longest: int) -> list[Any]:
@@ -139,18 +139,6 @@ def test_trees_that_were_halved_for_want_of_memory_are_recorded(tiny_llama: Path
     assert scorer.notes == {"prefix_batch_size": 2}
 
 
-def test_what_an_earlier_task_noted_is_not_said_of_generated_text(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
-    from lm_eval.models.huggingface import HFLM
-
-    scorer, sizes = sharing(tiny_llama, load_model(tiny_llama, "decoder")), []
-    scorer.notes, scorer.batch_size_per_gpu = {"batch_size": 1}, 1
-    monkeypatch.setattr(
-        HFLM, "generate_until", lambda self, asked, disable_tqdm: sizes.append(self.batch_size) or asked
-    )
-    assert scorer.generate_until([]) == [] and sizes == [4]
-    assert scorer.notes == {}
-
-
 def stock(folder: Path, model: Any, asked: list[Any]) -> list[Any]:
     from lm_eval.models.huggingface import HFLM
 
@@ -202,17 +190,6 @@ def test_what_an_input_shares_is_computed_once(tiny_llama: Path):
     assert seen == [7 + 1 + 3]
     assert steps == [(3, 3)]
     assert len({likelihood for likelihood, _ in again}) == 5
-
-
-@pytest.mark.parametrize(
-    ("model_type", "settings"), [("gpt2", GPT), ("opt", {**PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32})]
-)
-def test_other_decoders_share(tiny_llama: Path, model_type: str, settings: dict[str, Any]):
-    model = make(model_type, **settings)
-    asked = requests(6, 30)
-    scorer = sharing(tiny_llama, model)
-    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"abs": 1e-3})
-    assert scorer.sharing == "on"
 
 
 @pytest.mark.parametrize(

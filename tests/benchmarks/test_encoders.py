@@ -277,12 +277,6 @@ def test_a_default_prompt_is_refused(tmp_path: Path):
         read_pooling(folder)
 
 
-def test_a_broken_modules_file_is_named(tmp_path: Path):
-    (tmp_path / "modules.json").write_text("[{")
-    with pytest.raises(ModelError, match=r"modules\.json"):
-        read_pooling(tmp_path)
-
-
 def test_the_checkpoints_pooling_changes_the_scores(tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path):
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
     mean = run(folder, "encoder", "mrpc_pair")

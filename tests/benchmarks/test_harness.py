@@ -121,25 +121,6 @@ def test_protocol_says_whether_beginnings_are_shared(
     assert sharing(tiny_llama, "decoder") == "off: it was told not to"
 
 
-def test_templates_are_compiled_once_and_only_meanwhile(
-    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
-):
-    from jinja2 import Environment
-    from lm_eval.utils import env
-
-    compiled: list[str] = []
-    compile_ = Environment.compile
-
-    def counted(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
-        compiled.append(source)
-        return compile_(self, source, *args, **kwargs)
-
-    monkeypatch.setattr(Environment, "compile", counted)
-    run(tiny_llama, "decoder", "piqa")
-    assert len(compiled) == len(set(compiled)) > 0
-    assert "from_string" not in vars(env)
-
-
 def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents, run: Run):
     rows = [documents["ARC-Easy"][p] for p in sampled(len(documents["ARC-Easy"]), 7)]
     expected = sum(1 / len(row["choices"]["text"]) for row in rows) / len(rows)
@@ -173,15 +154,6 @@ def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
     }
     assert {key: protocol[key] for key in wanted} == wanted
     assert protocol["harness"].startswith("lm-eval 0.")
-
-
-def test_the_same_cell_again_gives_the_same_to_the_bit(tiny_llama: Path, documents: Documents, run: Run):
-    first, again = (run(tiny_llama, "decoder", "arc_easy", limit=9) for _ in range(2))
-    assert again == first
-    assert (
-        run(tiny_llama, "decoder", "arc_easy", limit=9, batch_size=3).protocol["prompts_sha256"]
-        == (first.protocol["prompts_sha256"])
-    )
 
 
 def test_documents_and_prompts_are_known_by_their_hashes(

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sparsebench.benchmarks import all_tasks, index, known, names
-from sparsebench.sources import Cache
 
 
 def test_names_of_both_kinds_are_known():
@@ -16,17 +15,6 @@ def test_names_of_both_kinds_are_known():
     listed = names()
     assert listed[: len(all_tasks())] == tuple(all_tasks())
     assert len(listed) == len(set(listed)) > 10_000
-
-
-def test_a_second_look_reads_the_note_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cache = Cache(tmp_path)
-    first = index.stock(cache)
-
-    def scan(_: Path) -> dict[str, str]:
-        raise AssertionError("scanned again")
-
-    monkeypatch.setattr(index, "_scan", scan)
-    assert index.stock(cache) == first
 
 
 def test_what_a_task_file_declares(tmp_path: Path):

@@ -381,35 +381,6 @@ def test_a_folders_data_are_read_as_datasets_reads_them(
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("process_docs: !function utils.process", r"capitals\.yaml:\d+: '!function'"),
-        ("metadata: !!python/object/apply:os.system [touch x]", r"capitals\.yaml:\d+: .*python/object/apply"),
-        ("class: utils.Task", "capitals.yaml: `class`"),
-        ("use_prompt: promptsource:all", "capitals.yaml: `use_prompt`"),
-        ("unsafe_code: true", "capitals.yaml: `unsafe_code`"),
-        ("include: ../elsewhere.yaml", "capitals.yaml: `include`"),
-        ("metric_list: [{metric: acc, hf_evaluate: true}]", "capitals.yaml: `metric_list.hf_evaluate`"),
-    ],
-)
-def test_a_file_that_would_run_code_is_refused_by_name(line: str, words: str, folder: Path) -> None:
-    (folder / "capitals.yaml").write_text(TASK + line + "\n")
-    (folder.parent / "elsewhere.yaml").write_text("process_docs: !function os.system\n")
-    with pytest.raises(BenchmarkError, match=words):
-        own("capitals", folder).inspect("capitals", sources.Cache())
-
-
-def test_templates_reach_nothing_of_python_and_metrics_are_lm_evals(tiny_llama: Path, folder: Path) -> None:
-    reaching = TASK.replace("{{q}}", "{{ q.__class__.__mro__ }}")
-    (folder / "capitals.yaml").write_text(reaching)
-    with pytest.raises(BenchmarkError, match="unsafe"):
-        scored(tiny_llama, "decoder", "capitals", folder)
-    (folder / "capitals.yaml").write_text(TASK.replace("metric: acc", "metric: ./script"))
-    with pytest.raises(BenchmarkError, match="capitals.yaml: `metric`.*'./script'"):
-        scored(tiny_llama, "decoder", "capitals", folder)
-
-
-@pytest.mark.parametrize(
     ("metric", "written", "target", "wanted"),
     [
         ("f1", "The cat sat.", "a cat", 2 * 0.5 * 1 / 1.5),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from sparsebench.benchmarks import prefixes
 from sparsebench.benchmarks.prefixes import TokenIds, Tree, arrange, shared
-from sparsebench.errors import UnsupportedError
 
 rows_of_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=25)
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
@@ -69,25 +67,6 @@ def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds
         assert len(batch) == 1 or size <= min(most, max(nodes, 2 * max(map(len, batch))))
 
 
-def test_the_answers_to_one_question_stay_together():
-    draw = random.Random(0)
-    questions = [tuple(draw.choices(range(3, 60), k=draw.randint(20, 40))) for _ in range(60)]
-    rows = [(*question, answer, answer, answer) for question in questions for answer in range(3)]
-    batches = arrange(draw.sample(rows, len(rows)), 10_000, prefixes.NODES)
-    nodes = sum(Tree(batch).tokens.numel() for batch in batches)
-    # A question is computed again only where it is cut between two batches.
-    assert nodes <= sum(map(len, questions)) + 9 * len(questions) + 40 * (len(batches) - 1)
-    longest = [max(map(len, batch)) for batch in batches]
-    assert longest == sorted(longest, reverse=True)
-    assert len(batches) > 3
-
-
-def test_a_long_beginning_serves_several_inputs():
-    start = tuple(range(1000))
-    batches = arrange([(*start, answer, 5) for answer in range(4)], 10_000, prefixes.NODES)
-    assert [Tree(batch).tokens.numel() for batch in batches] == [1000 + 4 * 2]
-
-
 @pytest.mark.parametrize(
     ("model_type", "settings"),
     [
@@ -114,39 +93,6 @@ def test_logits_are_those_of_inputs_computed_one_by_one(model_type: str, setting
         for path, known in zip(tree.paths, one_by_one(model, inputs), strict=True):
             torch.testing.assert_close(logits[path], known, rtol=1e-4, atol=1e-4)
     assert model.config._attn_implementation == "sdpa"
-
-
-def test_shared_tokens_are_computed_once():
-    model = make("llama", **GROUPED)
-    seen: list[int] = []
-    model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
-    tree = Tree(FAMILY)
-    prefixes.compute(model, tree)
-    assert seen == [3 + 2 + 2 + 1 + 1 + 6]
-
-
-@pytest.mark.parametrize(
-    ("model_type", "settings", "reason"),
-    [
-        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "not sdpa|position_ids"),
-        ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4}, "not sdpa|position_ids"),
-        ("gemma2", {**GROUPED, "head_dim": 8}, "attention is eager"),
-    ],
-)
-def test_a_model_whose_class_cannot_says_so(model_type: str, settings: dict[str, Any], reason: str):
-    assert re.search(reason, prefixes.obstacle(make(model_type, **settings)))
-
-
-def test_layers_that_do_not_attend_are_noticed():
-    convolutions = make("lfm2", layer_types=["conv", "full_attention", "conv"], **GROUPED)
-    with pytest.raises(UnsupportedError, match="1 of its 3 layers"):
-        prefixes.compute(convolutions, Tree(FAMILY))
-    assert convolutions.config._attn_implementation == "sdpa"
-
-
-def test_windows_limit_the_reach():
-    assert prefixes.reach(make("llama", **GROUPED)) is None
-    assert prefixes.reach(make("mistral", sliding_window=8, **GROUPED)) == 7
 
 
 @given(rows_of_tokens)

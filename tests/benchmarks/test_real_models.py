@@ -11,11 +11,9 @@ import pytest
 
 from sparsebench import environment, sources
 from sparsebench.benchmarks import all_tasks, encoder
-from sparsebench.benchmarks.contract import sampled
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.prepare import obtain
-from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT, tokens
 from tests.benchmarks.conftest import Run
 
@@ -94,36 +92,6 @@ def fetched(source: str) -> Path:
         return sources.fetch(sources.parse(source), CACHE)
     except SourceError as error:
         pytest.skip(str(error))
-
-
-def test_no_passage_is_in_both_calibration_and_perplexity():
-    calibration = read_texts(fetched(DEFAULT.source), "passage")
-    scored = read_texts(fetched(all_tasks()["perplexity"].data[0]), *all_tasks()["perplexity"].fields)
-    assert (len(calibration.rows), calibration.repeated) == (2938, 332)
-    assert len(scored.rows) == 499
-    plain = [{"".join(text.lower().split()) for (text,) in found.rows} for found in (calibration, scored)]
-    assert not plain[0] & plain[1]
-
-
-@pytest.mark.long
-def test_smollm2_has_the_perplexity_of_a_plain_loop(smollm2: Path, run: Run):
-    import math
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    found = run(smollm2, "decoder", "perplexity", cache=CACHE, limit=3)
-    rows = read_texts(fetched(all_tasks()["perplexity"].data[0]), "doc.story").rows
-    ids = AutoTokenizer.from_pretrained(smollm2)("\n\n".join(text for (text,) in rows), return_tensors="pt").input_ids
-    model = AutoModelForCausalLM.from_pretrained(smollm2)
-    total = 0.0
-    with torch.no_grad():
-        for window in ids[0, : len(ids[0]) // 1024 * 1024].reshape(-1, 1, 1024)[sampled(len(ids[0]) // 1024, 3)]:
-            states = model.model(window).last_hidden_state
-            logits = torch.nn.functional.linear(states.float(), model.lm_head.weight.float())[0, :-1].double()
-            total += float(torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum"))
-    assert found.score == pytest.approx(math.exp(total / (3 * 1023)), rel=1e-6)
-    assert found.protocol["documents"] == pytest.approx(all_tasks()["perplexity"].n, rel=0.1)
 
 
 @pytest.mark.long

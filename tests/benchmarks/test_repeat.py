@@ -16,18 +16,6 @@ from sparsebench.models.modules.load import load_model
 MODELS = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 
 
-@pytest.mark.parametrize(("model", "family"), MODELS)
-def test_a_model_is_computed_twice_and_repeats(model: str, family: Any, request: pytest.FixtureRequest) -> None:
-    loaded = load_model(request.getfixturevalue(model), family)
-    calls: list[tuple[int, ...]] = []
-    hook = loaded.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append(kwargs["input_ids"].shape), with_kwargs=True
-    )
-    assert repeats(loaded) == "to the bit"
-    hook.remove()
-    assert len(calls) == 2
-
-
 def test_what_differs_is_told_by_how_much(tiny_llama: Path) -> None:
     model = load_model(tiny_llama, "decoder", "float32")
     added = iter((0.0, 0.25))

@@ -53,14 +53,6 @@ def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():
     assert found[1] == pytest.approx(spread, rel=0.25)
 
 
-def test_bootstrap_in_parts_is_the_bootstrap_at_once(monkeypatch: pytest.MonkeyPatch):
-    generator = np.random.default_rng(3)
-    scores, labels = generator.normal(size=(2, 50))
-    whole = pooled(spearman, scores, labels)
-    monkeypatch.setattr("sparsebench.benchmarks.statistics.CHUNK", 1000)
-    assert pooled(spearman, scores, labels) == whole
-
-
 def test_spearman_is_scipy_s_and_zero_without_order():
     from scipy.stats import spearmanr
 

@@ -18,7 +18,7 @@ import pytest
 from sparsebench.cli import app
 from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
-from studies.hostile import benign
+from tests.adversarial import benign
 
 HALF = "prune: magnitude, sparsity: 0.5"
 ROOT = Path(__file__).resolve().parents[2]

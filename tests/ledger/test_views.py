@@ -47,20 +47,6 @@ def scored(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [dense, variant]
 
 
-def test_every_variant_has_its_score_beside_the_dense_one(ledger: Path) -> None:
-    rows = query.run(ledger, "FROM results ORDER BY model, task, sparsity, method").dicts()
-    assert len(rows) == 3 * 4
-    dense = {(row["model"], row["task"]): row["score"] for row in rows if row["method"] == "dense"}
-    assert len(dense) == 3
-    for row in rows:
-        assert row["dense_score"] == dense[row["model"], row["task"]]
-        assert row["low"] < row["score"] < row["high"]
-        assert (row["verdict"] is None) == (row["method"] == "dense")
-        assert row["sparsity"] == (0.0 if row["method"] == "dense" else row["sparsity"])
-        assert row["achieved_sparsity"] == pytest.approx(row["sparsity"], abs=1e-3)
-    assert {row["verdict"] for row in rows} == {None, "worse", "no difference detected"}
-
-
 def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "removed.duckdb"
     whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
@@ -122,29 +108,6 @@ def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(
         ).rows
     )
     assert [read[one["variant"]["id"]] for one in (old, skipping)] == [0, 0.4]
-
-
-def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
-    path = tmp_path / "late.duckdb"
-    dense = of(found, stage="benchmarks", method="dense")
-    Ledger(path).ingest([record for record in found if record not in dense])
-    assert query.run(path, "FROM vs_dense").rows == ()
-    for record in dense:
-        Ledger(path).ingest([record])
-    asked = "SELECT * FROM vs_dense ORDER BY ALL"
-    assert query.run(path, asked).rows == query.run(ledger, asked).rows
-
-
-def test_a_new_dense_record_is_compared_again(scored: list[dict[str, Any]], tmp_path: Path) -> None:
-    dense, variant = scored
-    path = tmp_path / "again.duckdb"
-    dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
-    Ledger(path).ingest(scored)
-    assert query.run(path, "SELECT difference FROM vs_dense").rows == ((-0.5,),)
-    later = copy.deepcopy(dense) | {"started_at": (samples.START + timedelta(days=1)).isoformat()}
-    later["result"] = outcomes([1] * 30 + [0] * 10)
-    Ledger(path).ingest([later])
-    assert query.run(path, "SELECT difference, dense_score FROM vs_dense").rows == ((-0.25, 0.75),)
 
 
 def elsewhere(record: dict[str, Any], machine: str, days: int = 1) -> dict[str, Any]:
@@ -387,41 +350,6 @@ def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]
     assert asked[0] < found[1]["documents_to_clear"] < 1.06 * asked[0]
 
 
-def test_results_say_how_many_tests_a_verdict_is_one_of(ledger: Path) -> None:
-    asked = "SELECT {} FROM {} WHERE verdict IS NOT NULL ORDER BY ALL"
-    columns = "variant_id, task, verdict, tests, q, q_tests, documents_to_clear"
-    rows = query.run(ledger, asked.format(columns, "results")).rows
-    assert rows == query.run(ledger, asked.format(columns, "vs_dense")).rows
-    assert {row[5] for row in rows} == {len(rows)}
-
-
-def test_many_tests_are_corrected_for_the_whole_manifest_too(scored: list[dict[str, Any]], tmp_path: Path) -> None:
-    from scipy.stats import false_discovery_control
-
-    dense, variant = scored
-    records = []
-    for place, lost in enumerate([0, 3, 6, 7, 9, 20]):
-        task = f"task{place}"
-        for record, values in ((dense, [1] * 80), (variant, [0] * lost + [1] * (80 - lost))):
-            settings = {
-                "settings": {"task": task},
-                "cell_id": f"{record['cell_id']}{task}",
-                "key": f"{record['key']}{task}",
-            }
-            records.append(copy.deepcopy(record) | settings | {"result": outcomes(values, task)})
-    other = {"settings": {"task": "other"}, "cell_id": "other", "key": "other"}
-    apart = copy.deepcopy([dense | other, variant | other | {"cell_id": "apart"}])
-    for record in apart:
-        record["result"] = outcomes([1] * 80, "other")
-        for document in record["result"]["outcomes"]:
-            document["doc_hash"] = record["cell_id"]
-    Ledger(tmp_path / "q.duckdb").ingest(records + apart)
-    *rows, untested = query.run(tmp_path / "q.duckdb", "SELECT p, q, tests FROM vs_dense ORDER BY p NULLS LAST").rows
-    assert untested == (None, None, 6)
-    assert [q for _, q, _ in rows] == pytest.approx(list(false_discovery_control([p for p, *_ in rows])))
-    assert {tests for *_, tests in rows} == {6}
-
-
 @pytest.mark.parametrize(("lost", "shown"), [(0, True), (3, True), (30, False)])
 def test_what_is_shown_to_lose_less_than_a_point(
     scored: list[dict[str, Any]], tmp_path: Path, lost: int, shown: bool
@@ -530,14 +458,6 @@ def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]
     )
 
 
-def test_only_the_same_documents_are_compared(scored: list[dict[str, Any]], tmp_path: Path) -> None:
-    dense, variant = scored
-    dense["result"], variant["result"] = outcomes([1] * 30), outcomes([0] * 40)
-    dense["result"]["outcomes"][0]["doc_hash"] = "another prompt"
-    Ledger(tmp_path / "d.duckdb").ingest(scored)
-    assert query.run(tmp_path / "d.duckdb", "SELECT pairs, lost FROM vs_dense").rows == ((29, 29),)
-
-
 def test_other_settings_are_not_compared_and_key_order_does_not_matter(
     scored: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -548,26 +468,6 @@ def test_other_settings_are_not_compared_and_key_order_does_not_matter(
     dense["settings"] = dense["settings"] | {"limit": 7}
     Ledger(tmp_path / "other.duckdb").ingest(scored)
     assert query.run(tmp_path / "other.duckdb", "SELECT count(*) FROM vs_dense").rows == ((0,),)
-
-
-def test_holm_across_the_tasks_of_a_variant(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Three tasks whose p values are small, middling and large, against Holm's rule written out."""
-    lost = {"a": 12, "b": 7, "c": 2}
-    records = []
-    for method, sparsity in (("dense", 0.0), ("magnitude", 0.5)):
-        first = of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0]
-        for task, count in lost.items():
-            record = copy.deepcopy(first) | {"cell_id": f"{method}-{task}", "settings": {"task": task}}
-            record["result"] = outcomes([1] * 50 if method == "dense" else [0] * count + [1] * (50 - count), task)
-            records.append(record)
-    Ledger(tmp_path / "h.duckdb").ingest(records)
-    rows = query.run(tmp_path / "h.duckdb", "SELECT task, p, p_holm, verdict FROM vs_dense ORDER BY p").dicts()
-    assert [row["p"] for row in rows] == pytest.approx([2 * 0.5 ** lost[row["task"]] for row in rows])
-    running = 0.0
-    for place, row in enumerate(rows):
-        running = max(running, min(1.0, (3 - place) * row["p"]))
-        assert row["p_holm"] == pytest.approx(running)
-    assert [row["verdict"] for row in rows] == ["worse", "worse", "no difference detected"]
 
 
 def test_cells_that_have_no_record_are_missing(found: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -876,15 +776,6 @@ def test_structure_adds_up(ledger: Path) -> None:
         assert rows[0] == pytest.approx([2 * value / 2 for value in tensors[0]])
     shares = query.run(ledger, "SELECT near_share + far_share, zero_share <= near_share FROM structure").rows
     assert all(total == pytest.approx(1) and ordered for total, ordered in shares)
-
-
-def test_pareto_front_is_what_no_other_beats(ledger: Path) -> None:
-    rows = query.run(ledger, "SELECT model, task, score, price, on_front FROM pareto WHERE cost = 'bytes'").rows
-    for model, task, score, price, on_front in rows:
-        rivals = [row for row in rows if row[:2] == (model, task)]
-        beaten = any(s >= score and p <= price and (s > score or p < price) for _, _, s, p, _ in rivals)
-        assert on_front == (not beaten)
-    assert {row[4] for row in rows} == {True, False}
 
 
 def test_failures_carry_their_reason(found: list[dict[str, Any]], tmp_path: Path) -> None:

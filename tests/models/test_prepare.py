@@ -164,20 +164,6 @@ def test_pytorch_files_become_safetensors(files: int, archive: bool, dtype: str,
     load_model(out.folder, "encoder-decoder")
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
-    import torch
-
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    source = as_pickles(write_random(small("bert"), tmp_path / "original", "encoder"), tmp_path / "source")
-    torch.save({"w": Evil()}, source / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not readable as plain weights"):
-        prepare(source, tmp_path / "out", "encoder")
-    assert not (tmp_path / "owned").exists() and not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("model_type", ["opt", "bart", "deberta-v2", "bert", "gpt2"])
 def test_other_families_survive_pytorch_files(model_type: str, tmp_path: Path) -> None:
     family = MODEL_TYPES[model_type]
@@ -292,16 +278,6 @@ def test_a_gguf_value_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.norm\.weight reaches more than float16"):
         prepare(tmp_path / "model.gguf", tmp_path / "out", "decoder", "float16")
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
-
-
-def test_what_lies_beside_a_gguf_file_is_not_part_of_it(tmp_path: Path) -> None:
-    """Its fingerprint knows nothing of them, and one may be a link to anything."""
-    write_gguf(tmp_path / "tiny.gguf")
-    for name in ("tokenizer.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json"):
-        (tmp_path / name).write_text('{"chat_template": "planted"}')
-    out = prepare(tmp_path / "tiny.gguf", tmp_path / "out", "decoder")
-    assert load_tokenizer(out)("abc")["input_ids"] == [6, 5]
-    assert not any(b"planted" in path.read_bytes() for path in out.iterdir())
 
 
 def test_a_folder_around_a_gguf_file_is_refused_by_its_name(tmp_path: Path) -> None:

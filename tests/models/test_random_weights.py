@@ -59,24 +59,6 @@ def test_a_head_that_the_config_does_not_tie_is_stored(tmp_path: Path) -> None:
         assert "shared.weight" in checkpoint.tensors and "encoder.embed_tokens.weight" not in checkpoint.tensors
 
 
-def test_chunks_make_no_difference_to_memory_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor of several chunks is filled to its end."""
-    monkeypatch.setattr("sparsebench.models.random_weights.CHUNK", 100)
-    checkpoint = Checkpoint(write_random(small("llama"), tmp_path / "model", "decoder", "float32"))
-    weight = checkpoint.load("model.layers.0.mlp.up_proj.weight").flatten()
-    assert abs(float(weight[-96:].std()) / 0.02 - 1) < 0.3
-    assert len(set(weight[:100].tolist()) & set(weight[100:200].tolist())) < 5
-
-
-def test_a_large_model_is_laid_out_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 20_000)
-    folder = write_random(small("llama"), tmp_path / "model", "decoder", "float32")
-    files = Checkpoint(folder).files
-    assert len(files) > 2 and all(name.endswith(f"-of-{len(files):05}.safetensors") for name in files)
-    _, info = auto_class("decoder", {}).from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"]
-
-
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model type 'lama'"):
         write_random({"model_type": "lama"}, tmp_path / "model", "decoder")

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES
-from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.replay.skeleton import survey
 from tests.models.model_zoo import small
-from tests.models.replaying import LENGTH, Stock, batch, written
+from tests.models.replaying import Stock, batch, written
 
 
 def dense(block: Block) -> None:
@@ -57,40 +56,6 @@ def test_layers_that_read_the_same_are_one_group(tmp_path: Path) -> None:
     assert groups("deberta-v2:unshared") == [
         ["query_proj", "key_proj", "value_proj"], ["dense"], ["dense"], ["dense"], ["pos_key_proj", "pos_query_proj"],
     ]  # fmt: skip
-
-
-def test_without_gram_the_squares_are_the_same(tmp_path: Path) -> None:
-    import torch
-
-    folder, family = written("llama", tmp_path / "model")
-    seen: list[dict[str, Any]] = []
-    for gram in (False, True):
-        Replay(Checkpoint(folder), family, batch(family)).run(
-            lambda block, gram=gram: seen.append(block.observe(0, gram=gram))
-        )
-    for without, whole in zip(seen[:2], seen[2:], strict=True):
-        for name in whole:
-            assert without[name].gram is None
-            assert torch.equal(without[name].squares, whole[name].squares)
-
-
-def test_who_wants_only_inputs_does_not_pay_for_the_last_product(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", LENGTH)
-    folder, family = written("llama", tmp_path / "model")
-    products: dict[bool, int] = {}
-
-    def visit(block: Block) -> None:
-        last = next(r.module for name, r in block._block.prunable.items() if "down_proj" in name)
-        for only in (True, False):
-            products[only] = 0
-            hook = last.register_forward_hook(lambda *_, only=only: products.update({only: products[only] + 1}))
-            block.observe(0, gram=False, only_inputs=only)
-            hook.remove()
-
-    Replay(Checkpoint(folder), family, batch(family, samples=4)).run(visit)
-    assert products == {True: 1, False: 4}
 
 
 @settings(deadline=None, max_examples=25)
@@ -297,12 +262,6 @@ def test_every_model_type_is_answered_for_without_weights() -> None:
         survey({"model_type": "lama"}, "decoder")
 
 
-def test_albert_is_refused_before_any_work(tmp_path: Path) -> None:
-    folder = write_random(small("albert"), tmp_path / "model", "encoder")
-    with pytest.raises(UnsupportedError, match="albert cannot be calibrated block by block"):
-        Replay(Checkpoint(folder), "encoder", batch("encoder"))
-
-
 def test_tensors_that_do_not_fit_are_named_before_any_work(tmp_path: Path) -> None:
     import torch
 
@@ -347,18 +306,6 @@ def test_infinity_is_refused_with_the_layer_that_reads_it(tmp_path: Path) -> Non
         replay.run(lambda block: block.advance(0, {}))
 
 
-def test_padding_may_be_nan(tmp_path: Path) -> None:
-    """What a model makes of padding is nobody's business."""
-    import torch
-
-    from sparsebench.models.replay.stack_replay import _finite
-
-    states = torch.ones(1, 3, 4)
-    states[0, 2] = torch.nan
-    mask = torch.tensor([[True, True, False]])
-    assert _finite(states, mask) and not _finite(states, torch.ones_like(mask))
-
-
 def test_replacements_must_fit_the_block(tmp_path: Path) -> None:
     import torch
 
@@ -397,16 +344,3 @@ def test_a_model_that_reaches_further_back_is_refused(tmp_path: Path, monkeypatc
     added = (2, 1)
     with pytest.raises(UnsupportedError, match="decoder block 2: it needs values from earlier blocks"):
         Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
-
-
-def test_no_more_blocks_come_once_all_streams_are_dropped(tmp_path: Path) -> None:
-    folder, family = written("t5", tmp_path / "model")
-    seen: list[tuple[str, int]] = []
-
-    def visit(block: Block) -> None:
-        seen.append((block.side, block.index))
-        if block.index == 1:
-            block.drop(0)
-
-    Replay(Checkpoint(folder), family, batch(family)).run(visit)
-    assert seen == [("encoder", 0), ("encoder", 1)]

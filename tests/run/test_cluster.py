@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sparsebench.ledger import query
-from studies.attack import MARK, ROOT, Home, begin, compare, undisturbed
+from tests.adversarial.homes import MARK, ROOT, Home, begin, compare, undisturbed
 
 pytestmark = pytest.mark.long
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")

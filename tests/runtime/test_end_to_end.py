@@ -135,17 +135,6 @@ def test_the_plain_engine_has_no_parity_to_prove_and_takes_no_thread_settings_of
     assert (found.parity, found.dtype, found.device, found.threads) == (None, "float32", "cpu", 1)
 
 
-def test_a_family_that_cannot_be_sharded_starts_nothing(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(tiny_llama, tmp_path / "bloom")
-    config = json.loads((tmp_path / "bloom" / "config.json").read_text())
-    (tmp_path / "bloom" / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
-    with pytest.raises(UnsupportedError, match="ALiBi"):
-        measure_memory(tmp_path / "bloom", "decoder", setting(2))
-
-
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_family_that_autotp_refuses_itself_is_unsupported(tmp_path: Path) -> None:

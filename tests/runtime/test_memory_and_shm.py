@@ -68,18 +68,6 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
     assert memory.tensor_bytes(model) < sum(one.nbytes for one in model.state_dict().values()) + tied
 
 
-def test_copies_are_ordinary_tensors_in_inference_mode_too(tiny_llama: Path) -> None:
-    """An inference tensor does not tell torch that it needs a gradient: see the next test."""
-    import torch
-
-    from sparsebench.models.modules.load import load_model
-
-    model = load_model(tiny_llama, "decoder")
-    with torch.inference_mode():
-        memory.copy_out(model)
-    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
-
-
 @pytest.mark.parametrize("way", ["loaded", "assembled"])
 def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, way: str) -> None:
     """Of a weight that needs no gradient torch 2.13 copies the transpose, for a batch of products (``bmm``)."""

@@ -70,26 +70,6 @@ def test_a_killed_rank_is_named_with_its_node_and_takes_the_others_along(dying: 
     assert_nobody_left()
 
 
-def test_an_error_of_a_rank_on_another_node_is_its_own(imitated: None) -> None:
-    with pytest.raises(UnsupportedError, match="this cannot be"), group("hang", "error") as ranks:
-        list(ranks.messages())
-
-
-@pytest.mark.parametrize(
-    ("actions", "said"),
-    [
-        (("work", "hang"), rf"rank 1 of 2 on {NODES[1]} hangs: .*; rank 1 at runtime/fake_rank.py:\d+ in <module>"),
-        (("stop", "work"), rf"rank 0 of 2 on {NODES[0]} hangs: .*; rank 0 does not answer"),
-    ],
-)
-def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
-    actions: tuple[str, ...], said: str, imitated: None
-) -> None:
-    with pytest.raises(MeasureError, match=said), group(*actions) as ranks:
-        list(ranks.messages())
-    assert_nobody_left()
-
-
 def test_a_rank_that_waits_for_one_on_another_node_is_left_alone(
     imitated: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,27 +54,11 @@ def test_positions(config: dict[str, Any], family: str, load: Workload, fits: bo
         check_positions(config, family, load)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "bloom", "modernbert", "phi3"])
-def test_families_that_cannot_be_sharded_are_refused_at_two_ranks_only(model_type: str) -> None:
-    config = {"model_type": model_type, "vocab_size": 50}
-    check_supported(config, "decoder", Setting("deepspeed", 1, Workload()))
-    with pytest.raises(UnsupportedError, match="2 ranks"):
-        check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
-
-
 def test_widths_that_differ_are_not_sharded() -> None:
     config = {"model_type": "llama", "vocab_size": 50, "per_layer_config": {"1": {"num_attention_heads": 3}}}
     check_supported(config, "decoder", Setting("deepspeed", 1, Workload()))
     with pytest.raises(UnsupportedError, match="per_layer_config"):
         check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
-
-
-def test_a_t5_with_fewer_heads_than_ranks_is_refused() -> None:
-    config = {"model_type": "t5", "vocab_size": 50}
-    for heads, ranks in ((3, 2), (2, 2), (1, 1)):
-        check_supported(config | {"num_heads": heads}, "encoder-decoder", Setting("deepspeed", ranks, Workload()))
-    with pytest.raises(UnsupportedError, match="1 are fewer than ranks"):
-        check_supported(config | {"num_heads": 1}, "encoder-decoder", Setting("deepspeed", 2, Workload()))
 
 
 def test_the_plain_engine_runs_in_one_process() -> None:

@@ -37,24 +37,6 @@ def test_equals_inverse_then_cholesky(columns: int, dtype: torch.dtype, close: f
     assert found.notes == ()
 
 
-def test_the_gram_is_used_up_in_place() -> None:
-    inputs = inputs_of(activations(32, 100))
-    assert inputs.gram is not None
-    place = inputs.gram.data_ptr()
-    assert factorise(inputs, "q").upper.data_ptr() == place
-    assert inputs.gram is None
-    with pytest.raises(ValueError, match="used up"):
-        factorise(inputs, "q")
-
-
-def test_another_precision_leaves_the_gram() -> None:
-    inputs = inputs_of(activations(32, 100))
-    assert inputs.gram is not None
-    before = inputs.gram.clone()
-    factorise(inputs, "q", torch.float64)
-    assert torch.equal(inputs.gram, before)
-
-
 def test_dead_inputs_are_told_apart() -> None:
     read = activations(24, 200)
     read[:, [3, 20]] = 0

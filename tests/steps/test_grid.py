@@ -93,16 +93,6 @@ def test_zeros_stay_zero_and_errors_are_half_a_step(
     assert bool(((found - weights.float()).abs() <= steps * (0.5 + span / 2**8)).all())
 
 
-def test_a_chunk_of_rows_is_like_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsebench.steps import grid
-
-    weights, way = torch.randn(9, 70), Quantize("int4")
-    whole = nearest(weights, way.scheme)
-    monkeypatch.setattr(grid, "CHUNK", 150)
-    part = nearest(weights, way.scheme)
-    assert torch.equal(whole.values, part.values) and torch.equal(whole.scale, part.scale)
-
-
 @pytest.mark.parametrize(
     ("settings_", "named"),
     [({"bits": "int3"}, "int3"), ({"rounding": "up"}, "up"), ({"group": 64}, "group"), ({"bits": "int4", "group": 0}, "group"),

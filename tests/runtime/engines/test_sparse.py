@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, ParityError, UnsupportedError
+from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.build import build_model
 from sparsebench.models.modules.load import load_model
@@ -132,18 +132,6 @@ def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path
         assert not sparse_layers(started().load(SavedModel(place, "decoder"), 40, True).module)
 
 
-def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = prune(tiny_llama, tmp_path / "pruned", 0.5)
-    right = SparseLinear.by_kernel
-
-    def wrong(self: SparseLinear, x: torch.Tensor) -> torch.Tensor:
-        return right(self, x.roll(1, -1))
-
-    monkeypatch.setattr(SparseLinear, "by_kernel", wrong)
-    with pytest.raises(ParityError, match="relative L2"):
-        started().parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config))
-
-
 def test_the_kernels_are_named_by_layer_class(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,17 +161,6 @@ def test_a_model_without_any_weight_left_runs(kind: str, tiny_llama: Path, tmp_p
     assert len(layers) == 14 and {one.nonzeros for one in layers.values()} == {0}
 
 
-def test_what_parity_found_for_its_few_tokens_is_forgotten(tiny_llama: Path, tmp_path: Path) -> None:
-    """The workload's number of tokens may be another."""
-    found, folder = started(), prune(tiny_llama, tmp_path / "pruned", 0.9)
-    loaded = found.load(SavedModel(folder, "decoder", "bfloat16"), 40, False)
-    with torch.inference_mode():
-        loaded(input_ids=torch.tensor([[5, 6, 7]]))
-    assert found.choices and found.choices.faster
-    found.parity(SavedModel(folder, "decoder", "bfloat16"), prompt(Checkpoint(folder).config))
-    assert not found.choices.faster
-
-
 def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
     model: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,13 +181,6 @@ def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
         started().load(narrow, 40, False)
     with pytest.raises(UnsupportedError, match="float16"):
         started().parity(narrow, prompt(Checkpoint(tiny_llama).config))
-
-
-def test_missing_weights_are_named(tiny_llama: Path) -> None:
-    weights = Checkpoint(tiny_llama)
-    weights.tensors.pop("model.layers.1.mlp.up_proj.weight")
-    with pytest.raises(ModelError, match="up_proj"):
-        build_model(weights, "decoder")
 
 
 @pytest.mark.parametrize("form", ["fused", "published"])
@@ -264,14 +234,6 @@ def test_on_a_gpu_without_a_compiler_layers_stay_dense_and_a_note_says_why(
         return
     (note,) = found.start(0, 1)
     assert not found.bitmask and "stay dense" in note and "(Failed to find C compiler.)" in note
-
-
-def test_experts_that_stay_dense_are_said_to(tmp_path: Path) -> None:
-    from tests.models.test_experts import stored
-
-    found, folder = started(), stored("mixtral", "published", tmp_path)
-    loaded = found.load(SavedModel(folder, "decoder"), 40, False).module
-    assert not sparse_layers(loaded) and "dense torch experts ×2" in found.kernel
 
 
 def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(

@@ -164,44 +164,6 @@ def test_speeds_are_measured_once_per_machine_and_kept(
         assert speeds_here(here, torch.float32, torch.float32) == MADE_UP and len(asked) == 1
 
 
-def test_speeds_of_a_busy_machine_hold_for_minutes_only(
-    compiled: Kernels, asked: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    timed = module._measured_apart
-    here = replace(compiled, path=tmp_path / "sparse-0123.so")
-    for count, (later, waited) in enumerate([(0.0, 2.0), (0.9, 2.0), (1.1, 0.5), (5.0, 0.5)], start=0):
-        monkeypatch.setattr(module.time, "time", lambda later=later: 1e9 + later * module.AGAIN)
-        monkeypatch.setattr(
-            module, "_measured_apart", lambda *told, waited=waited: (timed(*told)[0], waited * module.WAITED)
-        )
-        assert speeds_here(here, torch.float32, torch.float32) == MADE_UP
-        assert len(asked) == (1, 1, 2, 2)[count], "once, and again when it was poor and is old"
-
-
-def test_a_cache_that_cannot_be_written_is_no_obstacle(
-    compiled: Kernels, asked: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "file"))
-    here = replace(compiled, path=tmp_path / "file" / "sparse-0123.so")
-    assert speeds_here(here, torch.float32, torch.float32) == MADE_UP and len(asked) == 1
-
-
-def test_every_layout_is_timed_and_weighed(compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SIDE", 64)
-    monkeypatch.setattr(module, "STREAMED", 1 << 14)
-    found = module.measured(compiled)
-    assert list(found) == ["bfloat16 times bfloat16", "bfloat16 times float32", "float32 times float32"]
-    for one in found.values():
-        for numbers in one.values():
-            assert list(numbers) == list(LAYOUTS) and all(len(some) == 4 and min(some) > 0 for some in numbers.values())
-
-
-def test_what_went_wrong_in_timing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MeasureError, match="ValueError"):
-        module._measured_apart("no such level", 1)
-
-
 @pytest.mark.parametrize(
     ("layout", "held", "given", "best"),
     [

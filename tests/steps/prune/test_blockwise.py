@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence
-from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.methods import sparsegpt
 from sparsebench.steps.prune.sweep import Sweep, run
@@ -174,14 +171,6 @@ def test_patterns_and_blocks_reach_every_matrix(tiny_llama: Path, tmp_path: Path
     assert set(tiles.unique().tolist()) <= {0, 16}
 
 
-def test_stock_transformers_loads_what_was_written(tiny_t5: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForSeq2SeqLM
-
-    swept(tiny_t5, "encoder-decoder", tmp_path, [Target("sparsegpt", 0.9, "layer")])
-    _, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "0", output_loading_info=True)
-    assert not info["missing_keys"]
-
-
 def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_llama: Path, tmp_path: Path) -> None:
     step = single("prune", "wanda", sparsity=0.5)
     with pytest.raises(ModelError, match="wanda needs calibration text"):
@@ -196,23 +185,6 @@ def test_a_nan_in_an_encoders_last_norm_is_named_and_not_the_decoder(tiny_t5: Pa
         swept(folder, "encoder-decoder", tmp_path, targets)
 
 
-@pytest.mark.parametrize("propagate", ["pruned", "dense"])
-def test_a_sweep_reads_the_weights_of_a_block_once(
-    tiny_llama: Path, tmp_path: Path, propagate: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads: Counter[str] = Counter()
-    load = Checkpoint.load
-
-    def counted(self: Checkpoint, name: str, index: int | None = None) -> torch.Tensor:
-        loads[name] += self.folder == tiny_llama
-        return load(self, name, index)
-
-    monkeypatch.setattr(Checkpoint, "load", counted)
-    targets = [Target(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
-    swept(tiny_llama, "decoder", tmp_path, targets, propagate)
-    assert {count for name, count in loads.items() if ".layers." in name} == {1}
-
-
 def broken(model: Path, folder: Path, name: str) -> Path:
     """A copy of a model in which every third value of a tensor is NaN."""
     import shutil
@@ -224,24 +196,6 @@ def broken(model: Path, folder: Path, name: str) -> Path:
     tensors[name].view(-1)[::3] = float("nan")
     save_file(tensors, folder / "broken" / "model.safetensors")
     return folder / "broken"
-
-
-def test_a_groups_statistics_are_gone_when_its_layers_are_pruned(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are as large as a layer for each of its inputs: of one group, not of a block."""
-    held: list[int] = []
-    solve = BlockSweep._solutions
-
-    def watched(self: BlockSweep, block: Any, inputs: dict[str, Any], *rest: Any) -> Iterator[Any]:
-        for found in solve(self, block, inputs, *rest):
-            held.append(len({id(one) for one in inputs.values() if one.gram is not None}))
-            yield found
-
-    monkeypatch.setattr(BlockSweep, "_solutions", watched)
-    swept(tiny_llama, "decoder", tmp_path, [Target("alps", 0.5, "layer")], "dense")
-    groups = max(held)
-    assert groups > 2 and min(held) == 1, held
 
 
 UP, NORM, TABLE = (

@@ -125,11 +125,6 @@ def test_what_a_pattern_cannot_reach_is_said() -> None:
     assert said["4x5"] == ("rows and columns beyond the last whole block of 4x5 kept",)
 
 
-def test_a_pattern_longer_than_the_rows_removes_nothing() -> None:
-    (choice,) = masks.choose(torch.rand(3, 5), [Quota(0.5, "layer", "1:8")])
-    assert not choice.mask.any()
-
-
 @pytest.mark.parametrize("pattern", ["4by4", "0x4", "4x", "dense", "x4", "4x4x4"])
 def test_an_unknown_pattern_is_named(pattern: str) -> None:
     with pytest.raises(UnsupportedError, match=pattern):
@@ -157,17 +152,6 @@ def test_broken_scores_are_refused_by_name(bad: float, dtype: torch.dtype, patte
     scores = torch.tensor([[0.5, bad]], dtype=dtype)
     with pytest.raises(ModelError, match=r"model\.layers\.0\.q"):
         next(masks.choose(scores, [Quota(0.5, "layer", pattern)], "model.layers.0.q"))
-
-
-def test_agrees_with_torch_where_there_are_no_ties() -> None:
-    from torch.nn.utils import prune
-
-    weights = torch.randn(64, 48, generator=torch.Generator().manual_seed(1))
-    layer = torch.nn.Linear(48, 64)
-    layer.weight.data = weights
-    prune.l1_unstructured(layer, "weight", amount=0.73)
-    (mask,) = chosen(weights, "layer", [0.73])
-    assert torch.equal(~mask, layer.weight_mask.bool())
 
 
 @settings(max_examples=80, deadline=None)

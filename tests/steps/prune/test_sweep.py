@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import Context, Evidence
-from sparsebench.steps.evidence import counted
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Layer, Target
 from sparsebench.steps.prune.methods import magnitude
@@ -112,13 +111,6 @@ def test_no_folder_is_left_when_a_sweep_fails(tiny_llama: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_verify_counts_the_dense_model(tiny_bert: Path) -> None:
-    result = counted(tiny_bert, "encoder")
-    model_size = sum(info.numel for info in Checkpoint(tiny_bert).tensors.values())
-    assert result.parameters == model_size
-    assert result.prunable == 2 * (4 * 64 * 64 + 2 * 64 * 128)
-
-
 def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,23 +121,6 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     with pytest.raises(ModelError, match="have 0 zeros, fewer"):
         swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "layer") for share in (0.5, 0.9)])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_version_that_cannot_be_counted_fails_alone(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sparsebench.steps import outputs
-
-    def failing(folder: Path, *rest: object) -> Evidence:
-        if folder.name == "1":
-            raise ModelError("unreadable")
-        return counted(folder, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(outputs, "counted", failing)
-    targets = [Target("magnitude", share, "layer") for share in (0.5, 0.9)]
-    good, bad = swept(tiny_llama, "decoder", tmp_path, targets).values()
-    assert isinstance(good, Evidence) and isinstance(bad, SparsebenchError)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["0"]
 
 
 @pytest.mark.parametrize(("name", "settings"), [("magnitude", {"sparsity": 0.5}), ("mask", {"file": "masks"})])
@@ -169,20 +144,6 @@ def test_a_method_that_fails_for_its_global_threshold_fails_alone(
         tiny_llama, "decoder", tmp_path, [Target("magnitude", 0.5, "global"), Target("random", 0.5, "global")]
     )
     assert [type(one) for one in found.values()] == [Evidence, ModelError]
-
-
-def test_a_global_sweep_reads_no_tensor_for_thresholds_of_its_own(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sparsebench.steps.prune import tensorwise
-
-    asked: list[int] = []
-    found = tensorwise.thresholds
-    monkeypatch.setattr(
-        tensorwise, "thresholds", lambda passes, ranks: asked.append(len(ranks)) or found(passes, ranks)
-    )
-    swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "global") for share in (0.5, 0.9)])
-    assert asked == [2]
 
 
 def linears(folder: Path) -> dict[str, torch.nn.Linear]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import auto_class
 from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
-from sparsebench.models.files.safety import left_out
 from sparsebench.models.modules.load import load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import QuantizedLinear
 from sparsebench.models.replay.batch import Batch
@@ -25,7 +23,7 @@ from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import GptqSweep, run
+from sparsebench.steps.quantize.sweep import run
 from sparsebench.steps.quantize.writers import QuantizedWriters
 from sparsebench.steps.registry import kinds, single
 from tests.runtime.engines.pruned import FAMILIES, gpt2
@@ -188,24 +186,6 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
         encoding_of(config)
 
 
-def test_a_target_that_is_given_up_on_the_way_fails_alone(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, ways = GptqSweep._visit_pruned, [Quantize("int4", group, "gptq") for group in (32, 16)]
-
-    def failing(self: GptqSweep, block: Any, outputs: Any) -> None:
-        plain(self, block, outputs)
-        if len(self.targets) > 1 and not outputs.failed:  # by itself it is made
-            outputs.fail(self.targets[:1], ModelError("given up"))
-
-    monkeypatch.setattr(GptqSweep, "_visit_pruned", failing)
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
-    targets = {way: tmp_path / str(way.group) for way in ways}
-    run(tiny_llama, "decoder", targets, calibrated("decoder"), found.__setitem__)
-    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
-    assert [path.name for path in tmp_path.iterdir()] == ["16"]
-
-
 def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,13 +200,6 @@ def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
     run(tiny_llama, "decoder", {way: tmp_path / way.bits for way in ways}, None, found.__setitem__)
     assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
-
-
-def test_code_of_a_model_is_left_out_and_named(tiny_bert: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_bert, tmp_path / "model")
-    (tmp_path / "model" / "modeling.py").write_text("")
-    ((out, _),) = made(tmp_path / "model", "encoder", [Quantize()], tmp_path / "out").values()
-    assert left_out(out) == ["modeling.py"]
 
 
 def test_gptq_without_text_is_refused(tiny_llama: Path, tmp_path: Path) -> None:

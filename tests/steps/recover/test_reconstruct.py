@@ -16,7 +16,6 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.recover.reconstruct import Reconstruction
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import batch, written
 
@@ -102,61 +101,6 @@ def test_outputs_come_nearer_to_the_dense_models_and_zeros_stay(kind: str, tmp_p
         assert found.operations == wanted > 0
     assert notes["recover"] == "reconstruct" and notes["epochs"] == 4
     assert all(one["after"] < one["before"] for one in notes["fits"])
-
-
-def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    dense, parent, family = pruned("llama", tmp_path)
-    for name in ("one", "other"):
-        made(parent, family, tmp_path / name, RECONSTRUCT, dense)
-    one, other = Checkpoint(tmp_path / "one"), Checkpoint(tmp_path / "other")
-    assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
-
-
-class Killed(BaseException):
-    """The end of a process."""
-
-
-@pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_a_killed_reconstruction_goes_on_from_its_last_block_to_the_same_weights(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dense, parent, family = pruned(kind, tmp_path)
-    whole = made(parent, family, tmp_path / "whole", RECONSTRUCT, dense)
-    trained: list[tuple[str, int]] = []
-    fit = Reconstruction.fit
-
-    def watched(self: Reconstruction, block: Any, target: Any) -> Any:
-        trained.append((block.side, block.index))
-        return fit(self, block, target)
-
-    monkeypatch.setattr(Reconstruction, "fit", watched)
-
-    def go(kill: int = 0, step: Step = RECONSTRUCT) -> Any:
-        def told(done: int, total: int, words: str = "") -> None:
-            if done == kill:
-                raise Killed
-
-        kept: Any = {"resume": lambda _: tmp_path / "kept", "progress": told}
-        return made(parent, family, tmp_path / "out", step, dense, **kept)
-
-    for kill in (1, 2) if kind == "t5" else (1,):
-        with pytest.raises(Killed):
-            go(kill)
-    with pytest.raises(Killed):  # what another reconstruction left is not its own
-        go(1, single("recover", "reconstruct", epochs=1))
-    assert trained.pop() == trained[0]
-    with pytest.raises(Killed):
-        go(1)
-    assert trained.pop() == trained[0]  # the other one's stood in its place
-    found = go()
-    blocks = json.loads((tmp_path / "out" / "sparsebench.json").read_text())["fits"]
-    assert trained == [(one["side"], one["block"]) for one in blocks]
-    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
-    assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
-    assert (found.trained_tokens, found.operations) == (whole.trained_tokens, whole.operations)
-    assert found.note.startswith(whole.note) and "-0.safetensors" in found.note
-    assert found.joules is None or found.joules > 0
-    assert not (tmp_path / "kept").exists()
 
 
 def test_progress_tells_the_error_of_each_block_and_the_time_left(tmp_path: Path) -> None:

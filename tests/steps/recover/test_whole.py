@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,64 +187,6 @@ def killer(at: int) -> Callable[..., None]:
     return told
 
 
-def resumed(
-    parent: Path, family: Any, folder: Path, asked: Any, dense: Path, whole: Evidence, kills: Sequence[int]
-) -> Evidence:
-    """Make ``asked`` at ``folder/out``, killed after so many steps each time: the weights of ``folder/whole``, and its curve."""
-
-    def go(**more: Any) -> Any:
-        return made(parent, family, folder / "out", asked, dense, resume=lambda _: folder / "r", **more)
-
-    for at in kills:
-        with pytest.raises(Killed):
-            go(progress=killer(at))
-    found = go()
-    one, other = Checkpoint(folder / "whole"), Checkpoint(folder / "out")
-    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
-    assert found.curve == whole.curve
-    assert isinstance(found, Evidence), found
-    return found
-
-
-@pytest.mark.parametrize("name", ["finetune", "distill"])
-def test_a_killed_training_goes_on_to_the_same_weights(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    dense, parent, family = pruned("llama", tmp_path)
-    asked = step(name, match="hidden_mse") if name == "distill" else step(name)
-    whole = made(parent, family, tmp_path / "whole", asked, dense)
-    for at in (2, 5):
-        with pytest.raises(Killed):
-            made(parent, family, tmp_path / "out", asked, dense, resume=lambda _: tmp_path / "r", progress=killer(at))
-    seen: list[int] = []
-    found = made(
-        parent, family, tmp_path / "out", asked, dense,
-        resume=lambda _: tmp_path / "r", progress=lambda done, total, words="": seen.append(done),
-    )  # fmt: skip
-    assert seen[0] == 5  # the step whose end it was killed at is done again
-    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
-    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
-    assert found.curve == whole.curve
-    assert not (tmp_path / "r").exists()
-
-
-def test_what_another_training_left_is_not_taken_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    dense, parent, family = pruned("llama", tmp_path)
-    with pytest.raises(Killed):
-        made(
-            parent, family, tmp_path / "out", step("finetune", rate=1e-3), dense,
-            resume=lambda _: tmp_path / "r", progress=killer(4),
-        )  # fmt: skip
-    seen: list[int] = []
-    made(
-        parent, family, tmp_path / "out", step("finetune"), dense,
-        resume=lambda _: tmp_path / "r", progress=lambda done, total, words="": seen.append(done),
-    )  # fmt: skip
-    assert seen[0] == 1
-
-
 @pytest.mark.parametrize("name", ["distill", "reconstruct"])
 def test_joules_are_counted_where_there_is_a_counter(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -350,15 +292,6 @@ def test_the_teachers_part_falls_or_grows(way: str, tmp_path: Path, monkeypatch:
     assert [parts[number] for number in range(steps)] == pytest.approx(
         course if way == "linear_growth" else [0.8 - one for one in course]
     )
-
-
-def test_a_narrower_model_is_distilled_through_a_projection(tmp_path: Path) -> None:
-    dense, family = written("llama", tmp_path / "dense")
-    small, _ = written("llama", tmp_path / "small", hidden_size=16, seed=3)
-    found = made(small, family, tmp_path / "out", step("distill", match="hidden_mse"), dense)
-    assert isinstance(found, Evidence), found
-    assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
-    assert set(Checkpoint(tmp_path / "out").tensors) == set(Checkpoint(small).tensors)
 
 
 def test_what_is_kept_on_the_disk_is_what_the_teacher_says(tmp_path: Path) -> None:

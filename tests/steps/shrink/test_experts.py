@@ -15,9 +15,9 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.experts import is_fused
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Evidence
 from sparsebench.steps.registry import label, single
-from sparsebench.steps.shrink import scores, width
+from sparsebench.steps.shrink import scores
 from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import written
 from tests.models.test_axes import with_zeros
@@ -90,22 +90,6 @@ def test_experts_that_no_token_reaches_are_told(iterations: int, tmp_path: Path)
     assert isinstance(result, Evidence) and "2 experts that no token reached" in result.note, result
 
 
-def test_experts_that_one_labelling_does_not_reach_keep_their_scores_under_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def taylor(model: Any, axes: list[Any], labels: str, *_: Any) -> dict[Any, torch.Tensor]:
-        return {axis: torch.full((axis.units,), float(labels == "own"), dtype=torch.float64) for axis in axes}
-
-    monkeypatch.setattr(scores, "taylor", taylor)
-    found = shape(Checkpoint(stored("mixtral", "fused", tmp_path)), "decoder")
-    work = width._WidthPass(found, Context("decoder"), text("decoder"), tmp_path)
-    steps = [single("shrink", "taylor", keep=0.5, of="neurons", labels=labels) for labels in ("own", "text")]
-    own, next_token = work.score(steps, lambda *_: None).values()
-    assert all(bool((one == 1).all()) for one in own.values())
-    assert all(bool(one.all()) for one in next_token.values())
-    assert list(work.unseen.values()) == [0, len(next_token)]
-
-
 @pytest.mark.parametrize(("kind", "form"), [*FORMS[:3], ("qwen2_moe", "published")])
 def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: str, tmp_path: Path) -> None:
     folder = stored(kind, form, tmp_path)
@@ -136,26 +120,6 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
         found = own[axis.layers, axis.within]
         assert torch.allclose(found, expected[axis], rtol=1e-3, atol=1e-6)
         assert found.argsort().tolist() == expected[axis].argsort().tolist()
-
-
-@pytest.mark.parametrize(
-    ("kind", "form"), [("gpt_oss", "fused"), ("granitemoe", "published"), ("mixtral", "published")]
-)
-def test_least_squares_is_nearer_to_the_dense_model(kind: str, form: str, tmp_path: Path) -> None:
-    folder = stored(kind, form, tmp_path)
-    given = text("decoder").batch
-    dense = WholeModel.load(folder, "decoder", given, "auto")
-
-    def distance(out: Path) -> float:
-        smaller = WholeModel.load(out, "decoder", given, "auto")
-        with torch.no_grad():
-            return sum(float((smaller.run(rows) - dense.run(rows)).square().sum()) for rows in dense.groups())
-
-    far, near = (
-        shrunk(folder, "decoder", tmp_path / how, "l2", keep=0.5, of="neurons", compensation=how)[0]
-        for how in ("none", "least_squares")
-    )
-    assert distance(near) < 0.9 * distance(far)
 
 
 def masked(folder: Path, gone: dict[int, list[int]]) -> Any:

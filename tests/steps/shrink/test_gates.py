@@ -22,13 +22,12 @@ from sparsebench.plan.rehearse import rehearsal
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import fitted_to, label, single
 from sparsebench.steps.shrink import gates
 from sparsebench.steps.shrink.gates import GatePruning
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import Killed, killer, made, text
+from tests.steps.recover.test_whole import made, text
 
 SETTINGS = {"tokens": 6000, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 4, "parameters": 0.6}
 
@@ -142,21 +141,6 @@ def test_the_share_that_is_asked_for_stays_and_it_is_trained(kind: str, uneven: 
     assert all(bool(parameter.isfinite().all()) for parameter in trained.parameters())
     norms = [name for name in old.checkpoint.tensors if "norm" in name.lower() and name.endswith("weight")]
     assert any(not torch.equal(old.checkpoint.load(name), new.checkpoint.load(name)) for name in norms)
-
-
-def test_the_same_seed_gives_the_same_weights_after_a_kill_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    dense, family = written("llama", tmp_path / "dense")
-    asked = single("shrink", "gates", **SETTINGS | {"tokens": 1500})
-    whole = made(dense, family, tmp_path / "whole", asked, dense)
-    resume = {"resume": lambda _: tmp_path / "r"}
-    for at in (5, 17):  # before and after the gates are closed
-        with pytest.raises(Killed):
-            made(dense, family, tmp_path / "out", asked, dense, progress=killer(at), **resume)
-    found = made(dense, family, tmp_path / "out", asked, dense, **resume)
-    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
-    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
-    assert found.curve == whole.curve and not (tmp_path / "r").exists()
 
 
 def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:

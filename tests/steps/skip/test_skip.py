@@ -16,9 +16,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_masked_lm, load_model
 from sparsebench.models.modules.skipping import KEY, skip_of
 from sparsebench.models.shape.topology import module_path
-from sparsebench.steps.contract import Context, Evidence
-from sparsebench.steps.registry import kinds, label, single
-from sparsebench.steps.skip import thresholds
+from sparsebench.steps.registry import label, single
 from sparsebench.steps.skip.magnitudes import Magnitudes
 from tests.models.replaying import written
 from tests.runtime.engines.pruned import prune
@@ -154,26 +152,6 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     for damaged in ([], {"inputs": {"a": -1.0}, "outputs": {}}, {"inputs": {"a": True}, "outputs": {}}):
         with pytest.raises(ModelError, match=KEY):
             skip_of({KEY: damaged})
-
-
-def test_a_share_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent, family = written("llama", tmp_path / "parent")
-    few, many = (single("skip", "teal", share=share) for share in (0.3, 0.6))
-    plain = thresholds._copy
-
-    def failing(parent: Path, folder: Path, *rest: Any) -> None:
-        if folder.name == "few":
-            raise ModelError("no room")
-        plain(parent, folder, *rest)
-
-    monkeypatch.setattr(thresholds, "_copy", failing)
-    found: dict[Any, Any] = {}
-    targets, context = (
-        {few: tmp_path / "few", many: tmp_path / "many"},
-        Context(family, 0, read=lambda: text(family, 8)),
-    )
-    kinds()["skip"].load()(parent, targets, context, found.__setitem__)
-    assert isinstance(found[few], ModelError) and isinstance(found[many], Evidence)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5", "bert"])

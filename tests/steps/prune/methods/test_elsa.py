@@ -17,11 +17,10 @@ from sparsebench.steps.calibration import DEFAULT, Calibrated
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.elsa import ElsaPruning
 from sparsebench.steps.prune.trained import Elsa
-from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import details, label, single
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import made, resumed, step
+from tests.steps.recover.test_whole import made, step
 
 SETTINGS = {"tokens": 6000, "batch": 4, "rate": 3e-3, "held_out": 0.1, "evaluations": 3, "interval": 4, "penalty": 0.1}
 
@@ -73,14 +72,6 @@ def test_it_beats_the_cut_alone_and_the_zeros_are_exact(tmp_path: Path) -> None:
     exactly(0.7, tmp_path / "out", family)
     assert found.zeros == cut.zeros and found.trained_tokens >= 20000
     assert "the published run read 67,108,864" in found.note
-
-
-def test_the_same_seed_gives_the_same_weights_after_a_kill_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    dense, family = written("llama", tmp_path / "dense")
-    asked = single("prune", "elsa", **SETTINGS, sparsity=0.5)
-    whole = made(dense, family, tmp_path / "whole", asked, dense)
-    resumed(dense, family, tmp_path, asked, dense, whole, (5, 14))
 
 
 def test_an_encoder_decoder_is_pruned_too(tmp_path: Path) -> None:

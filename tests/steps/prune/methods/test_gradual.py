@@ -15,11 +15,10 @@ from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.gradual import GradualPruning, SparsitySchedule
 from sparsebench.steps.prune.trained import Gradual
-from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import made, resumed
+from tests.steps.recover.test_whole import made
 
 SETTINGS = {
     "tokens": 1500,
@@ -60,10 +59,7 @@ def test_the_whole_sparsity_is_there_before_the_end() -> None:
             assert [constant.share(step) for step in range(steps) if constant.due(step)] == [0.8]
 
 
-def test_the_smallest_weights_go_and_training_is_resumed_to_the_same_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+def test_the_smallest_weights_go_little_by_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense, family = written("llama", tmp_path / "dense")
     step = single("prune", "gradual", **SETTINGS)
     shares: list[float] = []
@@ -81,7 +77,6 @@ def test_the_smallest_weights_go_and_training_is_resumed_to_the_same_ones(
     assert shares == sorted(shares) and len(set(shares)) > 4
     assert shares[0] == 0 and shares[-1] == pytest.approx(0.6, abs=2e-3)
     assert whole.achieved == pytest.approx(0.6, abs=2e-3)
-    resumed(dense, family, tmp_path, step, dense, whole, (4, 11))
     one = Checkpoint(tmp_path / "whole")
     for name, part in parts(one, family).items():
         if part.prunable:

@@ -8,7 +8,7 @@ import torch
 from sparsebench.errors import ModelError
 from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.methods import sparsegpt
-from sparsebench.steps.prune.methods.sparsegpt import block_width, solve
+from sparsebench.steps.prune.methods.sparsegpt import solve
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
 from tests.steps.test_factor import published
 
@@ -101,11 +101,6 @@ def shared(layers: list[Layer], read: torch.Tensor) -> list[Layer]:
     return [Layer(layer.name, layer.weights, 0, inputs) for layer in layers]
 
 
-def test_block_widths() -> None:
-    assert {pattern: block_width(pattern) for pattern in WIDTHS} == WIDTHS
-    assert block_width("unstructured") == 128
-
-
 def test_float64_equals_the_paper(layers, references, read) -> None:
     """All layers and all quotas at once against each alone."""
     found = solve(shared(layers, read), QUOTAS, torch.float64)
@@ -125,17 +120,6 @@ def test_float32_is_near_the_paper(layers, references, read) -> None:
             assert same >= 0.999, quota
             error = layer_error(layer.weights, solution.weights, read)
             assert error == pytest.approx(layer_error(layer.weights, weights, read), rel=1e-3), quota
-
-
-def test_counts_are_exact_in_every_block(layers, read) -> None:
-    quotas = [Quota(sparsity, kind) for sparsity in (0.0, 0.13, 0.5, 0.99, 1.0) for kind in ("layer", "row")]
-    for solutions in solve(shared(layers, read), quotas):
-        for quota, solution in zip(quotas, solutions, strict=True):
-            for block in (solution.weights == 0).split(128, dim=1):
-                if quota.granularity == "layer":
-                    assert int(block.sum()) == round(quota.sparsity * block.numel())
-                else:
-                    assert set(block.sum(1).tolist()) == {round(quota.sparsity * block.shape[1])}
 
 
 def test_small_stacks_give_the_same(layers, read, monkeypatch) -> None:
@@ -160,21 +144,6 @@ def test_the_checkpoints_precision_is_kept(dtype: torch.dtype, read) -> None:
     assert int((solution.weights == 0).sum()) == sum(zeros)
 
 
-def test_updates_beat_masks_alone(read) -> None:
-    layer = layer_of(weights_of(32, 310), read)
-    ((solution,),) = solve([layer], [Quota(0.5, "layer")])
-    masked = layer.weights.masked_fill(solution.weights == 0, 0)
-    assert layer_error(layer.weights, solution.weights, read) < 0.7 * layer_error(layer.weights, masked, read)
-
-
-def test_nothing_to_remove_changes_nothing(read) -> None:
-    layer = layer_of(weights_of(6, 310), read)
-    (solutions,) = solve([layer], [Quota(0.0, "layer"), Quota(0.0, "row", "2x2"), Quota(0.5, "row")])
-    assert torch.equal(solutions[0].weights, layer.weights)
-    assert torch.equal(solutions[1].weights, layer.weights)
-    assert not torch.equal(solutions[2].weights, layer.weights)
-
-
 def test_dead_inputs_lose_their_weights_and_it_is_said() -> None:
     read = activations(40, 200)
     read[:, [0, 17]] = 0
@@ -186,16 +155,6 @@ def test_dead_inputs_lose_their_weights_and_it_is_said() -> None:
     weights, mask = reference(layer_of(layer.weights, read), Quota(0.1, "layer"))
     assert torch.equal(solution.weights == 0, mask)
     assert torch.allclose(solution.weights.double(), weights, atol=1e-6)
-
-
-def test_notes_of_pattern_and_damping() -> None:
-    gram = torch.eye(10)
-    gram[0, 1] = gram[1, 0] = 1.05
-    layer = layer_of(weights_of(4, 10), activations(10, 20))
-    assert layer.inputs is not None
-    layer.inputs.gram = gram
-    ((solution,),) = solve([layer], [Quota(0.5, "layer", "2:4")])
-    assert solution.notes == ("damping raised to 0.1", "columns beyond the last whole group of 2:4 kept")
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1:100", "2x2", "64x64"])

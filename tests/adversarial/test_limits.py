@@ -6,14 +6,11 @@ import gc
 import gzip
 import io
 import json
-import re
+import os
 import shutil
-import struct
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +19,9 @@ from sparsebench import benchmarks, bounded, records, sources
 from sparsebench.benchmarks import cmudict
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.run import run
-from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError, UserError
+from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.models.files.checkpoint import Checkpoint, read_header, shards
-from sparsebench.models.prepare import prepare
+from sparsebench.models.files.checkpoint import Checkpoint, shards
 from sparsebench.models.random_weights import write_random
 from sparsebench.plan.checks import load
 from sparsebench.plan.expand import expand
@@ -34,13 +30,9 @@ from sparsebench.plan.preflight import prepare as preflight
 from sparsebench.plan.resolve import Lock
 from sparsebench.records import planned
 from sparsebench.sources.text import read_texts
-from sparsebench.storage import container
-from sparsebench.storage.archive import CODING as ARCHIVE
-from sparsebench.storage.packed import CODING as PACKED
+from tests.adversarial.watch import refused
 from tests.sources.servers import wheel
 
-# Of CPU, some of it imports; what is refused here would take minutes. A loaded machine is two or three times as slow.
-SECONDS, BYTES = 5.0, 500_000_000
 LLAMA = {
     "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64,
     "intermediate_size": 32,
@@ -55,37 +47,14 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def status(key: str) -> int:
-    return int(re.search(rf"^{key}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1]) * 1024  # type: ignore[index]
-
-
-@contextmanager
-def refused(*names: object, kind: type[SparsebenchError] = SparsebenchError) -> Iterator[None]:
-    """An error that names these, for little time and memory."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, begun = status("VmRSS"), time.process_time()
-    with pytest.raises(kind) as caught:
-        yield
-    spent, taken = time.process_time() - begun, status("VmHWM") - before
-    assert spent < SECONDS, f"{spent:.1f} s"
-    assert taken < BYTES, f"{taken / 1e6:.0f} MB"
-    for name in names:
-        assert str(name) in str(caught.value)
-    assert len(str(caught.value)) < 20_000
-
-
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
 )
 MANIFESTS = {
     "aliases": (LAUGHS, "m.yaml:1:"),
     "unknown keys": ("".join(f"key{n}: 1\n" for n in range(4_500)), "m.yaml:1:"),
-    "more unknown keys": ("".join(f"key{n}: 1\n" for n in range(100_000)), "m.yaml"),
-    "long unknown keys": (HEAD + "".join(f"? {'k' * 190}{n}\n: 1\n" for n in range(2_000)), "m.yaml:4:"),
     "a huge key": (HEAD + f"? {'k' * 400_000}\n: 1\n", "m.yaml:4:"),
     "flow sequences": ("a: " + "[" * 100_000, "m.yaml:1:"),
-    "closed flow sequences": ("a: " + "[" * 5_000 + "]" * 5_000, "m.yaml:1:"),
-    "flow mappings": ("{a: " * 20_000, "m.yaml:1:"),
     "block sequences": ("- " * 20_000 + "1", "m.yaml:1:"),
     "a huge scalar": (HEAD + f"name: {'x' * 450_000}\n", "m.yaml:4:"),
     "a huge method": (HEAD + f"variants: [{{prune: '{'x ' * 200_000}', sparsity: 0.5}}]\n", "m.yaml:4:"),
@@ -192,15 +161,6 @@ def test_json(reader: str, content: str, tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("content", JSONS)
-def test_headers_of_weights(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    text = JSONS[content].encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    with refused(path, kind=ModelError):
-        read_header(path)
-
-
 def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Finalized:
         """Garbage once nobody names it; its end needs some recursion of its own."""
@@ -229,49 +189,6 @@ def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, mo
     finally:
         gc.set_threshold(*often)
     assert not failed
-
-
-SHAPES: dict[str, dict[str, object]] = {
-    "a length beyond the file": {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}},
-    "a shape beyond its bytes": {"a": {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 8]}},
-    "negative": {"a": {"dtype": "F32", "shape": [-2], "data_offsets": [8, 0]}},
-    "twice the same bytes": {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in "ab"},
-    "a number too long": {"a": {"dtype": "F32", "shape": [10**4000] * 100, "data_offsets": [0, 8]}},
-    "no offsets": {"a": {"dtype": "F32", "shape": [2]}},
-    "no object": {"a": 1},
-}
-
-
-@pytest.mark.parametrize("case", SHAPES)
-def test_promises_of_weights(case: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    text = json.dumps(SHAPES[case]).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    with refused(path, kind=ModelError):
-        read_header(path)
-
-
-@pytest.mark.parametrize("coding", [PACKED, ARCHIVE], ids=lambda coding: coding.name)
-@pytest.mark.parametrize("count", [400_000_000, 1 << 50])
-def test_stored_tensors_that_promise_more_than_the_file_can_hold(coding: object, count: int, tmp_path: Path) -> None:
-    path = tmp_path / f"model.safetensors.{coding.name}"  # type: ignore[attr-defined]
-    inner = json.dumps({"a": {"dtype": "BF16", "shape": [count], "data_offsets": [0, 2 * count]}})
-    import zlib
-
-    parts = ["a#gaps8", "a#values"] if coding is PACKED else ["a#gaps8", "a#plane0", "a#plane1"]
-    header = {
-        "__metadata__": {
-            "format": coding.identifier, "version": str(coding.version), "source": inner,  # type: ignore[attr-defined]
-            "source_crc32": f"{zlib.crc32(inner.encode()):08x}",
-            "tensors": json.dumps({"a": {"encoding": "gaps8", "crc32": "00000000"}}),
-        },
-        **{part: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for part in parts},
-    }  # fmt: skip
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-    with refused(path, "a:", kind=StorageError):
-        stored = container.read(path, coding)  # type: ignore[arg-type]
-        stored.load(stored.entries[0])
 
 
 def squeezed(suffix: str, plain: bytes, times: int) -> bytes:
@@ -324,6 +241,17 @@ def test_what_is_not_unpacked_is_no_text(name: str, tmp_path: Path) -> None:
         read_texts(path)
 
 
+@pytest.mark.parametrize("what", ["fifo", "folder", "/dev/zero", "/dev/urandom"])
+def test_what_is_no_file_is_no_text(what: str, tmp_path: Path) -> None:
+    path = Path(what) if what.startswith("/") else tmp_path / what
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    with refused(path, kind=SourceError):
+        read_texts(path)
+
+
 def test_a_member_of_a_wheel(tmp_path: Path) -> None:
     from sparsebench.sources.notation import WheelPart
     from sparsebench.sources.wheel import _members
@@ -358,51 +286,6 @@ def test_columns(form: str, tmp_path: Path) -> None:
         read_texts(path)
 
 
-def gguf(keys: int = 0, tensors: int = 0, rest: bytes = b"") -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + rest
-
-
-KEY = struct.pack("<Q", 1) + b"k"
-GGUFS = {
-    "keys": gguf(keys=1 << 60),
-    "tensors": gguf(tensors=1 << 60),
-    "a long name": gguf(1, 0, struct.pack("<Q", 1 << 62)),
-    "a long list": gguf(1, 0, KEY + struct.pack("<IIQ", 9, 4, 1 << 60)),
-    "lists of lists": gguf(1, 0, KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000),
-    "a huge shape": gguf(0, 1, KEY + struct.pack("<IQQIQ", 2, 1 << 31, 1 << 20, 0, 0)),
-    "many dimensions": gguf(0, 1, KEY + struct.pack("<I", 1 << 31)),
-    "no header": b"GGUF",
-}
-
-
-@pytest.mark.parametrize("case", GGUFS)
-def test_gguf(case: str, tmp_path: Path) -> None:
-    import torch  # noqa: F401
-    from transformers import AutoTokenizer, GgufConfig  # noqa: F401
-
-    path = tmp_path / "m.gguf"
-    path.write_bytes(GGUFS[case])
-    with refused(path, kind=ModelError):
-        prepare(path, tmp_path / "out", "decoder")
-
-
-def test_pickled_weights_that_repeat_themselves(tiny_bert: Path, tmp_path: Path) -> None:
-    import torch
-
-    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
-    path = tmp_path / "pytorch_model.bin"
-    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
-    with refused(path, kind=ModelError):
-        prepare(tmp_path, tmp_path / "out", "encoder")
-    plain = zipfile.ZipFile(path)
-    with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
-        for name in plain.namelist():
-            packed.writestr(name, plain.read(name))
-    (tmp_path / "packed").replace(path)
-    with refused(path, "compressed", kind=ModelError):
-        prepare(tmp_path, tmp_path / "out", "encoder")
-
-
 def test_real_sizes_pass(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     names = {
@@ -413,12 +296,3 @@ def test_real_sizes_pass(tmp_path: Path) -> None:
     text = tmp_path / "t.jsonl.gz"
     text.write_bytes(gzip.compress(b"".join(b'{"text": "document %d of many"}\n' % n for n in range(50_000))))
     assert len(read_texts(text).rows) == 50_000
-
-
-def test_a_file_of_a_terabyte_of_holes(tmp_path: Path) -> None:
-    from sparsebench import sources
-
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(1 << 40)
-    with refused("model.safetensors", "1,099,511,627,776 bytes"):
-        sources.fingerprint(sources.parse(f"path:{tmp_path}"), sources.Cache(tmp_path / "cache"))

@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from studies.fuzz import mutate
-from studies.hostile import benign
+from tests.adversarial import benign, mutate
+from tests.models.test_prepare import write_gguf
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = (
@@ -21,9 +21,7 @@ MANIFESTS = (
 
 
 class Target(ABC):
-    """A kind of input. ``share`` is how many of a hundred inputs are of it."""
-
-    share: int
+    """A kind of input."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,8 +42,6 @@ class Target(ABC):
 
 class Manifests(Target):
     """A manifest as far as its plan: loaded, checked, expanded, estimated."""
-
-    share = 25
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -81,8 +77,6 @@ class Manifests(Target):
 class Headers(Target):
     """A model's weight file: opened, every tensor read, packed."""
 
-    share = 25
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.model = benign.model(folder / "model")
@@ -113,8 +107,6 @@ class Headers(Target):
 
 class Configurations(Target):
     """A model's config.json: prepared, its plan's size, built without storage."""
-
-    share = 10
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -147,7 +139,6 @@ class Configurations(Target):
 class Packed(Target):
     """A packed weight file: read whole, read as the sparse engine reads it, unpacked."""
 
-    share = 20
     form = "packed"
 
     def __init__(self, folder: Path) -> None:
@@ -208,19 +199,14 @@ class Packed(Target):
 class Archives(Packed):
     """An archived weight file."""
 
-    share = 5
     form = "archive"
 
 
 class Ggufs(Target):
     """A GGUF file, prepared as the command line does it."""
 
-    share = 5
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        from tests.models.test_prepare import write_gguf
-
         self.path = folder / "given.gguf"
         write_gguf(self.path)
         self.whole = self.path.read_bytes()
@@ -242,8 +228,6 @@ class Ggufs(Target):
 
 class Records(Target):
     """A record, brought into a ledger; a plan among others, as ``status`` reads it."""
-
-    share = 8
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -278,8 +262,6 @@ class Records(Target):
 class Figures(Target):
     """A figure's file, drawn from a ledger."""
 
-    share = 2
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         from sparsebench.figures.spec import SHIPPED
@@ -312,4 +294,3 @@ TARGETS: dict[str, type[Target]] = {
     "manifest": Manifests, "header": Headers, "config": Configurations, "packed": Packed, "archive": Archives, "gguf": Ggufs,
     "record": Records, "figure": Figures,
 }  # fmt: skip
-"""By name; the shares make a hundred."""

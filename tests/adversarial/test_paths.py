@@ -27,6 +27,7 @@ from sparsebench.report import build
 from sparsebench.run.workspace import Workspace, exclusive
 from sparsebench.sources import hub, parse
 from sparsebench.storage import pack, unpack
+from tests.adversarial.watch import opened
 from tests.ledger import samples
 
 CANARY = "a secret of the owner's"
@@ -36,27 +37,6 @@ ledger: {home}/ledger/test.duckdb
 work_dir: {home}/work
 models: [{{name: tiny, source: "path:{home}/model", family: decoder}}]
 """
-WATCHED: list[str] = []
-"""The folder that nothing may open a file of, while a test says so (a hook cannot be taken away again)."""
-OPENED: list[str] = []
-
-
-def _watch(event: str, words: tuple[object, ...]) -> None:
-    if WATCHED and event == "open" and isinstance(words[0], str | Path):
-        path = os.path.realpath(words[0])
-        OPENED.extend([path] if path.startswith(WATCHED[0]) else [])
-
-
-sys.addaudithook(_watch)
-
-
-@pytest.fixture
-def opened(home: Path) -> Iterator[list[str]]:
-    """What is opened of ``outside`` from here on."""
-    WATCHED.append(str(home / "outside"))
-    yield OPENED
-    WATCHED.clear()
-    OPENED.clear()
 
 
 @pytest.fixture
@@ -126,16 +106,15 @@ def test_every_verb_refuses_a_model_that_leads_out_of_its_folder(
     words: list[str],
     attack: Callable[[Path], str],
     home: Path,
-    opened: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     culprit = attack(home / ("packed" if "packed" in words else "model"))
     monkeypatch.chdir(home)
     before = tree(home)
-    opened.clear()
-    code, said = told(monkeypatch, capsys, *words)
-    assert (code, opened) == (2, []), said
+    with opened(home / "outside") as seen:
+        code, said = told(monkeypatch, capsys, *words)
+    assert (code, seen) == (2, set()), said
     assert culprit in said and "Traceback" not in said
     assert tree(home) == before
     assert not (home / "out").exists() and not list(home.rglob("*.partial-*"))

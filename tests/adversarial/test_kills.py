@@ -1,4 +1,4 @@
-"""The attack as a command: what it takes for lost, twice, wrong, left behind, false or alive is found."""
+"""Runs that are killed: what it takes for lost, twice, wrong, left behind, false or alive is found."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 
 from sparsebench.ledger.store import Ledger
-from studies import attack
-from studies.attack import Attack, Home, compare
-from studies.hostile import benign
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.adversarial import benign, homes, kills
+from tests.adversarial.homes import ROOT, Home, compare
+from tests.adversarial.kills import Attack
 
 
 def home(folder: Path, records: list[dict[str, Any]], kept: bool = True) -> Home:
@@ -67,10 +65,10 @@ def test_a_failure_is_false_unless_it_names_a_kill_that_there_was(tmp_path: Path
 
 
 def test_a_process_that_outlives_its_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attack, "ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(homes, "ALIVE_SECONDS", 0.2)
     mine = Home(tmp_path, tmp_path / "attack.yaml")
     program = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
-    subprocess.run([sys.executable, "-c", program], env=os.environ | {attack.MARK: str(tmp_path)}, check=True)
+    subprocess.run([sys.executable, "-c", program], env=os.environ | {homes.MARK: str(tmp_path)}, check=True)
     (left,) = mine.others()
     assert [str(left.pid) in found for found in mine.outliving()] == [True]
     left.kill()
@@ -82,7 +80,5 @@ def test_a_process_that_outlives_its_run_is_found(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.long
 def test_kills_leave_what_an_undisturbed_run_leaves(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "studies.attack", "--kills", "4", "--folder", str(tmp_path), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert sum(json.loads(done.stdout)["kills"].values()) == 4
+    tally = kills.attack(tmp_path, 4)
+    assert tally.total == 4 and not any(tally.wrong.values()), tally

@@ -1,0 +1,168 @@
+"""Weight files that lie about lengths, offsets, shapes and counts: refused by name, for little time and memory."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.models.files.checkpoint import read_header
+from sparsebench.models.prepare import prepare
+from sparsebench.storage import container
+from sparsebench.storage.archive import CODING as ARCHIVE
+from sparsebench.storage.coding import Coding
+from sparsebench.storage.packed import CODING as PACKED
+from tests.adversarial.benign import container as container_of
+from tests.adversarial.watch import refused
+
+
+def entry(**changes: Any) -> str:
+    """A header of one tensor of two floats, with these changes."""
+    return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}})
+
+
+HEADERS: dict[str, str | bytes] = {
+    "a length beyond the file": entry(shape=[1 << 40], data_offsets=[0, 1 << 42]),
+    "a shape beyond its bytes": entry(shape=[1 << 40, 1 << 20]),
+    "a shape times zero": entry(shape=[2**40, 0]),
+    "a negative shape": entry(shape=[-2]),
+    "two negative sizes": entry(shape=[-1, -2]),
+    "a million dimensions": entry(shape=[1] * 1_000_000),
+    "a shape of text": entry(shape="2"),
+    "a fractional shape": entry(shape=[2.0]),
+    "a shape of null": entry(shape=None),
+    "a shape that is NaN": '{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,Infinity]}}',
+    "a number too long": entry(shape=[10**4000] * 100),
+    "negative offsets": entry(data_offsets=[-1000, 8]),
+    "offsets the wrong way": entry(data_offsets=[8, 0]),
+    "one offset": entry(data_offsets=[0]),
+    "offsets of text": entry(data_offsets=["0", "8"]),
+    "fractional offsets": entry(data_offsets=[0.5, 7.5]),
+    "no offsets": '{"a": {"dtype": "F32", "shape": [2]}}',
+    "twice the same bytes": entry()[:-1] + ", " + entry().replace('"a"', '"b"')[1:],
+    "a dtype that is a list": entry(dtype=["F32"]),
+    "no object": '{"a": 1}',
+    "an entry that is null": '{"a": null}',
+    "a list": "[1, 2]",
+    "nothing": "",
+    "not UTF-8": b'{"\xff\xfe": 1}',
+    "nested deep": '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "100 MB": '{"a": "' + "x" * 101_000_000 + '"}',
+    "ten million values": "[" + "[]," * 10_000_000 + "[]]",
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers_of_weights(case: str, tmp_path: Path) -> None:
+    path, header = tmp_path / "model.safetensors", HEADERS[case]
+    path.write_bytes(container_of(header if isinstance(header, bytes) else header.encode()) + bytes(8))
+    with refused(path, kind=ModelError):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"1234567", container_of(b"{}", length=2**63), container_of(b"{}", length=2**64 - 1)]
+)
+def test_files_that_are_no_weights(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with refused("model.safetensors", kind=ModelError):
+        read_header(tmp_path / "model.safetensors")
+
+
+def stored(path: Path, coding: Coding, parts: dict[str, int], encoding: str, **changes: Any) -> None:
+    """A packed or archived file that says all this of its tensor, with right checksums of its header."""
+    source = entry(**changes)
+    about = {
+        "format": coding.identifier, "version": str(coding.version), "source": source,
+        "source_crc32": f"{zlib.crc32(source.encode()):08x}",
+        "tensors": json.dumps({"a": {"encoding": encoding, "crc32": f"{zlib.crc32(bytes(8)):08x}"}}),
+    }  # fmt: skip
+    header: dict[str, Any] = {"__metadata__": about}
+    offset = 0
+    for name, size in parts.items():
+        header[f"a#{name}"] = {"dtype": "U8", "shape": [size], "data_offsets": [offset, offset + size]}
+        offset += size
+    path.write_bytes(container_of(json.dumps(header).encode()) + bytes(offset))
+
+
+MANY = [{"dtype": "BF16", "shape": [count], "data_offsets": [0, 2 * count]} for count in (400_000_000, 1 << 50)]
+STORED: list[tuple[Coding, dict[str, int], str, dict[str, Any]]] = [
+    *((PACKED, {"gaps8": 0, "values": 0}, "gaps8", many) for many in MANY),
+    *((ARCHIVE, {"gaps8": 0, "plane0": 0, "plane1": 0}, "gaps8", many) for many in MANY),
+    *((PACKED, {"bitmask": 8, "values": 8}, "bitmask", many) for many in MANY),
+    *((PACKED, {"raw": 8}, "raw", many) for many in MANY),
+    (PACKED, {"raw": 8}, "raw", {"shape": [-1, -2]}),
+    (PACKED, {"raw": 8}, "../x", {}),
+    (PACKED, {"raw": 8}, "raw", {"data_offsets": [-4096, -4088]}),
+    (PACKED, {"raw": 8}, "raw", {"data_offsets": [1 << 41, (1 << 41) + 8]}),
+]
+
+
+@pytest.mark.parametrize(("coding", "parts", "encoding", "changes"), STORED)
+def test_stored_tensors_that_promise_what_the_file_does_not_hold(
+    coding: Coding, parts: dict[str, int], encoding: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / f"model.safetensors.{coding.name}"
+    stored(path, coding, parts, encoding, **changes)
+    with refused(path.name, kind=SparsebenchError):
+        found = container.read(path, coding)
+        found.load(found.entries[0])
+
+
+def gguf(keys: int = 0, tensors: int = 0, rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + rest
+
+
+KEY = struct.pack("<Q", 1) + b"k"
+GGUFS = {
+    "keys": gguf(keys=1 << 60),
+    "tensors": gguf(tensors=1 << 60),
+    "a long name": gguf(1, 0, struct.pack("<Q", 1 << 62)),
+    "a long list": gguf(1, 0, KEY + struct.pack("<IIQ", 9, 4, 1 << 60)),
+    "lists of lists": gguf(1, 0, KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000),
+    "a huge shape": gguf(0, 1, KEY + struct.pack("<IQQIQ", 2, 1 << 31, 1 << 20, 0, 0)),
+    "many dimensions": gguf(0, 1, KEY + struct.pack("<I", 1 << 31)),
+    "no header": b"GGUF",
+}
+
+
+@pytest.mark.parametrize("case", GGUFS)
+def test_gguf(case: str, tmp_path: Path) -> None:
+    import torch  # noqa: F401
+    from transformers import AutoTokenizer, GgufConfig  # noqa: F401
+
+    path = tmp_path / "m.gguf"
+    path.write_bytes(GGUFS[case])
+    with refused(path, kind=ModelError):
+        prepare(path, tmp_path / "out", "decoder")
+
+
+def test_pickled_weights_that_repeat_themselves(tiny_bert: Path, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
+    with refused(path, kind=ModelError):
+        prepare(tmp_path, tmp_path / "out", "encoder")
+    plain = zipfile.ZipFile(path)
+    with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    (tmp_path / "packed").replace(path)
+    with refused(path, "compressed", kind=ModelError):
+        prepare(tmp_path, tmp_path / "out", "encoder")
+
+
+def test_a_file_of_a_terabyte_of_holes(tmp_path: Path) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(1 << 40)
+    with refused("model.safetensors", "1,099,511,627,776 bytes"):
+        sources.fingerprint(sources.parse(f"path:{tmp_path}"), sources.Cache(tmp_path / "cache"))
