@@ -50,6 +50,15 @@ def sql(
             "--file", "-f", help="Read the query from a file; - is stdin.", metavar="FILE", parser=file_to_read
         ),
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Run the query behind a table of the report, or behind a picture: figures/NAME."
+        ),
+    ] = None,
+    manifest: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --report: only this experiment; repeatable.")
+    ] = None,
     shape: Annotated[
         Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
     ] = "table",
@@ -63,17 +72,24 @@ def sql(
     sparsebench sql
     sparsebench sql "select model, method, sparsity, task, score from results"
     sparsebench sql -f my.sql --format csv > my.csv
+    sparsebench sql --report findings_scores
     sparsebench sql --timeout 10 "select count(*) from samples a, samples b"
     """
     from sparsebench.ledger import query as ask
     from sparsebench.ledger import sqlfiles
     from sparsebench.plan.preflight import ledger_path
 
-    if query and file:
-        raise UserError("a query and --file were both given", "give one of them")
+    if sum(given is not None for given in (query, file, report)) > 1:
+        raise UserError("of a query, --file and --report more than one was given", "give one of them")
+    if manifest and not report:
+        raise UserError("--manifest limits a query of the report", "name it with --report")
     path = ledger_path(ledger)
     if file:
         query = _query(file)
+    elif report:
+        from sparsebench.report.lookup import query_named
+
+        query = query_named(report, manifest or ())
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
@@ -146,7 +162,7 @@ def report(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="The file of all results and queries, to which the report links. Default: NAME-results.md beside it.",
+            help="The file of tables and commands, to which the report links. Default: NAME-results.md beside it.",
             metavar="FILE",
             parser=file_to_write,
         ),
@@ -172,7 +188,7 @@ def report(
     ] = None,
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.
+    """Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.
 
     \b
     sparsebench report

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +19,7 @@ from sparsebench.ledger.statistics import Metric
 from sparsebench.paths import create, writable
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
+from sparsebench.report.lookup import FIGURE, check_manifests, command, query_named
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.prune.registry import methods
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 ROOM = Path(__file__).parent
-FILTER = "/* manifests */"
-"""What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
 
 
 class Pictures:
@@ -46,7 +44,6 @@ class Pictures:
         self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
         drawn = listing(names=self.left)
-        self.queries = {spec.name: spec.query for spec in drawn}
         self.specs = {spec.name: spec for spec in drawn}
         self.run, self.whole = run, whole
 
@@ -77,16 +74,28 @@ class Pictures:
 
 
 class Queries:
-    """The queries behind the numbers, numbered in the order of first citation; they stand at the end of the results."""
+    """The queries behind the numbers, numbered in the order of first citation; the results end with their commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, manifests: Sequence[str], cites: bool = True) -> None:
+        """``cites`` is false for a document that lists no queries to which a link could lead."""
+        self.manifests, self.cites = manifests, cites
         self.asked: dict[str, int] = {}
         self.place = ""
 
-    def cite(self, sql: str) -> str:
+    def cite(self, name: str) -> str:
         """Return a link such as ``[Q7](results.md#q7)``, for a document that finds the results at ``place``."""
-        number = self.asked.setdefault(sql, len(self.asked) + 1)
+        if not self.cites:
+            return ""
+        number = self.asked.setdefault(name, len(self.asked) + 1)
         return f"[Q{number}]({self.place}#q{number})"
+
+    def figure(self, name: str) -> str:
+        """Return the link to the query behind a picture."""
+        return self.cite(FIGURE + name)
+
+    def command(self, name: str) -> str:
+        """Return the command that prints every row of a query."""
+        return command(name, self.manifests)
 
 
 def build(
@@ -121,19 +130,16 @@ def build(
             raise UserError(f"{one}: two documents of the report would be this file", "name another --out or --results")
     written: dict[Path, str] = {}
     with query.session(ledger) as run:
-        _check(ledger, run, manifests)
+        check_manifests(ledger, run, manifests)
 
         @cache
         def ask(name: str) -> Answer:
-            sql = _restricted(_query(name), manifests)
-            rows = run(sql).dicts()
-            return Answer(sql.strip(), tuple({name: words.told(value) for name, value in row.items()} for row in rows))
+            rows = run(query_named(name, manifests)).dicts()
+            return Answer(name, tuple({key: words.told(value) for key, value in row.items()} for row in rows))
 
         def rendered(templates: Mapping[str, Path], place: str) -> tuple[list[str], Pictures]:
             """Return each template's text, with links from the folder that its path is in, and the pictures placed."""
-            pictures, queries, texts = Pictures(figures, run, whole=not manifests), Queries(), []
-            if brief:
-                pictures.queries = {}  # a brief report lists no queries that could be cited
+            pictures, queries, texts = Pictures(figures, run, not manifests), Queries(manifests, cites=not brief), []
             environment = _environment(ask, pictures, queries)
             for name, path in templates.items():
                 pictures.beside = path.resolve().parent
@@ -160,26 +166,6 @@ def build(
         with create(path) as file:
             file.write(content)
     return list(written)
-
-
-def _check(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[str]) -> None:
-    known = [name for (name,) in run(_query("manifest_names")).rows]
-    for name in manifests:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it holds {words.listed(known) or 'none'}"
-            raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)
-
-
-def _query(name: str) -> str:
-    return (ROOM / "queries" / f"{name}.sql").read_text(encoding="utf-8")
-
-
-def _restricted(sql: str, manifests: Sequence[str]) -> str:
-    if not manifests:
-        return sql.replace(f" {FILTER}", "")
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in manifests)
-    return sql.replace(FILTER, f"AND manifest IN ({names})")
 
 
 def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:
