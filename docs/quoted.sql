@@ -106,28 +106,12 @@ UNION ALL SELECT 'ml_most_minutes', format('{:.1f}', max(minutes)) FROM training
 UNION ALL SELECT 'aa_phases', format('{}', phases) FROM alike
 UNION ALL SELECT 'aa_apart', format('{}', apart) FROM alike
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'
-UNION ALL SELECT 'shapes_flap_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, least squares'
-UNION ALL SELECT 'shapes_activation_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'activation/both to 0.8 of parameters, least squares'
 UNION ALL SELECT 'shapes_flap_uneven', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, uneven=True'
 UNION ALL SELECT 'shapes_taylor_neurons', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/neurons to 0.8 of parameters, least squares, labels=text'
-UNION ALL SELECT 'shapes_taylor_heads', format('{:.1f}', ratio) FROM shapes WHERE recipe = 'taylor/heads to 0.8 of parameters, least squares, labels=text'
-UNION ALL SELECT 'shapes_taylor_text_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, least squares, labels=text'
-UNION ALL SELECT 'shapes_taylor_own_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, least squares'
-UNION ALL SELECT 'shapes_taylor_own', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters'
 UNION ALL SELECT 'shapes_random_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'random/both to 0.8 of parameters, least squares'
-UNION ALL SELECT 'shapes_random', format('{:.0f}', ratio) FROM shapes WHERE recipe = 'random/both to 0.8 of parameters'
-UNION ALL SELECT 'shapes_l2_fitted', format('{:.1f}', ratio) FROM shapes WHERE recipe = 'l2/both to 0.8 of parameters, least squares'
 UNION ALL SELECT 'shapes_sleb_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sleb -4 blocks'
-UNION ALL SELECT 'shapes_influence_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'influence -4 blocks'
-UNION ALL SELECT 'shapes_random_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'random -4 blocks'
 UNION ALL SELECT 'shapes_random_8', format('{:.1f}', ratio) FROM shapes WHERE recipe = 'random -8 blocks'
 UNION ALL SELECT 'shapes_sleb_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sleb -8 blocks'
-UNION ALL SELECT 'shapes_influence_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'influence -8 blocks'
-UNION ALL SELECT 'shapes_angular_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'angular -4 blocks'
-UNION ALL SELECT 'shapes_angular_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'angular -8 blocks'
-UNION ALL SELECT 'shapes_taylor_text', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, labels=text'
-UNION ALL SELECT 'shapes_taylor_cuts', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, labels=text, iterations=4'
-UNION ALL SELECT 'shapes_flap_bias', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters'
 UNION ALL SELECT 'shapes_zeros_20', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sparsegpt/layer 20%'
 UNION ALL SELECT 'arc_easy_90', format('{:.2f}', score) FROM easy
 UNION ALL SELECT 'arc_easy_chance', format('{:.2f}', chance) FROM easy
@@ -142,12 +126,8 @@ UNION ALL SELECT 'perplexity_magnitude_50', format('{:.0f}', magnitude) FROM per
 UNION ALL SELECT 'perplexity_wanda_50', format('{:.0f}', wanda) FROM perplexity
 UNION ALL SELECT 'teal_25_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 25% of inputs'
 UNION ALL SELECT 'teal_25_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 25% of inputs'
-UNION ALL SELECT 'int8_teal_25_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'int8, then teal 25% of inputs'
-UNION ALL SELECT 'int8_teal_25_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8, then teal 25% of inputs'
-UNION ALL SELECT 'teal_40_seconds', format('{:.0f}', seconds) FROM skipping WHERE recipe = 'teal 40% of inputs'
 UNION ALL SELECT 'greedy_40_seconds', format('{:.0f}', seconds) FROM skipping WHERE recipe = 'teal 40% of inputs, greedy'
 UNION ALL SELECT 'teal_40_prompt', format('{:.2f}', slower) FROM prompts WHERE recipe = 'teal 40% of inputs'
-UNION ALL SELECT 'greedy_40_prompt', format('{:.2f}', slower) FROM prompts WHERE recipe = 'teal 40% of inputs, greedy'
 UNION ALL SELECT 'teal_40_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 40% of inputs'
 UNION ALL SELECT 'teal_40_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 40% of inputs'
 UNION ALL SELECT 'greedy_40_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 40% of inputs, greedy'
@@ -171,51 +151,25 @@ UNION ALL SELECT 'sparsegpt_50_int8_score', format('{:.2f}', score) FROM kinds W
 UNION ALL SELECT 'sparsegpt_50_int8_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense, then int8'
 UNION ALL SELECT 't5_random_oracle_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'random/oracle 16 of 32 experts'
 UNION ALL SELECT 't5_random_representative_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'random/representative 16 of 32 experts'
-UNION ALL SELECT 't5_random_oracle_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'random/oracle 8 of 32 experts'
-UNION ALL SELECT 't5_random_representative_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'random/representative 8 of 32 experts'
 UNION ALL SELECT 't5_kmeans_oracle_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'kmeans/oracle 16 of 32 experts'
 UNION ALL SELECT 't5_kmeans_learned_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'kmeans/learned 16 of 32 experts'
 UNION ALL SELECT 't5_kmeans_representative_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'kmeans/representative 16 of 32 experts'
-UNION ALL SELECT 't5_kmeans_oracle_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'kmeans/oracle 8 of 32 experts'
-UNION ALL SELECT 't5_kmeans_learned_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'kmeans/learned 8 of 32 experts'
-UNION ALL SELECT 't5_kmeans_representative_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'kmeans/representative 8 of 32 experts'
 UNION ALL SELECT 't5_coactivation_oracle_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'coactivation/oracle 16 of 32 experts'
 UNION ALL SELECT 't5_coactivation_learned_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'coactivation/learned 16 of 32 experts'
 UNION ALL SELECT 't5_coactivation_representative_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'coactivation/representative 16 of 32 experts'
-UNION ALL SELECT 't5_coactivation_oracle_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'coactivation/oracle 8 of 32 experts'
-UNION ALL SELECT 't5_coactivation_learned_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'coactivation/learned 8 of 32 experts'
-UNION ALL SELECT 't5_coactivation_representative_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'coactivation/representative 8 of 32 experts'
 UNION ALL SELECT 't5_cmoe_oracle_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'cmoe/oracle 16 of 32 experts'
 UNION ALL SELECT 't5_cmoe_learned_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'cmoe/learned 16 of 32 experts'
 UNION ALL SELECT 't5_cmoe_representative_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'cmoe/representative 16 of 32 experts'
-UNION ALL SELECT 't5_cmoe_oracle_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'cmoe/oracle 8 of 32 experts'
-UNION ALL SELECT 't5_cmoe_learned_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'cmoe/learned 8 of 32 experts'
-UNION ALL SELECT 't5_cmoe_representative_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'cmoe/representative 8 of 32 experts'
 UNION ALL SELECT 't5_dense', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'g2p-skipping'
-UNION ALL SELECT 't5_teal_25', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'teal 25% of inputs'
-UNION ALL SELECT 't5_teal_25_read', format('{:.0f}%', read) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'teal 25% of inputs'
 UNION ALL SELECT 't5_teal_40', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'teal 40% of inputs'
 UNION ALL SELECT 't5_teal_40_read', format('{:.0f}%', read) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'teal 40% of inputs'
-UNION ALL SELECT 't5_teal_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'teal 50% of inputs'
-UNION ALL SELECT 't5_teal_50_read', format('{:.0f}%', read) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'teal 50% of inputs'
 UNION ALL SELECT 't5_passages_coactivation_50', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'coactivation/learned 16 of 32 experts'
-UNION ALL SELECT 't5_passages_coactivation_25', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'coactivation/learned 8 of 32 experts'
-UNION ALL SELECT 't5_passages_cmoe_50', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'cmoe/learned 16 of 32 experts'
-UNION ALL SELECT 't5_passages_cmoe_25', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'cmoe/learned 8 of 32 experts'
 UNION ALL SELECT 't5_cats_read', format('{:.0f}%', read) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'cats 50% of activations'
 UNION ALL SELECT 't5_cats', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'cats 50% of activations'
 UNION ALL SELECT 't5_sparse', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 't5_sparse_teal', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-skipping' AND recipe = 'sparsegpt/layer 50% propagate=dense, then teal 40% of inputs'
-UNION ALL SELECT 't5_passages_sparse_teal', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'g2p-t5' AND recipe = 'sparsegpt/layer 50% propagate=dense, then teal 40% of inputs'
-UNION ALL SELECT 'minilm_dense', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval'
-UNION ALL SELECT 'minilm_least', format('{:.3f}', min(score)) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe LIKE '%16 of 32 experts'
-UNION ALL SELECT 'minilm_most', format('{:.3f}', max(score)) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe LIKE '%16 of 32 experts'
 UNION ALL SELECT 'minilm_worse_50', format('{}', count(*) FILTER (verdict = 'worse')) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe LIKE '%16 of 32 experts'
 UNION ALL SELECT 'minilm_unskilled_50', format('{}', count(*) FILTER (verdict = 'at chance')) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe LIKE '%16 of 32 experts'
-UNION ALL SELECT 'minilm_floor', format('{:.2f}', any_value(chance)) FROM vs_dense WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval'
-UNION ALL SELECT 'minilm_random_25', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe = 'random/representative 8 of 32 experts'
-UNION ALL SELECT 'minilm_learned_25', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe = 'coactivation/learned 8 of 32 experts'
-UNION ALL SELECT 'minilm_teal_50', format('{:.3f}', score) FROM compared WHERE manifest = 'skipping' AND model = 'minilm-l6' AND task = 'sciq_retrieval' AND recipe = 'teal 50% of inputs'
 UNION ALL SELECT 'trained_sparsegpt_50', format('{:.2f}', ratio) FROM compared WHERE manifest = 'training' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'trained_sparsegpt_70', format('{:.1f}', ratio) FROM compared WHERE manifest = 'training' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 70% propagate=dense'
 UNION ALL SELECT 'trained_sparsegpt_90', format('{:,}', ratio::BIGINT) FROM compared WHERE manifest = 'training' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 90% propagate=dense'
@@ -236,18 +190,11 @@ UNION ALL SELECT 'trained_elsa_90', format('{:,}', ratio::BIGINT) FROM compared 
 UNION ALL SELECT 'trained_elsa_95', format('{:,}', ratio::BIGINT) FROM compared WHERE manifest = 'training' AND task = 'perplexity' AND recipe = 'elsa 95% tokens=200000 length=256 interval=8'
 UNION ALL SELECT 'trained_int8', format('{:.2f}', ratio) FROM compared WHERE manifest = 'training' AND task = 'perplexity' AND recipe = 'int8'
 UNION ALL SELECT 'trained_int4', format('{:.2f}', ratio) FROM compared WHERE manifest = 'training' AND task = 'perplexity' AND recipe = 'int4'
-UNION ALL SELECT 'trained_arc_dense', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'training' AND task = 'arc_easy'
-UNION ALL SELECT 'trained_arc_sparsegpt_50', format('{:.3f}', score) FROM compared WHERE manifest = 'training' AND task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense'
-UNION ALL SELECT 'trained_arc_chain_50', format('{:.3f}', score) FROM compared WHERE manifest = 'training' AND task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct, then distill tokens=200000 length=256'
 UNION ALL SELECT key, format('{:.3f}', CASE what WHEN 'score' THEN score WHEN 'dense' THEN dense_score ELSE loss_at_most END)
 FROM compared
 JOIN (VALUES
     ('t5_dense_whole', 'g2p-recovery', 'g2p', 'dense', 'magnitude/layer 50%'),
     ('t5_dense_per', 'g2p-recovery', 'g2p_per', 'dense', 'magnitude/layer 50%'),
-    ('t5_50', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 50%'),
-    ('t5_50_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 50%'),
-    ('t5_50_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 50%'),
-    ('t5_50_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 50%'),
     ('t5_70', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 70%'),
     ('t5_70_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 70%'),
     ('t5_70_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 70%'),
@@ -256,10 +203,6 @@ JOIN (VALUES
     ('t5_80_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 80%'),
     ('t5_80_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 80%'),
     ('t5_80_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 80%'),
-    ('t5_70_1m', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
-    ('t5_70_1m_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
-    ('t5_70_1m_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
-    ('t5_70_1m_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
     ('t5_70_4m', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
     ('t5_70_4m_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
     ('t5_70_4m_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
@@ -269,49 +212,20 @@ JOIN (VALUES
     ('t5_80_1m_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
     ('t5_80_1m_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
     ('ml_dense', 'minilm-recovery', 'sciq_retrieval', 'dense', 'sparsegpt/layer 50%'),
-    ('ml_50', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 50%'),
-    ('ml_60', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 60%'),
-    ('ml_60_trained', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
-    ('ml_60_most', 'minilm-recovery', 'sciq_retrieval', 'loss', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
     ('ml_70', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 70%'),
     ('ml_70_trained', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
     ('ml_70_most', 'minilm-recovery', 'sciq_retrieval', 'loss', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
     ('ml_80', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 80%'),
     ('ml_80_trained', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'),
-    ('ml_80_most', 'minilm-recovery', 'sciq_retrieval', 'loss', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'),
     ('ml_dense_sst2', 'minilm-recovery', 'sst2_probe', 'dense', 'sparsegpt/layer 50%'),
-    ('ml_50_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 50%'),
-    ('ml_60_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 60%'),
-    ('ml_60_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
-    ('ml_60_most_sst2', 'minilm-recovery', 'sst2_probe', 'loss', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
     ('ml_70_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 70%'),
-    ('ml_70_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
-    ('ml_70_most_sst2', 'minilm-recovery', 'sst2_probe', 'loss', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
-    ('ml_80_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 80%'),
-    ('ml_80_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'),
-    ('ml_80_most_sst2', 'minilm-recovery', 'sst2_probe', 'loss', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003')
+    ('ml_70_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003')
 ) AS asked(key, manifest, task, what, recipe) USING (manifest, task, recipe)
-UNION ALL SELECT 'smol_random_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'random/oracle 16 of 32 experts'
-UNION ALL SELECT 'smol_random_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'random/representative 16 of 32 experts'
-UNION ALL SELECT 'smol_kmeans_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'kmeans/oracle 16 of 32 experts'
-UNION ALL SELECT 'smol_kmeans_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'kmeans/representative 16 of 32 experts'
-UNION ALL SELECT 'smol_coactivation_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'coactivation/oracle 16 of 32 experts'
-UNION ALL SELECT 'smol_coactivation_learned', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'coactivation/learned 16 of 32 experts'
-UNION ALL SELECT 'smol_coactivation_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'coactivation/representative 16 of 32 experts'
-UNION ALL SELECT 'smol_cmoe_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/oracle 16 of 32 experts'
-UNION ALL SELECT 'smol_cmoe_learned', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/learned 16 of 32 experts'
-UNION ALL SELECT 'smol_cmoe_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/representative 16 of 32 experts'
 UNION ALL SELECT 'answers_dense_f1', format('{:.2f}', any_value(dense_score)) FROM answered WHERE task = 'squad_f1'
 UNION ALL
 SELECT key, format('{:.0f}%', 100 * retained)
 FROM answered
 JOIN (VALUES
-    ('answers_int4_hellaswag', 'int4', 'hellaswag'),
-    ('answers_int4_squad_f1', 'int4', 'squad_f1'),
-    ('answers_30_hellaswag', 'sparsegpt/layer 30% propagate=dense', 'hellaswag'),
-    ('answers_30_squad_f1', 'sparsegpt/layer 30% propagate=dense', 'squad_f1'),
     ('answers_50_hellaswag', 'sparsegpt/layer 50% propagate=dense', 'hellaswag'),
-    ('answers_50_squad_f1', 'sparsegpt/layer 50% propagate=dense', 'squad_f1'),
-    ('answers_trained_hellaswag', 'sparsegpt/layer 50% propagate=dense, then reconstruct epochs=2', 'hellaswag'),
-    ('answers_trained_squad_f1', 'sparsegpt/layer 50% propagate=dense, then reconstruct epochs=2', 'squad_f1')
+    ('answers_50_squad_f1', 'sparsegpt/layer 50% propagate=dense', 'squad_f1')
 ) AS asked(key, recipe, task) USING (recipe, task)

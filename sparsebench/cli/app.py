@@ -30,7 +30,7 @@ VERBS = {
     "report": (
         "report",
         LEDGER,
-        "Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.",
+        "Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.",
     ),
     "ingest": ("records", LEDGER, "Add records to the ledger: rebuild it, or merge another machine's records."),
     "export": ("records", LEDGER, "Export the ledger's views to other formats."),

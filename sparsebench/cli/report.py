@@ -16,7 +16,7 @@ from sparsebench.report import build
 
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
 Page = StrEnum("Page", ["md", "html"])
-RESULTS = "The file of all results and queries, to which the report links. Default: NAME-results.md beside it."
+RESULTS = "The file of tables and commands, to which the report links. Default: NAME-results.md beside it."
 PAGES = "md, or html: one page with everything in it. Repeatable. Default: both; with --brief only md."
 
 
@@ -75,7 +75,7 @@ def report(
     formats: Annotated[list[Page] | None, typer.Option("--format", help=PAGES)] = None,
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Write a report of the ledger, all results with the SQL behind every number, and one HTML page of both.
+    """Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.
 
     \b
     sparsebench report

@@ -16,6 +16,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import query as ask
 from sparsebench.ledger import sqlfiles
 from sparsebench.plan.preflight import ledger_path
+from sparsebench.report.lookup import query_named
 
 SHOWN = 1000
 """At most this many rows are shown in a table on a terminal."""
@@ -26,6 +27,15 @@ def sql(
         str | None, typer.Argument(help="One SELECT; without it, the views and their columns are listed.")
     ] = None,
     file: Annotated[Path | None, reads_file("Read the query from a file; - is stdin.", "--file", "-f")] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Run the query behind a table of the report, or behind a picture: figures/NAME."
+        ),
+    ] = None,
+    manifest: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --report: only this experiment; repeatable.")
+    ] = None,
     shape: Annotated[
         Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
     ] = "table",
@@ -39,13 +49,18 @@ def sql(
     sparsebench sql
     sparsebench sql "select model, method, sparsity, task, score from results"
     sparsebench sql -f my.sql --format csv > my.csv
+    sparsebench sql --report findings_scores
     sparsebench sql --timeout 10 "select count(*) from samples a, samples b"
     """
-    if query and file:
-        raise UserError("a query and --file were both given", "give one of them")
+    if sum(given is not None for given in (query, file, report)) > 1:
+        raise UserError("of a query, --file and --report more than one was given", "give one of them")
+    if manifest and not report:
+        raise UserError("--manifest limits a query of the report", "name it with --report")
     path = ledger_path(ledger)
     if file:
         query = _query(file)
+    elif report:
+        query = query_named(report, manifest or ())
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.

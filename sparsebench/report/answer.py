@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,8 @@ AnswerRow = Mapping[str, Any]
 SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload", "weights", "seed", "measured as"))
 """Columns that a table of at least MANY rows leaves out where all rows have the same value."""
 MANY = 4
+STEPS = 4
+"""The most sparsities that a shortened matrix shows."""
 WIDEST = 24
 """The most characters of a cell in a right-aligned column: a page does not break these."""
 
@@ -21,9 +24,9 @@ _NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?collapsed \(|{DASH}$|$")
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows of one query, and its SQL; false without rows."""
+    """The rows of one query, and its name; false without rows."""
 
-    sql: str
+    name: str
     rows: tuple[AnswerRow, ...]
 
     def __len__(self) -> int:
@@ -40,6 +43,10 @@ class Answer:
         """Return the rows that ``where`` leaves out."""
         return self._of(row for row in self.rows if any(row[name] != value for name, value in equal.items()))
 
+    def first(self, **equal: Any) -> Answer:
+        """Return all rows, those in which these columns have these values before the others."""
+        return self._of([*self.where(**equal), *self.without(**equal)])
+
     def rehearsed(self, wanted: bool) -> Answer:
         """Return the rows with random weights, or all others if not ``wanted``: the two never share a table."""
         return self._of(row for row in self.rows if (row["weights"] == "random") == wanted)
@@ -50,6 +57,26 @@ class Answer:
         for row in self.rows:
             groups.setdefault(tuple(row[name] for name in columns), []).append(row)
         return [(rows[0], self._of(rows)) for rows in groups.values()]
+
+    def few(self, count: int, *columns: str) -> Answer:
+        """Return the first ``count`` rows of each group of rows that agree in ``columns``."""
+        return self._of(row for _, part in self.groups(*columns) for row in part.rows[:count])
+
+    def sweeps(self, count: int, *columns: str) -> Answer:
+        """Return the longest sweeps: of each group of rows that agree in ``columns``, those of ``count`` labels.
+
+        Only STEPS sparsities are kept, evenly chosen of those that most of these labels have.
+        """
+        kept: list[AnswerRow] = []
+        for _, part in self.groups(*columns):
+            labels = [rows for _, rows in part.groups("label")]
+            for rows in sorted(labels, key=lambda rows: -len(rows.values("sparsity")))[:count]:
+                kept += rows.rows
+        counts = Counter(row["sparsity"] for row in kept)
+        usual = sorted(sparsity for sparsity, count in counts.items() if 2 * count >= max(counts.values()))
+        if len(usual) > STEPS:
+            usual = [usual[round(step * (len(usual) - 1) / (STEPS - 1))] for step in range(STEPS)]
+        return self._of(row for row in kept if row["sparsity"] in usual)
 
     def values(self, column: str) -> list[Any]:
         """Return the different values of a column, sorted, without NULL."""

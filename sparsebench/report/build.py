@@ -17,17 +17,15 @@ from sparsebench.errors import UserError
 from sparsebench.figures.spec import listing
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
-from sparsebench.manifest.problems import did_you_mean
 from sparsebench.paths import create, writable
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
+from sparsebench.report.lookup import FIGURE, check_manifests, command, query_named
 from sparsebench.report.page import page
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.prune.registry import methods
 
 ROOM = Path(__file__).parent
-FILTER = "/* manifests */"
-"""What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
 
 
 class Pictures:
@@ -44,8 +42,8 @@ class Pictures:
         self.folder, self.beside = folder.resolve(), folder
         self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
-        self.specs = {spec.name: spec for spec in listing(names=self.left)}
-        self.queries = {name: spec.query for name, spec in self.specs.items()}
+        drawn = listing(names=self.left)
+        self.specs = {spec.name: spec for spec in drawn}
         self.run, self.whole = run, whole
 
     def title(self, name: str) -> words.LedgerText | str:
@@ -77,16 +75,28 @@ class Pictures:
 
 
 class Queries:
-    """The queries behind the numbers, numbered in the order of first citation; they stand at the end of the results."""
+    """The queries behind the numbers, numbered in the order of first citation; the results end with their commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, manifests: Sequence[str], cites: bool = True) -> None:
+        """``cites`` is false for a document that lists no queries to which a link could lead."""
+        self.manifests, self.cites = manifests, cites
         self.asked: dict[str, int] = {}
         self.place = ""
 
-    def cite(self, sql: str) -> str:
+    def cite(self, name: str) -> str:
         """Return a link such as ``[Q7](results.md#q7)``, for a document that finds the results at ``place``."""
-        number = self.asked.setdefault(sql, len(self.asked) + 1)
+        if not self.cites:
+            return ""
+        number = self.asked.setdefault(name, len(self.asked) + 1)
         return f"[Q{number}]({self.place}#q{number})"
+
+    def figure(self, name: str) -> str:
+        """Return the link to the query behind a picture."""
+        return self.cite(FIGURE + name)
+
+    def command(self, name: str) -> str:
+        """Return the command that prints every row of a query."""
+        return command(name, self.manifests)
 
 
 def build(
@@ -123,21 +133,16 @@ def build(
             )
     written: dict[Path, str] = {}
     with query.session(ledger) as run:
-        _check(ledger, run, manifests)
+        check_manifests(ledger, run, manifests)
 
         @cache
         def ask(name: str) -> Answer:
-            sql = _restricted(_query(name), manifests)
-            rows = run(sql).dicts()
-            return Answer(
-                sql.strip(), tuple({name: words.escaped(value) for name, value in row.items()} for row in rows)
-            )
+            rows = run(query_named(name, manifests)).dicts()
+            return Answer(name, tuple({key: words.escaped(value) for key, value in row.items()} for row in rows))
 
         def rendered(templates: Mapping[str, Path], results_link: str) -> tuple[list[str], Pictures]:
             """Return each template's text, with links from the folder that its path is in, and the pictures placed."""
-            pictures, queries, texts = Pictures(figures, run, whole=not manifests), Queries(), []
-            if brief:
-                pictures.queries = {}  # a brief report lists no queries that could be cited
+            pictures, queries, texts = Pictures(figures, run, not manifests), Queries(manifests, cites=not brief), []
             environment = _environment(ask, pictures, queries)
             for name, path in templates.items():
                 pictures.beside = path.resolve().parent
@@ -162,25 +167,6 @@ def build(
         with create(path) as file:
             file.write(content)
     return list(written)
-
-
-def _check(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[str]) -> None:
-    known = [name for (name,) in run(_query("manifest_names")).rows]
-    for name in manifests:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"it holds {words.listed(known) or 'none'}"
-            raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)
-
-
-def _query(name: str) -> str:
-    return (ROOM / "queries" / f"{name}.sql").read_text(encoding="utf-8")
-
-
-def _restricted(sql: str, manifests: Sequence[str]) -> str:
-    if not manifests:
-        return sql.replace(f" {FILTER}", "")
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in manifests)
-    return sql.replace(FILTER, f"AND manifest IN ({names})")
 
 
 def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:

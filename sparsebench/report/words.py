@@ -158,6 +158,7 @@ class _Cells(string.Formatter):
         "signed": signed,
         "times": times,
         "code": code,
+        "processor": lambda machine: str(processor(machine)),
         "ours": raw,
     }
 

@@ -130,3 +130,30 @@ def test_a_query_may_begin_with_a_comment(ledger: Path) -> None:
     for text in ("-- of the report\nselect 41 + 1 as answer", "--\nselect 42 as answer"):
         done = CliRunner().invoke(app, ["sql", "--json", text, "--ledger", str(ledger)])
         assert json.loads(done.stdout) == [{"answer": 42}], done.output
+
+
+def test_the_query_behind_a_table_or_a_picture_of_the_report(ledger: Path) -> None:
+    def rows(*words: str) -> list[str]:
+        done = call("sql", "--ledger", ledger, "--format", "csv", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    scores = rows("--report", "scores")
+    assert "task" in scores[0].split(",") and len(scores) > 1
+    assert rows("--report", "scores", "--manifest", "sample") == scores
+    assert rows("--report", "scores", "--manifest", "another") == scores[:1]
+    assert len(rows("--report", "figures/score")) > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        (["--report", "taks"], "no table 'taks'"),
+        (["--report", "figures/scor"], "no figure 'scor'"),
+        (["--manifest", "sample"], "--report"),
+        (["select 1", "--report", "tasks"], "give one of them"),
+    ],
+)
+def test_what_is_no_query_of_the_report_is_refused(ledger: Path, words: list[str], culprit: str) -> None:
+    done = call("sql", "--ledger", str(ledger), *words)
+    assert done.returncode and culprit in done.stderr

@@ -66,6 +66,19 @@ def test_a_cell_of_several_lines_becomes_one() -> None:
     assert pipe(["why"], [["it broke\n  → mend it"]]).splitlines()[-1] == "| it broke → mend it |"
 
 
+def test_a_few_rows_of_each_group() -> None:
+    assert [row["sparsity"] for row in ROWS.few(1, "model")] == [0.5, 0.5]
+
+
+def test_the_longest_sweeps_at_the_usual_sparsities() -> None:
+    every = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)
+    steps = {"long": every, "short": (0.5,), "second": every[:6]}
+    rows = tuple({"label": label, "sparsity": step} for label, sparsities in steps.items() for step in sparsities)
+    kept = Answer("", rows).sweeps(2)
+    assert kept.values("label") == ["long", "second"]
+    assert kept.values("sparsity") == [0.1, 0.5, 0.9, 0.99]
+
+
 def test_an_answer_without_rows_is_false() -> None:
     assert not Answer("", ())
     assert ROWS

@@ -95,7 +95,7 @@ def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
     assert [f"{score:.1e}" for score, _ in asked] == ["1.2e+05", "2.4e+05", "2.2e+06"]
     assert {verdict for _, verdict in asked} == {"collapsed"}
     lines = [line for line in prose(calibrated_report).splitlines() if re.search(r"(1\.2e5|2\.4e5|2\.2e6)", line)]
-    assert len(lines) >= 8
+    assert len(lines) >= 4
     for line in lines:
         assert len(re.findall(r"collapsed \((1\.2e5|2\.4e5|2\.2e6)\)", line)) == len(
             re.findall(r"1\.2e5|2\.4e5|2\.2e6", line)
@@ -176,7 +176,7 @@ def test_which_method(calibrated_report: str) -> None:
     assert matrix[2] == ["alps/layer", "**30.16**", "**864**"]
     assert matrix[-1] == ["random/layer", "collapsed (1.2e5)", "collapsed (2.2e6)"]
     assert re.search(
-        r"- 50%: alps/layer is lowest, 30\.16 \[28\.\d+, 3[12]\.\d+\], 1\.21 times dense; behind it sparsegpt/layer \(×1\.0[12]",
+        r"- 50%: alps/layer is lowest, 30\.16 \[28\.\d+, 3[12]\.\d+\], 1\.21 times dense; next sparsegpt/layer \(×1\.0[12]",
         part,
     )
     assert "; collapsed: magnitude/layer and random/layer." in part
@@ -189,7 +189,7 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
     some = [{"prune": name, "sparsity": [0.5]} for name in ("alps", "ria", "wanda")]
     text = written(tmp_path, calibrated.sample(variants=some))
     assert re.search(
-        r"- 50%: (alps|ria)/layer is lowest, .+; indistinguishable from it: (alps|ria)/layer; behind it wanda/row", text
+        r"- 50%: (alps|ria)/layer is lowest, .+; indistinguishable from it: (alps|ria)/layer; next wanda/row", text
     )
     assert re.search(r"\| (alps|ria)/layer \| 30\.\d\d ≈ \|", text)
 

@@ -55,9 +55,7 @@ def page(markdown: str, pictures: Mapping[str, Path]) -> str:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.use(dollarmath_plugin, renderer=_formula, allow_labels=False, allow_space=False, allow_blank_lines=False)
-    parser.block.ruler.before("html_block", "details", shape.details)
     rules: dict[str, Callable[..., str]] = {
-        "details_open": lambda _, tokens, at, *__: f"<details><summary>{escape(tokens[at].content)}</summary>\n",
         "figure": _figure,
         "image": lambda _, tokens, at, *__: escape(tokens[at].content),
         "heading_close": _heading_close,

@@ -1,4 +1,4 @@
-"""What the page adds to Markdown's own structure: anchors, folded blocks, figures with captions, tables with row headings."""
+"""What the page adds to Markdown's own structure: anchors, figures with captions, tables with row headings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markdown_it.rules_block import StateBlock
 from markdown_it.token import Token
 
 LONG = 32
 """A cell of more characters is running text, which needs room and may be wrapped."""
-_FOLD = re.compile(r"<details><summary>(.+)</summary>|</details>")
 
 
 @dataclass(frozen=True)
@@ -21,19 +19,6 @@ class Heading:
     level: int
     anchor: str
     text: str
-
-
-def details(state: StateBlock, line: int, end: int, silent: bool) -> bool:
-    """Parse the two lines between which a report folds something away (a block rule of markdown-it)."""
-    fold = _FOLD.fullmatch(state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]])
-    if not fold:
-        return False
-    if not silent:
-        token = state.push("details_open" if fold[1] else "details_close", "details", 1 if fold[1] else -1)
-        token.content = fold[1] or ""
-        token.block = True
-        state.line = line + 1
-    return True
 
 
 def shaped(tokens: Sequence[Token]) -> list[Token]:

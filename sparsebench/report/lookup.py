@@ -1,0 +1,55 @@
+"""The queries behind a report's tables and pictures, by name: as SQL, and as the command that prints their rows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sparsebench.errors import UserError
+from sparsebench.figures.spec import listing
+from sparsebench.ledger import query
+from sparsebench.manifest.problems import did_you_mean, one_of
+
+FOLDER = Path(__file__).parent / "queries"
+FILTER = "/* manifests */"
+"""What a query has in place of ``AND manifest IN (…)``: a comment, so that its file runs as it stands."""
+FIGURE = "figures/"
+"""What the name of a picture's query begins with: a table and a picture may share a name."""
+
+
+def query_named(name: str, manifests: Sequence[str] = ()) -> str:
+    """Return the SQL behind the table ``name``, limited to ``manifests``, or behind the picture ``figures/NAME``.
+
+    Raises UserError for a name that is neither.
+    """
+    if name.startswith(FIGURE):
+        found = {spec.name: spec.query for spec in listing()}
+        if (figure := name.removeprefix(FIGURE)) in found:
+            return found[figure]
+        raise UserError(f"--report: no figure {figure!r}", did_you_mean(figure, found) or one_of(list(found)))
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.sql"))}
+    if name not in known:
+        raise UserError(f"--report: no table {name!r}", did_you_mean(name, known) or one_of(list(known)))
+    sql = known[name].read_text(encoding="utf-8").strip()
+    if not manifests:
+        return sql.replace(f" {FILTER}", "")
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in manifests)
+    return sql.replace(FILTER, f"AND manifest IN ({names})")
+
+
+def command(name: str, manifests: Sequence[str] = ()) -> str:
+    """Return the command that prints the rows behind a table or picture; a picture covers every manifest."""
+    words = ["sparsebench", "sql", "--report", name]
+    for manifest in () if name.startswith(FIGURE) else manifests:
+        words += ["--manifest", manifest]
+    return shlex.join(words)
+
+
+def check_manifests(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[str]) -> None:
+    """Raise UserError for a manifest that the ledger, which ``run`` asks, does not hold."""
+    known = [name for (name,) in run(query_named("manifest_names")).rows]
+    for name in manifests:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"it holds {one_of(known) if known else 'none'}"
+            raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)
