@@ -44,7 +44,7 @@ from sparsebench.plan.single import SingleModel, single, worded
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.sources import Cache
 from sparsebench.steps.calibration import Calibration, tokens
-from sparsebench.steps.contract import Context, Evidence, Progress, Step
+from sparsebench.steps.contract import Context, Progress, Step, StepReport
 from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
 from sparsebench.structure import assess, summary
 
@@ -74,7 +74,7 @@ def load(
 class AppliedModel(SingleModel):
     """A variant that ``apply`` made: its steps in order, each with the report of what it achieved."""
 
-    steps: tuple[tuple[Step, Evidence], ...] = ()
+    steps: tuple[tuple[Step, StepReport], ...] = ()
 
 
 @checked
@@ -147,7 +147,7 @@ class Chain:
         progress: Progress | None = None,
     ) -> AppliedModel:
         """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
-        made: list[tuple[Step, Evidence]] = []
+        made: list[tuple[Step, StepReport]] = []
         parent, device = model.folder, device if self.on_device else "cpu"
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
@@ -157,10 +157,10 @@ class Chain:
                     model.family,
                     self.text.seed,
                     model.calculated(dtype, device),
-                    read=partial(tokens, parent, model.family, self.text, cache),
-                    draw=partial(tokens, parent, model.family, cache=cache, training=True),
+                    calibration_tokens=partial(tokens, parent, model.family, self.text, cache),
+                    training_tokens=partial(tokens, parent, model.family, cache=cache, training=True),
                     progress=progress,
-                    fetch=lambda source: sources.fetch(sources.parse(source), cache),
+                    fetch_file=lambda source: sources.fetch(sources.parse(source), cache),
                     dense=model.folder,
                     device=device,
                 )
@@ -181,8 +181,8 @@ def _step(written: Mapping[str, Any], text: Calibration) -> Step:
     return steps[0]
 
 
-def _make(step: Step, parent: Path, folder: Path, context: Context) -> Evidence:
-    results: dict[Step, Evidence | SparsebenchError] = {}
+def _make(step: Step, parent: Path, folder: Path, context: Context) -> StepReport:
+    results: dict[Step, StepReport | SparsebenchError] = {}
     # Nothing is raised while the pass works: it would take the error for one of its own.
     kinds()[step.verb].load()(parent, {step: folder}, context, results.__setitem__)
     result = results.get(step)

@@ -23,7 +23,7 @@ from sparsebench.errors import LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.stages import names, timed
 from sparsebench.runtime.results import LatencyResult, MemoryResult
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.storage.measure import StorageResult
 from sparsebench.structure.assess import StructureResult
 from sparsebench.structure.outputs import OutputsResult
@@ -33,7 +33,7 @@ NAME = ".origin"
 _SEALED = re.compile(r'\{"checksum":"(\w{64})",(.*)', re.DOTALL)
 """A record's text: its checksum, and the text that this was taken of but for the brace."""
 _RESULTS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "make": (Evidence, ()),
+    "make": (StepReport, ()),
     "structure": (StructureResult, ("absolute", "relative")),
     "storage": (StorageResult, ()),
     "outputs": (OutputsResult, ()),

@@ -261,7 +261,7 @@ def memory(given: argparse.Namespace, out: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="shrunk-", dir=given.folder.parent) as scratch, Peak() as peak:
             started = time.perf_counter()
             found: dict[Any, Any] = {}
-            context = Context("decoder", read=lambda: text)
+            context = Context("decoder", calibration_tokens=lambda: text)
             kinds()["shrink"].load()(given.folder, {step: Path(scratch) / "model"}, context, found.__setitem__)
             seconds = round(time.perf_counter() - started)
         out.add(

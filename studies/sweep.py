@@ -20,7 +20,7 @@ from sparsebench.plan.expand import resolved
 from sparsebench.plan.single import single
 from sparsebench.sources import Cache
 from sparsebench.steps.calibration import tokens
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import combinations, kinds
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     model = single(f"path:{asked.folder}", asked.family, "auto", cache)
     read = partial(tokens, model.folder, model.family, text, cache)
 
-    def emit(step: Step, result: Evidence | SparsebenchError) -> None:
+    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
         if isinstance(result, SparsebenchError):
             raise SystemExit(f"{step.name}: {result}")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
 from sparsebench.structure.outputs import compare_outputs
 from tests.steps.recover import test_whole as whole_model
@@ -142,7 +142,7 @@ def test_no_training_makes_one(asked: dict[str, Any], tmp_path: Path) -> None:
     step = whole_model.step(name, tokens=400, **{key: value for key, value in asked.items() if key != "recover"})
     with Stated():
         found = whole_model.made(parent, family, tmp_path / "out", step, dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
 
 
 def test_a_tensor_that_does_not_say_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import combinations, kinds, single
 from sparsebench.structure.outputs import compare_outputs
 from tests.benchmarks.masked_models import save
@@ -38,7 +38,9 @@ def calibrated(family: str) -> Calibrated:
 def made(
     folder: Path, family: Any, steps: list[Step], out: Path, device: str, dense: Path | None = None
 ) -> dict[Step, Path]:
-    context = Context(family, dtype="float32", read=lambda: calibrated(family), device=device, dense=dense)
+    context = Context(
+        family, dtype="float32", calibration_tokens=lambda: calibrated(family), device=device, dense=dense
+    )
     folders = {step: out / device / str(number) for number, step in enumerate(steps)}
     failed: list[Any] = []
     verb = steps[0].verb
@@ -354,7 +356,7 @@ def test_a_whole_model_is_trained_on_the_device_and_is_the_same(
 
     def trained(device: str) -> tuple[Checkpoint, list[float]]:
         found = whole_model.made(parent, family, tmp_path / device, step, dense, device=device)
-        assert isinstance(found, Evidence), found
+        assert isinstance(found, StepReport), found
         return Checkpoint(tmp_path / device), [point.held_out for point in found.curve]
 
     here, curve = trained("cpu")

@@ -44,7 +44,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     """
     from sparsebench import sources
     from sparsebench.steps.calibration import tokens
-    from sparsebench.steps.contract import Context, Evidence
+    from sparsebench.steps.contract import Context, StepReport
     from sparsebench.steps.registry import kinds
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
@@ -64,11 +64,11 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
         family=family,
         seed=wanted[0].seed,
         dtype=_dtype(spec),
-        read=lambda: tokens(parent, family, calibration, cache),
-        fetch=lambda text: sources.fetch(sources.parse(text), cache),
+        calibration_tokens=lambda: tokens(parent, family, calibration, cache),
+        fetch_file=lambda text: sources.fetch(sources.parse(text), cache),
         progress=recorder.progress,
         dense=spec.workspace.folder(spec.dense),
-        draw=lambda asked: tokens(parent, family, asked, cache, training=True),
+        training_tokens=lambda asked: tokens(parent, family, asked, cache, training=True),
         resume=lambda step: spec.workspace.training(made_by(step)),
         note=recorder.note,
         device=spec.device,
@@ -77,7 +77,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     def made_by(step: Step) -> Variant:
         return next(variant for variant in wanted if variant.steps[-1] == step)
 
-    def emit(step: Step, outcome: Evidence | SparsebenchError) -> None:
+    def emit(step: Step, outcome: StepReport | SparsebenchError) -> None:
         variant = made_by(step)
         if isinstance(outcome, SparsebenchError):
             recorder.lost(variant, outcome)

@@ -248,7 +248,7 @@ class Activity:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StepReport:
     """What a step achieved, counted in the written files.
 
     ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once).
@@ -294,8 +294,8 @@ class Evidence:
     energy_source: str = ""
 
 
-Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
-"""Called once for each step of a pass, with its evidence or with the error that made this step fail."""
+Emit = Callable[[Step, "StepReport | SparsebenchError"], None]
+"""Called once for each step of a pass, with its report or with the error that made this step fail."""
 
 
 class Progress(Protocol):
@@ -320,31 +320,31 @@ def reported(items: Sequence[T], progress: Callable[[int, int], None] | None) ->
 class Context:
     """What a pass may use.
 
-    ``dense`` is the folder that its recipe began with. ``read`` returns the calibration text as the model's tokens, and
-    fetches it at the first call. ``fetch`` returns the file that a source of text names. ``draw`` returns the samples
-    of a text to train on: the number asked for, or as many as there are. ``dtype`` is the precision to calculate in,
-    ``device`` is named as torch names it. ``resume`` returns the folder in which a step keeps the state that a later
-    process resumes from if this one is killed. ``note`` shows the user a sentence at once. A field that is None is not
-    available.
+    ``dense`` is the folder that its recipe began with. ``calibration_tokens`` returns the calibration text as the
+    model's tokens, and fetches it at the first call. ``fetch_file`` returns the file that a source of text names.
+    ``training_tokens`` returns the samples of a text to train on: the number asked for, or as many as there are.
+    ``dtype`` is the precision to calculate in, ``device`` is named as torch names it. ``resume`` returns the folder
+    in which a step keeps the state that a later process resumes from if this one is killed. ``note`` shows the user
+    a sentence at once. A field that is None is not available.
     """
 
     family: Family
     seed: int = 0
     dtype: str = "auto"
-    read: Callable[[], Calibrated] | None = None
+    calibration_tokens: Callable[[], Calibrated] | None = None
     progress: Progress | None = None
-    fetch: Callable[[str], Path] | None = None
+    fetch_file: Callable[[str], Path] | None = None
     dense: Path | None = None
-    draw: Callable[[Calibration], Calibrated] | None = None
+    training_tokens: Callable[[Calibration], Calibrated] | None = None
     resume: Callable[[Step], Path] | None = None
     note: Callable[[str], None] | None = None
     device: str = "cpu"
 
     def text(self, what: str) -> Calibrated:
         """Return the calibration text. Raises ModelError, saying ``what`` needs it, where it is not available."""
-        if self.read is None:
+        if self.calibration_tokens is None:
             raise ModelError(f"{what} needs calibration text", "name it under `calibration:`")
-        return self.read()
+        return self.calibration_tokens()
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]

@@ -53,7 +53,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     from sparsebench.models.files.writing import CheckpointWriter, lay_out
     from sparsebench.models.random_weights import write_random
     from sparsebench.models.shape.topology import parts, weight_tensors
-    from sparsebench.steps.evidence import counted
+    from sparsebench.steps.counting import counted
 
     for step, folder in targets.items():
         started = time.perf_counter()

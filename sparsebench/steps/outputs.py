@@ -19,16 +19,16 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import NOTES, left_out_note, note_left_out
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.shape.topology import View
-from sparsebench.steps.contract import Evidence
-from sparsebench.steps.evidence import counted, zero_in_both
+from sparsebench.steps.contract import StepReport
+from sparsebench.steps.counting import counted, zero_in_both
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.zeroing import zeros_in
 
 if TYPE_CHECKING:
     import torch
 
-EmitTarget = Callable[[Any, "Evidence | SparsebenchError"], None]
-"""Called once for each variant, with its evidence or with the error that made this variant fail."""
+EmitTarget = Callable[[Any, "StepReport | SparsebenchError"], None]
+"""Called once for each variant, with its report or with the error that made this variant fail."""
 
 
 class VariantWriters:
@@ -148,7 +148,7 @@ class VariantWriters:
             if folder := self.unverified.pop(target, None):
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> Evidence:
+    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder, note = self.folders[target], "; ".join(sorted(self.notes[target]))
         report = counted(folder, family, seconds, len(self.folders), note, made, self._already)

@@ -13,7 +13,7 @@ import torch
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.recover import reading, teacher, trainer
 from sparsebench.steps.registry import kinds, single
 from tests.models.replaying import written
@@ -70,8 +70,8 @@ class Case:
             options |= {"resume": lambda _: self.folder / kept, "note": self.notes.append}
         context = Context(
             self.family, 0, "auto", lambda: text(self.family), dense=self.folder / "dense",
-            draw=lambda wanted: text(self.family, min(wanted.samples, 24)),
-            fetch=lambda source: self.folder / source.removeprefix("path:"), **options,
+            training_tokens=lambda wanted: text(self.family, min(wanted.samples, 24)),
+            fetch_file=lambda source: self.folder / source.removeprefix("path:"), **options,
         )  # fmt: skip
         run = kinds()[asked.verb].load()
         run(self.folder / "parent", {asked: self.folder / out}, context, lambda _, result: results.append(result))
@@ -90,10 +90,10 @@ class Case:
         shutil.rmtree(self.folder / "r", ignore_errors=True)
         return Path(shutil.copytree(self.folder / "kept", self.folder / "r"))
 
-    def resumed(self, **options: Any) -> Evidence:
+    def resumed(self, **options: Any) -> StepReport:
         """Train from the folder ``r`` on: nothing in the model or its evidence differs from a training without a break."""
         evidence = self.go("out", "r", **options)
-        assert isinstance(evidence, Evidence), evidence
+        assert isinstance(evidence, StepReport), evidence
         whole, resumed = Checkpoint(self.folder / "whole"), Checkpoint(self.folder / "out")
         assert set(whole.tensors) == set(resumed.tensors)
         assert all(torch.equal(whole.load(name), resumed.load(name)) for name in whole.tensors)

@@ -17,7 +17,7 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.runtime import results as runtime
-from sparsebench.steps.contract import Evidence, TensorCount
+from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.storage import Size, StorageResult
 from sparsebench.structure import EDGES, StructureResult, TensorStructure
 from sparsebench.structure.numbers import numbers
@@ -121,7 +121,7 @@ def result(cell: Cell) -> Any:
     return makers[cell.stage](cell)
 
 
-def sparsified(cell: Cell) -> Evidence:
+def sparsified(cell: Cell) -> StepReport:
     tensors = tuple(
         TensorCount(
             f"layers.{layer}.{kind}.weight",
@@ -135,7 +135,7 @@ def sparsified(cell: Cell) -> Evidence:
         for kind in KINDS
     )
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return Evidence(
+    return StepReport(
         prunable, zeros, 2 * prunable, zeros, zeros / prunable, zeros / prunable / 2, 3.0, 5, 10**8, tensors
     )
 

@@ -18,7 +18,7 @@ from sparsebench.models.files.masked import write_masked
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 
@@ -84,7 +84,7 @@ def test_a_pruned_state_dict_is_read_as_its_product(
     assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items() if name in ours)
     assert ours.keys() <= expected.keys()
     # What is made of it says so, and tells its zeros from the others.
-    results: dict[Target, Evidence] = {}
+    results: dict[Target, StepReport] = {}
     target = Target("magnitude", 0.75, "layer")
     Sweep(folder, family, {target: tmp_path / "made"}).run(results.__setitem__)
     found = results[target]

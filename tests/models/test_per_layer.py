@@ -18,7 +18,7 @@ from sparsebench.models.modules.operations import operations_a_token
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import shape
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.cut_model import Smaller, without, write
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink.choosing import config_of
@@ -84,7 +84,7 @@ def test_uneven_widths_are_those_of_one_threshold(tmp_path: Path) -> None:
         more = {"compensation": "none"}
         out, result = shrunk(folder, family, tmp_path / name, name, keep=0.6, uneven=True, **more)
         _, same = shrunk(folder, family, tmp_path / f"{name}-even", name, keep=0.6, of="neurons", **more)
-        assert isinstance(result, Evidence) and isinstance(same, Evidence), (result, same)
+        assert isinstance(result, StepReport) and isinstance(same, StepReport), (result, same)
         assert "per_layer_config" in result.note and "per_layer_config" not in same.note
         assert "stock transformers refuses it" in json.loads((out / "sparsebench.json").read_text())["loads"]
         widths = [axis.units for axis in shape(Checkpoint(out), family).axes if axis.kind == "neurons"]
@@ -116,7 +116,7 @@ def test_as_many_heads_everywhere_may_still_need_each_blocks_own_number(tmp_path
     names = tmp_path / "heads.json"
     names.write_text(json.dumps({"heads": {str(block): {"go": [block % 4]} for block in range(4)}}))
     out, result = shrunk(folder, family, tmp_path / "out", "list", file=str(names))
-    assert isinstance(result, Evidence) and "3 of 4 heads" in result.note, result
+    assert isinstance(result, StepReport) and "3 of 4 heads" in result.note, result
     assert len(json.loads((out / "config.json").read_text())["per_layer_config"]) == 4
     assert result.parameters == sum(one.numel() for one in load_model(out, family).parameters())
 
@@ -124,19 +124,19 @@ def test_as_many_heads_everywhere_may_still_need_each_blocks_own_number(tmp_path
 def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:
     folder, family = four_blocks("llama", tmp_path / "model", hidden_size=64, intermediate_size=128, head_dim=16)
     out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, uneven=True)
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     found: list[Any] = []
     for verb, step in (("prune", single("prune", "wanda", sparsity=0.5)), ("quantize", single("quantize", "int8"))):
-        context = Context(family, read=lambda: text(family))
+        context = Context(family, calibration_tokens=lambda: text(family))
         kinds()[verb].load()(out, {step: tmp_path / verb}, context, lambda _, one: found.append(one))
         load_model(tmp_path / verb, family)
     assert [one.prunable for one in found] == [result.prunable] * 2
     shorter, told = shrunk(out, family, tmp_path / "first", "first", blocks=1)
-    assert isinstance(told, Evidence) and "per_layer_config" in told.note
+    assert isinstance(told, StepReport) and "per_layer_config" in told.note
     assert told.parameters == sum(one.numel() for one in load_model(shorter, family).parameters())
     assert "loads" in json.loads((shorter / "sparsebench.json").read_text())
     again, more = shrunk(out, family, tmp_path / "again", "activation", keep=0.5, of="neurons", iterations=2)
-    assert isinstance(more, Evidence), more
+    assert isinstance(more, StepReport), more
     before, after = (
         [axis.units for axis in shape(Checkpoint(one), family).axes if axis.kind == "neurons"] for one in (out, again)
     )

@@ -15,7 +15,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.architectures import architecture
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import kinds, single
 from tests.models.model_zoo import GROUPED, ROUTED, T5
 from tests.models.replaying import batch, stock
@@ -98,7 +98,7 @@ def test_it_is_replayed_and_pruned_with_calibration(kind: str, tmp_path: Path) -
         kinds()["prune"].load()(
             folder, {step: tmp_path / name}, context, lambda _, result, told=told: told.append(result)
         )
-        assert isinstance(told[0], Evidence) and told[0].achieved == pytest.approx(0.5, abs=0.01), told
+        assert isinstance(told[0], StepReport) and told[0].achieved == pytest.approx(0.5, abs=0.01), told
         load_model(tmp_path / name, family)
 
 

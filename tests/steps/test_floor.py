@@ -10,15 +10,15 @@ import torch
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import kinds, single
 
 
-def made(parent: Path, family: str, folder: Path, *steps: Step) -> list[tuple[Path, Evidence]]:
-    found: list[tuple[Path, Evidence]] = []
+def made(parent: Path, family: str, folder: Path, *steps: Step) -> list[tuple[Path, StepReport]]:
+    found: list[tuple[Path, StepReport]] = []
 
-    def emit(step: Step, result: Evidence | SparsebenchError) -> None:
-        assert isinstance(result, Evidence)
+    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
+        assert isinstance(result, StepReport)
         found.append((targets[step], result))
 
     targets = {step: folder / str(number) for number, step in enumerate(steps)}

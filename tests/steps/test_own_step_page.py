@@ -15,7 +15,7 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import expand
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import kinds, label, single
 from tests.steps.plugin_page import block, install, length
 
@@ -37,13 +37,13 @@ def manifest() -> Manifest:
     return load_text(HEAD + block(PAGE, "yaml"), "page.yaml").manifest
 
 
-def made(parent: Path, folder: Path, *firsts: int) -> dict[int, tuple[Path, Evidence]]:
+def made(parent: Path, folder: Path, *firsts: int) -> dict[int, tuple[Path, StepReport]]:
     """The page's step in one pass, by its setting."""
     steps = {single("halve", "depth", first=first): folder / str(first) for first in firsts}
-    found: dict[int, tuple[Path, Evidence]] = {}
+    found: dict[int, tuple[Path, StepReport]] = {}
 
-    def emit(step: Step, result: Evidence | SparsebenchError) -> None:
-        assert isinstance(result, Evidence)
+    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
+        assert isinstance(result, StepReport)
         found[step.settings.first] = (steps[step], result)
 
     kinds()["halve"].load()(parent, steps, Context("decoder"), emit)

@@ -22,7 +22,7 @@ from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.replay.skeleton import fill_skeleton, survey
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
-from sparsebench.steps.evidence import counted
+from sparsebench.steps.counting import counted
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.settings import Moefy

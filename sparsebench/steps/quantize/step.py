@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.steps.contract import Context, Emit, Evidence, Step
+from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.quantize import sweep
 
@@ -19,8 +19,8 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     wanted = {Quantize(step.name, **step.settings.record()): step for step in targets}
 
-    def tell(own: Quantize, found: Evidence | SparsebenchError) -> None:
-        emit(wanted[own], replace(found, sweep_size=len(wanted)) if isinstance(found, Evidence) else found)
+    def tell(own: Quantize, found: StepReport | SparsebenchError) -> None:
+        emit(wanted[own], replace(found, sweep_size=len(wanted)) if isinstance(found, StepReport) else found)
 
     reads = any(step.settings.reads_text() for step in targets)
     tokens = context.text("quantize: gptq") if reads else None

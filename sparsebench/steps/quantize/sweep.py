@@ -12,7 +12,7 @@ from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.contract import Evidence, Progress, reported
+from sparsebench.steps.contract import Progress, StepReport, reported
 from sparsebench.steps.factor import check_weights
 from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
     from sparsebench.steps.calibration import Calibrated
 
-EmitQuantize = Callable[[Quantize, "Evidence | SparsebenchError"], None]
+EmitQuantize = Callable[[Quantize, "StepReport | SparsebenchError"], None]
 
 
 def run(

@@ -13,8 +13,8 @@ from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpo
 from sparsebench.models.files.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
 from sparsebench.models.files.writing import lay_out
 from sparsebench.models.shape.topology import Part, weight_tensors
-from sparsebench.steps.contract import Evidence
-from sparsebench.steps.evidence import peak_rss
+from sparsebench.steps.contract import StepReport
+from sparsebench.steps.counting import peak_rss
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune.contract import Target
@@ -100,7 +100,7 @@ class QuantizedWriters(VariantWriters):
         tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> Evidence:
+    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
         assert isinstance(target, QuantizeTarget)
         folder, tally = self.folders[target], self.tallies[target]
@@ -118,7 +118,7 @@ class QuantizedWriters(VariantWriters):
         parameters = sum(info.numel for info in weights.values())
         rest = [name for name in weights if name not in self.prunable]
         total_zeros = zeros + sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
-        return Evidence(
+        return StepReport(
             prunable=prunable,
             zeros=zeros,
             parameters=parameters,

@@ -125,7 +125,7 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     from sparsebench.sources.reference import Reference
     from sparsebench.steps.calibration import DEFAULT, Calibration
 
-    assert context.draw is not None
+    assert context.training_tokens is not None
     own = step.settings
     source = Reference.parse(own.source).source if own.source else DEFAULT.source
     column = own.field or (None if own.source else DEFAULT.field)
@@ -133,7 +133,7 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     share = 1 - own.held_out
     asked = ceil(own.tokens / length / share) + 1
     while True:
-        text = context.draw(Calibration(source, asked, length, context.seed, column, own.target))
+        text = context.training_tokens(Calibration(source, asked, length, context.seed, column, own.target))
         found = len(text.batch.input_ids)
         # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
         # tokens.

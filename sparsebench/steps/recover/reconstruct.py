@@ -30,8 +30,8 @@ from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
-from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.evidence import counted, kept_zeros
+from sparsebench.steps.contract import Context, Step, StepReport
+from sparsebench.steps.counting import counted, kept_zeros
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.share import read_share
@@ -120,7 +120,7 @@ class Reconstruction:
     turn: tuple[int, int] = (0, 1)
 
     @heap.kept_for_reuse()
-    def run(self, folder: Path) -> Evidence:
+    def run(self, folder: Path) -> StepReport:
         """Train the blocks, write the model to ``folder``, and count its zeros.
 
         Raises UnsupportedError where the models' blocks differ in number or width; ModelError where a pruned weight
@@ -171,10 +171,10 @@ class Reconstruction:
         lost = earlier.joules is None and spent.meter.counts
         source = energy.UNCOUNTED if lost else spent.source
         removed = earlier.folder.notes if earlier.folder else []
-        evidence = self._evidence(folder, fits, [left_out_note(writer.left_out), *removed])
+        report = self._report(folder, fits, [left_out_note(writer.left_out), *removed])
         if earlier.folder:
             earlier.folder.remove()
-        return replace(evidence, seconds=seconds, joules=joules, energy_source=source)
+        return replace(report, seconds=seconds, joules=joules, energy_source=source)
 
     @cached_property
     def _weights(self) -> list[dict[str, TensorInfo]]:
@@ -196,8 +196,8 @@ class Reconstruction:
                 "`recover: distill`, which trains the whole model",
             )
 
-    def _evidence(self, folder: Path, fits: list[Fit], notes: list[str]) -> Evidence:
-        """Return the evidence, counted in the written files, with further ``notes``.
+    def _report(self, folder: Path, fits: list[Fit], notes: list[str]) -> StepReport:
+        """Return the report, counted in the written files, with further ``notes``.
 
         Raises ModelError where a pruned weight came back.
         """

@@ -30,8 +30,8 @@ from sparsebench.models.modules.load import load_masked_lm, load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
-from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.evidence import counted, kept_zeros
+from sparsebench.steps.contract import Context, Step, StepReport
+from sparsebench.steps.counting import counted, kept_zeros
 from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
@@ -88,7 +88,7 @@ class Training:
     pruner: Callable[..., Pruning] | None = None
     """Takes the step's settings and a ``Pruner``'s arguments; returns the hooks that prune in training, if any."""
 
-    def run(self, folder: Path, zeros: Callable[[Checkpoint, str], int] | None = None) -> Evidence:
+    def run(self, folder: Path, zeros: Callable[[Checkpoint, str], int] | None = None) -> StepReport:
         """Train the model, write it, and count its zeros; ``zeros`` counts the parent's in it.
 
         Raises UnsupportedError for a model without such a loss; ModelError where the loss is not finite, or a pruned
@@ -247,9 +247,9 @@ class Training:
                 found.append(self.dense.folder)
                 continue
             source = Reference.parse(named)
-            if self.context.fetch is None:
+            if self.context.fetch_file is None:
                 raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
-            fetched = self.context.fetch(source.source)
+            fetched = self.context.fetch_file(source.source)
             # A folder of the user's is copied, not linked: it may change during the training.
             link = sources.parse(source.source).kind != "path"
             folder = prepare(fetched, place / f"teacher-{number}", self.context.family, link=link)
@@ -287,12 +287,12 @@ def run(
     context: Context,
     folder: Path,
     pruner: Callable[..., Pruning] | None,
-) -> Evidence:
+) -> StepReport:
     """Train the model of ``checkpoint``, or the student that the step describes, and write it into ``folder``.
 
     Raises ModelError without a source of text, and what ``Training.run`` and ``student.write`` raise.
     """
-    if context.draw is None:
+    if context.training_tokens is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
     if not (described := getattr(step.settings, "student", None)):
         return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))

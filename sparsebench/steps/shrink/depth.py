@@ -23,7 +23,7 @@ from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Progress, Step
-from sparsebench.steps.evidence import counted
+from sparsebench.steps.counting import counted
 from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:

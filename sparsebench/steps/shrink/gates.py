@@ -219,7 +219,7 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
 
     Raises ModelError without a dense model or a text.
     """
-    if context.dense is None or context.draw is None:
+    if context.dense is None or context.training_tokens is None:
         raise ModelError("shrink: gates needs the dense model and a source of text", "use it in a manifest")
     parent, dense = shape.checkpoint, Checkpoint(context.dense)
     for step, folder in targets.items():

@@ -54,8 +54,8 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
     source = Reference.parse(own.source).source
     length = min(LENGTH, longest_input(config) or LENGTH)
     wanted = Calibration(source, own.documents, length, context.seed, own.field)
-    assert context.fetch is not None, "labelled documents are fetched"
-    found = read_labelled(context.fetch(source), own.field, own.label)
+    assert context.fetch_file is not None, "labelled documents are fetched"
+    found = read_labelled(context.fetch_file(source), own.field, own.label)
     reader = replace(reader_of(folder, "encoder", wanted, config), training=True)
     try:
         batch, used = samples.passages(reader, in_order(found.rows, context.seed))

@@ -9,7 +9,7 @@ from typing import Any
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.axes import shape
-from sparsebench.steps.contract import Context, Emit, Evidence, Step
+from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.shrink import depth, gates, width
 from sparsebench.steps.shrink.settings import Gates
 
@@ -31,7 +31,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
             parts.setdefault((module.make, settings.reads_text()), {})[step] = folder
     reported, name = set[Step](), next(iter(targets)).name
 
-    def tell(step: Step, result: Evidence | SparsebenchError) -> None:
+    def tell(step: Step, result: StepReport | SparsebenchError) -> None:
         reported.add(step)
         emit(step, result)
 

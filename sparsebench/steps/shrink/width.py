@@ -18,7 +18,7 @@ from sparsebench.models.shape.axes import Axis, AxisKind, Cut, ModelShape
 from sparsebench.models.shape.axes import shape as shape_of
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.evidence import counted
+from sparsebench.steps.counting import counted
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores
 from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled

@@ -24,7 +24,7 @@ from sparsebench.models.modules.skipping import SkipThresholds, skips
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
-from sparsebench.steps.evidence import counted
+from sparsebench.steps.counting import counted
 from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
 from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts

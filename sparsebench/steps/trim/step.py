@@ -55,7 +55,7 @@ def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
     own: Corpus = step.settings
     source = Reference.parse(own.source).source if own.source else DEFAULT.source
     columns = [own.field or (None if own.source else DEFAULT.field), own.target]
-    fetch = context.fetch or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
+    fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
     found = read_texts(fetch(source), *(column for column in columns if column))
     texts = [text for row in found.rows for text in row]
     usage = used(tokenizer, texts, context.family == "decoder")
@@ -80,12 +80,12 @@ def _listed(step: Step, vocabulary: Any) -> _Wanted:
 
 
 def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Wanted, context: Context) -> Any:
-    """Write the trimmed model, read the text again with its tokenizer, and return the evidence.
+    """Write the trimmed model, read the text again with its tokenizer, and return the report.
 
     Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
     """
     from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.steps.evidence import counted
+    from sparsebench.steps.counting import counted
     from sparsebench.steps.trim import companions, usage, weights
 
     started = time.perf_counter()

@@ -16,7 +16,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.methods import sparsegpt
 from sparsebench.steps.prune.sweep import Sweep, run
@@ -46,7 +46,7 @@ def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) 
     )
 
 
-def made_of(results: dict[Target, Any]) -> dict[Target, Evidence]:
+def made_of(results: dict[Target, Any]) -> dict[Target, StepReport]:
     """Return the results. Raises the first error where there is nothing else."""
     if all(isinstance(result, SparsebenchError) for result in results.values()):
         raise next(iter(results.values()))
@@ -55,8 +55,8 @@ def made_of(results: dict[Target, Any]) -> dict[Target, Evidence]:
 
 def swept(
     dense: Path, family: Family, out: Path, targets: list[Target], propagate: str = "pruned"
-) -> dict[Target, Evidence]:
-    results: dict[Target, Evidence] = {}
+) -> dict[Target, StepReport]:
+    results: dict[Target, StepReport] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     sweep = Sweep(dense, family, folders, 3, calibrated(dense, family), propagate)
     sweep.run(results.__setitem__)
@@ -305,6 +305,6 @@ def test_a_version_whose_activations_break_fails_alone(
     dense, breaking, whole = request.getfixturevalue(model), Target("alps", 0.9, "layer"), Target("alps", 0.5, "layer")
     found: dict[Target, Any] = swept(dense, family, tmp_path / "both", [breaking, whole])
     assert isinstance(found[breaking], ModelError) and "block 0: what it returns is NaN" in str(found[breaking])
-    assert isinstance(found[whole], Evidence) and not (tmp_path / "both" / "0").exists()
+    assert isinstance(found[whole], StepReport) and not (tmp_path / "both" / "0").exists()
     swept(dense, family, tmp_path / "alone", [whole])
     assert same_weights(tmp_path / "both" / "1", tmp_path / "alone" / "0")

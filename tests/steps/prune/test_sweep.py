@@ -12,7 +12,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Layer, Target
 from sparsebench.steps.prune.methods import magnitude
@@ -25,8 +25,8 @@ FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "en
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 
-def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, Evidence]:
-    results: dict[Target, Evidence] = {}
+def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, StepReport]:
+    results: dict[Target, StepReport] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     Sweep(dense, family, folders, seed=7).run(results.__setitem__)
     return made_of(results)
@@ -115,9 +115,9 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has its name already would pass for whole in the next run."""
-    from sparsebench.steps import evidence
+    from sparsebench.steps import counting
 
-    monkeypatch.setattr(evidence, "zeros_in", lambda piece: 0)
+    monkeypatch.setattr(counting, "zeros_in", lambda piece: 0)
     with pytest.raises(ModelError, match="have 0 zeros, fewer"):
         swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "layer") for share in (0.5, 0.9)])
     assert list(tmp_path.iterdir()) == []
@@ -143,7 +143,7 @@ def test_a_method_that_fails_for_its_global_threshold_fails_alone(
     found = swept(
         tiny_llama, "decoder", tmp_path, [Target("magnitude", 0.5, "global"), Target("random", 0.5, "global")]
     )
-    assert [type(one) for one in found.values()] == [Evidence, ModelError]
+    assert [type(one) for one in found.values()] == [StepReport, ModelError]
 
 
 def linears(folder: Path) -> dict[str, torch.nn.Linear]:
@@ -195,7 +195,7 @@ def test_a_draw_that_keeps_zeros_takes_its_share_of_the_rest(
     swept(tiny_llama, "decoder", tmp_path / "first", [Target("random", 0.5, "layer")])
     target = Target("random", 0.5, granularity, keep_zeros=True)
     # Another seed: the first draw's lowest are gone already.
-    results: dict[Target, Evidence] = {}
+    results: dict[Target, StepReport] = {}
     Sweep(tmp_path / "first" / "0", "decoder", {target: tmp_path / "second"}, seed=8).run(results.__setitem__)
     found, before = results[target], Checkpoint(tmp_path / "first" / "0")
     places = parts(before, "decoder")

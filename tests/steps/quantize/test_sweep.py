@@ -19,7 +19,7 @@ from sparsebench.models.modules.quantized_linear import QuantizedLinear
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
@@ -39,12 +39,12 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
 
 
-def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, Evidence]]:
+def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, StepReport]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    found: dict[Quantize, StepReport | SparsebenchError] = {}
     run(parent, family, folders, calibrated(family), found.__setitem__)
     assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
-    assert all(isinstance(evidence, Evidence) for evidence in found.values()), found
+    assert all(isinstance(evidence, StepReport) for evidence in found.values()), found
     return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
 
 
@@ -196,9 +196,9 @@ def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
         self.tallies[target].zeros += target.quantize == ways[0]
 
     monkeypatch.setattr(QuantizedWriters, "write_codes", one_too_many)
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    found: dict[Quantize, StepReport | SparsebenchError] = {}
     run(tiny_llama, "decoder", {way: tmp_path / way.bits for way in ways}, None, found.__setitem__)
-    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
+    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], StepReport)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 

@@ -15,7 +15,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import batch, written
 
@@ -33,7 +33,7 @@ def made(parent: Path, family: Any, folder: Path, step: Step, dense: Path, sampl
     """What came of one step: its evidence, or why it failed."""
     found: list[Any] = []
 
-    def emit(told: Step, result: Evidence | SparsebenchError) -> None:
+    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
         assert told == step
         found.append(result)
 
@@ -46,7 +46,7 @@ def pruned(kind: str, folder: Path) -> tuple[Path, Path, Any]:
     """A model, half of whose prunable weights are zero in a copy, and its family."""
     dense, family = written(kind, folder / "dense")
     found = made(dense, family, folder / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     return dense, folder / "pruned", family
 
 
@@ -63,7 +63,7 @@ def outputs(folder: Path, family: Any, depth: int = -1, rows: slice = slice(32, 
     return kept
 
 
-def zeros_stay(parent: Path, folder: Path, family: Any, found: Evidence) -> None:
+def zeros_stay(parent: Path, folder: Path, family: Any, found: StepReport) -> None:
     """Every zero is where it was, much else is not what it was, and the evidence counts so."""
     old, new = Checkpoint(parent), Checkpoint(folder)
     changed = 0
@@ -84,7 +84,7 @@ RECONSTRUCT = single("recover", "reconstruct", epochs=4, rate=3e-3)
 def test_outputs_come_nearer_to_the_dense_models_and_zeros_stay(kind: str, tmp_path: Path) -> None:
     dense, parent, family = pruned(kind, tmp_path)
     found = made(parent, family, tmp_path / "out", RECONSTRUCT, dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     wanted, before, after = (outputs(folder, family) for folder in (dense, parent, tmp_path / "out"))
     assert (after - wanted).square().sum() < 0.9 * (before - wanted).square().sum()
     zeros_stay(parent, tmp_path / "out", family, found)
@@ -133,7 +133,7 @@ def test_a_rate_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     step = single("recover", "reconstruct", epochs=4, rate=0.9)
     found = made(parent, family, tmp_path / "out", step, dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     wanted, before, after = (outputs(folder, family) for folder in (dense, parent, tmp_path / "out"))
     assert (after - wanted).square().sum() <= 1.01 * (before - wanted).square().sum()
 
@@ -141,8 +141,8 @@ def test_a_rate_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
 def test_smaller_blocks_are_trained_too(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
     cut = single("shrink", "l2", keep=0.5, of="neurons", compensation="none")
-    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), Evidence)
-    assert isinstance(made(tmp_path / "cut", family, tmp_path / "out", RECONSTRUCT, dense), Evidence)
+    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), StepReport)
+    assert isinstance(made(tmp_path / "cut", family, tmp_path / "out", RECONSTRUCT, dense), StepReport)
     wanted, before, after = (outputs(tmp_path / name, family) for name in ("dense", "cut", "out"))
     assert (after - wanted).square().sum() < 0.95 * (before - wanted).square().sum()
 

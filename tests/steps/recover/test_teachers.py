@@ -15,7 +15,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import same_tokens
 from sparsebench.models.modules.load import load_model
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.teacher import Distillation, mapped
@@ -89,7 +89,7 @@ def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
     (asked,) = combinations("recover", "distill", {**_usual(), "teacher": ["dense", f"path:{wide}#content=abc"]})
     alone = step("distill", top_k=8)
     found = made(tmp_path / "pruned", family, tmp_path / "out", asked, dense, fetch=fetch)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     assert fetched == [f"path:{wide}"]
     assert not any(path.stat().st_nlink > 1 for path in wide.iterdir()), "its owner may edit what is there"
     assert min(point.held_out for point in found.curve) < found.curve[0].held_out
@@ -160,7 +160,7 @@ def test_a_trimmed_model_may_have_a_teacher_with_its_own_vocabulary(gates: bool,
             return single("shrink", "gates", **_usual(), parameters=0.8, teacher=teacher)
         return step("distill", teacher=teacher)
 
-    for teacher, expected in ((f"path:{wide}", Evidence), ("dense", UnsupportedError)):
+    for teacher, expected in ((f"path:{wide}", StepReport), ("dense", UnsupportedError)):
         out = tmp_path / expected.__name__
         found = made(trimmed, family, out, asked(teacher), dense, fetch=lambda source: wide)
         assert isinstance(found, expected), found

@@ -20,7 +20,7 @@ from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.calibration import Calibrated, Calibration
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation
@@ -49,7 +49,7 @@ def made(
     """What came of one step: its evidence, or why it failed."""
     found: list[Any] = []
 
-    def emit(told: Step, result: Evidence | SparsebenchError) -> None:
+    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
         assert told == step
         found.append(result)
 
@@ -59,7 +59,7 @@ def made(
         asked.append(wanted)
         return text(family, min(wanted.samples, samples))
 
-    context = Context(family, 0, "auto", lambda: text(family), dense=dense, **{"draw": draw, **options})
+    context = Context(family, 0, "auto", lambda: text(family), dense=dense, **{"training_tokens": draw, **options})
     kinds()[step.verb].load()(parent, {step: folder}, context, emit)
     return found[0]
 
@@ -68,7 +68,7 @@ def pruned(kind: str, folder: Path, **changes: Any) -> tuple[Path, Path, Any]:
     """A model, half of whose prunable weights are zero in a copy, and its family."""
     dense, family = written(kind, folder / "dense", **changes)
     found = made(dense, family, folder / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     return dense, folder / "pruned", family
 
 
@@ -98,7 +98,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
     """Zeros stay, something changed, stock transformers loads it, and what is told of it is so."""
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     assert found.curve[0].step == 0 and found.curve[0].loss is None
     assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
     assert found.trained_tokens == found.curve[-1].tokens >= 1500
@@ -251,10 +251,10 @@ def test_joules_of_a_part_are_none_of_the_whole(first: bool, tmp_path: Path, mon
 def test_matches_with_fewer_blocks(match: str, tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense", num_hidden_layers=3)
     cut = single("shrink", "last", blocks=1)
-    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), Evidence)
+    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), StepReport)
     asked = step("distill", match=match, tokens=800, alpha=0.5)
     found = made(tmp_path / "cut", family, tmp_path / "out", asked, dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     assert min(one.held_out for one in found.curve) < found.curve[0].held_out
 
 
@@ -306,7 +306,7 @@ def test_what_is_kept_on_the_disk_is_what_the_teacher_says(tmp_path: Path) -> No
 def test_products_in_bfloat16_and_weights_in_float32(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", precision="bfloat16"), dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     assert "calculated in bfloat16" in found.note
     assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
     rounded = (
@@ -320,7 +320,7 @@ def test_products_in_bfloat16_and_weights_in_float32(tmp_path: Path) -> None:
 def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", rate=0.9, warm_up=0.0), dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     one, other = Checkpoint(parent), Checkpoint(tmp_path / "out")
     assert min(one.held_out for one in found.curve) == found.curve[0].held_out
     assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
@@ -405,7 +405,7 @@ def test_a_field_of_the_default_text_is_drawn() -> None:
         return text("decoder")
 
     own = single("recover", "finetune", field="question", tokens=100, length=16)
-    draw(own, Context("decoder", draw=take), {})
+    draw(own, Context("decoder", training_tokens=take), {})
     assert {one.field for one in asked} == {"question"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import kinds, single
 from tests.models.replaying import batch, written
 
@@ -43,12 +43,12 @@ def text(family: str, samples: int = 5) -> Calibrated:
 
 def shrunk(
     parent: Path, family: Any, folder: Path, name: str, seed: int = 0, **settings: Any
-) -> tuple[Path, Evidence | SparsebenchError]:
+) -> tuple[Path, StepReport | SparsebenchError]:
     """One setting's folder, and what came of it."""
     step = single("shrink", name, **settings)
-    found: list[Evidence | SparsebenchError] = []
+    found: list[StepReport | SparsebenchError] = []
 
-    def emit(told: Step, result: Evidence | SparsebenchError) -> None:
+    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
         assert told == step
         found.append(result)
 

@@ -14,7 +14,7 @@ from sparsebench.errors import UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.sources.reference import Reference
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import label, single
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk, text
@@ -45,7 +45,7 @@ def test_cuts_in_turn_are_a_chain_of_steps(kind: str, name: str, settings: dict[
     folder, family = written(kind, tmp_path / "model")
     settings = {"of": "neurons", **settings}
     out, result = shrunk(folder, family, tmp_path / "out", name, keep=0.5, iterations=2, **settings)
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     first, _ = shrunk(folder, family, tmp_path / "first", name, keep=0.75, **settings)
     second, _ = shrunk(first, family, tmp_path / "second", name, keep=2 / 3, **settings)
     once, _ = shrunk(folder, family, tmp_path / "once", name, keep=0.5, **settings)
@@ -64,7 +64,7 @@ def test_cuts_in_turn_are_a_chain_of_steps(kind: str, name: str, settings: dict[
 def test_every_cut_of_experts_is_aligned_though_they_are_not(tmp_path: Path) -> None:
     folder, family = written("mixtral", tmp_path / "model", intermediate_size=100)
     out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", iterations=2)
-    assert isinstance(result, Evidence) and "48 of 100 neurons" in result.note, result
+    assert isinstance(result, StepReport) and "48 of 100 neurons" in result.note, result
     load_model(out, family)
 
 
@@ -92,7 +92,7 @@ def test_what_a_file_names_goes_or_stays(cuts: int, tmp_path: Path) -> None:
     out, result = shrunk(
         folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=str(file), iterations=cuts
     )
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     left = set(stayed(folder, out, DOWN.format(0)))
     assert left & set(chosen[:3]) == set() and left >= set(lost[:2]) and len(left) == 24
     assert stayed(folder, out, DOWN.format(1)) == stayed(folder, free, DOWN.format(1))
@@ -105,7 +105,7 @@ def test_a_file_alone_decides(tmp_path: Path) -> None:
     said["encoder.1"] = {"stay": [unit for unit in range(48) if unit not in (1, 40)]}
     file = named(tmp_path / "units.json", neurons=said)
     out, result = shrunk(folder, family, tmp_path / "out", "list", file=str(file))
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     for number, block in enumerate(blocks):
         side, layer = block.split(".")
         gone = {number, 40}

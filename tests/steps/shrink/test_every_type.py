@@ -12,7 +12,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES, PER_LAYER
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.architectures import ARCHITECTURES
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import kinds, single
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk
@@ -41,7 +41,7 @@ def test_what_is_left_is_a_model_of_as_many_parameters_as_said(kind: str, axis: 
     if isinstance(result, UnsupportedError):
         assert refusal and result.hint and not out.exists()
         return
-    assert isinstance(result, Evidence) and not refusal, result
+    assert isinstance(result, StepReport) and not refusal, result
     whole, smaller = load_model(folder, family), Checkpoint(out)
     if PER_LAYER in smaller.config:
         model = load_model(out, family)

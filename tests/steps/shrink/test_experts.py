@@ -15,7 +15,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.experts import is_fused
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores
 from sparsebench.steps.shrink.whole import WholeModel
@@ -41,7 +41,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_published_files_are_cut_as_fused_ones(kind: str, form: str, settings: dict[str, Any], tmp_path: Path) -> None:
     folder = stored(kind, form, tmp_path)
     out, result = shrunk(folder, "decoder", tmp_path / "out", "l2", **settings)
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     alike, _ = shrunk(tmp_path / "fused", "decoder", tmp_path / "alike", "l2", **settings)
     one, other = weights(out), weights(alike)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -55,7 +55,7 @@ def test_neurons_of_an_expert_are_scored_by_the_tokens_that_take_it(
 ) -> None:
     folder = stored(kind, form, tmp_path)
     out, result = shrunk(folder, "decoder", tmp_path / "out", name, keep=0.5, of="neurons", compensation="none")
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     stock = Stock(folder, text("decoder").batch)
     before, after = weights(folder), weights(out)
     turned = kind in ("gpt_oss", "llama4_text")
@@ -87,7 +87,7 @@ def test_experts_that_no_token_reaches_are_told(iterations: int, tmp_path: Path)
     biases = {f"model.layers.{layer}.mlp.router.bias": torch.tensor([0.0, 0, 0, -1e9]) for layer in range(2)}
     folder = with_zeros(tmp_path / "fused", biases, tmp_path / "without")
     _, result = shrunk(folder, "decoder", tmp_path / "out", "activation", keep=0.5, of="neurons", iterations=iterations)
-    assert isinstance(result, Evidence) and "2 experts that no token reached" in result.note, result
+    assert isinstance(result, StepReport) and "2 experts that no token reached" in result.note, result
 
 
 @pytest.mark.parametrize(("kind", "form"), [*FORMS[:3], ("qwen2_moe", "published")])
@@ -167,7 +167,7 @@ def test_a_model_without_experts_is_the_model_that_never_chooses_them(kind: str,
 
     folder, family = written(kind, tmp_path / "model")
     out, result = shrunk(folder, family, tmp_path / "out", "random", keep=0.75, of="experts")
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     before, after = Checkpoint(folder), Checkpoint(out)
     gone: dict[int, list[int]] = {}
     for axis in shape(before, family).axes:
@@ -221,7 +221,7 @@ def test_experts_that_the_text_takes_least_go(kind: str, form: str, tmp_path: Pa
     with torch.no_grad():
         model(input_ids=given.input_ids, attention_mask=given.attention_mask.long())
     out, result = shrunk(folder, "decoder", tmp_path / "out", "reap", experts=3)
-    assert isinstance(result, Evidence) and "3 of 4 experts" in result.note, result
+    assert isinstance(result, StepReport) and "3 of 4 experts" in result.note, result
     before, after = weights(folder), weights(out)
     for layer, values in expected.items():
         least = min(range(4), key=lambda expert: (values[expert], -expert))
@@ -232,7 +232,7 @@ def test_experts_that_the_text_takes_least_go(kind: str, form: str, tmp_path: Pa
 def test_groups_and_choices_of_a_router_bound_the_experts_that_stay(tmp_path: Path) -> None:
     folder = stored("deepseek_v3", "published", tmp_path)
     out, result = shrunk(folder, "decoder", tmp_path / "out", "l2", keep=0.6, of="experts")
-    assert isinstance(result, Evidence) and "4 of 8 experts" in result.note
+    assert isinstance(result, StepReport) and "4 of 8 experts" in result.note
     config = json.loads((out / "config.json").read_text())
     assert (config["n_routed_experts"], config["n_group"]) == (4, 2) and load_model(out, "decoder")
     for count in (2, 5, 9):
@@ -248,7 +248,7 @@ def test_groups_and_choices_of_a_router_bound_the_experts_that_stay(tmp_path: Pa
     assert isinstance(uneven, UnsupportedError) and "groups" in str(uneven.hint)
     file.write_text(json.dumps({"experts": {block: {"go": [0, 5]} for block in ("0", "1")}}))
     out, result = shrunk(folder, "decoder", tmp_path / "listed", "list", file=str(file))
-    assert isinstance(result, Evidence) and "6 of 8 experts" in result.note and load_model(out, "decoder")
+    assert isinstance(result, StepReport) and "6 of 8 experts" in result.note and load_model(out, "decoder")
 
 
 def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -> None:

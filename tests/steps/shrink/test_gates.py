@@ -21,7 +21,7 @@ from sparsebench.models.shape.axes import shape
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps import cut_model
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import fitted_to, label, single
 from sparsebench.steps.shrink import gates
@@ -121,7 +121,7 @@ def test_a_step_is_that_of_the_lagrangian(uneven: bool, tmp_path: Path) -> None:
 def test_the_share_that_is_asked_for_stays_and_it_is_trained(kind: str, uneven: bool, tmp_path: Path) -> None:
     dense, family = written(kind, tmp_path / "dense")
     found = gated(dense, family, tmp_path / "out", {"uneven": uneven, "tokens": 12000})
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     old, new = shape(Checkpoint(dense), family), shape(Checkpoint(tmp_path / "out"), family)
     # Even widths may miss it by half a neuron in each block, uneven ones by half an element in all.
     slack = max(axis.cost(old.checkpoint.tensors) for axis in old.axes if axis.kind == "neurons" or uneven)

@@ -18,7 +18,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape
 from sparsebench.sources.text import read_labelled
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.shrink import labelled, scores
 from sparsebench.steps.shrink.whole import module_of
@@ -54,10 +54,10 @@ def documents(path: Path, label: str = "label") -> Path:
     return path
 
 
-def shrunk(folder: Path, out: Path, **settings: Any) -> Evidence | SparsebenchError:
+def shrunk(folder: Path, out: Path, **settings: Any) -> StepReport | SparsebenchError:
     step = single("shrink", "taylor", labels="task", **settings)
     found: list[Any] = []
-    context = Context("encoder", 0, "auto", None, fetch=lambda source: Path(source.removeprefix("path:")))
+    context = Context("encoder", 0, "auto", None, fetch_file=lambda source: Path(source.removeprefix("path:")))
     kinds()["shrink"].load()(folder, {step: out}, context, lambda _, result: found.append(result))
     (result,) = found
     return result
@@ -69,11 +69,11 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
     source = f"path:{documents(tmp_path / 'train.jsonl')}"
     out = tmp_path / "out"
     result = shrunk(folder, out, source=source, keep=0.5, of="both", uneven=True)
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     assert "labels of" in result.note and "train.jsonl" in result.note and result.calibration_tokens > 0
 
     step = single("shrink", "taylor", labels="task", source=source, keep=0.5)
-    context = Context("encoder", 0, fetch=lambda text: Path(text.removeprefix("path:")))
+    context = Context("encoder", 0, fetch_file=lambda text: Path(text.removeprefix("path:")))
     read = labelled.read(folder, step, context)
     lines = [json.loads(line) for line in Path(source.removeprefix("path:")).read_text().splitlines()]
     classes = {line["text"]: [*NAMES.values()].index(line["label"]) for line in lines}
@@ -124,7 +124,7 @@ def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tm
     result = shrunk(
         folder, tmp_path / "out", source=source, label="mood", neurons=24, iterations=iterations, documents=5
     )
-    assert isinstance(result, Evidence) and "labels of 5 documents" in result.note, result
+    assert isinstance(result, StepReport) and "labels of 5 documents" in result.note, result
     assert load_model(tmp_path / "out", family).config.intermediate_size == 24
     told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
     assert told["labels"] == "task" and told["calibration_sha256"] == result.calibration_sha256
@@ -149,12 +149,12 @@ def test_documents_that_are_not_labelled_are_refused(
     good = f"path:{documents(tmp_path / 'good.jsonl')}"
     steps = [single("shrink", "taylor", neurons=24, labels="task", source=source) for source in (f"path:{path}", good)]
     found: dict[Any, Any] = {}
-    context = Context("encoder", 0, "auto", None, fetch=lambda source: Path(source.removeprefix("path:")))
+    context = Context("encoder", 0, "auto", None, fetch_file=lambda source: Path(source.removeprefix("path:")))
     targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}
     kinds()["shrink"].load()(folder, targets, context, found.__setitem__)
     wrong, neighbour = (found[step] for step in steps)
     assert isinstance(wrong, error) and what in str(wrong) and not targets[steps[0]].exists()
-    assert isinstance(neighbour, Evidence) and load_model(targets[steps[1]], "encoder").config.intermediate_size == 24
+    assert isinstance(neighbour, StepReport) and load_model(targets[steps[1]], "encoder").config.intermediate_size == 24
 
 
 def test_plain_text_has_no_labels(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import combinations, kinds, label, single
 from sparsebench.steps.shrink import compensation, scores
 from sparsebench.steps.shrink.whole import WholeModel, module_of
@@ -33,7 +33,7 @@ def test_the_highest_scores_stay_by_a_slow_reference(name: str, tmp_path: Path) 
     folder, family = written("llama", tmp_path / "model")
     model = Checkpoint(folder)
     out, result = shrunk(folder, family, tmp_path / "out", name, keep=0.5, of="neurons", compensation="none")
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     for layer in range(2):
         gate, up, down = (
             model.load(f"model.layers.{layer}.mlp.{kind}_proj.weight").double() for kind in ("gate", "up", "down")
@@ -110,7 +110,7 @@ def test_taylor_knows_whether_widths_stay_even(tmp_path: Path) -> None:
 def test_flap_adds_the_mean_of_what_went_as_a_bias(tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model")
     out, result = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5)
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     config = json.loads((out / "config.json").read_text())
     assert config["attention_bias"] and config["mlp_bias"]
     assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (2, 1, 8)
@@ -129,7 +129,7 @@ def test_flap_adds_the_mean_of_what_went_as_a_bias(tmp_path: Path) -> None:
 def test_a_bias_that_is_there_is_added_to(tmp_path: Path) -> None:
     folder, family = written("gpt2", tmp_path / "model")
     out, result = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5, of="neurons")
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     name = "transformer.h.0.mlp.c_proj"
     bias = Checkpoint(out).load(f"{name}.bias") - Checkpoint(folder).load(f"{name}.bias")
     weights, kept = Checkpoint(folder).load(f"{name}.weight"), Checkpoint(out).load(f"{name}.weight")
@@ -196,10 +196,10 @@ def test_a_version_that_cannot_be_refitted_fails_alone(tmp_path: Path, monkeypat
         for keep in (0.25, 0.5, 0.75)
     }
     found: dict[Any, Any] = {}
-    kinds()["shrink"].load()(folder, steps, Context(family, read=lambda: text(family)), found.__setitem__)
+    kinds()["shrink"].load()(folder, steps, Context(family, calibration_tokens=lambda: text(family)), found.__setitem__)
     told = {step.settings.keep: result for step, result in found.items()}
     assert isinstance(told[0.5], ModelError) and len(seen) == 1, "no block after that is tried"
-    assert isinstance(told[0.25], Evidence) and isinstance(told[0.75], Evidence)
+    assert isinstance(told[0.25], StepReport) and isinstance(told[0.75], StepReport)
     assert not (tmp_path / "0.5").exists()
     monkeypatch.undo()
     other, _ = shrunk(folder, family, tmp_path / "alone", "l2", keep=0.75, of="neurons", compensation="least_squares")
@@ -213,7 +213,7 @@ def test_the_share_of_the_blocks_parameters_is_met(tmp_path: Path) -> None:
     before = found.block_parameters
     for of, share, most in (("neurons", 0.8, 0.004), ("both", 0.6, 0.004), ("heads", 0.9, 0.1)):
         out, result = shrunk(folder, family, tmp_path / f"{of}{share}", "l2", parameters=share, of=of)
-        assert isinstance(result, Evidence), result
+        assert isinstance(result, StepReport), result
         left = shape(Checkpoint(out), family).block_parameters / before
         assert left == pytest.approx(share, abs=most)
         assert f"{1 - left:.1%}" in result.note
@@ -233,14 +233,14 @@ def test_heads_and_neurons_stay_by_number(tmp_path: Path) -> None:
     }
     out, result = shrunk(folder, family, tmp_path / "out", "l2", neurons=30, heads=2)
     config = json.loads((out / "config.json").read_text())
-    assert isinstance(result, Evidence) and load_model(out, family)
+    assert isinstance(result, StepReport) and load_model(out, family)
     assert [config[key] for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads")] == [30, 2, 1]
     for settings, what in (({"neurons": 49}, "neurons: 49"), ({"heads": 3}, "heads: 3")):
         _, wrong = shrunk(folder, family, tmp_path / "wrong", "l2", **settings)
         assert isinstance(wrong, UnsupportedError) and what in wrong.message and wrong.hint
     t5, family = written("t5", tmp_path / "t5")
     out, result = shrunk(t5, family, tmp_path / "t5-out", "l2", heads=3)
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     assert json.loads((out / "config.json").read_text())["num_heads"] == 3 and load_model(out, family)
 
 
@@ -248,14 +248,14 @@ def test_heads_whose_number_transformers_would_refuse_are_not_left(tmp_path: Pat
     # 48 is a multiple of 4 and of 6 heads, not of 5.
     folder, family = written("llama", tmp_path / "model", hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
     out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.8, of="heads")
-    assert isinstance(result, Evidence) and "4 of 6 heads" in result.note
+    assert isinstance(result, StepReport) and "4 of 6 heads" in result.note
     load_model(out, family)
 
 
 def test_t5_keeps_the_same_heads_in_every_block_of_a_stack(tmp_path: Path) -> None:
     folder, family = written("t5", tmp_path / "model")
     out, result = shrunk(folder, family, tmp_path / "out", "random", keep=0.5, of="heads")
-    assert isinstance(result, Evidence), result
+    assert isinstance(result, StepReport), result
     stayed = set()
     for layer in range(2):
         name = f"encoder.block.{layer}.layer.0.SelfAttention.q.weight"
@@ -354,12 +354,14 @@ def test_a_text_that_fails_takes_no_step_that_reads_none(tmp_path: Path) -> None
         single("shrink", "random", keep=0.5, compensation="least_squares"),
     ]
     targets = {step: tmp_path / str(number) for number, step in enumerate(steps)}
-    kinds()["shrink"].load()(folder, targets, Context(family, read=failing), found.__setitem__)
+    kinds()["shrink"].load()(folder, targets, Context(family, calibration_tokens=failing), found.__setitem__)
     for step in steps[:2]:
-        assert isinstance(found[step], Evidence) and targets[step].exists()
+        assert isinstance(found[step], StepReport) and targets[step].exists()
     for step in steps[2:]:
         assert isinstance(found[step], ModelError) and "text.jsonl" in found[step].message
-    kinds()["shrink"].load()(folder, targets, Context(family, read=lambda: text(family)), found.__setitem__)
+    kinds()["shrink"].load()(
+        folder, targets, Context(family, calibration_tokens=lambda: text(family)), found.__setitem__
+    )
     assert [bool(found[step].calibration_tokens) for step in steps] == [False, False, True]
 
 
@@ -380,7 +382,7 @@ def test_labels_and_what_the_seed_and_the_text_decide() -> None:
 def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round(tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model", hidden_size=64, intermediate_size=128, head_dim=16)
     out, result = shrunk(folder, family, tmp_path / "out", "l2", parameters=0.8)
-    assert isinstance(result, Evidence) and not result.zeros
+    assert isinstance(result, StepReport) and not result.zeros
     found: list[Any] = []
     for verb, step in (("prune", single("prune", "magnitude", sparsity=0.5)), ("quantize", single("quantize", "int8"))):
         kinds()[verb].load()(out, {step: tmp_path / verb}, Context(family), lambda _, one: found.append(one))

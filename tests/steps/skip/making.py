@@ -9,12 +9,12 @@ import torch
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.modules.load import load_model
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import kinds
 from tests.steps.shrink.making import text
 
 
-def made(parent: Path, family: Any, targets: dict[Step, Path], seed: int = 0) -> dict[Step, Evidence]:
+def made(parent: Path, family: Any, targets: dict[Step, Path], seed: int = 0) -> dict[Step, StepReport]:
     """What came of the steps, which share a pass."""
     found: dict[Step, Any] = {}
     context = Context(family, seed, "auto", lambda: text(family, 8))

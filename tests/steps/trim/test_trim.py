@@ -310,5 +310,5 @@ def test_a_field_of_the_default_text_is_read(tmp_path: Path) -> None:
     corpus.write_text(json.dumps({"question": TEXT[0], "passage": OTHER[0]}))
     dense, own, found = llama(tmp_path / "dense"), single("trim", "corpus", field="question"), dict[Any, Any]()
     run = kinds()["trim"].load()
-    run(dense, {own: tmp_path / "out"}, Context("decoder", fetch=lambda source: corpus), found.__setitem__)
+    run(dense, {own: tmp_path / "out"}, Context("decoder", fetch_file=lambda source: corpus), found.__setitem__)
     assert found[own].note == trimmed(dense, tmp_path / "wanted", "decoder", TEXT[:1]).note

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import kinds, single
 
 LEARNED = [
@@ -126,7 +126,7 @@ MODELS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
 }
 
 
-def step_of(verb: str, name: str, parent: Path, folder: Path, family: str, **given: Any) -> Evidence:
+def step_of(verb: str, name: str, parent: Path, folder: Path, family: str, **given: Any) -> StepReport:
     """One step done to ``parent``; what it fails with is raised."""
     found: list[Any] = []
     step = single(verb, name, **given)
@@ -136,7 +136,7 @@ def step_of(verb: str, name: str, parent: Path, folder: Path, family: str, **giv
     return found[0]
 
 
-def trimmed(parent: Path, folder: Path, family: str, texts: list[str] = TEXT, **given: Any) -> Evidence:
+def trimmed(parent: Path, folder: Path, family: str, texts: list[str] = TEXT, **given: Any) -> StepReport:
     """The model with the tokens of ``texts``."""
     source = folder.parent / f"{folder.name}.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.prune.methods.gradual import GradualPruning, SparsitySchedule
 from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover.weights import MaskedParameter
@@ -73,7 +73,7 @@ def test_the_smallest_weights_go_little_by_little(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     whole = made(dense, family, tmp_path / "whole", step, dense)
-    assert isinstance(whole, Evidence), whole
+    assert isinstance(whole, StepReport), whole
     assert shares == sorted(shares) and len(set(shares)) > 4
     assert shares[0] == 0 and shares[-1] == pytest.approx(0.6, abs=2e-3)
     assert whole.achieved == pytest.approx(0.6, abs=2e-3)
@@ -99,7 +99,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(GradualPruning, "before", watched)
     found = made(dense, family, tmp_path / "out", step, dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     assert shares == sorted(shares) and len(set(shares)) > 4 and all(full)
     new = Checkpoint(tmp_path / "out")
     for name, part in parts(new, family).items():
@@ -127,7 +127,7 @@ def test_all_at_once(tmp_path: Path) -> None:
     dense, family = written("llama", tmp_path / "dense")
     step = single("prune", "gradual", **{**SETTINGS, "rate": 1e-9, "schedule": "constant"})
     found = made(dense, family, tmp_path / "out", step, dense)
-    assert isinstance(found, Evidence), found
+    assert isinstance(found, StepReport), found
     made(dense, family, tmp_path / "cut", single("prune", "magnitude", sparsity=0.6), dense)
     one, other = Checkpoint(tmp_path / "out"), Checkpoint(tmp_path / "cut")
     for name, part in parts(one, family).items():

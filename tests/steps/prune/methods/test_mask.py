@@ -13,7 +13,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.sources.cache import sha256_of
 from sparsebench.sources.reference import Reference
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.prune.sweep import run
 from sparsebench.steps.registry import single
 
@@ -31,12 +31,12 @@ def drawn(dense: Path, *names: str) -> dict[str, torch.Tensor]:
     return {name: torch.rand(checkpoint.tensors[name].shape, generator=generator) < 0.3 for name in names}
 
 
-def made(dense: Path, out: Path, *files: str) -> list[Evidence | SparsebenchError]:
+def made(dense: Path, out: Path, *files: str) -> list[StepReport | SparsebenchError]:
     """What came of each file's step, all in one pass."""
     steps = [single("prune", "mask", file=file) for file in files]
-    found: dict[str, Evidence | SparsebenchError] = {}
+    found: dict[str, StepReport | SparsebenchError] = {}
 
-    def emit(step: Step, result: Evidence | SparsebenchError) -> None:
+    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
         found[step.settings.file] = result
 
     run(dense, {step: out / str(place) for place, step in enumerate(steps)}, Context("decoder"), emit)
@@ -52,7 +52,7 @@ def test_a_one_keeps_a_zero_prunes_and_the_rest_is_untouched(
     named = {UP: masks[UP], f"{DOWN}_mask": masks[DOWN], f"{TABLE}_mask": masks[TABLE]}
     save_file({name: mask.to(dtype) for name, mask in named.items()}, tmp_path / "m.safetensors")
     (found,) = made(tiny_llama, tmp_path / "out", str(tmp_path / "m.safetensors"))
-    assert isinstance(found, Evidence)
+    assert isinstance(found, StepReport)
     before, after = Checkpoint(tiny_llama), Checkpoint(tmp_path / "out" / "0")
     assert before.tensors.keys() == after.tensors.keys()
     for name in before.tensors:
@@ -73,7 +73,7 @@ def test_zeros_of_the_parent_stay_and_are_counted_apart(tiny_llama: Path, tmp_pa
         save_file({UP: mask.contiguous()}, tmp_path / name)
     made(tiny_llama, tmp_path / "first", str(tmp_path / "one"))
     (found,) = made(tmp_path / "first" / "0", tmp_path / "second", str(tmp_path / "other"))
-    assert isinstance(found, Evidence)
+    assert isinstance(found, StepReport)
     assert found.already_zero == int((~masks[UP]).sum())
     assert found.zeros == int((~(masks[UP] & masks[UP].flip(1))).sum()) > found.already_zero
 
@@ -92,7 +92,7 @@ def test_of_a_tied_weight_stored_twice_one_mask_is_enough_and_two_must_agree(tin
     head, both, unlike = made(twice, tmp_path / "out", *(str(tmp_path / name) for name in ("head", "both", "unlike")))
     assert isinstance(unlike, ModelError) and "lm_head.weight" in unlike.message and TABLE in unlike.message
     for place, found in enumerate((head, both)):
-        assert isinstance(found, Evidence)
+        assert isinstance(found, StepReport)
         after = Checkpoint(tmp_path / "out" / str(place))
         for name in (TABLE, "lm_head.weight"):
             assert torch.equal(after.load(name), tensors[TABLE].masked_fill(~mask, 0))
@@ -114,7 +114,7 @@ def test_a_file_that_does_not_fit_fails_alone(wrong: str, tiny_llama: Path, tmp_
     save_file(drawn(tiny_llama, UP), tmp_path / "right")
     refused, right = made(tiny_llama, tmp_path / "out", str(tmp_path / "wrong"), str(tmp_path / "right"))
     assert isinstance(refused, ModelError) and words in refused.message and "wrong" in refused.message
-    assert isinstance(right, Evidence)
+    assert isinstance(right, StepReport)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1"]
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_has_changed_since_it_was_planned_is_refused(tiny_llama: Pat
     save_file(drawn(tiny_llama, UP), path)
     planned = str(Reference(str(path), sha256_of(path)))
     (found,) = made(tiny_llama, tmp_path / "out", planned)
-    assert isinstance(found, Evidence)
+    assert isinstance(found, StepReport)
     save_file(drawn(tiny_llama, DOWN), path)
     (found,) = made(tiny_llama, tmp_path / "again", planned)
     assert isinstance(found, ModelError) and str(path) in found.message

@@ -1,4 +1,4 @@
-"""The evidence of a step: zeros and parameters, counted in the files of the folder that it made."""
+"""What a step achieved: zeros and parameters, counted in the files of the folder that it made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import parts, weight_tensors
-from sparsebench.steps.contract import Evidence, TensorCount
+from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.steps.zeroing import zeros_in
 
 
@@ -23,7 +23,7 @@ def counted(
     note: str = "",
     made: Mapping[str, Any] | None = None,
     already: Callable[[Checkpoint, str], int] | None = None,
-) -> Evidence:
+) -> StepReport:
     """Count zeros in the written files, among prunable weights and among all parameters (``weight_tensors``).
 
     ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the zeros
@@ -53,7 +53,7 @@ def counted(
             tensors.append(TensorCount(view.name, place.layer, place.side, place.kind, size, zeros))
     made = made or {}
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return Evidence(
+    return StepReport(
         prunable=prunable,
         zeros=zeros,
         parameters=parameters,
