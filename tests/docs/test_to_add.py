@@ -1,0 +1,106 @@
+"""docs/architecture.md says what one touches to add something; here one of each is added to a copy of the package."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## To add")[2]
+NEW = {
+    "steps/prune/methods/newest.py": "def score(layer):\n    return layer.weights.abs()\n",
+    "steps/newest.py": """\
+from sparsebench.steps.contract import Settings
+
+class Newest(Settings):
+    by: float = 0.5
+
+def settings():
+    return {"only": Newest}
+
+def run(parent, targets, context, emit):
+    raise NotImplementedError
+""",
+    "runtime/engines/newest.py": "class Newest:\n    name = 'newest'\n",
+    "storage/newest.py": "def sizes(folder):\n    return 0, {}\n",
+    "figures/shipped/newest.sql": "-- title: Newest\n-- about: nothing\n-- kind: bars\n-- x: n\n-- y: n\nSELECT 1 AS n\n",
+}
+ROWS = {
+    "steps/prune/registry.py": 'Method("newest", score=f"{_FILES}.newest:score", summary="is new"),',
+    "steps/registry.py": 'StepKind("newest", newest.settings, f"{_STEPS}.newest:run"),',
+    "runtime/engines/__init__.py": 'EngineInfo("newest", "sparsebench.runtime.engines.newest:Newest"),',
+    "storage/formats.py": 'Format("newest", None, newest.sizes, None),',
+    "benchmarks/catalog.py": '_squad("newest", "exact_match", "0/1", "again"),',
+}
+"""A row for the table ``BUILT_IN`` of each file."""
+IMPORTS = {
+    "steps/registry.py": "from sparsebench.steps import newest\n",
+    "storage/formats.py": "from sparsebench.storage import newest\n",
+}
+CHECK = """
+from sparsebench.benchmarks.catalog import all_tasks
+from sparsebench.figures.spec import listing
+from sparsebench.plan.checks import load_text
+from sparsebench.plan.expand import recipes
+from sparsebench.runtime.engines import engine, engines
+from sparsebench.steps.prune.registry import methods
+from sparsebench.steps.registry import label
+from sparsebench.storage.formats import formats
+
+manifest = load_text('''
+version: 1
+models: [{name: m, source: "path:.", family: decoder}]
+variants:
+  - {prune: newest, sparsity: 0.5}
+  - {newest: only, by: [0.25, 0.75]}
+benchmarks: {decoder: [{task: newest}]}
+runtime: {engines: newest, workloads: {batch: 1, prompt: 8, generate: 2}}
+storage: {formats: [newest]}
+''', "added.yaml").manifest
+print([label(step) for entry in manifest.variants for recipe in recipes(entry) for step in recipe])
+assert engine("newest").name == "newest" and methods()["newest"].load_score()
+assert all("newest" in table for table in (all_tasks(), engines(), formats(), [spec.name for spec in listing()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package with one of each added."""
+    root = tmp_path_factory.mktemp("added")
+    ignored = shutil.ignore_patterns("__pycache__", "*.png", "*.svg")
+    shutil.copytree(ROOT / "sparsebench", root / "sparsebench", ignore=ignored)
+    package = root / "sparsebench"
+    for name, text in NEW.items():
+        (package / name).write_text(text)
+    for name, row in ROWS.items():
+        text = (package / name).read_text()
+        assert text.count("\nBUILT_IN = (\n") == 1, name
+        text = text.replace("\nBUILT_IN = (\n", f"\nBUILT_IN = (\n    {row}\n")
+        text = text.replace("\nfrom sparsebench", f"\n{IMPORTS.get(name, '')}from sparsebench", 1)
+        (package / name).write_text(text)
+    return root
+
+
+def test_one_of_each_is_there_after_the_files_that_the_page_names(added: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK],
+        cwd=added,
+        env=os.environ | {"PYTHONPATH": str(added)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['newest/layer 50%', 'only by=0.25', 'only by=0.75']"
+
+
+def test_the_page_names_the_file_of_each_table() -> None:
+    named = re.findall(r"`([\w/]+\.py)`", PAGE)
+    assert set(ROWS) <= set(named)
+    assert all((ROOT / "sparsebench" / name).is_file() for name in named)
