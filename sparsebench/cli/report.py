@@ -50,11 +50,14 @@ def figures(
     from sparsebench.figures.draw import render  # matplotlib is heavy
 
     chosen = tuple(map(str, formats or ("png", "svg")))
+    left_out: dict[str, list[str]] = {}
     for result in render(ledger_path(ledger), names or [], out, chosen, width=width):
         if result.skipped:
-            note(f"{result.name}: left out: {result.skipped}")
+            left_out.setdefault(result.skipped, []).append(result.name)
         for path in result.paths:
             typer.echo(path)
+    for reason, figures_without in left_out.items():
+        note(f"left out ({reason}): {', '.join(figures_without)}")
 
 
 def report(

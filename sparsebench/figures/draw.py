@@ -86,7 +86,7 @@ def render_file(path: Path, ledger: Path, out: Path, formats: Sequence[str], wid
     spec.check_columns(table.columns)
     drawn = fitting(spec, table)
     if not drawn.rows:
-        return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
+        return Rendered(spec.name, spec.title, skipped="no rows in this ledger")
     spec = spec.with_finding(drawn.dicts()[0])
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
     with foreign(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
