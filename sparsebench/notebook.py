@@ -37,9 +37,8 @@ from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Device, ManifestCalibration, NonEmpty
 from sparsebench.models.shape.topology import refuse_replay
-from sparsebench.paths import vacant
+from sparsebench.paths import ledger_path, vacant
 from sparsebench.plan.expand import resolved
-from sparsebench.plan.preflight import ledger_path
 from sparsebench.plan.single import SingleModel, single, worded
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.sources import Cache

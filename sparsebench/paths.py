@@ -14,6 +14,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, UserError
 
 WEIGHTS, INDEX, PICKLE_INDEX = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"
+DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
 DRAWN, WRITING_SECONDS = 6, 5.0
 """The random digits in the name of a file that is being written, and how long writing takes at most."""
 _DISTRUST = "no genuine model contains this: fetch it again from a source that you trust"
@@ -163,3 +164,20 @@ def write_whole(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # there only where writing failed
+
+
+def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
+    """Return the ledger's path: the command line's, else the manifest's, else $SPARSEBENCH_LEDGER, else the default."""
+    if option:
+        return option
+    if manifest:
+        return home_path(manifest)
+    return Path(os.environ.get("SPARSEBENCH_LEDGER") or DEFAULT_LEDGER)
+
+
+def home_path(text: str) -> Path:
+    """Return a manifest's path with ``~`` expanded as by a shell. Raises UserError for the home of an unknown user."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise UserError(f"{text}: there is no user {found.split('/')[0][1:]}", "name the folder itself")
+    return Path(found)

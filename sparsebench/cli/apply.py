@@ -87,7 +87,8 @@ def apply(
         _write_masks(made, model)
     if as_json:
         rows = [
-            {"verb": step.verb, "name": step.name, **step.settings, **asdict(report)} for step, report in made.steps
+            {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
+            for step, report in made.steps
         ]
         emit_json({"folder": str(out), "steps": rows})
     else:

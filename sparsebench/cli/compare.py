@@ -12,7 +12,7 @@ from sparsebench.cli.output import emit_json, emit_table, figure, note, size
 from sparsebench.escape import visible
 from sparsebench.ledger.compare import SideBySide, TaskComparison, side_by_side
 from sparsebench.ledger.statistics import Metric
-from sparsebench.plan.preflight import ledger_path
+from sparsebench.paths import ledger_path
 
 VARIANT = (
     "MODEL/RECIPE, such as smollm2-135m/wanda/0.5, smollm2-135m/int8 or smollm2-135m/dense; or the beginning of its id."

@@ -21,7 +21,7 @@ from sparsebench.errors import RecordError
 from sparsebench.ledger.export import export as write_views
 from sparsebench.ledger.incoming import unbundle as add_bundle
 from sparsebench.ledger.store import Ledger
-from sparsebench.plan.preflight import ledger_path
+from sparsebench.paths import ledger_path
 from sparsebench.records import bundle as write_bundle
 
 

@@ -11,7 +11,7 @@ import typer
 from sparsebench.cli.options import JSON, LEDGER_ALONE, folder_to_read, writes_file, writes_folder
 from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.figures.spec import listing
-from sparsebench.plan.preflight import ledger_path
+from sparsebench.paths import ledger_path
 from sparsebench.report import build
 
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])

@@ -15,8 +15,7 @@ from sparsebench.cli.output import emit_table, emit_text, note
 from sparsebench.errors import UserError
 from sparsebench.ledger import query as ask
 from sparsebench.ledger import sqlfiles
-from sparsebench.plan.preflight import ledger_path
-from sparsebench.report.lookup import query_named
+from sparsebench.paths import ledger_path
 
 SHOWN = 1000
 """At most this many rows are shown in a table on a terminal."""
@@ -60,6 +59,8 @@ def sql(
     if file:
         query = _query(file)
     elif report:
+        from sparsebench.report.lookup import query_named  # it reads the figures' files
+
         query = query_named(report, manifest or ())
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
         if shape == "table" and not as_json:

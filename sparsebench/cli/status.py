@@ -15,7 +15,8 @@ from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import NoLedgerError, RecordError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
-from sparsebench.plan.preflight import PlanRequest, Prepared, ledger_path, prepare
+from sparsebench.paths import ledger_path
+from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.records import key as record_key
 from sparsebench.records import planned, read_cell, statuses
 from sparsebench.run.workspace import Workspace, holder

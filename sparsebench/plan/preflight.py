@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparsebench import bounded, devices, sources
-from sparsebench.errors import UserError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files import building
+from sparsebench.paths import home_path, ledger_path
 from sparsebench.plan import checks
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes
@@ -21,8 +20,6 @@ from sparsebench.plan.refused import refused
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.resolve import Resolver
 from sparsebench.plan.sizes import model_size
-
-DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def prepare(request: PlanRequest) -> Prepared:
     manifest = resolved.manifest
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
     plan = expand(manifest, name, resolved.revisions, DataInfo(resolved.calibration, resolved.documents))
-    work = _home(manifest.work_dir) if manifest.work_dir else cache.root / "work"
+    work = home_path(manifest.work_dir) if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
         found = model_size(model, resolved.configs.get(model.name), plan.dense[model.name].folder(work))
@@ -107,20 +104,3 @@ def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
         raise ManifestError(
             [loaded.problem(("variants",), message, f"at most {most:,}", "shorten them, or split the manifest")]
         )
-
-
-def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
-    """Return the ledger's path: the command line's, else the manifest's, else $SPARSEBENCH_LEDGER, else the default."""
-    if option:
-        return option
-    if manifest:
-        return _home(manifest)
-    return Path(os.environ.get("SPARSEBENCH_LEDGER") or DEFAULT_LEDGER)
-
-
-def _home(text: str) -> Path:
-    """Return a manifest's path with ``~`` expanded as by a shell. Raises UserError for the home of an unknown user."""
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
-        raise UserError(f"{text}: there is no user {found.split('/')[0][1:]}", "name the folder itself")
-    return Path(found)

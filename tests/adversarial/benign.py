@@ -91,6 +91,16 @@ def model(folder: Path, config: Mapping[str, Any] = LLAMA, weights: bool = True)
     return folder
 
 
+def sharded(folder: Path, weight_map: Mapping[str, str]) -> Path:
+    """A model whose weights are named by an index, with these file names in place of what it would say."""
+    made = model(folder, weights=False)
+    whole = dict.fromkeys(llama_shapes(), "model-00001-of-00001.safetensors")
+    (made / "model-00001-of-00001.safetensors").write_bytes(safetensors(llama_shapes()))
+    index = {"metadata": {"total_size": 0}, "weight_map": {**whole, **weight_map}}
+    (made / "model.safetensors.index.json").write_text(json.dumps(index))
+    return made
+
+
 def records(repository: Path) -> list[dict[str, Any]]:
     """A plan and one record of each stage and task that it holds, from a published ledger, without checksums.
 
