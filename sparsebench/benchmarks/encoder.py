@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
-from sparsebench.benchmarks.catalog import Benchmark, all_tasks
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.heads import fitting, lacking
 from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_masked_lm, load_model, load_tagger
 
@@ -31,14 +31,6 @@ DEFAULT_LENGTH = 512
 """Most tokens of an input if the model has no table of positions."""
 BATCH_SIZE = 16
 """Texts per forward pass: the fastest number on two cores, in float32 and in bfloat16."""
-_HEADS = {"classification": "classifier", "tagging": "tagger", "harness": "masked", "pseudo_perplexity": "masked"}
-"""The head that an adapter's tasks need; all other adapters use the encoder alone."""
-_WORDS = {
-    "classifier": "a sequence-classification head",
-    "tagger": "a token-classification head",
-    "masked": "a masked-language-model head",
-    "none": "a plain encoder, without a head for classes",
-}
 
 
 class Encoder:
@@ -172,22 +164,6 @@ class Encoder:
     def max_length(self) -> int:
         """The longest input in tokens: the smaller of the tokenizer's limit and the model's (else DEFAULT_LENGTH)."""
         return min(int(self.tokenizer.model_max_length), longest_input(self.config) or DEFAULT_LENGTH)
-
-
-def lacking(adapter: str, config: Mapping[str, Any]) -> str:
-    """Return, in words, the head that an adapter needs and an encoder with this config.json lacks; empty if none."""
-    needed = _HEADS.get(adapter, "none")
-    if has_classifier(config):
-        heads = ["classifier"]
-    else:
-        heads = ["none", *["masked"] * has_masked_lm(config), *["tagger"] * has_tagger(config)]
-    return "" if needed in heads else _WORDS[needed]
-
-
-def fitting(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the tasks in the table that an encoder with this config.json can be scored on."""
-    rows = all_tasks().values()
-    return [row.name for row in rows if "encoder" in row.families and not lacking(row.adapter, config)]
 
 
 def documents(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, environment, sources
-from sparsebench.benchmarks.encoder import fitting, lacking
+from sparsebench.benchmarks.heads import fitting, lacking
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
