@@ -15,6 +15,7 @@ from sparsebench.steps.contract import Settings
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, Magnitude, Mask, Prune, SparseGPT
 from sparsebench.steps.prune.trained import Elsa, Gradual
+from sparsebench.steps.recover.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Method:
             raise UserError(f"method {self.name}: needs {self.needs!r}", "nothing, squares or gram")
         if not (self.granularities or self.run) or not set(self.granularities) <= {"global", "layer", "row"}:
             raise UserError(f"method {self.name}: granularities {self.granularities}", "some of global, layer, row")
+
+    @property
+    def trains(self) -> bool:
+        """Whether ``run`` trains the whole model, as ``recover`` does."""
+        return issubclass(self.settings, TrainingSettings)
 
     def load_score(self) -> Score:
         """Import and return the function that ranks a layer's weights."""
