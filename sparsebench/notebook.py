@@ -41,6 +41,7 @@ from sparsebench.paths import ledger_path, vacant
 from sparsebench.plan.expand import resolved
 from sparsebench.plan.single import SingleModel, single, worded
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
+from sparsebench.runtime.engines import engine_info
 from sparsebench.sources import Cache
 from sparsebench.steps.calibration import Calibration, tokens
 from sparsebench.steps.contract import Context, Progress, Step, StepReport
@@ -281,6 +282,7 @@ def measure(
 
     Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
     """
+    engine_info(engine)
     work, there = Workload(batch, prompt, generate), devices.resolve(device)
     for each in (model, against or model):
         runtime.check_model(bounded.read_object(each.folder / "config.json"), Setting(engine, ranks, work))
