@@ -35,9 +35,10 @@ ON_THE_CPU = {
     "steps/floor.py": "weights on their way into a file",
     **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("grouping", "making", "metis", "routers", "use")), GROUPED),
     **dict.fromkeys(
-        (f"steps/shrink/{name}.py" for name in "compensation depth labelled scores writing".split()),
+        (f"steps/shrink/{name}.py" for name in "compensation depth labelled scores".split()),
         STAYS,
     ),
+    "steps/cut_model.py": STAYS,
     "steps/skip/magnitudes.py": "counts, which stay on the CPU",
     "steps/trim/weights.py": STAYS,
     "steps/samples.py": "texts in tokens, before a model reads them",

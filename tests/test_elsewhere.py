@@ -129,7 +129,7 @@ def test_what_replays_blocks_does_so_on_the_device_and_is_the_same(
     monkeypatch.setattr(Replay, "walk", lambda self: walked.add(self.device) or walk(self))
     with elsewhere() as device:
         there = made(parent, "decoder", [step], tmp_path, device, dense=tiny_llama)[step]
-    assert walked == {DEVICE} and kinds()[verb].on_device(step)
+    assert walked == {DEVICE} and step.settings.on_device()
     one, other = Checkpoint(here), Checkpoint(there)
     assert one.tensors.keys() == other.tensors.keys()
     for tensor in one.tensors:
@@ -145,9 +145,9 @@ def test_the_next_block_is_read_while_one_is_visited(tiny_llama: Path, monkeypat
     checkpoint, batch = Checkpoint(tiny_llama), calibrated("decoder").batch
     load, read, second = Checkpoint.load, list[tuple[str, int]](), threading.Event()
 
-    def spied(self: Checkpoint, name: str) -> torch.Tensor:
+    def spied(self: Checkpoint, name: str, index: int | None = None) -> torch.Tensor:
         read.append((name, threading.get_ident()))
-        found = load(self, name)
+        found = load(self, name, index)
         if ".layers.1." in name:
             second.set()
         return found
@@ -176,8 +176,8 @@ def test_a_block_that_cannot_be_read_ends_the_walk_where_it_is_visited(
 ) -> None:
     load = Checkpoint.load
 
-    def broken(self: Checkpoint, name: str) -> torch.Tensor:
-        return load(self, name) * (torch.nan if ".layers.1.mlp.up" in name else 1)
+    def broken(self: Checkpoint, name: str, index: int | None = None) -> torch.Tensor:
+        return load(self, name, index) * (torch.nan if ".layers.1.mlp.up" in name else 1)
 
     monkeypatch.setattr(Checkpoint, "load", broken)
     with elsewhere() as device:

@@ -10,6 +10,7 @@ import pytest
 
 from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, known, sampled, score
 from sparsebench.errors import SparsebenchError
+from sparsebench.plan import checks
 from sparsebench.plan.checks import load_text
 from sparsebench.sources import Cache
 from tests.steps.plugin_page import install, length
@@ -23,8 +24,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """The page's package on sys.path."""
     install(PAGE, tmp_path, monkeypatch)
     all_tasks.cache_clear()
+    checks._task_names.cache_clear()
     yield
     all_tasks.cache_clear()
+    checks._task_names.cache_clear()
     sys.modules.pop("sparsebench_likelier", None)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import ModelError
-from sparsebench.models.files.checkpoint import Checkpoint, companions
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.safety import companions
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.random_weights import write_random
 from tests.models.model_zoo import small

@@ -88,7 +88,7 @@ def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
 
     (asked,) = combinations("recover", "distill", {**_usual(), "teacher": ["dense", f"path:{wide}#content=abc"]})
     alone = step("distill", top_k=8)
-    found = made(tmp_path / "pruned", family, tmp_path / "out", asked, dense, fetch=fetch)
+    found = made(tmp_path / "pruned", family, tmp_path / "out", asked, dense, fetch_file=fetch)
     assert isinstance(found, StepReport), found
     assert fetched == [f"path:{wide}"]
     assert not any(path.stat().st_nlink > 1 for path in wide.iterdir()), "its owner may edit what is there"
@@ -139,12 +139,12 @@ def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     dense, wide, _, family = family_of_three(tmp_path)
     tokenizer(wide, "b")
     asked = step("distill", teacher=f"path:{wide}")
-    found = made(dense, family, tmp_path / "out", asked, dense, fetch=lambda source: wide)
+    found = made(dense, family, tmp_path / "out", asked, dense, fetch_file=lambda source: wide)
     assert isinstance(found, UnsupportedError) and "teacher wide: its tokenizer is not the model's" in str(found)
     large, _ = written("llama", tmp_path / "large", vocab_size=100)
     shutil.copy(dense / "tokenizer.json", large)
     found = made(
-        dense, family, tmp_path / "out", step("distill", teacher="path:large"), dense, fetch=lambda source: large
+        dense, family, tmp_path / "out", step("distill", teacher="path:large"), dense, fetch_file=lambda source: large
     )
     assert isinstance(found, UnsupportedError) and "it has 100 tokens, and the model 96" in str(found)
     assert not (tmp_path / "out").exists()
@@ -162,7 +162,7 @@ def test_a_trimmed_model_may_have_a_teacher_with_its_own_vocabulary(gates: bool,
 
     for teacher, expected in ((f"path:{wide}", StepReport), ("dense", UnsupportedError)):
         out = tmp_path / expected.__name__
-        found = made(trimmed, family, out, asked(teacher), dense, fetch=lambda source: wide)
+        found = made(trimmed, family, out, asked(teacher), dense, fetch_file=lambda source: wide)
         assert isinstance(found, expected), found
 
 
@@ -170,7 +170,7 @@ def test_an_encoder_has_only_one_teacher(tmp_path: Path) -> None:
     dense, family = written("bert", tmp_path / "dense")
     tokenizer(dense)
     (asked,) = combinations("recover", "distill", {"teacher": ["dense", f"path:{dense}"], "tokens": 200})
-    found = made(dense, family, tmp_path / "out", asked, dense, fetch=lambda source: dense)
+    found = made(dense, family, tmp_path / "out", asked, dense, fetch_file=lambda source: dense)
     assert isinstance(found, UnsupportedError) and "only one teacher" in str(found)
 
 

@@ -13,7 +13,7 @@ from sparsebench.models.files.families import MODEL_TYPES, PER_LAYER
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.steps.contract import StepReport
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.registry import single
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk
 
@@ -37,7 +37,7 @@ def test_what_is_left_is_a_model_of_as_many_parameters_as_said(kind: str, axis: 
     folder, family = written(kind, tmp_path / "model")
     step, config = single("shrink", "random", **AXES[axis]), Checkpoint(folder).config
     out, result = shrunk(folder, family, tmp_path / "out", "random", **AXES[axis])
-    refusal, _ = kinds()["shrink"].refuses(step, config)
+    refusal = step.settings.refuses(config)
     if isinstance(result, UnsupportedError):
         assert refusal and result.hint and not out.exists()
         return

@@ -48,7 +48,7 @@ def learned(kind: str, folder: Path) -> tuple[Path, Any]:
     """A tiny decoder that has learned to count, so that there is something to lose."""
     start, family = written(kind, folder / "start")
     asked = step("finetune", tokens=30000, rate=1e-2, held_out=0.1, batch=16)
-    found = made(start, family, folder / "dense", asked, start, draw=lambda wanted: counting(400))
+    found = made(start, family, folder / "dense", asked, start, training_tokens=lambda wanted: counting(400))
     assert isinstance(found, StepReport), found
     return folder / "dense", family
 
@@ -61,11 +61,11 @@ def pruned(folder: Path, dense: Path, family: Any, **changes: Any) -> Any:
 def test_it_beats_the_cut_alone_and_the_zeros_are_exact(tmp_path: Path) -> None:
     dense, family = learned("llama", tmp_path)
     asked = single("prune", "elsa", **{**SETTINGS, "sparsity": 0.7, "tokens": 20000})
-    found = made(dense, family, tmp_path / "out", asked, dense, draw=lambda wanted: counting(400))
+    found = made(dense, family, tmp_path / "out", asked, dense, training_tokens=lambda wanted: counting(400))
     assert isinstance(found, StepReport), found
     cut = made(dense, family, tmp_path / "cut", single("prune", "magnitude", sparsity=0.7), dense)
     still = step("finetune", rate=1e-9, held_out=0.1, tokens=64)
-    told = made(tmp_path / "cut", family, tmp_path / "same", still, dense, draw=lambda wanted: counting(400))
+    told = made(tmp_path / "cut", family, tmp_path / "same", still, dense, training_tokens=lambda wanted: counting(400))
     # What is looked at first is the cut by magnitude, before any step.
     assert found.curve[0].held_out == pytest.approx(told.curve[0].held_out, rel=1e-4)
     assert found.curve[-1].held_out < 0.8 * found.curve[0].held_out
