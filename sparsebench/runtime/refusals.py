@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def check_folder(folder: Path, family: str, setting: Setting) -> None:
     check_supported(Checkpoint(folder).config, family, setting)
     if is_packed(folder):
         for refusal in _lacking(setting, f"read {folder.name}, which is packed", lambda row: row.reads_packed):
-            raise refusal.error()
+            raise replace(refusal, way_out=f"{refusal.way_out}, or `sparsebench unpack` it").error()
 
 
 def device_refusal(setting: Setting, encoding: str = FLOAT) -> Refusal | None:
