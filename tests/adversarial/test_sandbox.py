@@ -1,4 +1,7 @@
-"""Hostile inputs given to commands beside a secret, and the sandbox itself: whatever harm is done is found."""
+"""Hostile inputs given to commands beside a secret, and the sandbox itself: whatever harm is done is found.
+
+Each command is a process of seconds: a third of the cases are in the usual run, all in `make test-long`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     return Sandbox(tmp_path / "box")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if number % 3 == 0 else pytest.mark.long) for number, name in enumerate(CASES)]
+)
 def test_a_hostile_input_reaches_nothing_outside(name: str, box: Sandbox) -> None:
     found = [problem for words in CASES[name](box) for problem in box.command(*words)]
     assert found == []
