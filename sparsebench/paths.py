@@ -1,4 +1,4 @@
-"""Checks that a stranger's files name only files of their own folder; and writing that follows no link."""
+"""Checks that a stranger's files name only files of their own folder; writing that follows no link; the ledger's path."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def misfits(
     configs = resolved.configs
     yield from families_against_configs(loaded, configs)
     yield from _same_checkpoint(loaded, resolved)
-    calibrated = any(reads_text(step) for entry in chains for chain in entry for step in chain)
+    calibrated = any(step.settings.reads_text() for entry in chains for chain in entry for step in chain)
     yield from _without_class(loaded, written, configs, calibrated)
     yield from _unfit_steps(loaded, written, chains, configs)
     if not written.calibration.allow_overlap:
@@ -50,11 +50,6 @@ def misfits(
     yield from _unfit_teachers(loaded, written, resolved, cache)
     yield from _unfit_students(loaded, written, configs)
     yield from unfit_tasks(loaded, written, resolved.manifest.benchmarks, configs)
-
-
-def reads_text(step: Step) -> bool:
-    """Return whether a step reads the calibration text."""
-    return bool(step.settings.reads_text())
 
 
 def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:
@@ -72,7 +67,7 @@ def _unfit_steps(loaded: LoadedManifest, manifest: Manifest, chains: Chains, con
     """Report steps that a model's architecture or config.json rules out, or that need a library that is not installed."""
     for index, (entry, recipes) in enumerate(zip(manifest.variants, chains, strict=True)):
         its = {name: config for name, config in configs.items() if is_for(entry, name)}
-        if any(reads_text(step) for chain in recipes for step in chain):
+        if any(step.settings.reads_text() for chain in recipes for step in chain):
             yield from _unreplayed(loaded, index, its)
         places = [at for at, _ in steps_of(index, entry)]
         told: set[tuple[int, str]] = set()

@@ -15,7 +15,7 @@ from sparsebench.paths import home_path, ledger_path
 from sparsebench.plan import checks
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes
-from sparsebench.plan.fit import misfits, reads_text
+from sparsebench.plan.fit import misfits
 from sparsebench.plan.refused import refused
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.resolve import Resolver
@@ -77,7 +77,7 @@ def prepare(request: PlanRequest) -> Prepared:
     device = devices.resolve(request.device or manifest.device)
     cache = sources.Cache(offline=request.offline)
     chains = [[*recipes(entry)] for entry in manifest.variants]
-    calibrated = any(reads_text(step) for entry in chains for chain in entry for step in chain)
+    calibrated = any(step.settings.reads_text() for entry in chains for chain in entry for step in chain)
     resolver = Resolver(loaded, cache)
     resolved = resolver.resolve(manifest, calibrated or bool(manifest.outputs))
     problems = [*resolver.problems, *misfits(loaded, manifest, chains, resolved, cache)]

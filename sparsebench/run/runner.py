@@ -28,43 +28,16 @@ from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import JobSpec
+from sparsebench.run.silence import Silence
 from sparsebench.run.workspace import Leases
 
 INGEST_SHARE = 100
 """Before the next ingest the parent waits this many times as long as the last one took: that grows with the ledger."""
 LOSSES = 3
 """A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
-LOOKS = 10
-"""How many times a silent job is looked at before it is given up."""
-IDLE_SHARE = 3e-5
-"""Share of a processor below which a job counts as idle: a thread may wake now and then (tqdm's every ten seconds)."""
 
 Ingest = Callable[[list[tuple[str, dict[str, Any]]], Callable[[LedgerError], object]], object]
 """Takes records, each with its file, into the ledger in one transaction, and calls a function with each refusal."""
-
-
-@dataclass
-class Silence:
-    """Since when a job has been silent and idle, its ``limit`` in seconds, and what it had used at the last look."""
-
-    limit: float
-    since: float
-    looked: float
-    used: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def next(self) -> float:
-        """When to look again."""
-        return self.looked + self.limit / LOOKS
-
-    def over(self, used: tuple[float, float]) -> bool:
-        """Return whether the job has been silent and idle for too long, now that it has ``used`` so much."""
-        now = time.monotonic()
-        (cpu, moved), (cpu_then, moved_then) = used, self.used
-        if cpu - cpu_then > IDLE_SHARE * (now - self.looked) or moved != moved_then:
-            self.since = now
-        self.looked, self.used = now, used
-        return now - self.since >= self.limit
 
 
 @dataclass

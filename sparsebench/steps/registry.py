@@ -23,7 +23,7 @@ from sparsebench.steps.moefy import settings as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import settings as quantize
 from sparsebench.steps.recover import settings as recover
-from sparsebench.steps.shrink import settings as shrink
+from sparsebench.steps.shrink import criteria as shrink
 from sparsebench.steps.skip import settings as skip
 from sparsebench.steps.trim import settings as trim
 

@@ -18,7 +18,19 @@ DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""
 
 
-class Reconstruct(Settings):
+class Recovery(Settings):
+    """What every training after compression shares."""
+
+    def reads_dense(self) -> bool:
+        """Return True: the dense model is opened, whether or not it teaches."""
+        return True
+
+    def draws(self) -> bool:
+        """Return True: samples are held out at random."""
+        return True
+
+
+class Reconstruct(Recovery):
     """Train one block after another on calibration text to give the dense model's block outputs. Zeros stay zeros."""
 
     former: ClassVar = {"train": "weights"}
@@ -48,20 +60,12 @@ class Reconstruct(Settings):
         """Return True: blocks are trained on the calibration text."""
         return True
 
-    def reads_dense(self) -> bool:
-        """Return True: blocks learn from the dense model's."""
-        return True
-
-    def draws(self) -> bool:
-        """Return True: samples are held out at random."""
-        return True
-
     def forward_tokens(self, text: int) -> float:
         """Return the tokens of all epochs and of one pass more; a training step costs three forward passes."""
         return 3.0 * (self.epochs + 1) * min(text, self.tokens or text)
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(Recovery):
     """The settings of every training of a whole model, whatever its loss."""
 
     former: ClassVar = {"train": "weights", "decay": "linear"}
@@ -118,14 +122,6 @@ class TrainingSettings(Settings):
 
     def on_device(self) -> bool:
         """Return True."""
-        return True
-
-    def reads_dense(self) -> bool:
-        """Return True: the dense model teaches, or its tokenizer reads the text."""
-        return True
-
-    def draws(self) -> bool:
-        """Return True: samples are held out and ordered at random."""
         return True
 
     def forward_tokens(self, text: int) -> float:

@@ -11,7 +11,7 @@ from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.axes import shape
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.shrink import depth, gates, width
-from sparsebench.steps.shrink.settings import Gates
+from sparsebench.steps.shrink.gate_settings import Gates
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
