@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sparsebench import provenance
 from tests.command import call
 from tests.run.conftest import CALIBRATION, Experiment
 
@@ -110,7 +111,8 @@ def test_variants_of_another_making_do_not_mix(experiment: Experiment, sparseben
         size["bytes"] = 1
     folder = home / "theirs"
     folder.mkdir()
-    (folder / "a.json").write_text(json.dumps(other))
+    sealed = provenance.sealed(other | {"origin": "f" * len(other["origin"])})
+    (folder / "a.json").write_text(json.dumps(sealed, separators=(",", ":")))
     assert sparsebench("ingest", folder, "--ledger", experiment.ledger).returncode == 0
     assert rows("SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
 
