@@ -137,6 +137,13 @@ def cores() -> int:
         return allowed
 
 
+def busy_cores(seconds: float = 0.5) -> float:
+    """Return how many of the machine's cores were busy, on average, over some seconds from now."""
+    import psutil
+
+    return float(psutil.cpu_percent(seconds)) / 100 * (os.cpu_count() or 1)
+
+
 def memory() -> tuple[int, int]:
     """Return total and available memory in bytes, each the smaller of the machine's and the control group's."""
     import psutil

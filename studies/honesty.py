@@ -98,7 +98,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
                 peers, meter = Peers(1, False), EnergyMeter(NoMeter("not asked for"))
-                samples, settled, _ = latency.time_phases(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
+                samples, settled, _ = latency.time_phases(sides, setting, peers, lambda _: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")
             return 0

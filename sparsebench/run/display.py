@@ -24,6 +24,8 @@ from sparsebench.plan.jobs import alone
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0
 """After this long without a line, a log gets one that says what goes on."""
+TELLING_SHARE = 0.05
+"""From this share of a cell on, its pace tells how long the rest takes."""
 COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skipped": "dim"}
 
 
@@ -34,6 +36,8 @@ class Clock:
         self.estimate, self.slots, self.gpus = estimate, slots, gpus
         self.jobs: dict[str, Job] = {}
         self.starts: dict[str, float] = {}
+        self.shares: dict[str, tuple[float, float]] = {}
+        """By job, when its current cell began and the share of the cell that is done."""
         self.uncorrected: dict[str, float] = defaultdict(float)
         """The seconds of ``jobs`` by pace: there may be 100,000 jobs, and each finished cell asks what is left."""
 
@@ -48,6 +52,11 @@ class Clock:
         """Note that a job has begun."""
         self.starts[job.id] = time.monotonic()
 
+    def progressed(self, job: Job, share: float) -> None:
+        """Note the share of a job's cell that is done; one that is smaller than before is another cell's."""
+        began, before = self.shares.get(job.id, (self.starts.get(job.id, time.monotonic()), 0.0))
+        self.shares[job.id] = (began if share >= before else time.monotonic(), share)
+
     def ended(self, job: Job, seconds: float) -> None:
         """Note that a job took ``seconds``."""
         self.estimate.learn(self.jobs.get(job.id, job), seconds)
@@ -56,6 +65,7 @@ class Clock:
     def skipped(self, job: Job) -> None:
         """Forget a job that will not run."""
         self.starts.pop(job.id, None)
+        self.shares.pop(job.id, None)
         if known := self.jobs.pop(job.id, None):
             self.uncorrected[pace(known)] -= self._share(known)
 
@@ -65,8 +75,15 @@ class Clock:
         left = sum(seconds * self.estimate.ratio(kind) for kind, seconds in self.uncorrected.items())
         for name, start in self.starts.items():
             job = self.jobs[name]
-            left -= min(now - start, self.estimate.seconds(job)) / at_once(job, self.slots, self.gpus)
+            expected = self.estimate.seconds(job)
+            to_go = max(0.0, expected - (now - start), self._cell_seconds(name, now))
+            left += (to_go - expected) / at_once(job, self.slots, self.gpus)
         return max(0.0, left)
+
+    def _cell_seconds(self, name: str, now: float) -> float:
+        """Return how long the rest of a job's cell takes at the pace of what is done of it; 0 where that says too little."""
+        began, share = self.shares.get(name, (now, 0.0))
+        return (now - began) * (1 - share) / share if share >= TELLING_SHARE else 0.0
 
     def _share(self, job: Job) -> float:
         return job_seconds(job, self.estimate.sizes) / at_once(job, self.slots, self.gpus)
@@ -98,6 +115,7 @@ class Display:
     def progress(self, job: Job, done: int, total: int, detail: str = "") -> None:
         """Note how far a job is, and what else it says."""
         self.running[job.id] = (job, f"{done}/{total} {detail}".rstrip())
+        self.clock.progressed(job, done / max(1, total))
         if not self.quiet(job):
             self.changed()
 

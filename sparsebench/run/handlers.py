@@ -21,6 +21,9 @@ from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import fitted_to
 from sparsebench.storage import sums
 
+BUSY_CORES = 0.3
+"""From this many cores on that other work keeps busy, a timed job says so."""
+
 
 def prepare(spec: JobSpec, recorder: Recorder) -> None:
     """Fetch the model and leave it as a Hugging Face folder in the manifest's precision."""
@@ -220,7 +223,10 @@ def latency(spec: JobSpec, recorder: Recorder) -> None:
         recorder.record(cells[key], outcome)
 
     setting = _runtime_setting(spec.job.cells[0], spec)
-    runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, record)
+    if environment.busy_cores() >= BUSY_CORES:
+        recorder.note("the machine is busy with other work: timing takes longer, and intervals are wider")
+    dense = spec.workspace.folder(spec.dense)
+    runtime.measure_latency(dense, folders, spec.model.family, setting, record, recorder.progress)
 
 
 def memory(spec: JobSpec, recorder: Recorder) -> None:

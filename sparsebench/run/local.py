@@ -146,6 +146,8 @@ class Local:
         }
         if self.settings.cache.offline:
             quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        if not self._alone(job):  # idle threads that spin take the cores of the jobs beside
+            quiet["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
         return {**os.environ, **children.imports(), **quiet, **seen}
 

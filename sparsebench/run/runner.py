@@ -86,6 +86,7 @@ class Runner:
         self.remade: dict[str, Remade] = {}
         self.losses: Counter[str] = Counter()
         self.fresh: list[Path] = []
+        self.notes: set[str] = set()
         self.ingested = time.monotonic()
         self.took = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
@@ -246,7 +247,9 @@ class Runner:
             case "damaged":
                 child.damaged = event["variants"]
             case "note":
-                self.display.line(f"! {visible(event['text'])}", "yellow")
+                if event["text"] not in self.notes:  # several jobs may say the same
+                    self.display.line(f"! {visible(event['text'])}", "yellow")
+                self.notes.add(event["text"])
             case "lost":
                 self.lost[event["variant"]] = event["reason"]
             case "broken":

@@ -95,14 +95,14 @@ def time_phases(
     sides: Mapping[Side, LoadedModel],
     setting: Setting,
     peers: Peers,
-    done: Callable[[], None],
+    done: Callable[[str], None],
     meter: EnergyMeter,
     process: int = 0,
 ) -> tuple[list[TimingSample], Settled, Energy]:
     """Time one process's share of every phase of ``sides`` (one or two).
 
-    Return the samples, the steady phases and the joules per step. ``done`` is called after each phase and, in slow ones,
-    after each pair of blocks, never while a step is timed.
+    Return the samples, the steady phases and the joules per step. ``done`` is called with the phase's name after each
+    phase and, in slow ones, after each pair of blocks, never while a step is timed.
     """
     samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     settled: Settled = []
@@ -117,7 +117,7 @@ def time_phases(
         samples += timed
         settled += [(phase.name, side) for side in steady_sides]
         energy |= {(phase.name, side): value for side, value in joules.items()}
-        done()
+        done(phase.name)
     return samples, settled, energy
 
 
@@ -125,14 +125,14 @@ def _time_phase(
     sides: Mapping[Side, Phase],
     setting: Setting,
     peers: Peers,
-    done: Callable[[], None],
+    done: Callable[[str], None],
     meter: EnergyMeter,
     process: int,
     window: float,
 ) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
     wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
-    longest = BLOCK
-    if next(iter(sides.values())).name == "decode":
+    longest, name = BLOCK, next(iter(sides.values())).name
+    if name == "decode":
         longest = min(BLOCK, setting.workload.generate)  # the model's positions were checked for this workload only
     warm = {side: _warm_up(phase, longest, seconds, peers) for side, phase in sides.items()}
     step = max(median(walls[-3:]) for walls in warm.values())
@@ -149,7 +149,7 @@ def _time_phase(
         if pair >= least and (enough or elapsed > seconds):
             break
         if step >= SLOW_SECONDS:  # after warming up, and after each pair
-            done()
+            done(name)
         # Alternate which side goes first, so that a drift of the machine hits both alike.
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
             phase = sides[side]

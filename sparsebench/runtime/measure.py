@@ -29,6 +29,8 @@ from sparsebench.runtime.results import (
 )
 
 Emit = Callable[[str, LatencyResult | SparsebenchError], None]
+Progress = Callable[[int, int, str], None]
+"""Is told how many processes have timed a variant, of how many in all, and what one of them has just done."""
 Message = Mapping[str, Any]
 """What a process says of one model."""
 PRECISION = 0.02
@@ -38,7 +40,12 @@ SHARE = re.compile(r"\d+%")
 
 
 def measure_latency(
-    dense: Path, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
+    dense: Path,
+    variants: Sequence[tuple[str, Path]],
+    family: str,
+    setting: Setting,
+    emit: Emit,
+    progress: Progress | None = None,
 ) -> None:
     """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each one's result or error.
 
@@ -63,7 +70,7 @@ def measure_latency(
         baseline = _Timing({"dense": dense}, None, family, setting, emit, baseline=True)
         baseline.run(["dense"], range(setting.processes))
         alone = baseline.messages["dense"]
-    timing = _Timing(dict(variants), beside, family, setting, emit)
+    timing = _Timing(dict(variants), beside, family, setting, emit, progress=progress)
     timing.run(list(timing.messages), range(setting.processes))
     timing.add_processes()
     after = observe(threads)
@@ -95,11 +102,14 @@ class _Timing:
         setting: Setting,
         emit: Emit,
         baseline: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self.variants, self.dense, self.family, self.setting = variants, dense, family, setting
-        self.emit, self.baseline = emit, baseline
+        self.emit, self.baseline, self.progress = emit, baseline, progress
+        self.planned: Counter[str] = Counter()
         self.messages: dict[str, list[Message]] = {key: [] for key in variants}
         self.last_error = ""
+        self.added = False
 
     def run(self, keys: Sequence[str], processes: range, added: bool = False) -> None:
         """Run ``processes`` for the variants ``keys``: as forks of one that has imported all, where that is possible.
@@ -107,9 +117,11 @@ class _Timing:
         A variant that fails in a process that was ``added`` keeps what it has, with a note. Raises an error that two
         variants meet one directly after the other, which is no variant's own, and a baseline's error.
         """
+        self.planned.update(dict.fromkeys(keys, len(processes)))
+        self.added = added
         groups = [processes] if children.may_fork() else [range(number, number + 1) for number in processes]
         for group in groups:
-            self._run_group([key for key in keys if key in self.messages], list(group), added)
+            self._run_group([key for key in keys if key in self.messages], list(group))
 
     def add_processes(self) -> None:
         """Add processes for the variants whose intervals are wide."""
@@ -118,28 +130,35 @@ class _Timing:
         if wide:
             self.run(wide, more[wide[0]], added=True)
 
-    def _run_group(self, keys: list[str], processes: list[int], added: bool) -> None:
+    def _run_group(self, keys: list[str], processes: list[int]) -> None:
         while processes and keys:
             count = 0
             try:
-                for message in _results(self._spec(keys, processes), self.setting):
+                for message in _results(self._spec(keys, processes), self.setting, self._show_progress):
                     self.messages[keys[message["index"]]].append(message)
                     count += 1
                 return
             except SparsebenchError as error:
                 finished, index = divmod(count, len(keys))
                 foreign = finished == len(processes) or (not count and str(error) == self.last_error)
-                if not added and (self.baseline or foreign):
+                if not self.added and (self.baseline or foreign):
                     raise
                 self.last_error = "" if isinstance(error, ParityError) else str(error)
                 # The process is repeated for the other variants, so its results for them are dropped.
                 for key in keys[:index]:
                     self.messages[key].pop()
-                self._give_up(keys.pop(index), error, added)
+                self._give_up(keys.pop(index), error)
                 del processes[:finished]
 
-    def _give_up(self, key: str, error: SparsebenchError, added: bool) -> None:
-        if added:
+    def _show_progress(self, what: str) -> None:
+        if self.progress:
+            done = sum(map(len, self.messages.values()))
+            total = sum(self.planned[key] for key in self.messages)
+            why = "; processes were added, as an interval is wide" if self.added else ""
+            self.progress(done, total, f"timed; {what}{why}")
+
+    def _give_up(self, key: str, error: SparsebenchError) -> None:
+        if self.added:
             first = self.messages[key][0]
             note = f"a process that was added failed: {error.message}"
             self.messages[key][0] = {**first, "notes": [*first["notes"], note]}
@@ -159,12 +178,16 @@ class _Timing:
         }
 
 
-def _results(spec: Mapping[str, Any], setting: Setting) -> Iterator[Message]:
-    """Run a group of ranks and yield each result that one sends."""
+def _results(
+    spec: Mapping[str, Any], setting: Setting, progress: Callable[[str], None] = lambda _: None
+) -> Iterator[Message]:
+    """Run a group of ranks and yield each result that one sends; ``progress`` is told what the first rank did."""
     with RankGroup(spec, setting) as group:
         for message in group.messages():
             if message["kind"] == "result":
                 yield message
+            elif message["rank"] == 0:
+                progress(message["what"])
 
 
 def further(samples: Sequence[TimingSample], setting: Setting) -> range:

@@ -113,7 +113,7 @@ class RankWorker:
         """Measure how far the engine's output is from the plain model's, on a shortened copy of this folder's model."""
         parity = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt(folder))
         gc.collect()
-        self._progress()
+        self._progress("parity")
         return asdict(parity) if parity else None
 
     def facts(self, variant: str = "", dense: str = "") -> dict[str, Any]:
@@ -177,7 +177,7 @@ class RankWorker:
             with meter.phase("load"):
                 model = self.load(folder)
                 meter.tensors = memory.tensor_bytes(model)
-            self._progress()
+            self._progress("load")
             generate = self.setting.workload.generate
             for phase in phases(model, self.family, self.prompt(folder), generate, keep_cache=False):
                 self.peers.barrier()
@@ -186,7 +186,7 @@ class RankWorker:
                     for _ in range(generate if phase.name == "decode" else 1):
                         phase.step()
                 phase.end()
-                self._progress()
+                self._progress(phase.name)
             facts = self.facts()
             del model, phase
             gc.collect()
@@ -225,13 +225,13 @@ class RankWorker:
         self.meter.joules()
         model, seconds = self.peers.timed(lambda: self.load(folder, baseline))
         joules = self.meter.joules()
-        self._progress()
+        self._progress("load")
         tokens = self.setting.workload.generate
         made = phases(model, self.family, self.prompt(folder), tokens)
         if devices.is_gpu(self.device):
             made = graphs.recorded(made, tokens, self.setting.ranks)
         return model, LoadedModel(made, seconds, joules)
 
-    def _progress(self) -> None:
-        """Tell the parent that something was done: a group that is silent for too long is ended."""
-        self.channel.send("progress")
+    def _progress(self, what: str) -> None:
+        """Tell the parent what was done: a group that is silent for too long is ended."""
+        self.channel.send("progress", what=what)

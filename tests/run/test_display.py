@@ -62,6 +62,23 @@ def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest
     assert clock.left() == pytest.approx(0)
 
 
+def test_what_is_done_of_a_cell_tells_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    clock, job = Clock(Estimate(SIZES)), timed("c")
+    clock.begin([job])
+    clock.started(job)
+    expected = job_seconds(job, SIZES)
+    now = 10 * expected
+    assert clock.left() == 0
+    clock.progressed(job, 0.25)
+    assert clock.left() == pytest.approx(30 * expected)
+    clock.progressed(job, 0.0)  # the job's next cell
+    now = 11 * expected
+    clock.progressed(job, 0.5)
+    assert clock.left() == pytest.approx(expected)
+
+
 def test_jobs_that_calculate_wait_for_the_only_gpu() -> None:
     clock, jobs = Clock(Estimate(SIZES), slots=4, gpus=1), [scored("a"), scored("b"), timed("c")]
     clock.begin(jobs)

@@ -40,13 +40,17 @@ class Kept(Recorder):
 
     def __init__(self) -> None:
         self.found: dict[str, object] = {}
+        self.progress = None
+        self.note = print
 
     def record(self, cell: Any, outcome: object) -> None:
         self.found[cell.variant.id] = outcome.message if isinstance(outcome, MeasureError) else outcome
 
 
 def test_a_variant_that_cannot_be_timed_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(dense: Path, variants: list[tuple[str, Path]], family: str, setting: object, emit: Any) -> None:
+    def measured(
+        dense: Path, variants: list[tuple[str, Path]], family: str, setting: object, emit: Any, _: Any
+    ) -> None:
         for key, folder in variants:
             emit(key, MeasureError(f"{folder} is off") if key == "off" else f"{folder} beside {dense}")
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -255,7 +256,7 @@ def test_ranks_are_measured_on_the_nodes_that_ray_gave(
     for job in jobs(plan, plan.cells, lambda _: True):
         if job.kind == "latency":
             spec = replace(specification(plan, settings, job), nodes=where, group="head:6379/name")
-            handlers.latency(spec, None)  # type: ignore[arg-type]
+            handlers.latency(spec, Mock())  # type: ignore[arg-type]
     found = {setting.ranks: (setting.nodes, setting.group, setting.ranks_per_node) for setting in asked}
     assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
 
