@@ -2,7 +2,8 @@
 
 Order within a model: fetch and prepare it, the dense variant's jobs, then each pass over a parent (make, assess, score,
 time, measure memory), parents first. Timed jobs wait until nothing else can run, and the folders of the variants that
-they time stay until then.
+they time stay until then. The dense model is timed beside itself in the job of the first pass that is timed alike: such
+a job takes long to start.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def jobs(
     measured, order = stages(), list(PROCESSES)
     makers: dict[str, Job] = {}
     found: list[Job] = []
+    of_dense: dict[tuple[str, object, str], list[Cell]] = {}
     # A parent's pass comes before its children's, and a model's passes stay together.
     models = {name: place for place, name in enumerate(plan.dense)}
     for variants in sorted(passes.values(), key=lambda group: (models[group[0].model], len(group[0].steps))):
@@ -55,13 +57,25 @@ def jobs(
         for cell in cells_here:
             if stage := measured.get(cell.stage):
                 groups.setdefault((stage.process.name, stage.shares(cell)), []).append(cell)
+        model, dense_pass = variants[0].model, variants[0].is_dense
+        for kind, shares in list(groups):
+            if PROCESSES[kind].timed and PROCESSES[kind].paired:
+                if dense_pass:
+                    of_dense[kind, shares, model] = groups.pop((kind, shares))
+                else:
+                    groups[kind, shares][:0] = of_dense.pop((kind, shares, model), [])
         # A pair needs the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
-            after = (dense.id, *before) if dense else before
-            name = digest([kind, [cell.id for cell in group]])
-            found.append(Job(name, kind, tuple(group), after=after))
+            found.append(_measuring(kind, group, (dense.id, *before) if dense else before))
+    for (kind, _, _), group in of_dense.items():  # no variant is timed beside these
+        maker = makers.get(group[0].variant.id)
+        found.append(_measuring(kind, group, (maker.id,) if maker else ()))
     return found
+
+
+def _measuring(kind: str, cells: list[Cell], after: tuple[str, ...]) -> Job:
+    return Job(digest([kind, [cell.id for cell in cells]]), kind, tuple(cells), after=after)
 
 
 def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant], bool]) -> list[Job]:
