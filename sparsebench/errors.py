@@ -205,11 +205,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or says(error, MEMORY)
 
 
+MEASURE = (
+    "install all that measuring needs: pip install 'sparsebench[measure]', or in the project's folder '.[measure]'"
+)
+
+
 def crash(error: BaseException) -> SparsebenchError | None:
-    """Return exhausted memory, or the panic of a library in Rust, as an error of ours; None for any other error."""
+    """Return exhausted memory, a missing library or the panic of one in Rust as an error of ours; None for other errors."""
     first = first_line(error)
     if out_of_memory(error):
         return MeasureError(f"memory ran out: {first}", "close other programs, or use a smaller model or more memory")
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("sparsebench"):
+        return UserError(f"{error.name} is not installed", MEASURE)
     # Such a library, as tokenizers is, panics with a BaseException, and has printed the panic itself.
     if type(error).__name__ == "PanicException":
         hint = "a file of the model (often tokenizer.json) may be damaged: fetch the model again, or use another"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -24,6 +26,41 @@ def test_the_version_is_written_once_and_repeated_only_where_it_must_be() -> Non
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
     released = re.findall(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert released[:1] in ([], [__version__])
+
+
+def test_what_queries_and_reports_need_is_a_part_of_the_one_list() -> None:
+    lean = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert set(lean) < set((ROOT / "requirements.txt").read_text().splitlines())
+
+
+def test_records_are_queried_drawn_and_reported_without_what_measuring_needs(tmp_path: Path) -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lean = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split("[>=<]", line)[0] for line in lines if line and line not in lean and not line.startswith("#")}
+    modules = sorted({name.replace("-", "_") for name in names} | {"sklearn", "pandas"})
+    commands = [
+        ["ingest", str(ROOT / "ledger/published/calibration.jsonl.zst"), "--ledger", "l.duckdb"],
+        ["sql", "--ledger", "l.duckdb", "select count(*) from results"],
+        ["figures", "calibration", "--ledger", "l.duckdb", "--out", "figures"],
+        ["report", "--ledger", "l.duckdb", "--out", "report.md", "--figures", "figures"],
+    ]
+    program = f"""
+import sys
+class Absent:
+    def find_spec(name, *_):
+        if name in {modules!r}:
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Absent)
+from sparsebench.cli.app import main
+for sys.argv in {[["sparsebench", *words] for words in commands]!r}:
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, sys.argv
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert (tmp_path / "report.md").stat().st_size > 10_000
 
 
 def test_the_citation_has_what_the_format_demands() -> None:

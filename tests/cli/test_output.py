@@ -106,6 +106,7 @@ def test_an_error_does_not_either(
     ("error", "code", "words"),
     [
         (type("PanicException", (BaseException,), {})("called `unwrap()`\nat src/lib.rs"), 2, "called `unwrap()`"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "'.[measure]'"),
         (MemoryError(), 1, "memory ran out: MemoryError"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
