@@ -136,6 +136,9 @@ class Chain:
         """Raise UnsupportedError for a model whose config.json shows that a step cannot be made of it."""
         if any(step.settings.reads_text() for step in self.steps):
             refuse_replay(config)
+        for step in self.steps:
+            if refusal := step.settings.refuses(config):
+                raise refusal.error()
 
     def make(
         self,
@@ -147,6 +150,7 @@ class Chain:
         progress: Progress | None = None,
     ) -> AppliedModel:
         """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
+        self.refuse(bounded.read_object(model.folder / "config.json"))
         made: list[tuple[Step, StepReport]] = []
         parent, device = model.folder, device if self.on_device else "cpu"
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""Classification with the checkpoint's own head, whose outputs are matched to the data's classes by name."""
+"""What the checkpoint's own head makes of texts: its outputs are matched to the data's classes by name."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
+from sparsebench.benchmarks.heads import REGRESSION
+from sparsebench.benchmarks.own import KINDS
+from sparsebench.benchmarks.pairs import numeric
+from sparsebench.benchmarks.statistics import RESAMPLES, SEED, macro_f1, pearson, pooled, spearman
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.files.labels import class_numbers, head_outputs
+from sparsebench.sources.text import read_records
 
 _SPELLINGS = {
     **dict.fromkeys(("entail", "entails"), "entailment"),
@@ -29,15 +36,25 @@ _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """Return the accuracy of the most probable class. A document whose logits are not finite counts as wrong.
+    """Score what the head makes of each text: accuracy, macro F1, or the correlation of a regression head's numbers.
 
-    Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
+    A document whose logits are not finite counts as wrong; such a number has no rank, and is an error. For macro F1 an
+    outcome's value is the number of the class chosen, -1 for none, and its label that of the right one. Raises
+    BenchmarkError or ModelError when the head's outputs do not fit the data, or no document has finite logits.
     """
-    outputs = head_labels(encoder.config, spec.labels)
-    meaning = match(outputs, task)
-    every = documents(task, cache)
+    task = _with_pairs(task, spec, cache)
+    every = documents(task, cache, own_data=spec.own)
     numbers, rows = drawn(every, spec.limit)
-    texts = [tuple(str(row[field]) for field in task.fields) for row in rows]
+    columns = (task.fields[0], *task.fields[2:]) if spec.own else task.fields
+    texts = [tuple(str(row[column]) for column in columns) for row in rows]
+    if task.metric in REGRESSION:
+        return _regression(encoder, task, numbers, rows, texts, len(every))
+    if spec.own:
+        outputs = tuple(spec.labels or head_outputs(encoder.config))
+        meaning, gold = [*range(len(outputs))], class_numbers(outputs, [str(row[task.fields[1]]) for row in rows])
+    else:
+        outputs = head_labels(encoder.config, spec.labels)
+        meaning, gold = match(outputs, task), [int(row["label"]) for row in rows]
     logits = encoder.logits(texts)
     if logits.shape[1] != len(outputs):
         raise BenchmarkError(
@@ -49,21 +66,63 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         raise BenchmarkError(
             f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents", DAMAGED
         )
-    gold = [int(row["label"]) for row in rows]
-    values = [
-        float(bool(sound) and meaning[int(best)] == label)
-        for sound, best, label in zip(finite, logits.argmax(axis=1), gold, strict=True)
-    ]
+    chosen = [meaning[int(best)] if sound else -1 for sound, best in zip(finite, logits.argmax(axis=1), strict=True)]
+    right = [float(number == label) for number, label in zip(chosen, gold, strict=True)]
+    commonest, count = Counter(gold).most_common(1)[0]
+    values, scored, chance = right, None, count / len(gold)
+    labels: list[float | None] = [None] * len(gold)
+    if task.metric == "macro_f1":
+        values, labels = [float(number) for number in chosen], [float(number) for number in gold]
+        scored = pooled(macro_f1, np.array(values), np.array(gold, dtype=float))
+        chance = float(macro_f1(np.full(len(gold), commonest), np.array(gold), np.ones((1, len(gold))))[0])
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))
-            for number, text, value in zip(numbers, texts, values, strict=True)
+            Outcome(str(number), hashes.of_shown(*text), value, label, cluster=hashes.of_context(text[0]))
+            for number, text, value, label in zip(numbers, texts, values, labels, strict=True)
         ),
         whole=len(every),
-        chance=max(Counter(gold).values()) / len(gold),
-        protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},
+        chance=chance,
+        scored=scored,
+        protocol=encoder.protocol(task, rows)
+        | {"labels": ", ".join(outputs)[:500], "non_finite": int((~finite).sum())},
     )
+
+
+def _regression(
+    encoder: Encoder,
+    task: Benchmark,
+    numbers: Sequence[int],
+    rows: Sequence[Mapping[str, Any]],
+    texts: Sequence[tuple[str, ...]],
+    whole: int,
+) -> ScoreResult:
+    """Return the correlation of the head's numbers with those of the data. An outcome's label is the latter."""
+    gold = np.array([numeric(task, task.fields[1], number, row) for number, row in zip(numbers, rows, strict=True)])
+    values = encoder.logits(texts)[:, 0].astype(np.float64)
+    if not np.isfinite(values).all():
+        raise BenchmarkError(f"task {task.name}: a number of the head's is not finite", DAMAGED)
+    return ScoreResult.of(
+        task,
+        (
+            Outcome(str(number), hashes.of_shown(*text), float(value), float(label), hashes.of_context(text[0]))
+            for number, text, value, label in zip(numbers, texts, values, gold, strict=True)
+        ),
+        whole,
+        chance=0.0,
+        scored=pooled(spearman if task.metric == "spearman" else pearson, values, gold),
+        protocol=encoder.protocol(task, rows) | {"stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
+    )
+
+
+def _with_pairs(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> Benchmark:
+    """Return the task with the column of second texts, where a user's own file has one under its usual name."""
+    if spec.own and len(task.fields) == 2:
+        (pair,) = KINDS[spec.own.kind].optional
+        first = next(read_records(spec.own.fetch(cache)), {})
+        if pair in first:
+            return replace(task, fields=(*task.fields, pair))
+    return task
 
 
 def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[str, ...]:

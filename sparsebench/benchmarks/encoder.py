@@ -1,4 +1,7 @@
-"""An encoder, and what its tasks share: sentence vectors, class logits, documents, batches sorted by length."""
+"""An encoder, or any model with a head for classes, and what their tasks share.
+
+That is sentence vectors, class logits, documents, and batches sorted by length.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
-from sparsebench.benchmarks.heads import fitting, lacking
 from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_masked_lm, load_model, load_tagger
 
@@ -46,22 +49,20 @@ class Encoder:
     ) -> None:
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)
-        self.tokenizer: Any = load_tokenizer(folder)
         self.config = bounded.read_object(self.folder / "config.json")
+        self.tokenizer: Any = padding(load_tokenizer(folder), self.config)
         self.dtype, self.device = dtype, device
         self.asked_batch_size = batch_size
         rows = tokens_at_once(self.model, 0) // self.max_length
+        if has_classifier(self.config) and self.model.config.pad_token_id is None:
+            batch_size = 1  # a decoder's head reads the last token that is no padding
         self.batch = BatchSize(batch_size or max(BATCH_SIZE, rows), asked=batch_size is not None)
         self.progress = progress
+        self._logits: dict[tuple[tuple[str, ...], ...], np.ndarray] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-        """Score one task. Raises BenchmarkError when this encoder lacks the head for it, or the task fails."""
+        """Score one task. Raises BenchmarkError when it fails."""
         adapter = spec.adapter
-        if missing := lacking(adapter, self.config):
-            raise BenchmarkError(
-                f"task {spec.task} needs {missing}; {self.folder.name} is {self.config.get('architectures')}",
-                f"for this model: {', '.join(fitting(self.config))}",
-            )
         if adapter == "harness":
             return self._harness.score(spec, cache)
         if ":" in adapter:
@@ -100,16 +101,20 @@ class Encoder:
         vectors = self.rows(
             [(text,) for text in prepared],
             limit,
-            lambda batch: pooling.apply(self.model(**batch).last_hidden_state, batch["attention_mask"]),
+            lambda batch: pooling.apply(self.model.base_model(**batch).last_hidden_state, batch["attention_mask"]),
         )
         position = {text: number for number, text in enumerate(distinct)}
         return np.stack([vectors[position[text]] for text in texts])
 
     def logits(self, texts: Sequence[tuple[str, ...]]) -> np.ndarray:
-        """Return the head's outputs, float32 (n, classes), for single texts or pairs."""
+        """Return the head's outputs, float32 (n, classes), for single texts or pairs; for the same ones again, as they were."""
         import numpy as np
 
-        return np.stack(self.rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float()))
+        key = tuple(texts)
+        if key not in self._logits:
+            rows = self.rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float())
+            self._logits = {key: np.stack(rows)}
+        return self._logits[key]
 
     def rows(
         self, texts: Sequence[tuple[str, ...]], limit: int, of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
@@ -164,6 +169,14 @@ class Encoder:
     def max_length(self) -> int:
         """The longest input in tokens: the smaller of the tokenizer's limit and the model's (else DEFAULT_LENGTH)."""
         return min(int(self.tokenizer.model_max_length), longest_input(self.config) or DEFAULT_LENGTH)
+
+
+def padding(tokenizer: Any, config: Mapping[str, Any]) -> Any:
+    """Return the tokenizer with a padding token; what stands there is masked, except where config.json names it."""
+    if tokenizer.pad_token is None:
+        named = config.get("pad_token_id")
+        tokenizer.pad_token = tokenizer.eos_token if named is None else tokenizer.convert_ids_to_tokens(named)
+    return tokenizer
 
 
 def documents(

@@ -1,34 +1,76 @@
-"""The heads that an encoder's config.json names, and the tasks that need them: known before any weight is read."""
+"""The heads that a model's config.json names, and the tasks that need them: known before any weight is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+from sparsebench import sources
 from sparsebench.benchmarks.catalog import all_tasks
+from sparsebench.benchmarks.own import OwnData, part
+from sparsebench.errors import SparsebenchError
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
+from sparsebench.models.files.labels import class_numbers, head_outputs, lacks_choice
+from sparsebench.sources.text import read_records
 
-_HEADS = {"classification": "classifier", "tagging": "tagger", "harness": "masked", "pseudo_perplexity": "masked"}
-"""The head that an adapter's tasks need; all other adapters use the encoder alone."""
-_WORDS = {
-    "classifier": "a sequence-classification head",
-    "tagger": "a token-classification head",
-    "masked": "a masked-language-model head",
-    "none": "a plain encoder, without a head for classes",
+_ENCODER_HEADS = {
+    "tagging": ("a token-classification head", has_tagger),
+    "harness": ("a masked-language-model head", has_masked_lm),
+    "pseudo_perplexity": ("a masked-language-model head", has_masked_lm),
 }
+"""By adapter, the head that an encoder needs for its tasks, in words, and what tells whether config.json names it."""
+REGRESSION = ("pearson", "spearman")
+"""The metrics of a head that gives a number."""
+_FIRST = 10_000
+"""The records of a user's own file whose labels are read before a run."""
 
 
-def lacking(adapter: str, config: Mapping[str, Any]) -> str:
-    """Return, in words, the head that an adapter needs and an encoder with this config.json lacks; empty if none."""
-    needed = _HEADS.get(adapter, "none")
-    if has_classifier(config):
-        heads = ["classifier"]
-    else:
-        heads = ["none", *["masked"] * has_masked_lm(config), *["tagger"] * has_tagger(config)]
-    return "" if needed in heads else _WORDS[needed]
+def lacking(adapter: str, config: Mapping[str, Any], family: Family = "encoder") -> str:
+    """Return, in words, the head that an adapter needs and a model with this config.json lacks; empty if none.
+
+    An encoder without its head, and a plugin, take any model.
+    """
+    if adapter == "classification":
+        return "" if has_classifier(config) else "a sequence-classification head"
+    if family != "encoder":
+        return "a head that predicts tokens" if has_classifier(config) and ":" not in adapter else ""
+    words, has_head = _ENCODER_HEADS.get(adapter, ("", has_classifier))
+    return words if words and not has_head(config) else ""
 
 
-def fitting(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the tasks in the table that an encoder with this config.json can be scored on."""
+def fitting(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
+    """Return the names of the tasks in the table that a model with this config.json can be scored on."""
     rows = all_tasks().values()
-    return [row.name for row in rows if "encoder" in row.families and not lacking(row.adapter, config)]
+    own = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []
+    return own + [row.name for row in rows if family in row.families and not lacking(row.adapter, config, family)]
+
+
+def data_misfit(own: OwnData, config: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[str, str, str]:
+    """Return the key of an entry that does not fit a classification head, the reason and the way out; else empty texts.
+
+    ``labels`` are the names of the head's outputs if the manifest gives them. Of a file on this machine, the first
+    labels are read too.
+    """
+    row, number = own.row(""), lacks_choice(config)
+    if row.metric in REGRESSION and not number:
+        return "metric", "its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`"
+    if row.metric not in REGRESSION and number:
+        return (
+            "metric" if own.metric else "task",
+            number,
+            "`metric: spearman` or `metric: pearson`, for a single number",
+        )
+    source = sources.parse(own.source)
+    if source.kind != "path" or row.metric in REGRESSION:
+        return "", "", ""
+    path = Path(source.location)
+    try:
+        records = islice(enumerate(read_records(path, *row.fields), 1), _FIRST)
+        found = [str(part("classify", path.name, number, record, row.fields)[1]) for number, record in records]
+        class_numbers(labels or head_outputs(config), [label for label in found if label.strip()])
+    except SparsebenchError as error:
+        return "source", error.message, error.hint or ""
+    return "", "", ""

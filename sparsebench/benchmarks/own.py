@@ -42,7 +42,8 @@ class OwnTaskKind:
 
     ``columns`` are the parts of a record, and the names of its columns unless an entry renames them. ``takes`` are the
     manifest keys that such an entry accepts. ``length`` is the default length in tokens, which for a window of passages
-    is cut to the model's maximum. ``source`` is the default data.
+    is cut to the model's maximum. ``source`` is the default data. ``optional`` are columns that a file may lack, and
+    ``metrics`` what an entry may choose from.
     """
 
     families: tuple[Family, ...]
@@ -56,6 +57,8 @@ class OwnTaskKind:
     takes: tuple[str, ...] = ("columns", "name")
     length: int | None = None
     source: str = ""
+    optional: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, OwnTaskKind] = {
@@ -78,6 +81,12 @@ KINDS: Mapping[str, OwnTaskKind] = {
     "generation": OwnTaskKind(
         ("decoder", "encoder-decoder"), "generation", "exact_match", "open", "your questions: the answer as it should be",
         columns=("input", "target"), takes=("columns", "metric", "length", "name"),
+        metrics=("exact_match", "f1", "rouge_l", "chrf", "word_error_rate"),
+    ),
+    "classify": OwnTaskKind(
+        FAMILIES, "classification", "acc", "majority", "your labelled texts: what the model's own head makes of them",
+        columns=("text", "label"), takes=("columns", "metric", "name"), optional=("text_pair",),
+        metrics=("acc", "macro_f1", "pearson", "spearman"),
     ),
     "similarity": OwnTaskKind(
         ("encoder",), "pairs", "spearman", "uncorrelated", "your pairs: Spearman's correlation of cosine similarity and score",
@@ -94,6 +103,14 @@ KINDS: Mapping[str, OwnTaskKind] = {
     LM_EVAL: OwnTaskKind(FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)),
 }  # fmt: skip
 """Each kind by a manifest's `task`. Any other `task` with a `source` is a task of a folder of lm-eval's files."""
+
+
+_CHANCE: Mapping[str, ChanceRule] = {
+    "word_error_rate": "none",
+    "pearson": "uncorrelated",
+    "spearman": "uncorrelated",
+}
+"""The chance rules of metrics that differ from their kind's."""
 
 
 def kind_of(task: str) -> str:
@@ -138,10 +155,11 @@ class OwnData:
     def row(self, name: str) -> Benchmark:
         """Return its row for the table, under a name. The number of documents is 0: it is not known."""
         kind, named = KINDS[self.kind], dict(self.columns)
-        fields = tuple(named.get(part, part) for part in kind.columns) or ((self.field,) if self.field else ())
+        parts = (*kind.columns, *(part for part in kind.optional if part in named))
+        fields = tuple(named.get(part, part) for part in parts) or ((self.field,) if self.field else ())
         metric = self.metric or kind.metric
         scale: Scale = "continuous" if metric != kind.metric else kind.scale
-        chance: ChanceRule = "none" if metric == "word_error_rate" else kind.chance
+        chance = _CHANCE.get(metric, kind.chance)
         return Benchmark(
             name, kind.families, kind.adapter, metric, chance, 0, kind.description, scale,
             tokens=self.length or kind.length, data=(self.source,), fields=fields, form=kind.form, stride=self.stride,

@@ -29,7 +29,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     every = documents(task, cache, spec.data, spec.own)
     numbers, rows = drawn(every, spec.limit)
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
-    gold = np.array([_number(task, number, row) for number, row in zip(numbers, rows, strict=True)])
+    gold = np.array([numeric(task, task.fields[2], number, row) for number, row in zip(numbers, rows, strict=True)])
     if np.ptp(gold) == 0:
         what = f"task {task.name}: the {len(rows)} pairs all have {task.fields[2]} {gold[0]:g}"
         raise BenchmarkError(what, "raise `limit`")
@@ -52,15 +52,15 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     )
 
 
-def _number(task: Benchmark, index: int, row: Mapping[str, Any]) -> float:
-    """Return the pair's gold score or label. Raises BenchmarkError if it is not a finite number."""
-    value = row[task.fields[2]]
+def numeric(task: Benchmark, column: str, index: int, row: Mapping[str, Any]) -> float:
+    """Return a document's gold score or label. Raises BenchmarkError if it is not a finite number."""
+    value = row[column]
     try:
         number = float(value)
     except (ValueError, TypeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        what = f"task {task.name}: record {index + 1} of the data has {task.fields[2]} {str(value)[:20]!r}"
+        what = f"task {task.name}: record {index + 1} of the data has {column} {str(value)[:20]!r}"
         raise BenchmarkError(f"{what}, which is no number", "mend it, or leave the record out")
     return number
 

@@ -14,7 +14,8 @@ from sparsebench.errors import BenchmarkError, SparsebenchError
 Function = Callable[..., ScoreResult]
 """A function of ``(model, tokenizer, task, spec, cache, progress)``.
 
-The model is loaded and in evaluation mode, an encoder without its head. ``task`` is the row of the table, ``spec`` the
+The model is loaded and in evaluation mode: with its classification head if it has one, an encoder without any other
+head. ``task`` is the row of the table, ``spec`` the
 settings from the manifest. Sources are fetched into ``cache``; ``progress`` is to be called with (done, total).
 """
 

@@ -7,13 +7,14 @@ from typing import Any, Protocol
 
 import torch
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder
 from sparsebench.benchmarks.generation import Generation
 from sparsebench.benchmarks.perplexity import Perplexity
 from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.manifest.names import Family
+from sparsebench.models.files.families import output_family
 from sparsebench.models.files.text import load_tokenizer, longest_input, original_ids
 from sparsebench.models.modules.load import load_model
 
@@ -42,7 +43,7 @@ def load_scorers(
     device: str,
 ) -> dict[str, Scorer]:
     """Return the scorer for each adapter's tasks, all around one loaded model."""
-    if family == "encoder":
+    if output_family(family, bounded.read_object(folder / "config.json")) == "encoder":
         return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype, device))
     scorers: dict[str, Scorer] = {}
     model = load_model(folder, family, dtype, device)

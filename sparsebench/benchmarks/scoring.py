@@ -11,6 +11,7 @@ from pathlib import Path
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.heads import fitting, lacking
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
@@ -58,11 +59,17 @@ def score(
     so if that is allowed. Raises ModelError when the model itself cannot be loaded, UnsupportedError when it reads no
     text.
     """
-    refuse_text(bounded.read_object(folder / "config.json"))
+    config = bounded.read_object(folder / "config.json")
+    refuse_text(config)
     fit: list[TaskSpec] = []
     for spec in tasks:
         try:
             check(spec, family)
+            if missing := lacking(spec.adapter, config, family):
+                raise BenchmarkError(
+                    f"task {spec.task} needs {missing}; {folder.name} is {config.get('architectures')}",
+                    f"for this model: {', '.join(fitting(config, family))}",
+                )
             fit.append(spec)
         except BenchmarkError as error:
             emit(spec, error)

@@ -63,11 +63,44 @@ def spearman(values: Floats, labels: Floats, weights: Floats) -> Floats:
     A weight is how often a document was drawn. Ties share their mean rank. The result is 0 if all values drawn, or all
     labels drawn, are equal: they rank nothing.
     """
+    return _correlation(_centred_ranks(values, weights), _centred_ranks(labels, weights), weights)
+
+
+def pearson(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Return Pearson's correlation of ``values`` and ``labels`` (n,) for each row of ``weights`` (r, n).
+
+    A weight is how often a document was drawn. The result is 0 if all values drawn, or all labels drawn, are equal.
+    """
+    whole = weights.sum(axis=1, keepdims=True)
+    # From the first one on, so that equal values have a mean of exactly 0.
+    centred = [each - weights @ each[:, None] / whole for each in (values - values[0], labels - labels[0])]
+    return _correlation(centred[0], centred[1], weights)
+
+
+def macro_f1(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Return the mean F1 of the classes that occur, as scikit-learn's, for each row of ``weights`` (r, n).
+
+    ``values`` (n,) are the numbers of the classes chosen, ``labels`` (n,) those of the right ones. A weight is how often
+    a document was drawn. A class counts where it was drawn as a choice or as a label; a negative number is no class.
+    """
     import numpy as np
 
-    sides = [_centred_ranks(side, weights) for side in (values, labels)]
-    products = (weights * sides[0] * sides[1]).sum(axis=1)
-    spread = np.sqrt(np.prod([(weights * side**2).sum(axis=1) for side in sides], axis=0))
+    classes = np.unique(np.concatenate([values, labels]))
+    classes = classes[classes >= 0]
+    chosen, right = (numbers[:, None] == classes for numbers in (values, labels))
+    sizes = weights @ (chosen.astype(float) + right)
+    with np.errstate(invalid="ignore"):
+        each = 2 * (weights @ (chosen & right)) / sizes
+    result: Floats = np.nanmean(each, axis=1)
+    return result
+
+
+def _correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Return the correlation of centred values and labels, each (r, n), and 0 where one of them does not vary."""
+    import numpy as np
+
+    products = (weights * values * labels).sum(axis=1)
+    spread = np.sqrt((weights * values**2).sum(axis=1) * (weights * labels**2).sum(axis=1))
     result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
     return result
 

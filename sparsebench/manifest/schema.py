@@ -179,8 +179,9 @@ class ManifestTask(Strict):
     """One benchmark."""
 
     task: str
-    """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`,
-    `generation`, `similarity`, `probe`, `tags`, or a task of the source, if that is a folder of lm-eval task files."""
+    """A task name: see `sparsebench score --list`. With a `source`: `classify`, `perplexity`, `pseudo_perplexity`,
+    `choices`, `generation`, `similarity`, `probe`, `tags`, or a task of the source, if that is a folder of lm-eval task
+    files."""
     source: str | None = None
     """Your own data instead of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
     name: Name | None = None
@@ -189,8 +190,12 @@ class ManifestTask(Strict):
     """The column that holds the text of your data, where the source has columns; default: `text`."""
     columns: dict[str, str] | None = None
     """The columns of your data, where they have other names: `{context: question, choices: options, gold: answer}`."""
-    metric: Literal["exact_match", "f1", "rouge_l", "chrf", "word_error_rate"] | None = None
-    """How generated text is compared with the answers (`generation`); default: `exact_match`."""
+    metric: (
+        Literal["exact_match", "f1", "rouge_l", "chrf", "word_error_rate", "acc", "macro_f1", "pearson", "spearman"]
+        | None
+    ) = None
+    """For `generation`, how the text is compared with the answers: `exact_match` (default), `f1`, `rouge_l`, `chrf`,
+    `word_error_rate`. For `classify`: `acc` (default), `macro_f1`; for a head that gives a number, `pearson`, `spearman`."""
     length: Count | None = None
     """Tokens per window of your text; for `generation`, the most new tokens."""
     stride: Count | None = None

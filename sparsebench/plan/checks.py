@@ -338,12 +338,14 @@ def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folde
         if entry.get(key) is not None and key not in kind.takes:
             taken = one_of(list(kind.takes)) if kind.takes else "none of these keys"
             yield positions.problem((*at, key), f"`{task}` takes no `{key}`", taken, f"remove `{key}`", on_key=True)
-    given = entry.get("columns")
+    if isinstance(metric := entry.get("metric"), str) and "metric" in kind.takes and metric not in kind.metrics:
+        yield positions.problem((*at, "metric"), f"`{task}` has no `{metric}`", one_of(list(kind.metrics)))
+    given, columns = entry.get("columns"), [*kind.columns, *kind.optional]
     for part in given if isinstance(given, dict) and "columns" in kind.takes else ():
-        if part not in kind.columns:
-            hint = did_you_mean(part, kind.columns)
+        if part not in columns:
+            hint = did_you_mean(part, columns)
             message = f"a record of `{task}` has no `{part}`"
-            yield positions.problem((*at, "columns", part), message, one_of(list(kind.columns)), hint, on_key=True)
+            yield positions.problem((*at, "columns", part), message, one_of(columns), hint, on_key=True)
     length, stride = entry.get("length") or kind.length, entry.get("stride")
     if isinstance(length, int) and isinstance(stride, int) and stride > length:
         message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"

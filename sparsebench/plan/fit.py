@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, environment, sources
-from sparsebench.benchmarks.heads import fitting, lacking
+from sparsebench.benchmarks.heads import data_misfit, fitting, lacking
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
-from sparsebench.manifest.schema import FAMILIES, Family, Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
+from sparsebench.manifest.schema import FAMILIES, Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.text import longest_input, same_tokens
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
@@ -124,24 +124,26 @@ def unfit_tasks(
                 config = configs.get(model.name) if model.source != "random" else None
                 asked = model.family == family and (task.models is None or model.name in task.models)
                 if config and asked:
-                    key, words = _ruled_out(task, family, config)
-                    hint = f"for this model: {', '.join(fitting(config))}" if words and family == "encoder" else ""
+                    key, words, hint = _ruled_out(task, model, config)
                     at = ("benchmarks", family, index, key)
                     yield from [loaded.problem(at, f"{model.name}: {words}", "", hint)] if words else []
 
 
-def _ruled_out(task: ManifestTask, family: Family, config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the key of an entry that does not fit a model, and the reason; that is empty where all keys fit."""
+def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the key of an entry that does not fit a model, the reason and a hint; both are empty where all keys fit."""
     own = own_of(task)
     row = own.row("") if own else benchmarks.all_tasks().get(task.task)
     # Tasks without a row are lm-eval's.
-    if family == "encoder" and (missing := lacking(row.adapter if row else "harness", config)):
-        return "task", f"it needs {missing}, and its config.json has {config.get('architectures')}"
+    if missing := lacking(row.adapter if row else "harness", config, model.family):
+        words = f"it needs {missing}, and its config.json has {config.get('architectures')}"
+        return "task", words, f"for this model: {', '.join(fitting(config, model.family))}"
+    if own and own.kind == "classify":
+        return data_misfit(own, config, model.labels)
     # Only transformers knows how long an input may be, and it takes a second to import.
     longest = longest_input(config) if own and row and own.window and row.form in ("passages", "published") else None
     if own and own.window and longest and own.window > longest:
-        return "length" if own.length else "task", f"windows of {own.window:,} tokens, where it takes {longest:,}"
-    return "task", ""
+        return "length" if own.length else "task", f"windows of {own.window:,} tokens, where it takes {longest:,}", ""
+    return "task", "", ""
 
 
 def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Problem]:

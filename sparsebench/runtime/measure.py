@@ -10,6 +10,9 @@ from typing import Any
 
 from sparsebench import children, devices, environment
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError
+from sparsebench.manifest.names import Family
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import output_family
 from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
@@ -42,7 +45,7 @@ SHARE = re.compile(r"\d+%")
 def measure_latency(
     dense: Path,
     variants: Sequence[tuple[str, Path]],
-    family: str,
+    family: Family,
     setting: Setting,
     emit: Emit,
     progress: Progress | None = None,
@@ -56,6 +59,7 @@ def measure_latency(
     Raises UnsupportedError where the engine cannot run this model in this setting, MeasureError where a number cannot
     be believed.
     """
+    family = _timed_as(dense, family)
     for folder in (dense, *(folder for _, folder in variants)):
         check_folder(folder, family, setting)
     largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
@@ -78,7 +82,7 @@ def measure_latency(
         emit(key, _result(messages, alone, setting, before, after))
 
 
-def measure_pair(dense: Path, variant: Path, family: str, setting: Setting) -> LatencyResult:
+def measure_pair(dense: Path, variant: Path, family: Family, setting: Setting) -> LatencyResult:
     """Time one variant as ``measure_latency`` does; return its result or raise its error."""
     outcomes: list[LatencyResult | SparsebenchError] = []
     measure_latency(dense, [("", variant)], family, setting, lambda _, outcome: outcomes.append(outcome))
@@ -256,12 +260,18 @@ def _other_kernels(messages: Sequence[Message]) -> Iterator[str]:
     yield from (f"{count} of {len(messages)} processes ran {kernels[name]}" for name, count in counts.items())
 
 
-def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
+def _timed_as(folder: Path, family: Family) -> Family:
+    """Return the family by whose phases a model is measured: one with a head for classes has a single pass."""
+    return output_family(family, Checkpoint(folder).config)
+
+
+def measure_memory(folder: Path, family: Family, setting: Setting) -> MemoryResult:
     """Measure the peak memory of the model in ``folder``, alone in its ranks, per phase, per rank and summed.
 
     Raises UnsupportedError where the engine cannot run this model in this setting or the system has no exact peak,
     MeasureError where it does not fit or a number cannot be believed.
     """
+    family = _timed_as(folder, family)
     check_folder(folder, family, setting)
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)

@@ -12,8 +12,9 @@ from typing import Any
 
 from sparsebench import devices
 from sparsebench.errors import Refusal, UnsupportedError
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.families import PER_LAYER
+from sparsebench.models.files.families import PER_LAYER, has_classifier, output_family
 from sparsebench.models.files.quantized import FLOAT, scheme_of
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.modules.skipping import skips
@@ -47,7 +48,7 @@ ON_CPU = "say `device: cpu`, or --device cpu"
 MORE_GPUS = "measure fewer ranks, on a machine with more GPUs, or on several `nodes` of a cluster of Ray's"
 
 
-def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
+def check_supported(config: Mapping[str, Any], family: Family, setting: Setting) -> None:
     """Raise UnsupportedError where a model's config.json alone shows that the engine cannot run it in this setting."""
     check_model(config, setting)
     check_positions(config, family, setting.workload)
@@ -56,6 +57,11 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
 def check_model(config: Mapping[str, Any], setting: Setting) -> None:
     """Raise UnsupportedError as ``check_supported`` does, but not for a workload that is too long for the model."""
     refuse_text(config)
+    if has_classifier(config) and config.get("is_encoder_decoder"):
+        raise UnsupportedError(
+            "the time of an encoder-decoder with a head for classes is not measured",
+            "leave it out of `runtime: models`",
+        )
     scheme = scheme_of(config)
     encoding = scheme.encoding if scheme else FLOAT
     for refusal in (*_device(setting, encoding), *_combinations(config, encoding, setting), *_types(config, setting)):
@@ -64,7 +70,7 @@ def check_model(config: Mapping[str, Any], setting: Setting) -> None:
         scheme.check_kernels()
 
 
-def check_folder(folder: Path, family: str, setting: Setting) -> None:
+def check_folder(folder: Path, family: Family, setting: Setting) -> None:
     """Raise UnsupportedError where a model's folder shows, before it is loaded, that the engine cannot run it."""
     check_supported(Checkpoint(folder).config, family, setting)
     if is_packed(folder):
@@ -145,9 +151,9 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, Mapping) else config
 
 
-def check_positions(config: Mapping[str, Any], family: str, workload: Workload) -> None:
+def check_positions(config: Mapping[str, Any], family: Family, workload: Workload) -> None:
     """Raise UnsupportedError when the workload is longer than the model's positions allow."""
-    limit = longest_input(config)
+    limit, family = longest_input(config), output_family(family, config)
     longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
     longest += workload.generate if family == "decoder" else 0
     if limit is not None and longest > limit:

@@ -30,7 +30,8 @@ class Metric:
     ``pooling`` says how outcomes make a score, and so what their labels are. For a ranking they are 1 and 0; for a
     correlation, what the values are correlated with. Per token, a label counts the tokens that an outcome's
     log-likelihood sums up. Per symbol, it counts the symbols of the right answer (for an F1, the entities that are
-    there plus those that were found). ``guessed`` is the score of a model without skill, where every task has the same.
+    there plus those that were found). For classes, a value is the number of the class chosen and its label that of the
+    right one. ``guessed`` is the score of a model without skill, where every task has the same.
     """
 
     higher_is_better: bool = True

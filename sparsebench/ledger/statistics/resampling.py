@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
-from sparsebench.benchmarks.statistics import average_precision, spearman
+from sparsebench.benchmarks.statistics import average_precision, macro_f1, pearson, spearman
 from sparsebench.ledger.statistics.contract import Floats, Integers, ValuesAndLabels, count_clusters
 
 RESAMPLES = 2000
@@ -17,6 +17,13 @@ CHUNK = 1 << 21
 """Numbers drawn at once, so that memory stays bounded."""
 LARGEST = math.log(sys.float_info.max)
 _NORMAL = NormalDist()
+_WHOLE = {
+    "ranking": average_precision,
+    "correlation": spearman,
+    "linear correlation": pearson,
+    "classes": macro_f1,
+}
+"""Ways to pool that need all documents at once."""
 
 
 def value(pooling: str, values: Floats, labels: Floats) -> float:
@@ -36,12 +43,10 @@ def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> 
         # A resample without a symbol has none wrong, and no entity right.
         rate: Floats = np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
         return rate
-    if pooling == "correlation":
-        return spearman(values, labels, weights)
-    if pooling != "ranking":
-        mean: Floats = weights @ values / weights.sum(axis=1)
-        return mean
-    return average_precision(values, labels, weights)
+    if pooling in _WHOLE:
+        return _WHOLE[pooling](values, labels, weights)
+    mean: Floats = weights @ values / weights.sum(axis=1)
+    return mean
 
 
 def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | None, seed: int) -> Floats:

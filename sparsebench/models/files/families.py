@@ -57,6 +57,14 @@ def has_classifier(config: Mapping[str, Any]) -> bool:
     return any(name.endswith(_CLASSIFIER) for name in _architectures(config))
 
 
+def output_family(family: Family, config: Mapping[str, Any]) -> Family:
+    """Return ``encoder`` for a model with a sequence-classification head, else its family.
+
+    Such a model has states and class scores as outputs, as an encoder has, and predicts no tokens.
+    """
+    return "encoder" if has_classifier(config) else family
+
+
 def has_tagger(config: Mapping[str, Any]) -> bool:
     """Return whether the checkpoint has a token-classification head, which tags words."""
     return any(name.endswith(_TAGGER) for name in _architectures(config))
@@ -80,20 +88,21 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def auto_class(family: Family, config: Mapping[str, Any]) -> Any:
-    """Return transformers' auto class for the family, for an encoder its classifier where it has one.
+    """Return transformers' auto class for the family, or for a sequence-classification head where the model has one.
 
     Raises ModelError for an unknown family.
     """
     import transformers
 
+    if has_classifier(config):
+        return transformers.AutoModelForSequenceClassification
     if family == "decoder":
         return transformers.AutoModelForCausalLM
     if family == "encoder-decoder":
         speech = config.get("model_type") == "whisper"
         return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
     if family == "encoder":
-        classify = has_classifier(config)
-        return transformers.AutoModelForSequenceClassification if classify else transformers.AutoModel
+        return transformers.AutoModel
     raise ModelError(f"there is no family {family!r}", "a family is encoder, decoder or encoder-decoder")
 
 

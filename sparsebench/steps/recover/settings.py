@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
-from sparsebench.models.files.families import family_of
+from sparsebench.models.files.families import family_of, has_classifier, output_family
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Settings, setting_words
@@ -214,8 +214,13 @@ class Distill(TrainingSettings):
         return super().bytes_per_parameter() + 4.0 * (min(1, asked) if self.top_k else asked)
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse what ``refuses_family`` refuses."""
-        return self.refuses_family(family_of(config))
+        """Refuse what ``refuses_family`` refuses, and heads for classes of two stacks."""
+        if has_classifier(config) and config.get("is_encoder_decoder"):
+            return Refusal(
+                "distilling an encoder-decoder with a head for classes is not implemented", "leave `recover` out"
+            )
+        family = family_of(config)
+        return self.refuses_family(output_family(family, config) if family else None)
 
     def refuses_family(self, family: str | None) -> Refusal | None:
         """Refuse encoders what needs predictions, and several teachers."""

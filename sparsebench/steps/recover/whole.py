@@ -22,7 +22,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import precision
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.families import dimensions, has_masked_lm
+from sparsebench.models.files.families import dimensions, has_masked_lm, output_family
 from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.files.text import same_tokenizer
 from sparsebench.models.files.writing import CheckpointWriter
@@ -165,7 +165,7 @@ class Training:
     def _student(self) -> PreTrainedModel:
         """Return the model to train, in float32 without dropout. Raises UnsupportedError where it lacks the loss."""
         config = self.parent.config
-        if self.step.settings.teachers() or self.context.family != "encoder":
+        if self.step.settings.teachers() or output_family(self.context.family, config) != "encoder":
             return load_model(self.parent.folder, self.context.family, "float32")
         if not has_masked_lm(config):
             raise UnsupportedError(
@@ -178,7 +178,8 @@ class Training:
         self, model: PreTrainedModel, text: TrainingText, held: int, kept: ResumeFolder, taught_by: Sequence[Path]
     ) -> tuple[Trainer, Any]:
         """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
-        own, seed, family = self.step.settings, self.context.seed, self.context.family
+        own, seed = self.step.settings, self.context.seed
+        family = output_family(self.context.family, self.parent.config)
         from accelerate import Accelerator
 
         arithmetic = self._arithmetic()
@@ -201,7 +202,7 @@ class Training:
             belongs["teachers"] = self._teach(loss, taught_by, read, kept, belongs)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
-        weights = TrainedWeights(model, self.parent, family)
+        weights = TrainedWeights(model, self.parent, self.context.family)
         belongs |= {"step": self.step.record(), "seed": seed, "held": held}
         belongs["weights"] = content(*(weight.value() for weight in weights.trained))
         return Trainer(
@@ -227,7 +228,7 @@ class Training:
             teacher.requires_grad_(False).to(loss.device)
             loss.parameters += self._a_token(Checkpoint(folder), loss.text)
             checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
-            if settings.top_k and settings.match == "none" and self.context.family != "encoder":
+            if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 asked = {"top_k": settings.top_k, "temperature": settings.temperature}
                 asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
                 loss.keep(teacher, kept, {**belongs, **asked}, rows, self._asking)

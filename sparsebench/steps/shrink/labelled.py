@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, SourceError
+from sparsebench.errors import SourceError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import has_classifier
+from sparsebench.models.files.labels import class_numbers, head_outputs, lacks_choice
 from sparsebench.models.files.text import longest_input
 from sparsebench.sources.reference import Reference
 from sparsebench.steps import samples
@@ -36,9 +37,8 @@ def lacking(config: Mapping[str, Any]) -> str:
     """Return why a model has no loss on labelled documents; empty where it has one."""
     if not has_classifier(config):
         return f"`labels: task` needs a sequence-classification head, and its config.json has {config.get('architectures')}"
-    if len(_outputs(config)) < 2 or config.get("problem_type") in ("regression", "multi_label_classification"):
-        return "`labels: task` needs a head that chooses one class, and this one gives numbers"
-    return ""
+    reason = lacks_choice(config)
+    return f"`labels: task` needs a head that chooses one class: {reason}" if reason else ""
 
 
 def read(folder: Path, step: Step, context: Context) -> Labelled:
@@ -61,40 +61,7 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
         batch, used = samples.passages(reader, in_order(found.rows, context.seed))
     except SourceError as error:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
-    classes = torch.tensor(numbers(config, [label for _, label in used]))
+    classes = torch.tensor(class_numbers(head_outputs(config), [label for _, label in used]))
     notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
     told = {"source": source, "samples": own.documents, "seed": context.seed, "label": own.label}
     return Labelled(Calibrated.of(batch, used, notes, told), classes)
-
-
-def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
-    """Return, for each label, the number of the head's output. A label is the output's name in config.json or its
-    number.
-
-    Raises ModelError, naming the label and the outputs, for a label that is neither.
-    """
-    outputs = _outputs(config)
-    named = {name.strip().lower(): place for place, name in enumerate(outputs)}
-    found = []
-    for label in labels:
-        place = named.get(label.strip().lower())
-        if place is None and label.strip().isdecimal() and int(label) < len(outputs):
-            place = int(label)
-        if place is None:
-            raise ModelError(
-                f"labels: task: {label[:40]!r} is no output of the head, which has {', '.join(outputs[:8])}",
-                "labels as config.json's `id2label` names them, or numbers from 0",
-            )
-        found.append(place)
-    return found
-
-
-def _outputs(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the head's outputs, in order; transformers' default is two outputs."""
-    try:
-        named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
-        count = len(named) or int(config.get("num_labels") or 2)
-    except (TypeError, ValueError, AttributeError) as error:
-        hint = "`id2label` maps numbers from 0 to names"
-        raise ModelError(f"config.json: its `id2label` or `num_labels` is not usable: {error}", hint) from error
-    return [named.get(place, f"LABEL_{place}") for place in range(count)]

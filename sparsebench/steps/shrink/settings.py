@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
-from sparsebench.models.files.families import PER_LAYER, family_of
+from sparsebench.models.files.families import PER_LAYER, family_of, has_classifier
 from sparsebench.models.shape.architectures import UNBIASED, architecture
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
@@ -278,8 +278,8 @@ class Taylor(Width):
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse next tokens to encoders, and labels to a model without a head for classes."""
-        if self.labels == "text" and family_of(config) == "encoder":
-            return Refusal("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+        if self.labels == "text" and (family_of(config) == "encoder" or has_classifier(config)):
+            return Refusal("labels: text: this model predicts no next token of a text", "`labels: own`")
         if self.by_labels() and (why := lacking(config)):
             return Refusal(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")
         return super().refuses(config)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import has_classifier, output_family
 from sparsebench.models.modules.build import stored_views
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import hooked
@@ -53,6 +54,11 @@ class WholeModel:
         from sparsebench.models.modules.experts import show_layers
 
         checkpoint = Checkpoint(folder)
+        if has_classifier(checkpoint.config) and checkpoint.config.get("is_encoder_decoder"):
+            raise UnsupportedError(
+                f"{folder}: the loss of an encoder-decoder with a head for classes is not implemented",
+                "a criterion that reads no text, such as magnitude",
+            )
         skeleton = survey(checkpoint.config, family)
         paths = {stack.side: [place.path for place in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
@@ -60,7 +66,7 @@ class WholeModel:
         names = stored_views(model, checkpoint.tensors) if show_layers(model, checkpoint.tensors) else {}
         layers = {view.name: name.rpartition(".")[0] for name, view in names.items() if "experts." in name}
         found = {side: [model.get_submodule(path) for path in own] for side, own in paths.items()}
-        return cls(model, family, batch, found, layers=layers)
+        return cls(model, output_family(family, checkpoint.config), batch, found, layers=layers)
 
     def module(self, matrix: str) -> Any:
         """Return the linear layer that holds a matrix of the checkpoint, by the name of the matrix's view."""
@@ -69,7 +75,9 @@ class WholeModel:
     def groups(self, tokens: int = GROUP) -> list[slice]:
         """Return the samples in groups that run together, of about ``tokens`` tokens each."""
         samples, length = self.batch.input_ids.shape
-        size = max(1, tokens // length)
+        # A decoder's head finds the last token by the padding behind it: without padding, one sample at a time.
+        alone = self.family == "encoder" and self.model.config.pad_token_id is None
+        size = 1 if alone else max(1, tokens // length)
         return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
 
     def mask(self, rows: slice, side: str) -> torch.Tensor:

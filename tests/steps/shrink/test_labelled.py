@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sparsebench.errors import ModelError, SourceError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.labels import class_numbers, head_outputs
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape
 from sparsebench.sources.text import read_labelled
@@ -170,7 +171,7 @@ def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_what_labels_mean_and_what_the_plan_is_told() -> None:
-    assert labelled.numbers({"id2label": NAMES}, ["Sad", "0", "glad "]) == [2, 0, 1]
+    assert class_numbers([*NAMES.values()], ["Sad", "0", "glad "]) == [2, 0, 1]
     step = single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
     assert label(step) == "taylor/both to 0.5, labels=task, train.jsonl"
     assert (step.settings.reads_text(), step.settings.draws(), step.settings.forward_tokens(0) > 0) == (
@@ -196,4 +197,4 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
 @pytest.mark.parametrize("config", [{"id2label": {"first": "glad"}}, {"id2label": ["glad"]}, {"num_labels": "two"}])
 def test_labels_of_a_config_that_have_no_numbers_are_named(config: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=next(iter(config))):
-        labelled.numbers(config, ["glad"])
+        class_numbers(head_outputs(config), ["glad"])
