@@ -23,7 +23,7 @@ RESULTS = """
     decode_ms peak_bytes
 """.split()
 VIEWS = """
-    activity cells conflicts curves failures floors latency layer_sparsity memory metrics outputs pareto recovered
+    activity cells conflicts curves failures floors gate latency layer_sparsity memory metrics outputs pareto recovered
     results samples scores sizes speedups steps structure tensors training_curves variants vs_dense ways
 """.split()
 

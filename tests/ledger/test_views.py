@@ -186,6 +186,43 @@ def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
 
 
 @pytest.mark.parametrize(
+    ("right", "task", "passes"),
+    [(79, "piqa", True), (78, "piqa", False), (79, "perplexity", True), (78, "perplexity", False)],
+)
+def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_perplexity(
+    scored: list[dict[str, Any]], tmp_path: Path, right: int, task: str, passes: bool
+) -> None:
+    dense, variant = scored
+    if task == "perplexity":
+        base = [300.0 + at % 5 for at in range(30)]
+        dense["result"], variant["result"] = (
+            windows(base),
+            windows([value + 9 if passes else value + 10 for value in base]),
+        )
+    else:
+        dense["result"] = outcomes([1] * 80 + [0] * 20)
+        variant["result"] = outcomes([1] * right + [0] * (100 - right))
+    Ledger(tmp_path / "gate.duckdb").ingest(scored)
+    (row,) = query.run(tmp_path / "gate.duckdb", "FROM gate").dicts()
+    assert (row["variant_id"], row["passes"]) == (variant["variant"]["id"], passes)
+    assert not row["ruined"] and row["tasks"] == 1
+    assert row["weakest"] == (task if task == "piqa" else None)
+    assert (row["ratio"] is None) == (task == "piqa")
+
+
+def test_what_nobody_scored_fails_the_gate_where_fewer_zeros_do(
+    found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1] * 75 + [0] * 25)
+    timed = of(found, stage="latency", model="smol", method="magnitude")
+    Ledger(tmp_path / "gate.duckdb").ingest([dense, variant, *timed])
+    told = dict(query.run(tmp_path / "gate.duckdb", "SELECT variant_id, passes FROM gate").rows)
+    more = {one["variant"]["id"] for one in timed if one["variant"]["sparsity"] >= 0.5}
+    assert len(more) > 1 and told == dict.fromkeys(more, False), "and fewer zeros have no row"
+
+
+@pytest.mark.parametrize(
     ("dense", "variant", "verdict", "retained"),
     [
         ([1] * 80 + [0] * 20, [1] * 80 + [0] * 20, "no difference detected", 1.0),

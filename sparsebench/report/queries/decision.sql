@@ -51,7 +51,8 @@ WITH asked AS (
     JOIN _recipes k USING (variant_id)
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = e.model
-    LEFT JOIN times t USING (variant_id)
+    -- What does not pass the quality gate has no speed here.
+    LEFT JOIN (FROM times SEMI JOIN (FROM gate WHERE passes) USING (variant_id)) t USING (variant_id)
     -- Chains of three kinds and more stand in the results alone.
     WHERE NOT k.chance AND k.kind NOT LIKE '% + % + %'
           -- An oracle is a bound, not a choice.

@@ -4,7 +4,7 @@ SELECT record_id, variant_id, model, weights, machine, engine, kernel, device, r
        -- Zeros save no more than the bytes that they leave out. Without a zero a bitmask costs time, which the quotient credits to them.
        zeros_bound, if(zeros_bound IS NULL, NULL, least(zeros_speedup, zeros_bound)) AS zeros_part, if(kernel LIKE '%runs%', 'format and zeros together', 'zeros') AS part, pairs, noise, baseline,
        perplexity_ratio, -- Speed-ups within a tenth are alike: the lower loss leads.
-       round(8 * log2(speedup)) AS pace, coalesce(perplexity_ratio, 1e99) AS loss, variant_id IN (FROM _ruined) AS ruined, parity_l2, parity_tolerance,
+       round(8 * log2(speedup)) AS pace, coalesce(perplexity_ratio, 1e99) AS loss, coalesce(passes, false) AS passes, coalesce(gate.ruined, false) AS ruined, parity_l2, parity_tolerance,
        wraps_only, notes, if(method = 'dense', 'dense against itself', method_label(method, granularity, pattern) || way) AS label,
        -- Until then torch copied the transposed output head in each prompt of a timed decoder (docs/measuring.md).
        family = 'decoder' AND device = 'cpu' AND phase IN ('prefill', 'generate') AND started_at < TIMESTAMP '2026-11-29 09:32:00' AS copied,
@@ -13,6 +13,7 @@ SELECT record_id, variant_id, model, weights, machine, engine, kernel, device, r
 FROM latency
 JOIN ways USING (variant_id)
 LEFT JOIN (SELECT variant_id, max(ratio) AS perplexity_ratio FROM vs_dense GROUP BY variant_id) USING (variant_id)
+LEFT JOIN (SELECT variant_id, passes, ruined FROM gate) gate USING (variant_id)
 WHERE phase IS NOT NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
