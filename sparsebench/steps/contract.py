@@ -301,8 +301,8 @@ Emit = Callable[[Step, "StepReport | SparsebenchError"], None]
 class Progress(Protocol):
     """A callback that a pass calls as it advances."""
 
-    def __call__(self, done: int, total: int, told: str = "") -> None:
-        """Report that ``done`` of ``total`` parts are done; ``told`` is further information in words."""
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Report that ``done`` of ``total`` parts are done; ``detail`` is further information in words."""
 
 
 T = TypeVar("T")
