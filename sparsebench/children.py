@@ -124,14 +124,20 @@ def run(
     is interrupted or killed. They also end when the command fails, for instance because one of them was killed.
     """
     pipe, until = subprocess.PIPE, time.monotonic() + seconds
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process:
+    # The command begins once its guards have: this process may be killed between the two.
+    waiting = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh", *command]
+    with subprocess.Popen(
+        waiting, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True
+    ) as process:
         guards = [_guard(process.pid) for _ in range(GUARDS)]
+        begin: str | None = "\n"
         try:
             while True:
                 try:
-                    out, err = process.communicate(timeout=min(GUARD_SECONDS, max(0.0, until - time.monotonic())))
+                    out, err = process.communicate(begin, timeout=min(GUARD_SECONDS, max(0.0, until - time.monotonic())))
                     break
                 except subprocess.TimeoutExpired:
+                    begin = None
                     if time.monotonic() >= until:
                         raise subprocess.TimeoutExpired(command, seconds) from None
                     # Somebody killed one, and may kill this process too.
