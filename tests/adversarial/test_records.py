@@ -25,6 +25,7 @@ from tests.adversarial.forgeries import Forgery, Record, text_of
 from tests.command import call
 from tests.ledger import samples
 from tests.ledger.test_views import elsewhere, of, outcomes
+from tests.sampling import a_third
 
 SECONDS = 5.0
 """Of CPU, at most, to refuse a record."""
@@ -151,7 +152,7 @@ FORGED: dict[str, Callable[[Record], Record]] = {
 
 
 @pytest.mark.parametrize("first", ["own", "theirs"])
-@pytest.mark.parametrize("forgery", FORGED)
+@pytest.mark.parametrize("forgery", a_third(FORGED))
 def test_ones_own_record_counts_whichever_came_first_or_began_later(
     here: Workspace, score: Record, forgery: str, first: str
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.adversarial.cases import CASES
 from tests.adversarial.sandbox import Sandbox
+from tests.sampling import a_third
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 HARMLESS = (
@@ -39,9 +40,7 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     return Sandbox(tmp_path / "box")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if number % 3 == 0 else pytest.mark.long) for number, name in enumerate(CASES)]
-)
+@pytest.mark.parametrize("name", a_third(CASES))
 def test_a_hostile_input_reaches_nothing_outside(name: str, box: Sandbox) -> None:
     found = [problem for words in CASES[name](box) for problem in box.command(*words)]
     assert found == []

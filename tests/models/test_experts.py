@@ -24,6 +24,7 @@ from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from tests.models.model_zoo import EXPERT_TYPES, small
 from tests.models.replaying import batch, stock, written
+from tests.sampling import a_third
 
 APART = ("deepseek_v3", "glm4_moe", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")
 """Types whose published files have other names or forms than the model: one tensor for each layer of each expert, mostly."""
@@ -177,7 +178,7 @@ def sweep(folder: Path, out: Path, targets: list[Target], propagate: str = "dens
 
 @pytest.mark.parametrize(
     ("model_type", "form", "propagate"),
-    [*((*one, "dense") for one in STORED), ("mixtral", "published", "pruned"), ("gpt_oss", "fused", "pruned")],
+    [*a_third((*one, "dense") for one in STORED), ("mixtral", "published", "pruned"), ("gpt_oss", "fused", "pruned")],
 )
 def test_every_method_prunes_every_expert_and_no_router(
     model_type: str, form: str, propagate: str, tmp_path: Path

@@ -115,6 +115,7 @@ storage: null
 """
 
 
+@pytest.mark.long
 def test_a_damaged_state_of_a_training_is_told_and_recorded(experiment: Experiment, sparsebench: Call) -> None:
     manifest = experiment.write(TRAINED)
     (trained,) = (one for one in prepare(PlanRequest(manifest)).plan.variants.values() if not one.is_dense)
