@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles what is imported; compiling all that is installed takes more than half of the time.
+INSTALL := $(INSTALL) --no-compile
 
 .PHONY: demo test test-long test-gpu setup report reference docs lint clean
 
@@ -24,7 +26,7 @@ test: $(VENV)/.installed-dev
 
 # Tests that take a minute or more each, and property tests with more and other inputs. Not run on every change.
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet 'triton>=3.4; platform_system == "Linux"' -r requirements-ray.txt -r requirements-moefy.txt
+	$(INSTALL) 'triton>=3.4; platform_system == "Linux"' -r requirements-ray.txt -r requirements-moefy.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long or hypothesis' --hypothesis-profile=other --timeout 3600
 
 # What is done on GPUs, by doing it: for a machine that has one. The JSON is worth keeping, with the card and the date.
@@ -64,13 +66,13 @@ clean:
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[measure]'
+	$(INSTALL) --editable '.[measure]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --editable '.[measure,dev]'
+	$(INSTALL) --editable '.[measure,dev]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
-	$(BIN)/python -m pip install --quiet --editable '.[measure,docs]'
+	$(INSTALL) --editable '.[measure,docs]'
 	touch $@
