@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles what is imported; compiling all that is installed takes more than half of the time.
-INSTALL := $(INSTALL) --no-compile
+# Compiling all that is installed takes pip more than half of its time: Python compiles what is imported, where it may write that down.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long test-gpu setup report reference docs lint clean
 
