@@ -41,7 +41,7 @@ def lacking(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def read(folder: Path, step: Step, context: Context) -> Labelled:
+def read_documents(folder: Path, step: Step, context: Context) -> Labelled:
     """Read the step's documents, up to the number asked for, in the order that the context's seed gives.
 
     Raises SourceError for a file that holds no labelled documents, ModelError for a label that is no output of the head.
@@ -50,21 +50,21 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
 
     from sparsebench.sources.text import read_labelled
 
-    own, config = step.settings, Checkpoint(folder).config
-    source = Reference.parse(own.source).source
+    settings, config = step.settings, Checkpoint(folder).config
+    source = Reference.parse(settings.source).source
     length = min(LENGTH, longest_input(config) or LENGTH)
-    wanted = Calibration(source, own.documents, length, context.seed, own.field)
+    calibration = Calibration(source, settings.documents, length, context.seed, settings.field)
     assert context.fetch_file is not None, "labelled documents are fetched"
-    found = read_labelled(context.fetch_file(source), own.field, own.label)
-    reader = replace(reader_of(folder, "encoder", wanted, config), training=True)
+    labelled = read_labelled(context.fetch_file(source), settings.field, settings.label)
+    reader = replace(reader_of(folder, "encoder", calibration, config), training=True)
     try:
-        batch, used = samples.passages(reader, in_order(found.rows, context.seed))
+        batch, used = samples.passages(reader, in_order(labelled.rows, context.seed))
     except SourceError as error:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
     classes = torch.tensor(numbers(config, [label for _, label in used]))
     notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
-    told = {"source": source, "samples": own.documents, "seed": context.seed, "label": own.label}
-    return Labelled(Calibrated.of(batch, used, notes, told), classes)
+    described = {"source": source, "samples": settings.documents, "seed": context.seed, "label": settings.label}
+    return Labelled(Calibrated.of(batch, used, notes, described), classes)
 
 
 def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
@@ -74,19 +74,19 @@ def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
     Raises ModelError, naming the label and the outputs, for a label that is neither.
     """
     outputs = _outputs(config)
-    named = {name.strip().lower(): place for place, name in enumerate(outputs)}
-    found = []
+    number_of = {name.strip().lower(): number for number, name in enumerate(outputs)}
+    classes = []
     for label in labels:
-        place = named.get(label.strip().lower())
-        if place is None and label.strip().isdecimal() and int(label) < len(outputs):
-            place = int(label)
-        if place is None:
+        number = number_of.get(label.strip().lower())
+        if number is None and label.strip().isdecimal() and int(label) < len(outputs):
+            number = int(label)
+        if number is None:
             raise ModelError(
                 f"labels: task: {label[:40]!r} is no output of the head, which has {', '.join(outputs[:8])}",
                 "labels as config.json's `id2label` names them, or numbers from 0",
             )
-        found.append(place)
-    return found
+        classes.append(number)
+    return classes
 
 
 def _outputs(config: Mapping[str, Any]) -> list[str]:
@@ -97,4 +97,4 @@ def _outputs(config: Mapping[str, Any]) -> list[str]:
     except (TypeError, ValueError, AttributeError) as error:
         hint = "`id2label` maps numbers from 0 to names"
         raise ModelError(f"config.json: its `id2label` or `num_labels` is not usable: {error}", hint) from error
-    return [named.get(place, f"LABEL_{place}") for place in range(count)]
+    return [named.get(number, f"LABEL_{number}") for number in range(count)]
