@@ -134,7 +134,9 @@ def run(
         try:
             while True:
                 try:
-                    out, err = process.communicate(begin, timeout=min(GUARD_SECONDS, max(0.0, until - time.monotonic())))
+                    out, err = process.communicate(
+                        begin, timeout=min(GUARD_SECONDS, max(0.0, until - time.monotonic()))
+                    )
                     break
                 except subprocess.TimeoutExpired:
                     begin = None

@@ -30,7 +30,7 @@ from sparsebench.runtime.workload import Decode, Prefill, inputs
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import run as quantize
+from sparsebench.steps.quantize.sweep import quantize_model
 from sparsebench.storage import pack
 
 ONE_BILLION = {
@@ -53,7 +53,7 @@ def models(name: str, work: Path, sparsities: list[float], layers: int) -> dict[
         write_random({**ONE_BILLION, "num_hidden_layers": layers}, dense, "decoder", "bfloat16")
     else:
         prepare(sources.fetch(sources.parse(SMOLLM2), sources.Cache()), dense, "decoder", "bfloat16")
-    quantize(dense, "decoder", {Quantize(): work / "int8"}, None, lambda *_: None)
+    quantize_model(dense, "decoder", {Quantize(): work / "int8"}, None, lambda *_: None)
     found = {0.0: dense}
     for sparsity in sparsities:
         pruned = work / f"{name}-{sparsity}"

@@ -106,7 +106,7 @@ def reference(folder: Path, out: Path, *options: str) -> dict[str, float]:
 def evaluate(folder: Path, text: Path, windows: int) -> dict[str, Any]:
     """Perplexity on the first windows of 1024 tokens, with the mean log-likelihood of each window for intervals."""
     from sparsebench.benchmarks.perplexity import perplexity
-    from sparsebench.benchmarks.running import wikitext
+    from sparsebench.benchmarks.running_text import wikitext
 
     value, each = perplexity(folder, wikitext(text), 1024, limit=windows)
     return {"perplexity": value, "windows": [round(mean, 6) for mean in each]}

@@ -36,25 +36,25 @@ from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated, tokens
-from sparsebench.steps.grid import Quantize
+from sparsebench.steps.grid import GROUP, Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import run
+from sparsebench.steps.quantize.sweep import quantize_model
 from sparsebench.storage import measure
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"smollm2": "smollm2-135m", "minilm": "minilm-l6", "g2p": "g2p-t5"}
 ALONE = {
     "int8": Quantize(),
-    "int4": Quantize("int4"),
-    "int4 gptq": Quantize("int4", rounding="gptq"),
+    "int4": Quantize("int4", GROUP),
+    "int4 gptq": Quantize("int4", GROUP, "gptq"),
 }
 SIZED = {name: ALONE[name] for name in ("int8", "int4")}
 AFTER = {
     "then int8": Quantize(),
     "then int8 gptq": Quantize(rounding="gptq"),
-    "then int4": Quantize("int4"),
-    "then int4 gptq": Quantize("int4", rounding="gptq"),
+    "then int4": Quantize("int4", GROUP),
+    "then int4 gptq": Quantize("int4", GROUP, "gptq"),
 }
 
 
@@ -70,7 +70,9 @@ def made(
             raise told
         found.append((*named[one], told))
 
-    run(parent, family, {one: folder for one, (_, folder) in named.items()}, read, emit, dtype=calculated(parent))
+    quantize_model(
+        parent, family, {one: folder for one, (_, folder) in named.items()}, read, emit, dtype=calculated(parent)
+    )
     return found
 
 

@@ -66,7 +66,7 @@ def scored(folder: Path, text: Path | None, given: argparse.Namespace) -> float:
     from sparsebench import sources
     from sparsebench.benchmarks import TaskSpec
     from sparsebench.benchmarks.perplexity import perplexity
-    from sparsebench.benchmarks.running import RunningText, wikitext
+    from sparsebench.benchmarks.running_text import RunningText, wikitext
 
     read = wikitext(text) if text else RunningText.of(TaskSpec("perplexity"), sources.Cache()).text
     return perplexity(folder, read[: given.windows * given.length * 12], given.length, None, given.windows)[0]

@@ -20,7 +20,7 @@ import torch
 from sparsebench import sources
 from sparsebench.benchmarks import all_tasks
 from sparsebench.benchmarks.perplexity import cut, in_bytes, likelihoods
-from sparsebench.benchmarks.running import pooled
+from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.models.files.text import JOINER, load_tokenizer, original_ids, special_tokens, token_ids
 from sparsebench.models.modules.load import load_model
 from sparsebench.plan.single import single
@@ -131,7 +131,7 @@ def said(
         values = likelihoods(model, part)
         size = in_bytes(tokenizer, text, part, places, (0, len(first)), values)
         words.append(
-            f"{name} text {now[name] / whole[name] - 1:+.2%} tokens, perplexity {pooled(values, part.scored):.4f}, "
+            f"{name} text {now[name] / whole[name] - 1:+.2%} tokens, perplexity {pooled_perplexity(values, part.scored):.4f}, "
             f"bits a byte {size['bits_per_byte']:.5f} ({size['scored_bytes']:,} bytes)"
         )
     return "; ".join(words)

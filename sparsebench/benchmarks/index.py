@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import all_tasks, definition, located
+from sparsebench.benchmarks.catalog import all_tasks, definition, split_source
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.errors import MEASURE, BenchmarkError
 from sparsebench.sources import Cache
@@ -126,7 +126,7 @@ def _with_paths(ours: dict[str, Any], subject: str, cache: sources.Cache) -> dic
     """Return our keys with files instead of sources, fetched, and with ``{dataset_name}`` filled in."""
     files = {}
     for split, text in ours["dataset_kwargs"]["data_files"].items():
-        source, inner = located(text)
+        source, inner = split_source(text)
         files[split] = str(sources.fetch(sources.parse(source), cache) / inner.format(dataset_name=subject))
     kwargs = (
         {"data_files": files}

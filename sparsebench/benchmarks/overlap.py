@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import index
-from sparsebench.benchmarks.catalog import all_tasks, data_sources, definition, located
+from sparsebench.benchmarks.catalog import all_tasks, data_sources, definition, split_source
 from sparsebench.sources.text import read_records
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
         return [sources.fetch(sources.parse(text), cache) for text in texts] if texts else None
     paths: list[Path] = []
     for split, text in definition(spec.task)["dataset_kwargs"]["data_files"].items():
-        source, inner = located(text)
+        source, inner = split_source(text)
         path = sources.fetch(sources.parse(source), cache)
         if split != "train":
             paths += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]

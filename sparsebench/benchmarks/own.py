@@ -16,7 +16,7 @@ from typing import Any
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import (
-    FAMILIES,
+    LM_EVAL_FAMILIES,
     WIKITEXT2,
     WIKITEXT2_TEST,
     Benchmark,
@@ -75,7 +75,7 @@ KINDS: Mapping[str, OwnTaskKind] = {
         "passages", "continuous", takes=("field", "length", "name"), length=MASKED_WINDOW,
     ),
     "choices": OwnTaskKind(
-        FAMILIES, "harness", "acc", "1/choices", "your questions: which of the choices is likeliest",
+        LM_EVAL_FAMILIES, "harness", "acc", "1/choices", "your questions: which of the choices is likeliest",
         columns=("context", "choices", "gold"), takes=("columns", "name", "num_fewshot"),
     ),
     "generation": OwnTaskKind(
@@ -84,7 +84,7 @@ KINDS: Mapping[str, OwnTaskKind] = {
         metrics=("exact_match", "f1", "rouge_l", "chrf", "word_error_rate"),
     ),
     "classify": OwnTaskKind(
-        FAMILIES, "classification", "acc", "majority", "your labelled texts: what the model's own head makes of them",
+        LM_EVAL_FAMILIES, "classification", "acc", "majority", "your labelled texts: what the model's own head makes of them",
         columns=("text", "label"), takes=("columns", "metric", "name"), optional=("text_pair",),
         metrics=("acc", "macro_f1", "pearson", "spearman"),
     ),
@@ -100,7 +100,9 @@ KINDS: Mapping[str, OwnTaskKind] = {
         ("encoder",), "tagging", "entity_f1", "open", "your sentences: F1 over entities, by the head's tags of their words",
         scale="continuous", columns=("tokens", "tags"),
     ),
-    LM_EVAL: OwnTaskKind(FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)),
+    LM_EVAL: OwnTaskKind(
+        LM_EVAL_FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)
+    ),
 }  # fmt: skip
 """Each kind by a manifest's `task`. Any other `task` with a `source` is a task of a folder of lm-eval's files."""
 

@@ -22,15 +22,15 @@ from sparsebench import sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.own import WINDOW
-from sparsebench.benchmarks.running import (
+from sparsebench.benchmarks.running_text import (
     RunningText,
     ScoredWindow,
     as_dense,
-    bits,
+    bits_per_byte,
     check_finite,
-    fitting,
-    pooled,
-    result,
+    perplexity_result,
+    pooled_perplexity,
+    window_length,
 )
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens, token_ids
@@ -92,7 +92,7 @@ class Perplexity:
         """
         task = spec.known
         running = RunningText.of(spec, cache)
-        size = fitting(spec, longest_input(self.model.config.to_dict()), WINDOW)
+        size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
         lead, before = (first, []) if task.form == "published" else ([], first)
         every = cut([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
@@ -102,7 +102,7 @@ class Perplexity:
         values = likelihoods(self.model, part, self.progress, batch)
         shown = [as_dense(ids, self.original) for ids in part.ids]
         scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, part.scored, strict=True)]
-        return result(
+        return perplexity_result(
             task,
             scored,
             len(every.ids),
@@ -143,7 +143,7 @@ def perplexity(
     every = cut(text, window, stride, before)
     part = every.only(range(len(every.ids))[:limit])
     values = likelihoods(load_model(folder, "decoder"), part)
-    return pooled(values, part.scored), [math.exp(v / n) for v, n in zip(values, part.scored, strict=True)]
+    return pooled_perplexity(values, part.scored), [math.exp(v / n) for v, n in zip(values, part.scored, strict=True)]
 
 
 def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:
@@ -269,4 +269,4 @@ def in_bytes(
         begin = number * windows.stride
         # From the end of the token before: spaces count for the token after them, whatever start the tokenizer reports.
         size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
-    return bits(values, size)
+    return bits_per_byte(values, size)

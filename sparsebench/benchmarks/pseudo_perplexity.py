@@ -15,7 +15,15 @@ from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder
 from sparsebench.benchmarks.own import MASKED_WINDOW
 from sparsebench.benchmarks.pll import PllScorer, PllText, PllTokenizer
-from sparsebench.benchmarks.running import RunningText, ScoredWindow, as_dense, bits, check_finite, fitting, result
+from sparsebench.benchmarks.running_text import (
+    RunningText,
+    ScoredWindow,
+    as_dense,
+    bits_per_byte,
+    check_finite,
+    perplexity_result,
+    window_length,
+)
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import original_ids
 
@@ -27,7 +35,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     running = RunningText.of(spec, cache)
     model = encoder.masked
     reader = PllTokenizer(encoder.tokenizer, model.config.to_dict())
-    size = fitting(spec, reader.longest, WINDOW)
+    size = window_length(spec, reader.longest, WINDOW)
     every = windows(reader, running.text, size)
     numbers, part = drawn(every, spec.limit)
     scorer = PllScorer(model, encoder.tokenizer, encoder.asked_batch_size)
@@ -46,8 +54,9 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     begins = list(accumulate((len(window.ids) - around for window in every), initial=0))
     shown = (running.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
     size_in_bytes = sum(len(text.encode()) for text in shown)
+    values = [window.value for window in scored]
     protocol = encoder.protocol(task, None) | scorer.protocol | running.protocol | {"window": size}
-    return result(task, scored, len(every), protocol | bits([window.value for window in scored], size_in_bytes))
+    return perplexity_result(task, scored, len(every), protocol | bits_per_byte(values, size_in_bytes))
 
 
 def windows(reader: PllTokenizer, text: str, size: int) -> list[PllText]:

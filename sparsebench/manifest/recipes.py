@@ -10,7 +10,7 @@ from sparsebench.manifest.nodes import At
 from sparsebench.manifest.schema import wrong
 
 
-def chain_of(entry: Any) -> list[Mapping[str, Any]]:
+def recipe_of(entry: Any) -> list[Mapping[str, Any]]:
     """Return the steps of an entry, in order."""
     return entry if isinstance(entry, list) else [entry]
 
@@ -35,7 +35,7 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
 def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
-    given = [step["models"] for step in chain_of(entry) if step.get("models") is not None]
+    given = [step["models"] for step in recipe_of(entry) if step.get("models") is not None]
     lists = [models if isinstance(models, list) else [models] for models in given]
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
 
@@ -49,6 +49,6 @@ def is_for(entry: Any, model: str) -> bool:
 def count_variants(entry: Any) -> int:
     """Return how many variants an entry asks for at most: every combination of the values of its lists."""
     lists = [
-        value for step in chain_of(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
+        value for step in recipe_of(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
     ]
     return math.prod(map(len, lists))

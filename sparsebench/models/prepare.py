@@ -16,13 +16,13 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import ManifestModel
+from sparsebench.manifest.schema import Family, ManifestModel
 from sparsebench.models.files import precision
 from sparsebench.models.files.building import reserve
 from sparsebench.models.files.checkpoint import (
@@ -42,9 +42,6 @@ from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.random_weights import write_random
 from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
 
 _SHARED = 8
 """How many times its file's bytes a pickled checkpoint's tensors may have: tied tensors share theirs."""
@@ -171,7 +168,7 @@ def _state_precision(folder: Path, tensors: Iterable[TensorInfo]) -> None:
     """Write the precision of most of the weights into config.json: loading with ``auto`` follows it."""
     path = folder / "config.json"
     name = precision.of_weights({info.name: info for info in tensors})
-    path.write_text(json.dumps(precision.stated(bounded.read_object(path), name), indent=2))
+    path.write_text(json.dumps(precision.with_dtype(bounded.read_object(path), name), indent=2))
 
 
 def _pickled(

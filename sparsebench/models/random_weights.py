@@ -68,7 +68,7 @@ def write_model(
             make = given.get(info.name)
             tensor = make() if make else initial.get(info.name)
             writer.write(info.name, _normal(info, std, seed) if tensor is None else tensor.to(torch_dtype(info.dtype)))
-        config = {**precision.stated(architecture, name), "architectures": [type(model).__name__]}
+        config = {**precision.with_dtype(architecture, name), "architectures": [type(model).__name__]}
         (writer.partial / "config.json").write_text(json.dumps(config, indent=2))
         return writer.close()
 

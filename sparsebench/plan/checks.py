@@ -50,8 +50,8 @@ def load_text(text: str, name: str) -> LoadedManifest:
 
 
 def _checked(document: Document) -> LoadedManifest:
-    found = islice(cross_checks(document.data, document.positions, document.folder), MOST)
-    return validated(document, [*found])
+    problems = islice(cross_checks(document.data, document.positions, document.folder), MOST)
+    return validated(document, [*problems])
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
@@ -63,9 +63,9 @@ def cross_checks(data: Any, positions: Positions, folder: Path) -> Iterator[Prob
     every = dict.fromkeys((verb, key) for verb, settings in classes for key in settings.file_keys)
     written = [(at, step, key) for at, step in _written_steps(data) for verb, key in every if verb in step]
     yield from _files(written, positions, folder, "a file that the step reads")
-    made: list[Step] = []
-    yield from _steps(data, positions, made)
-    yield from _selections(data, positions, made)
+    steps: list[Step] = []
+    yield from _steps(data, positions, steps)
+    yield from _selections(data, positions, steps)
     yield from _named(_blocks(data), "engines", "engine", engines(), positions)
     yield from _named([(("storage",), _under(data, "storage"))], "formats", "format", formats(), positions)
     yield from _tasks(data, positions, folder)
@@ -100,20 +100,20 @@ def local_path(source: object, folder: Path) -> Path | None:
 def _models(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
     seen: dict[str, At] = {}
     for at, model in _entries(data, "models"):
-        for place, name in _each(at, model, "name", str):
+        for at_name, name in _each(at, model, "name", str):
             if name in seen:
                 line = positions.problem(seen[name], "").line
                 message = f"a second model called `{name}`; the first is on line {line}"
-                yield positions.problem(place, message, "every model under a name of its own")
-            seen.setdefault(name, place)
+                yield positions.problem(at_name, message, "every model under a name of its own")
+            seen.setdefault(name, at_name)
         yield from _source(at, model, positions, folder)
         config, family = model.get("architecture"), model.get("family")
         if isinstance(config, dict) and "model_type" not in config:
             message = "`architecture` has no `model_type`"
             yield positions.problem((*at, "architecture"), message, "a model's config.json, `model_type` included")
         elif isinstance(config, dict) and family in FAMILIES:
-            found = contradiction(positions, at, family, config, "`architecture`")
-            yield from [found] if found else []
+            problem = contradiction(positions, at, family, config, "`architecture`")
+            yield from [problem] if problem else []
 
 
 def _source(at: At, model: dict[str, Any], positions: Positions, folder: Path) -> Iterator[Problem]:
@@ -140,26 +140,28 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
     """Check that `models:` lists name models, of the right family, and that an entry's lists have a model in common."""
     models = _entries(data, "models")
     families = {name: model.get("family") for at, model in models for _, name in _each(at, model, "name", str)}
-    places = [(at, entry, "") for at, entry in [*_written_steps(data), *_blocks(data)]]
-    places += [(at, entry, family) for family in FAMILIES for at, entry in _entries(data, "benchmarks", family)]
-    for at, entry, family in places:
-        for place, name in _each(at, entry, "models", str):
+    filtered = [(at, entry, "") for at, entry in [*_written_steps(data), *_blocks(data)]]
+    filtered += [(at, entry, family) for family in FAMILIES for at, entry in _entries(data, "benchmarks", family)]
+    for at, entry, family in filtered:
+        for at_name, name in _each(at, entry, "models", str):
             if name not in families:
                 yield positions.problem(
-                    place, f"no model is called `{name}`", one_of(list(families)), did_you_mean(name, families)
+                    at_name, f"no model is called `{name}`", one_of(list(families)), did_you_mean(name, families)
                 )
             elif family and families[name] in FAMILIES and families[name] != family:
-                fitting = [other for other, its in families.items() if its == family]
+                fitting = [other for other, other_family in families.items() if other_family == family]
                 message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
-                yield positions.problem(place, message, one_of(fitting) if fitting else f"a model of family `{family}`")
+                yield positions.problem(
+                    at_name, message, one_of(fitting) if fitting else f"a model of family `{family}`"
+                )
     written = _under(data, "variants")
     for index, entry in enumerate(written if isinstance(written, list) else []):
         steps = steps_of(index, entry)
         kept = [(at, step) for at, step in steps if isinstance(step, dict) and step.get("models") is not None]
         named = {name for _, step in kept for _, name in _each((), step, "models", str)}
-        both = models_of([step for _, step in kept]) or ()
+        common = models_of([step for _, step in kept]) or ()
         # A wrong name has been reported already.
-        if kept and named <= families.keys() and not any(isinstance(name, str) for name in both):
+        if kept and named <= families.keys() and not any(isinstance(name, str) for name in common):
             message = "no model is in all of the `models` of this entry"
             yield positions.problem((*kept[-1][0], "models"), message, one_of(list(families)))
 
@@ -174,22 +176,22 @@ def _flow(value: Any) -> str:
     )
 
 
-def _steps(data: Any, positions: Positions, made: list[Step]) -> Iterator[Problem]:
-    """Report what is wrong with the steps of ``variants``, and add those that are right to ``made``."""
+def _steps(data: Any, positions: Positions, valid: list[Step]) -> Iterator[Problem]:
+    """Report what is wrong with the steps of ``variants``, and add those that are right to ``valid``."""
     entries = _under(data, "variants")
     names = {verb: kind.classes() for verb, kind in kinds().items()}
-    for place, entry in enumerate(entries if isinstance(entries, list) else []):
-        chain = steps_of(place, entry)
-        for number, (at, step) in enumerate(chain, 1):
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        recipe = steps_of(index, entry)
+        for number, (at, step) in enumerate(recipe, 1):
             if isinstance(step, dict) and step:  # the schema reports what is wrong with any other
-                before = len(made)
-                yield from _step(at, step, positions, names, made)
-                later = [one for _, one in chain[number:] if isinstance(one, dict)]
-                behind = [(verb, one[verb]) for one in later for verb in names if verb in one]
-                closing = {key: one for one in made[before:] if (key := closed_by(one, behind))}
-                for key, one in [*closing.items()][:1]:
+                before = len(valid)
+                yield from _step(at, step, positions, names, valid)
+                later = [other for _, other in recipe[number:] if isinstance(other, dict)]
+                behind = [(verb, other[verb]) for other in later for verb in names if verb in other]
+                closing = {key: other for other in valid[before:] if (key := closed_by(other, behind))}
+                for key, other in [*closing.items()][:1]:
                     but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in _may_follow(key))
-                    words = f"no step may follow one with `{key}: {getattr(one.settings, key, one.name)}`"
+                    words = f"no step may follow one with `{key}: {getattr(other.settings, key, other.name)}`"
                     yield positions.problem((*at, key), words, f"another, or the last step of its recipe{but}")
 
 
@@ -198,14 +200,14 @@ def _step(
     step: dict[str, Any],
     positions: Positions,
     names: Mapping[str, Mapping[str, Any]],
-    made: list[Step],
+    valid: list[Step],
 ) -> Iterator[Problem]:
     verbs = [key for key in step if key in names]
     if len(verbs) != 1:
         near = next((hint for key in step if (hint := did_you_mean(str(key), names))), "")
         what = f"this step has {' and '.join(f'`{verb}`' for verb in verbs)}" if verbs else "this step has no verb"
-        way = near if not verbs else "write one step for each, as a list"
-        yield positions.problem(at, what, f"{one_of(list(names))}, such as {{prune: magnitude}}", way)
+        hint = near if not verbs else "write one step for each, as a list"
+        yield positions.problem(at, what, f"{one_of(list(names))}, such as {{prune: magnitude}}", hint)
         return
     verb = verbs[0]
     name, known = step[verb], list(names[verb])
@@ -218,14 +220,14 @@ def _step(
         hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(str(name), known)
         yield positions.problem((*at, verb), f"unknown {verb} `{name}`", one_of(known), hint)
         return
-    given = {key: value for key, value in step.items() if key not in (verb, "models")}
+    written = {key: value for key, value in step.items() if key not in (verb, "models")}
     if count_variants(step) > MOST_SWEPT:
         yield positions.problem(
             at, f"a step that stands for {count_variants(step):,} versions", f"at most {MOST_SWEPT:,}"
         )
         return
     try:
-        made += combinations(verb, name, given)
+        valid += combinations(verb, name, written)
     except ValidationError as error:
         yield from explain(error, step, positions, at, sweepable(names[verb][name]), (verb, "models"))
     except PydanticCustomError as error:
@@ -234,29 +236,29 @@ def _step(
         yield positions.problem((*at, *key), words["message"], words["expected"], words["hint"])
 
 
-def _selections(data: Any, positions: Positions, made: Sequence[Step]) -> Iterator[Problem]:
+def _selections(data: Any, positions: Positions, steps: Sequence[Step]) -> Iterator[Problem]:
     """Report selections of steps or values that no variant has."""
-    records = [(step, step.settings.record()) for step in made]
+    records = [(step, step.settings.record()) for step in steps]
     fields = sorted({name for step, settings in records for name in (step.verb, *settings)})
     tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
     for at, entry in [*_blocks(data), *tasks]:
-        given = entry.get("select")
-        listed = isinstance(given, list)
-        for place, one in enumerate(given if isinstance(given, list) else [given]):
-            where: At = (*at, "select", place) if listed else (*at, "select")
-            for key in one if isinstance(one, dict) else ():
-                own = [step.name for step in made if step.verb == key]
+        selected = entry.get("select")
+        listed = isinstance(selected, list)
+        for index, selection in enumerate(selected if isinstance(selected, list) else [selected]):
+            where: At = (*at, "select", index) if listed else (*at, "select")
+            for key in selection if isinstance(selection, dict) else ():
+                values = [step.name for step in steps if step.verb == key]
                 # Mappings and lists cannot be selected.
-                said = [settings[key] for _, settings in records if key in settings]
-                own += [value for value in said if not isinstance(value, dict | list)]
-                if not own:
+                recorded = [settings[key] for _, settings in records if key in settings]
+                values += [value for value in recorded if not isinstance(value, dict | list)]
+                if not values:
                     hint = did_you_mean(key, fields)
                     message = f"no step of `variants` has `{key}`"
                     yield positions.problem((*where, key), message, one_of(fields), hint, on_key=True)
                     continue
-                options = [_said(value) for value in dict.fromkeys(own)]
-                for at_value, value in _each(where, one, key, str, int, float, bool, type(None)):
-                    if value not in own:
+                options = [_said(value) for value in dict.fromkeys(values)]
+                for at_value, value in _each(where, selection, key, str, int, float, bool, type(None)):
+                    if value not in values:
                         hint = did_you_mean(value, options) if isinstance(value, str) else ""
                         yield positions.problem(
                             at_value, f"no variant has `{key}: {_said(value)}`", one_of(options), hint
@@ -275,22 +277,24 @@ def _files(
 ) -> Iterator[Problem]:
     """Report files named under a key of an entry that do not exist; ``what`` says what is expected."""
     for at, entry, key in entries:
-        for place, name in _each(at, entry, key, str):
+        for at_name, name in _each(at, entry, key, str):
             path = folder / os.path.expanduser(name)
             if not os.path.isfile(path):
                 hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
-                yield positions.problem(place, "no such file", what, hint)
+                yield positions.problem(at_name, "no such file", what, hint)
 
 
 def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
     """Report ranks that cannot be spread evenly over `nodes`."""
     for at, block in _blocks(data):
-        for place, nodes in _each(at, block, "nodes", int):
+        for at_nodes, nodes in _each(at, block, "nodes", int):
             ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
             uneven = [rank for rank in ranks if rank > 1 and nodes > 0 and rank % nodes] or ranks * (max(ranks) == 1)
             if nodes > 1 and uneven:
                 what = f"{uneven[0]} rank{'s' * (uneven[0] > 1)} cannot be spread evenly over {nodes} nodes"
-                yield positions.problem(place, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
+                yield positions.problem(
+                    at_nodes, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out"
+                )
 
 
 def _named(
@@ -298,31 +302,31 @@ def _named(
 ) -> Iterator[Problem]:
     """Report values of ``key`` that are not among the ``known`` names of their kind."""
     for at, entry in entries:
-        for place, name in _each(at, entry, key, str) if isinstance(entry, dict) else ():
+        for at_name, name in _each(at, entry, key, str) if isinstance(entry, dict) else ():
             if name not in known:
                 yield positions.problem(
-                    place, f"unknown {kind} `{name}`", one_of(list(known)), did_you_mean(name, known)
+                    at_name, f"unknown {kind} `{name}`", one_of(list(known)), did_you_mean(name, known)
                 )
 
 
 def _tasks(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
     own_kinds = benchmarks.KINDS
     for family, at, entry in ((side, *pair) for side in FAMILIES for pair in _entries(data, "benchmarks", side)):
-        for place, task in _each(at, entry, "task", str):
+        for at_task, task in _each(at, entry, "task", str):
             if entry.get("source") is not None or (task in own_kinds and own_kinds[task].source):
                 yield from _own(at, entry, family, positions, folder)
             elif task in own_kinds and task not in _task_names():
                 words = f"`{task}` asks for data of your own"
-                yield positions.problem(place, words, "a `source`", f"{{task: {task}, source: path:FILE}}")
-            elif said := [key for key in OWN_KEYS if entry.get(key) is not None]:
-                words = f"`{said[0]}` is for data of your own, and `{task}` has no `source`"
-                yield positions.problem((*at, said[0]), words, "", f"remove `{said[0]}`", on_key=True)
+                yield positions.problem(at_task, words, "a `source`", f"{{task: {task}, source: path:FILE}}")
+            elif own_keys := [key for key in OWN_KEYS if entry.get(key) is not None]:
+                words = f"`{own_keys[0]}` is for data of your own, and `{task}` has no `source`"
+                yield positions.problem((*at, own_keys[0]), words, "", f"remove `{own_keys[0]}`", on_key=True)
             elif task not in _task_names():
                 names = [*_task_names()]
-                yield positions.problem(place, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
+                yield positions.problem(at_task, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
             elif family not in benchmarks.families(task):
                 fit = " and ".join(benchmarks.families(task))
-                yield positions.problem(place, f"`{task}` is for {fit} models", f"a task for {family} models")
+                yield positions.problem(at_task, f"`{task}` is for {fit} models", f"a task for {family} models")
 
 
 def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folder: Path) -> Iterator[Problem]:
@@ -340,12 +344,12 @@ def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folde
             yield positions.problem((*at, key), f"`{task}` takes no `{key}`", taken, f"remove `{key}`", on_key=True)
     if isinstance(metric := entry.get("metric"), str) and "metric" in kind.takes and metric not in kind.metrics:
         yield positions.problem((*at, "metric"), f"`{task}` has no `{metric}`", one_of(list(kind.metrics)))
-    given, columns = entry.get("columns"), [*kind.columns, *kind.optional]
-    for part in given if isinstance(given, dict) and "columns" in kind.takes else ():
-        if part not in columns:
-            hint = did_you_mean(part, columns)
+    columns, known = entry.get("columns"), [*kind.columns, *kind.optional]
+    for part in columns if isinstance(columns, dict) and "columns" in kind.takes else ():
+        if part not in known:
+            hint = did_you_mean(part, known)
             message = f"a record of `{task}` has no `{part}`"
-            yield positions.problem((*at, "columns", part), message, one_of(columns), hint, on_key=True)
+            yield positions.problem((*at, "columns", part), message, one_of(known), hint, on_key=True)
     length, stride = entry.get("length") or kind.length, entry.get("stride")
     if isinstance(length, int) and isinstance(stride, int) and stride > length:
         message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"
@@ -375,18 +379,18 @@ def _blocks(data: Any) -> list[tuple[At, dict[str, Any]]]:
 def _written_steps(data: Any) -> list[tuple[At, dict[str, Any]]]:
     """Return the steps of ``variants``, alone or in lists, each with its path."""
     entries = _under(data, "variants")
-    places = enumerate(entries if isinstance(entries, list) else [])
-    steps = [pair for place, entry in places for pair in steps_of(place, entry)]
+    indexed = enumerate(entries if isinstance(entries, list) else [])
+    steps = [pair for index, entry in indexed for pair in steps_of(index, entry)]
     return [(at, step) for at, step in steps if isinstance(step, dict)]
 
 
-def _entries(data: Any, *way: str) -> list[tuple[At, dict[str, Any]]]:
-    """Return the mappings in the list that ``way`` leads to, each with its path; what is not a mapping is left out."""
-    for key in way:
+def _entries(data: Any, *keys: str) -> list[tuple[At, dict[str, Any]]]:
+    """Return the mappings in the list that ``keys`` leads to, each with its path; what is not a mapping is left out."""
+    for key in keys:
         data = _under(data, key)
     if not isinstance(data, list):
         return []
-    return [((*way, index), entry) for index, entry in enumerate(data) if isinstance(entry, dict)]
+    return [((*keys, index), entry) for index, entry in enumerate(data) if isinstance(entry, dict)]
 
 
 def _each(at: At, entry: dict[str, Any], key: str, *kinds: type) -> Iterator[tuple[At, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.manifest import schema
-from sparsebench.manifest.recipes import chain_of, count_variants, is_for, verb_and_name
+from sparsebench.manifest.recipes import count_variants, is_for, recipe_of, verb_and_name
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
@@ -64,17 +64,19 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
     calibration = resolved(manifest.calibration, manifest.seed)
     variants: dict[str, Variant] = {}
     cells: list[Cell] = []
-    written = [(entry, [*recipes(entry)]) for entry in manifest.variants]
+    recipes_by_entry = [[*recipes(entry)] for entry in manifest.variants]
     for model in manifest.models:
         base = dense[model.name]
-        chains = [chain for entry, its in written if is_for(entry, model.name) for chain in its]
-        lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
+        lines = [[base]]
+        for entry, entry_recipes in zip(manifest.variants, recipes_by_entry, strict=True):
+            if is_for(entry, model.name):
+                lines += [_line(manifest, model, base, recipe, calibration, texts) for recipe in entry_recipes]
         measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
         # A variant that only some stages measure is not made where the manifest does not ask for these stages.
-        lines = [line for line in lines if measured[line[-1].id] or not _only(line[-1])]
-        made = {variant.id: variant for line in lines for variant in line}
-        variants |= made
-        for variant in made.values():
+        lines = [line for line in lines if measured[line[-1].id] or not _only_stages(line[-1])]
+        model_variants = {variant.id: variant for line in lines for variant in line}
+        variants |= model_variants
+        for variant in model_variants.values():
             if not (variant.is_dense or variant.heuristic):
                 settings = reading(model, calibration, variant)
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
@@ -95,42 +97,42 @@ def _measurements(
     manifest: Manifest, model: ManifestModel, variant: Variant, calibration: Calibration, texts: DataInfo
 ) -> Iterator[Cell]:
     for stage in stages().values():
-        if stage.name in (_only(variant) or stages()):
+        if stage.name in (_only_stages(variant) or stages()):
             for settings in stage.settings(manifest, model, variant):
                 if stage.reads_text:
                     # Another draw: variants are not judged on the text that they were made from.
-                    own = asdict(calibration) | {"source": texts.calibration, "seed": calibration.seed + 1}
-                    settings = {key: value for key, value in (own | settings).items() if value is not None}
+                    text = asdict(calibration) | {"source": texts.calibration, "seed": calibration.seed + 1}
+                    settings = {key: value for key, value in (text | settings).items() if value is not None}
                 documents = texts.documents.get(settings.get("task", ""), 0)
                 yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings, documents)
 
 
-def _only(variant: Variant) -> tuple[str, ...]:
+def _only_stages(variant: Variant) -> tuple[str, ...]:
     """Return the only stages that measure a variant; empty where all may."""
     return () if variant.is_dense else kinds()[variant.steps[-1].verb].stages
 
 
 def recipes(entry: Any) -> Iterator[tuple[Step, ...]]:
     """Yield each recipe that an entry of ``variants`` asks for: every combination of its steps' settings."""
-    written = [(*verb_and_name(step, kinds()), step) for step in chain_of(entry)]
-    yield from product(*([*combinations(verb, name, _settings(verb, step))] for verb, name, step in written))
+    alternatives = []
+    for written in recipe_of(entry):
+        verb, name = verb_and_name(written, kinds())
+        settings = {key: value for key, value in written.items() if key not in (verb, "models")}
+        alternatives.append([*combinations(verb, name, settings)])
+    yield from product(*alternatives)
 
 
-def _settings(verb: str, step: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in step.items() if key not in (verb, "models")}
-
-
-def count(manifest: Manifest) -> int:
+def count_cells(manifest: Manifest) -> int:
     """Return how many cells ``expand`` makes at most: as many as if no task or runtime were for some variants only."""
     timed = sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
-    found = 0
+    cells = 0
     for model in manifest.models:
-        chains = [chain_of(entry) for entry in manifest.variants if is_for(entry, model.name)]
-        made = sum(count_variants(chain[: number + 1]) for chain in chains for number in range(len(chain)))
-        measured = 1 + sum(map(count_variants, chains))
+        written = [recipe_of(entry) for entry in manifest.variants if is_for(entry, model.name)]
+        made = sum(count_variants(recipe[: number + 1]) for recipe in written for number in range(len(recipe)))
+        measured = 1 + sum(map(count_variants, written))
         # Structure, storage, outputs, tasks, latency and memory; latency twice for the dense model.
-        found += made + measured * (3 + len(manifest.benchmarks.of(model.family)) + 2 * timed) + timed
-    return found
+        cells += made + measured * (3 + len(manifest.benchmarks.of(model.family)) + 2 * timed) + timed
+    return cells
 
 
 def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
@@ -179,14 +181,14 @@ def _line(
     manifest: Manifest,
     model: ManifestModel,
     base: Variant,
-    chain: Sequence[Step],
+    recipe: Sequence[Step],
     calibration: Calibration,
     texts: DataInfo,
 ) -> list[Variant]:
     """Return the variants of one recipe, one per step."""
     line: list[Variant] = []
     last = base
-    for step in chain:
+    for step in recipe:
         reads = step.settings.reads_text()
         text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
         settings = step.settings

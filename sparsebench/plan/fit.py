@@ -26,25 +26,25 @@ from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import label
 
-Chains = Sequence[Sequence[tuple[Step, ...]]]
+Recipes = Sequence[Sequence[tuple[Step, ...]]]
 """The recipes of each entry of ``variants``, written out."""
 Configs = Mapping[str, Mapping[str, Any]]
 """The config.json of each model, by its name."""
 
 
 def misfits(
-    loaded: LoadedManifest, written: Manifest, chains: Chains, resolved: Resolved, cache: Cache
+    loaded: LoadedManifest, written: Manifest, recipes_by_entry: Recipes, resolved: Resolved, cache: Cache
 ) -> Iterator[Problem]:
     """Yield every problem between the things that a manifest names, each at its line.
 
-    ``written`` is the manifest before its names were ``resolved``, ``chains`` are its recipes.
+    ``written`` is the manifest before its names were ``resolved``, ``recipes_by_entry`` are its recipes.
     """
     configs = resolved.configs
     yield from families_against_configs(loaded, configs)
     yield from _same_checkpoint(loaded, resolved)
-    calibrated = any(step.settings.reads_text() for entry in chains for chain in entry for step in chain)
+    calibrated = any(step.settings.reads_text() for entry in recipes_by_entry for recipe in entry for step in recipe)
     yield from _without_class(loaded, written, configs, calibrated)
-    yield from _unfit_steps(loaded, written, chains, configs)
+    yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
     if not written.calibration.allow_overlap:
         yield from _overlaps(loaded, written, resolved, calibrated)
     yield from _unfit_teachers(loaded, written, resolved, cache)
@@ -63,20 +63,22 @@ def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs,
             yield loaded.problem(("models", index, "source"), words[0], "", words[1])
 
 
-def _unfit_steps(loaded: LoadedManifest, manifest: Manifest, chains: Chains, configs: Configs) -> Iterator[Problem]:
+def _unfit_steps(
+    loaded: LoadedManifest, manifest: Manifest, recipes_by_entry: Recipes, configs: Configs
+) -> Iterator[Problem]:
     """Report steps that a model's architecture or config.json rules out, or that need a library that is not installed."""
-    for index, (entry, recipes) in enumerate(zip(manifest.variants, chains, strict=True)):
-        its = {name: config for name, config in configs.items() if is_for(entry, name)}
-        if any(step.settings.reads_text() for chain in recipes for step in chain):
-            yield from _unreplayed(loaded, index, its)
-        places = [at for at, _ in steps_of(index, entry)]
-        told: set[tuple[int, str]] = set()
-        for chain in recipes:
-            for number, step in enumerate(chain):
-                for key, words, hint in (*_refused(chain, number, its), *_not_installed(step)):
-                    if (number, key) not in told:
-                        told.add((number, key))
-                        yield loaded.problem(places[number], words, "", hint)
+    for index, (entry, recipes) in enumerate(zip(manifest.variants, recipes_by_entry, strict=True)):
+        entry_configs = {name: config for name, config in configs.items() if is_for(entry, name)}
+        if any(step.settings.reads_text() for recipe in recipes for step in recipe):
+            yield from _unreplayed(loaded, index, entry_configs)
+        paths = [at for at, _ in steps_of(index, entry)]
+        reported: set[tuple[int, str]] = set()
+        for recipe in recipes:
+            for number, step in enumerate(recipe):
+                for key, words, hint in (*_refused(recipe, number, entry_configs), *_not_installed(step)):
+                    if (number, key) not in reported:
+                        reported.add((number, key))
+                        yield loaded.problem(paths[number], words, "", hint)
 
 
 def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterator[Problem]:
@@ -90,9 +92,10 @@ def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterato
             )  # fmt: skip
 
 
-def _refused(chain: tuple[Step, ...], number: int, configs: Configs) -> Iterator[tuple[str, str, str]]:
+def _refused(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterator[tuple[str, str, str]]:
     """Yield why a model's config.json rules out a step of a recipe: what is said once, the reason and a hint."""
-    step, reshaped = chain[number], any(before.settings.reshapes() for before in chain[:number])
+    step = recipe[number]
+    reshaped = any(before.settings.reshapes() for before in recipe[:number])
     for name, config in configs.items():
         refusal = step.settings.refuses(config)
         if not refusal and not reshaped:
@@ -125,8 +128,9 @@ def unfit_tasks(
                 asked = model.family == family and (task.models is None or model.name in task.models)
                 if config and asked:
                     key, words, hint = _ruled_out(task, model, config)
-                    at = ("benchmarks", family, index, key)
-                    yield from [loaded.problem(at, f"{model.name}: {words}", "", hint)] if words else []
+                    if words:
+                        at = ("benchmarks", family, index, key)
+                        yield loaded.problem(at, f"{model.name}: {words}", "", hint)
 
 
 def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -149,9 +153,9 @@ def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, An
 def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Problem]:
     """Report two names for one checkpoint: its results would be filed under only one of them."""
     seen: dict[str, str] = {}
-    places = {model.name: index for index, model in enumerate(loaded.manifest.models)}
+    indices = {model.name: index for index, model in enumerate(loaded.manifest.models)}
     for model in resolved.manifest.models:
-        index = places[model.name]
+        index = indices[model.name]
         drawn = model.architecture if model.source == "random" else None
         key = digest([resolved.revisions.get(model.name, model.name), drawn, model.family, model.dtype])
         if key in seen:

@@ -14,9 +14,9 @@ from sparsebench.models.files import building
 from sparsebench.paths import home_path, ledger_path
 from sparsebench.plan import checks
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes
+from sparsebench.plan.expand import DataInfo, Plan, count_cells, expand, recipes
 from sparsebench.plan.fit import misfits
-from sparsebench.plan.refused import refused
+from sparsebench.plan.refused import refusals
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.resolve import Resolver
 from sparsebench.plan.sizes import model_size
@@ -24,7 +24,11 @@ from sparsebench.plan.sizes import model_size
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a person asks of a manifest on the command line."""
+    """What a person asks of a manifest on the command line.
+
+    ``full`` rehearses every variant, not one. ``only`` are the cells to do, as pairs of a key and a value. ``jobs`` is
+    the most that run at once; None: as many as fit.
+    """
 
     path: Path
     ledger: Path | None = None
@@ -73,14 +77,15 @@ def prepare(request: PlanRequest) -> Prepared:
     """
     loaded = checks.load(request.path)
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
-    _limited(loaded, manifest)
+    _check_cell_count(loaded, manifest)
     device = devices.resolve(request.device or manifest.device)
     cache = sources.Cache(offline=request.offline)
-    chains = [[*recipes(entry)] for entry in manifest.variants]
-    calibrated = any(step.settings.reads_text() for entry in chains for chain in entry for step in chain)
+    recipes_by_entry = [[*recipes(entry)] for entry in manifest.variants]
+    steps = [step for entry in recipes_by_entry for recipe in entry for step in recipe]
+    calibrated = any(step.settings.reads_text() for step in steps)
     resolver = Resolver(loaded, cache)
     resolved = resolver.resolve(manifest, calibrated or bool(manifest.outputs))
-    problems = [*resolver.problems, *misfits(loaded, manifest, chains, resolved, cache)]
+    problems = [*resolver.problems, *misfits(loaded, manifest, recipes_by_entry, resolved, cache)]
     if problems:
         raise ManifestError(problems)
     manifest = resolved.manifest
@@ -89,17 +94,26 @@ def prepare(request: PlanRequest) -> Prepared:
     work = home_path(manifest.work_dir) if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
-        found = model_size(model, resolved.configs.get(model.name), plan.dense[model.name].folder(work))
-        sizes[model.name] = replace(found, device=device)
-    ledger = ledger_path(request.ledger, manifest.ledger)
-    unable = refused(loaded, manifest, plan, device, request.executor)
-    return Prepared(request, manifest, plan, ledger, work, cache, sizes, device, unable, resolved.planned)
+        size = model_size(model, resolved.configs.get(model.name), plan.dense[model.name].folder(work))
+        sizes[model.name] = replace(size, device=device)
+    return Prepared(
+        request=request,
+        manifest=manifest,
+        plan=plan,
+        ledger=ledger_path(request.ledger, manifest.ledger),
+        work=work,
+        cache=cache,
+        sizes=sizes,
+        device=device,
+        refused=refusals(loaded, manifest, plan, device, request.executor),
+        named=resolved.planned,
+    )
 
 
-def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
+def _check_cell_count(loaded: LoadedManifest, manifest: Manifest) -> None:
     """Refuse lists that multiply to more cells than anybody can measure, before they are expanded."""
     most = max(bounded.CELLS, bounded.CELLS_A_MODEL * len(manifest.models))
-    if (cells := count(manifest)) > most:
+    if (cells := count_cells(manifest)) > most:
         message = f"the lists of `variants`, `benchmarks` and `runtime` multiply to {cells:,} cells"
         raise ManifestError(
             [loaded.problem(("variants",), message, f"at most {most:,}", "shorten them, or split the manifest")]

@@ -14,7 +14,7 @@ from sparsebench.plan.stages import block_of
 from sparsebench.runtime import Setting, Workload, device_refusal
 
 
-def refused(
+def refusals(
     loaded: LoadedManifest, manifest: Manifest, plan: Plan, device: str, executor: str = "local"
 ) -> dict[str, Problem]:
     """Return the cells that would end as unsupported on ``device`` or with ``executor``, by id.
@@ -22,20 +22,20 @@ def refused(
     Each has its reason, at the line of the manifest that asks for it.
     """
     known: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     for cell in plan.cells:
         if "engine" not in cell.settings:
             continue
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
         engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
-        asked = engine, ranks, encoding
-        ways = cell.nodes, "alone" in cell.settings
-        if (asked, ways) not in known:
+        alone = "alone" in cell.settings
+        question = engine, ranks, encoding, cell.nodes, alone
+        if question not in known:
             setting = Setting(engine, ranks, Workload(), device=device)
-            known[asked, ways] = _spread(*ways, device, executor) or device_refusal(setting, encoding)
-        if why := known[asked, ways]:
-            found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.reason, "", why.way_out)
-    return found
+            known[question] = _spread(cell.nodes, alone, device, executor) or device_refusal(setting, encoding)
+        if refusal := known[question]:
+            problems[cell.id] = loaded.problem(_path(loaded, manifest, cell), refusal.reason, "", refusal.way_out)
+    return problems
 
 
 def _spread(nodes: int, beside: bool, device: str, executor: str) -> Refusal | None:
@@ -48,13 +48,12 @@ def _spread(nodes: int, beside: bool, device: str, executor: str) -> Refusal | N
     return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
 
 
-def _place(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
+def _path(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
     """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
-    settings, blocks = cell.settings, manifest.runtime or []
-    place: tuple[str | int, ...] = ("runtime", blocks.index(block_of(manifest, cell)))
-    place = place if place in loaded.positions.values else ("runtime",)
-    if "alone" in settings:
-        return (*place, "alone")
-    if "nodes" in settings:
-        return (*place, "nodes")
-    return (*place, "ranks") if settings["ranks"] > 1 else place
+    path: tuple[str | int, ...] = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
+    if path not in loaded.positions.values:
+        path = ("runtime",)
+    for key in ("alone", "nodes"):
+        if key in cell.settings:
+            return (*path, key)
+    return (*path, "ranks") if cell.settings["ranks"] > 1 else path

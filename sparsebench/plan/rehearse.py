@@ -39,7 +39,7 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks(), "outputs": None}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
-        update["variants"] = [chain for entry in manifest.variants for chain in _without_text(entry)]
+        update["variants"] = [recipe for entry in manifest.variants for recipe in _without_text(entry)]
     else:
         update["variants"] = [_one(manifest.variants)] if manifest.variants else []
         if manifest.runtime:
@@ -54,12 +54,12 @@ def _alike(one: ManifestModel, other: ManifestModel) -> bool:
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
     """Return the recipes of an entry that read no text, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
-    chains = [chain for chain in recipes(entry) if not any(_reads(step) for step in chain)]
-    return [[{step.verb: step.name, **step.settings.record(), **only} for step in chain] for chain in chains]
+    left = [recipe for recipe in recipes(entry) if not any(_needs_tokenizer(step) for step in recipe)]
+    return [[{step.verb: step.name, **step.settings.record(), **only} for step in recipe] for recipe in left]
 
 
-def _reads(step: Step) -> bool:
-    """Return whether a step needs a tokenizer: for calibration text, for a text of its own, or to trim (``trim``)."""
+def _needs_tokenizer(step: Step) -> bool:
+    """Return whether a step does: for calibration text, for a text of its own, or to trim (``trim``)."""
     return bool(step.settings.reads_text() or step.verb == "trim" or step.settings.text_keys)
 
 

@@ -67,7 +67,7 @@ def make_alike(sides: Iterable[Sequence[Phase]]) -> None:
 
 def how_decoded(phases: Sequence[Phase]) -> str:
     """Return how decoding ran, for a result's ``kernel``; "" without a phase that ``recorded`` made."""
-    return next((f"decode: {phase.how}" for phase in phases if isinstance(phase, CapturedDecode)), "")
+    return next((f"decode: {phase.mode}" for phase in phases if isinstance(phase, CapturedDecode)), "")
 
 
 def why_eager(module: Any, ranks: int) -> str:
@@ -106,7 +106,7 @@ class CapturedDecode(Decode):
         self.token: Any = None
 
     @property
-    def how(self) -> str:
+    def mode(self) -> str:
         """How it decodes: recorded, or eager and why."""
         why = self.why or self.other
         return f"eager ({why})" if why else GRAPH

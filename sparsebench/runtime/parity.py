@@ -27,7 +27,7 @@ LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
 
 
 def shorten(model: Any, blocks: int = BLOCKS) -> int:
-    """Cut every stack of transformer blocks of ``model`` to its first ``blocks``, in place; return the longest length.
+    """Shorten every stack of transformer blocks of ``model`` to its first ``blocks``, in place; return the longest length.
 
     A stack is an outermost ModuleList that is as long as one of the configuration's layer counts.
     Raises UnsupportedError where there is none.
@@ -73,14 +73,14 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
     return checked(parity, "measure at one rank, or report the model's architecture")
 
 
-Cut = Callable[[Any], None]
+Shorten = Callable[[Any], None]
 """A function that removes all but the first few blocks of a model, in place."""
 
 
 def beside_rounding(
-    reference: Callable[[str, Cut], Any],
+    reference: Callable[[str, Shorten], Any],
     dtype: str,
-    engine: Callable[[Cut], Any],
+    engine: Callable[[Shorten], Any],
     family: str,
     prompt: Prompt,
     wrong: str,

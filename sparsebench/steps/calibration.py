@@ -78,7 +78,7 @@ class Calibrated:
             settings=settings,
         )
 
-    def told(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return the entries about the calibration text for a variant's ``sparsebench.json``."""
         return {
             "calibration": {**self.settings, "notes": list(self.notes)},

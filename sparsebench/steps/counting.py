@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,6 @@ def zero_in_both(one: Checkpoint, other: Checkpoint, name: str) -> int:
 
 def peak_rss() -> int:
     """Return the process's peak RSS in bytes; 0 on Windows."""
-    import sys
-
     if sys.platform == "win32":
         return 0
     import resource

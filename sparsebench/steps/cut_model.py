@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.models.files.families import PER_LAYER, transformers_config
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
-from sparsebench.models.shape.architectures import widths
+from sparsebench.models.shape.architectures import per_layer_widths
 from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
 from sparsebench.models.shape.topology import View, moved, spellings
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
@@ -44,7 +45,7 @@ class Smaller:
         for axis, stay in self.kept.items():
             for cut in axis.cuts:
                 self._cuts.setdefault(cut.tensor, []).append((axis, cut))
-            for unit, names in enumerate(axis.apart):
+            for unit, names in enumerate(axis.expert_tensors):
                 number = stay.index(unit) if unit in stay else None
                 self._moved |= {name: None if number is None else renumbered(name, number) for name in names}
 
@@ -58,23 +59,19 @@ class Smaller:
         """Return a tensor's name in the smaller model; None where it goes with its block or its expert."""
         if stored in self._moved:
             return self._moved[stored]
-        place = self.shape.parts[stored]
-        stay = self.blocks.get(place.side) if place.layer is not None else None
-        if stay is None or place.layer is None:
+        part = self.shape.parts[stored]
+        if part.layer is None or part.side not in self.blocks:
             return stored
-        if place.layer in stay:
-            return moved(stored, stay.index(place.layer))
+        stay = self.blocks[part.side]
+        if part.layer in stay:
+            return moved(stored, stay.index(part.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
-        only = (
-            sum(name.endswith(POSITIONS) and self.shape.parts[name].side == place.side for name in self.shape.parts)
-            == 1
-        )
-        return moved(stored, 0) if stored.endswith(POSITIONS) and only else None
+        tables = [name for name in self.shape.parts if name.endswith(POSITIONS)]
+        only = [name for name in tables if self.shape.parts[name].side == part.side] == [stored]
+        return moved(stored, 0) if only else None
 
     def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
         """Return the entries of a tensor, or of an ``expert``'s slice of it, that stay along ``dim``; None for all."""
-        import torch
-
         length = self.shape.checkpoint.tensors[stored].shape[dim]
         going = torch.zeros(length, dtype=torch.bool)
         for axis, cut in self._cuts.get(stored, ()):
@@ -90,38 +87,32 @@ class Smaller:
 
     def view(self, cut: Cut) -> View:
         """Return the view of a cut's matrix as (out, in)."""
-        return View(cut.tensor, cut.expert, self.shape.parts[cut.tensor].rows_last)
+        return View(cut.tensor, cut.expert, self.shape.parts[cut.tensor].transposed)
 
     def add_biases(self, names: Sequence[str]) -> None:
         """Add biases to matrices that lack them, each as long as its matrix has rows left."""
         for name in names:
             weight = name.removesuffix("bias") + "weight"
-            rows = 1 if self.shape.parts[weight].rows_last else 0
+            rows = 1 if self.shape.parts[weight].transposed else 0
             index = self.index(weight, rows)
             self.biases[name] = self.shape.checkpoint.tensors[weight].shape[rows] if index is None else len(index)
 
     def cut(self, stored: str, tensor: torch.Tensor) -> torch.Tensor:
         """Return what is left of a tensor."""
-        import torch
-
         if self.by_expert(stored):
-            slices = [self._sliced(stored, one, number) for number, one in enumerate(tensor)]
-            return torch.stack(slices)
-        for dim in range(tensor.ndim):
-            index = self.index(stored, dim)
-            tensor = tensor if index is None else tensor.index_select(dim, index)
-        return tensor
+            return torch.stack([self._selected(stored, matrix, expert) for expert, matrix in enumerate(tensor)])
+        return self._selected(stored, tensor)
 
-    def _sliced(self, stored: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
+    def _selected(self, stored: str, tensor: torch.Tensor, expert: int | None = None) -> torch.Tensor:
         for dim in range(tensor.ndim):
-            index = self.index(stored, dim + 1, expert)
+            index = self.index(stored, dim + (expert is not None), expert)
             tensor = tensor if index is None else tensor.index_select(dim, index)
         return tensor
 
     def layout(self) -> list[TensorInfo]:
         """Return the tensors of the smaller model."""
         tensors = self.shape.checkpoint.tensors
-        found: list[tuple[str, str, tuple[int, ...]]] = []
+        stored: list[tuple[str, str, tuple[int, ...]]] = []
         for info in tensors.values():
             name = self.name(info.name)
             if name is None:
@@ -132,21 +123,21 @@ class Smaller:
             lengths = tuple(
                 length if index is None else len(index) for length, index in zip(info.shape, kept, strict=True)
             )
-            found.append((name, info.dtype, lengths))
+            stored.append((name, info.dtype, lengths))
         for name, length in self.biases.items():
-            found.append((name, tensors[name.removesuffix("bias") + "weight"].dtype, (length,)))
-        return lay_out(found)
+            stored.append((name, tensors[name.removesuffix("bias") + "weight"].dtype, (length,)))
+        return lay_out(stored)
 
 
 def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
     """Return the model without the blocks in ``removed``, by side. Raises UnsupportedError as ``per_layer``."""
-    stay = {side: [one for one in range(shape.blocks[side]) if one not in gone] for side, gone in removed.items()}
+    stay = {side: sorted({*range(shape.blocks[side])} - {*gone}) for side, gone in removed.items()}
     config: dict[str, Any] = {}
     for side, left in stay.items():
         config |= per_layer(shape.checkpoint.config, shape.blocks[side], left)
     # The numbers of blocks last: an encoder-decoder may state its encoder's as `num_hidden_layers`, a decoder's key.
     for side, left in stay.items():
-        config[shape.how.key(shape.how.layers, side)] = len(left)
+        config[shape.architecture.key(shape.architecture.layers, side)] = len(left)
     if "num_hidden_layers" in shape.checkpoint.config and "encoder" in stay and len(shape.blocks) == 2:
         config["num_hidden_layers"] = len(stay["encoder"])
     return Smaller(shape, blocks=stay, config=config)
@@ -166,26 +157,25 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
     whole = transformers_config(config).to_dict()
     for key in _NUMBERED:
         if key in whole and (config.get(key) is not None or whole[key]):
-            changed[key] = [place for place, layer in enumerate(stay) if layer in (whole[key] or ())]
+            changed[key] = [number for number, layer in enumerate(stay) if layer in (whole[key] or ())]
     if isinstance(step := whole.get("decoder_sparse_step"), int) and step > 1:
         # Blocks that have no experts because of their number are now listed.
         without = {layer for layer in range(layers) if (layer + 1) % step or layer in (whole["mlp_only_layers"] or ())}
-        changed |= {
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [n for n, layer in enumerate(stay) if layer in without],
-        }
+        changed["decoder_sparse_step"] = 1
+        changed["mlp_only_layers"] = [number for number, layer in enumerate(stay) if layer in without]
     if isinstance(dense := whole.get("first_k_dense_replace"), int):
         changed["first_k_dense_replace"] = sum(layer < dense for layer in stay)
     for key, value in whole.items():
         if "layer" in key and key not in _NUMBERED and isinstance(value, list) and len(value) == layers:
-            differs = any(one != value[0] for one in value)
+            differs = any(entry != value[0] for entry in value)
             if differs or config.get(key) is not None:
                 changed[key] = [value[layer] for layer in stay]
     if "attention_layers" in changed and "attention_types" in whole:
         # GPT-Neo reads the kinds of attention only in this form.
         changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
-    if own := widths(config):
-        changed[PER_LAYER] = {str(place): own[layer] for place, layer in enumerate(stay) if layer in own} or None
+    if block_widths := per_layer_widths(config):
+        left = {str(number): block_widths[layer] for number, layer in enumerate(stay) if layer in block_widths}
+        changed[PER_LAYER] = left or None
     if isinstance(config.get("max_window_layers"), int):
         changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in stay)
     if config.get("scale_attn_by_inverse_layer_idx"):
@@ -207,69 +197,60 @@ def stock_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> 
         ) from error
 
 
-def check(smaller: Smaller, family: Family, layout: Sequence[TensorInfo]) -> None:
-    """Check that stock transformers builds the smaller model, and with the shapes of ``layout``.
-
-    Raises UnsupportedError, naming the tensor or the reason, where it does not.
-    """
-    config = {**smaller.shape.checkpoint.config, **smaller.config}
-    kind = config.get("model_type")
-    model = stock_model(family, config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for info in layout:
-        for name in spellings(model, info.name):
-            if name in wanted and wanted[name] != info.shape:
-                raise UnsupportedError(
-                    f"{kind}: {info.name} would be {info.shape} where stock transformers builds {wanted[name]}",
-                    "remove whole blocks, or other rows",
-                )
-
-
-def write(
+def write_smaller(
     smaller: Smaller,
     family: Family,
     folder: Path,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     ready: Mapping[str, torch.Tensor] | None = None,
 ) -> CheckpointWriter:
     """Write the smaller model; tensors of ``ready`` (by their names there) replace what would be cut from the checkpoint.
 
     Return the closed writer, whose ``left_out`` lists what was left out of the folder.
     """
-    with opened(smaller, family, folder) as writer:
+    with open_writer(smaller, family, folder) as writer:
         for name, tensor in (ready or {}).items():
             writer.write(name, tensor)
-        finish(smaller, writer, made)
+        finish(smaller, writer, provenance)
     return writer
 
 
-def opened(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
+def open_writer(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
     """Check the smaller model's shape and return a writer for it."""
-    layout = checked(smaller, family)
+    layout = checked_layout(smaller, family)
     return CheckpointWriter(folder, layout, smaller.shape.checkpoint.folder, smaller.config)
 
 
-def checked(smaller: Smaller, family: Family) -> list[TensorInfo]:
-    """Add the aliases of changed keys, check the smaller model and return its tensors. Raises as ``check``."""
+def checked_layout(smaller: Smaller, family: Family) -> list[TensorInfo]:
+    """Add the aliases of changed keys to the smaller model's config, and return its tensors.
+
+    Raises UnsupportedError, naming the tensor or the reason, where stock transformers does not build it in this shape.
+    """
     smaller.config |= aliases(smaller.shape.checkpoint.config, smaller.config)
+    config = {**smaller.shape.checkpoint.config, **smaller.config}
     layout = smaller.layout()
-    check(smaller, family, layout)
+    model = stock_model(family, config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for info in layout:
+        for name in spellings(model, info.name):
+            if name in shapes and shapes[name] != info.shape:
+                model_type = config.get("model_type")
+                raise UnsupportedError(
+                    f"{model_type}: {info.name} would be {info.shape} where stock transformers builds {shapes[name]}",
+                    "remove whole blocks, or other rows",
+                )
     return layout
 
 
 def aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changed keys under other names that config.json has as well: transformers may read either."""
     pairs = type(transformers_config(config)).attribute_map.items()
-    both = [*pairs, *((real, alias) for alias, real in pairs)]
-    return {one: changed[other] for one, other in both if other in changed and one in config and one not in changed}
+    names = [*pairs, *((real, alias) for alias, real in pairs)]
+    return {name: changed[twin] for name, twin in names if twin in changed and name in config and name not in changed}
 
 
-def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) -> None:
+def finish(smaller: Smaller, writer: CheckpointWriter, provenance: Mapping[str, Any]) -> None:
     """Write what is not written yet, new biases as zeros, and give the folder its name."""
-    import torch
-
-    from sparsebench.models.files.checkpoint import torch_dtype
-
     for stored in smaller.shape.checkpoint.tensors:
         name = smaller.name(stored)
         if name in writer.missing:
@@ -278,4 +259,4 @@ def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) 
         if name in writer.missing:
             info = writer.missing[name]
             writer.write(name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
-    writer.close({**made, **({"loads": smaller.loads} if smaller.loads else {})})
+    writer.close({**provenance, **({"loads": smaller.loads} if smaller.loads else {})})

@@ -8,17 +8,14 @@ matrix products, because SciPy's LAPACK has threads of its own, which get in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.steps.prune.contract import Layer
-
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.models.replay.gather import InputStatistics
+from sparsebench.models.replay.gather import InputStatistics
+from sparsebench.steps.finite import check_gram
 
 DAMPING = (0.01, 0.1, 1.0, 10.0)
 """Shares of the mean diagonal to add to the diagonal: the published one, then those tried when Cholesky fails."""
@@ -47,8 +44,6 @@ def factorise(
     tensor, for NaN or infinite statistics, and where no damping up to ten times the mean diagonal makes H positive
     definite.
     """
-    import torch
-
     if inputs.gram is None:
         raise ValueError(f"{name}: no gram of what it reads, or used up")
     matrix = inputs.gram.to(dtype or torch.float32).contiguous()
@@ -73,40 +68,12 @@ def factorise(
     )
 
 
-def check_finite(tensor: torch.Tensor, name: str, what: str, hint: str) -> None:
-    """Raise ModelError "tensor NAME: WHAT" where an element is NaN or infinite."""
-    import torch
-
-    if tensor.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):
-        raise ModelError(f"tensor {name}: {what}", hint)
-
-
-def check_weights(layers: Sequence[Layer]) -> None:
-    """Raise ModelError, naming the tensor, for NaN or infinite weights."""
-    for layer in layers:
-        check_finite(layer.weights, layer.name, "NaN or infinite values", "repair or fetch the checkpoint again")
-
-
-def check_range(weights: torch.Tensor, name: str) -> None:
-    """Raise ModelError, naming the tensor, for updated weights beyond the range of their dtype."""
-    what = f"the updated weights exceed the range of {str(weights.dtype).removeprefix('torch.')}"
-    check_finite(weights, name, what, "convert the checkpoint to bfloat16")
-
-
-def check_gram(gram: torch.Tensor, name: str) -> None:
-    """Raise ModelError, naming the tensor, for NaN or infinite statistics of its inputs."""
-    hint = "calibrate in float32 or bfloat16, or with other text"
-    check_finite(gram, name, "NaN or infinite activations reach it", hint)
-
-
 def _cholesky(matrix: torch.Tensor) -> bool:
     """Write L of ``matrix`` = L Lᵀ into its lower triangle, with L's diagonal blocks replaced by their inverses.
 
     It goes panel by panel, and updates each by one product. Returns False, with the matrix restored, if the matrix is
     not positive definite.
     """
-    import torch
-
     corners: list[torch.Tensor] = []
     for start, stop in _panels(len(matrix)):
         panel, corner = matrix[start:, start:stop], matrix[start:stop, start:stop]

@@ -42,7 +42,7 @@ def settings() -> dict[str, type[Settings]]:
     return {"random-weights": RandomWeights, "zero-weights": Zeros, HEURISTIC: Heuristic}
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Write each floor of the model in ``parent`` into its folder, in the parent's precision.
 
     Raises UnsupportedError for the one without a model.

@@ -8,16 +8,13 @@ A weight of zero stays exactly zero. The step is first rounded to the checkpoint
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sparsebench.errors import UserError
 from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 
 if TYPE_CHECKING:
     import torch
 
-Bits = Literal["int8", "int4"]
-BITS: tuple[Bits, ...] = ("int8", "int4")
 GROUP = 64
 """The default number of columns that share a scale in int4."""
 CHUNK = 1 << 23
@@ -28,32 +25,15 @@ CHUNK = 1 << 23
 class Quantize:
     """The settings of one quantized variant of a model.
 
-    In int4 ``group`` columns share a scale (default GROUP), in int8 a whole row. ``rounding`` is nearest, or gptq,
-    which needs calibration text. ``damping`` is the share of its mean diagonal that gptq adds to the Hessian's
-    diagonal.
+    In int4 ``group`` columns share a scale, in int8 a whole row. ``rounding`` is nearest, or gptq, which needs
+    calibration text. ``damping`` is the share of its mean diagonal that gptq adds to the Hessian's diagonal. The
+    settings of a manifest (``quantize.settings``) check the values.
     """
 
     bits: str = "int8"
     group: int | None = None
     rounding: str = "nearest"
     damping: float = 0.01
-
-    def __post_init__(self) -> None:
-        small = self.bits == "int4"
-        if small and self.group is None:
-            object.__setattr__(self, "group", GROUP)
-        problems = {
-            f"bits: {self.bits}": self.bits not in BITS and "int8 or int4",
-            f"rounding: {self.rounding}": self.rounding not in ("nearest", "gptq") and "nearest or gptq",
-            f"group: {self.group}": (
-                (small and (self.group or 0) < 1 and "a number of columns, such as 64")
-                or (not small and self.group is not None and "int8 has one scale a row: leave group out")
-            ),
-            f"damping: {self.damping}": self.damping <= 0 and "a share above 0, such as 0.01",
-        }
-        for what, wanted in problems.items():
-            if wanted:
-                raise UserError(f"quantize: {what}", wanted)
 
     @property
     def scheme(self) -> Scheme:
@@ -95,7 +75,6 @@ def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
         # The zeros that pad the last group do not change its step.
         wide = torch.nn.functional.pad(weights[part].float(), (0, groups * width - columns))
         wide = wide.unflatten(1, (groups, width))
-        found = grid_steps(wide, 2, scheme.bits, weights.dtype)
-        steps[part] = found
-        values[part] = grid_values(wide, found[..., None], scheme.bits).flatten(1)[:, :columns]
+        steps[part] = grid_steps(wide, 2, scheme.bits, weights.dtype)
+        values[part] = grid_values(wide, steps[part][..., None], scheme.bits).flatten(1)[:, :columns]
     return Codes(values, steps, scheme.group)

@@ -11,7 +11,9 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files import masked
@@ -23,9 +25,6 @@ from sparsebench.steps.contract import StepReport
 from sparsebench.steps.counting import counted, zero_in_both
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.zeroing import zeros_in
-
-if TYPE_CHECKING:
-    import torch
 
 EmitTarget = Callable[[Any, "StepReport | SparsebenchError"], None]
 """Called once for each variant, with its report or with the error that made this variant fail."""

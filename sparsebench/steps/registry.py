@@ -31,20 +31,20 @@ COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
 """Settings that have columns of their own in tables."""
 _STEPS = "sparsebench.steps"
 BUILT_IN = (
-    StepKind("prune", prune.settings, f"{_STEPS}.prune.sweep:run"),
-    StepKind("quantize", quantize.settings, f"{_STEPS}.quantize.step:run"),
-    StepKind("shrink", shrink.settings, f"{_STEPS}.shrink.step:run"),
-    StepKind("trim", trim.settings, f"{_STEPS}.trim.step:run"),
-    StepKind("recover", recover.settings, f"{_STEPS}.recover.step:run"),
-    StepKind("skip", skip.settings, f"{_STEPS}.skip.thresholds:run", terminal=True),
+    StepKind("prune", prune.settings, f"{_STEPS}.prune.sweep:make_pruned"),
+    StepKind("quantize", quantize.settings, f"{_STEPS}.quantize.step:make_quantized"),
+    StepKind("shrink", shrink.settings, f"{_STEPS}.shrink.step:make_smaller"),
+    StepKind("trim", trim.settings, f"{_STEPS}.trim.step:make_trimmed"),
+    StepKind("recover", recover.settings, f"{_STEPS}.recover.step:make_recovered"),
+    StepKind("skip", skip.settings, f"{_STEPS}.skip.thresholds:make_skipping", terminal=True),
     StepKind(
         "moefy",
         moefy.settings,
-        f"{_STEPS}.moefy.making:run",
+        f"{_STEPS}.moefy.making:make_grouped",
         terminal=True,
         may_follow=(("recover", "reconstruct"),),
     ),
-    StepKind("floor", floor.settings, f"{_STEPS}.floor:run", stages=("benchmarks",)),
+    StepKind("floor", floor.settings, f"{_STEPS}.floor:make_floor", stages=("benchmarks",)),
 )
 
 

@@ -14,16 +14,16 @@ def read_share(checkpoint: Checkpoint, family: Any) -> float:
 
     The share is 1 for a model without grouped neurons.
     """
-    how = experts_of(checkpoint.config)
-    if how is None:
+    config = experts_of(checkpoint.config)
+    if config is None:
         return 1.0
     sizes: dict[str, int] = {}
     for name, part in prunable_parts(checkpoint, family).items():
         if part.prunable:
             sizes[part.kind] = sizes.get(part.kind, 0) + checkpoint.tensors[name].numel
     # An oracle needs the values of all neurons: only the last matrix is read in part.
-    chosen = ("down",) if how.router == "oracle" else ("gate", "up", "gate_up", "down")
-    unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - how.active / how.experts)
+    chosen = ("down",) if config.router == "oracle" else ("gate", "up", "gate_up", "down")
+    unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - config.active / config.experts)
     tables = sum(info.numel for info in checkpoint.tensors.values() if ".moe.router." in info.name)
     whole = sum(sizes.values())
     return (whole - unread + tables) / whole

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 from sparsebench.steps.prune.keys import KeyThreshold
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    import torch
 
 PIECE = 1 << 18
 """Entries worked on at once."""
@@ -18,9 +17,6 @@ PIECE = 1 << 18
 
 def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a copy of ``weights`` that is zero where ``mask`` is True, with the same shape, dtype and device."""
-    import numpy as np
-    import torch
-
     if weights.device.type != "cpu":
         return weights.masked_fill(mask, 0)
     kept = weights.contiguous()
@@ -36,9 +32,6 @@ def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple
 
     Returns a copy of ``weights``, the number of weights zeroed, and how many of these were ties.
     """
-    import numpy as np
-    import torch
-
     kept = weights.contiguous()
     out = torch.empty_like(kept)
     source, target, ranked = _bits(kept), _bits(out), keys.contiguous().reshape(-1).numpy()
@@ -56,8 +49,6 @@ def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple
 
 def zeros_in(tensor: torch.Tensor) -> int:
     """Count the entries that are exactly zero, of either sign."""
-    import numpy as np
-
     bits = _bits(tensor.detach().contiguous())
     floating = tensor.is_floating_point()
     pieces = (bits[piece] for piece in _pieces(bits.size))
@@ -67,8 +58,6 @@ def zeros_in(tensor: torch.Tensor) -> int:
 
 def _bits(tensor: torch.Tensor) -> npt.NDArray[np.signedinteger[Any]]:
     """Return a contiguous tensor's bit patterns as integers of the same width: flat, sharing its memory."""
-    import torch
-
     widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     found: npt.NDArray[np.signedinteger[Any]] = tensor.reshape(-1).view(widths[tensor.element_size()]).numpy()
     return found

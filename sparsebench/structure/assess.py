@@ -13,11 +13,11 @@ from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import FLOATS, Checkpoint, TensorInfo
 from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.shape.topology import Part, parts, weight_tensors
-from sparsebench.structure.numbers import EDGES, Numbers, numbers
+from sparsebench.structure.numbers import EDGES, TensorStatistics, tensor_statistics
 
 
 @dataclass(frozen=True)
-class TensorStructure(Numbers):
+class TensorStructure(TensorStatistics):
     """One tensor: its position in the model (see models.shape.topology.Part) and its numbers."""
 
     name: str
@@ -73,7 +73,7 @@ def _tensor(
     checkpoint: Checkpoint, info: TensorInfo, place: Part, absolute: Sequence[float], relative: Sequence[float]
 ) -> TensorStructure:
     try:
-        counted = numbers(_read(checkpoint, info), info.dtype, absolute, relative)
+        counted = tensor_statistics(_read(checkpoint, info), info.dtype, absolute, relative)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
     position = {key: getattr(place, key) for key in ("name", "layer", "side", "kind", "prunable")}

@@ -1,4 +1,4 @@
-"""The numbers of one tensor: counts, moments and a histogram, in bounded memory.
+"""Statistics of one tensor: counts, moments and a histogram, in bounded memory.
 
 16-bit floats are counted by bit pattern: a tensor of any size becomes 65,536 counts in one pass, from which everything
 else follows exactly. Wider floats are read three times, in blocks that fit the processor's cache.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +27,11 @@ EDGES: tuple[float, ...] = tuple(
 _WIDE = {"F32": np.float32, "F64": np.float64}
 
 Floats = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class TensorStatistics:
     """Counts and moments of one tensor.
 
     ``zeros`` counts +0 and -0. ``below_absolute`` and ``below_relative`` count the weights with |w| < t and |w| < t ·
@@ -52,8 +54,10 @@ class Numbers:
     histogram: tuple[int, ...]
 
 
-def numbers(bits: npt.NDArray[np.uint8], dtype: str, absolute: Sequence[float], relative: Sequence[float]) -> Numbers:
-    """Return the numbers of a non-empty tensor, given as its bytes, of safetensors dtype BF16, F16, F32 or F64.
+def tensor_statistics(
+    bits: npt.NDArray[np.uint8], dtype: str, absolute: Sequence[float], relative: Sequence[float]
+) -> TensorStatistics:
+    """Return the statistics of a non-empty tensor, given as its bytes, of safetensors dtype BF16, F16, F32 or F64.
 
     ``absolute`` are thresholds on |w|, ``relative`` on |w| in units of the tensor's root mean square.
     Raises ModelError (without the tensor's name) when a weight is NaN or infinite.
@@ -65,29 +69,33 @@ def numbers(bits: npt.NDArray[np.uint8], dtype: str, absolute: Sequence[float], 
 
 def _from_patterns(
     patterns: npt.NDArray[np.uint16], dtype: str, absolute: Sequence[float], relative: Sequence[float]
-) -> Numbers:
+) -> TensorStatistics:
     histogram = np.zeros(1 << 16, np.int64)
     for start in range(0, patterns.size, BLOCK):
         histogram += np.bincount(patterns[start : start + BLOCK], minlength=1 << 16)
     present = np.flatnonzero(histogram)
-    values, counts = _decode(present.astype(np.uint16), dtype), histogram[present]
+    values = _decode(present.astype(np.uint16), dtype)
+    counts = histogram[present]
     if not np.isfinite(values).all():
         raise _not_finite(int(counts[~np.isfinite(values)].sum()))
     order = np.argsort(np.abs(values), kind="stable")
-    magnitudes, cumulative = np.abs(values)[order], np.concatenate([[0], np.cumsum(counts[order])])
+    magnitudes = np.abs(values)[order]
+    cumulative = np.concatenate([[0], np.cumsum(counts[order])])
 
-    def below(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    def below(thresholds: Doubles) -> npt.NDArray[np.int64]:
         return cumulative[np.searchsorted(magnitudes, thresholds, side="left")]
 
     weights = counts.astype(np.float64)
     mean = float(weights @ values) / patterns.size
     square = float(weights @ (values * values)) / patterns.size
-    second = (values - mean) ** 2
-    central = float(weights @ second), float(weights @ (second * second))
-    return _assemble(patterns.size, (mean, square, *central), (values.min(), values.max()), below, absolute, relative)
+    squares = (values - mean) ** 2
+    moments = _Moments(
+        mean, square, float(weights @ squares) / patterns.size, float(weights @ (squares * squares)) / patterns.size
+    )
+    return _assemble(patterns.size, moments, (values.min(), values.max()), below, absolute, relative)
 
 
-def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[float]) -> Numbers:
+def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[float]) -> TensorStatistics:
     total = square = second = fourth = 0.0
     lowest, highest, finite = np.inf, -np.inf, True
     for block in _blocks(weights):
@@ -106,7 +114,7 @@ def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[
         second += float(wide.sum())
         fourth += float(wide @ wide)
 
-    def below(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    def below(thresholds: Doubles) -> npt.NDArray[np.int64]:
         limits = _round_up(thresholds, weights.dtype)
         counts = np.zeros(len(limits), np.int64)
         for block in _blocks(weights):
@@ -114,41 +122,46 @@ def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[
             counts += [np.count_nonzero(magnitudes < limit) for limit in limits]
         return counts
 
-    moments = (mean, square / weights.size, second, fourth)
+    moments = _Moments(mean, square / weights.size, second / weights.size, fourth / weights.size)
     return _assemble(weights.size, moments, (lowest, highest), below, absolute, relative)
+
+
+class _Moments(NamedTuple):
+    """Means over a tensor's weights: of their values, of their squares, and of the second and fourth powers of their
+    distances from the mean."""
+
+    mean: float
+    square: float
+    second: float
+    fourth: float
 
 
 def _assemble(
     count: int,
-    moments: tuple[float, float, float, float],
+    moments: _Moments,
     extremes: tuple[float, float],
-    below: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.int64]],
+    below: Callable[[Doubles], npt.NDArray[np.int64]],
     absolute: Sequence[float],
     relative: Sequence[float],
-) -> Numbers:
-    """Return a tensor's numbers.
-
-    ``moments`` are the mean, the mean square, and the sums of squares and of fourth powers about the mean. ``below``
-    counts the weights with |w| less than each of some thresholds.
-    """
-    mean, square, second, fourth = moments
-    rms = square**0.5
+) -> TensorStatistics:
+    """Return a tensor's statistics; ``below`` counts the weights with |w| less than each of some thresholds."""
+    rms = moments.square**0.5
     # Equal weights have no variance: a computed one is the rounding error of their mean.
-    variance = second / count if extremes[0] < extremes[1] else 0.0
+    variance = moments.second if extremes[0] < extremes[1] else 0.0
     smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
     edges = rms * np.exp2(np.array(EDGES))
     thresholds = np.concatenate([[smallest], absolute, np.array(relative) * rms, edges])
     zeros, *rest = (int(count) for count in below(np.maximum(thresholds, smallest)))
     at_edges = rest[len(absolute) + len(relative) :]
-    return Numbers(
+    return TensorStatistics(
         count=count,
         zeros=zeros,
         below_absolute=tuple(rest[: len(absolute)]),
         below_relative=tuple(rest[len(absolute) : len(absolute) + len(relative)]),
-        mean=mean,
+        mean=moments.mean,
         std=variance**0.5,
         rms=rms,
-        kurtosis=fourth / count / variance**2 - 3 if variance**2 else None,  # 0, or too small to square
+        kurtosis=moments.fourth / variance**2 - 3 if variance**2 else None,  # 0, or too small to square
         min=float(extremes[0]),
         max=float(extremes[1]),
         histogram=tuple(np.diff([zeros, *at_edges, count]).tolist()),
@@ -160,13 +173,13 @@ def _blocks(weights: Floats) -> Iterator[Floats]:
         yield weights[start : start + BLOCK]
 
 
-def _round_up(thresholds: npt.NDArray[np.float64], dtype: np.dtype) -> Floats:
+def _round_up(thresholds: Doubles, dtype: np.dtype) -> Floats:
     """Return the smallest numbers of ``dtype`` that are at least the thresholds: comparisons with them are exact."""
     rounded: Floats = thresholds.astype(dtype)
     return np.where(rounded < thresholds, np.nextafter(rounded, np.array(np.inf, dtype)), rounded)
 
 
-def _decode(patterns: npt.NDArray[np.uint16], dtype: str) -> npt.NDArray[np.float64]:
+def _decode(patterns: npt.NDArray[np.uint16], dtype: str) -> Doubles:
     if dtype == "BF16":
         return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return patterns.view(np.float16).astype(np.float64)

@@ -7,7 +7,7 @@ import pytest
 from sparsebench import sources
 from sparsebench.benchmarks import Fitted, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks.overlap import _texts, copied, overlaps
-from sparsebench.benchmarks.running import RunningText
+from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.errors import SourceError
 from sparsebench.steps.calibration import DEFAULT
 

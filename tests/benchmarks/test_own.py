@@ -21,7 +21,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import OwnData, ScoreResult, TaskSpec, kind_of
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.own import content
-from sparsebench.benchmarks.running import wikitext
+from sparsebench.benchmarks.running_text import wikitext
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError

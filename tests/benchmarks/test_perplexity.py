@@ -21,7 +21,7 @@ from sparsebench.benchmarks import TaskSpec, all_tasks, check, perplexity
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import cut, likelihoods
-from sparsebench.benchmarks.running import pooled, wikitext
+from sparsebench.benchmarks.running_text import pooled_perplexity, wikitext
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.families import MODEL_TYPES, transformers_config
 from sparsebench.models.files.text import load_tokenizer
@@ -188,8 +188,8 @@ def test_a_model_that_overflows_is_named(tiny_llama: Path) -> None:
 
 def test_a_likelihood_beyond_a_double_is_named_and_a_huge_one_is_a_number(tiny_llama: Path) -> None:
     with pytest.raises(BenchmarkError, match="is 800 nats a token"):
-        pooled([8000.0, 8000.0], [10, 10])
-    assert math.isfinite(pooled([7000.0], [10]))
+        pooled_perplexity([8000.0, 8000.0], [10, 10])
+    assert math.isfinite(pooled_perplexity([7000.0], [10]))
 
 
 def test_overlapping_windows_score_every_token_once_with_more_before_it(tiny_llama: Path) -> None:

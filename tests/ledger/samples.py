@@ -20,7 +20,7 @@ from sparsebench.runtime import results as runtime
 from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.storage import Size, StorageResult
 from sparsebench.structure import EDGES, StructureResult, TensorStructure
-from sparsebench.structure.numbers import numbers
+from sparsebench.structure.numbers import tensor_statistics
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SPARSITIES = [0.1, 0.5, 0.9, 0.95, 0.99]
@@ -159,7 +159,7 @@ def structured(cell: Cell) -> StructureResult:
 
 
 def _tensor(name: str, layer: int | None, kind: str, weights: Any, thresholds: Any, side: str) -> TensorStructure:
-    found = numbers(weights.astype(np.float32).view(np.uint8), "F32", *thresholds)
+    found = tensor_statistics(weights.astype(np.float32).view(np.uint8), "F32", *thresholds)
     return TensorStructure(
         **vars(found),
         name=name,

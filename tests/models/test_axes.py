@@ -15,8 +15,8 @@ from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.architectures import ARCHITECTURES
-from sparsebench.models.shape.axes import shape
-from sparsebench.steps.cut_model import Smaller, write
+from sparsebench.models.shape.axes import shape_of
+from sparsebench.steps.cut_model import Smaller, write_smaller
 from sparsebench.steps.shrink.choosing import alignment, config_of
 from tests.models.replaying import batch, written
 
@@ -103,7 +103,7 @@ def what_is_zero_can_go(kind: str, folder: Path, family: Any) -> None:
     """Compare a model without elements whose weights are zero with the one that has them."""
     tmp_path = folder.parent
     random_everywhere(folder)
-    found = shape(Checkpoint(folder), family)
+    found = shape_of(Checkpoint(folder), family)
     how = ARCHITECTURES[kind.partition(":")[0]]
     axes = [axis for axis in found.axes if axis.kind != "experts"]
     assert {axis.kind for axis in axes} == {*["neurons"] * bool(how.neurons), *["heads"] * bool(how.heads)}
@@ -111,7 +111,7 @@ def what_is_zero_can_go(kind: str, folder: Path, family: Any) -> None:
     for place, axis in enumerate(axes):
         # Other elements in every block and expert, but as many in all.
         gone = torch.zeros(axis.units, dtype=torch.bool)
-        lost = axis.times * (alignment(axes) if axis.kind == "neurons" else 1)
+        lost = axis.width_factor * (alignment(axes) if axis.kind == "neurons" else 1)
         gone[[(place + more) % axis.units for more in range(lost)]] = True
         kept[axis] = [unit for unit in range(axis.units) if not gone[unit]]
         for cut in axis.cuts:
@@ -119,7 +119,7 @@ def what_is_zero_can_go(kind: str, folder: Path, family: Any) -> None:
             tensor[(slice(None),) * dim + (cut.marks(gone, tensor.shape[dim]),)] = 0
     smaller = Smaller(found, kept)
     smaller.config = config_of(found, kept)
-    write(smaller, family, tmp_path / "smaller", {})
+    write_smaller(smaller, family, tmp_path / "smaller", {})
     zeros = with_zeros(folder, zeroed, tmp_path / "zeros")
     before, after = outputs(zeros, family), outputs(tmp_path / "smaller", family)
     assert float((before - after).abs().max()) <= 1e-6 * max(1.0, float(before.abs().max()))
@@ -135,7 +135,7 @@ def what_is_zero_can_go(kind: str, folder: Path, family: Any) -> None:
 def test_what_is_not_declared_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "model")
     with pytest.raises(UnsupportedError, match=kind) as told:
-        shape(Checkpoint(folder), family)
+        shape_of(Checkpoint(folder), family)
     assert ("llama" if family == "decoder" else "t5" if kind == "whisper" else "bert") in (told.value.hint or "")
 
 
@@ -146,7 +146,7 @@ def test_experts_that_the_config_does_not_count_are_refused(form: str, tmp_path:
     model = Checkpoint(stored("mixtral", form, tmp_path))
     model.config["num_local_experts"] = 10**12
     with pytest.raises(ModelError, match="1000000000000"):
-        shape(model, "decoder")
+        shape_of(model, "decoder")
 
 
 def test_an_attention_without_its_output_is_refused(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_an_attention_without_its_output_is_refused(tmp_path: Path) -> None:
     model = Checkpoint(folder)
     del model.tensors["model.layers.1.self_attn.o_proj.weight"]
     with pytest.raises(ModelError, match="block 1: no tensor of kind o"):
-        shape(model, family)
+        shape_of(model, family)
 
 
 def test_sizes_that_the_config_does_not_have_are_refused(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_sizes_that_the_config_does_not_have_are_refused(tmp_path: Path) -> None
     model = Checkpoint(folder)
     model.config["head_dim"] = 4
     with pytest.raises(ModelError, match="q_proj"):
-        shape(model, family)
+        shape_of(model, family)

@@ -17,9 +17,9 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.operations import operations_a_token
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.cut_model import Smaller, without, write
+from sparsebench.steps.cut_model import Smaller, without, write_smaller
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink.choosing import config_of
 from tests.models.replaying import batch, written
@@ -36,7 +36,7 @@ UNEVEN = [
 
 def cut(folder: Path, family: Any, tmp_path: Path) -> tuple[Path, Path]:
     """A model with other widths in every block, and the whole one with zeros in place of what went."""
-    found = shape(Checkpoint(folder), family)
+    found = shape_of(Checkpoint(folder), family)
     kept: dict[Any, list[int]] = {}
     zeroed: dict[str, torch.Tensor] = {}
     for axis in found.axes:
@@ -47,7 +47,7 @@ def cut(folder: Path, family: Any, tmp_path: Path) -> tuple[Path, Path]:
             tensor = zeroed.setdefault(one.tensor, Checkpoint(folder).load(one.tensor))
             tensor[(slice(None),) * one.dim + (one.marks(gone, tensor.shape[one.dim]),)] = 0
     smaller = Smaller(found, kept, config=config_of(found, kept))
-    write(smaller, family, tmp_path / "smaller", {})
+    write_smaller(smaller, family, tmp_path / "smaller", {})
     return tmp_path / "smaller", with_zeros(folder, zeroed, tmp_path / "zeros")
 
 
@@ -67,7 +67,7 @@ def test_what_is_zero_can_go_from_some_blocks_alone(kind: str, tmp_path: Path) -
     whole = Replay(Checkpoint(zeros), family, batch(family), dtype="float32")
     whole.run(lambda block: None)
     assert torch.allclose(replay.outputs(0), whole.outputs(0), atol=1e-4)
-    pairs = zip(shape(Checkpoint(folder), family).axes, shape(Checkpoint(smaller), family).axes, strict=True)
+    pairs = zip(shape_of(Checkpoint(folder), family).axes, shape_of(Checkpoint(smaller), family).axes, strict=True)
     for dense, left in pairs:
         more = 1 if dense.kind == "neurons" else 0
         assert dense.units - left.units == min(dense.units - 1, dense.layers[0] + more)
@@ -87,7 +87,7 @@ def test_uneven_widths_are_those_of_one_threshold(tmp_path: Path) -> None:
         assert isinstance(result, StepReport) and isinstance(same, StepReport), (result, same)
         assert "per_layer_config" in result.note and "per_layer_config" not in same.note
         assert "stock transformers refuses it" in json.loads((out / "sparsebench.json").read_text())["loads"]
-        widths = [axis.units for axis in shape(Checkpoint(out), family).axes if axis.kind == "neurons"]
+        widths = [axis.units for axis in shape_of(Checkpoint(out), family).axes if axis.kind == "neurons"]
         assert len(set(widths)) > 1
         if name == "l2":
             assert sum(widths) == 4 * round(0.6 * 48)
@@ -138,13 +138,14 @@ def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:
     again, more = shrunk(out, family, tmp_path / "again", "activation", keep=0.5, of="neurons", iterations=2)
     assert isinstance(more, StepReport), more
     before, after = (
-        [axis.units for axis in shape(Checkpoint(one), family).axes if axis.kind == "neurons"] for one in (out, again)
+        [axis.units for axis in shape_of(Checkpoint(one), family).axes if axis.kind == "neurons"]
+        for one in (out, again)
     )
     assert after == [max(1, round(0.5 * units)) for units in before]
     # Blocks that go take their widths along.
-    deep = shape(Checkpoint(out), family)
-    write(without(deep, {"decoder": [0, 2]}), family, tmp_path / "deep", {})
-    left = [axis.units for axis in shape(Checkpoint(tmp_path / "deep"), family).axes if axis.kind == "neurons"]
+    deep = shape_of(Checkpoint(out), family)
+    write_smaller(without(deep, {"decoder": [0, 2]}), family, tmp_path / "deep", {})
+    left = [axis.units for axis in shape_of(Checkpoint(tmp_path / "deep"), family).axes if axis.kind == "neurons"]
     assert left == [before[1], before[3]]
     load_model(tmp_path / "deep", family)
     assert operations_a_token(Checkpoint(out).config, "decoder") < operations_a_token(

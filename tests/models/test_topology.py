@@ -89,7 +89,7 @@ def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    from sparsebench.models.modules.experts import is_fused, is_turned
+    from sparsebench.models.modules.experts import is_fused, is_transposed
 
     family, config = MODEL_TYPES[model_type], small(model_type)
     model = meta_model(family, config)
@@ -103,7 +103,7 @@ def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
         if isinstance(module, (torch.nn.Linear, Conv1D)) and any(step.isdigit() for step in name.split("."))
     }
     linear |= {
-        f"{name}.{attribute}": is_turned(module)
+        f"{name}.{attribute}": is_transposed(module)
         for name, module in model.named_modules()
         if is_fused(module)
         for attribute, tensor in module.named_parameters()
@@ -121,7 +121,9 @@ def test_every_model_type_is_tested() -> None:
 def test_prunable_are_the_linear_weights_of_the_blocks_and_nothing_else(model_type: str) -> None:
     found, linear = topology(model_type)
     assert {name for name, place in found.items() if place.prunable} == set(linear)
-    assert {name for name, place in found.items() if place.rows_last} == {name for name, conv in linear.items() if conv}
+    assert {name for name, place in found.items() if place.transposed} == {
+        name for name, conv in linear.items() if conv
+    }
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

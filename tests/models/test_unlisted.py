@@ -14,7 +14,7 @@ from sparsebench.models.modules.build import check_buffers
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.blockwise import Block, Replay
-from sparsebench.models.shape.architectures import architecture
+from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import kinds, single
 from tests.models.model_zoo import GROUPED, ROUTED, T5
@@ -65,7 +65,7 @@ REASONED = ("albert", "falcon_mamba", "led", "lfm2", "longformer", "mamba", "mam
 @pytest.mark.parametrize("kind", [*REASONED, "opus"])
 def test_what_nothing_can_be_cut_out_of_is_refused_by_name(kind: str) -> None:
     with pytest.raises(UnsupportedError, match=f"{kind}: nothing can be cut") as told:
-        architecture({"model_type": kind})
+        architecture_of({"model_type": kind})
     assert ("is not declared" in told.value.message) == (kind == "opus") and "prune it" in (told.value.hint or "")
 
 

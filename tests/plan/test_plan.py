@@ -13,7 +13,7 @@ from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest, ManifestCalibration, ManifestModel
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, calculated
-from sparsebench.plan.expand import DataInfo, Plan, count, expand, resolved
+from sparsebench.plan.expand import DataInfo, Plan, count_cells, expand, resolved
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import alone, calculates, jobs, nodes_of, remaking
 from sparsebench.plan.preflight import PlanRequest, prepare
@@ -117,7 +117,7 @@ def test_the_count_of_a_manifest_is_never_below_its_cells() -> None:
         content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder"}], "outputs": {}}
         manifest = Manifest.model_validate(content | {"variants": [chain], "runtime": runtime})
         made = len(expand(manifest, "test", {"m": "r"}).cells)
-        assert made <= count(manifest) <= 1.2 * made
+        assert made <= count_cells(manifest) <= 1.2 * made
 
 
 def test_runtime_may_measure_each_model_its_own_way_and_the_same_only_once() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
-from sparsebench.errors import UserError
 from sparsebench.models.files.quantized import Codes
 from sparsebench.steps.grid import Quantize, nearest
+from sparsebench.steps.registry import single
 
 WAYS = [Quantize("int8"), Quantize("int4", 5), Quantize("int4", 64)]
 
@@ -94,13 +97,13 @@ def test_zeros_stay_zero_and_errors_are_half_a_step(
 
 
 @pytest.mark.parametrize(
-    ("settings_", "named"),
-    [({"bits": "int3"}, "int3"), ({"rounding": "up"}, "up"), ({"group": 64}, "group"), ({"bits": "int4", "group": 0}, "group"),
-     ({"damping": 0.0}, "damping")],
+    ("name", "written", "named"),
+    [("int8", {"rounding": "up"}, "rounding"), ("int8", {"group": 64}, "group"), ("int4", {"group": 0}, "group"),
+     ("int8", {"damping": 0.0}, "damping")],
 )  # fmt: skip
-def test_wrong_settings_are_named(settings_: dict, named: str) -> None:
-    with pytest.raises(UserError, match=named):
-        Quantize(**settings_)
+def test_wrong_settings_are_named(name: str, written: dict[str, Any], named: str) -> None:
+    with pytest.raises((ValidationError, PydanticCustomError), match=named):
+        single("quantize", name, **written)
 
 
 def test_codes_of_a_narrow_last_group_expand() -> None:

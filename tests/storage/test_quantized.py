@@ -24,10 +24,10 @@ from sparsebench.models.files.quantized import Codes, QuantizedCheckpoint, Schem
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime.measure import measure_latency
 from sparsebench.runtime.results import Setting, Workload
-from sparsebench.steps.grid import Quantize, nearest
+from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import run
+from sparsebench.steps.quantize.sweep import quantize_model
 from sparsebench.storage import container, measure, pack
 from sparsebench.storage.archive import CODING as ARCHIVE
 from sparsebench.storage.coding import Coding
@@ -177,9 +177,11 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[Quantize, Path]:
     home = tmp_path_factory.mktemp("quantized")
     write_random(LLAMA, home / "dense", "decoder")
     Sweep(home / "dense", "decoder", {Target("magnitude", 0.5, "layer"): home / "pruned"}, 0, None).run(lambda *_: None)
-    folders = {Quantize(bits): home / bits for bits in ("int8", "int4")}
+    folders = {Quantize(): home / "int8", Quantize("int4", GROUP): home / "int4"}
     failed: list[Exception] = []
-    run(home / "pruned", "decoder", folders, None, lambda _, told: isinstance(told, Exception) and failed.append(told))
+    quantize_model(
+        home / "pruned", "decoder", folders, None, lambda _, told: isinstance(told, Exception) and failed.append(told)
+    )
     assert not failed
     return folders
 
@@ -220,7 +222,7 @@ def test_sizes_and_bounds(quantized: dict[Quantize, Path], tmp_path: Path) -> No
 
 
 def test_a_folder_goes_through_the_command_line(quantized: dict[Quantize, Path], tmp_path: Path) -> None:
-    folder = quantized[Quantize("int4")]
+    folder = quantized[Quantize("int4", GROUP)]
     for form in ("packed", "archive"):
         stored, back = tmp_path / form, tmp_path / f"{form}-back"
         for words in (

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.models.shape.topology import prunable_share
 from sparsebench.steps.registry import single
 from sparsebench.structure import EDGES, StructureResult, assess, summary
@@ -82,7 +82,7 @@ def test_buffers_are_no_weights(tiny_llama: Path, tmp_path: Path) -> None:
     expected = assess(tiny_llama, "decoder", ABSOLUTE, RELATIVE)
     assert assess(folder, "decoder", ABSOLUTE, RELATIVE) == expected
     with_buffers, without = (
-        (prunable_share(checkpoint, "decoder"), shape(checkpoint, "decoder").block_parameters)
+        (prunable_share(checkpoint, "decoder"), shape_of(checkpoint, "decoder").block_parameters)
         for checkpoint in map(Checkpoint, (folder, tiny_llama))
     )
     assert with_buffers == without

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sparsebench.errors import ModelError
 from sparsebench.structure import numbers as module
-from sparsebench.structure.numbers import EDGES, Numbers, numbers
+from sparsebench.structure.numbers import EDGES, TensorStatistics, tensor_statistics
 
 TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 ABSOLUTE, RELATIVE = (1e-4, 1e-3, 0.1, 0.25), (0.01, 0.1, 0.5, 1.0)
@@ -24,7 +24,7 @@ def _bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _slow(tensor: torch.Tensor, absolute: Sequence[float], relative: Sequence[float], rms: float) -> Numbers:
+def _slow(tensor: torch.Tensor, absolute: Sequence[float], relative: Sequence[float], rms: float) -> TensorStatistics:
     """Every weight as an exact fraction, one after another."""
     weights = [Fraction(value) for value in tensor.double().reshape(-1).tolist()]
     n = len(weights)
@@ -40,7 +40,7 @@ def _slow(tensor: torch.Tensor, absolute: Sequence[float], relative: Sequence[fl
     for weight in weights:
         if weight:
             inside[sum(abs(weight) >= Fraction(edge) for edge in edges)] += 1
-    return Numbers(
+    return TensorStatistics(
         count=n,
         zeros=sum(weight == 0 for weight in weights),
         below_absolute=tuple(below(threshold) for threshold in absolute),
@@ -56,7 +56,7 @@ def _slow(tensor: torch.Tensor, absolute: Sequence[float], relative: Sequence[fl
 
 
 def _check(tensor: torch.Tensor, dtype: str) -> None:
-    found = numbers(_bits(tensor), dtype, ABSOLUTE, RELATIVE)
+    found = tensor_statistics(_bits(tensor), dtype, ABSOLUTE, RELATIVE)
     expected = _slow(tensor, ABSOLUTE, RELATIVE, found.rms)
     for name in ("count", "zeros", "below_absolute", "below_relative", "min", "max", "histogram"):
         assert getattr(found, name) == getattr(expected, name), name
@@ -106,12 +106,12 @@ def test_a_threshold_that_the_dtype_rounds(dtype: str, threshold: float) -> None
     """None is a binary fraction: the dtype rounds some up and some down, and the weight is counted accordingly."""
     weight = torch.tensor([threshold], dtype=TORCH[dtype])
     exactly = Fraction(float(weight)) < Fraction(threshold)
-    assert numbers(_bits(weight), dtype, [threshold], [1.0]).below_absolute == (int(exactly),)
+    assert tensor_statistics(_bits(weight), dtype, [threshold], [1.0]).below_absolute == (int(exactly),)
 
 
 @pytest.mark.parametrize("dtype", sorted(TORCH))
 def test_all_zero(dtype: str) -> None:
-    found = numbers(_bits(torch.tensor([0.0, -0.0] * 50).to(TORCH[dtype])), dtype, ABSOLUTE, RELATIVE)
+    found = tensor_statistics(_bits(torch.tensor([0.0, -0.0] * 50).to(TORCH[dtype])), dtype, ABSOLUTE, RELATIVE)
     assert found.zeros == found.count == 100
     assert found.below_absolute == found.below_relative == (100,) * 4  # not "far from zero"
     assert (found.rms, found.std, found.kurtosis, sum(found.histogram)) == (0, 0, None, 0)
@@ -119,7 +119,7 @@ def test_all_zero(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", sorted(TORCH))
 def test_equal_weights_have_no_kurtosis(dtype: str) -> None:
-    found = numbers(_bits(torch.full((999,), 0.3).to(TORCH[dtype])), dtype, ABSOLUTE, RELATIVE)
+    found = tensor_statistics(_bits(torch.full((999,), 0.3).to(TORCH[dtype])), dtype, ABSOLUTE, RELATIVE)
     assert found.kurtosis is None
     assert found.std < 1e-15
 
@@ -129,8 +129,8 @@ def test_kurtosis_is_the_excess(dtype: str) -> None:
     torch.manual_seed(0)
     normal = torch.randn(400_000).to(TORCH[dtype])
     uniform = torch.rand(400_000).to(TORCH[dtype])
-    assert numbers(_bits(normal), dtype, [1], [1]).kurtosis == pytest.approx(0, abs=0.03)
-    assert numbers(_bits(uniform), dtype, [1], [1]).kurtosis == pytest.approx(-1.2, abs=0.03)
+    assert tensor_statistics(_bits(normal), dtype, [1], [1]).kurtosis == pytest.approx(0, abs=0.03)
+    assert tensor_statistics(_bits(uniform), dtype, [1], [1]).kurtosis == pytest.approx(-1.2, abs=0.03)
 
 
 @pytest.mark.parametrize("dtype", sorted(TORCH))
@@ -140,13 +140,13 @@ def test_not_finite(dtype: str, bad: float, count: int) -> None:
     tensor = torch.zeros(count)
     tensor[[count // 2, count - 1]] = bad  # of many blocks, not in the first
     with pytest.raises(ModelError, match="2 weights are NaN or infinite"):
-        numbers(_bits(tensor.to(TORCH[dtype])), dtype, ABSOLUTE, RELATIVE)
+        tensor_statistics(_bits(tensor.to(TORCH[dtype])), dtype, ABSOLUTE, RELATIVE)
 
 
 def test_every_bfloat16_pattern() -> None:
     patterns = np.arange(1 << 16, dtype=np.uint16)
     patterns = patterns[(patterns & 0x7F80) != 0x7F80]
-    found = numbers(patterns.view(np.uint8), "BF16", [1.0], [1.0])
+    found = tensor_statistics(patterns.view(np.uint8), "BF16", [1.0], [1.0])
     assert (found.count, found.zeros) == (65536 - 256, 2)
     assert found.below_absolute == (2 * 0x3F80,)  # positive patterns below that of 1.0, twice
     assert found.max == -found.min == float(torch.finfo(torch.bfloat16).max)

@@ -42,9 +42,9 @@ def resolve(dtype: str, config: Mapping[str, Any], tensors: Mapping[str, TensorI
     return name
 
 
-def stated(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a copy of the config that states the precision ``name`` and no quantization."""
     changed = {key: value for key, value in config.items() if key not in ("torch_dtype", "quantization_config")}
     if isinstance(changed.get("text_config"), dict):
-        changed["text_config"] = stated(changed["text_config"], name)
+        changed["text_config"] = with_dtype(changed["text_config"], name)
     return {**changed, "dtype": name}

@@ -20,7 +20,7 @@ from sparsebench.errors import ModelError, UnsupportedError, foreign
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import auto_class, dimensions, transformers_config
-from sparsebench.models.modules.experts import Experts, put_together, take_apart
+from sparsebench.models.modules.experts import Experts, fuse_experts, split_experts
 from sparsebench.models.modules.per_layer import reshape
 from sparsebench.models.shape.topology import EXPERT_LAYERS, LINEAR_TYPES, View, spellings, stored_apart
 
@@ -72,19 +72,19 @@ def build_model(
     tensors of dense files stay pages of these files, which the system may drop. Raises ModelError when tensors are
     missing or have another shape, UnsupportedError for state that no file holds and transformers does not set.
     """
-    config = precision.stated(weights.config, precision.resolve(dtype, weights.config, weights.tensors))
+    config = precision.with_dtype(weights.config, precision.resolve(dtype, weights.config, weights.tensors))
     model = meta_model(family, config, kind).eval()
     prepare(model)
     if replace or stored_apart(weights.tensors):
-        take_apart(model, weights.tensors)
+        split_experts(model, weights.tensors)
     views = stored_views(model, weights.tensors)
     # Tied names have one view. A name that the files hold gets its own, in case their tensors differ.
     views |= {name: View(name) for name in views if name in weights.tensors}
-    make_buffers(model, views)
+    initialize_buffers(model, views)
     fill(model, weights, views, views, replace)
-    put_together(model)
+    fuse_experts(model)
     missing = {name for name, parameter in model.named_parameters() if parameter.is_meta}
-    if missing := drop_pooler(model, missing, kind or auto_class(family, weights.config)):
+    if missing := without_pooler(model, missing, kind or auto_class(family, weights.config)):
         raise ModelError(
             f"{weights.folder}: {len(missing)} weights are missing ({min(missing)})",
             "the files are incomplete, or the family or `architectures` in config.json is not the checkpoint's",
@@ -123,7 +123,7 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
     return model
 
 
-def drop_pooler(model: Any, missing: set[str], kind: Any) -> set[str]:
+def without_pooler(model: Any, missing: set[str], kind: Any) -> set[str]:
     """Remove an encoder's pooler from the model if its weights are ``missing``, and return what else is missing.
 
     ``kind`` is the auto class that made the model. Hidden states do not depend on a pooler; without it no made-up number
@@ -183,7 +183,9 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
     rules: list[Any] = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
     chunks = [rule for rule in rules if _is_split(rule, Chunk)]
-    turned = {path: bool(module.turned) for path, module in model.named_modules() if isinstance(module, Experts)}
+    transposed = {
+        path: bool(module.transposed) for path, module in model.named_modules() if isinstance(module, Experts)
+    }
     views: dict[str, View] = {}
     for info in stored:
         name = apply_renamings(info.name, renamings)
@@ -195,7 +197,7 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
                 for number, target in enumerate(rule.target_patterns):
                     rows = (number * height, (number + 1) * height)
                     views[first.replace(rule.target_patterns[0], target)] = View(info.name, rows=rows)
-        views |= _of_experts(name, info, turned)
+        views |= _of_experts(name, info, transposed)
     return views
 
 
@@ -205,7 +207,7 @@ def _is_split(rule: Any, chunk: type) -> bool:
     return len(operations) == 1 and type(operations[0]) is chunk and vars(operations[0]) == vars(chunk(0))
 
 
-def _of_experts(name: str, info: TensorInfo, turned: Mapping[str, bool]) -> dict[str, View]:
+def _of_experts(name: str, info: TensorInfo, transposed: Mapping[str, bool]) -> dict[str, View]:
     """Return by its name in the model the layer of one expert, or from a fused tensor that layer of every expert."""
     path, _, rest = name.rpartition("experts.")
     path += "experts"
@@ -213,14 +215,14 @@ def _of_experts(name: str, info: TensorInfo, turned: Mapping[str, bool]) -> dict
     if number.isdigit():
         layer, _, kind = layer.partition(".")
         return {f"{path}.{number}.{EXPERT_LAYERS.get(layer, layer)}.{kind}": View(info.name)}
-    if path not in turned:
+    if path not in transposed:
         return {}
     layer, kind = (rest.removesuffix("_bias"), "bias") if rest.endswith("_bias") else (rest, "weight")
-    across = turned[path] and kind == "weight"
+    across = transposed[path] and kind == "weight"
     return {f"{path}.{expert}.{layer}.{kind}": View(info.name, expert, across) for expert in range(info.shape[0])}
 
 
-def make_buffers(model: PreTrainedModel, stored: Collection[str]) -> None:
+def initialize_buffers(model: PreTrainedModel, stored: Collection[str]) -> None:
     """Give all buffers storage and the values that transformers sets (rotary frequencies, position ids).
 
     Parameters that transformers never saves are treated alike, unless they are among the names ``stored`` in a file.
@@ -258,21 +260,27 @@ def fill(
     owners = Counter(id(tensor) for _, tensor in tensors)
     load = weights.mapped if isinstance(weights, Checkpoint) else weights.load
     filled: dict[View, nn.Parameter] = {}
+
+    def fused_tensor(named: tuple[str, torch.Tensor]) -> str:
+        view = views[named[0]]
+        return "" if view.expert is None else view.tensor
+
     # Load a fused tensor's slices one after another: a packed one is decoded whole.
-    tensors.sort(key=lambda named: views[named[0]].tensor if views[named[0]].expert is not None else "")
-    for name, tensor in tensors:
-        view, precise = views[name], run_dtype(model, name, tensor)
+    for name, tensor in sorted(tensors, key=fused_tensor):
+        view = views[name]
+        dtype = run_dtype(model, name, tensor)
         check_shape(name, tensor, view, weights.tensors)
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
-        if replace and attribute == "weight" and type(module).__name__ in LINEAR_TYPES and owners[id(tensor)] == 1:
-            made = replace(view, module, precise)
-            if made is not None:
-                made.register_parameter("bias", module._parameters.get("bias"))
-                model.set_submodule(path, made)
+        linear = attribute == "weight" and type(module).__name__ in LINEAR_TYPES
+        if replace and linear and owners[id(tensor)] == 1:
+            replacement = replace(view, module, dtype)
+            if replacement is not None:
+                replacement.register_parameter("bias", module._parameters.get("bias"))
+                model.set_submodule(path, replacement)
                 continue
         if view not in filled:
-            loaded = view.shaped(load(view.tensor, view.expert)).to(precise)
+            loaded = view.shaped(load(view.tensor, view.expert)).to(dtype)
             filled[view] = _shared(loaded, filled.values() if owners[id(tensor)] > 1 else ())
         if attribute in module._parameters:
             module._parameters[attribute] = filled[view]

@@ -23,6 +23,9 @@ GATE, UP, GATE_UP, DOWN = "gate_proj", "up_proj", "gate_up_proj", "down_proj"
 class Expert(nn.Module):
     """One expert: its linear layers ``names``, then ``down_proj``, all without storage until they are given weights."""
 
+    fused: Any
+    names: tuple[str, ...]
+
     def __init__(self, fused: Any, names: tuple[str, ...], sizes: tuple[int, int, int]) -> None:
         super().__init__()
         width, inner, out = sizes
@@ -32,13 +35,14 @@ class Expert(nn.Module):
                 self.add_module(name, nn.Linear(width, inner // len(names), bias, dtype=fused.down_proj.dtype))
             self.down_proj = nn.Linear(out, width, bias, dtype=fused.down_proj.dtype)
         self.requires_grad_(False)
-        self.__dict__.update(fused=fused, names=names)  # not as a submodule: its parameters were removed
+        self.names = names
+        self.__dict__["fused"] = fused  # not as a submodule: its parameters were removed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (tokens, width) to (tokens, width)."""
-        inner = torch.cat([getattr(self, name)(x) for name in self.__dict__["names"]], -1)
-        made: torch.Tensor = self.down_proj(_activated(self.__dict__["fused"], inner))
-        return made
+        inner = torch.cat([getattr(self, name)(x) for name in self.names], -1)
+        outputs: torch.Tensor = self.down_proj(_activated(self.fused, inner))
+        return outputs
 
 
 class Experts(nn.ModuleList):
@@ -47,24 +51,34 @@ class Experts(nn.ModuleList):
     While an expert runs, ``tokens`` (n,) are the indices of the rows of the layer's input that are routed to it.
     """
 
+    fused: Any
+    transposed: bool
+    tokens: Any
+
     def __init__(self, fused: Any, split: bool) -> None:
-        gated, turned = hasattr(fused, GATE_UP), is_turned(fused)
-        first: Any = getattr(fused, GATE_UP if gated else UP)
-        inner, width = first.shape[:0:-1] if turned else first.shape[1:]
-        names = ((GATE, UP) if split else (GATE_UP,)) if gated else (UP,)
+        gated = hasattr(fused, GATE_UP)
+        transposed = is_transposed(fused)
+        experts, inner, width = getattr(fused, GATE_UP if gated else UP).shape
+        if transposed:
+            inner, width = width, inner
+        if not gated:
+            names: tuple[str, ...] = (UP,)
+        else:
+            names = (GATE, UP) if split else (GATE_UP,)
         out = inner // 2 if gated else inner
-        super().__init__(Expert(fused, names, (width, inner, out)) for _ in range(first.shape[0]))
-        self.__dict__.update(fused=fused, turned=turned, tokens=None)
+        super().__init__(Expert(fused, names, (width, inner, out)) for _ in range(experts))
+        self.transposed, self.tokens = transposed, None
+        self.__dict__["fused"] = fused
         for name in list(fused._parameters):
             fused._parameters[name] = None
 
-    def hold(self, weights: Mapping[str, Any]) -> None:
+    def share_weights(self, weights: Mapping[str, Any]) -> None:
         """Set the layers' weights and biases to views of the fused parameters ``weights``."""
         for attribute, names in self._fused_names():
             biases = weights.get(f"{attribute}_bias")
             for number, expert in enumerate(self):
                 matrix = weights[attribute][number]
-                parts = {"weight": (matrix.T if self.__dict__["turned"] else matrix).chunk(len(names))}
+                parts = {"weight": (matrix.T if self.transposed else matrix).chunk(len(names))}
                 if biases is not None:
                     parts["bias"] = biases[number].chunk(len(names))
                 for kind, tensors in parts.items():
@@ -73,33 +87,33 @@ class Experts(nn.ModuleList):
 
     def _fused_names(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return the fused module's parameters, each with the names of the layers of an expert that it holds."""
-        names: tuple[str, ...] = self[0].__dict__["names"]
+        names: tuple[str, ...] = self[0].names  # type: ignore[assignment]
         return (GATE_UP if len(names) == 2 else names[0], names), (DOWN, (DOWN,))
 
     def forward(self, hidden: torch.Tensor, chosen: Any = None, weights: Any = None) -> torch.Tensor:
         """Map (tokens, width) to the ``chosen`` experts' (tokens, k) outputs, summed with ``weights`` of that shape."""
         if chosen is None:
-            return self._each_its_own(hidden)
+            return self._scaled(hidden)
         total = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         for number in chosen.unique().tolist():
-            self.tokens, place = torch.where(chosen == number)
-            made = self[number](hidden[self.tokens]) * weights[self.tokens, place, None]
-            total.index_add_(0, self.tokens, made.float())
+            self.tokens, rank = torch.where(chosen == number)
+            outputs = self[number](hidden[self.tokens]) * weights[self.tokens, rank, None]
+            total.index_add_(0, self.tokens, outputs.float())
         return total.to(hidden.dtype)
 
-    def _each_its_own(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _scaled(self, hidden: torch.Tensor) -> torch.Tensor:
         """Run Llama 4's experts, which all get every token, scaled by its score: zero where it did not choose them."""
-        given = hidden.view(len(self), -1, hidden.shape[-1])
-        total = torch.zeros_like(given)
-        for number, rows in enumerate(given):
+        by_expert = hidden.view(len(self), -1, hidden.shape[-1])
+        total = torch.zeros_like(by_expert)
+        for number, rows in enumerate(by_expert):
             self.tokens = rows.any(-1).nonzero().flatten()
             if len(self.tokens):
                 total[number, self.tokens] = self[number](rows[self.tokens])
         return total.view(hidden.shape)
 
-    def fused_again(self) -> Any:
+    def to_fused(self) -> Any:
         """Return the fused module with the experts' weights moved back into it."""
-        fused = self.__dict__["fused"]
+        fused = self.fused
         for attribute, names in self._fused_names():
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 if getattr(self[0].down_proj, kind) is None:
@@ -107,8 +121,9 @@ class Experts(nn.ModuleList):
                 stack = torch.stack(
                     [torch.cat([getattr(getattr(expert, name), kind) for name in names]) for expert in self]
                 )
-                turned = self.__dict__["turned"] and kind == "weight"
-                fused._parameters[attribute + suffix] = nn.Parameter(stack.mT.contiguous() if turned else stack)
+                if self.transposed and kind == "weight":
+                    stack = stack.mT.contiguous()
+                fused._parameters[attribute + suffix] = nn.Parameter(stack)
                 for layer in (getattr(expert, name) for expert in self for name in names):
                     layer._parameters[kind] = None
         return fused
@@ -133,7 +148,7 @@ def is_fused(module: Any) -> bool:
     return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
 
 
-def left_fused(model: nn.Module) -> list[str]:
+def still_fused(model: nn.Module) -> list[str]:
     """Return the paths of modules that hold several experts' matrices in one parameter, in any form."""
     return [
         path
@@ -143,31 +158,31 @@ def left_fused(model: nn.Module) -> list[str]:
     ]
 
 
-def is_turned(fused: Any) -> bool:
+def is_transposed(fused: Any) -> bool:
     """Return whether a fused module's weights are (experts, in, out)."""
     return bool(getattr(fused, "is_transposed", type(fused).__name__ == "Llama4TextExperts"))
 
 
-def take_apart(model: PreTrainedModel, stored: Collection[str]) -> None:
+def split_experts(model: PreTrainedModel, stored: Collection[str]) -> None:
     """Replace every fused experts module of ``model``; the ``stored`` names tell whether gate and up are apart."""
     for path, module in list(model.named_modules()):
         if is_fused(module):
             model.set_submodule(path, Experts(module, stored_apart(stored)))
 
 
-def show_layers(model: PreTrainedModel, stored: Collection[str]) -> bool:
-    """Take apart the experts of a model with weights, which their layers then share; return whether there are any."""
+def split_with_weights(model: PreTrainedModel, stored: Collection[str]) -> bool:
+    """Split the experts of a model with weights, which their layers then share; return whether there are any."""
     fused = {path: dict(module._parameters) for path, module in model.named_modules() if is_fused(module)}
-    take_apart(model, stored)
+    split_experts(model, stored)
     for path, weights in fused.items():
-        model.get_submodule(path).hold(weights)  # type: ignore[operator]
+        model.get_submodule(path).share_weights(weights)  # type: ignore[operator]
     return bool(fused)
 
 
-def put_together(model: PreTrainedModel) -> None:
+def fuse_experts(model: PreTrainedModel) -> None:
     """Fuse again those experts whose layers are all plain ``nn.Linear``."""
     for path, module in list(model.named_modules()):
         if isinstance(module, Experts) and all(
             type(layer) is nn.Linear for expert in module for layer in expert.children()
         ):
-            model.set_submodule(path, module.fused_again())
+            model.set_submodule(path, module.to_fused())

@@ -14,17 +14,15 @@ transformers ignores the key and these tensors, and computes with all neurons.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from sparsebench.errors import ModelError
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ExpertsConfig, FeedForward, experts_of, module_at
-
-if TYPE_CHECKING:
-    from sparsebench.models.files.checkpoint import Checkpoint
 
 
 class ExpertRouter(nn.Module):
@@ -33,10 +31,14 @@ class ExpertRouter(nn.Module):
     assignment: torch.Tensor
 
     def __init__(
-        self, how: ExpertsConfig, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], function: nn.Module
+        self,
+        experts_config: ExpertsConfig,
+        assignment: torch.Tensor,
+        tables: Mapping[str, torch.Tensor],
+        function: nn.Module,
     ) -> None:
         super().__init__()
-        self.how, self.neurons = how, len(assignment)
+        self.experts_config, self.neurons = experts_config, len(assignment)
         self.__dict__["function"] = function  # the model's own module, not a submodule here
         self.register_buffer("assignment", assignment.long(), persistent=False)
         for name, table in tables.items():
@@ -47,10 +49,10 @@ class ExpertRouter(nn.Module):
     def scores(self, x: torch.Tensor, h: torch.Tensor | None) -> torch.Tensor:
         """Return scores (…, experts) of the input ``x`` (…, in); the oracle's are of the neurons ``h`` (…, neurons)."""
         tables: dict[str, Any] = self._buffers
-        router = self.how.router
+        router = self.experts_config.router
         if router == "oracle":
             assert h is not None
-            scores = torch.zeros((*h.shape[:-1], self.how.experts), dtype=torch.float32, device=h.device)
+            scores = torch.zeros((*h.shape[:-1], self.experts_config.experts), dtype=torch.float32, device=h.device)
             return scores.index_add_(-1, self.assignment, h.abs().float() * tables["norms"])
         if router == "centroid":
             return F.linear(x, tables["router_weight"])
@@ -69,9 +71,9 @@ class ExpertRouter(nn.Module):
     def experts(self, x: torch.Tensor, h: torch.Tensor | None = None) -> torch.Tensor:
         """Return which experts are computed for the part's input ``x``: bool (…, experts); the oracle needs ``h``."""
         scores = self.scores(x, h)
-        scores[..., : self.how.shared] = torch.inf
+        scores[..., : self.experts_config.shared] = torch.inf
         chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-        return chosen.scatter_(-1, scores.topk(self.how.active, -1).indices, True)
+        return chosen.scatter_(-1, scores.topk(self.experts_config.active, -1).indices, True)
 
     def choice(self, h: torch.Tensor | None = None) -> torch.Tensor:
         """Return which neurons are computed for the kept input, bool (…, neurons); the oracle needs ``h``."""
@@ -86,25 +88,28 @@ def install(model: Any, checkpoint: Checkpoint) -> None:
 
     Raises ModelError where a layer or tensor that it names is missing or does not fit.
     """
-    how = experts_of(checkpoint.config)
-    for part in how.parts if how else ():
-        assert how is not None
+    experts_config = experts_of(checkpoint.config)
+    for part in experts_config.parts if experts_config else ():
+        assert experts_config is not None
         first, down, function = (
             module_at(model, path, EXPERTS_KEY) for path in (part.first, part.down, part.activation)
         )
-        chooser = chooser_of(how, part, checkpoint, (first, down, function))
-        hook(chooser, first, down)
+        router = router_of(experts_config, part, checkpoint, (first, down, function))
+        hook(router, first, down)
 
 
-def hook(chooser: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
+def hook(router: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
     """Have a part's first layer pass its input to the router, and its last layer mask the neurons not chosen."""
-    down.add_module("moe", chooser)
-    first.register_forward_pre_hook(lambda module, args: chooser.read(args[0]))
-    down.register_forward_pre_hook(lambda module, args: (args[0] * chooser.choice(args[0]), *args[1:]))
+    down.add_module("moe", router)
+    first.register_forward_pre_hook(lambda module, args: router.read(args[0]))
+    down.register_forward_pre_hook(lambda module, args: (args[0] * router.choice(args[0]), *args[1:]))
 
 
-def chooser_of(
-    how: ExpertsConfig, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
+def router_of(
+    experts_config: ExpertsConfig,
+    part: FeedForward,
+    checkpoint: Checkpoint,
+    modules: tuple[nn.Module, nn.Module, nn.Module],
 ) -> ExpertRouter:
     """Build a part's router from the checkpoint's tensors; ``modules`` are its first layer, last layer and activation.
 
@@ -123,10 +128,13 @@ def chooser_of(
     name = part.name("assignment")
     assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0, device="cpu")
     neurons = weight.shape[inward]
-    if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < how.experts:
+    if (
+        assignment.shape != (neurons,)
+        or not 0 <= int(assignment.min()) <= int(assignment.max()) < experts_config.experts
+    ):
         raise ModelError(
             f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons", "make the variant again"
         )
-    if how.router == "oracle":
+    if experts_config.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
-    return ExpertRouter(how, assignment, tables, function)
+    return ExpertRouter(experts_config, assignment, tables, function)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebench.errors import ModelError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.families import MODEL_TYPES, dimensions
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.topology import NO_TEXT
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
 
 LENGTH = 512
 """The tokens of the counted sequence; for an encoder-decoder, on each side."""

@@ -19,8 +19,8 @@ import torch
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.models.files.families import PER_LAYER
-from sparsebench.models.shape.architectures import widths
-from sparsebench.models.shape.axes import Axis, shape, sizes
+from sparsebench.models.shape.architectures import per_layer_widths
+from sparsebench.models.shape.axes import Axis, HeadSizes, head_sizes, shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,13 +38,13 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
     """
     if not config.get(PER_LAYER):
         return
-    block_widths = widths(config)
+    block_widths = per_layer_widths(config)
     plain = {key: value for key, value in config.items() if key != PER_LAYER}
     tensors = {
         name: TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0) for name, tensor in model.state_dict().items()
     }
     stub: Any = SimpleNamespace(config=plain, tensors=tensors, ties={}, folder="config.json")
-    model_shape = shape(stub, family)
+    model_shape = shape_of(stub, family)
     if len(model_shape.blocks) > 1:
         raise UnsupportedError(
             f"{config.get('model_type')}: `{PER_LAYER}` works only for models with one stack, and this one "
@@ -56,10 +56,10 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         raise ModelError(f"config.json: `{PER_LAYER}`: there is no block {max(block_widths)}", f"it has {blocks}")
     for axis in model_shape.axes:
         if axis.kind == "neurons":
-            key = model_shape.how.key(model_shape.how.neurons, axis.side)
+            key = model_shape.architecture.key(model_shape.architecture.neurons, axis.side)
         else:
-            assert model_shape.how.heads is not None
-            key = model_shape.how.heads.groups or model_shape.how.heads.count
+            assert model_shape.architecture.heads is not None
+            key = model_shape.architecture.heads.groups or model_shape.architecture.heads.count
         left = block_widths.get(axis.layers[0], {}).get(key, axis.units)
         if left > axis.units:
             raise ModelError(
@@ -69,7 +69,7 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         if left < axis.units:
             _cut(model, axis, left)
             if axis.kind == "heads":
-                _state_heads(model, axis, left, sizes(plain, model_shape.how))
+                _state_heads(model, axis, left, head_sizes(plain, model_shape.architecture))
 
 
 def _cut(model: Any, axis: Axis, left: int) -> None:
@@ -94,7 +94,7 @@ def _cut(model: Any, axis: Axis, left: int) -> None:
             module.out_features, module.in_features = size
 
 
-def _state_heads(model: Any, axis: Axis, left: int, dense: tuple[int, int, int]) -> None:
+def _state_heads(model: Any, axis: Axis, left: int, dense: HeadSizes) -> None:
     """Set the numbers of remaining heads in the module that holds the queries' projection."""
     heads, groups, size = dense
     first = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from sparsebench import devices
 from sparsebench.errors import ModelError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules import moefied
@@ -24,9 +24,6 @@ from sparsebench.models.replay.gather import Gatherer, InputStatistics, Prunable
 from sparsebench.models.replay.skeleton import Skeleton, SkeletonBlock, Stack, fill_skeleton, move, survey
 from sparsebench.models.replay.stack_replay import StackReplay, StackTokens, States
 from sparsebench.models.shape.topology import View
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
 
 GROUP = 2048
 """Tokens that run through a block at a time, in whole samples: this bounds the activations within a block."""
@@ -201,7 +198,7 @@ class Replay:
         self.group = group
         self.device = device
         precise = precision.resolve(dtype, checkpoint.config, checkpoint.tensors)
-        self._skeleton = survey(precision.stated(checkpoint.config, precise), family)
+        self._skeleton = survey(precision.with_dtype(checkpoint.config, precise), family)
         model = self._skeleton.model
         _check_batch(batch, self._skeleton)
         fill_skeleton(self._skeleton, checkpoint, family)

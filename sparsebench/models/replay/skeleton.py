@@ -21,13 +21,13 @@ from sparsebench.models.modules.build import (
     check_buffers,
     check_shape,
     fill,
-    make_buffers,
+    initialize_buffers,
     meta_model,
     named_tensors,
     run_dtype,
     stored_views,
 )
-from sparsebench.models.modules.experts import DOWN, Experts, take_apart
+from sparsebench.models.modules.experts import DOWN, Experts, split_experts
 from sparsebench.models.replay.gather import PrunableLayer
 from sparsebench.models.shape import topology
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
@@ -87,8 +87,8 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     Raises UnsupportedError when it cannot be replayed block by block, ModelError when transformers cannot build it.
     """
     topology.refuse_replay(config)
-    stated = precision.stated({**config, **_QUIET}, precision.resolve("auto", config))
-    model = meta_model(family, stated).eval()
+    settings = precision.with_dtype({**config, **_QUIET}, precision.resolve("auto", config))
+    model = meta_model(family, settings).eval()
     model.requires_grad_(False)
     if family == "encoder-decoder":
         sides = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
@@ -143,10 +143,10 @@ def fill_skeleton(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) ->
     does not set.
     """
     model = skeleton.model
-    take_apart(model, checkpoint.tensors)
+    split_experts(model, checkpoint.tensors)
     views = stored_views(model, checkpoint.tensors)
     blocks = {block.path: block for block in skeleton.blocks}
-    make_buffers(model, views)
+    initialize_buffers(model, views)
     outside: list[str] = []
     for name, tensor in named_tensors(model):
         block = next((blocks[path] for path in _prefixes(name) if path in blocks), None)

@@ -12,11 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.shape.architectures import Architecture, Heads, Mixture, architecture, stated, widths
+from sparsebench.models.shape.architectures import (
+    Architecture,
+    Heads,
+    Mixture,
+    architecture_of,
+    config_value,
+    per_layer_widths,
+)
 from sparsebench.models.shape.topology import Part, View, parts, weight_tensors
 
 if TYPE_CHECKING:
@@ -63,9 +70,9 @@ class Axis:
     """``units`` elements that can be removed one by one, and their ``cuts`` in the tensors.
 
     ``outputs`` are the cuts in the matrices that read the elements (o, down), one for each of ``layers``. ``cross`` is
-    True for cross-attention's heads. ``within`` names the expert that neurons belong to (``experts.3``, ``shared``); it
-    has ``times`` as many neurons as config.json says. ``apart`` has the whole tensors of each expert, where experts are
-    stored one by one.
+    True for cross-attention's heads. ``expert`` names the expert that neurons belong to (``experts.3``, ``shared``); it
+    has ``width_factor`` times as many neurons as config.json says. ``expert_tensors`` has the whole tensors of each
+    expert, where experts are stored one by one.
     """
 
     kind: AxisKind
@@ -75,18 +82,18 @@ class Axis:
     cuts: tuple[Cut, ...]
     outputs: tuple[Cut, ...]
     cross: bool = False
-    within: str = ""
-    times: int = 1
-    apart: tuple[tuple[str, ...], ...] = ()
+    expert: str = ""
+    width_factor: int = 1
+    expert_tensors: tuple[tuple[str, ...], ...] = ()
 
     def cost(self, tensors: Mapping[str, TensorInfo]) -> int:
         """Return the number of parameters of one element."""
-        infos = ((cut, tensors[cut.tensor]) for cut in self.cuts)
-        whole = sum(tensors[name].numel for name in self.apart[0]) if self.apart else 0
-        return whole + sum(
-            cut.size * info.numel // (info.shape[cut.dim] * (1 if cut.expert is None else info.shape[0]))
-            for cut, info in infos
-        )
+        total = sum(tensors[name].numel for name in self.expert_tensors[0]) if self.expert_tensors else 0
+        for cut in self.cuts:
+            info = tensors[cut.tensor]
+            matrices = 1 if cut.expert is None else info.shape[0]
+            total += cut.size * info.numel // (info.shape[cut.dim] * matrices)
+        return total
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class ModelShape:
 
     checkpoint: Checkpoint
     parts: Mapping[str, Part]
-    how: Architecture
+    architecture: Architecture
     axes: tuple[Axis, ...]
     blocks: Mapping[str, int]
 
@@ -106,23 +113,25 @@ class ModelShape:
         return sum(info.numel for name, info in weights.items() if self.parts[name].layer is not None)
 
     def key(self, axis: Axis) -> str:
-        """Return the key of config.json that states the axis's number of elements; the axis has ``times`` that many."""
-        how = self.how
+        """Return the key of config.json that states the axis's number of elements, before ``width_factor``."""
+        architecture = self.architecture
         if axis.kind == "heads":
-            return how.heads.count if how.heads else ""
-        if axis.kind == "neurons" and not (how.mixture and axis.within):
-            return how.key(how.neurons, axis.side)
-        assert how.mixture is not None
+            return architecture.heads.count if architecture.heads else ""
+        mixture = architecture.mixture
+        if axis.kind == "neurons" and not (mixture and axis.expert):
+            return architecture.key(architecture.neurons, axis.side)
+        assert mixture is not None
         if axis.kind == "experts":
-            return how.mixture.count
-        return (axis.within == "shared" and how.mixture.shared) or how.mixture.neurons
+            return mixture.count
+        return mixture.shared if axis.expert == "shared" and mixture.shared else mixture.neurons
 
     def of(self, kind: AxisKind) -> list[Axis]:
         """Return the axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
         axes = [axis for axis in self.axes if axis.kind == kind]
         if not axes:
-            why = self.how.cannot(kind) or f"no block of it has {kind}"
-            raise UnsupportedError(f"{self.checkpoint.config.get('model_type')}: {why}", self.how.instead(kind))
+            why = self.architecture.why_not(kind) or f"no block of it has {kind}"
+            model_type = self.checkpoint.config.get("model_type")
+            raise UnsupportedError(f"{model_type}: {why}", self.architecture.alternative(kind))
         return axes
 
 
@@ -131,28 +140,30 @@ _SHARED = re.compile(r"(?:^|\.)shared_experts?\.")
 _ROUTING = re.compile(r"(?:^|\.)(?:gate|router)\.(?:layer\.)?(?:weight|bias|e_score_correction_bias)$")
 
 
-def shape(checkpoint: Checkpoint, family: str) -> ModelShape:
+def shape_of(checkpoint: Checkpoint, family: str) -> ModelShape:
     """Return the axes of a checkpoint of ``family``.
 
     Raises UnsupportedError for a model type that is not declared, ModelError for tensors whose sizes are not those that
     config.json states.
     """
-    how = architecture(checkpoint.config)
-    places = parts(checkpoint, family)
+    architecture = architecture_of(checkpoint.config)
+    model_parts = parts(checkpoint, family)
     counts: dict[str, int] = {}
     members: dict[tuple[str, int], dict[str, Part]] = {}
-    for name, part in places.items():
+    for name, part in model_parts.items():
         if part.layer is not None:
             counts[part.side] = max(counts.get(part.side, 0), part.layer + 1)
             members.setdefault((part.side, part.layer), {})[name] = part
     axes: list[Axis] = []
     for side, count in counts.items():
-        blocks = [_Block(checkpoint, how, side, layer, members.get((side, layer), {})) for layer in range(count)]
+        blocks = [
+            _Block(checkpoint, architecture, side, layer, members.get((side, layer), {})) for layer in range(count)
+        ]
         for block in blocks:
-            axes += block.neurons() if how.neurons else ()
-            axes += block.experts(how.mixture) if how.mixture else ()
-        axes += _heads(blocks, how.heads) if how.heads else ()
-    return ModelShape(checkpoint, places, how, tuple(axes), counts)
+            axes += block.neurons() if architecture.neurons else ()
+            axes += block.experts(architecture.mixture) if architecture.mixture else ()
+        axes += _heads(blocks, architecture.heads) if architecture.heads else ()
+    return ModelShape(checkpoint, model_parts, architecture, tuple(axes), counts)
 
 
 @dataclass(frozen=True)
@@ -160,100 +171,124 @@ class _Block:
     """One block of a stack with its tensors' parts by name; its methods yield its axes."""
 
     checkpoint: Checkpoint
-    how: Architecture
+    architecture: Architecture
     side: str
     layer: int
     parts: Mapping[str, Part]
 
     def neurons(self) -> Iterable[Axis]:
         """Yield the axes of the neurons of the feed-forward parts, one for each expert."""
-        mixture = self.how.mixture
+        mixture = self.architecture.mixture
         sources: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             if part.kind in ("gate", "up", "gate_up"):
-                sources.setdefault(_within(name), []).append(name)
+                sources.setdefault(_expert_of(name), []).append(name)
         for name, part in self.parts.items():
             if part.kind != "down":
                 continue
-            inward, within = _inward(part), _within(name)
-            units = self.checkpoint.tensors[name].shape[inward]
-            times = 1
-            if mixture and mixture.times and within == "shared":
-                times = int(stated(self.checkpoint.config, mixture.times))
-            for expert in range(part.experts) if part.experts else (None,):
-                cuts = [cut for source in sources.get(within, ()) for cut in self._source(source, name, units, expert)]
-                output = Cut(name, inward, 0, 1, expert)
-                inside = within if expert is None else f"experts.{expert}"
-                yield Axis("neurons", self.side, (self.layer,), units, (*cuts, output), (output,), False, inside, times)
+            input_dim, expert = _input_dim(part), _expert_of(name)
+            units = self.checkpoint.tensors[name].shape[input_dim]
+            factor = 1
+            if mixture and mixture.shared_factor and expert == "shared":
+                factor = int(config_value(self.checkpoint.config, mixture.shared_factor))
+            for number in range(part.experts) if part.experts else (None,):
+                cuts = [cut for source in sources.get(expert, ()) for cut in self._source(source, name, units, number)]
+                output = Cut(name, input_dim, 0, 1, number)
+                yield Axis(
+                    kind="neurons",
+                    side=self.side,
+                    layers=(self.layer,),
+                    units=units,
+                    cuts=(*cuts, output),
+                    outputs=(output,),
+                    expert=expert if number is None else f"experts.{number}",
+                    width_factor=factor,
+                )
 
     def _source(self, source: str, down: str, units: int, expert: int | None) -> list[Cut]:
         """Return the cuts of neurons in a gate, up or fused matrix ``source``, which ``down`` reads."""
         part = self.parts[source]
         halves = 2 if part.kind == "gate_up" else 1
-        if self.checkpoint.tensors[source].shape[_outward(part)] != halves * units:
-            stored = self.checkpoint.tensors[source].shape
+        stored = self.checkpoint.tensors[source].shape
+        if stored[_output_dim(part)] != halves * units:
             raise ModelError(f"{source}: {stored} where {down} reads {units} neurons")
-        if halves == 2 and self.how.mixture and self.how.mixture.mixed:
+        mixture = self.architecture.mixture
+        if halves == 2 and mixture and mixture.interleaved:
             return self._rows(source, 0, 2, expert)
         return [cut for half in range(halves) for cut in self._rows(source, half * units, 1, expert)]
 
     def experts(self, mixture: Mixture) -> Iterable[Axis]:
         """Yield the axis of the experts: slices of fused tensors or tensors of their own, and rows of the router."""
-        units = int(stated(self.checkpoint.config, mixture.count))
+        units = int(config_value(self.checkpoint.config, mixture.count))
         cuts: list[Cut] = []
-        apart: dict[int, list[str]] = {}
+        expert_tensors: dict[int, list[str]] = {}
         for name, part in self.parts.items():
             stored = self.checkpoint.tensors[name].shape
             if number := _EXPERT.search(name):
-                apart.setdefault(int(number[1]), []).append(name)
+                expert_tensors.setdefault(int(number[1]), []).append(name)
             elif part.experts or name.endswith("proj_bias") or _ROUTING.search(name):
                 if stored[0] != units:
                     raise ModelError(f"{name}: {stored} where config.json says {units} experts", "correct config.json")
                 cuts.append(Cut(name, 0, 0, 1))
-        if apart and sorted(apart) != list(range(units)):
+        if expert_tensors and sorted(expert_tensors) != list(range(units)):
             raise ModelError(
-                f"{min(apart.values())[0]}: one of {len(apart)} experts where config.json says {units}",
+                f"{min(expert_tensors.values())[0]}: one of {len(expert_tensors)} experts where config.json says {units}",
                 "fetch it again",
             )
         if cuts:
-            whole = tuple(tuple(apart[unit]) for unit in range(len(apart)))
-            yield Axis("experts", self.side, (self.layer,), units, tuple(cuts), (), apart=whole)
+            yield Axis(
+                kind="experts",
+                side=self.side,
+                layers=(self.layer,),
+                units=units,
+                cuts=tuple(cuts),
+                outputs=(),
+                expert_tensors=tuple(tuple(expert_tensors[unit]) for unit in range(len(expert_tensors))),
+            )
 
     def attention(self, declared: Heads, cross: bool = False) -> Axis:
         """Return the axis of one attention's groups of heads."""
-        heads, groups, size = sizes(self.checkpoint.config, self.how, self.layer)
+        heads, groups, size = head_sizes(self.checkpoint.config, self.architecture, self.layer)
         prefix = "cross_" if cross else ""
         named = {part.kind: name for name, part in self.parts.items() if part.prunable}
-        lengths = {"q": heads * size, "k": groups * size, "v": groups * size}
         fused = None if cross else named.get("qkv")
-        if missing := [prefix + kind for kind in (*(() if fused else lengths), "o") if prefix + kind not in named]:
-            block = f"{self.side or 'model'} block {self.layer}"
-            raise ModelError(f"{block}: no tensor of kind {missing[0]}", "the files are incomplete")
-        sources = {fused: sum(lengths.values())} if fused else {named[prefix + kind]: lengths[kind] for kind in lengths}
-        for name, rows in sources.items():
-            stored = self.checkpoint.tensors[name].shape
-            if stored[_outward(self.parts[name])] != rows:
-                raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
+        required = ("o",) if fused else ("q", "k", "v", "o")
+        for kind in required:
+            if prefix + kind not in named:
+                block = f"{self.side or 'model'} block {self.layer}"
+                raise ModelError(f"{block}: no tensor of kind {prefix}{kind}", "the files are incomplete")
+        rows = {"q": heads * size, "k": groups * size, "v": groups * size}
         cuts: list[Cut] = []
-        if fused and declared.mixed:
-            cuts += self._rows(fused, 0, 3 * size)
+        if fused:
+            self._check_rows(fused, sum(rows.values()))
+            if declared.interleaved:
+                cuts += self._rows(fused, 0, 3 * size)
+            else:
+                offset = 0
+                for length in rows.values():
+                    cuts += self._rows(fused, offset, length // groups)
+                    offset += length
         else:
-            offset = 0
-            for kind, length in lengths.items():
-                cuts += self._rows(fused or named[prefix + kind], offset if fused else 0, length // groups)
-                offset += length
+            for kind, length in rows.items():
+                self._check_rows(named[prefix + kind], length)
+                cuts += self._rows(named[prefix + kind], 0, length // groups)
         for name in self.parts:
-            if {*name.split(".")} & {*declared.beside}:
+            if {*name.split(".")} & {*declared.other_tensors}:
                 cuts.append(Cut(name, 0, 0, self.checkpoint.tensors[name].shape[0] // groups))
         output_name = named[prefix + "o"]
-        output = Cut(output_name, _inward(self.parts[output_name]), 0, heads // groups * size)
+        output = Cut(output_name, _input_dim(self.parts[output_name]), 0, heads // groups * size)
         return Axis("heads", self.side, (self.layer,), groups, (*cuts, output), (output,), cross)
+
+    def _check_rows(self, name: str, rows: int) -> None:
+        stored = self.checkpoint.tensors[name].shape
+        if stored[_output_dim(self.parts[name])] != rows:
+            raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
 
     def _rows(self, name: str, offset: int, size: int, expert: int | None = None) -> list[Cut]:
         """Return the cuts of a matrix's rows and its bias's entries; in a fused tensor, of one ``expert``'s."""
         part = self.parts[name]
         bias = f"{name}_bias" if part.experts else name.removesuffix("weight") + "bias"
-        cuts = [Cut(name, _outward(part), offset, size, expert)]
+        cuts = [Cut(name, _output_dim(part), offset, size, expert)]
         if bias in self.checkpoint.tensors:
             cuts.append(Cut(bias, int(expert is not None), offset, size, expert))
         return cuts
@@ -278,7 +313,7 @@ def _heads(blocks: Sequence[_Block], declared: Heads) -> Iterable[Axis]:
         yield from (block.attention(declared, cross=True) for block in blocks)
 
 
-def _within(name: str) -> str:
+def _expert_of(name: str) -> str:
     """Return which of a block's feed-forward parts a tensor belongs to.
 
     That is an expert's (``experts.3``), the ``shared`` expert's, or "" for the dense part and for fused experts.
@@ -295,27 +330,32 @@ def renumbered(name: str, number: int) -> str:
     return f"{name[: old.start(1)]}{number}{name[old.end(1) :]}"
 
 
-def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None) -> tuple[int, int, int]:
-    """Return the numbers of heads and of groups that share keys and values, and a head's size.
+class HeadSizes(NamedTuple):
+    """The numbers of heads and of groups that share keys and values, and a head's size."""
 
-    With a ``layer``, they are that block's, which may have fewer than config.json says of all.
-    """
-    assert how.heads is not None
-    block = widths(config).get(layer, {}) if layer is not None else {}
-    whole = int(stated(config, how.heads.count))
-    size = stated(config, how.heads.size) if how.heads.size else None
-    heads = block.get(how.heads.count, whole)
-    groups = (
-        block.get(how.heads.groups) or int(stated(config, how.heads.groups) or whole) if how.heads.groups else heads
-    )
-    return heads, groups, int(size or int(stated(config, "hidden_size")) // whole)
+    heads: int
+    groups: int
+    size: int
 
 
-def _inward(part: Part) -> int:
+def head_sizes(config: Mapping[str, Any], architecture: Architecture, layer: int | None = None) -> HeadSizes:
+    """Return the sizes that config.json states for all blocks or, with a ``layer``, for that block."""
+    keys = architecture.heads
+    assert keys is not None
+    block = per_layer_widths(config).get(layer, {}) if layer is not None else {}
+    all_heads = int(config_value(config, keys.count))
+    heads = groups = block.get(keys.count, all_heads)
+    if keys.groups:
+        groups = block.get(keys.groups) or int(config_value(config, keys.groups) or all_heads)
+    size = config_value(config, keys.size) if keys.size else None
+    return HeadSizes(heads, groups, int(size or int(config_value(config, "hidden_size")) // all_heads))
+
+
+def _input_dim(part: Part) -> int:
     """Return the dimension of a matrix's inputs; in a fused tensor the experts' dimension comes first."""
-    return (0 if part.rows_last else 1) + (part.experts > 0)
+    return (0 if part.transposed else 1) + (part.experts > 0)
 
 
-def _outward(part: Part) -> int:
+def _output_dim(part: Part) -> int:
     """Return the dimension of a matrix's outputs."""
-    return (1 if part.rows_last else 0) + (part.experts > 0)
+    return (1 if part.transposed else 0) + (part.experts > 0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-TURNED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
+TRANSPOSED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
 """Model types whose fused experts are stored (experts, in, out) instead of (experts, out, in)."""
 LINEAR_TYPES = frozenset({"Linear", "Conv1D", "FalconLinear"})
 """Modules that only multiply with their weight and add a bias; other subclasses may use the weight in another way."""
@@ -77,12 +77,12 @@ _ROLES["head"] = "head"
 class View:
     """A stored tensor or a part of it: the slice of one ``expert`` of a fused one, or only its ``rows`` (start, end).
 
-    ``turned`` says that it is stored (in, out).
+    ``transposed`` says that it is stored (in, out).
     """
 
     tensor: str
     expert: int | None = None
-    turned: bool = False
+    transposed: bool = False
     rows: tuple[int, int] | None = None
 
     @property
@@ -97,11 +97,11 @@ class View:
     def shaped(self, stored: torch.Tensor) -> torch.Tensor:
         """Return the view's part of what ``cut`` gives, a matrix as (out, in)."""
         stored = stored if self.rows is None else stored[slice(*self.rows)]
-        return stored.T if self.turned else stored
+        return stored.T if self.transposed else stored
 
     def stored(self, shaped: torch.Tensor) -> torch.Tensor:
         """Return a matrix (out, in) as stored: the reverse of ``shaped`` for a view without ``rows``."""
-        return shaped.T.contiguous() if self.turned else shaped
+        return shaped.T.contiguous() if self.transposed else shaped
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Part:
     """One tensor's position in the model: its block (``layer``; None outside the blocks), side and kind.
 
     ``side`` is ``encoder``, ``decoder`` or ``""`` (shared). ``kind`` is one of q, k, v, o (with the prefix ``cross_``
-    in cross-attention), kv, qkv, gate, up, gate_up, down, router, norm, bias, embedding, head, other. ``rows_last``
+    in cross-attention), kv, qkv, gate, up, gate_up, down, router, norm, bias, embedding, head, other. ``transposed``
     says that the matrix is stored (in, out), as in GPT-2. ``experts`` is the number of matrices in a fused tensor,
     along its first dimension.
     """
@@ -119,7 +119,7 @@ class Part:
     side: str
     kind: str
     prunable: bool
-    rows_last: bool = False
+    transposed: bool = False
     experts: int = 0
 
     @property
@@ -128,7 +128,7 @@ class Part:
         if not self.prunable:
             return ()
         numbers = range(self.experts) if self.experts else (None,)
-        return tuple(View(self.name, number, self.rows_last) for number in numbers)
+        return tuple(View(self.name, number, self.transposed) for number in numbers)
 
 
 def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
@@ -148,8 +148,10 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
         and info.dtype in FLOATS
         and kind not in ("norm", "embedding", "router")
     )
-    rows_last = prunable and str(config.get("model_type")) in (TURNED_EXPERTS if fused else CONV1D_TYPES)
-    return Part(name, layer, _side(name, family), kind, prunable, rows_last, info.shape[0] if prunable and fused else 0)
+    transposed = prunable and str(config.get("model_type")) in (TRANSPOSED_EXPERTS if fused else CONV1D_TYPES)
+    return Part(
+        name, layer, _side(name, family), kind, prunable, transposed, info.shape[0] if prunable and fused else 0
+    )
 
 
 def moved(name: str, layer: int) -> str:
@@ -257,7 +259,7 @@ def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     """Return every tensor's part, by name. A name that repeats a tied tensor is never prunable."""
     places = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
     for name in checkpoint.ties:
-        places[name] = replace(places[name], prunable=False, rows_last=False, experts=0)
+        places[name] = replace(places[name], prunable=False, transposed=False, experts=0)
     return places
 
 

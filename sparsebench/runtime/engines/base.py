@@ -16,7 +16,7 @@ from sparsebench.models.files.quantized import FLOAT, encoding_of
 from sparsebench.models.modules.load import load_expanded, load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import QuantizedLinear
 from sparsebench.models.shape.topology import LINEAR_TYPES
-from sparsebench.runtime.parity import Cut, beside_rounding
+from sparsebench.runtime.parity import Shorten, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -64,10 +64,10 @@ class SavedModel:
         Raises ParityError where the difference is larger than that rounding explains.
         """
 
-        def expanded(dtype: str, cut: Cut) -> Any:
+        def expanded(dtype: str, cut: Shorten) -> Any:
             return load_expanded(self.folder, self.family, dtype, cut)
 
-        def integers(cut: Cut) -> Any:
+        def integers(cut: Shorten) -> Any:
             return wrap(self.running(cut))
 
         return beside_rounding(expanded, "bfloat16", integers, self.family, prompt, "an integer kernel is wrong for it")

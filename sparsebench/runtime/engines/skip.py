@@ -25,7 +25,7 @@ from sparsebench.runtime.kernels.skipping import (
     ThresholdedActivation,
     instructions,
 )  # fmt: skip
-from sparsebench.runtime.parity import Cut, beside_rounding
+from sparsebench.runtime.parity import Shorten, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -59,12 +59,12 @@ class SkipEngine:
         if not skips(Checkpoint(source.folder).config):
             return None
 
-        def masked(dtype: str, cut: Cut) -> Any:
+        def masked(dtype: str, cut: Shorten) -> Any:
             model = SavedModel(source.folder, source.family, dtype).plain()
             cut(model)
             return model
 
-        def skipping(cut: Cut) -> Any:
+        def skipping(cut: Shorten) -> Any:
             model = masked(source.dtype, cut)
             self._replace_layers(model, source)
             return model
@@ -182,7 +182,7 @@ class _LayerReplacer:
         chooser: Any = self.model.get_submodule(down).moe
         begin = self.model.get_submodule(first)
         begin._forward_pre_hooks.clear()
-        if chooser.how.router != "oracle" and chooser.neurons == len(_matrix(begin)):
+        if chooser.experts_config.router != "oracle" and chooser.neurons == len(_matrix(begin)):
             begin = self.rows(first, chooser.choice)
             if second:
                 self.rows(second, chooser.choice)

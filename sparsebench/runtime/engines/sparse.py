@@ -15,7 +15,7 @@ from sparsebench.errors import ModelError, StorageError, UnsupportedError, first
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.build import StoredWeights, build_model
-from sparsebench.models.modules.experts import left_fused
+from sparsebench.models.modules.experts import still_fused
 from sparsebench.models.shape import topology
 from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
@@ -34,7 +34,7 @@ from sparsebench.runtime.kernels import (
     semi_structured,
     speeds_here,
 )  # fmt: skip
-from sparsebench.runtime.parity import Cut, beside_rounding
+from sparsebench.runtime.parity import Shorten, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
@@ -90,7 +90,7 @@ class Sparse:
         weights = opened(source)
         self._check_dtype(source, weights)
 
-        def plain(dtype: str, cut: Cut) -> Any:
+        def plain(dtype: str, cut: Shorten) -> Any:
             return build_model(weights, source.family, dtype, cut)
 
         sparse, wrong = partial(self._assembled, source), "a sparse kernel is wrong for it"
@@ -144,7 +144,7 @@ class Sparse:
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""
         self.kinds = Counter()
-        kernel_of = dict.fromkeys((f"{name}.gate_up_proj" for name in left_fused(model)), "dense torch experts")
+        kernel_of = dict.fromkeys((f"{name}.gate_up_proj" for name in still_fused(model)), "dense torch experts")
         for name, module in model.named_modules():
             if type(module).__name__ in topology.LINEAR_TYPES:
                 kernel_of[name] = DENSE
@@ -159,7 +159,7 @@ class Sparse:
 
     def _sparse_layer(self, weights: StoredWeights, view: View, module: Any, dtype: Any) -> Any:
         """Make the layer to replace a linear ``module`` by; None where its zeros do not pay."""
-        across = type(module).__name__ == "Conv1D" or view.turned
+        across = type(module).__name__ == "Conv1D" or view.transposed
         if self.cuda:
             return self._on_gpu(_dense(weights, view, dtype, across))
         if isinstance(self.kernels, Missing):

@@ -37,7 +37,7 @@ class Grouping:
 
 
 def grouped(
-    way: str, gram: torch.Tensor, experts: int, shared: int, seed: int, partition: str = "balanced"
+    method: str, gram: torch.Tensor, experts: int, shared: int, seed: int, partition: str = "balanced"
 ) -> Grouping:
     """Group neurons into ``experts`` groups by ``gram`` (neurons, neurons) float32.
 
@@ -51,7 +51,7 @@ def grouped(
     order = gram.diagonal().argsort(descending=True, stable=True)
     assignment[order[: shared * size]] = torch.arange(shared).repeat_interleave(size)
     rest = order[shared * size :].sort().values
-    if way == "random":
+    if method == "random":
         drawn = torch.randperm(len(rest), generator=generator)
         assignment[rest[drawn]] = torch.arange(shared, experts).repeat_interleave(size)
     elif len(rest):
@@ -65,12 +65,13 @@ def grouped(
 def balanced(gram: torch.Tensor, groups: int, generator: torch.Generator) -> torch.Tensor:
     """Return each neuron's group by balanced k-means, (neurons,) int64: groups of equal size around their means."""
     start = torch.randperm(len(gram), generator=generator)[:groups]
-    found = _nearest(gram.diagonal()[start] - 2 * gram[:, start])
+    groups_of = _nearest(gram.diagonal()[start] - 2 * gram[:, start])
     for _ in range(ROUNDS):
-        last, found = found, _nearest(_distances(gram, found, groups))
-        if torch.equal(last, found):
+        last = groups_of
+        groups_of = _nearest(_distances(gram, groups_of, groups))
+        if torch.equal(last, groups_of):
             break
-    return found
+    return groups_of
 
 
 def _distances(gram: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
 from sparsebench.steps.moefy.grouping import LARGEST, Grouping
 from sparsebench.steps.skip.magnitudes import Magnitudes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SAMPLES = 8192
 """Tokens that the learned router is trained on."""
@@ -59,11 +56,11 @@ class NeuronStatistics:
     inputs: list[torch.Tensor] = field(default_factory=list)
     neurons: list[torch.Tensor] = field(default_factory=list)
 
-    def read(self, rows: torch.Tensor) -> None:
+    def add_inputs(self, rows: torch.Tensor) -> None:
         """Take the part's inputs for some tokens, (tokens, in)."""
         self._keep(self.inputs, rows)
 
-    def gave(self, rows: torch.Tensor) -> None:
+    def add_neurons(self, rows: torch.Tensor) -> None:
         """Take the neurons' values for some tokens, (tokens, neurons), and count which are active together."""
         self._keep(self.neurons, rows)
         self.magnitudes.add(rows)
@@ -77,16 +74,17 @@ class NeuronStatistics:
     def on_cpu(self) -> NeuronStatistics:
         """Return a copy on the CPU after the last token: neurons are grouped and routers trained there."""
         counts = None if self.counts is None else self.counts.cpu()
-        kept = [[rows.cpu() for rows in own] for own in (self.inputs, self.neurons)]
-        return NeuronStatistics(self.function, counts, self.magnitudes, *kept)
+        inputs = [rows.cpu() for rows in self.inputs]
+        neurons = [rows.cpu() for rows in self.neurons]
+        return NeuronStatistics(self.function, counts, self.magnitudes, inputs, neurons)
 
-    def gram(self, way: str) -> torch.Tensor:
-        """Return the Gram matrix for a ``way`` of grouping: counts, for ``coactivation`` over each one's frequency."""
+    def gram(self, method: str) -> torch.Tensor:
+        """Return the Gram matrix for a ``method`` of grouping: counts, for ``coactivation`` over each one's frequency."""
         assert self.counts is not None
-        if way == "cmoe":
+        if method == "cmoe":
             return self.counts
-        often = self.counts.diagonal().clamp_min(1).sqrt()
-        return self.counts / often / often[:, None]
+        frequency = self.counts.diagonal().clamp_min(1).sqrt()
+        return self.counts / frequency / frequency[:, None]
 
     @staticmethod
     def _keep(kept: list[torch.Tensor], rows: torch.Tensor) -> None:
@@ -96,12 +94,17 @@ class NeuronStatistics:
 
 
 def tables(
-    router: str, weights: FeedForwardWeights, found: Grouping, experts: int, seen: NeuronStatistics | None, seed: int
+    router: str,
+    weights: FeedForwardWeights,
+    grouping: Grouping,
+    experts: int,
+    statistics: NeuronStatistics | None,
+    seed: int,
 ) -> Mapping[str, torch.Tensor]:
     """Return a router's tensors, float32, by their names after ``moe.``; none for the oracle."""
     if router == "oracle":
         return {}
-    centroids = F.normalize(F.one_hot(found.assignment, experts).float().T @ weights.first, dim=1)
+    centroids = F.normalize(F.one_hot(grouping.assignment, experts).float().T @ weights.first, dim=1)
     if router == "centroid":
         return {"router.weight": centroids}
     if router == "representative":
@@ -111,32 +114,34 @@ def tables(
             "router.gate": weights.gate,
             "router.gate_bias": weights.gate_bias,
         }
-        return {name: table[found.representatives] for name, table in whole.items() if table is not None}
-    assert seen is not None
-    return _learned(centroids, found.assignment, weights.norms, seen, seed)
+        return {name: table[grouping.representatives] for name, table in whole.items() if table is not None}
+    assert statistics is not None
+    return _learned(centroids, grouping.assignment, weights.norms, statistics, seed)
 
 
 def _learned(
-    centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, seen: NeuronStatistics, seed: int
+    centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, statistics: NeuronStatistics, seed: int
 ) -> dict[str, torch.Tensor]:
     """Train MoEfication's network (linear, tanh, linear), and return its two matrices.
 
     It starts from the centroids and the identity. Its targets are the oracle's scores over the largest score of each
     token.
     """
-    inputs, neurons = torch.cat(seen.inputs), torch.cat(seen.neurons)
+    inputs = torch.cat(statistics.inputs)
+    neurons = torch.cat(statistics.neurons)
     experts = len(centroids)
-    wanted = torch.zeros(len(inputs), experts).index_add_(1, assignment, neurons.abs() * norms)
-    wanted /= wanted.amax(1, keepdim=True).clamp_min(1e-30)
-    usual = (inputs @ centroids.T).std().clamp_min(1e-6)
-    first, second = (centroids / usual).requires_grad_(), torch.eye(experts).requires_grad_()
+    targets = torch.zeros(len(inputs), experts).index_add_(1, assignment, neurons.abs() * norms)
+    targets /= targets.amax(1, keepdim=True).clamp_min(1e-30)
+    scale = (inputs @ centroids.T).std().clamp_min(1e-6)
+    first = (centroids / scale).requires_grad_()
+    second = torch.eye(experts).requires_grad_()
     optimizer = torch.optim.Adam([first, second], lr=RATE)
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(inputs), generator=generator).split(BATCH):
                 optimizer.zero_grad()
-                said = F.linear(torch.tanh(F.linear(inputs[rows], first)), second)
-                F.binary_cross_entropy_with_logits(said, wanted[rows]).backward()
+                scores = F.linear(torch.tanh(F.linear(inputs[rows], first)), second)
+                F.binary_cross_entropy_with_logits(scores, targets[rows]).backward()
                 optimizer.step()
     return {"router.first": first.detach(), "router.second": second.detach()}

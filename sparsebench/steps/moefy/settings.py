@@ -10,7 +10,7 @@ from pydantic import Field
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.models.modules.skipping import COUNTED, count
-from sparsebench.models.shape.architectures import neurons
+from sparsebench.models.shape.architectures import feed_forward_widths
 from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.watching import unwatched
@@ -93,7 +93,7 @@ class Moefy(Settings):
 
     def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse a number of neurons that makes no experts of equal size."""
-        odd = [size for size in sorted(neurons(config)) if size % self.experts]
+        odd = [size for size in sorted(feed_forward_widths(config)) if size % self.experts]
         if not odd:
             return None
         return Refusal(

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from sparsebench.models.modules.moefied import ExpertRouter
 from sparsebench.steps.contract import Activity
-
-if TYPE_CHECKING:
-    from sparsebench.models.modules.moefied import ExpertRouter
-    from sparsebench.steps.moefy.routers import NeuronStatistics
+from sparsebench.steps.moefy.routers import NeuronStatistics
 
 ROWS = 512
 """Tokens that are routed at once."""
 
 
-def activity(chooser: ExpertRouter, seen: NeuronStatistics, side: str, layer: int, module: str) -> Activity:
+def activity(router: ExpertRouter, statistics: NeuronStatistics, side: str, layer: int, module: str) -> Activity:
     """Return one part's row of the ledger's table, from its inputs and neurons' values in the unchanged model."""
-    uses = chosen(chooser, torch.cat(seen.inputs), torch.cat(seen.neurons))
-    near_zero = seen.magnitudes.near_zero
-    pairs = inside(seen.gram("coactivation"), chooser.assignment)
+    uses = chosen(router, torch.cat(statistics.inputs), torch.cat(statistics.neurons))
+    near_zero = statistics.magnitudes.near_zero
+    pairs = inside(statistics.gram("coactivation"), router.assignment)
     return Activity(
-        side, layer, module, near_zero, uses=uses, together=together(seen.counts, chooser.assignment), inside=pairs
+        side, layer, module, near_zero, uses=uses, together=together(statistics.counts, router.assignment), inside=pairs
     )
 
 
-def chosen(chooser: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -> tuple[float, ...]:
+def chosen(router: ExpertRouter, inputs: torch.Tensor, neurons: torch.Tensor) -> tuple[float, ...]:
     """Return the share of the tokens for which each expert is computed; experts that all tokens share are left out.
 
     Tokens are the rows of ``inputs`` (tokens, in) and ``neurons`` (tokens, neurons).
     """
-    counts = torch.zeros(chooser.how.experts)
+    counts = torch.zeros(router.experts_config.experts)
     for x, h in zip(inputs.split(ROWS), neurons.split(ROWS), strict=True):
-        counts += chooser.experts(x, h).sum(0)
-    return tuple((counts / len(inputs)).tolist()[chooser.how.shared :])
+        counts += router.experts(x, h).sum(0)
+    return tuple((counts / len(inputs)).tolist()[router.experts_config.shared :])
 
 
 def together(counts: torch.Tensor | None, assignment: torch.Tensor) -> float | None:

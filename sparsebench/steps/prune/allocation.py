@@ -18,15 +18,15 @@ def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int
     The mean is over all linear ``layers`` of the block together. Scores are computed twice, so that only one layer's
     are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
     """
-    from sparsebench.steps.factor import check_weights
-    from sparsebench.steps.prune.methods.wanda import score
+    from sparsebench.steps.finite import check_weights
+    from sparsebench.steps.prune.methods.wanda import wanda_scores
 
     check_weights(layers)
     count = sum(layer.weights.numel() for layer in layers)
-    total = sum(float(score(layer).sum(1).double().sum()) for layer in layers)
+    total = sum(float(wanda_scores(layer).sum(1).double().sum()) for layer in layers)
     above = [0] * len(limits)
     for layer in layers:
-        found = score(layer)
+        found = wanda_scores(layer)
         for place, limit in enumerate(limits):
             above[place] += int((found > limit * total / max(count, 1)).sum())
     return above, count

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import ModelError
-
-if TYPE_CHECKING:
-    import torch
 
 UPPER_BINS = 1 << 15
 LOWER_BINS = 1 << 16
@@ -35,8 +33,6 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
 
     Raises ModelError, naming the tensor, for NaN, infinite or negative scores and for float64.
     """
-    import torch
-
     if scores.dtype == torch.int32:
         return scores.contiguous()
     if scores.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -48,8 +44,6 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
     """Return keys as ``keys`` does, but int16 for 16-bit floats: half as many bytes, and one pass for thresholds."""
-    import torch
-
     if scores.dtype not in (torch.bfloat16, torch.float16):
         return keys(scores, name)
     return _bits(scores, torch.int16, 0x7F80 if scores.dtype == torch.bfloat16 else 0x7C00, name)
@@ -57,8 +51,6 @@ def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
     """Return keys as ``keys`` does, but int64 for float64 scores: for one tensor, not for ``thresholds``."""
-    import torch
-
     if scores.dtype != torch.float64:
         return keys(scores, name)
     return _bits(scores, torch.int64, 0x7FF0000000000000, name)
@@ -66,8 +58,6 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> torch.Tensor:
     """Return floats as their bit patterns. Raises ModelError for NaN, infinite or negative numbers."""
-    import torch
-
     found = scores.contiguous().view(kind)
     ends = torch.aminmax(found) if found.numel() else None
     if ends and (int(ends.max) >= infinity or int(ends.min) < 0):
@@ -84,8 +74,6 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
     ``passes`` yields the same key tensors, int32 or int16, once or twice. The second pass is consumed only if some
     int32 key has a lower half that is not zero.
     """
-    import torch
-
     source = iter(passes)
     # The counts are small, and stay on the CPU wherever the keys are.
     upper = torch.zeros(UPPER_BINS, dtype=torch.int64, device="cpu")
@@ -117,8 +105,6 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
 
 def _locate(cumulative: torch.Tensor, rank: int) -> tuple[int, int]:
     """Return the bin of the ``rank``-th key (for 0 the first non-empty bin), and the number of keys below that bin."""
-    import torch
-
     place = int(torch.searchsorted(cumulative, max(rank, 1)))
     place = min(place, cumulative.numel() - 1)
     return place, int(cumulative[place - 1]) if place else 0

@@ -11,17 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.schema import BLOCK, LINES, PATTERN
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.keys import KeyThreshold, ordinals, thresholds
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
 
 CHUNK = 1 << 23
 """Weights processed at once: bounds the temporaries."""
@@ -131,8 +129,6 @@ def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
 
     Columns beyond the last whole group of M stay, as no kernel could use zeros there.
     """
-    import torch
-
     keep, group = pair(pattern)
     rows, whole = keys.shape[0], keys.shape[1] // group * group
     mask = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
@@ -145,8 +141,6 @@ def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
 
 def lowest_of_each(keys: torch.Tensor, remove: int) -> torch.Tensor:
     """Return a mask of the ``remove`` lowest of each column of ``keys`` (M, n); of equal keys the upper comes first."""
-    import torch
-
     group = keys.shape[0]
     if group > FEW:
         (mask,) = _lowest_in_rows(keys.T.contiguous(), [remove])
@@ -163,8 +157,6 @@ def lowest_of_each(keys: torch.Tensor, remove: int) -> torch.Tensor:
 
 def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
     """Return the sums of scores over whole blocks of R rows and C columns, (out // R, in // C), float64."""
-    import torch
-
     height, width = pair(pattern)
     down, across = scores.shape[0] // height, scores.shape[1] // width
     sums = torch.empty(down, across, dtype=torch.float64, device=scores.device)
@@ -185,8 +177,6 @@ def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch
     The norm is of order 1, 2 or ``inf``, in float32 (of float64 scores in float64), as
     ``torch.nn.utils.prune.ln_structured`` computes it.
     """
-    import torch
-
     axis = _across(pattern)
     if norm is None:
         return scores.sum(axis, dtype=torch.float64)
@@ -213,8 +203,6 @@ def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
 
 def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
     """Expand a mask of blocks to a mask of weights; weights that no whole block covers stay."""
-    import torch
-
     height, width = pair(pattern)
     spread = torch.zeros(tuple(shape), dtype=torch.bool, device=mask.device)
     whole = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
@@ -224,8 +212,6 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
 
 def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
     """Yield one mask per sparsity; all weights of the matrix compete. With ``keep``, keys below 0 always go first."""
-    import torch
-
     live = keys[keys >= 0] if keep else keys
     gone = keys.numel() - live.numel()
     ranks = [count(sparsity, live.numel()) for sparsity in sparsities]
@@ -240,8 +226,6 @@ def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> 
 
 def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
     """Return one mask per sparsity, as ``_each_layer``; the weights of each output row (dimension 0) compete."""
-    import torch
-
     columns = keys.shape[1]
     if not keep:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
@@ -257,9 +241,6 @@ def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> It
 
 def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch.Tensor]:
     """Yield, for each count of ``counts``, a mask of the ``count`` lowest keys of every row, from one partial sort."""
-    import numpy as np
-    import torch
-
     if keys.device.type != "cpu":
         yield from _lowest_by_sorting(keys, counts)
         return
@@ -288,8 +269,6 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
 
 def _lowest_by_sorting(keys: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
     """Return the same masks for keys on a GPU, where numpy cannot work: a stable sort keeps equal keys in order."""
-    import torch
-
     rows, columns = keys.shape
     found = [torch.zeros(keys.shape, dtype=torch.bool, device=keys.device) for _ in counts]
     step = max(1, CHUNK // max(1, columns))
@@ -303,8 +282,6 @@ def _lowest_by_sorting(keys: torch.Tensor, counts: Sequence[int]) -> list[torch.
 
 def _mark_lowest(keys: NDArray[np.integer], limit: NDArray[np.integer], number: int, mask: NDArray[np.bool_]) -> None:
     """Mark in ``mask`` the ``number`` lowest keys of each row; ``limit`` (rows, 1) is the ``number``-th lowest."""
-    import numpy as np
-
     np.less_equal(keys, limit, out=mask)
     if np.count_nonzero(mask) == number * len(keys):
         return

@@ -75,21 +75,21 @@ class Method:
 _FILES = "sparsebench.steps.prune.methods"
 BUILT_IN = (
     Method(
-        "random", score=f"{_FILES}.random:score", granularities=("layer", "global", "row"), version=2,
+        "random", score=f"{_FILES}.random:random_scores", granularities=("layer", "global", "row"), version=2,
         summary="removes weights chosen uniformly at random: the floor that any method must beat",
     ),
     Method(
-        "magnitude", score=f"{_FILES}.magnitude:score", granularities=("layer", "global", "row"), settings=Magnitude,
+        "magnitude", score=f"{_FILES}.magnitude:magnitude_scores", granularities=("layer", "global", "row"), settings=Magnitude,
         summary="removes the weights of smallest absolute value",
         paper="Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
     ),
     Method(
-        "wanda", score=f"{_FILES}.wanda:score", needs="squares", granularities=("row", "layer"),
+        "wanda", score=f"{_FILES}.wanda:wanda_scores", needs="squares", granularities=("row", "layer"),
         summary="removes the weights of smallest |w|·‖x‖: magnitude times the norm of what the weight is multiplied with",
         paper="Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv:2306.11695",
     ),
     Method(
-        "ria", score=f"{_FILES}.ria:score", needs="squares", granularities=("layer", "row"),
+        "ria", score=f"{_FILES}.ria:ria_scores", needs="squares", granularities=("layer", "row"),
         summary="removes the weights that are smallest within their row and column together, times √‖x‖",
         paper="Zhang et al. 2024, Plug-and-Play: An Efficient Post-training Pruning Method for LLMs, ICLR 2024",
     ),
@@ -105,16 +105,16 @@ BUILT_IN = (
         paper="Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning, arXiv:2406.07831",
     ),
     Method(
-        "mask", run=f"{_FILES}.mask:run", granularities=(), settings=Mask,
+        "mask", run=f"{_FILES}.mask:make_masked", granularities=(), settings=Mask,
         summary="removes what the masks in a file say: a 1 keeps, a 0 removes",
     ),
     Method(
-        "gradual", run=f"{_FILES}.gradual:run", granularities=(), settings=Gradual,
+        "gradual", run=f"{_FILES}.gradual:make_gradual", granularities=(), settings=Gradual,
         summary="removes weights while the whole model is trained: more and more of the smallest",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
     ),
     Method(
-        "elsa", run=f"{_FILES}.elsa:run", granularities=(), settings=Elsa,
+        "elsa", run=f"{_FILES}.elsa:make_elsa", granularities=(), settings=Elsa,
         summary="trains the whole model on its own loss, and pulls it towards weights that are sparse, by ADMM",
         paper="Lee et al. 2025, The Unseen Frontier: Pushing the Limits of LLM Sparsity, arXiv:2510.01650",
     ),

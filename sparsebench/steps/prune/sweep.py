@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import prunable_parts
+from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.outputs import EmitTarget, VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockSweep
@@ -19,12 +21,8 @@ from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
 
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
-    from sparsebench.steps.calibration import Calibrated
 
-
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every pruning step of one pass over the model in ``parent``, each in its folder."""
     apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
     for where in dict.fromkeys(apart.values()):
@@ -83,7 +81,7 @@ class Sweep:
             assert self.tokens is not None, "calibrated methods read text"
             ways = (self.tokens.batch, self.seed, self.propagate, self.dtype, self.device)
             BlockSweep(checkpoint, places, self.family, calibrated, *ways).run(outputs, progress)
-            return {"seed": self.seed, "propagate": self.propagate, "dtype": self.dtype, **self.tokens.told()}
+            return {"seed": self.seed, "propagate": self.propagate, "dtype": self.dtype, **self.tokens.provenance()}
 
         passes = ((plain, tensorwise), (calibrated, blockwise))
         run_passes(self.folders, passes, partial(VariantWriters, checkpoint), self.family, emit)

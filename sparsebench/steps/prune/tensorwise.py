@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -20,9 +21,6 @@ from sparsebench.steps.prune.contract import Layer, Score, Target
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.zeroing import cut, zeroed, zeros_in
-
-if TYPE_CHECKING:
-    import torch
 
 
 class TensorSweep:

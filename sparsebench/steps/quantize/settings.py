@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from sparsebench.manifest.schema import Count, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.grid import BITS, GROUP
+from sparsebench.steps.grid import GROUP
 
 
 class Grid8(Settings):
@@ -49,4 +49,4 @@ class Grid4(Grid8):
 
 def settings() -> dict[str, type[Settings]]:
     """Return each number format's settings class, by its name."""
-    return {name: Grid4 if name == "int4" else Grid8 for name in BITS}
+    return {"int8": Grid8, "int4": Grid4}

@@ -9,21 +9,30 @@ from pathlib import Path
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.grid import Quantize
-from sparsebench.steps.quantize import sweep
+from sparsebench.steps.quantize.sweep import quantize_model
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every quantized variant of one pass over the model in ``parent``, each in its folder.
 
     Calibration text is read only if one of them needs it.
     """
-    wanted = {Quantize(step.name, **step.settings.record()): step for step in targets}
+    step_of = {Quantize(step.name, **step.settings.record()): step for step in targets}
 
-    def tell(own: Quantize, found: StepReport | SparsebenchError) -> None:
-        emit(wanted[own], replace(found, sweep_size=len(wanted)) if isinstance(found, StepReport) else found)
+    def report(quantize: Quantize, result: StepReport | SparsebenchError) -> None:
+        if isinstance(result, StepReport):
+            result = replace(result, sweep_size=len(targets))
+        emit(step_of[quantize], result)
 
     reads = any(step.settings.reads_text() for step in targets)
-    tokens = context.text("quantize: gptq") if reads else None
-    folders = {own: targets[step] for own, step in wanted.items()}
-    ways = (context.progress, context.dtype, context.seed, context.device)
-    sweep.run(parent, context.family, folders, tokens, tell, *ways)
+    quantize_model(
+        parent,
+        context.family,
+        {quantize: targets[step] for quantize, step in step_of.items()},
+        context.text("quantize: gptq") if reads else None,
+        report,
+        context.progress,
+        context.dtype,
+        context.seed,
+        context.device,
+    )

@@ -6,30 +6,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
+from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Progress, StepReport, reported
-from sparsebench.steps.factor import check_weights
+from sparsebench.steps.finite import check_weights
 from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.quantize.writers import QuantizedWriters, QuantizeTarget
 
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.manifest.schema import Family
-    from sparsebench.steps.calibration import Calibrated
-
 EmitQuantize = Callable[[Quantize, "StepReport | SparsebenchError"], None]
 
 
-def run(
+def quantize_model(
     parent: Path,
     family: Family,
     targets: Mapping[Quantize, Path],
@@ -47,55 +45,56 @@ def run(
     parent is quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
-    places = prunable_parts(checkpoint, family)
-    fused = next((part.name for part in places.values() if part.experts), None)
+    model_parts = prunable_parts(checkpoint, family)
+    fused = next((part.name for part in model_parts.values() if part.experts), None)
     if fused:
         raise UnsupportedError(
             f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
             "prune it, or quantize a checkpoint that keeps every expert's weights apart",
         )
-    limit, reason = _widest_group(checkpoint, places)
-    fitting = {one: folder for one, folder in targets.items() if (one.group or 0) <= limit}
-    for one in targets.keys() - fitting.keys():
-        emit(one, UnsupportedError(f"group: {one.group}: {reason}", f"choose at most {limit}"))
-    chosen = {_target(one): folder for one, folder in fitting.items()}
-    nearest_ones, gptq = (
-        [target for target in chosen if target.quantize.rounding == rounding] for rounding in ("nearest", "gptq")
-    )
+    limit, reason = _widest_group(checkpoint, model_parts)
+    chosen: dict[QuantizeTarget, Path] = {}
+    for quantize, folder in targets.items():
+        if (quantize.group or 0) <= limit:
+            chosen[_target(quantize)] = folder
+        else:
+            emit(quantize, UnsupportedError(f"group: {quantize.group}: {reason}", f"choose at most {limit}"))
+    rounded = [target for target in chosen if target.quantize.rounding == "nearest"]
+    gptq = [target for target in chosen if target.quantize.rounding == "gptq"]
 
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], progress):
-            for view in places[name].views:
+            for view in model_parts[name].views:
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
-                for target in nearest_ones:
+                for target in rounded:
                     outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
-            if not places[name].prunable:
+            if not model_parts[name].prunable:
                 outputs.copy(name)
         return {}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
         assert tokens is not None, "gptq reads text"
-        ways = (tokens.batch, seed, "pruned", dtype, device)
-        GptqSweep(checkpoint, places, family, [*gptq], *ways).run(outputs, progress)
-        return {"dtype": dtype, "seed": seed, **tokens.told()}
+        sweep = GptqSweep(checkpoint, model_parts, family, [*gptq], tokens.batch, seed, "pruned", dtype, device)
+        sweep.run(outputs, progress)
+        return {"dtype": dtype, "seed": seed, **tokens.provenance()}
 
     run_passes(
         chosen,
-        ((nearest_ones, by_tensor), (gptq, by_block)),
-        partial(QuantizedWriters, checkpoint, places),
+        ((rounded, by_tensor), (gptq, by_block)),
+        partial(QuantizedWriters, checkpoint, model_parts),
         family,
         lambda target, report: emit(target.quantize, report),
     )
 
 
-def _widest_group(checkpoint: Checkpoint, places: Mapping[str, Part]) -> tuple[int, str]:
+def _widest_group(checkpoint: Checkpoint, model_parts: Mapping[str, Part]) -> tuple[int, str]:
     """Return the largest number of columns that may share a scale, and why: the widest matrix has no more.
 
     The default is allowed for narrower models too.
     """
-    shapes = {name: checkpoint.tensors[name].shape for name, part in places.items() if part.prunable}
-    columns = {name: shape[0 if places[name].rows_last else -1] for name, shape in shapes.items()}
+    shapes = {name: checkpoint.tensors[name].shape for name, part in model_parts.items() if part.prunable}
+    columns = {name: shape[0 if model_parts[name].transposed else -1] for name, shape in shapes.items()}
     widest = max(columns, key=lambda name: columns[name])
     return max(columns[widest], GROUP), f"no matrix has as many columns; the widest, {widest}, has {columns[widest]}"
 
@@ -117,7 +116,7 @@ class GptqSweep(BlockSweep):
         for layer in layers:
             schemes = [quota.quantize.scheme for quota in quotas if quota.quantize]
             codes = [nearest(layer.weights, scheme) for scheme in schemes]
-            yield [Solution(one.expanded(layer.weights.dtype), codes=one) for one in codes]
+            yield [Solution(matrix.expanded(layer.weights.dtype), codes=matrix) for matrix in codes]
 
     def _write(
         self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpoint, TensorInfo
@@ -19,9 +21,6 @@ from sparsebench.steps.grid import Quantize
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.zeroing import zeros_in
-
-if TYPE_CHECKING:
-    import torch
 
 STOCK = "stock transformers loads this folder with the package compressed-tensors"
 
@@ -88,8 +87,6 @@ class QuantizedWriters(VariantWriters):
     ) -> None:
         """Write one matrix of one variant as ``codes``, and add it to the variant's sums; ``weights`` (out, in) are the
         parent's."""
-        import torch
-
         for part, tensor in stored_parts(codes, name, target.quantize.scheme):
             self.writers[target].write(part, tensor)
         tally, wide = self.tallies[target], weights.float()

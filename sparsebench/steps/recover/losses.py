@@ -32,16 +32,16 @@ class _InPieces(torch.autograd.Function):
             rows = slice(start, start + size)
             with torch.set_grad_enabled(gradient is not None):
                 piece = logits[rows].detach().requires_grad_(gradient is not None)
-                found = loss(piece, *(one[rows] for one in beside)) * (len(piece) / len(logits))
+                piece_loss = loss(piece, *(tensor[rows] for tensor in beside)) * (len(piece) / len(logits))
             if gradient is not None:
-                (gradient[rows],) = torch.autograd.grad(found, piece)
-            total += found.detach()
+                (gradient[rows],) = torch.autograd.grad(piece_loss, piece)
+            total += piece_loss.detach()
         ctx.gradient = gradient
         return total
 
     @staticmethod
-    def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        return ctx.gradient * given, None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        return ctx.gradient * gradient, None, None
 
 
 def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
@@ -50,8 +50,8 @@ def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *beside: 
     The tokens are processed in pieces. A loss over a vocabulary makes several float32 copies of the logits. Copies of
     all of them would take gigabytes, and allocating those would take longer than the calculation.
     """
-    found: torch.Tensor = _InPieces.apply(logits, loss, beside)
-    return found
+    mean: torch.Tensor = _InPieces.apply(logits, loss, beside)
+    return mean
 
 
 def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -64,12 +64,12 @@ def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperat
     that by the teacher's entropy, which has no gradient.
     """
     scaled = student.float() / temperature
-    own = scaled.gather(-1, ids) - scaled.logsumexp(-1, keepdim=True)
-    found = (teacher.exp() * (teacher - own)).sum(-1)
+    log_probabilities = scaled.gather(-1, ids) - scaled.logsumexp(-1, keepdim=True)
+    divergence = (teacher.exp() * (teacher - log_probabilities)).sum(-1)
     if ids.shape[-1] < student.shape[-1]:
-        rest, left = ((1 - one.exp().sum(-1)).clamp_min(TINY) for one in (teacher, own))
-        found = found + rest * (rest.log() - left.log())
-    return found.mean()
+        rest, left = ((1 - logs.exp().sum(-1)).clamp_min(TINY) for logs in (teacher, log_probabilities))
+        divergence = divergence + rest * (rest.log() - left.log())
+    return divergence.mean()
 
 
 def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,8 +133,8 @@ def fsp(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
     lengths = mask.sum(1)[:, None, None]
 
     def flow(states: Pair) -> torch.Tensor:
-        one, other = (state.float() * mask[..., None] for state in states)
-        return one.transpose(1, 2) @ other / lengths
+        first, second = (state.float() * mask[..., None] for state in states)
+        return first.transpose(1, 2) @ second / lengths
 
     return functional.mse_loss(flow(student), flow(teacher))
 
@@ -147,8 +147,8 @@ def nst(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
     """
 
     def gram(states: Pair) -> torch.Tensor:
-        one, other = (state.float() for state in states)
-        return one @ other.transpose(1, 2) / other.shape[-1]
+        first, second = (state.float() for state in states)
+        return first @ second.transpose(1, 2) / second.shape[-1]
 
     pairs = mask[:, :, None] & mask[:, None, :]
     return (gram(student) - gram(teacher))[pairs].square().mean()

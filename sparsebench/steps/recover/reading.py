@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.models.files.text import longest_input
+from sparsebench.manifest.schema import Family
+from sparsebench.models.files.text import load_tokenizer, longest_input
+from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sparsebench.manifest.schema import Family
-    from sparsebench.models.replay.batch import Batch
-    from sparsebench.steps.calibration import Calibrated
-    from sparsebench.steps.contract import Context, Step
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.calibration import DEFAULT, Calibrated, Calibration
+from sparsebench.steps.contract import Context, Step
 
 LENGTH = 512
 NONE = -100
@@ -46,18 +44,18 @@ class TrainingText:
         count = self.batch.attention_mask.sum(1)
         if self.batch.decoder_attention_mask is not None:
             count = count + self.batch.decoder_attention_mask[:, 1:].sum(1)
-        return [int(one) for one in count]
+        return [int(tokens) for tokens in count]
 
     def given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the model's inputs for some samples: ids and masks, (rows, length) int64."""
         mask = self.batch.attention_mask[list(rows)]
         end = int(mask.sum(1).max())
-        found = {"input_ids": self.batch.input_ids[list(rows)][:, :end], "attention_mask": mask[:, :end].long()}
+        inputs = {"input_ids": self.batch.input_ids[list(rows)][:, :end], "attention_mask": mask[:, :end].long()}
         if self.batch.decoder_input_ids is not None:
             inside = self.mask(rows)
-            found["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : inside.shape[1]]
-            found["decoder_attention_mask"] = inside.long()
-        return found
+            inputs["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : inside.shape[1]]
+            inputs["decoder_attention_mask"] = inside.long()
+        return inputs
 
     def mask(self, rows: Sequence[int]) -> torch.Tensor:
         """Return which positions of the outputs (a decoder's, if there is one) are tokens, (rows, length) bool."""
@@ -70,8 +68,8 @@ class TrainingText:
         """Return the token that follows each position of the outputs, (rows, length) int64; NONE where none follows."""
         mask = self.mask(rows)
         if self.batch.decoder_input_ids is not None:
-            wanted = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
-            return wanted.masked_fill(~mask, NONE)
+            targets = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
+            return targets.masked_fill(~mask, NONE)
         ids = self.batch.input_ids[list(rows)][:, : mask.shape[1]].masked_fill(~mask, NONE)
         return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), NONE)], 1)
 
@@ -94,8 +92,6 @@ class WordMasking:
     @classmethod
     def of(cls, folder: Path, vocabulary: int) -> WordMasking:
         """Return the masking for the tokenizer in ``folder``. Raises ModelError where it has no mask token."""
-        from sparsebench.models.files.text import load_tokenizer
-
         tokenizer: Any = load_tokenizer(folder)
         if tokenizer.mask_token_id is None:
             raise ModelError(f"{folder}: its tokenizer has no mask token", "distill it instead: {recover: distill}")
@@ -106,14 +102,14 @@ class WordMasking:
         draw = torch.Generator().manual_seed(seed)
         special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special
-        asked = allowed & (torch.rand(ids.shape, generator=draw, device="cpu") < MASKED)
-        if not asked.any():  # a loss over no tokens would be NaN
-            asked.view(-1)[int(allowed.view(-1).int().argmax())] = True
-        way = torch.rand(ids.shape, generator=draw, device="cpu")
+        predicted = allowed & (torch.rand(ids.shape, generator=draw, device="cpu") < MASKED)
+        if not predicted.any():  # a loss over no tokens would be NaN
+            predicted.view(-1)[int(allowed.view(-1).int().argmax())] = True
+        fate = torch.rand(ids.shape, generator=draw, device="cpu")
         others = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
-        seen = torch.where(asked & (way < HIDDEN), self.hidden, ids)
-        seen = torch.where(asked & (way >= 1 - REPLACED), others, seen)
-        return seen, ids.masked_fill(~asked, NONE)
+        masked = torch.where(predicted & (fate < HIDDEN), self.hidden, ids)
+        masked = torch.where(predicted & (fate >= 1 - REPLACED), others, masked)
+        return masked, ids.masked_fill(~predicted, NONE)
 
 
 def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
@@ -122,28 +118,25 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     There are enough samples for the step's tokens unless the text is too short. Raises ModelError where none is left to
     train on.
     """
-    from sparsebench.sources.reference import Reference
-    from sparsebench.steps.calibration import DEFAULT, Calibration
-
     assert context.training_tokens is not None
-    own = step.settings
-    source = Reference.parse(own.source).source if own.source else DEFAULT.source
-    column = own.field or (None if own.source else DEFAULT.field)
-    length = own.length or min(LENGTH, longest_input(config) or LENGTH)
-    share = 1 - own.held_out
-    asked = ceil(own.tokens / length / share) + 1
+    settings = step.settings
+    source = Reference.parse(settings.source).source if settings.source else DEFAULT.source
+    column = settings.field or (None if settings.source else DEFAULT.field)
+    length = settings.length or min(LENGTH, longest_input(config) or LENGTH)
+    share = 1 - settings.held_out
+    asked = ceil(settings.tokens / length / share) + 1
     while True:
-        text = context.training_tokens(Calibration(source, asked, length, context.seed, column, own.target))
-        found = len(text.batch.input_ids)
+        text = context.training_tokens(Calibration(source, asked, length, context.seed, column, settings.target))
+        samples = len(text.batch.input_ids)
         # Samples of encoders and encoder-decoders keep their length, so that the first estimate may give too few
         # tokens.
-        if found < asked or text.tokens * share >= own.tokens:
+        if samples < asked or text.tokens * share >= settings.tokens:
             break
-        asked = ceil(1.1 * asked * own.tokens / share / text.tokens) + 1
-    held = max(1, round(own.held_out * found))
-    if held >= found:
+        asked = ceil(1.1 * asked * settings.tokens / share / text.tokens) + 1
+    held = max(1, round(settings.held_out * samples))
+    if held >= samples:
         raise ModelError(
-            f"{step.verb}: {step.name}: {found} samples of text, of which {held} are held out: none is left to train on",
+            f"{step.verb}: {step.name}: {samples} samples of text, of which {held} are held out: none is left to train on",
             "name a longer `source`, or a smaller `length`",
         )
     return text, held
@@ -164,5 +157,5 @@ def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[l
             if read >= tokens:
                 return steps
             steps.append(order[start : start + size])
-            read += sum(counts[place] for place in steps[-1])
+            read += sum(counts[row] for row in steps[-1])
         epoch += 1

@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,17 +28,14 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.files.writing import CheckpointWriter
-from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
+from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import counted, kept_zeros
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.share import read_share
-
-if TYPE_CHECKING:
-    from sparsebench.models.replay.blockwise import Block
-    from sparsebench.steps.calibration import Calibrated
 
 PUBLISHED = 128 * 512
 """Tokens that the first paper named above trains on."""
@@ -80,25 +77,25 @@ class KeptBlocks:
     joules: float | None = 0.0
     restored: int = 0
 
-    def restore(self, ours: Block, theirs: Block) -> Fit | None:
-        """Put the recovered tensors into the block ``ours`` and return its fit; None where they are not kept."""
+    def restore(self, block: Block, dense_block: Block) -> Fit | None:
+        """Put the recovered tensors into ``block`` and return its fit; None where they are not kept."""
         if self.folder is None:
             return None
-        blocks = content(self.belongs.get("blocks"), *ours.tensors.values(), *theirs.tensors.values())
+        blocks = content(self.belongs.get("blocks"), *block.tensors.values(), *dense_block.tensors.values())
         self.belongs["blocks"] = blocks
-        saved = self.folder.read(_file(ours), self.belongs)
+        saved = self.folder.read(_file(block), self.belongs)
         if saved is None:
             return None
-        device = next(iter(ours.tensors.values())).device
-        ours.tensors = {name: tensor.to(device) for name, tensor in saved["tensors"].items()}
+        device = next(iter(block.tensors.values())).device
+        block.tensors = {name: tensor.to(device) for name, tensor in saved["tensors"].items()}
         self.seconds, self.joules, self.restored = saved["seconds"], saved["joules"], self.restored + 1
         return Fit(**saved["fit"])
 
-    def keep(self, ours: Block, fit: Fit, seconds: float, joules: float | None) -> None:
+    def keep(self, block: Block, fit: Fit, seconds: float, joules: float | None) -> None:
         """Save a recovered block."""
         if self.folder is not None:
-            made = {"fit": asdict(fit), "tensors": ours.tensors, "seconds": seconds, "joules": joules}
-            self.folder.write(_file(ours), self.belongs, made)
+            entry = {"fit": asdict(fit), "tensors": block.tensors, "seconds": seconds, "joules": joules}
+            self.folder.write(_file(block), self.belongs, entry)
 
 
 def _file(block: Block) -> str:
@@ -134,11 +131,11 @@ class Reconstruction:
         ):
             family, batch = self.context.family, self.text.batch
             group = self.step.settings.batch
-            dense, own = (
-                Replay(one, family, batch, 1, spill, "float32", group=group, device=self.context.device)
-                for one in (self.dense, self.parent)
+            dense, parent = (
+                Replay(checkpoint, family, batch, 1, spill, "float32", group=group, device=self.context.device)
+                for checkpoint in (self.dense, self.parent)
             )
-            self._comparable(len(dense), len(own))
+            self._comparable(len(dense), len(parent))
             earlier = self._earlier()
 
             def total() -> tuple[float, float | None]:
@@ -146,27 +143,23 @@ class Reconstruction:
                 joules = None if earlier.joules is None or now is None else earlier.joules + now
                 return earlier.seconds + time.perf_counter() - started, joules
 
-            for theirs, ours in zip(dense.walk(), own.walk(), strict=True):
-                theirs.advance(0, {})
-                found = earlier.restore(ours, theirs)
-                if found is None:
-                    found, weights = self.fit(ours, theirs)
-                    ours.replace(weights)
-                    earlier.keep(ours, found, *total())
-                ours.advance(0, {})
-                for name, tensor in ours.tensors.items():
+            for dense_block, block in zip(dense.walk(), parent.walk(), strict=True):
+                dense_block.advance(0, {})
+                fit = earlier.restore(block, dense_block)
+                if fit is None:
+                    fit, weights = self.fit(block, dense_block)
+                    block.replace(weights)
+                    earlier.keep(block, fit, *total())
+                block.advance(0, {})
+                for name, tensor in block.tensors.items():
                     writer.write(name, tensor.cpu())
-                fits.append(found)
-                self._tell(found, len(fits), len(own), len(fits) - earlier.restored, time.perf_counter() - started)
+                fits.append(fit)
+                self._tell(fit, len(fits), len(parent), len(fits) - earlier.restored, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
-            made = {
-                "family": family,
-                "recover": self.step.name,
-                **self.step.settings.record(),
-                "seed": self.context.seed,
-            }
-            writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
+            settings = {"family": family, "recover": self.step.name, **self.step.settings.record()}
+            provenance = {**settings, "seed": self.context.seed, **self.text.provenance()}
+            writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
         lost = earlier.joules is None and spent.meter.counts
         source = energy.UNCOUNTED if lost else spent.source
@@ -180,19 +173,19 @@ class Reconstruction:
     def _weights(self) -> list[dict[str, TensorInfo]]:
         """The tensors that hold parameters, of the parent and of the dense model."""
         family = self.context.family
-        return [weight_tensors(one, parts(one, family)) for one in (self.parent, self.dense)]
+        return [weight_tensors(checkpoint, parts(checkpoint, family)) for checkpoint in (self.parent, self.dense)]
 
-    def _comparable(self, theirs: int, ours: int) -> None:
+    def _comparable(self, dense_blocks: int, blocks: int) -> None:
         """Raise UnsupportedError where the models differ in their numbers of blocks (the arguments) or widths."""
-        if theirs != ours:
+        if dense_blocks != blocks:
             raise UnsupportedError(
-                f"the model has {ours} blocks and the dense model {theirs}: blocks cannot be paired",
+                f"the model has {blocks} blocks and the dense model {dense_blocks}: blocks cannot be paired",
                 "recover models of which no block was removed",
             )
-        wide, own = (dimensions(one.config).hidden for one in (self.dense, self.parent))
-        if wide != own:
+        dense_width, width = (dimensions(checkpoint.config).hidden for checkpoint in (self.dense, self.parent))
+        if dense_width != width:
             raise UnsupportedError(
-                f"its states are {own} wide where the dense model's are {wide}: blocks cannot be compared",
+                f"its states are {width} wide where the dense model's are {dense_width}: blocks cannot be compared",
                 "`recover: distill`, which trains the whole model",
             )
 
@@ -202,7 +195,7 @@ class Reconstruction:
         Raises ModelError where a pruned weight came back.
         """
         first, last = fits[0], fits[-1]
-        read = sum(one.tokens for one in fits) // len(fits)
+        read = sum(fit.tokens for fit in fits) // len(fits)
         words = [
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
             f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last",
@@ -213,10 +206,10 @@ class Reconstruction:
         ]
         note = "; ".join(filter(None, words))
         family = self.context.family
-        result = counted(folder, family, 0.0, 1, note, self.text.told(), partial(kept_zeros, self.parent))
-        tokens = sum(one.tokens * one.epochs for one in fits) // len(fits)
+        result = counted(folder, family, 0.0, 1, note, self.text.provenance(), partial(kept_zeros, self.parent))
+        tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
-        return replace(result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share)
+        return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
 
     def _earlier(self) -> KeptBlocks:
         """Return the blocks that earlier processes kept of the same reconstruction."""
@@ -232,8 +225,8 @@ class Reconstruction:
             return
         number, turns = self.turn
         left = f", {duration(seconds / trained * (turns * blocks - number * blocks - done))} left" if trained else ""
-        told = f"error {fit.before:.3g} → {fit.after:.3g}{left}"
-        self.context.progress(number * blocks + done, turns * blocks, told)
+        words = f"error {fit.before:.3g} → {fit.after:.3g}{left}"
+        self.context.progress(number * blocks + done, turns * blocks, words)
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, BlockTensors]:
         """Train one block to give the ``dense`` block's outputs; return what that achieved, and the block's parameters.
@@ -242,8 +235,8 @@ class Reconstruction:
         """
         groups = list(range(len(block.samples)))
         held = max(1, round(self.step.settings.held_out * len(groups)))
-        seen, unseen = groups[:-held], groups[-held:]
-        if not seen:
+        training, held_out = groups[:-held], groups[-held:]
+        if not training:
             raise ModelError(
                 f"recover: all {len(self.text.batch.input_ids)} samples of text are held out: none is left to train on",
                 "more `samples` under `calibration`, or a smaller `batch`",
@@ -254,37 +247,39 @@ class Reconstruction:
             rows = block.samples[number]
             return relative(block.forward(0, number, weights), dense.output(0, rows), block.mask(rows))
 
-        def told() -> float:
+        def held_out_error() -> float:
             with torch.no_grad():
-                return float(sum(error(number) for number in unseen) / len(unseen))
+                return float(sum(error(number) for number in held_out) / len(held_out))
 
         optimizer = torch.optim.Adam(weights.values(), lr=self.step.settings.rate)
         epochs = self.step.settings.epochs
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(seen))
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(training))
         order = torch.Generator().manual_seed(self.context.seed + block.index)
-        first = best = told()
+        first = best = held_out_error()
         kept, done, worse = _copied(weights), 0, 0
         while done < epochs and worse < PATIENCE:
-            for place in torch.randperm(len(seen), generator=order, device="cpu").tolist():
+            for position in torch.randperm(len(training), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
-                error(seen[place]).backward()
+                error(training[position]).backward()
                 optimizer.step()
                 schedule.step()
-            now = told()
-            worse = 0 if now < best else worse + 1
-            if now < best:
-                best, kept = now, _copied(weights)
+            latest = held_out_error()
+            worse = 0 if latest < best else worse + 1
+            if latest < best:
+                best, kept = latest, _copied(weights)
             done += 1
-        tokens, looked = (
-            sum(int(block.mask(block.samples[number]).sum()) for number in some) for some in (seen, unseen)
+        tokens, held_out_tokens = (
+            sum(int(block.mask(block.samples[number]).sum()) for number in numbers) for numbers in (training, held_out)
         )
-        own, theirs = (
-            sum(info.numel for name, info in infos.items() if name in one.tensors)
-            for one, infos in zip((block, dense), self._weights, strict=True)
+        parameters, dense_parameters = (
+            sum(info.numel for name, info in infos.items() if name in owner.tensors)
+            for owner, infos in zip((block, dense), self._weights, strict=True)
         )
         # Per parameter and token, a forward pass takes 2 operations and a backward pass 4. At the end both blocks run
         # once more, to give the inputs of the next blocks.
-        operations = own * (6.0 * tokens * done + 2.0 * looked * (done + 1)) + 2.0 * (own + theirs) * (tokens + looked)
+        training_passes = 6.0 * tokens * done + 2.0 * held_out_tokens * (done + 1)
+        last_passes = 2.0 * (tokens + held_out_tokens)
+        operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
         return Fit(block.side, block.index, tokens, done, operations, first, best), kept
 
     def _parameters(self, block: Block) -> BlockTensors:

@@ -30,7 +30,7 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 
 
-def run(
+def make_recovered(
     parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
 ) -> None:
     """Make every recovered model of one pass, each in its folder.
@@ -61,7 +61,7 @@ def run(
         try:
             check_vocabulary(step, checkpoint, dense)
             if text is None:
-                emit(step, whole.run(checkpoint, dense, step, context, folder, pruner))
+                emit(step, whole.train_model(checkpoint, dense, step, context, folder, pruner))
             else:
                 read = first(text, step.settings.tokens) if step.settings.tokens else text
                 job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))

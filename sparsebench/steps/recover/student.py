@@ -11,8 +11,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
+from operator import gt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
@@ -20,12 +23,11 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
 from sparsebench.models.modules.build import meta_model, stored_views
 from sparsebench.models.random_weights import write_model
-from sparsebench.models.shape.axes import POSITIONS, ModelShape, shape, sizes
-from sparsebench.models.shape.topology import View, moved, part
+from sparsebench.models.shape.axes import POSITIONS, ModelShape, head_sizes, shape_of
+from sparsebench.models.shape.topology import Part, View, moved, part
 from sparsebench.steps import cut_model
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
@@ -34,34 +36,37 @@ _POOLED = ("word_embedding_dimension", "embedding_dimension")
 """What sentence-transformers calls the hidden size beside its pooling."""
 Levels = tuple[int, ...]
 """Sizes of nested runs of rows, the outermost first: groups of heads, heads in a group, entries in a head."""
+_FUSED = ("qkv", "kv", "gate_up")
+"""Kinds of tensors whose rows belong to several matrices, so that choosing among them needs their order."""
 
 
-def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], seed: int, folder: Path) -> str:
+def write_student(teacher: Checkpoint, family: Family, described: Mapping[str, Any], seed: int, folder: Path) -> str:
     """Write the untrained student of a ``teacher`` into ``folder``; return a description of it in words.
 
-    ``described`` are the settings of ``step.Student`` that were given. Raises UnsupportedError for an architecture that
-    is not declared, a setting without a key in its config.json, a shape that transformers refuses, or one larger than
-    the teacher's.
+    ``described`` are the settings of ``settings.Student`` that were given. Raises UnsupportedError for an architecture
+    that is not declared, a setting without a key in its config.json, a shape that transformers refuses, or one larger
+    than the teacher's.
     """
-    found = shape(teacher, family)
+    shape = shape_of(teacher, family)
     if teacher.config.get(PER_LAYER) or dimensions(teacher.config).experts > 1:
         raise UnsupportedError(
             f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts",
             "a plain model as the teacher",
         )
     blocks = {
-        side: _blocks(described.get("layers"), count, side if len(found.blocks) > 1 else "")
-        for side, count in found.blocks.items()
+        side: _blocks(described.get("layers"), count, side if len(shape.blocks) > 1 else "")
+        for side, count in shape.blocks.items()
     }
-    config = _config(found, described, blocks)
+    config = _config(shape, described, blocks)
     kind = _kind(teacher, family)
-    own, theirs = (cut_model.stock_model(family, one, kind) for one in (config, teacher.config))
-    draft = _Draft(teacher, found, config, blocks, family)
-    given, taken, total = draft.given(own, theirs)
-    write_model(own, config, folder, "auto", seed, teacher.folder, given)
+    student_model = cut_model.stock_model(family, config, kind)
+    teacher_model = cut_model.stock_model(family, teacher.config, kind)
+    selection = _WeightSelection(shape, config, blocks, family)
+    tensors, taken, total = selection.tensors(student_model, teacher_model)
+    write_model(student_model, config, folder, "auto", seed, teacher.folder, tensors)
     if "hidden" in described:
         _write_pooling(folder, described["hidden"])
-    kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < found.blocks[side]]
+    kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < shape.blocks[side]]
     words = [f"{key} {value}" for key, value in described.items() if key != "layers"]
     what = ", ".join([*dict.fromkeys(kept), *words])
     drawn = f", {total - taken:,} were drawn" if taken < total else ""
@@ -71,9 +76,9 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
 def _write_pooling(folder: Path, width: int) -> None:
     """Write the hidden size ``width`` into the sentence-transformers configurations of a folder that state it."""
     for path in folder.glob("*/config.json"):
-        stated = bounded.read_object(path)
-        if changed := {key: width for key in _POOLED if key in stated}:
-            path.write_text(json.dumps({**stated, **changed}, indent=2))
+        pooling = bounded.read_object(path)
+        if changed := {key: width for key in _POOLED if key in pooling}:
+            path.write_text(json.dumps({**pooling, **changed}, indent=2))
 
 
 def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:
@@ -92,25 +97,29 @@ def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[i
     return list(layers)
 
 
-def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
+def _config(shape: ModelShape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
-    config, how = found.checkpoint.config, found.how
-    gone = {side: [one for one in range(found.blocks[side]) if one not in stay] for side, stay in blocks.items()}
-    changed = cut_model.without(found, {side: some for side, some in gone.items() if some}).config
+    config, architecture = shape.checkpoint.config, shape.architecture
+    removed = {}
+    for side, stay in blocks.items():
+        if gone := [block for block in range(shape.blocks[side]) if block not in stay]:
+            removed[side] = gone
+    changed = cut_model.without(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
-    heads = how.heads
+    heads = architecture.heads
     if heads and heads.groups and described.keys() & {"heads", "key_heads"}:
-        all_heads, groups, _ = sizes(config, how)
-        own = described.get("heads", all_heads)
-        described = {"key_heads": max(1, own * groups // all_heads), **described}
-        if own % described["key_heads"]:
+        teacher_sizes = head_sizes(config, architecture)
+        count = described.get("heads", teacher_sizes.heads)
+        described = {"key_heads": max(1, count * teacher_sizes.groups // teacher_sizes.heads), **described}
+        if count % described["key_heads"]:
             raise UnsupportedError(
-                f"student: {own} heads do not divide into {described['key_heads']} groups",
+                f"student: {count} heads do not divide into {described['key_heads']} groups",
                 "`key_heads` that divides them",
             )
+    neurons = architecture.neurons
     keys = {
         "hidden": [hidden],
-        "neurons": sorted({how.key(how.neurons, side) for side in blocks} - {""}) if how.neurons else [],
+        "neurons": sorted({architecture.key(neurons, side) for side in blocks} - {""}) if neurons else [],
         "heads": [heads.count] if heads else [],
         "key_heads": [heads.groups] if heads and heads.groups else [],
         "head_size": [heads.size] if heads and heads.size else [],
@@ -143,128 +152,121 @@ def _kind(teacher: Checkpoint, family: Family) -> Any:
     return AutoModelForMaskedLM if whole else None
 
 
-class _Draft:
+class _WeightSelection:
     """Where each tensor of a student comes from."""
 
     def __init__(
-        self,
-        teacher: Checkpoint,
-        found: ModelShape,
-        config: Mapping[str, Any],
-        blocks: Mapping[str, list[int]],
-        family: Family,
+        self, shape: ModelShape, config: Mapping[str, Any], blocks: Mapping[str, list[int]], family: Family
     ) -> None:
-        self.teacher, self.how, self.blocks = teacher, found.how, blocks
-        self.config, self.family = config, family
-        self.heads: list[Levels] = []
-        if self.how.heads:
-            counted = (sizes(one, self.how) for one in (config, teacher.config))
-            self.heads = [(groups, count // groups, size) for count, groups, size in counted]
+        self.teacher, self.architecture = shape.checkpoint, shape.architecture
+        self.config, self.blocks, self.family = config, blocks, family
+        configs = (config, self.teacher.config) if self.architecture.heads else ()
+        self.head_sizes = [head_sizes(config, self.architecture) for config in configs]
 
-    def given(
-        self, own: PreTrainedModel, theirs: PreTrainedModel
+    def tensors(
+        self, student_model: PreTrainedModel, teacher_model: PreTrainedModel
     ) -> tuple[dict[str, Callable[[], torch.Tensor] | None], int, int]:
         """Return the tensors to take from the teacher, how many parameters these are, and how many there are.
 
         None in place of a tensor's function leaves the tensor out: the teacher's files lack it, though its class has
         it.
         """
-        views = stored_views(theirs, self.teacher.tensors)
-        there = theirs.state_dict()
-        given: dict[str, Callable[[], torch.Tensor] | None] = {}
+        views = stored_views(teacher_model, self.teacher.tensors)
+        teacher_tensors = teacher_model.state_dict()
+        tensors: dict[str, Callable[[], torch.Tensor] | None] = {}
         taken = total = 0
-        for name, tensor in own.state_dict().items():
-            source = self._source(name, tensor, there)
-            if source in there and source not in views:
-                given[name] = None  # the teacher's files lack it: an untrained head or pooler
+        for name, tensor in student_model.state_dict().items():
+            dims = tuple(tensor.shape)
+            source = self._source(name, dims, teacher_tensors)
+            if source in teacher_tensors and source not in views:
+                tensors[name] = None  # the teacher's files lack it: an untrained head or pooler
                 continue
-            if name not in own.all_tied_weights_keys:
-                total += tensor.numel()
-            if source not in there:
+            parameters = 0 if name in student_model.all_tied_weights_keys else tensor.numel()
+            total += parameters
+            if source not in teacher_tensors:
                 continue
-            where = self._where(name, tuple(tensor.shape), tuple(there[source].shape))
-            if where is not None:
-                taken += tensor.numel() if name not in own.all_tied_weights_keys else 0
-                given[name] = partial(self._cut, views[source], where)
-        return given, taken, total
+            indices = self._indices(name, dims, tuple(teacher_tensors[source].shape))
+            if indices is not None:
+                taken += parameters
+                tensors[name] = partial(_selected, self.teacher, views[source], indices)
+        return tensors, taken, total
 
-    def _source(self, name: str, tensor: torch.Tensor, there: Mapping[str, Any]) -> str:
+    def _part(self, name: str, dims: tuple[int, ...]) -> Part:
+        return part(TensorInfo(name, "F32", dims, "", 0, 0), self.config, self.family)
+
+    def _source(self, name: str, dims: tuple[int, ...], teacher_tensors: Mapping[str, Any]) -> str:
         """Return the teacher's name for a tensor of the student."""
-        place = part(self._info(name, tuple(tensor.shape)), self.config, self.family)
-        if place.layer is None or place.side not in self.blocks:
+        part = self._part(name, dims)
+        if part.layer is None or part.side not in self.blocks:
             return name
-        found = moved(name, self.blocks[place.side][place.layer])
+        source = moved(name, self.blocks[part.side][part.layer])
         # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
-        return name if name.endswith(POSITIONS) and found not in there else found
+        return name if name.endswith(POSITIONS) and source not in teacher_tensors else source
 
-    def _info(self, name: str, dims: tuple[int, ...]) -> TensorInfo:
-        return TensorInfo(name, "F32", dims, "", 0, 0)
-
-    def _cut(self, view: View, where: Sequence[torch.Tensor]) -> torch.Tensor:
-        tensor = view.shaped(view.cut(self.teacher.load(view.tensor)))
-        for dim, index in enumerate(where):
-            if len(index) < tensor.shape[dim]:
-                tensor = tensor.index_select(dim, index)
-        return tensor
-
-    def _where(self, name: str, new: tuple[int, ...], old: tuple[int, ...]) -> list[torch.Tensor] | None:
+    def _indices(
+        self, name: str, student_dims: tuple[int, ...], teacher_dims: tuple[int, ...]
+    ) -> list[torch.Tensor] | None:
         """Return the indices of the teacher's tensor to take along each dimension; None where the tensor is drawn.
 
         Raises UnsupportedError where the student's tensor would be larger.
         """
-        import torch
-
-        if len(new) != len(old) or any(one > other for one, other in zip(new, old, strict=True)):
-            raise UnsupportedError(f"student: {name} would be {new}, where the teacher's is {old}", "smaller numbers")
-        if new == old:
-            return [torch.arange(size, device="cpu") for size in new]
+        if len(student_dims) != len(teacher_dims) or any(map(gt, student_dims, teacher_dims)):
+            raise UnsupportedError(
+                f"student: {name} would be {student_dims}, where the teacher's is {teacher_dims}", "smaller numbers"
+            )
+        if student_dims == teacher_dims:
+            return [torch.arange(size, device="cpu") for size in student_dims]
         weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name
-        dims = new if len(new) == 2 else (*new, 2)
-        place = part(self._info(weight, dims), self.config, self.family)
-        outward = 1 if place.rows_last and len(new) == 2 else 0
-        found = []
-        for dim, (one, other) in enumerate(zip(new, old, strict=True)):
-            runs = self._runs(place.kind.removeprefix("cross_"), (dim == outward) if len(new) < 3 else None)
-            if runs is None or [sum(map(prod, some)) for some in runs] != [one, other]:
-                if self._grouped(place.kind, dim == outward) and one != other:
+        matrix = len(student_dims) == 2
+        part = self._part(weight, student_dims if matrix else (*student_dims, 2))
+        output_dim = 1 if part.transposed and matrix else 0
+        indices = []
+        for dim, (student_size, teacher_size) in enumerate(zip(student_dims, teacher_dims, strict=True)):
+            levels = None
+            if len(student_dims) < 3:
+                levels = self._levels(part.kind.removeprefix("cross_"), dim == output_dim)
+            if levels is None or [sum(map(prod, runs)) for runs in levels] != [student_size, teacher_size]:
+                if dim == output_dim and part.kind in _FUSED and student_size != teacher_size:
                     return None
-                runs = [[(one,)], [(other,)]]
-            found.append(_index(*runs))
-        return found
+                levels = [[(student_size,)], [(teacher_size,)]]
+            indices.append(_index(*levels))
+        return indices
 
-    def _grouped(self, kind: str, outward: bool) -> bool:
-        """Whether the rows belong to several matrices in one tensor, so that choosing among them needs their order."""
-        return outward and kind in ("qkv", "kv", "gate_up")
-
-    def _runs(self, kind: str, outward: bool | None) -> list[list[Levels]] | None:
+    def _levels(self, kind: str, outputs: bool) -> list[list[Levels]] | None:
         """Return how a kind of matrix divides its outputs or inputs into runs, in student and teacher, if it does."""
-        if outward is None or kind not in ("q", "k", "v", "qkv", "o", "gate_up"):
-            return None
         if kind == "gate_up":
-            halves = [dimensions(one).inner for one in (self.config, self.teacher.config)]
-            return [[(half,), (half,)] for half in halves] if outward else None
-        if not self.heads or outward != (kind != "o"):
+            halves = [dimensions(config).inner for config in (self.config, self.teacher.config)]
+            return [[(half,), (half,)] for half in halves] if outputs else None
+        heads = self.architecture.heads
+        if kind not in ("q", "k", "v", "qkv", "o") or heads is None or outputs != (kind != "o"):
             return None
-        found: list[list[Levels]] = []
-        for groups, each, size in self.heads:
-            queries, keys = (groups, each, size), (groups, size)
-            assert self.how.heads is not None
-            fused: list[Levels] = [(groups, 3, size)] if self.how.heads.mixed else [queries, keys, keys]
-            runs: dict[str, list[Levels]] = {"qkv": fused, "k": [keys], "v": [keys]}
-            found.append(runs.get(kind, [queries]))
-        return found
+        levels: list[list[Levels]] = []
+        for count, groups, size in self.head_sizes:
+            queries, keys = (groups, count // groups, size), (groups, size)
+            if kind == "qkv":
+                levels.append([(groups, 3, size)] if heads.interleaved else [queries, keys, keys])
+            else:
+                levels.append([keys if kind in ("k", "v") else queries])
+        return levels
 
 
-def _index(new: Sequence[Levels], old: Sequence[Levels]) -> torch.Tensor:
+def _selected(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the teacher's tensor with the entries in ``indices`` along each dimension."""
+    tensor = view.shaped(view.cut(teacher.load(view.tensor)))
+    for dim, index in enumerate(indices):
+        if len(index) < tensor.shape[dim]:
+            tensor = tensor.index_select(dim, index)
+    return tensor
+
+
+def _index(student_runs: Sequence[Levels], teacher_runs: Sequence[Levels]) -> torch.Tensor:
     """Return the entries to take from consecutive runs: at each level evenly spaced ones, from the first on."""
-    import torch
-
-    found, start = [], 0
-    for wanted, there in zip(new, old, strict=True):
+    entries, start = [], 0
+    for student_levels, teacher_levels in zip(student_runs, teacher_runs, strict=True):
         index = torch.zeros(1, dtype=torch.int64, device="cpu")
-        for one, other in zip(wanted, there, strict=True):
-            place = torch.arange(one, device="cpu")[None]
-            index = (index[:, None] * other + place * other // one).flatten()
-        found.append(start + index)
-        start += prod(there)
-    return torch.cat(found)
+        for count, available in zip(student_levels, teacher_levels, strict=True):
+            spaced = torch.arange(count, device="cpu")[None] * available // count
+            index = (index[:, None] * available + spaced).flatten()
+        entries.append(start + index)
+        start += prod(teacher_levels)
+    return torch.cat(entries)

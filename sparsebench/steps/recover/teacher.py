@@ -56,16 +56,15 @@ class ModelOutputs:
 
 
 def ask(
-    model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], attentions: bool = False
+    model: PreTrainedModel, family: Family, inputs: dict[str, torch.Tensor], attentions: bool = False
 ) -> ModelOutputs:
     """Run a model, for an encoder without its head, and return its outputs."""
-    called: Any = model.base_model if family == "encoder" else model
-    quiet = {} if family == "encoder" else {"use_cache": False}
-    found = called(**given, **quiet, output_hidden_states=True, output_attentions=attentions)
+    module: Any = model.base_model if family == "encoder" else model
+    options = {} if family == "encoder" else {"use_cache": False}
+    outputs = module(**inputs, **options, output_hidden_states=True, output_attentions=attentions)
     side = "decoder_" if family == "encoder-decoder" else ""
-    return ModelOutputs(
-        getattr(found, "logits", None), found[f"{side}hidden_states"], found[f"{side}attentions"] if attentions else ()
-    )
+    states = outputs[f"{side}hidden_states"]
+    return ModelOutputs(getattr(outputs, "logits", None), states, outputs[f"{side}attentions"] if attentions else ())
 
 
 PART = 16
@@ -90,9 +89,9 @@ class TeacherCache:
 
     def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the stored tokens of some samples: ids int64 and log probabilities float32."""
-        places = [self.positions[row] for row in rows]
+        positions = [self.positions[row] for row in rows]
         ids, logs = (
-            torch.stack([self.parts[part][name][number, :length] for part, number in places])
+            torch.stack([self.parts[part][name][number, :length] for part, number in positions])
             for name in ("ids", "logs")
         )
         return ids.long(), logs
@@ -107,13 +106,13 @@ def mapped(student: int, teacher: int, layers: Any, least: int = 0) -> list[tupl
     if layers == "last":
         return [(student, teacher)]
     if not isinstance(layers, str):
-        for one, other in layers:
-            if not (least <= one <= student and least <= other <= teacher):
+        for student_layer, teacher_layer in layers:
+            if not (least <= student_layer <= student and least <= teacher_layer <= teacher):
                 raise UnsupportedError(
-                    f"layers: [{one}, {other}]: the model has {student} layers, and the teacher {teacher}",
+                    f"layers: [{student_layer}, {teacher_layer}]: the model has {student} layers, and the teacher {teacher}",
                     f"pairs of the model's and the teacher's, from {least} on",
                 )
-        return [(one, other) for one, other in layers]
+        return [(student_layer, teacher_layer) for student_layer, teacher_layer in layers]
     # With a much shallower teacher the first layers round to 0, which has states but no attention.
     return [(layer, max(least, round(layer * teacher / student))) for layer in range(1, student + 1)]
 
@@ -159,36 +158,41 @@ class Distillation:
             for model in (self.model, teacher):
                 model.set_attn_implementation("eager")
         with torch.no_grad():
-            own, theirs = (ask(one, self.family, self._given([0]), match in ATTENTION) for one in (self.model, teacher))
+            student_outputs, teacher_outputs = (
+                ask(model, self.family, self._given([0]), match in ATTENTION) for model in (self.model, teacher)
+            )
         if match in ATTENTION:
-            self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings.layers, 1)
-            heads = [said.attentions[0].shape[1] for said in (own, theirs)]
+            self.pairs = mapped(
+                len(student_outputs.attentions), len(teacher_outputs.attentions), self.settings.layers, 1
+            )
+            heads = [outputs.attentions[0].shape[1] for outputs in (student_outputs, teacher_outputs)]
             if heads[0] != heads[1]:
                 raise UnsupportedError(
                     f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}",
                     "match: hidden_mse, or nst",
                 )
             return
-        self.pairs = mapped(len(own.states) - 1, len(theirs.states) - 1, self.settings.layers)
+        self.pairs = mapped(len(student_outputs.states) - 1, len(teacher_outputs.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
         if match == "nst":
             return  # its Gram matrices are (tokens, tokens), whatever the widths
         draw = torch.Generator().manual_seed(seed)
-        for one, other in self.pairs:
-            width, wanted = own.states[one].shape[-1], theirs.states[other].shape[-1]
-            if width == wanted:
+        for student_layer, teacher_layer in self.pairs:
+            width = student_outputs.states[student_layer].shape[-1]
+            teacher_width = teacher_outputs.states[teacher_layer].shape[-1]
+            if width == teacher_width:
                 continue
-            layer = nn.Linear(width, wanted)
+            layer = nn.Linear(width, teacher_width)
             with torch.no_grad():
-                layer.weight.copy_(torch.randn(wanted, width, generator=draw, device="cpu") / width**0.5)
+                layer.weight.copy_(torch.randn(teacher_width, width, generator=draw, device="cpu") / width**0.5)
                 layer.bias.zero_()
             self.projections.append(layer.to(self.device))
 
-    def _same_widths(self, why: str, way: str) -> None:
-        sizes = [getattr(one.config, "hidden_size", None) for one in (self.model, *self.teachers)]
+    def _same_widths(self, why: str, hint: str) -> None:
+        sizes = [getattr(model.config, "hidden_size", None) for model in (self.model, *self.teachers)]
         if sizes[0] != sizes[1]:
-            raise UnsupportedError(f"{why}, and they have {sizes[0]} and {sizes[1]} numbers", way)
+            raise UnsupportedError(f"{why}, and they have {sizes[0]} and {sizes[1]} numbers", hint)
 
     def keep(
         self,
@@ -230,95 +234,96 @@ class Distillation:
         logs = torch.zeros(shape, device="cpu")
         start = 0
         for group in groups:
-            said = self._teach(teacher, self._given(group))
-            assert said.logits is not None
-            likeliest = losses.likeliest(said.logits, count, self.settings.temperature)
+            outputs = self._teach(teacher, self._given(group))
+            assert outputs.logits is not None
+            likeliest = losses.likeliest(outputs.logits, count, self.settings.temperature)
             for whole, values in zip((ids, logs), likeliest, strict=True):
                 whole[start : start + len(group), : values.shape[1]] = values.cpu()
             start += len(group)
         return {"ids": ids, "logs": logs}
 
-    def _teach(self, teacher: PreTrainedModel, given: dict[str, torch.Tensor]) -> ModelOutputs:
+    def _teach(self, teacher: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> ModelOutputs:
         with torch.no_grad():
-            return ask(teacher, self.family, given, self.settings.match in ATTENTION)
+            return ask(teacher, self.family, inputs, self.settings.match in ATTENTION)
 
     def _given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device) for name, tensor in self.text.given(rows).items()}
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
         """Return the loss on some samples at step ``number``; -1 for held-out ones."""
-        own, match = self.settings, self.settings.match
-        given, mask = self._given(rows), self.text.mask(rows).to(self.device)
-        said = ask(self.model, self.family, given, match in ATTENTION)
-        theirs = [self._teach(one, given) for one in self.teachers]
+        settings, match = self.settings, self.settings.match
+        inputs, mask = self._given(rows), self.text.mask(rows).to(self.device)
+        outputs = ask(self.model, self.family, inputs, match in ATTENTION)
+        teacher_outputs = [self._teach(teacher, inputs) for teacher in self.teachers]
         if self.family == "encoder":
-            same = said.states[-1].shape[-1] == theirs[0].states[-1].shape[-1]
+            same = outputs.states[-1].shape[-1] == teacher_outputs[0].states[-1].shape[-1]
             # Where widths differ, the match alone makes the loss.
             nothing = torch.zeros((), device=self.device)
-            total = losses.relative(said.states[-1], theirs[0].states[-1], mask) if same else nothing
+            total = losses.relative(outputs.states[-1], teacher_outputs[0].states[-1], mask) if same else nothing
         else:
-            assert said.logits is not None
+            assert outputs.logits is not None
             alpha = self.alpha(number)
-            total = alpha * self._divergence(said.logits, theirs, rows, mask)
+            total = alpha * self._divergence(outputs.logits, teacher_outputs, rows, mask)
             if alpha < 1:
-                wanted = self.text.next_tokens(rows).to(self.device)
-                total = total + (1 - alpha) * cross_entropy(said.logits, wanted)
+                targets = self.text.next_tokens(rows).to(self.device)
+                total = total + (1 - alpha) * cross_entropy(outputs.logits, targets)
         if match != "none":
-            total = total + own.match_weight * self._matched(said, theirs[0], mask)
+            total = total + settings.match_weight * self._matched(outputs, teacher_outputs[0], mask)
         return total
 
     def alpha(self, number: int) -> float:
         """Return the teacher's share of a step's loss; constant for held-out text (-1), so that losses compare."""
         whole: float = self.settings.alpha
-        way = self.settings.alpha_schedule
-        if way == "none" or number < 0:
+        schedule = self.settings.alpha_schedule
+        if schedule == "none" or number < 0:
             return whole
-        return whole * (number / self.steps if way == "linear_growth" else 1 - number / self.steps)
+        return whole * (number / self.steps if schedule == "linear_growth" else 1 - number / self.steps)
 
     def _divergence(
-        self, logits: torch.Tensor, theirs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
+        self, logits: torch.Tensor, teacher_outputs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
     ) -> torch.Tensor:
         """Return the mean of the divergences from each teacher."""
-        own, told = self.settings, []
-        for said in theirs:
-            assert said.logits is not None
-            told.append(losses.likeliest(said.logits, own.top_k or None, own.temperature))
-        told += [kept.get(rows, mask.shape[1]) for kept in self.kept]
-        said_here = logits[mask]
-        kl = partial(losses.kl, temperature=own.temperature)
-        each = [
-            losses.in_pieces(kl, said_here, ids.to(self.device)[mask], logs.to(self.device)[mask]) for ids, logs in told
+        settings = self.settings
+        likeliest = [kept.get(rows, mask.shape[1]) for kept in self.kept]
+        for outputs in teacher_outputs:
+            assert outputs.logits is not None
+            likeliest.append(losses.likeliest(outputs.logits, settings.top_k or None, settings.temperature))
+        kl = partial(losses.kl, temperature=settings.temperature)
+        student_logits = logits[mask]
+        divergences = [
+            losses.in_pieces(kl, student_logits, ids.to(self.device)[mask], logs.to(self.device)[mask])
+            for ids, logs in likeliest
         ]
-        return torch.stack(each).mean()
+        return torch.stack(divergences).mean()
 
-    def _matched(self, said: ModelOutputs, theirs: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
+    def _matched(self, student: ModelOutputs, teacher: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
         """Return the mean of the match over the compared layers; for flows, over consecutive pairs of these."""
         match, attentive = self.settings.match, self.settings.match in ATTENTION
         projections = iter(self.projections)
         compared: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for one, other in self.pairs:
+        for student_layer, teacher_layer in self.pairs:
             if attentive:
-                compared.append((said.attentions[one - 1], theirs.attentions[other - 1]))
+                compared.append((student.attentions[student_layer - 1], teacher.attentions[teacher_layer - 1]))
                 continue
-            left, right = said.states[one], theirs.states[other]
+            left, right = student.states[student_layer], teacher.states[teacher_layer]
             if match != "nst" and left.shape[-1] != right.shape[-1]:
                 left = next(projections)(left)
             compared.append((left, right))
         if match in SINGLE:
-            found = [SINGLE[match](left, right, mask) for left, right in compared]
+            distances = [SINGLE[match](left, right, mask) for left, right in compared]
         else:
-            found = [
+            distances = [
                 PAIRED[match]((before[0], after[0]), (before[1], after[1]), mask)
                 for before, after in pairwise(compared)
             ]
-        return torch.stack(found).mean()
+        return torch.stack(distances).mean()
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean negative log-likelihood of labels (rows, length) other than NONE by logits (…, vocabulary)."""
-    asked = labels != NONE
+    labelled = labels != NONE
 
-    def loss(piece: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(piece.float(), wanted)
+    def loss(piece: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(piece.float(), targets)
 
-    return losses.in_pieces(loss, logits[asked], labels[asked])
+    return losses.in_pieces(loss, logits[labelled], labels[labelled])

@@ -30,22 +30,23 @@ class Weight:
 
     def value(self) -> torch.Tensor:
         """Return the parameter."""
-        found: torch.Tensor = getattr(self.module, self.attribute)
-        return found
+        parameter: torch.Tensor = getattr(self.module, self.attribute)
+        return parameter
 
 
 @dataclass(frozen=True)
 class MaskedParameter:
-    """A prunable parameter whose entries stay zero where ``gone`` is true; ``turned`` where its layout is (in, out)."""
+    """A prunable parameter whose entries stay zero where ``gone`` is true; ``transposed`` where its layout is (in, out)."""
 
     name: str
     parameter: nn.Parameter
     gone: torch.Tensor
-    turned: bool
+    transposed: bool
 
     def matrices(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield views of a tensor of the parameter's shape, (out, in) each: one, or one for each expert."""
-        return (one.T if self.turned else one for one in (like if like.ndim == 3 else like[None]))
+        stacked = like if like.ndim == 3 else like[None]
+        return (matrix.T if self.transposed else matrix for matrix in stacked)
 
 
 class TrainedWeights:
@@ -54,10 +55,10 @@ class TrainedWeights:
     def __init__(self, model: PreTrainedModel, parent: Checkpoint, family: Family) -> None:
         """Raise UnsupportedError for a prunable tensor that has another form in the model."""
         self.model, self.parent = model, parent
-        places = parts(parent, family)
+        model_parts = parts(parent, family)
         views = stored_views(model, parent.tensors)
         claimed = {view.tensor for view in views.values()}
-        lost = [name for name, part in places.items() if part.prunable and name not in claimed]
+        lost = [name for name, part in model_parts.items() if part.prunable and name not in claimed]
         if lost:
             raise UnsupportedError(
                 f"{lost[0]}: transformers merges or renames these weights, so they cannot be trained in a whole model",
@@ -72,12 +73,12 @@ class TrainedWeights:
                 continue
             path, _, attribute = name.rpartition(".")
             weight = Weight(model.get_submodule(path), attribute, views[name])
-            place = places[weight.view.tensor]
+            part = model_parts[weight.view.tensor]
             parameter.requires_grad_(True)
             self.leaves.append(parameter)
-            if place.prunable:
-                turned = place.rows_last != weight.view.turned
-                self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, turned))
+            if part.prunable:
+                transposed = part.transposed != weight.view.transposed
+                self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, transposed))
             self.trained.append(weight)
 
     def hold(self) -> None:
@@ -88,17 +89,17 @@ class TrainedWeights:
 
     def stored(self) -> dict[str, torch.Tensor]:
         """Return the trained tensors with the checkpoint's names, shapes and precisions."""
-        found: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             for weight in self.trained:
                 view, info = weight.view, self.parent.tensors[weight.view.tensor]
                 value = weight.value().detach().to("cpu", torch_dtype(info.dtype), copy=True)
                 if view.rows is not None:
-                    whole = found.setdefault(view.tensor, self.parent.load(view.tensor))
+                    whole = tensors.setdefault(view.tensor, self.parent.load(view.tensor))
                     whole[slice(*view.rows)] = view.stored(value)
                 else:
-                    found[view.tensor] = view.stored(value)
+                    tensors[view.tensor] = view.stored(value)
         for name, twin in self.parent.ties.items():  # tied: stored twice, but one parameter of the model
-            if (name in found) != (twin in found):
-                found[name] = found[twin] = found[name if name in found else twin]
-        return found
+            if (name in tensors) != (twin in tensors):
+                tensors[name] = tensors[twin] = tensors[name if name in tensors else twin]
+        return tensors

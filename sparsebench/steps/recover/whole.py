@@ -65,16 +65,17 @@ class OwnLoss:
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
         """Return the mean loss over the predicted tokens of some samples."""
-        given = self.text.given(rows)
+        inputs = self.text.given(rows)
         if self.words:
             # Each step draws other tokens; the same samples at the same step always get the same draw.
             seed = self.seed + (number + 1) * 1_000_003 + rows[0]
-            given["input_ids"], labels = self.words.masked(given["input_ids"], given["attention_mask"], seed)
-            quiet = {}
+            inputs["input_ids"], labels = self.words.masked(inputs["input_ids"], inputs["attention_mask"], seed)
+            options = {}
         else:
-            labels, quiet = self.text.next_tokens(rows), {"use_cache": False}
-        found: Any = self.model(**{name: tensor.to(self.device) for name, tensor in given.items()}, **quiet)
-        return cross_entropy(found.logits, labels.to(self.device))
+            labels = self.text.next_tokens(rows)
+            options = {"use_cache": False}
+        outputs: Any = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}, **options)
+        return cross_entropy(outputs.logits, labels.to(self.device))
 
 
 @dataclass(frozen=True)
@@ -94,46 +95,52 @@ class Training:
         Raises UnsupportedError for a model without such a loss; ModelError where the loss is not finite, or a pruned
         weight came back.
         """
-        own, family = self.step.settings, self.context.family
+        family = self.context.family
         model = self._student()
         text, held = draw(self.step, self.context, self.parent.config)
-        with self._kept(folder) as kept, temporary(folder.parent / ".teachers") as place:
+        with self._kept(folder) as kept, temporary(folder.parent / ".teachers") as scratch:
             # Before the clock starts: fetching teachers is no part of a training.
-            taught_by = self._taught_by(place)
+            teachers = self._teachers(scratch)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, kept, taught_by)
-                trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
+                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, kept, teachers)
+                trainer.prepared = time.perf_counter() - began
+                trainer.joules = spent.joules
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        operations = self._a_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
-        if taught_by:
+        operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
+        if teachers:
             operations += 2.0 * loss.parameters * (loss.asked or trained.tokens + looks)
-        last = next(point for point in trained.curve if point.held_out == trained.best)
+        best = next(point for point in trained.curve if point.held_out == trained.best)
         words = [
-            f"loss on text held out {trained.curve[0].held_out:.4g}, then {last.held_out:.4g} after {last.tokens:,} tokens",
+            f"loss on text held out {trained.curve[0].held_out:.4g}, then {best.held_out:.4g} after {best.tokens:,} tokens",
             f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
             self._budget(trained),
             *kept.notes,
         ]
-        made = {
+        provenance = {
             "family": family,
             self.step.verb: self.step.name,
-            **own.record(),
+            **self.step.settings.record(),
             "seed": self.context.seed,
-            **text.told(),
+            **text.provenance(),
+            "arithmetic": self._arithmetic(),
+            "operations": operations,
+            "curve": [asdict(point) for point in trained.curve],
         }
-        made |= {"arithmetic": self._arithmetic(), "operations": operations}
-        made |= {"curve": [asdict(point) for point in trained.curve]}
-        note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, made)]))
-        found = counted(folder, family, trained.seconds, 1, note, text.told(), zeros)
+        note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, provenance)]))
+        report = counted(folder, family, trained.seconds, 1, note, text.provenance(), zeros)
         kept.remove()
         lost = trained.joules is None and spent.meter.counts
         return replace(
-            found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
+            report,
+            trained_tokens=trained.tokens,
+            operations=operations,
+            curve=trained.curve,
+            joules=trained.joules,
             energy_source=energy.UNCOUNTED if lost else spent.source,
-        )  # fmt: skip
+        )
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the trained tensors and, unchanged, all others; return notes for a reader, such as on omitted code."""
@@ -144,17 +151,18 @@ class Training:
             writer.close(dict(made))
         return [left_out_note(writer.left_out)]
 
-    def _a_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
+    def _parameters_per_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
         """Return how many parameters a token uses, tied ones once.
 
         In an encoder-decoder each side's parameters are weighted by the side's share of the text's tokens.
         """
-        places, share = parts(checkpoint, self.context.family), dict[str, float]()
+        model_parts = parts(checkpoint, self.context.family)
+        share: dict[str, float] = {}
         if self.context.family == "encoder-decoder":
             encoder = int(text.batch.attention_mask.sum()) / sum(text.counts())
             share = {"encoder": encoder, "decoder": 1 - encoder}
-        weights = weight_tensors(checkpoint, places)
-        return sum(info.numel * share.get(places[name].side, 1.0) for name, info in weights.items())
+        weights = weight_tensors(checkpoint, model_parts)
+        return sum(info.numel * share.get(model_parts[name].side, 1.0) for name, info in weights.items())
 
     def _budget(self, trained: Trained) -> str:
         """Return a note on the published run's tokens where this run had less than a hundredth of them."""
@@ -175,10 +183,10 @@ class Training:
         return load_masked_lm(self.parent.folder, "float32")
 
     def _trainer(
-        self, model: PreTrainedModel, text: TrainingText, held: int, kept: ResumeFolder, taught_by: Sequence[Path]
+        self, model: PreTrainedModel, text: TrainingText, held: int, kept: ResumeFolder, teachers: Sequence[Path]
     ) -> tuple[Trainer, Any]:
         """Return the training loop and its loss. Where the teachers' outputs are stored, they are computed here."""
-        own, seed = self.step.settings, self.context.seed
+        settings, seed = self.step.settings, self.context.seed
         family = output_family(self.context.family, self.parent.config)
         from accelerate import Accelerator
 
@@ -188,18 +196,18 @@ class Training:
         accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
-        plan = schedule(text.counts()[:-held], own.tokens, own.batch, seed)
+        plan = schedule(text.counts()[:-held], settings.tokens, settings.batch, seed)
         extra: list[torch.nn.Parameter] = []
         loss: Any
         belongs = {"text": content(*vars(text.batch).values()), "arithmetic": arithmetic, "device": device.type}
         belongs |= versions()
-        if not taught_by:
+        if not teachers:
             words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
-            loss = Distillation(model, [], family, text, own, device)
+            loss = Distillation(model, [], family, text, settings, device)
             read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
-            belongs["teachers"] = self._teach(loss, taught_by, read, kept, belongs)
+            belongs["teachers"] = self._teach(loss, teachers, read, kept, belongs)
             loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
@@ -207,13 +215,13 @@ class Training:
         belongs["weights"] = content(*(weight.value() for weight in weights.trained))
         return Trainer(
             weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
-            kept if self.context.resume else None, belongs, partial(self.pruner, own) if self.pruner else None,
+            kept if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,
         ), loss  # fmt: skip
 
     def _teach(
         self,
         loss: Distillation,
-        taught_by: Sequence[Path],
+        teachers: Sequence[Path],
         rows: Sequence[int],
         kept: ResumeFolder,
         belongs: Mapping[str, Any],
@@ -223,10 +231,10 @@ class Training:
         ``belongs`` is what all of their outputs depend on. Return a checksum of each teacher.
         """
         settings, checksums = self.step.settings, list[str]()
-        for folder in taught_by:
+        for folder in teachers:
             teacher: Any = load_model(folder, self.context.family, self._arithmetic())
             teacher.requires_grad_(False).to(loss.device)
-            loss.parameters += self._a_token(Checkpoint(folder), loss.text)
+            loss.parameters += self._parameters_per_token(Checkpoint(folder), loss.text)
             checksums.append(content(*(part for item in teacher.state_dict().items() for part in item)))
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 asked = {"top_k": settings.top_k, "temperature": settings.temperature}
@@ -236,31 +244,34 @@ class Training:
                 loss.teachers.append(teacher)
         return checksums
 
-    def _taught_by(self, place: Path) -> list[Path]:
-        """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``place``.
+    def _teachers(self, scratch: Path) -> list[Path]:
+        """Return the folder of each teacher; one that is not the dense model is prepared from its source in ``scratch``.
 
         Raises ModelError without a way to fetch its source (outside of a manifest), UnsupportedError for another
         tokenizer.
         """
-        found = []
-        for number, named in enumerate(self.step.settings.teachers()):
-            if named == DENSE:
-                found.append(self.dense.folder)
+        folders = []
+        for number, name in enumerate(self.step.settings.teachers()):
+            if name == DENSE:
+                folders.append(self.dense.folder)
                 continue
-            source = Reference.parse(named)
+            source = Reference.parse(name)
             if self.context.fetch_file is None:
                 raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
             fetched = self.context.fetch_file(source.source)
             # A folder of the user's is copied, not linked: it may change during the training.
             link = sources.parse(source.source).kind != "path"
-            folder = prepare(fetched, place / f"teacher-{number}", self.context.family, link=link)
-            rows = [dimensions(one.config).vocabulary for one in (Checkpoint(folder), self.parent)]
-            if rows[0] != rows[1] or not same_tokenizer(folder, self.parent.folder):
-                what = f"it has {rows[0]:,} tokens, and the model {rows[1]:,}"
-                what = what if rows[0] != rows[1] else "its tokenizer is not the model's"
+            folder = prepare(fetched, scratch / f"teacher-{number}", self.context.family, link=link)
+            rows, model_rows = (dimensions(model.config).vocabulary for model in (Checkpoint(folder), self.parent))
+            what = ""
+            if rows != model_rows:
+                what = f"it has {rows:,} tokens, and the model {model_rows:,}"
+            elif not same_tokenizer(folder, self.parent.folder):
+                what = "its tokenizer is not the model's"
+            if what:
                 raise UnsupportedError(f"teacher {source.name}: {what}", "a teacher with the same tokenizer")
-            found.append(folder)
-        return found
+            folders.append(folder)
+        return folders
 
     def _asking(self, done: int, total: int) -> None:
         if self.context.progress is not None:
@@ -277,11 +288,11 @@ class Training:
         if self.context.resume is not None:
             yield ResumeFolder(self.context.resume(self.step), self.context.note)
             return
-        with temporary(folder.parent / ".training") as place:
-            yield ResumeFolder(place)
+        with temporary(folder.parent / ".training") as scratch:
+            yield ResumeFolder(scratch)
 
 
-def run(
+def train_model(
     checkpoint: Checkpoint,
     dense: Checkpoint,
     step: Step,
@@ -291,16 +302,16 @@ def run(
 ) -> StepReport:
     """Train the model of ``checkpoint``, or the student that the step describes, and write it into ``folder``.
 
-    Raises ModelError without a source of text, and what ``Training.run`` and ``student.write`` raise.
+    Raises ModelError without a source of text, and what ``Training.run`` and ``student.write_student`` raise.
     """
     if context.training_tokens is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
-    if not (described := getattr(step.settings, "student", None)):
+    described = getattr(step.settings, "student", None)
+    if not described:
         return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))
-    with temporary(folder.parent / ".student") as place:
-        told = student.write(
-            checkpoint, context.family, described.model_dump(exclude_none=True), context.seed, place / "model"
-        )
-        begun = Checkpoint(place / "model")
-        found = Training(dense, begun, step, context, pruner).run(folder, partial(kept_zeros, begun))
-    return replace(found, note=f"{told}; {found.note}")
+    with temporary(folder.parent / ".student") as scratch:
+        settings = described.model_dump(exclude_none=True)
+        description = student.write_student(checkpoint, context.family, settings, context.seed, scratch / "model")
+        untrained = Checkpoint(scratch / "model")
+        report = Training(dense, untrained, step, context, pruner).run(folder, partial(kept_zeros, untrained))
+    return replace(report, note=f"{description}; {report.note}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.families import PER_LAYER
-from sparsebench.models.shape.architectures import stated
-from sparsebench.models.shape.axes import Axis, AxisKind, ModelShape, sizes
+from sparsebench.models.shape.architectures import config_value
+from sparsebench.models.shape.axes import Axis, AxisKind, HeadSizes, ModelShape, head_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -47,140 +47,146 @@ def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     return ("heads", "neurons") if of == "both" else (of,)
 
 
-def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
+def numbers(shape: ModelShape, cutting: Cutting) -> dict[Axis, int]:
     """Return how many elements of every axis stay: the same share of all, heads in whole groups, at least one.
 
     Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where the axes hold
     too few parameters for the share, where they have fewer elements than asked for, or where one cannot
     be cut at all.
     """
-    axes = {kind: shape.of(kind) for kind in kinds_of(wanted.of)}
-    if wanted.neurons or wanted.heads or wanted.experts:
-        counts = {"neurons": wanted.neurons, "heads": wanted.heads, "experts": wanted.experts}
-        widths = sorted({axis.units // axis.times for axis in axes.get("neurons", ())})
-        if shape.how.mixture and len(widths) > 1:
+    axes = {kind: shape.of(kind) for kind in kinds_of(cutting.of)}
+    if cutting.neurons or cutting.heads or cutting.experts:
+        counts = {"neurons": cutting.neurons, "heads": cutting.heads, "experts": cutting.experts}
+        widths = sorted({axis.units // axis.width_factor for axis in axes.get("neurons", ())})
+        if shape.architecture.mixture and len(widths) > 1:
             raise UnsupportedError(
-                f"neurons: {wanted.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide",
+                f"neurons: {cutting.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide",
                 "`keep: 0.5`",
             )
         step = alignment(axes.get("neurons", ()))
         return {
-            axis: _counted(shape, axis, counts[kind] or 0, wanted.uneven, step) for kind in axes for axis in axes[kind]
+            axis: _counted(shape, axis, counts[kind] or 0, cutting.uneven, step) for kind in axes for axis in axes[kind]
         }
-    left, tensors = wanted.parameters, shape.checkpoint.tensors
-    cost, total = {axis: axis.cost(tensors) for axis in shape.axes}, shape.block_parameters
+    tensors = shape.checkpoint.tensors
+    cost = {axis: axis.cost(tensors) for axis in shape.axes}
     worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
-    target = None if left is None else (1 - left) * total
-    share = wanted.keep if target is None else 1 - target / sum(worth.values())
+    total = shape.block_parameters
+    target = None if cutting.parameters is None else (1 - cutting.parameters) * total
+    share = cutting.keep if target is None else 1 - target / sum(worth.values())
     assert share is not None
     if target is not None and share <= 0:
         most = sum(worth.values()) / total
         raise UnsupportedError(
-            f"parameters: {left:g}: {' and '.join(axes)} are {most:.0%} of the blocks' parameters",
+            f"parameters: {cutting.parameters:g}: {' and '.join(axes)} are {most:.0%} of the blocks' parameters",
             f"a share above {1 - most:.2f}, or `of: both`",
         )
-    found: dict[Axis, int] = {}
+    kept: dict[Axis, int] = {}
     if "heads" in axes:
-        fitting = {axis: _fitting(shape, axis, wanted.uneven) for axis in axes["heads"]}
-        found |= {axis: _nearest(counts, share * axis.units) for axis, counts in fitting.items()}
-        gone = sum((axis.units - found[axis]) * cost[axis] for axis in axes["heads"])
+        for axis in axes["heads"]:
+            kept[axis] = _nearest(_head_counts(shape, axis, cutting.uneven), share * axis.units)
+        gone = sum((axis.units - kept[axis]) * cost[axis] for axis in axes["heads"])
         if target is not None and "neurons" in axes:
             share = min(1.0, 1 - (target - gone) / worth["neurons"])
             if share <= 0:
                 raise UnsupportedError(
-                    f"parameters: {left:g}: removing every neuron would not reach this share", "a larger share"
+                    f"parameters: {cutting.parameters:g}: removing every neuron would not reach this share",
+                    "a larger share",
                 )
     for axis in axes.get("neurons", ()):
-        step, width = lcm(wanted.multiple_of, alignment(axes["neurons"])), axis.units // axis.times
+        step = lcm(cutting.multiple_of, alignment(axes["neurons"]))
+        width = axis.units // axis.width_factor
         # At least one step, and no more than there are.
         count = max(1, round(share * width / step)) * step
-        found[axis] = min(count, width) * axis.times
+        kept[axis] = min(count, width) * axis.width_factor
     for axis in axes.get("experts", ()):
-        found[axis] = _nearest(fitting_experts(shape, axis), share * axis.units)
-    return found
+        kept[axis] = _nearest(expert_counts(shape, axis), share * axis.units)
+    return kept
 
 
 def alignment(axes: Iterable[Axis]) -> int:
     """Return what the number of remaining neurons is a multiple of: ``ALIGNED`` if any axis is an expert's, else 1."""
-    return ALIGNED if any(axis.within for axis in axes) else 1
+    return ALIGNED if any(axis.expert for axis in axes) else 1
 
 
-def fitting_experts(shape: ModelShape, axis: Axis) -> list[int]:
+def expert_counts(shape: ModelShape, axis: Axis) -> list[int]:
     """Return the numbers of experts that can stay: as many in each of the router's groups, and enough for one token."""
-    groups, mixture = expert_groups(shape), shape.how.mixture
+    groups = expert_groups(shape)
+    mixture = shape.architecture.mixture
     assert mixture is not None
-    chosen = int(stated(shape.checkpoint.config, mixture.chosen))
-    taken = int(stated(shape.checkpoint.config, mixture.taken)) if mixture.taken else 1
+    chosen = int(config_value(shape.checkpoint.config, mixture.chosen))
+    key = mixture.groups_per_token
+    groups_per_token = int(config_value(shape.checkpoint.config, key)) if key else 1
     # Routers with groups compare them by the sum of each group's two best experts.
-    least = max(2, -(-chosen // taken)) if mixture.groups else chosen
+    least = max(2, -(-chosen // groups_per_token)) if mixture.groups else chosen
     return list(range(groups * least, axis.units + 1, groups))
 
 
 def expert_groups(shape: ModelShape) -> int:
     """Return the number of groups into which routers divide their experts; 1 without groups."""
-    mixture = shape.how.mixture
-    return int(stated(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
+    mixture = shape.architecture.mixture
+    return int(config_value(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
 
 
 def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:
     """Return how many elements of an axis are ``count`` neurons, experts or heads. Raises UnsupportedError where so
     many cannot stay: neurons in multiples of ``step``, heads in whole groups."""
-    each = 1
+    heads_per_unit = 1
     if axis.kind == "neurons":
-        most = axis.units // axis.times // step * step
-        fitting = [*range(step, most + 1, step)]
-        said = f"at most {most}" if step == 1 else f"multiples of {step} up to {most}"
-        said = said if fitting else f"neurons of an expert go in steps of {step}: remove whole experts instead"
+        most = axis.units // axis.width_factor // step * step
+        possible = [*range(step, most + 1, step)]
+        hint = f"at most {most}" if step == 1 else f"multiples of {step} up to {most}"
+        hint = hint if possible else f"neurons of an expert go in steps of {step}: remove whole experts instead"
     elif axis.kind == "experts":
-        fitting = fitting_experts(shape, axis)
-        said = _said(shape, fitting)
+        possible = expert_counts(shape, axis)
+        hint = _expert_range(shape, possible)
     else:
-        heads, groups, _ = _heads_of(shape)
-        each = heads // groups
-        fitting = [one * each for one in _fitting(shape, axis, uneven)]
-        said = f"{'one' if len(fitting) > 1 else 'that is'} of {', '.join(map(str, fitting))}"
-    if count not in fitting:
-        where = f"{'an expert' if axis.within else 'a block'} has {axis.units // axis.times * each}"
-        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {where}", said)
-    return count // each * axis.times
+        sizes = _head_sizes(shape)
+        heads_per_unit = sizes.heads // sizes.groups
+        possible = [groups * heads_per_unit for groups in _head_counts(shape, axis, uneven)]
+        hint = f"{'one' if len(possible) > 1 else 'that is'} of {', '.join(map(str, possible))}"
+    if count not in possible:
+        where = f"{'an expert' if axis.expert else 'a block'} has {axis.units // axis.width_factor * heads_per_unit}"
+        raise UnsupportedError(f"{axis.kind}: {count}: not possible: {where}", hint)
+    return count // heads_per_unit * axis.width_factor
 
 
-def _said(shape: ModelShape, fitting: Sequence[int]) -> str:
+def _expert_range(shape: ModelShape, counts: Sequence[int]) -> str:
     """Return how many experts can stay, in words."""
     groups = expert_groups(shape)
     alike = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
-    return f"from {fitting[0]} to {fitting[-1]}{alike}"
+    return f"from {counts[0]} to {counts[-1]}{alike}"
 
 
-def _nearest(counts: Iterable[int], wanted: float) -> int:
-    """Return the count nearest to ``wanted``, the larger of two that are equally near."""
-    return min(counts, key=lambda count: (abs(count - wanted), -count))
+def _nearest(counts: Iterable[int], target: float) -> int:
+    """Return the count nearest to ``target``, the larger of two that are equally near."""
+    return min(counts, key=lambda count: (abs(count - target), -count))
 
 
-def _fitting(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
+def _head_counts(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
     """Return the numbers of groups of heads that config.json can state."""
-    how = shape.how.heads
-    assert how is not None
-    heads, groups, _ = _heads_of(shape)
-    hidden = int(stated(shape.checkpoint.config, "hidden_size")) if how.whole and not uneven else 0
-    return [count for count in range(1, axis.units + 1) if hidden % (count * heads // groups) == 0]
+    heads = shape.architecture.heads
+    assert heads is not None
+    sizes = _head_sizes(shape)
+    divisible = heads.hidden_divisible and not uneven
+    hidden = int(config_value(shape.checkpoint.config, "hidden_size")) if divisible else 0
+    return [count for count in range(1, axis.units + 1) if hidden % (count * sizes.heads // sizes.groups) == 0]
 
 
 def part_way(
     shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
 ) -> dict[Axis, int]:
     """Return how many elements stay after ``cut`` of ``cuts`` equal cuts; numbers of heads fit config.json."""
-    found: dict[Axis, int] = {}
+    kept: dict[Axis, int] = {}
     for axis, last in numbers.items():
-        step = axis.times * (alignment(numbers) if axis.kind == "neurons" else 1)
+        step = axis.width_factor * (alignment(numbers) if axis.kind == "neurons" else 1)
         # The number before the cut need not be a multiple of the step, but the number that stays must be.
         full = -(-axis.units // step) * step
         count = min(axis.units, full - round((full - last) * cut / cuts / step) * step)
         if axis.kind == "heads":
-            fitting = [one for one in _fitting(shape, axis, uneven) if one >= last]
-            count = _nearest(fitting, count)
-        found[axis] = count
-    return found
+            possible = [groups for groups in _head_counts(shape, axis, uneven) if groups >= last]
+            count = _nearest(possible, count)
+        kept[axis] = count
+    return kept
 
 
 def spread(
@@ -196,17 +202,21 @@ def spread(
         axes = [axis for axis in numbers if axis.kind in ranked]
         budget = sum(numbers[axis] * axis.cost(tensors) for axis in axes)
         firsts = {axis: best(scores[axis], 1)[0] for axis in axes}
-        order = [(unit != firsts[axis], -float(score), place, unit, axis)
-                 for place, axis in enumerate(axes) for unit, score in enumerate(scores[axis])]  # fmt: skip
+        ranking = [
+            (unit != firsts[axis], -float(score), position, unit)
+            for position, axis in enumerate(axes)
+            for unit, score in enumerate(scores[axis])
+        ]
         stay: dict[Axis, list[int]] = {axis: [] for axis in axes}
-        for _, _, _, unit, axis in sorted(order, key=lambda one: one[:4]):
+        for _, _, position, unit in sorted(ranking):
+            axis = axes[position]
             cost = axis.cost(tensors)
             # Round to the nearest whole element.
             if stay[axis] and budget < cost / 2:
                 break
             stay[axis].append(unit)
             budget -= cost
-        kept |= {axis: sorted(own) for axis, own in stay.items()}
+        kept |= {axis: sorted(units) for axis, units in stay.items()}
     return {axis: kept[axis] for axis in numbers}
 
 
@@ -227,7 +237,7 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     Raises UnsupportedError for widths that differ between the blocks of a mixture of experts or of an encoder-decoder,
     whose two stacks ``per_layer_config`` cannot tell apart, and for experts or neurons of experts that cannot be run.
     """
-    how, config = shape.how, shape.checkpoint.config
+    config = shape.checkpoint.config
     changed: dict[str, Any] = {}
     by_key: dict[str, dict[Axis, int]] = {}
     for axis in shape.axes:
@@ -235,9 +245,9 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     blocks: dict[int, dict[str, int]] = {}
     for key, left in by_key.items():
         kind = next(iter(left)).kind
-        whole = _heads_of(shape)[1] if kind == "heads" else stated(config, key)
-        numbers = {count / axis.times for axis, count in left.items()}
-        if numbers == {whole}:
+        dense = _head_sizes(shape).groups if kind == "heads" else config_value(config, key)
+        numbers = {count / axis.width_factor for axis, count in left.items()}
+        if numbers == {dense}:
             continue
         if len(numbers) == 1 and kind == "neurons" and max(numbers) % alignment(left):
             raise UnsupportedError(
@@ -246,10 +256,10 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
             )
         if kind == "experts":
             _check_experts(shape, kept)
-        if len(numbers) == 1 and (kind != "heads" or _said_once(shape, left)):
-            changed |= _words(shape, kind, key, int(numbers.pop()))
+        if len(numbers) == 1 and (kind != "heads" or _same_for_all(shape, left)):
+            changed |= _config_keys(shape, kind, key, int(numbers.pop()))
             continue
-        if how.mixture:
+        if shape.architecture.mixture:
             raise UnsupportedError(
                 f"{config.get('model_type')}: every block and expert must keep the same number of {kind}: "
                 "config.json has one number for all",
@@ -262,17 +272,18 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
                 "let the same number go everywhere",
             )
         for axis, count in left.items():
-            if count != whole:
-                blocks.setdefault(axis.layers[0], {}).update(_words(shape, kind, key, count))
+            if count != dense:
+                blocks.setdefault(axis.layers[0], {}).update(_config_keys(shape, kind, key, count))
     if blocks or PER_LAYER in config:
         changed[PER_LAYER] = {str(block): blocks[block] for block in sorted(blocks)} or None
     return changed
 
 
-def _said_once(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
+def _same_for_all(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
     """Whether one number in config.json can state for all blocks how many groups of heads stay."""
     axis, count = next(iter(left.items()))
-    return bool(shape.how.heads and shape.how.heads.size) and count in _fitting(shape, axis, uneven=False)
+    heads = shape.architecture.heads
+    return bool(heads and heads.size) and count in _head_counts(shape, axis, uneven=False)
 
 
 def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> None:
@@ -281,44 +292,46 @@ def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> Non
     for axis, stay in kept.items():
         if axis.kind != "experts":
             continue
-        fitting = fitting_experts(shape, axis)
-        each = {sum(unit * groups // axis.units == group for unit in stay) for group in range(groups)}
-        if len(stay) not in fitting or len(each) > 1:
+        possible = expert_counts(shape, axis)
+        by_group = {sum(unit * groups // axis.units == group for unit in stay) for group in range(groups)}
+        if len(stay) not in possible or len(by_group) > 1:
             raise UnsupportedError(
                 f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts cannot stay: a token still takes as many as before",
-                _said(shape, fitting),
+                _expert_range(shape, possible),
             )
 
 
-def _heads_of(shape: ModelShape) -> tuple[int, int, int]:
-    """Return the number of heads and of groups, and a head's size, as config.json states them for all blocks."""
-    return sizes(shape.checkpoint.config, shape.how)
+def _head_sizes(shape: ModelShape) -> HeadSizes:
+    """Return the sizes of heads that config.json states for all blocks."""
+    return head_sizes(shape.checkpoint.config, shape.architecture)
 
 
-def _words(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dict[str, int]:
+def _config_keys(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dict[str, int]:
     """Return the keys of config.json that state ``count`` elements."""
     if kind != "heads":
         return {key: count}
-    how = shape.how.heads
-    assert how is not None
-    heads, groups, size = _heads_of(shape)
-    said = {how.count: count * heads // groups, how.size or "head_dim": size}
-    return said | ({how.groups: count} if how.groups else {})
+    heads = shape.architecture.heads
+    assert heads is not None
+    sizes = _head_sizes(shape)
+    keys = {heads.count: count * sizes.heads // sizes.groups, heads.size or "head_dim": sizes.size}
+    return keys | ({heads.groups: count} if heads.groups else {})
 
 
-def told(shape: ModelShape, left: Mapping[Axis, int]) -> str:
+def note(shape: ModelShape, left: Mapping[Axis, int]) -> str:
     """Return a note, such as ``1229 of 1536 neurons and 6 of 9 heads of each block stay; 20.0% of the blocks'
     parameters went``."""
     words = []
     for kind in ("neurons", "heads", "experts"):
-        heads, groups, _ = _heads_of(shape) if kind == "heads" and shape.how.heads else (1, 1, 1)
-        own = [
-            (count * heads // groups, axis.units * heads // groups) for axis, count in left.items() if axis.kind == kind
+        sizes = _head_sizes(shape) if kind == "heads" and shape.architecture.heads else HeadSizes(1, 1, 1)
+        counts = [
+            (count * sizes.heads // sizes.groups, axis.units * sizes.heads // sizes.groups)
+            for axis, count in left.items()
+            if axis.kind == kind
         ]
-        if len({some for some, _ in own}) > 3:
-            words.append(f"{min(own)[0]} to {max(own)[0]} of {max(units for _, units in own)} {kind}")
+        if len({count for count, _ in counts}) > 3:
+            words.append(f"{min(counts)[0]} to {max(counts)[0]} of {max(units for _, units in counts)} {kind}")
         else:
-            words += [f"{some} of {units} {kind}" for some, units in sorted(set(own))]
+            words += [f"{count} of {units} {kind}" for count, units in sorted(set(counts))]
     tensors = shape.checkpoint.tensors
     gone = sum((axis.units - count) * axis.cost(tensors) for axis, count in left.items())
     return f"{' and '.join(words)} of each block stay; {gone / max(1, shape.block_parameters):.1%} of the blocks' parameters went"

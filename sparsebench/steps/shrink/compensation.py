@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.shape.axes import Axis, Cut, ModelShape
-from sparsebench.steps.factor import DAMPING, check_gram
-
-if TYPE_CHECKING:
-    import torch
+from sparsebench.steps.factor import DAMPING
+from sparsebench.steps.finite import check_gram
 
 _GROUPS = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up", "down")}
 """By kind of output matrix, the matrices that one switch in config.json gives biases together."""
@@ -29,13 +28,13 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
             if _bias(cut.tensor) in tensors:
                 continue
             part = places[cut.tensor]
-            if part.kind not in shape.how.biases:
+            if part.kind not in shape.architecture.biases:
                 kind = shape.checkpoint.config.get("model_type")
                 why = f"{kind} has no bias beside {cut.tensor}, and stock transformers would ignore one"
                 if (fused := f"{cut.tensor}_bias") in tensors:
                     why = f"{fused} holds the biases of all experts, which are not adjusted here"
                 raise UnsupportedError(f"compensation: bias: {why}", "`compensation: least_squares` or `none`")
-            switches[shape.how.biases[part.kind]] = True
+            switches[shape.architecture.biases[part.kind]] = True
             names += [
                 _bias(name)
                 for name, other in places.items()
@@ -59,8 +58,6 @@ def mean_output(weights: torch.Tensor, mean: torch.Tensor, stay: torch.Tensor) -
 
 def columns(axis: Axis, cut: Cut, stay: Iterable[int], length: int) -> torch.Tensor:
     """Return the indices of the columns of a matrix (out, ``length``) that stay."""
-    import torch
-
     gone = torch.ones(axis.units, dtype=torch.bool)
     gone[list(stay)] = False
     return torch.nonzero(~cut.marks(gone, length)).flatten()
@@ -73,8 +70,6 @@ def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: s
     Ŵ = W_S + W_D G_DS (G_SS + λI)⁻¹. λ is 0.01 times the mean of G_SS's diagonal, raised where that is not enough.
     Raises ModelError for statistics that no damping makes positive definite, naming the tensor.
     """
-    import torch
-
     check_gram(gram, name)
     gone = torch.ones(weights.shape[1], dtype=torch.bool)
     gone[stay] = False

@@ -13,24 +13,21 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.shape.axes import ModelShape
 from sparsebench.steps import cut_model
+from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.counting import counted
 from sparsebench.steps.shrink.whole import WholeModel
-
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.models.shape.axes import ModelShape
-    from sparsebench.steps.calibration import Calibrated
 
 
 def make(
@@ -44,21 +41,22 @@ def make(
             free[step] = _free(shape, step)
         except SparsebenchError as error:
             emit(step, error)
-    made: dict[Step, list[str]] = {}
-    read = text.told() if text else {}
+    notes: dict[Step, str] = {}
+    provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
     for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
         try:
             smaller = cut_model.without(shape, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
-            writer = cut_model.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
-            made[step] = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
+            settings |= {"seed": context.seed, **provenance}
+            writer = cut_model.write_smaller(smaller, context.family, targets[step], settings)
+            words = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
+            notes[step] = "; ".join(filter(None, words))
         except SparsebenchError as error:
             emit(step, error)
     seconds = time.perf_counter() - started
-    for step, words in made.items():
-        note = "; ".join(filter(None, words))
-        emit(step, counted(targets[step], context.family, seconds, len(made), note, read))
+    for step, note in notes.items():
+        emit(step, counted(targets[step], context.family, seconds, len(notes), note, provenance))
 
 
 def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
@@ -67,7 +65,7 @@ def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
     sides = [side for side in shape.blocks if stacks in ("both", side)]
-    return {side: going(shape.blocks[side], step.settings.blocks, shape.how.pinned, side) for side in sides}
+    return {side: going(shape.blocks[side], step.settings.blocks, shape.architecture.pinned, side) for side in sides}
 
 
 def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
@@ -107,27 +105,16 @@ def chosen(
     Hidden states that are too large for memory are kept in files under ``spill``."""
     name = next(iter(free)).name
     if name in ("random", "first", "last"):
-        return {
-            step: {
-                side: floor(name, own, step.settings.blocks, f"{context.seed}:{side}") for side, own in sides.items()
-            }
-            for step, sides in free.items()
-        }
+        return _by_side(free, lambda side, blocks, count: floor(name, blocks, count, f"{context.seed}:{side}"))
     assert text is not None, "the criterion reads text"
     if name in ("influence", "angular"):
         replay = Replay(shape.checkpoint, context.family, text.batch, spill=spill, dtype=context.dtype)
     if name == "influence":
-        found = influences(replay, context.progress)
-        return {
-            step: {side: lowest(found[side], own, step.settings.blocks) for side, own in sides.items()}
-            for step, sides in free.items()
-        }
+        scores = influences(replay, context.progress)
+        return _by_side(free, lambda side, blocks, count: lowest(scores[side], blocks, count))
     if name == "angular":
         states = states_of_last_tokens(replay, context.progress)
-        return {
-            step: {side: nearest_run(states[side], own, step.settings.blocks) for side, own in sides.items()}
-            for step, sides in free.items()
-        }
+        return _by_side(free, lambda side, blocks, count: nearest_run(states[side], blocks, count))
     model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
     gone: dict[Step, dict[str, list[int]]] = {}
     for stacks in dict.fromkeys(step.settings.stacks for step in free):
@@ -135,15 +122,23 @@ def chosen(
         rounds = greedy(model, free[alike[0]], max(step.settings.blocks for step in alike), context.progress)
         for step in alike:
             after = rounds[step.settings.blocks - 1]
-            gone[step] = {side: sorted(index for own, index in after if own == side) for side in free[step]}
+            gone[step] = {side: sorted(index for stack, index in after if stack == side) for side in free[step]}
     return gone
+
+
+def _by_side(
+    free: Mapping[Step, dict[str, list[int]]], choose: Callable[[str, list[int], int], list[int]]
+) -> dict[Step, dict[str, list[int]]]:
+    """Return what ``choose`` says for each step and side, from the side, its free blocks and how many of them go."""
+    return {
+        step: {side: choose(side, blocks, step.settings.blocks) for side, blocks in sides.items()}
+        for step, sides in free.items()
+    }
 
 
 def influences(replay: Replay, progress: Progress | None = None) -> dict[str, list[float]]:
     """Return the block influence (BI) of every block, by side."""
-    import torch
-
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
 
     def visit(block: Block) -> None:
         block.advance(0, {})
@@ -154,17 +149,15 @@ def influences(replay: Replay, progress: Progress | None = None) -> dict[str, li
             cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
             total += float(cosines[mask].sum(dtype=torch.float64))
             tokens += int(mask.sum())
-        found.setdefault(block.side, []).append(1 - total / max(1, tokens))
+        scores.setdefault(block.side, []).append(1 - total / max(1, tokens))
 
     replay.run(visit, progress)
-    return found
+    return scores
 
 
 def states_of_last_tokens(replay: Replay, progress: Progress | None = None) -> dict[str, torch.Tensor]:
     """Return, by side, what each block reads at every sample's last token, then what the last block returns there:
     (blocks + 1, samples, width)."""
-    import torch
-
     seen: dict[str, list[torch.Tensor]] = {}
 
     def visit(block: Block) -> None:
@@ -174,25 +167,24 @@ def states_of_last_tokens(replay: Replay, progress: Progress | None = None) -> d
             states.append(torch.cat([last(read(0, rows), block.mask(rows)) for rows in block.samples]))
 
     def last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        places = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
-        return states[torch.arange(len(places)), places].float()
+        positions = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
+        return states[torch.arange(len(positions)), positions].float()
 
     replay.run(visit, progress)
-    return {side: torch.stack(own) for side, own in seen.items()}
+    return {side: torch.stack(states) for side, states in seen.items()}
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
     """Return the ``removed`` consecutive blocks across which the states (blocks + 1, samples, width) turn least."""
-    import torch
 
-    def turned(start: int) -> float:
+    def angle(start: int) -> float:
         cosines = torch.nn.functional.cosine_similarity(
             states[start].double(), states[start + removed].double(), dim=-1
         )
         return float(cosines.clamp(-1, 1).arccos().mean()) / math.pi
 
     starts = range(free[0], free[-1] + 2 - removed)
-    first = min(starts, key=turned)
+    first = min(starts, key=angle)
     return list(range(first, first + removed))
 
 
@@ -203,15 +195,15 @@ def greedy(
     ``free``: the one whose removal leaves the least loss."""
     gone: list[tuple[str, int]] = []
     rounds: list[list[tuple[str, int]]] = []
-    total = sum(max(0, len(own) - number) for own in free.values() for number in range(removed))
+    total = sum(max(0, len(blocks) - number) for blocks in free.values() for number in range(removed))
     done = 0
     for _ in range(removed):
-        for side, own in free.items():
-            tried = [(side, index) for index in own if (side, index) not in gone]
+        for side, blocks in free.items():
+            tried = [(side, index) for index in blocks if (side, index) not in gone]
             tell = partial(_tell, progress, done, len(tried), total) if progress else None
             losses = model.losses(gone, tried, tell)
             done += len(tried)
-            gone.append(min(losses, key=lambda place: (losses[place], place[1])))
+            gone.append(min(losses, key=lambda block: (losses[block], block[1])))
         rounds.append(list(gone))
     return rounds
 

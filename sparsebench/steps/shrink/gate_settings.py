@@ -9,9 +9,9 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Share, wrong
-from sparsebench.models.shape.architectures import architecture
+from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.steps.recover.settings import Distill, TrainingSettings
-from sparsebench.steps.shrink.settings import SHARES, Shrink
+from sparsebench.steps.shrink.settings import SHARES, Shrink, uneven_refusal
 
 
 class Gates(Shrink, Distill):
@@ -54,10 +54,14 @@ class Gates(Shrink, Distill):
         words = self.training_words(*SHARES, "of", "tokens")
         return ", ".join([f"{self.name}/{self.of} to {share}", f"tokens={self.tokens}", *words])
 
+    def parts(self) -> Any:
+        """Return the kinds of axes."""
+        return self.of
+
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse a mixture of experts, too."""
-        refusal = super().refuses(config)
-        if not refusal and architecture(config).mixture:
+        """Refuse uneven widths that this architecture cannot hold, and a mixture of experts."""
+        refusal = super().refuses(config) or (uneven_refusal(config) if self.uneven else None)
+        if not refusal and architecture_of(config).mixture:
             words = f"{config.get('model_type')}: gates are not learned for mixtures of experts"
             return Refusal(words, "another criterion")
         return refusal

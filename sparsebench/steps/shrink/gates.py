@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -41,9 +42,6 @@ from sparsebench.steps.recover.weights import TrainedWeights
 from sparsebench.steps.recover.whole import Training
 from sparsebench.steps.shrink import choosing, width
 from sparsebench.steps.shrink.whole import module_of
-
-if TYPE_CHECKING:
-    from torch import nn
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 RATE, PENALTY, MULTIPLIER_RATE = 0.2, 10.0, 0.1
@@ -92,8 +90,8 @@ class GatePruning(Pruning):
 
     def begin(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> GatePruning:
         """Put the gates into the model that is trained, in front of the matrices that read the elements (down, o)."""
-        device, total = weights.leaves[0].device, sum(self.units)
-        self.alphas = torch.full((total,), START, device=device, requires_grad=True)
+        device = weights.leaves[0].device
+        self.alphas = torch.full((sum(self.units),), START, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.alphas], lr=RATE)
         # The state that Adam would make at its first step: a resumed training copies its own into it.
         self.optimizer.state[self.alphas] = {
@@ -103,7 +101,8 @@ class GatePruning(Pruning):
         }
         tensors = self.shape.checkpoint.tensors
         costs = torch.tensor([float(axis.cost(tensors)) for axis in self.numbers], device="cpu")
-        counts, left = (torch.tensor([*one], device="cpu") for one in (self.units, self.numbers.values()))
+        counts = torch.tensor(self.units, device="cpu")
+        left = torch.tensor([*self.numbers.values()], device="cpu")
         wholes = (costs * counts).sum() if self.joint else costs * counts
         self.shares = (costs / wholes).repeat_interleave(counts).to(device)
         gone = costs * (counts - left) / wholes
@@ -114,20 +113,22 @@ class GatePruning(Pruning):
         self.settled = max(1, round(SETTLED * steps))
         start = 0
         for axis in self.numbers:
-            own = slice(start, start + axis.units)
+            gates = slice(start, start + axis.units)
             start += axis.units
             for cut in axis.outputs:
                 module = module_of(weights.model, cut.tensor)
-                module.register_forward_pre_hook(partial(self._multiplied, own, cut.size))
+                module.register_forward_pre_hook(partial(self._multiplied, gates, cut.size))
         return self
 
-    def _multiplied(self, own: slice, size: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    def _multiplied(
+        self, units: slice, size: int, module: nn.Module, args: tuple[torch.Tensor, ...]
+    ) -> tuple[Any, ...]:
         """Multiply a matrix's input, (.., columns), by the gates of the elements that its columns belong to."""
         if self.mask is not None:
-            gates = self.mask[own]
+            gates = self.mask[units]
         else:
-            alphas = self.alphas[own]
-            gates = steady(alphas) if self.noise is None else drawn(alphas, self.noise[own])
+            alphas = self.alphas[units]
+            gates = steady(alphas) if self.noise is None else drawn(alphas, self.noise[units])
         return (args[0] * gates.repeat_interleave(size).to(args[0].dtype), *args[1:])
 
     def sparsity(self) -> torch.Tensor:
@@ -160,11 +161,11 @@ class GatePruning(Pruning):
         """Open and close the gates for good."""
         self.noise = None
         if self.mask is None:
-            kept, found = self.kept(), []
-            for axis in self.numbers:
-                found.append(torch.zeros(axis.units, device="cpu"))
-                found[-1][kept[axis]] = 1
-            self.mask = torch.cat(found).to(self.alphas.device)
+            masks = []
+            for axis, units in self.kept().items():
+                masks.append(torch.zeros(axis.units, device="cpu"))
+                masks[-1][units] = 1
+            self.mask = torch.cat(masks).to(self.alphas.device)
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
@@ -204,12 +205,13 @@ class GateTraining(Training):
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
-        gating, missed = self.gating, self.gating.missed()
+        gating = self.gating
+        missed = gating.missed()
         kept = gating.kept()
         smaller = gating.smaller(kept)
         ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
-        writer = cut_model.write(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
-        stay = choosing.told(gating.shape, {axis: len(own) for axis, own in kept.items()})
+        writer = cut_model.write_smaller(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
+        stay = choosing.note(gating.shape, {axis: len(units) for axis, units in kept.items()})
         off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
         return [stay, off, smaller.loads, left_out_note(writer.left_out)]
 
@@ -228,7 +230,7 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
             gating = GatePruning(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
             first = {axis: [*range(count)] for axis, count in gating.numbers.items()}
-            cut_model.checked(gating.smaller(first), context.family)
+            cut_model.checked_layout(gating.smaller(first), context.family)
             training = GateTraining(dense, parent, step, context, gating.begin, gating=gating)
             emit(step, training.run(folder))
         except SparsebenchError as error:

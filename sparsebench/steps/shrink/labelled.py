@@ -41,7 +41,7 @@ def lacking(config: Mapping[str, Any]) -> str:
     return f"`labels: task` needs a head that chooses one class: {reason}" if reason else ""
 
 
-def read(folder: Path, step: Step, context: Context) -> Labelled:
+def read_documents(folder: Path, step: Step, context: Context) -> Labelled:
     """Read the step's documents, up to the number asked for, in the order that the context's seed gives.
 
     Raises SourceError for a file that holds no labelled documents, ModelError for a label that is no output of the head.
@@ -50,18 +50,18 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
 
     from sparsebench.sources.text import read_labelled
 
-    own, config = step.settings, Checkpoint(folder).config
-    source = Reference.parse(own.source).source
+    settings, config = step.settings, Checkpoint(folder).config
+    source = Reference.parse(settings.source).source
     length = min(LENGTH, longest_input(config) or LENGTH)
-    wanted = Calibration(source, own.documents, length, context.seed, own.field)
+    calibration = Calibration(source, settings.documents, length, context.seed, settings.field)
     assert context.fetch_file is not None, "labelled documents are fetched"
-    found = read_labelled(context.fetch_file(source), own.field, own.label)
-    reader = replace(reader_of(folder, "encoder", wanted, config), training=True)
+    labelled = read_labelled(context.fetch_file(source), settings.field, settings.label)
+    reader = replace(reader_of(folder, "encoder", calibration, config), training=True)
     try:
-        batch, used = samples.passages(reader, in_order(found.rows, context.seed))
+        batch, used = samples.passages(reader, in_order(labelled.rows, context.seed))
     except SourceError as error:
         raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
     classes = torch.tensor(class_numbers(head_outputs(config), [label for _, label in used]))
     notes = (f"{len(used)} labelled documents, at most {reader.length} tokens",)
-    told = {"source": source, "samples": own.documents, "seed": context.seed, "label": own.label}
-    return Labelled(Calibrated.of(batch, used, notes, told), classes)
+    described = {"source": source, "samples": settings.documents, "seed": context.seed, "label": settings.label}
+    return Labelled(Calibrated.of(batch, used, notes, described), classes)

@@ -22,17 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sparsebench.errors import ModelError
+import torch
+from torch.nn.functional import cross_entropy
+
+from sparsebench.models.modules.experts import Experts
 from sparsebench.models.modules.skipping import hooked
 from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.contract import Progress, reported
-
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.steps.shrink.whole import WholeModel
+from sparsebench.steps.finite import check_finite
+from sparsebench.steps.shrink.whole import WholeModel
 
 Scores = dict[Axis, "torch.Tensor"]
 """The scores of each axis's elements, (units,) float64."""
@@ -44,39 +44,42 @@ TOKENS = 512
 
 def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
     """Sum ``values`` (entries along the cut's dimension,) over each element's entries: (units,) float64."""
-    own = values.double()[cut.offset : cut.offset + units * cut.size]
-    return own.reshape(units, cut.size).sum(1)
+    entries = values.double()[cut.offset : cut.offset + units * cut.size]
+    return entries.reshape(units, cut.size).sum(1)
 
 
 def norms(shape: ModelShape, axes: Iterable[Axis], progress: Progress | None = None) -> Scores:
     """Return the l2 norm of the matrices' entries that would go with each element (no 1-D tensors)."""
-    import torch
-
-    meant: dict[str, list[tuple[Axis, Cut]]] = {}
-    found: Scores = {}
+    cuts: dict[str, list[tuple[Axis, Cut]]] = {}
+    squares: Scores = {}
     for axis in axes:
-        found[axis] = torch.zeros(axis.units, dtype=torch.float64)
+        squares[axis] = torch.zeros(axis.units, dtype=torch.float64)
         for cut in axis.cuts:
             if len(shape.checkpoint.tensors[cut.tensor].shape) - (cut.expert is not None) > 1:
-                meant.setdefault(cut.tensor, []).append((axis, cut))
-    for name, cuts in reported([*meant.items()], progress):
-        tensor = _finite(shape.checkpoint.load(name), name).float().square_()
-        for axis, cut in cuts:
+                cuts.setdefault(cut.tensor, []).append((axis, cut))
+    for name, tensor_cuts in reported([*cuts.items()], progress):
+        tensor = _squared(shape, name)
+        for axis, cut in tensor_cuts:
             matrix, dim = cut.of(tensor)
-            others = [one for one in range(matrix.ndim) if one != dim]
-            found[axis] += per_element(matrix.sum(others, dtype=torch.float64), cut, axis.units)
-    for axis in found:
-        for unit, names in enumerate(axis.apart):
+            others = [other for other in range(matrix.ndim) if other != dim]
+            squares[axis] += per_element(matrix.sum(others, dtype=torch.float64), cut, axis.units)
+    for axis in squares:
+        for unit, names in enumerate(axis.expert_tensors):
             for name in names:
-                tensor = _finite(shape.checkpoint.load(name), name).float().square_()
-                found[axis][unit] += float(tensor.sum(dtype=torch.float64)) if tensor.ndim > 1 else 0
-    return {axis: scores.sqrt() for axis, scores in found.items()}
+                tensor = _squared(shape, name)
+                squares[axis][unit] += float(tensor.sum(dtype=torch.float64)) if tensor.ndim > 1 else 0
+    return {axis: sums.sqrt() for axis, sums in squares.items()}
+
+
+def _squared(shape: ModelShape, name: str) -> torch.Tensor:
+    """Load a tensor and square its entries, float32. Raises ModelError, by name, where one is NaN or infinite."""
+    tensor = shape.checkpoint.load(name)
+    check_finite(tensor, name)
+    return tensor.float().square_()
 
 
 def drawn(axes: Iterable[Axis], seed: int) -> Scores:
     """Return random scores, uniform in [0, 1), for the random baseline."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     return {axis: torch.rand(axis.units, generator=generator, dtype=torch.float64) for axis in axes}
 
@@ -85,8 +88,6 @@ class ActivationScorer:
     """Scores by ``activation`` or ``flap`` from what the output matrices read, and the means that FLAP's bias needs."""
 
     def __init__(self, name: str, axes: Iterable[Axis]) -> None:
-        import torch
-
         self.name = name
         self.scores: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
         self.means: dict[str, torch.Tensor] = {}
@@ -94,10 +95,10 @@ class ActivationScorer:
 
     def visit(self, block: Any) -> None:
         """Score one block of the replay."""
-        read = outputs_in(self.scores, block)
-        found = block.observe(0, gram=False, names=[cut.name for _, cut in read], sums=True)
-        for axis, cut in read:
-            inputs, weights = found[cut.name], block.matrix(cut.name)
+        outputs = outputs_in(self.scores, block)
+        observed = block.observe(0, gram=False, names=[cut.name for _, cut in outputs], sums=True)
+        for axis, cut in outputs:
+            inputs, weights = observed[cut.name], block.matrix(cut.name)
             columns = weights.double().square().sum(0)
             if not inputs.tokens:  # no token was routed to this expert
                 self.unseen.append(axis)
@@ -115,7 +116,9 @@ class ActivationScorer:
 
     def result(self) -> Scores:
         """Return the scores, after the last block."""
-        return {axis: own.sqrt() for axis, own in self.scores.items()} if self.name == "activation" else self.scores
+        if self.name != "activation":
+            return self.scores
+        return {axis: sums.sqrt() for axis, sums in self.scores.items()}
 
 
 class Routing:
@@ -127,40 +130,37 @@ class Routing:
     """
 
     def __init__(self, axes: Iterable[Axis]) -> None:
-        import torch
-
-        self.places = {(axis.side, axis.layers[0]): axis for axis in axes}
-        self.sums = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
-        self.tokens = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
+        self.axes = {(axis.side, axis.layers[0]): axis for axis in axes}
+        self.sums = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.axes.values()}
+        self.tokens = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.axes.values()}
 
     def visit(self, block: Any) -> None:
         """Count one block of the replay."""
-        from sparsebench.models.modules.experts import Experts
-
-        axis = self.places.get((block.side, block.index))
-        holders = [module for module in block.module.modules() if isinstance(module, Experts)]
-        given: tuple[Any, ...] = ()
+        axis = self.axes.get((block.side, block.index))
+        routed = [module for module in block.module.modules() if isinstance(module, Experts)]
+        routed_args: tuple[Any, ...] = ()
         groups = -1
 
         def enter(module: Any, args: tuple[Any, ...]) -> None:
-            nonlocal given, groups
-            given, groups = args, groups + 1
+            nonlocal routed_args, groups
+            routed_args = args
+            groups += 1
 
-        def leave(holder: Any, number: int, module: Any, args: Any, returned: torch.Tensor) -> None:
+        def leave(experts: Any, number: int, module: Any, args: Any, outputs: torch.Tensor) -> None:
             assert axis is not None
-            inside = block.mask(block.samples[groups]).reshape(-1)[holder.tokens]
-            sizes = returned.double().norm(dim=-1)
-            if len(given) > 2:
-                chosen, weights = (one[holder.tokens] for one in given[1:3])
+            inside = block.mask(block.samples[groups]).reshape(-1)[experts.tokens]
+            sizes = outputs.double().norm(dim=-1)
+            if len(routed_args) > 2:
+                chosen, weights = (tensor[experts.tokens] for tensor in routed_args[1:3])
                 sizes = sizes * weights.masked_fill(chosen != number, 0).double().sum(-1)
             self.sums[axis][number] += float(sizes[inside].sum())
             self.tokens[axis][number] += int(inside.sum())
 
         handles = []
-        for holder in holders if axis else []:
-            handles.append(holder.register_forward_pre_hook(enter))
-            for number, expert in enumerate(holder):
-                handles.append(expert.register_forward_hook(partial(leave, holder, number)))
+        for experts in routed if axis else []:
+            handles.append(experts.register_forward_pre_hook(enter))
+            for number, expert in enumerate(experts):
+                handles.append(expert.register_forward_hook(partial(leave, experts, number)))
         with hooked(handles):
             block.advance(0, {})
 
@@ -188,52 +188,56 @@ def taylor(
     ``answers`` holds the tokens that an earlier model drew (``labels: own``); what is drawn here is added to it. Raises
     ModelError for gradients that are not finite.
     """
-    import torch
-
     answers = {} if answers is None else answers
-
-    found: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
-    # By matrix, one batch's sums of value times gradient: of the matrix's input, or of its output.
-    sums: dict[str, torch.Tensor] = {}
-
-    def watch(name: str, values: torch.Tensor) -> None:
-        def back(gradient: torch.Tensor) -> None:
-            products = gradient.detach().double() * values.detach().double()
-            sums[name] = sums.get(name, 0) + products.reshape(-1, products.shape[-1]).sum(0)
-
-        values.register_hook(back)
-
-    def read(name: str, module: Any, args: Any) -> Any:
-        # A view of its own: other matrices may read the same tensor, and their gradients must not be counted here.
-        own = args[0].view_as(args[0])
-        watch(name, own)
-        return (own, *args[1:])
-
+    scores: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
     rows_of = {axis: _rows_of(axis) if even else [] for axis in axes}
-    outputs = [cut.name for axis in axes for cut in axis.outputs]
-    handles = [model.module(name).register_forward_pre_hook(partial(read, name)) for name in outputs]
+    products = _GradientProducts()
+    handles = []
+    for axis in axes:
+        for cut in axis.outputs:
+            handles.append(model.module(cut.name).register_forward_pre_hook(partial(products.watch_input, cut.name)))
     for name in dict.fromkeys(cut.name for cuts in rows_of.values() for cut in cuts):
-        gave = partial(lambda name, module, args, returned: watch(name, returned), name)
-        handles.append(model.module(name).register_forward_hook(gave))
+        handles.append(model.module(name).register_forward_hook(partial(products.watch_output, name)))
     handles += [table.register_forward_hook(_with_gradients) for table in _tables(model.model)]
     generator = torch.Generator().manual_seed(seed)
     with hooked(handles):
         for rows in reported(model.groups(TOKENS), progress):
             _loss(model, rows, labels, generator, answers).backward()
             for axis in axes:
-                for cut in axis.outputs:
-                    # An expert to which no token of the batch is routed reads nothing.
-                    if cut.name in sums:
-                        found[axis] += per_element(sums[cut.name], cut, axis.units).abs()
-                made = [per_element(sums[cut.name], cut, axis.units) for cut in rows_of[axis] if cut.name in sums]
-                found[axis] += sum(made, torch.zeros_like(found[axis])).abs()
-            sums.clear()
-    for axis, scores in found.items():
-        if not bool(scores.isfinite().all()):
-            raise ModelError(
-                f"{axis.outputs[0].tensor}: its gradients are NaN or infinite", "use `compute_dtype: float32`"
-            )
-    return found
+                for output in products.of(axis.outputs, axis.units):
+                    scores[axis] += output.abs()
+                scores[axis] += sum(products.of(rows_of[axis], axis.units), torch.zeros_like(scores[axis])).abs()
+            products.sums.clear()
+    for axis, sums in scores.items():
+        check_finite(sums, axis.outputs[0].tensor, "its gradients are NaN or infinite", "use `compute_dtype: float32`")
+    return scores
+
+
+class _GradientProducts:
+    """One batch's sums of value times gradient, by matrix: of the matrix's input, or of its output."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def watch_input(self, name: str, module: Any, args: Any) -> Any:
+        # A view of its own: other matrices may read the same tensor, and their gradients must not be counted here.
+        inputs = args[0].view_as(args[0])
+        self._watch(name, inputs)
+        return (inputs, *args[1:])
+
+    def watch_output(self, name: str, module: Any, args: Any, outputs: torch.Tensor) -> None:
+        self._watch(name, outputs)
+
+    def _watch(self, name: str, values: torch.Tensor) -> None:
+        def on_gradient(gradient: torch.Tensor) -> None:
+            products = gradient.detach().double() * values.detach().double()
+            self.sums[name] = self.sums.get(name, 0) + products.reshape(-1, products.shape[-1]).sum(0)
+
+        values.register_hook(on_gradient)
+
+    def of(self, cuts: Iterable[Cut], units: int) -> list[torch.Tensor]:
+        """Return the sums over each element's entries, (units,), by cut; an expert that no token reached has none."""
+        return [per_element(self.sums[cut.name], cut, units) for cut in cuts if cut.name in self.sums]
 
 
 def _rows_of(axis: Axis) -> list[Cut]:
@@ -245,26 +249,23 @@ def _rows_of(axis: Axis) -> list[Cut]:
 
 def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers) -> torch.Tensor:
     """Return the mean loss over a group's tokens; draw the model's own answers only where ``answers`` lacks them."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    said = model.run(rows).float()
-    if model.family == "encoder" and said.ndim == 3:
+    outputs = model.run(rows).float()
+    if model.family == "encoder" and outputs.ndim == 3:
         inside = model.mask(rows, model.last)[..., None]
-        deviation = torch.randn(said.shape, generator=generator)
-        return (said * deviation * inside).sum() / inside.sum()
+        deviation = torch.randn(outputs.shape, generator=generator)
+        return (outputs * deviation * inside).sum() / inside.sum()
     if model.classes is not None:
-        return cross_entropy(said, model.classes[rows])
+        return cross_entropy(outputs, model.classes[rows])
     if labels == "text":
-        wanted = model.next_tokens(rows)
-        return cross_entropy(said[:, :-1].flatten(0, 1), wanted.flatten(), ignore_index=-100)
-    flat = said.reshape(-1, said.shape[-1])
+        targets = model.next_tokens(rows)
+        return cross_entropy(outputs[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
+    flat = outputs.reshape(-1, outputs.shape[-1])
     if rows.start not in answers:
         answers[rows.start] = torch.multinomial(flat.detach().softmax(-1), 1, generator=generator).squeeze(-1)
-    wanted = answers[rows.start]
-    if said.ndim == 3:
-        wanted = wanted.masked_fill(~model.mask(rows, model.last).reshape(-1), -100)
-    return cross_entropy(flat, wanted, ignore_index=-100)
+    targets = answers[rows.start]
+    if outputs.ndim == 3:
+        targets = targets.masked_fill(~model.mask(rows, model.last).reshape(-1), -100)
+    return cross_entropy(flat, targets, ignore_index=-100)
 
 
 def _with_gradients(module: Any, args: Any, returned: torch.Tensor) -> torch.Tensor:
@@ -275,10 +276,3 @@ def _tables(model: Any) -> list[Any]:
     """Return the modules of the token embeddings, each once."""
     sides = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     return list({id(table): table for table in (side.get_input_embeddings() for side in sides)}.values())
-
-
-def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """Return the tensor. Raises ModelError, by name, where a value is NaN or infinite."""
-    if not bool(tensor.isfinite().all()):
-        raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
-    return tensor

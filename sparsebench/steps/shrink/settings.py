@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Share, wrong
 from sparsebench.models.files.families import PER_LAYER, family_of, has_classifier
-from sparsebench.models.shape.architectures import UNBIASED, architecture
+from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, REAP, kinds_of
@@ -39,11 +39,11 @@ class Shrink(Settings):
 
     def parts(self) -> Any:
         """Return what is removed: `blocks`, or a kind of axis as the setting `of` has it; None where a file says it."""
-        return getattr(self, "of", None)
+        return None
 
     def refits(self) -> bool:
         """Return whether the columns that stay are refitted to the calibration text."""
-        return getattr(self, "compensation", None) == "least_squares"
+        return False
 
     def by_labels(self) -> bool:
         """Return whether the labels of documents give the loss."""
@@ -62,26 +62,27 @@ class Shrink(Settings):
         return True
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse parts that this architecture cannot lose, and a compensation or uneven widths that it cannot hold."""
+        """Refuse an architecture that is not declared, and parts that this one cannot lose."""
         try:
-            how = architecture(config)
+            architecture = architecture_of(config)
         except UnsupportedError as error:
             return Refusal(error.message, error.hint or "")
-        type_, parts = config.get("model_type"), self.parts()
+        parts = self.parts()
         for kind in kinds_of(parts) if parts else ():
-            if why := how.cannot(kind):
-                return Refusal(f"{type_}: {why}", how.instead(kind))
-        if getattr(self, "compensation", None) == "bias":
-            cut = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(parts)]
-            if without := [name for name in cut if name in UNBIASED.get(str(type_), ())]:
-                matrices = " and ".join(without)
-                why = f"compensation: bias: {type_} has no bias beside {matrices}, and transformers would ignore one"
-                return Refusal(why, "`compensation: least_squares` or `none`")
-        if getattr(self, "uneven", False) and (how.mixture or family_of(config) == "encoder-decoder"):
-            experts = "config.json has no key for an expert or a block of a mixture with fewer elements"
-            why = experts if how.mixture else f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
-            return Refusal(f"{type_}: uneven: {why}", "leave `uneven` out")
+            if why := architecture.why_not(kind):
+                return Refusal(f"{config.get('model_type')}: {why}", architecture.alternative(kind))
         return super().refuses(config)
+
+
+def uneven_refusal(config: Mapping[str, Any]) -> Refusal | None:
+    """Return why the widths of this model's blocks cannot differ; None where they can."""
+    if architecture_of(config).mixture:
+        why = "config.json has no key for an expert or a block of a mixture with fewer elements"
+    elif family_of(config) == "encoder-decoder":
+        why = f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+    else:
+        return None
+    return Refusal(f"{config.get('model_type')}: uneven: {why}", "leave `uneven` out")
 
 
 class Depth(Shrink):
@@ -164,9 +165,14 @@ class Width(Shrink):
         if "of" in self.model_fields_set and self.of != of:
             beside = " and ".join(f"`{key}`" for key in counts)
             raise wrong(f"`of: {self.of}` beside {beside}", "leave `of` out", at="of")
-        for broken, what, way, key in self._rules(of, counts):
-            if broken:
-                raise wrong(what, way, at=key)
+        self._check_experts(of, counts)
+        if self.multiple_of > 1 and counts:
+            raise wrong("`multiple_of` beside a number", "one of them", at="multiple_of")
+        if self.compensation == "bias" and self.name != "flap":
+            why = "`compensation: bias` works only with flap, which measures the mean outputs"
+            raise wrong(why, "`least_squares` or `none`", at="compensation")
+        if self.multiple_of > 1 and self.uneven:
+            raise wrong("`multiple_of` beside `uneven`", "one of them", at="multiple_of")
         return super().completed().model_copy(update={"of": of, "compensation": self.compensation or self.compensates})
 
     def idle(self) -> Collection[str]:
@@ -174,24 +180,44 @@ class Width(Shrink):
         absent = [key for key in type(self).model_fields if getattr(self, key) is None]
         return (*absent, *(("multiple_of",) if self.of in ("heads", "experts") else ()))
 
-    def _rules(self, of: str, counts: Sequence[str]) -> Iterator[tuple[bool, str, str, str]]:
-        """Yield, for each rule about settings that exclude each other: whether it is broken, what is wrong, what to
-        write instead, and the key at fault."""
-        name, how, experts = self.name, self.compensation, of == "experts"
-        said, key = f"`compensation: {how}`", "compensation"
-        single = experts and name in ("flap", "taylor", "activation")
-        yield single, f"experts by {name}: it scores single neurons and heads", f"l2, random or {REAP}", "of"
-        # Only a number of `neurons` or `heads` can break this rule: `of` accepts only experts here.
-        whole, at = f"`{of}` by {name}: it scores whole experts", counts[0] if counts else "of"
-        yield name == REAP and not experts, whole, "a number of `experts`, or a share to `keep`", at
-        for idle, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1)):
-            yield experts and getattr(self, idle) != plain, f"`{idle}` beside experts", "leave it out", idle
-        yield experts and how not in (None, "none"), f"{said} beside experts", "`none`", key
-        several = self.multiple_of > 1
-        yield several and bool(counts), "`multiple_of` beside a number", "one of them", "multiple_of"
-        means = f"{said} works only with flap, which measures the mean outputs"
-        yield how == "bias" and name != "flap", means, "`least_squares` or `none`", key
-        yield several and self.uneven, "`multiple_of` beside `uneven`", "one of them", "multiple_of"
+    def _check_experts(self, of: str, counts: Collection[str]) -> None:
+        """Check that experts go by a criterion that scores them, and with the settings that experts have."""
+        if self.name == REAP and of != "experts":
+            # Only a number of `neurons` or `heads` can do this: `of` accepts only experts here.
+            hint = "a number of `experts`, or a share to `keep`"
+            raise wrong(f"`{of}` by {REAP}: it scores whole experts", hint, at=[*counts, "of"][0])
+        if of != "experts":
+            return
+        if self.name in ("flap", "taylor", "activation"):
+            why = f"experts by {self.name}: it scores single neurons and heads"
+            raise wrong(why, f"l2, random or {REAP}", at="of")
+        for key, default in (("uneven", False), ("iterations", 1), ("multiple_of", 1)):
+            if getattr(self, key) != default:
+                raise wrong(f"`{key}` beside experts", "leave it out", at=key)
+        if self.compensation not in (None, "none"):
+            raise wrong(f"`compensation: {self.compensation}` beside experts", "`none`", at="compensation")
+
+    def parts(self) -> Any:
+        """Return the kinds of axes."""
+        return self.of
+
+    def refits(self) -> bool:
+        """Return whether `compensation` does."""
+        return self.compensation == "least_squares"
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Refuse a compensation or uneven widths that this architecture cannot hold, too."""
+        if refusal := super().refuses(config):
+            return refusal
+        if self.compensation == "bias":
+            outputs = [{"heads": "o", "neurons": "down"}[kind] for kind in kinds_of(self.of)]
+            if without := [name for name in outputs if name in architecture_of(config).unbiased]:
+                matrices, model_type = " and ".join(without), config.get("model_type")
+                why = (
+                    f"compensation: bias: {model_type} has no bias beside {matrices}, and transformers would ignore one"
+                )
+                return Refusal(why, "`compensation: least_squares` or `none`")
+        return uneven_refusal(config) if self.uneven else None
 
     def draws(self) -> bool:
         """Return whether what goes is drawn."""
@@ -302,6 +328,10 @@ class Listed(Shrink):
     `{"neurons": {"0": {"go": [3, 17]}, "1": {"go": [4, 5]}}}`. The content, not the name, identifies a result."""
     compensation: Literal["none", "least_squares"] = "none"
     """How the removal is compensated: not at all, or by refitting the columns that stay to the calibration text."""
+
+    def refits(self) -> bool:
+        """Return whether `compensation` does."""
+        return self.compensation == "least_squares"
 
     def describe(self) -> str:
         """Return a label such as ``shrink heads.json``."""

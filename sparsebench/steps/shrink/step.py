@@ -8,19 +8,19 @@ from typing import Any
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.quantized import float_checkpoint
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.shrink import depth, gates, width
 from sparsebench.steps.shrink.gate_settings import Gates
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_smaller(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every smaller model of one pass, each in its folder. A step that fails does not stop the others.
 
     Raises UnsupportedError for an architecture that is not declared, ModelError for a quantized parent.
     """
     checkpoint = float_checkpoint(parent, "shrink first, then quantize")
-    found = shape(checkpoint, context.family)
+    shape = shape_of(checkpoint, context.family)
     parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
         settings = step.settings
@@ -37,7 +37,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     for (make, reads), chosen in parts.items():
         try:
-            make(found, chosen, context, context.text(f"shrink: {name}") if reads else None, tell)
+            make(shape, chosen, context, context.text(f"shrink: {name}") if reads else None, tell)
         except SparsebenchError as error:
             for step in chosen:
                 if step not in reported:

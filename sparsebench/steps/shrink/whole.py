@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.nn.functional import cross_entropy
+
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import has_classifier, output_family
 from sparsebench.models.modules.build import stored_views
+from sparsebench.models.modules.experts import split_with_weights
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import hooked
 from sparsebench.models.replay.blockwise import GROUP
@@ -19,14 +23,13 @@ from sparsebench.models.replay.skeleton import survey
 from sparsebench.models.shape.topology import module_path
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
     from sparsebench.models.replay.batch import Batch
     from sparsebench.steps.contract import Progress
 
-Place = tuple[str, int]
+BlockId = tuple[str, int]
 """A block: its side, and its number there."""
 Passed = tuple[Any, tuple[Any, ...] | None]
 """A block's input states, (samples, length, width), and what it returned besides its output states."""
@@ -51,8 +54,6 @@ class WholeModel:
     @classmethod
     def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> WholeModel:
         """Load the model in ``folder``. Raises ModelError, or UnsupportedError where its blocks are not in lists."""
-        from sparsebench.models.modules.experts import show_layers
-
         checkpoint = Checkpoint(folder)
         if has_classifier(checkpoint.config) and checkpoint.config.get("is_encoder_decoder"):
             raise UnsupportedError(
@@ -60,13 +61,13 @@ class WholeModel:
                 "a criterion that reads no text, such as magnitude",
             )
         skeleton = survey(checkpoint.config, family)
-        paths = {stack.side: [place.path for place in stack.blocks] for stack in skeleton.stacks}
+        paths = {stack.side: [block.path for block in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
         model.requires_grad_(False)
-        names = stored_views(model, checkpoint.tensors) if show_layers(model, checkpoint.tensors) else {}
+        names = stored_views(model, checkpoint.tensors) if split_with_weights(model, checkpoint.tensors) else {}
         layers = {view.name: name.rpartition(".")[0] for name, view in names.items() if "experts." in name}
-        found = {side: [model.get_submodule(path) for path in own] for side, own in paths.items()}
-        return cls(model, output_family(family, checkpoint.config), batch, found, layers=layers)
+        blocks = {side: [model.get_submodule(path) for path in stack] for side, stack in paths.items()}
+        return cls(model, output_family(family, checkpoint.config), batch, blocks, layers=layers)
 
     def module(self, matrix: str) -> Any:
         """Return the linear layer that holds a matrix of the checkpoint, by the name of the matrix's view."""
@@ -87,8 +88,8 @@ class WholeModel:
     def run(self, rows: slice) -> Any:
         """Return the outputs for a group: logits, or the last hidden states of an encoder without a classifier."""
         quiet: dict[str, Any] = {"use_cache": False} if self.family != "encoder" else {}
-        found = self.model(**self.batch.inputs(rows), **quiet)
-        return found.logits if hasattr(found, "logits") else found.last_hidden_state
+        outputs = self.model(**self.batch.inputs(rows), **quiet)
+        return outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
 
     @property
     def last(self) -> str:
@@ -98,94 +99,90 @@ class WholeModel:
     def next_tokens(self, rows: slice) -> torch.Tensor:
         """Return the next token at each position but the last, (samples, length - 1); -100 where it is padding."""
         ids = self.batch.input_ids if self.batch.decoder_input_ids is None else self.batch.decoder_input_ids
-        wanted = ids[rows][:, 1:].clone()
-        return wanted.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
+        targets = ids[rows][:, 1:].clone()
+        return targets.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
 
     def losses(
-        self, gone: Sequence[Place], tried: Sequence[Place], progress: Progress | None = None
-    ) -> dict[Place, float]:
+        self, gone: Sequence[BlockId], tried: Sequence[BlockId], progress: Progress | None = None
+    ) -> dict[BlockId, float]:
         """Return, for each block in ``tried``, the loss over the whole text without it and the blocks in ``gone``.
 
         For a model that predicts tokens it is the mean negative log-likelihood of the text's tokens. An encoder has no
         such loss; there it is the squared distance between its outputs and the whole model's, divided by the squared
         length of the latter. The blocks before the tried one in its stack run once for all of ``tried``.
         """
-        import torch
-
         groups = self.groups()
-        sums = {place: torch.zeros(2, dtype=torch.float64, device="cpu") for place in tried}
+        sums = {block: torch.zeros(2, dtype=torch.float64, device="cpu") for block in tried}
         with torch.no_grad():
             if self.family == "encoder" and not self.dense:
                 self.dense = [self.run(rows) for rows in groups]
             for number, rows in enumerate(groups):
                 with self.without(gone), self._seen() as seen:
                     self.run(rows)
-                for done, place in enumerate(tried, 1):
-                    with self._from(place, gone, seen):
-                        sums[place] += self._worse(self.run(rows), number, rows)
+                for done, block in enumerate(tried, 1):
+                    with self._from(block, gone, seen):
+                        sums[block] += self._loss(self.run(rows), number, rows)
                     if progress:
                         progress(number * len(tried) + done, len(groups) * len(tried))
-        return {place: float(total / max(count, 1e-30)) for place, (total, count) in sums.items()}
+        return {block: float(total / max(count, 1e-30)) for block, (total, count) in sums.items()}
 
-    def _worse(self, said: torch.Tensor, number: int, rows: slice) -> torch.Tensor:
-        """Return, for a group's outputs ``said``, the loss of ``losses`` as a sum, and its divisor: (2,) float64."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
+    def _loss(self, outputs: torch.Tensor, number: int, rows: slice) -> torch.Tensor:
+        """Return, for a group's ``outputs``, the loss of ``losses`` as a sum, and its divisor: (2,) float64."""
         if self.family == "encoder":
             dense = self.dense[number].float()
             inside = self.mask(rows, self.last)
-            inside = inside[..., None] if said.ndim == 3 else torch.ones_like(said, dtype=torch.bool)
-            found = [((said.float() - dense) * inside).square().sum(dtype=torch.float64)]
-            return torch.stack([*found, (dense * inside).square().sum(dtype=torch.float64)]).cpu()
-        wanted = self.next_tokens(rows).flatten()
-        parts = zip(said[:, :-1].flatten(0, 1).split(256), wanted.split(256), strict=True)
-        total = sum(float(cross_entropy(part.float(), own, ignore_index=-100, reduction="sum")) for part, own in parts)
-        return torch.tensor([total, float((wanted != -100).sum())], dtype=torch.float64, device="cpu")
+            inside = inside[..., None] if outputs.ndim == 3 else torch.ones_like(outputs, dtype=torch.bool)
+            distance = ((outputs.float() - dense) * inside).square().sum(dtype=torch.float64)
+            return torch.stack([distance, (dense * inside).square().sum(dtype=torch.float64)]).cpu()
+        targets = self.next_tokens(rows).flatten()
+        total = 0.0
+        for logits, tokens in zip(outputs[:, :-1].flatten(0, 1).split(256), targets.split(256), strict=True):
+            total += float(cross_entropy(logits.float(), tokens, ignore_index=-100, reduction="sum"))
+        return torch.tensor([total, float((targets != -100).sum())], dtype=torch.float64, device="cpu")
 
     @contextmanager
-    def _seen(self) -> Iterator[dict[Place, Passed]]:
+    def _seen(self) -> Iterator[dict[BlockId, Passed]]:
         """Record, by block, its input states and what it returns besides its output states, in the runs within."""
-        seen: dict[Place, Passed] = {}
+        seen: dict[BlockId, Passed] = {}
 
-        def note(place: Place) -> Any:
+        def note(block: BlockId) -> Any:
             def hook(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-                seen[place] = read(args, kwargs), returned[1:] if isinstance(returned, tuple) else None
+                seen[block] = hidden_states(args, kwargs), returned[1:] if isinstance(returned, tuple) else None
 
             return hook
 
         with hooked(
             block.register_forward_hook(note((side, index)), with_kwargs=True)
-            for side, own in self.blocks.items()
-            for index, block in enumerate(own)
+            for side, blocks in self.blocks.items()
+            for index, block in enumerate(blocks)
         ):
             yield seen
 
     @contextmanager
-    def _from(self, place: Place, gone: Sequence[Place], seen: Mapping[Place, Passed]) -> Iterator[None]:
+    def _from(self, block: BlockId, gone: Sequence[BlockId], seen: Mapping[BlockId, Passed]) -> Iterator[None]:
         """While this lasts, the block returns its input in the run that was ``seen``. Neither the blocks before it in
         its stack nor those in ``gone`` compute anything."""
-        side, index = place
+        side, index = block
         idle = {*gone, *((side, before) for before in range(index + 1))}
-        for one in idle:
-            given, beside = seen[one]
-            self.block(one).forward = _stand_in(given if one == place else None, beside)
+        for other in idle:
+            inputs, beside = seen[other]
+            self.block(other).forward = _stand_in(inputs if other == block else None, beside)
         try:
             yield
         finally:
-            for one in idle:
-                del self.block(one).forward
+            for other in idle:
+                del self.block(other).forward
 
-    def without(self, skipped: Sequence[Place]) -> ExitStack:
+    def without(self, skipped: Sequence[BlockId]) -> ExitStack:
         """While this lasts, drop the output states of these blocks: the next block reads the same states as they do.
 
         They run all the same, since T5's first block also makes the position biases of the whole stack.
         """
-        return hooked(self.block(one).register_forward_hook(_pass_on, with_kwargs=True) for one in skipped)
+        return hooked(self.block(block).register_forward_hook(_pass_on, with_kwargs=True) for block in skipped)
 
-    def block(self, place: Place) -> Any:
+    def block(self, block: BlockId) -> Any:
         """Return the module of a block."""
-        side, index = place
+        side, index = block
         return self.blocks[side][index]
 
 
@@ -203,7 +200,7 @@ def module_of(model: Any, tensor: str) -> Any:
 
 
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
-    hidden = read(args, kwargs)
+    hidden = hidden_states(args, kwargs)
     return (hidden, *returned[1:]) if isinstance(returned, tuple) else hidden
 
 
@@ -211,13 +208,13 @@ def _stand_in(states: torch.Tensor | None, beside: tuple[Any, ...] | None) -> An
     """Return a block's forward that returns ``states`` (None: its input) and what it had returned ``beside`` them."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        found = read(args, kwargs) if states is None else states
-        return found if beside is None else (found, *beside)
+        hidden = hidden_states(args, kwargs) if states is None else states
+        return hidden if beside is None else (hidden, *beside)
 
     return forward
 
 
-def read(args: Any, kwargs: Any) -> torch.Tensor:
+def hidden_states(args: Any, kwargs: Any) -> torch.Tensor:
     """Return the hidden states that a block is given."""
-    found: torch.Tensor = args[0] if args else kwargs["hidden_states"]
-    return found
+    states: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return states

@@ -11,30 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sparsebench.models.modules.skipping import hooked, masked
-
-if TYPE_CHECKING:
-    from sparsebench.models.replay.blockwise import Block
-    from sparsebench.steps.skip.magnitudes import SkipSite
+from sparsebench.models.replay.blockwise import Block
+from sparsebench.steps.skip.magnitudes import SkipSite
 
 STEP, MOST = 0.02, 0.95
 
 
-def allocated(block: Block, places: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
-    """Return, for each target, the share of each site in ``places``; costs are measured on the first group of samples.
+def allocated(block: Block, sites: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
+    """Return, for each target, the share of each site in ``sites``; costs are measured on the first group of samples.
 
     A target beyond what the layers may skip gets the largest shares that were reached.
     """
-    whole = sum(place.weights for place in places)
-    growths = [STEP * whole / place.weights for place in places]
-    shares, found = [0.0] * len(places), {}
-    cost = _Cost(block, places)
+    whole = sum(site.weights for site in sites)
+    growths = [STEP * whole / site.weights for site in sites]
+    shares, allocations = [0.0] * len(sites), {}
+    cost = _Cost(block, sites)
     for target in sorted(targets):
-        while sum(share * place.weights for share, place in zip(shares, places, strict=True)) < (target - 1e-9) * whole:
+        while sum(share * site.weights for share, site in zip(shares, sites, strict=True)) < (target - 1e-9) * whole:
             tried = [
                 [*shares[:number], shares[number] + growth, *shares[number + 1 :]]
                 for number, growth in enumerate(growths)
@@ -43,21 +41,21 @@ def allocated(block: Block, places: Sequence[SkipSite], targets: Sequence[float]
             if not tried:
                 break
             shares = min(tried, key=cost)
-        found[target] = list(shares)
-    return found
+        allocations[target] = list(shares)
+    return allocations
 
 
 class _Cost:
     """The distance of a block's output from its output as it is, by the shares of its sites."""
 
-    def __init__(self, block: Block, places: Sequence[SkipSite]) -> None:
-        self.block, self.places = block, places
+    def __init__(self, block: Block, sites: Sequence[SkipSite]) -> None:
+        self.block, self.sites = block, sites
         self.weights, self.kept = block.weights(), block.mask(block.samples[0])
-        self.limits = [0.0] * len(places)
+        self.limits = [0.0] * len(sites)
         self.whole = self._output()
 
     def __call__(self, shares: Sequence[float]) -> float:
-        self.limits = [place.magnitudes.threshold(share)[0] for place, share in zip(self.places, shares, strict=True)]
+        self.limits = [site.magnitudes.threshold(share)[0] for site, share in zip(self.sites, shares, strict=True)]
         with self._masks():
             return float((self._output() - self.whole).norm())
 
@@ -70,6 +68,6 @@ class _Cost:
         def cut(number: int) -> Any:
             return lambda _, args: (masked(args[0], self.limits[number]), *args[1:])
 
-        paths = [place.path.removeprefix(f"{self.block.path}.") for place in self.places]
+        paths = [site.path.removeprefix(f"{self.block.path}.") for site in self.sites]
         modules = map(self.block.module.get_submodule, paths)
         return hooked(module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules))

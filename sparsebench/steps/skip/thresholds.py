@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files.building import temporary
@@ -21,16 +21,13 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.modules.skipping import SkipThresholds, skips
-from sparsebench.models.replay.blockwise import Replay
+from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import counted
 from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
 from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
-
-if TYPE_CHECKING:
-    from sparsebench.models.replay.blockwise import Block
 
 FEW = 0.01
 """The share of zero weights up to which the note does not mention them."""
@@ -40,7 +37,7 @@ FEW = 0.01
 class SkipStatistics:
     """The statistics of one pass of the text.
 
-    ``places`` are the sites where values can be skipped. ``weights`` is the number of weights in all matrices of the
+    ``sites`` are the sites where values can be skipped. ``weights`` is the number of weights in all matrices of the
     blocks, ``nonzeros`` how many of these are not zero. ``left`` counts the layers that stay as they are, because they
     do not read one row for each token. ``greedy`` are shares of a block to allocate to its layers, and ``shares`` has,
     for each of them, the share of each site.
@@ -48,7 +45,7 @@ class SkipStatistics:
 
     greedy: tuple[float, ...] = ()
     shares: dict[float, dict[str, float]] = field(default_factory=dict)
-    places: list[SkipSite] = field(default_factory=list)
+    sites: list[SkipSite] = field(default_factory=list)
     weights: int = 0
     nonzeros: int = 0
     left: int = 0
@@ -58,27 +55,28 @@ class SkipStatistics:
         matrices = paths(block)
         function = activation(block.module, f"{block.side} block {block.index}") if outputs else ""
         counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
-        watch = ActivationHooks(block, {path: one.add for path, one in counts.items()}, outputs)
-        watch.advance()
+        hooks = ActivationHooks(block, {path: magnitudes.add for path, magnitudes in counts.items()}, outputs)
+        hooks.advance()
         sizes = {name: block.matrix(name).numel() for name in matrices}
         kept = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
-        met = {matrices[name]: (size, kept[name]) for name, size in sizes.items()}
+        weights_of = {matrices[name]: (size, kept[name]) for name, size in sizes.items()}
         if outputs:
             kinds = {name: parts[name].kind for name in sizes}
-            met[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, kept)
+            weights_of[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, kept)
         self.weights += sum(sizes.values())
         self.nonzeros += sum(kept.values())
-        places = [
-            SkipSite(f"{block.path}.{path}", *met[path], counts[path], block.side, block.index) for path in watch.whole
+        sites = [
+            SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.side, block.index)
+            for path in hooks.whole
         ]
-        for share, each in allocated(block, places, self.greedy).items() if self.greedy else ():
-            self.shares.setdefault(share, {}).update(zip((place.path for place in places), each, strict=True))
-        self.places += places
-        self.left += len(counts) - len(places)
+        for share, site_shares in allocated(block, sites, self.greedy).items() if self.greedy else ():
+            self.shares.setdefault(share, {}).update(zip((site.path for site in sites), site_shares, strict=True))
+        self.sites += sites
+        self.left += len(counts) - len(sites)
 
-    def threshold(self, place: SkipSite, share: float) -> tuple[float, float]:
+    def threshold(self, site: SkipSite, share: float) -> tuple[float, float]:
         """Return a site's threshold for a share of its block, and the share of the site's values up to it."""
-        return place.magnitudes.threshold(self.shares.get(share, {}).get(place.path, share))
+        return site.magnitudes.threshold(self.shares.get(share, {}).get(site.path, share))
 
 
 def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> int:
@@ -88,7 +86,7 @@ def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> in
     return by_kind.get("down", 0) + up
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every share of one method, from one pass of the text: the parent's files, with thresholds in config.json.
 
     Raises UnsupportedError for a mixture of experts. Raises ModelError without text, or where the parent skips weights
@@ -101,76 +99,76 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     refuse_experts(parent, parts)
     text, outputs = context.text("skip"), next(iter(targets)).name == "cats"
     greedy = getattr(next(iter(targets)).settings, "allocation", "uniform") == "greedy"
-    seen = SkipStatistics(tuple(step.settings.share for step in targets) if greedy else ())
+    statistics = SkipStatistics(tuple(step.settings.share for step in targets) if greedy else ())
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         # The greedy allocation runs each block again and again, so its groups have one sample.
         group = 1 if greedy else None
         replay = Replay(
             checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group, device=context.device
         )
-        replay.run(lambda block: seen.look(block, parts, outputs), context.progress)
+        replay.run(lambda block: statistics.look(block, parts, outputs), context.progress)
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         try:
-            found, activity, notes = _chosen(seen, step.settings.share, outputs)
-            made = {"family": context.family, "skip": step.name, **step.settings.record(), **notes, **text.told()}
-            _copy(parent, folder, found, made)
-            told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
-            emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))
+            thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
+            settings = {"family": context.family, "skip": step.name, **step.settings.record()}
+            _copy(parent, folder, thresholds, {**settings, **notes, **text.provenance()})
+            report = counted(folder, context.family, seconds, len(targets), notes["note"], text.provenance())
+            emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
         except SparsebenchError as error:  # fails this share only
             emit(step, error)
 
 
 def _chosen(
-    seen: SkipStatistics, share: float, outputs: bool
+    statistics: SkipStatistics, share: float, outputs: bool
 ) -> tuple[SkipThresholds, tuple[Activity, ...], dict[str, Any]]:
     """Return the thresholds for a share, their effect at each site, and notes for the folder's description."""
-    magnitudes = {place.path: seen.threshold(place, share) for place in seen.places}
-    unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
-    multiplied = seen.nonzeros - sum(place.nonzeros * magnitudes[place.path][1] for place in seen.places)
+    magnitudes = {site.path: statistics.threshold(site, share) for site in statistics.sites}
+    unread = sum(site.weights * magnitudes[site.path][1] for site in statistics.sites)
+    multiplied = statistics.nonzeros - sum(site.nonzeros * magnitudes[site.path][1] for site in statistics.sites)
     reached = [share for _, share in magnitudes.values()]
     activity = tuple(
-        Activity(place.side, place.layer, place.path, place.magnitudes.near_zero, *magnitudes[place.path])
-        for place in seen.places
+        Activity(site.side, site.layer, site.path, site.magnitudes.near_zero, *magnitudes[site.path])
+        for site in statistics.sites
     )
-    near = [one.near_zero for one in activity]
+    near = [row.near_zero for row in activity]
     what = "activation functions give" if outputs else "layers read"
     words = [
         f"on the calibration text {min(reached):.1%} to {max(reached):.1%} of what {len(reached)} {what} counts as zero, so that "
-        f"{1 - unread / seen.weights:.1%} of the blocks' weights are read for a token",
-        _beside_zeros(seen, seen.weights - unread, multiplied),
+        f"{1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
+        _beside_zeros(statistics, statistics.weights - unread, multiplied),
         f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
-        f"{seen.left} layers read no rows of tokens, and skip nothing" if seen.left else "",
+        f"{statistics.left} layers read no rows of tokens, and skip nothing" if statistics.left else "",
         "stock transformers loads the folder and skips nothing",
     ]
     layers = {
-        one.module: {"threshold": one.threshold, "share": one.skipped, "near_zero": one.near_zero} for one in activity
+        row.module: {"threshold": row.threshold, "share": row.skipped, "near_zero": row.near_zero} for row in activity
     }
     limits = {path: limit for path, (limit, _) in magnitudes.items()}
     skip = SkipThresholds({}, limits) if outputs else SkipThresholds(limits, {})
     note = "; ".join(filter(None, words))
-    shares = {"read": 1 - unread / seen.weights, "multiplied": multiplied / seen.weights}
+    shares = {"read": 1 - unread / statistics.weights, "multiplied": multiplied / statistics.weights}
     return skip, activity, {"note": note, **shares, "layers": layers}
 
 
-def _beside_zeros(seen: SkipStatistics, read: float, multiplied: float) -> str:
+def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) -> str:
     """Describe what a token reads where weights are zero too; empty where at most the share FEW is.
 
     A bitmask format takes two bytes for each weight that is not zero, and one bit for each weight.
     """
-    if seen.nonzeros > (1 - FEW) * seen.weights:
+    if statistics.nonzeros > (1 - FEW) * statistics.weights:
         return ""
-    size = (2 * multiplied + read / 8) / (2 * seen.weights)
+    size = (2 * multiplied + read / 8) / (2 * statistics.weights)
     return (
-        f"{multiplied / seen.weights:.1%} of them are read and not zero, "
+        f"{multiplied / statistics.weights:.1%} of them are read and not zero, "
         f"which as bitmasks takes {size:.1%} of the bytes of all in 16 bits"
     )
 
 
-def _copy(parent: Path, folder: Path, skip: SkipThresholds, made: dict[str, Any]) -> None:
-    """Copy the parent's files to a folder whose config.json has the thresholds."""
+def _copy(parent: Path, folder: Path, skip: SkipThresholds, provenance: dict[str, Any]) -> None:
+    """Copy the parent's files to a folder what config.json has the thresholds."""
     stored = Checkpoint(parent)
     with CheckpointWriter(folder, list(stored.tensors.values()), parent, skip.config()) as writer:
         for name in stored.tensors:
             writer.copy(name, stored)
-        writer.close(made)
+        writer.close(provenance)

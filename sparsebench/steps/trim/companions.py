@@ -35,17 +35,17 @@ def named_ids(folder: Path) -> set[int]:
 
     Where positions are counted from the padding token's id, that id must not change: all ids up to it are included.
     """
-    found: set[int] = set()
+    ids: set[int] = set()
 
-    def note(place: int, where: str) -> int:
-        found.add(place)
-        return place
+    def note(token_id: int, where: str) -> int:
+        ids.add(token_id)
+        return token_id
 
     for path in _present(folder):
         _renumbered(bounded.read_object(path), note, str(path))
     config = bounded.read_object(folder / CONFIG)
     padding = transformers_config(config).pad_token_id if config.get("model_type") in OFFSET_TYPES else None
-    return found | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
+    return ids | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
 
 
 def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) -> None:
@@ -54,33 +54,33 @@ def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) 
     ``tokenizer`` is the new tokenizer.json. Raises ModelError for a configuration that names an id without a token.
     """
 
-    def number(place: int, where: str) -> int:
-        if place not in new:
+    def number(token_id: int, where: str) -> int:
+        if token_id not in new:
             raise ModelError(
-                f"{where} names token id {place}, which the tokenizer does not have", "correct it, or remove it"
+                f"{where} names token id {token_id}, which the tokenizer does not have", "correct it, or remove it"
             )
-        return new[place]
+        return new[token_id]
 
     config = folder / CONFIG
-    said = bounded.read_object(config)
-    left = {key: place for key, place in _defaults(said).items() if new.get(place, place) != place}
-    _write(config, resized(_renumbered({**said, **left}, number, str(config)), len(new)))
+    written = bounded.read_object(config)
+    left = {key: token_id for key, token_id in _defaults(written).items() if new.get(token_id, token_id) != token_id}
+    _write(config, resized(_renumbered({**written, **left}, number, str(config)), len(new)))
     generation = folder / GENERATION
     if generation.is_file():
         _write(generation, _renumbered(bounded.read_object(generation), number, str(generation)))
     (folder / FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     settings = folder / TOKENIZER
     if settings.is_file():
-        found = bounded.read_object(settings)
-        found.pop("fast_tokenizer_files", None)
-        if isinstance(decoder := found.get("added_tokens_decoder"), dict):
-            found["added_tokens_decoder"] = {
-                str(new[int(place)]): entry for place, entry in decoder.items() if int(place) in new
+        tokenizer_config = bounded.read_object(settings)
+        tokenizer_config.pop("fast_tokenizer_files", None)
+        if isinstance(decoder := tokenizer_config.get("added_tokens_decoder"), dict):
+            tokenizer_config["added_tokens_decoder"] = {
+                str(new[int(token_id)]): entry for token_id, entry in decoder.items() if int(token_id) in new
             }
-        _write(settings, found)
+        _write(settings, tokenizer_config)
     before = original_ids(folder)
     old = sorted(new, key=new.__getitem__)
-    (folder / ORIGINAL).write_text(json.dumps(old if before is None else [before[place] for place in old]))
+    (folder / ORIGINAL).write_text(json.dumps(old if before is None else [before[token_id] for token_id in old]))
     for name in REPEATS:
         (folder / name).unlink(missing_ok=True)
 
@@ -93,13 +93,13 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the token ids that transformers fills in where the configuration leaves them out."""
     whole = transformers_config(config)
     inner = getattr(whole, NESTED, None)
-    found = {}
+    ids = {}
     for key in _DEFAULTS:
         nested = config.get(NESTED) or {}
         value = getattr(whole, key, None) if inner is None or inner is whole else getattr(inner, key, None)
         if key not in config and key not in nested and isinstance(value, int):
-            found[key] = value
-    return found
+            ids[key] = value
+    return ids
 
 
 def _is_id(key: str) -> bool:

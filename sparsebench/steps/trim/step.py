@@ -6,18 +6,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, SparsebenchError, UserError
 from sparsebench.manifest.problems import did_you_mean
+from sparsebench.models.files.text import load_tokenizer
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
+from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Context, Emit, Step, reported
+from sparsebench.steps.counting import counted
+from sparsebench.steps.trim import companions, usage, weights
 from sparsebench.steps.trim.settings import Corpus
-
-if TYPE_CHECKING:
-    from sparsebench.steps.trim.usage import Usage
+from sparsebench.steps.trim.usage import Usage, used
+from sparsebench.steps.trim.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,11 @@ class _Wanted:
     usage: Usage | None = None
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every trimmed version of the model in ``parent``, each in its folder; each step fails alone.
 
     Raises UnsupportedError, before any text is read, for a tokenizer that cannot be rewritten.
     """
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.steps.trim.vocabulary import Vocabulary
-
     tokenizer = load_tokenizer(parent)
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
@@ -49,9 +49,6 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
 def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
     """Return the tokens that the step's text uses at least ``min_count`` times."""
-    from sparsebench.steps.calibration import DEFAULT
-    from sparsebench.steps.trim.usage import used
-
     own: Corpus = step.settings
     source = Reference.parse(own.source).source if own.source else DEFAULT.source
     columns = [own.field or (None if own.source else DEFAULT.field), own.target]
@@ -65,8 +62,6 @@ def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
 
 def _listed(step: Step, vocabulary: Any) -> _Wanted:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
-    from sparsebench import bounded
-
     path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
     for number, line in enumerate(bounded.lines(path, UserError), start=1):
@@ -84,10 +79,6 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Want
 
     Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
     """
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.steps.counting import counted
-    from sparsebench.steps.trim import companions, usage, weights
-
     started = time.perf_counter()
     kept = vocabulary.closed(wanted.ids | companions.named_ids(parent), step.settings.characters)
     new = {place: number for number, place in enumerate(kept)}

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparsebench.errors import ModelError
 from sparsebench.models.files.text import JOINER
 
@@ -43,8 +45,6 @@ class RetokenizedText:
 
 def used(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool) -> Usage:
     """Tokenize the texts and count each token; ``joined`` texts are separated by a blank line, as for decoders."""
-    import numpy as np
-
     batches = list(_read(tokenizer, texts, joined))
     counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
     used = np.flatnonzero(counts)
@@ -55,8 +55,6 @@ def read_again(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool, before: Usage, new: Mapping[int, int]
 ) -> RetokenizedText:
     """Tokenize the texts with the trimmed tokenizer and compare with ``before``; ``new`` maps kept ids to new ids."""
-    import numpy as np
-
     table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
     table[list(new)] = list(new.values())
     nothing = tokenizer.unk_token_id
@@ -83,8 +81,6 @@ def check_numbers(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int
 
 def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
     """Yield the token ids of ``TOGETHER`` texts at a time, in one flat array."""
-    import numpy as np
-
     for start in range(0, len(texts), TOGETHER):
         part = texts[start : start + TOGETHER]
         # The last text too is followed by the joiner, which separates it from the next batch.

@@ -49,12 +49,14 @@ class Vocabulary:
         data = bounded.read_object(path, limit=bounded.TOKENIZER)
         ids = dict(tokenizer.get_vocab())
         added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
-        found = cls(path, data, ids, frozenset(added))
-        if found.kind not in KINDS:
-            raise UnsupportedError(f"{path}: a tokenizer of kind {found.kind} is not known: {', '.join(KINDS)}", _WAY)
-        if off := next((token for token, place in found.stored.items() if ids.get(token) != place), None):
-            raise UnsupportedError(f"{path}: {name} gives the token {off!r} another id than the file", _WAY)
-        return found
+        vocabulary = cls(path, data, ids, frozenset(added))
+        if vocabulary.kind not in KINDS:
+            known = ", ".join(KINDS)
+            raise UnsupportedError(f"{path}: a tokenizer of kind {vocabulary.kind} is not known: {known}", _WAY)
+        for token, token_id in vocabulary.stored.items():
+            if ids.get(token) != token_id:
+                raise UnsupportedError(f"{path}: {name} gives the token {token!r} another id than the file", _WAY)
+        return vocabulary
 
     @property
     def kind(self) -> str:
@@ -74,23 +76,23 @@ class Vocabulary:
     @cached_property
     def tokens(self) -> dict[int, str]:
         """The token of each id."""
-        return {place: token for token, place in self.ids.items()}
+        return {token_id: token for token, token_id in self.ids.items()}
 
-    def closed(self, wanted: Iterable[int], characters: bool) -> list[int]:
-        """Return the ids to keep so that the ``wanted`` ones work, in the new order: the algorithm's, then added ones.
+    def closed(self, needed: Iterable[int], characters: bool) -> list[int]:
+        """Return the ids to keep so that the ``needed`` ones work, in the new order: the algorithm's, then added ones.
 
         With ``characters`` all tokens of one character are included, so that the text of removed tokens can still be
         tokenized; tokens of one byte always are.
         """
-        kept = {place for place in wanted if place in self.tokens}
+        kept = {token_id for token_id in needed if token_id in self.tokens}
         kept |= {self.ids[token] for token in self.added if token in self.ids}
-        kept |= {place for place in _template_ids(self.data.get("post_processor")) if place in self.tokens}
+        kept |= {token_id for token_id in _template_ids(self.data.get("post_processor")) if token_id in self.tokens}
         kept |= {self.ids[token] for token in self._always(characters)}
         if self.kind == "BPE":
             paths = Merges(self.model, self.stored)
-            for token in [self.tokens[place] for place in kept]:
+            for token in [self.tokens[token_id] for token_id in kept]:
                 kept |= {self.stored[part] for part in paths.path(token) if part in self.stored}
-        return sorted(kept, key=lambda place: (self.tokens[place] not in self.stored, place))
+        return sorted(kept, key=lambda token_id: (self.tokens[token_id] not in self.stored, token_id))
 
     def _always(self, characters: bool) -> Iterator[str]:
         """Yield the tokens that are kept in any case."""
@@ -123,15 +125,15 @@ class Vocabulary:
 
     def without(self, kept: list[int]) -> dict[str, Any]:
         """Return the tokenizer.json of the tokens ``kept``; their new ids are their positions in that list."""
-        new = {place: number for number, place in enumerate(kept)}
-        names = {self.tokens[place] for place in kept}
+        new = {token_id: number for number, token_id in enumerate(kept)}
+        names = {self.tokens[token_id] for token_id in kept}
         model = dict(self.model)
         if self.kind == "Unigram":
             entries = [entry for entry in model["vocab"] if entry[0] in names]
             unknown = model.get("unk_id")
             model |= {"vocab": entries, "unk_id": new[unknown] if isinstance(unknown, int) else None}
         else:
-            model["vocab"] = {token: new[place] for token, place in self.stored.items() if token in names}
+            model["vocab"] = {token: new[token_id] for token, token_id in self.stored.items() if token in names}
         if self.kind == "BPE":
             model["merges"] = Merges(model, self.stored).within(names)
         added = [
@@ -139,11 +141,11 @@ class Vocabulary:
             for entry in self.data.get("added_tokens") or ()
             if entry["content"] in names
         ]
-        made = {**self.data, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
-        made["post_processor"] = _renumbered(self.data.get("post_processor"), new)
+        data = {**self.data, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
+        data["post_processor"] = _renumbered(self.data.get("post_processor"), new)
         if padding := self.data.get("padding"):
-            made["padding"] = {**padding, "pad_id": new.get(padding.get("pad_id"), padding.get("pad_id"))}
-        return made
+            data["padding"] = {**padding, "pad_id": new.get(padding.get("pad_id"), padding.get("pad_id"))}
+        return data
 
 
 class Merges:
@@ -151,7 +153,7 @@ class Merges:
 
     def __init__(self, model: Mapping[str, Any], ids: Mapping[str, int]) -> None:
         self.written = list(model.get("merges") or ())
-        self.pairs = [tuple(one.split(" ", 1)) if isinstance(one, str) else tuple(one) for one in self.written]
+        self.pairs = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in self.written]
         self.prefix = model.get("continuing_subword_prefix") or ""
         self.suffix = model.get("end_of_word_suffix") or ""
         self.ranks = {pair: rank for rank, pair in enumerate(self.pairs)}
@@ -160,21 +162,21 @@ class Merges:
     def path(self, token: str) -> set[str]:
         """Return all tokens that arise while the algorithm merges the characters of ``token``, and these."""
         bare = token.removeprefix(self.prefix).removesuffix(self.suffix)
-        inner = [character if not place else self.prefix + character for place, character in enumerate(bare)]
+        inner = [character if not position else self.prefix + character for position, character in enumerate(bare)]
         if inner and token.startswith(self.prefix) and token != bare:
             inner[0] = self.prefix + bare[0]
         if inner and self.suffix and token.endswith(self.suffix):
             inner[-1] += self.suffix
-        seen = set(inner)
+        tokens = set(inner)
         while len(inner) > 1:
-            rank, place = min(
-                (self.ranks.get(pair, len(self.pairs)), place) for place, pair in enumerate(pairwise(inner))
+            rank, position = min(
+                (self.ranks.get(pair, len(self.pairs)), position) for position, pair in enumerate(pairwise(inner))
             )
             if rank == len(self.pairs):
                 break
-            inner[place : place + 2] = [self.joined(inner[place], inner[place + 1])]
-            seen.add(inner[place])
-        return seen
+            inner[position : position + 2] = [self.joined(inner[position], inner[position + 1])]
+            tokens.add(inner[position])
+        return tokens
 
     def joined(self, left: str, right: str) -> str:
         """Return the token that a merge makes."""
@@ -183,8 +185,8 @@ class Merges:
     def within(self, names: set[str]) -> list[Any]:
         """Return the merges, as the file writes them, whose parts and result are all in ``names``."""
         return [
-            one
-            for one, (left, right) in zip(self.written, self.pairs, strict=True)
+            merge
+            for merge, (left, right) in zip(self.written, self.pairs, strict=True)
             if {left, right, self.joined(left, right)} <= names
         ]
 
@@ -208,7 +210,7 @@ def _guessed(model: Mapping[str, Any]) -> str:
 def _numbered(model: Mapping[str, Any]) -> dict[str, int]:
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):
-        return {str(entry[0]): place for place, entry in enumerate(vocabulary)}
+        return {str(entry[0]): token_id for token_id, entry in enumerate(vocabulary)}
     return dict(vocabulary)
 
 
@@ -238,12 +240,16 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
     """Return a post-processor with new ids."""
     if not isinstance(processor, dict):
         return processor
-    made = dict(processor)
-    if "processors" in made:
-        made["processors"] = [_renumbered(inner, new) for inner in made["processors"]]
-    if "special_tokens" in made:
-        made["special_tokens"] = {
-            name: {**entry, "ids": [new[place] for place in entry["ids"]]}
-            for name, entry in made["special_tokens"].items()
+    renumbered = dict(processor)
+    if "processors" in processor:
+        renumbered["processors"] = [_renumbered(inner, new) for inner in processor["processors"]]
+    if "special_tokens" in processor:
+        renumbered["special_tokens"] = {
+            name: {**entry, "ids": [new[token_id] for token_id in entry["ids"]]}
+            for name, entry in processor["special_tokens"].items()
         }
-    return made | {key: [made[key][0], new[made[key][1]]] for key in ("sep", "cls") if key in made}
+    for key in ("sep", "cls"):
+        if key in processor:
+            token, token_id = processor[key]
+            renumbered[key] = [token, new[token_id]]
+    return renumbered

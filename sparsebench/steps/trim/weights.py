@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import auto_class, has_masked_lm
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model, named_tensors, stored_views
 from sparsebench.models.shape.topology import spellings
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
 
 SIZE = "vocab_size"
 NESTED = "text_config"
@@ -84,8 +84,6 @@ def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> Checkpoi
     All other tensors are copied in pieces; quantized weights stay as they are. Raises ModelError for a row that does
     not exist.
     """
-    import torch
-
     shown, stored = open_checkpoint(parent), Checkpoint(parent)
     along = axes(shown, family)
     size = rows_of(stored.config)

@@ -14,8 +14,8 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import inputs
-from sparsebench.steps.grid import Quantize
-from sparsebench.steps.quantize.sweep import run
+from sparsebench.steps.grid import GROUP, Quantize
+from sparsebench.steps.quantize.sweep import quantize_model
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 
 WORK = Workload(batch=1, prompt=12, generate=4)
@@ -25,7 +25,7 @@ KERNELS = {"int8": "_weight_int8pack_mm", "int4": "_weight_int4pack_mm_for_cpu"}
 
 def quantized(dense: Path, family: str, way: Quantize, out: Path) -> Path:
     found: list[object] = []
-    run(dense, family, {way: out}, None, lambda _, told: found.append(told))
+    quantize_model(dense, family, {way: out}, None, lambda _, told: found.append(told))
     assert not isinstance(found[0], Exception), found
     return out
 
@@ -66,7 +66,7 @@ def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> N
     ("name", "ranks", "way", "named"),
     [
         ("sparse", 1, Quantize(), "sparse engine does not run int8"),
-        ("deepspeed-zero3", 1, Quantize("int4"), "does not run int4"),
+        ("deepspeed-zero3", 1, Quantize("int4", GROUP), "does not run int4"),
         ("deepspeed", 2, Quantize(), "2 ranks"),
         ("hf", 1, Quantize("int4", 20), "not of 20"),
     ],
@@ -85,7 +85,9 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
         "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
         "vocab_size": 90, "max_position_embeddings": 32,
     }  # fmt: skip
-    folder = quantized(write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out")
+    folder = quantized(
+        write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4", GROUP), tmp_path / "out"
+    )
     with pytest.raises(UnsupportedError, match="int4 kernel"):
         engine("hf").load(SavedModel(folder, "encoder"), 8, False)
 

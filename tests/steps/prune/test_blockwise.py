@@ -19,7 +19,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.methods import sparsegpt
-from sparsebench.steps.prune.sweep import Sweep, run
+from sparsebench.steps.prune.sweep import Sweep, make_pruned
 from sparsebench.steps.registry import single
 
 FAMILIES: list[tuple[str, Family]] = [
@@ -174,7 +174,7 @@ def test_patterns_and_blocks_reach_every_matrix(tiny_llama: Path, tmp_path: Path
 def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_llama: Path, tmp_path: Path) -> None:
     step = single("prune", "wanda", sparsity=0.5)
     with pytest.raises(ModelError, match="wanda needs calibration text"):
-        run(tiny_llama, {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
+        make_pruned(tiny_llama, {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 

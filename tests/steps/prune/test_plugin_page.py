@@ -16,7 +16,7 @@ from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.contract import Layer, Quota, Target
-from sparsebench.steps.prune.methods.wanda import score
+from sparsebench.steps.prune.methods.wanda import wanda_scores
 from sparsebench.steps.prune.sweep import target_of
 from tests.steps.plugin_page import block, install, length
 from tests.steps.prune.test_blockwise import swept
@@ -82,7 +82,7 @@ def test_rescaling_brings_outputs_nearer(installed: None) -> None:
     inputs = InputStatistics(200, text.square().sum(0), text.T @ text)
     layer = Layer("w", torch.randn(16, 24, generator=generator), inputs=inputs)
     ((found,),) = registry.methods()["rescaled"].load_solve()([layer], [Quota(0.5, "row")])
-    kept = score(layer).argsort(1)[:, 12:]
+    kept = wanda_scores(layer).argsort(1)[:, 12:]
     wanda = torch.zeros_like(layer.weights).scatter(1, kept, layer.weights.gather(1, kept))
 
     def error(weights: torch.Tensor) -> torch.Tensor:

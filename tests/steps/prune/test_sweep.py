@@ -17,7 +17,7 @@ from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Layer, Target
 from sparsebench.steps.prune.methods import magnitude
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import run as quantize
+from sparsebench.steps.quantize.sweep import quantize_model
 from sparsebench.steps.registry import kinds, single
 from tests.steps.prune.test_blockwise import made_of
 
@@ -127,7 +127,7 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
 def test_a_quantized_model_is_refused_as_such(
     name: str, settings: dict[str, Any], tiny_llama: Path, tmp_path: Path
 ) -> None:
-    quantize(tiny_llama, "decoder", {Quantize(): tmp_path / "int8"}, None, lambda *_: None)
+    quantize_model(tiny_llama, "decoder", {Quantize(): tmp_path / "int8"}, None, lambda *_: None)
     step = single("prune", name, **settings)
     with pytest.raises(ModelError, match=r"int8: its weights are quantized already \(int8\)"):
         kinds()["prune"].load()(tmp_path / "int8", {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
@@ -139,7 +139,7 @@ def test_a_method_that_fails_for_its_global_threshold_fails_alone(
     def failing(layer: Layer) -> torch.Tensor:
         raise ModelError("no scores")
 
-    monkeypatch.setattr(magnitude, "score", failing)
+    monkeypatch.setattr(magnitude, "magnitude_scores", failing)
     found = swept(
         tiny_llama, "decoder", tmp_path, [Target("magnitude", 0.5, "global"), Target("random", 0.5, "global")]
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsebench.steps.grid import Quantize, nearest
+from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.methods.sparsegpt import solve
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
@@ -74,7 +74,7 @@ def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
 
 
 def test_gptq_beats_rounding(read: torch.Tensor) -> None:
-    layer, way = layer_of(weights_of(32, COLUMNS), read), Quantize("int4", rounding="gptq")
+    layer, way = layer_of(weights_of(32, COLUMNS), read), Quantize("int4", GROUP, "gptq")
     ((gptq,),) = solve([layer], [Quota(0.0, "layer", quantize=way)])
     rounded = nearest(layer.weights, way.scheme).expanded(torch.float32)
     assert layer_error(layer.weights, gptq.weights, read) < 0.7 * layer_error(layer.weights, rounded, read)

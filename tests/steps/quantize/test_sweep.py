@@ -20,10 +20,10 @@ from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.grid import Quantize, nearest
+from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import run
+from sparsebench.steps.quantize.sweep import quantize_model
 from sparsebench.steps.quantize.writers import QuantizedWriters
 from sparsebench.steps.registry import kinds, single
 from tests.runtime.engines.pruned import FAMILIES, gpt2
@@ -42,7 +42,7 @@ def calibrated(family: str) -> Calibrated:
 def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, StepReport]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
     found: dict[Quantize, StepReport | SparsebenchError] = {}
-    run(parent, family, folders, calibrated(family), found.__setitem__)
+    quantize_model(parent, family, folders, calibrated(family), found.__setitem__)
     assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
     assert all(isinstance(evidence, StepReport) for evidence in found.values()), found
     return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
@@ -125,7 +125,7 @@ def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Pa
                 if not part.prunable:
                     continue
                 weights = before.load(name)
-                codes = nearest(weights.T if part.rows_last else weights, way.scheme)
+                codes = nearest(weights.T if part.transposed else weights, way.scheme)
                 wanted = next(tensor for key, tensor in held.items() if key == name or key.endswith("." + name))
                 assert torch.equal(wanted, codes.expanded(wanted.dtype)), name
             assert loaded.dtype == (torch.float32 if dtype == "float32" else load_model(folder, family).dtype)
@@ -168,7 +168,7 @@ def test_a_group_that_does_not_divide_is_said_to_be_ours_alone(tiny_llama: Path,
 def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
     ((out, _),) = made(tiny_llama, "decoder", [Quantize()], tmp_path / "out").values()
     with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
-        run(out, "decoder", {Quantize("int4"): tmp_path / "again"}, None, lambda *_: None)
+        quantize_model(out, "decoder", {Quantize("int4", GROUP): tmp_path / "again"}, None, lambda *_: None)
     bare = tmp_path / "bare"
     from sparsebench.models.files.writing import CheckpointWriter
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
             writer.write(info.name, whole.load(info.name))
         writer.close()
     with pytest.raises(ModelError, match="no prunable weights"):
-        run(bare, "decoder", {Quantize(): tmp_path / "none"}, None, lambda *_: None)
+        quantize_model(bare, "decoder", {Quantize(): tmp_path / "none"}, None, lambda *_: None)
     config = json.loads((out / "config.json").read_text())
     config[KEY]["quant_method"] = "gptq"
     with pytest.raises(UnsupportedError, match="gptq"):
@@ -189,7 +189,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
 def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, ways = QuantizedWriters.write_codes, [Quantize("int4"), Quantize()]
+    plain, ways = QuantizedWriters.write_codes, [Quantize("int4", GROUP), Quantize()]
 
     def one_too_many(self: QuantizedWriters, target: Any, *rest: Any) -> None:
         plain(self, target, *rest)
@@ -197,7 +197,7 @@ def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
 
     monkeypatch.setattr(QuantizedWriters, "write_codes", one_too_many)
     found: dict[Quantize, StepReport | SparsebenchError] = {}
-    run(tiny_llama, "decoder", {way: tmp_path / way.bits for way in ways}, None, found.__setitem__)
+    quantize_model(tiny_llama, "decoder", {way: tmp_path / way.bits for way in ways}, None, found.__setitem__)
     assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], StepReport)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
@@ -215,7 +215,7 @@ def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
     name = "encoder.layer.0.output.dense.weight"
     folder = _changed(tiny_bert, tmp_path / "nan", **{name: torch.full((64, 128), torch.nan)})
     found: list[object] = []
-    run(folder, "encoder", {Quantize(): tmp_path / "out"}, None, lambda _, told: found.append(told))
+    quantize_model(folder, "encoder", {Quantize(): tmp_path / "out"}, None, lambda _, told: found.append(told))
     assert isinstance(found[0], ModelError) and name in str(found[0])
     assert not (tmp_path / "out").exists()
 

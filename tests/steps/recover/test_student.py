@@ -27,7 +27,7 @@ EVERY = range(0, 32, 2)
 
 
 def begun(teacher: Path, family: Any, folder: Path, **described: Any) -> str:
-    return student.write(Checkpoint(teacher), family, described, 0, folder)
+    return student.write_student(Checkpoint(teacher), family, described, 0, folder)
 
 
 def test_a_decoder_takes_heads_with_their_groups_and_every_so_manyeth_number(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_stock_transformers_loads_what_was_begun(kind: str, tmp_path: Path) -> N
 def test_a_fused_matrix_of_unknown_order_is_drawn_by_the_seed_and_the_rest_is_taken(tmp_path: Path) -> None:
     dense, family = written("codegen", tmp_path / "dense")
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
-        student.write(Checkpoint(dense), family, {"hidden": 16}, seed, tmp_path / name)
+        student.write_student(Checkpoint(dense), family, {"hidden": 16}, seed, tmp_path / name)
     one, again, other = (Checkpoint(tmp_path / name) for name in ("one", "again", "other"))
     for name in one.tensors:
         assert torch.equal(one.load(name), again.load(name))

@@ -14,7 +14,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.experts import is_fused
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores
@@ -94,14 +94,14 @@ def test_experts_that_no_token_reaches_are_told(iterations: int, tmp_path: Path)
 def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: str, tmp_path: Path) -> None:
     folder = stored(kind, form, tmp_path)
     given = text("decoder").batch
-    axes = [axis for axis in shape(Checkpoint(folder), "decoder").axes if axis.kind == "neurons"]
+    axes = [axis for axis in shape_of(Checkpoint(folder), "decoder").axes if axis.kind == "neurons"]
     told = scores.taylor(WholeModel.load(folder, "decoder", given, "auto"), axes, "text", 0)
     slow = WholeModel.load(tmp_path / "fused", "decoder", given, "auto")
     slow.model = load_model(tmp_path / "fused", "decoder")
     if slow.model._can_set_experts_implementation():
         slow.model.set_experts_implementation("eager")
     slow.model.requires_grad_(True)
-    fused = [axis for axis in shape(Checkpoint(tmp_path / "fused"), "decoder").axes if axis.kind == "neurons"]
+    fused = [axis for axis in shape_of(Checkpoint(tmp_path / "fused"), "decoder").axes if axis.kind == "neurons"]
     expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in fused}
     for rows in slow.groups(scores.TOKENS):
         slow.model.zero_grad()
@@ -114,10 +114,10 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
                 both = both.movedim(dim, 0).reshape(both.shape[dim], -1).sum(1)
                 sums.append(both[cut.offset : cut.offset + axis.units * cut.size].reshape(axis.units, -1).sum(1))
             expected[axis] += sums[-1].abs() + sum(sums[:-1]).abs()  # type: ignore[union-attr]
-    own = {(axis.layers, axis.within): scored for axis, scored in told.items()}
-    assert len(own) == len(fused) and {axis.within for axis in fused} > {"experts.0"}
+    own = {(axis.layers, axis.expert): scored for axis, scored in told.items()}
+    assert len(own) == len(fused) and {axis.expert for axis in fused} > {"experts.0"}
     for axis in fused:
-        found = own[axis.layers, axis.within]
+        found = own[axis.layers, axis.expert]
         assert torch.allclose(found, expected[axis], rtol=1e-3, atol=1e-6)
         assert found.argsort().tolist() == expected[axis].argsort().tolist()
 
@@ -170,7 +170,7 @@ def test_a_model_without_experts_is_the_model_that_never_chooses_them(kind: str,
     assert isinstance(result, StepReport), result
     before, after = Checkpoint(folder), Checkpoint(out)
     gone: dict[int, list[int]] = {}
-    for axis in shape(before, family).axes:
+    for axis in shape_of(before, family).axes:
         if axis.kind == "experts":
             down = next(cut.tensor for cut in axis.cuts if cut.tensor.endswith("down_proj"))
             old, new = before.load(down), after.load(down)

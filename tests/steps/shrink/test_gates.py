@@ -17,7 +17,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps import cut_model
@@ -40,7 +40,7 @@ def gated(dense: Path, family: Any, folder: Path, settings: Any = None, **option
 def begun(folder: Path, family: Any, model: Any, **settings: Any) -> GatePruning:
     """The gates of a model, before any step of a training of 100."""
     step = single("shrink", "gates", **settings)
-    found = GatePruning(shape(Checkpoint(folder), family), step, 0)
+    found = GatePruning(shape_of(Checkpoint(folder), family), step, 0)
     weights: Any = SimpleNamespace(model=model, leaves=[*model.parameters()])
     return found.begin(step.settings, weights, None, 100)
 
@@ -84,7 +84,7 @@ def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: P
         closed = said(model)
     assert settled and not torch.allclose(closed, before, atol=1e-2)
     smaller = gating.smaller(gating.kept())
-    cut_model.write(smaller, family, tmp_path / "smaller", {})
+    cut_model.write_smaller(smaller, family, tmp_path / "smaller", {})
     assert torch.allclose(said(load_model(tmp_path / "smaller", family, "float32")), closed, atol=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_the_share_that_is_asked_for_stays_and_it_is_trained(kind: str, uneven: 
     dense, family = written(kind, tmp_path / "dense")
     found = gated(dense, family, tmp_path / "out", {"uneven": uneven, "tokens": 12000})
     assert isinstance(found, StepReport), found
-    old, new = shape(Checkpoint(dense), family), shape(Checkpoint(tmp_path / "out"), family)
+    old, new = shape_of(Checkpoint(dense), family), shape_of(Checkpoint(tmp_path / "out"), family)
     # Even widths may miss it by half a neuron in each block, uneven ones by half an element in all.
     slack = max(axis.cost(old.checkpoint.tensors) for axis in old.axes if axis.kind == "neurons" or uneven)
     slack *= 1 if uneven else len(old.of("neurons"))

@@ -17,7 +17,7 @@ from sparsebench.errors import ModelError, SourceError, SparsebenchError, Unsupp
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.labels import class_numbers, head_outputs
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.sources.text import read_labelled
 from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import kinds, label, single
@@ -75,12 +75,12 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
 
     step = single("shrink", "taylor", labels="task", source=source, keep=0.5)
     context = Context("encoder", 0, fetch_file=lambda text: Path(text.removeprefix("path:")))
-    read = labelled.read(folder, step, context)
+    read = labelled.read_documents(folder, step, context)
     lines = [json.loads(line) for line in Path(source.removeprefix("path:")).read_text().splitlines()]
     classes = {line["text"]: [*NAMES.values()].index(line["label"]) for line in lines}
     model = load_model(folder, family)
     model.requires_grad_(True)
-    axes = shape(Checkpoint(folder), family).axes
+    axes = shape_of(Checkpoint(folder), family).axes
     expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
     ids = read.text.batch.input_ids
     size = max(1, scores.TOKENS // ids.shape[1])
@@ -102,7 +102,7 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
                 expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
     for kind_of in ("heads", "neurons"):
         every = torch.cat([expected[axis] for axis in axes if axis.kind == kind_of])
-        left = shape(Checkpoint(out), family)
+        left = shape_of(Checkpoint(out), family)
         kept = sum(axis.units for axis in left.axes if axis.kind == kind_of)
         threshold = every.sort(descending=True).values[kept - 1]
         chosen = [

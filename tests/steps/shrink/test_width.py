@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.shape.axes import shape
+from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.registry import combinations, kinds, label, single
 from sparsebench.steps.shrink import compensation, scores
@@ -56,7 +56,7 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: b
     """Of a batch |Σ W·∂L| of the columns that read an element; where widths stay even, |Σ V·∂L + b·∂b| of a neuron's rows too."""
     folder, family = written(kind, tmp_path / "model")
     labels = "own" if family == "encoder" else "text"
-    found = shape(Checkpoint(folder), family)
+    found = shape_of(Checkpoint(folder), family)
     axes = list(found.axes)
     model = WholeModel.load(folder, family, text(family).batch, "auto")
     told = scores.taylor(model, axes, labels, 0, even=even)
@@ -209,12 +209,12 @@ def test_a_version_that_cannot_be_refitted_fails_alone(tmp_path: Path, monkeypat
 
 def test_the_share_of_the_blocks_parameters_is_met(tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model", intermediate_size=200)
-    found = shape(Checkpoint(folder), family)
+    found = shape_of(Checkpoint(folder), family)
     before = found.block_parameters
     for of, share, most in (("neurons", 0.8, 0.004), ("both", 0.6, 0.004), ("heads", 0.9, 0.1)):
         out, result = shrunk(folder, family, tmp_path / f"{of}{share}", "l2", parameters=share, of=of)
         assert isinstance(result, StepReport), result
-        left = shape(Checkpoint(out), family).block_parameters / before
+        left = shape_of(Checkpoint(out), family).block_parameters / before
         assert left == pytest.approx(share, abs=most)
         assert f"{1 - left:.1%}" in result.note
         assert result.parameters == sum(one.numel() for one in load_model(out, family).parameters())

@@ -18,17 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.steps.factor import check_gram, check_range, check_weights
+from sparsebench.models.replay.gather import InputStatistics
+from sparsebench.steps.finite import check_gram, check_range, check_weights
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-
-if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.models.replay.gather import InputStatistics
 
 DAMPING = 0.01
 """λ, as a share of the mean diagonal of XᵀX."""
@@ -78,8 +75,6 @@ def solve(
 
     ``dtype`` is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinity.
     """
-    import torch
-
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
@@ -92,8 +87,6 @@ def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype) -> LeastSqua
 
     An input that is always zero gets a row of the identity matrix.
     """
-    import torch
-
     if inputs.gram is None:
         raise ValueError(f"{name}: no gram of what it reads, or used up")
     check_gram(inputs.gram, name)
@@ -116,8 +109,6 @@ def _attempt(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | Mo
 
 def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution:
     """Prune one layer to one quota: ADMM for the support, then conjugate gradients for the values."""
-    import torch
-
     dense = layer.weights.to(problem.hessian.dtype) * problem.root
     said = masks.notes(dense.shape, quota.pattern)
     mask = _project(dense, quota, layer)
@@ -144,8 +135,6 @@ def _search(
     problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, quota: Quota, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """Run ADMM from the mask ``start``; return D, the mask of its zeros, and whether the mask settled in time."""
-    import torch
-
     stays = start.numel() - int(start.sum())
     penalty, moved = PENALTY, False
     much, some, little = GROWTH
@@ -181,8 +170,6 @@ def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mas
 
     H has a unit diagonal, so the steps are already preconditioned by the diagonal.
     """
-    import torch
-
     found = start.clone()
     ahead = (dense - start) @ problem.hessian
     error = ((dense - start) * ahead).sum(1)

@@ -79,8 +79,8 @@ class ElsaPruning(Pruning):
         return [*self.copies, *self.duals]
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_elsa(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every model of one pass, each in its folder. Raises as ``recover`` does."""
-    from sparsebench.steps.recover.step import run as recover
+    from sparsebench.steps.recover.step import make_recovered
 
-    recover(parent, targets, context, emit, ElsaPruning)
+    make_recovered(parent, targets, context, emit, ElsaPruning)

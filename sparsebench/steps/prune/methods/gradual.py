@@ -120,8 +120,8 @@ def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     return mask.view(scores.shape)
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_gradual(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every gradually pruned model of one pass, each in its folder. Raises as ``recover`` does."""
-    from sparsebench.steps.recover.step import run as recover
+    from sparsebench.steps.recover.step import make_recovered
 
-    recover(parent, targets, context, emit, GradualPruning)
+    make_recovered(parent, targets, context, emit, GradualPruning)

@@ -5,14 +5,11 @@ The score is |w| itself, exact in every dtype, so that scores are tied only wher
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from sparsebench.steps.prune.contract import Layer
 
-if TYPE_CHECKING:
-    import torch
 
-
-def score(layer: Layer) -> torch.Tensor:
+def magnitude_scores(layer: Layer) -> torch.Tensor:
     """Return |w|, in the weights' dtype and shape."""
     return layer.weights.abs()

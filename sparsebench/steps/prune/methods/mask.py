@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.manifest.problems import did_you_mean
@@ -30,9 +32,6 @@ from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.outputs import VariantWriters, run_passes
 from sparsebench.steps.zeroing import zeroed
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Masks:
         return f"{said} (the first is {left[0]})" if left else ""
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Apply each step's masks to the model in ``parent``, each in its folder; a file that does not fit fails alone."""
     checkpoint = float_checkpoint(parent, "prune first, then quantize")
     places = prunable_parts(checkpoint, context.family)

@@ -7,22 +7,18 @@ not depend on its position in the checkpoint.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
 
-from sparsebench.steps.factor import check_weights
+import torch
+
+from sparsebench.steps.finite import check_weights
 from sparsebench.steps.prune.contract import Layer
 
-if TYPE_CHECKING:
-    import torch
 
-
-def score(layer: Layer) -> torch.Tensor:
+def random_scores(layer: Layer) -> torch.Tensor:
     """Return uniform int32 draws in [0, 2^31 - 1), with the weights' shape and device.
 
     Raises ModelError for NaN or infinite weights.
     """
-    import torch
-
     check_weights([layer])
 
     # torch's generator uses 32 bits of its seed, so the seed and the name are hashed to 32 bits.

@@ -8,18 +8,15 @@ the layer by default; within the row, as Wanda does, is an option.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from sparsebench.steps.prune.contract import Layer
 from sparsebench.steps.prune.methods.wanda import input_norms
 
-if TYPE_CHECKING:
-    import torch
-
 EXPONENT = 0.5
 
 
-def score(layer: Layer) -> torch.Tensor:
+def ria_scores(layer: Layer) -> torch.Tensor:
     """Return RIA, (out, in), float32; the weights of a row or column of zeros get a score of zero."""
     size = layer.weights.abs().float()
     columns, rows = size.sum(0, keepdim=True), size.sum(1, keepdim=True)

@@ -20,18 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.quantized import Codes, Scheme, groups_of
-from sparsebench.steps.factor import DAMPING, Factor, check_range, check_weights, factorise
+from sparsebench.steps.factor import DAMPING, Factor, factorise
+from sparsebench.steps.finite import check_range, check_weights
 from sparsebench.steps.grid import grid_steps, grid_values
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.settings import SparseGPT
-
-if TYPE_CHECKING:
-    import torch
 
 WIDTH = 128
 """The number of columns of a block, as published."""
@@ -63,8 +62,6 @@ def solve(
     ``granularity: layer`` compares within the layer's block of columns, ``row`` within each row of the block. ``dtype``
     is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinite numbers.
     """
-    import torch
-
     dtype = dtype or torch.float32
     check_weights(layers)
     if layers[0].inputs is None:
@@ -124,8 +121,6 @@ def _stacks(
 
 def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution | ModelError]:
     """Run algorithm 1 over a stack of units with the same pattern and group size."""
-    import torch
-
     quota = units[0].quota
     scheme = quota.quantize.scheme if quota.quantize else None
     inputs, width = len(factor.upper), block_width(quota.pattern, scheme.group if scheme else None)
@@ -163,8 +158,6 @@ def _sweep_block(
     The block begins at column ``first``. ``removed`` is the mask of the weights to remove; for N:M it is filled in
     here.
     """
-    import torch
-
     pattern, width = units[0].quota.pattern, block.shape[0]
     group = masks.pair(pattern)[1] if masks.kind_of(pattern) == "N:M" else 0
     scale = upper.diagonal()[:, None]
@@ -192,8 +185,6 @@ class _Rounding:
     """The steps of the grids of a stack of units, and the integer values of its columns."""
 
     def __init__(self, scheme: Scheme, units: list[Unit], stack: torch.Tensor) -> None:
-        import torch
-
         inputs, rows = stack.shape
         self.units, self.bits, self.group = units, scheme.bits, scheme.group
         self.values = torch.empty(inputs, rows, dtype=torch.int8, device=stack.device)
@@ -228,8 +219,6 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
 
     For N:M the mask has only the zeros to keep.
     """
-    import torch
-
     if units[0].quota.quantize:
         assert zeros is not None
         return zeros
@@ -277,8 +266,6 @@ def _steps(width: int, group: int, whole: int | None) -> Iterator[tuple[int, int
 
 def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | None) -> Solution:
     """Return the unit's weights (out, in), converted to the layer's dtype; weights that are zero stay zero."""
-    import torch
-
     layer = unit.layer
     dtype = layer.weights.dtype
     whole = torch.contiguous_format

@@ -7,16 +7,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
-from sparsebench.steps.factor import check_gram
+from sparsebench.steps.finite import check_gram
 from sparsebench.steps.prune.contract import Layer
 
-if TYPE_CHECKING:
-    import torch
 
-
-def score(layer: Layer) -> torch.Tensor:
+def wanda_scores(layer: Layer) -> torch.Tensor:
     """Return S, (out, in), float32."""
     return layer.weights.abs().float().mul_(input_norms(layer))
 

@@ -14,7 +14,7 @@ from sparsebench.models.shape.topology import parts
 from sparsebench.sources.cache import sha256_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.prune.sweep import run
+from sparsebench.steps.prune.sweep import make_pruned
 from sparsebench.steps.registry import single
 
 UP, DOWN, TABLE = (
@@ -39,7 +39,7 @@ def made(dense: Path, out: Path, *files: str) -> list[StepReport | SparsebenchEr
     def emit(step: Step, result: StepReport | SparsebenchError) -> None:
         found[step.settings.file] = result
 
-    run(dense, {step: out / str(place) for place, step in enumerate(steps)}, Context("decoder"), emit)
+    make_pruned(dense, {step: out / str(place) for place, step in enumerate(steps)}, Context("decoder"), emit)
     return [found[file] for file in files]
 
 

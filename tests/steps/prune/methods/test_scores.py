@@ -16,13 +16,14 @@ from sparsebench.steps.prune.methods import magnitude, random, ria, wanda
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_of, weights_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SCORES = [magnitude.magnitude_scores, random.random_scores, wanda.wanda_scores, ria.ria_scores]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_magnitude_is_exact(dtype: torch.dtype) -> None:
     weights = weights_of(7, 9, dtype=dtype)
-    found = magnitude.score(Layer("w", weights))
+    found = magnitude.magnitude_scores(Layer("w", weights))
     assert found.dtype == dtype
     assert found.tolist() == [[abs(value) for value in row] for row in weights.tolist()]
 
@@ -31,7 +32,7 @@ def test_magnitude_is_exact(dtype: torch.dtype) -> None:
 def test_wanda_is_its_formula_and_its_masks_a_sort(dtype: torch.dtype) -> None:
     weights, read = weights_of(12, 40, dtype=dtype), activations(40, 100)
     layer = layer_of(weights, read)
-    found = wanda.score(layer)
+    found = wanda.wanda_scores(layer)
     norms = [math.sqrt(sum(value * value for value in column)) for column in read.T.tolist()]
     for row, scores in zip(weights.float().tolist(), found.tolist(), strict=True):
         assert scores == pytest.approx([abs(w) * norm for w, norm in zip(row, norms, strict=True)], rel=1e-6)
@@ -48,7 +49,7 @@ def test_wanda_is_its_formula_and_its_masks_a_sort(dtype: torch.dtype) -> None:
 def test_ria_is_its_formula_and_its_masks_a_sort(dtype: torch.dtype) -> None:
     weights, read = weights_of(12, 40, dtype=dtype), activations(40, 100)
     layer = layer_of(weights, read)
-    found = ria.score(layer)
+    found = ria.ria_scores(layer)
     size = [[abs(value) for value in row] for row in weights.float().tolist()]
     columns = [sum(column) for column in zip(*size, strict=True)]
     norms = [math.sqrt(sum(value * value for value in column)) for column in read.T.tolist()]
@@ -68,52 +69,52 @@ def test_ria_is_its_formula_and_its_masks_a_sort(dtype: torch.dtype) -> None:
 def test_rows_and_columns_of_zeros_share_nothing() -> None:
     weights = weights_of(6, 8)
     weights[2], weights[:, 5] = 0, 0
-    found = ria.score(layer_of(weights, activations(8, 30)))
+    found = ria.ria_scores(layer_of(weights, activations(8, 30)))
     assert bool(torch.isfinite(found).all())
     assert not found[2].any()
     assert not found[:, 5].any()
-    assert not ria.score(layer_of(torch.zeros(3, 8), activations(8, 30))).any()
+    assert not ria.ria_scores(layer_of(torch.zeros(3, 8), activations(8, 30))).any()
 
 
-@pytest.mark.parametrize("method", [wanda, ria])
-def test_dead_inputs_lose_their_weights_first(method) -> None:
+@pytest.mark.parametrize("score", [wanda.wanda_scores, ria.ria_scores])
+def test_dead_inputs_lose_their_weights_first(score) -> None:
     read = activations(8, 30)
     read[:, 3] = 0
-    scores = method.score(layer_of(weights_of(6, 8), read))
+    scores = score(layer_of(weights_of(6, 8), read))
     (choice,) = masks.choose(scores, [Quota(1 / 8, "row")])
     assert choice.mask.nonzero()[:, 1].tolist() == [3] * 6
 
 
-@pytest.mark.parametrize("method", [wanda, ria])
+@pytest.mark.parametrize("score", [wanda.wanda_scores, ria.ria_scores])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_broken_numbers_are_refused_by_name(method, bad: float) -> None:
+def test_broken_numbers_are_refused_by_name(score, bad: float) -> None:
     read = activations(8, 30)
     read[2, 2] = bad
     with pytest.raises(ModelError, match=r"layers\.5\.up: NaN or infinite activations"):
-        method.score(layer_of(weights_of(6, 8), read, "layers.5.up"))
+        score(layer_of(weights_of(6, 8), read, "layers.5.up"))
     weights = weights_of(6, 8)
     weights[1, 1] = bad
-    scores = method.score(layer_of(weights, activations(8, 30), "layers.5.up"))
+    scores = score(layer_of(weights, activations(8, 30), "layers.5.up"))
     with pytest.raises(ModelError, match=r"layers\.5\.up"):
         next(masks.choose(scores, [Quota(0.5, "row")], "layers.5.up"))
 
 
-@pytest.mark.parametrize("method", [wanda, ria])
-def test_statistics_are_needed(method) -> None:
+@pytest.mark.parametrize("score", [wanda.wanda_scores, ria.ria_scores])
+def test_statistics_are_needed(score) -> None:
     with pytest.raises(ValueError, match="w: no statistics"):
-        method.score(Layer("w", weights_of(2, 2)))
+        score(Layer("w", weights_of(2, 2)))
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(DTYPES), st.sampled_from([magnitude, random, wanda, ria]))
-def test_the_weights_are_never_modified(rows: int, columns: int, dtype: torch.dtype, method) -> None:
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(DTYPES), st.sampled_from(SCORES))
+def test_the_weights_are_never_modified(rows: int, columns: int, dtype: torch.dtype, score) -> None:
     weights = weights_of(rows, columns, dtype=dtype)
     before = weights.clone()
-    scores = method.score(Layer("w", weights, 0, inputs_of(activations(columns, 20))))
+    scores = score(Layer("w", weights, 0, inputs_of(activations(columns, 20))))
     assert scores.shape == weights.shape
     assert torch.equal(weights, before)
 
 
 def test_random_scores_lie_where_the_weights_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "check_weights", lambda layers: None)
-    assert random.score(Layer("w", torch.empty(2, 3, device="meta"))).device.type == "meta"
+    assert random.random_scores(Layer("w", torch.empty(2, 3, device="meta"))).device.type == "meta"

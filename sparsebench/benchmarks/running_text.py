@@ -28,14 +28,18 @@ def wikitext(path: Path) -> str:
         raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
 
 
-def fitting(spec: TaskSpec, longest: int | None, usual: int) -> int:
+def window_length(spec: TaskSpec, longest: int | None, usual: int) -> int:
     """Return a task's window for a model that takes ``longest`` tokens (None: any number).
 
     The task's own window counts; without one, ``usual`` or the model's maximum if that is less. Raises BenchmarkError
     when the task's own window is longer than the model takes.
     """
-    row = spec.known
-    asked = spec.own.window if spec.own else row.tokens if row.form == "published" else None
+    if spec.own:
+        asked = spec.own.window
+    elif spec.known.form == "published":
+        asked = spec.known.tokens
+    else:
+        asked = None  # the row's number of tokens is a window of the usual length, shortened to what the model takes
     if asked and longest and asked > longest:
         raise BenchmarkError(
             f"task {spec.task}: a window of {asked:,} tokens, where the model takes at most {longest:,}",
@@ -86,12 +90,15 @@ class ScoredWindow:
     tokens: int
 
 
-def result(task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
+def perplexity_result(
+    task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protocol: Mapping[str, Any]
+) -> ScoreResult:
     """Return the perplexity over ``windows``, out of ``whole``. An outcome is a window, its label the tokens scored.
 
     Raises BenchmarkError when the perplexity is more than a double holds.
     """
-    score = pooled([window.value for window in windows], [window.tokens for window in windows])
+    values, counts = [window.value for window in windows], [window.tokens for window in windows]
+    score = pooled_perplexity(values, counts, task.name)
     hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
     return ScoreResult.of(
         task,
@@ -111,7 +118,7 @@ def result(task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protoco
     )
 
 
-def bits(values: Sequence[float], size: int) -> dict[str, int | float]:
+def bits_per_byte(values: Sequence[float], size: int) -> dict[str, int | float]:
     """Return the fields of a result for negative log-likelihoods (nats) of ``size`` bytes of text; none for 0 bytes."""
     return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
 
@@ -127,13 +134,13 @@ def check_finite(task: str, value: float, number: int, windows: int) -> None:
         raise BenchmarkError(f"{task}: the likelihood of window {number} of {windows} is not finite", DAMAGED)
 
 
-def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
+def pooled_perplexity(values: Sequence[float], counts: Sequence[int], task: str = "perplexity") -> float:
     """Return exp(Σ values / Σ counts). Raises BenchmarkError when that is more than a double holds."""
     mean = math.fsum(values) / sum(counts)
     try:
         return math.exp(mean)
     except OverflowError:
         raise BenchmarkError(
-            f"perplexity: too large for a number (the mean negative log-likelihood is {mean:.4g} nats a token)",
+            f"{task}: a perplexity too large for a number (the mean negative log-likelihood is {mean:.4g} nats a token)",
             "the model has collapsed: remove less, or check its weights",
         ) from None
