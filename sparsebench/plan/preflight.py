@@ -92,7 +92,7 @@ def prepare(request: PlanRequest) -> Prepared:
         found = model_size(model, resolved.configs.get(model.name), plan.dense[model.name].folder(work))
         sizes[model.name] = replace(found, device=device)
     ledger = ledger_path(request.ledger, manifest.ledger)
-    unable = refused(loaded, manifest, plan, device, request.executor)
+    unable = refused(loaded, manifest, plan, resolved.configs, device, request.executor)
     return Prepared(request, manifest, plan, ledger, work, cache, sizes, device, unable, resolved.planned)
 
 
