@@ -94,7 +94,7 @@ def _refused(chain: tuple[Step, ...], number: int, configs: Configs) -> Iterator
     """Yield why a model's config.json rules out a step of a recipe: what is said once, the reason and a hint."""
     step, reshaped = chain[number], any(before.settings.reshapes() for before in chain[:number])
     for name, config in configs.items():
-        refusal = step.settings.refuses(config)
+        refusal = step.settings.refuses(config) or step.settings.refuses_chain(chain[:number])
         if not refusal and not reshaped:
             refusal = step.settings.refuses_shape(config)
         if refusal:

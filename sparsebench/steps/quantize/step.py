@@ -9,7 +9,8 @@ from pathlib import Path
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.grid import Quantize
-from sparsebench.steps.quantize import sweep
+from sparsebench.steps.quantize import gguf, sweep
+from sparsebench.steps.quantize.settings import Gguf
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -17,6 +18,8 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     Calibration text is read only if one of them needs it.
     """
+    if all(isinstance(step.settings, Gguf) for step in targets):
+        return gguf.run(parent, targets, context, emit)
     wanted = {Quantize(step.name, **step.settings.record()): step for step in targets}
 
     def tell(own: Quantize, found: StepReport | SparsebenchError) -> None:
