@@ -97,7 +97,7 @@ def _refused(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterato
     step = recipe[number]
     reshaped = any(before.settings.reshapes() for before in recipe[:number])
     for name, config in configs.items():
-        refusal = step.settings.refuses(config)
+        refusal = step.settings.refuses(config) or step.settings.refuses_chain(recipe[:number])
         if not refusal and not reshaped:
             refusal = step.settings.refuses_shape(config)
         if refusal:

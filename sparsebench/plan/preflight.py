@@ -105,7 +105,7 @@ def prepare(request: PlanRequest) -> Prepared:
         cache=cache,
         sizes=sizes,
         device=device,
-        refused=refusals(loaded, manifest, plan, device, request.executor),
+        refused=refusals(loaded, manifest, plan, resolved.configs, device, request.executor),
         named=resolved.planned,
     )
 

@@ -1,4 +1,4 @@
-"""Finds the cells that a run's device or executor cannot do, before anything is made: measuring would refuse them."""
+"""Finds the cells that a run's engines, device or executor cannot do, before anything is made."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.quantized import FLOAT
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan
+from sparsebench.plan.fit import Configs
 from sparsebench.plan.stages import block_of
-from sparsebench.runtime import Setting, Workload, device_refusal
+from sparsebench.runtime import Setting, Workload, engine_refusal
 
 
 def refusals(
-    loaded: LoadedManifest, manifest: Manifest, plan: Plan, device: str, executor: str = "local"
+    loaded: LoadedManifest, manifest: Manifest, plan: Plan, configs: Configs, device: str, executor: str = "local"
 ) -> dict[str, Problem]:
     """Return the cells that would end as unsupported on ``device`` or with ``executor``, by id.
 
-    Each has its reason, at the line of the manifest that asks for it.
+    Each has its reason, at the line of the manifest that asks for it. ``configs`` are the dense models' config.json:
+    what a step changes in it shows when the cell is measured.
     """
     known: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
     problems: dict[str, Problem] = {}
@@ -28,11 +30,12 @@ def refusals(
             continue
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
         engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
-        alone = "alone" in cell.settings
-        question = engine, ranks, encoding, cell.nodes, alone
+        workload, alone = Workload(**cell.settings["workload"]), "alone" in cell.settings
+        question = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, alone
         if question not in known:
-            setting = Setting(engine, ranks, Workload(), device=device)
-            known[question] = _spread(cell.nodes, alone, device, executor) or device_refusal(setting, encoding)
+            setting = Setting(engine, ranks, workload, device=device)
+            config = configs.get(cell.variant.model, {})
+            known[question] = _spread(cell.nodes, alone, device, executor) or engine_refusal(config, encoding, setting)
         if refusal := known[question]:
             problems[cell.id] = loaded.problem(_path(loaded, manifest, cell), refusal.reason, "", refusal.way_out)
     return problems

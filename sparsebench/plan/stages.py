@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsebench import benchmarks, runtime, storage, structure
+from sparsebench import benchmarks, environment, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW
 from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.plan.cells import Cell, Variant
@@ -228,7 +228,9 @@ def _task_version(settings: CellSettings) -> list[Any]:
 
 def _engine_version(settings: CellSettings, own: int = 0) -> list[Any]:
     row = engines().get(settings["engine"])
-    return [row.version, own] if row else []
+    if row is None:
+        return []
+    return [row.version, own, *([environment.major_minor(row.package)] if row.package else [])]
 
 
 def _format_libraries(settings: CellSettings) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
         scratch = spec.workspace.scratch()
         try:
             stored = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
-            if keep:
+            if keep and keep.is_dir():  # a GGUF variant has no packed copy
                 sums.write(keep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -50,8 +50,13 @@ class RankWorker:
                 self.latency(process)
 
     def import_model(self) -> None:
-        """Import what transformers imports for the job's first model, so that this does not count as loading."""
-        meta_model(self.family, self._config(self._first_folder()))
+        """Import what transformers imports for the job's first model, so that this does not count as loading.
+
+        Some engines write files of their own from the models' folders: they do so here, too.
+        """
+        meta_model(self.family, self._config(self._folders()[0]))
+        if prepare := getattr(self.engine, "prepare", None):
+            prepare([SavedModel(folder, self.family, self.setting.dtype) for folder in self._folders()])
 
     def start(self) -> None:
         """Import libraries, take the device, join the group of ranks and set up the energy meter."""
@@ -212,10 +217,11 @@ class RankWorker:
         gpu = str(torch.cuda.get_device_properties(self.device).uuid) if devices.is_gpu(self.device) else ""
         self.channel.send("result", notes=notes, gpu=gpu)
 
-    def _first_folder(self) -> Path:
+    def _folders(self) -> list[Path]:
+        """Return the folders of the job's models, the dense one first."""
         if self.spec["job"] == "memory":
-            return Path(self.spec["folder"])
-        return Path(self.spec["dense"] or self.spec["variants"][0])
+            return [Path(self.spec["folder"])]
+        return [Path(name) for name in (self.spec["dense"], *self.spec["variants"]) if name]
 
     def _config(self, folder: Path) -> dict[str, Any]:
         return bounded.read_object(folder / "config.json")

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sparsebench import devices
+from sparsebench import devices, environment
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import PER_LAYER, has_classifier, output_family
-from sparsebench.models.files.quantized import FLOAT, scheme_of
+from sparsebench.models.files.quantized import FLOAT, encoding_of, scheme_of
 from sparsebench.models.files.text import longest_input
+from sparsebench.models.gguf_writer import gguf_refusal
 from sparsebench.models.modules.skipping import skips
 from sparsebench.models.shape.topology import STATE_SPACE, refuse_text
 from sparsebench.runtime.engines import EngineInfo, engine_info, engines
@@ -62,12 +64,16 @@ def check_model(config: Mapping[str, Any], setting: Setting) -> None:
             "the time of an encoder-decoder with a head for classes is not measured",
             "leave it out of `runtime: models`",
         )
-    scheme = scheme_of(config)
-    encoding = scheme.encoding if scheme else FLOAT
-    for refusal in (*_device(setting, encoding), *_combinations(config, encoding, setting), *_types(config, setting)):
+    if refusal := engine_refusal(config, encoding_of(config), setting):
         raise refusal.error()
-    if scheme:
+    if scheme := scheme_of(config):
         scheme.check_kernels()
+
+
+def engine_refusal(config: Mapping[str, Any], encoding: str, setting: Setting) -> Refusal | None:
+    """Return why a model with this config.json and weights of this ``encoding`` cannot be run in the setting, if so."""
+    reasons = (_device(setting, encoding), _combinations(config, encoding, setting), _types(config, setting))
+    return next(chain.from_iterable(reasons), None)
 
 
 def check_folder(folder: Path, family: Family, setting: Setting) -> None:
@@ -76,11 +82,6 @@ def check_folder(folder: Path, family: Family, setting: Setting) -> None:
     if is_packed(folder):
         for refusal in _lacking(setting, f"read {folder.name}, which is packed", lambda row: row.reads_packed):
             raise replace(refusal, way_out=f"{refusal.way_out}, or `sparsebench unpack` it").error()
-
-
-def device_refusal(setting: Setting, encoding: str = FLOAT) -> Refusal | None:
-    """Return why weights of this ``encoding`` cannot be run on the setting's device; None where nothing says so."""
-    return next(_device(setting, encoding), None)
 
 
 def rank_refusal(setting: Setting, gpus: int, where: str) -> Refusal | None:
@@ -96,6 +97,10 @@ def _gpus(setting: Setting, gpus: int, where: str) -> Iterator[Refusal]:
 
 
 def _device(setting: Setting, encoding: str) -> Iterator[Refusal]:
+    package = engine_info(setting.engine).package
+    if package and environment.versions()[package] == "absent":
+        way = f"pip install {environment.EXTRAS[package]}"
+        yield Refusal(f"the {setting.engine} engine needs {package}, which is not installed", way)
     if setting.on_gpu:
         # How many GPUs other nodes have is not known here.
         gpus = setting.ranks_per_node if setting.nodes else len(devices.chosen(setting.device))
@@ -128,9 +133,15 @@ def _lacking(setting: Setting, does: str, can: Callable[[EngineInfo], bool]) -> 
 
 def _types(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
     """Yield what the model's type, or a shape in its config.json, rules out with the setting's engine."""
+    if not config:  # that of a GGUF file is not known before it is fetched
+        return
     kind, ranks = str(config.get("model_type")), setting.ranks
     if setting.engine == "sparse" and kind in STATE_SPACE:
         yield Refusal(f"the sparse engine cannot run {kind}: {STATE_SPACE[kind]}", "measure it with another engine")
+    if setting.engine == "llamacpp":
+        yield from filter(None, [gguf_refusal(config)])
+        if setting.workload.batch > 1:
+            yield Refusal("the llamacpp engine runs one sequence at a time", "say `batch: 1`")
     if setting.engine != "deepspeed" or ranks == 1:
         return
     text = text_config(config)

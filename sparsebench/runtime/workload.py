@@ -191,8 +191,12 @@ class Generate(Phase):
 def phases(model: Any, family: str, prompt: Prompt, generate: int, keep_cache: bool = True) -> Sequence[Phase]:
     """Return the phases of ``family`` for a wrapped model, in the order in which they feed each other.
 
-    Without ``keep_cache`` decoding continues the prompt's cache itself, once, instead of a fresh copy per block.
+    Without ``keep_cache`` decoding continues the prompt's cache itself, once, instead of a fresh copy per block. A model
+    that is not transformers' has ``phases`` of its own.
     """
+    if own := getattr(model, "phases", None):
+        made: Sequence[Phase] = own(prompt, generate)
+        return made
     if family == "encoder":
         return [Forward(model, prompt)]
     encode = [Encode(model, prompt)] if family == "encoder-decoder" else []

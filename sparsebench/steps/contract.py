@@ -148,6 +148,10 @@ class Settings(Strict):
         """As ``refuses``, by the shapes in config.json: asked only where no earlier step of the recipe ``reshapes``."""
         return None
 
+    def refuses_chain(self, before: Sequence[Step]) -> Refusal | None:
+        """Return why the step cannot follow the steps ``before`` it in a recipe."""
+        return None
+
     def reshapes(self) -> bool:
         """Return whether the shapes of the result differ from those of the parent's config.json."""
         return False

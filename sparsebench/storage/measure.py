@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.files.gguf import gguf_file
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.storage.bounds import bounds
@@ -62,9 +63,11 @@ def measure(
 ) -> StorageResult:
     """Measure the model at ``folder`` in each of ``formats``; files written in ``workspace`` are removed again.
 
-    With ``keep_packed`` the packed folder is kept at that path. Raises StorageError for an unknown format and for one
+    With ``keep_packed`` the packed folder is kept at that path. A GGUF variant has one size in every format, its file's,
+    and is not kept: its folder cannot be made again from weights. Raises StorageError for an unknown format and for one
     that cannot be read back, ModelError for a folder that cannot be read.
     """
+    file = gguf_file(Path(folder))
     for name in formats:
         if name not in (known := known_formats()):
             raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(known)}")
@@ -76,8 +79,11 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
         for name in formats:
             out = keep_packed if keep_packed and name == "packed" else Path(passing) / name
-            sizes.append(_size(known_formats()[name], checkpoint, stored, out))
-    if keep_packed is not None and "packed" not in formats:
+            if file:
+                sizes.append(Size(name, file.stat().st_size, None, 0.0, None))
+            else:
+                sizes.append(_size(known_formats()[name], checkpoint, stored, out))
+    if keep_packed is not None and not file and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
     return StorageResult(

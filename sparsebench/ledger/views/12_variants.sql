@@ -86,6 +86,7 @@ WITH settings AS (
            -- A result of ADMM means nothing without its budget of tokens.
            max(format('({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens') AS budget,
            max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq') AS rounding,
+           max(value) FILTER (field = 'type') || if(bool_or(field = 'importance' AND value = 'true'), ' (importance)', '') AS type,
            percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%' AS removed,
            percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')) || '%' AS share,
            percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')) || '%' AS active, max(value) FILTER (field = 'router') AS router
@@ -103,7 +104,7 @@ WITH settings AS (
            if(row_number() OVER (PARTITION BY variant_id ORDER BY step = 'prune' DESC, position DESC) = 1, coalesce(calibrated, ''), '') AS calibrated,
            CASE step WHEN 'prune' THEN concat_ws(' ', concat(name, '+' || allocation, if(s.granularity = u.granularity OR pattern LIKE '%:%', '', '/' || s.granularity)),
                                                  pattern, if(pattern LIKE '%:%', NULL, sparsity), budget)
-                     WHEN 'quantize' THEN concat_ws(' ', name, rounding)
+                     WHEN 'quantize' THEN coalesce(type, concat_ws(' ', name, rounding))
                      WHEN 'shrink' THEN concat_ws(' ', name, removed)
                      WHEN 'recover' THEN CASE name WHEN 'reconstruct' THEN 'blocks trained' WHEN 'distill' THEN 'distilled' ELSE 'trained' END
                      WHEN 'skip' THEN concat_ws(' ', name, share, allocation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 import tempfile
 from pathlib import Path
@@ -22,6 +23,39 @@ _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type's number; 8 is a string, 9 an array."""
 _STRING, _ARRAY = 8, 9
 _DIMENSIONS = 8
+
+KEY, FILE = "gguf", "model.gguf"
+"""The key of a config.json that names the GGUF type of its weights, and the file beside it that holds them so. The
+folder's other weights are the floats that the file stands for, in the checkpoint's precision."""
+
+
+def gguf_file(folder: Path) -> Path | None:
+    """Return the GGUF file of a variant that is one; None for another model."""
+    return folder / FILE if bounded.read_object(folder / "config.json").get(KEY) else None
+
+
+def shortened(file: Path, out: Path, blocks: int) -> Path:
+    """Write the GGUF ``file`` with its first ``blocks`` blocks only, tensors as they are; return ``out``."""
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    name = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(out, name)
+    for key, field in reader.fields.items():
+        value = field.contents()
+        if key == f"{name}.block_count":
+            value = blocks = min(blocks, value)
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
+    for tensor in reader.tensors:
+        number = re.match(r"blk\.(\d+)\.", tensor.name)
+        if number is None or int(number[1]) < blocks:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
 
 
 def check(path: Path) -> None:

@@ -37,6 +37,8 @@ class EngineInfo:
     """Whether it runs models that use only some of their weights for each token (the steps ``skip`` and ``moefy``)."""
     cpu_only: bool = False
     """Whether it has no kernels for GPUs."""
+    package: str = ""
+    """A package that the engine needs beside the program's own; its version is part of its cells' ids."""
     version: int = 0
     """Raise it when the engine's own code changes what is measured: only this engine's cells are then measured anew."""
 
@@ -52,6 +54,13 @@ BUILT_IN = (
     ),
     EngineInfo("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
     EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_weights=True),
+    EngineInfo(
+        "llamacpp",
+        "sparsebench.runtime.engines.llamacpp:LlamaCpp",
+        encodings=("float", "gguf"),
+        cpu_only=True,
+        package="xllamacpp",
+    ),
     EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=1),
     EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
 )

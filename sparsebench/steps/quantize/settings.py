@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
-from typing import ClassVar, Literal, Self
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
+from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, wrong
-from sparsebench.steps.contract import Settings
+from sparsebench.models.gguf_writer import QUANTIZED, UNEVEN, gguf_refusal
+from sparsebench.steps.contract import Settings, Step
 from sparsebench.steps.grid import GROUP
 
 
@@ -47,6 +49,40 @@ class Grid4(Grid8):
     """The number of columns that share a scale."""
 
 
+class Gguf(Settings):
+    """Weights in a type of llama.cpp's, in a GGUF file; embeddings and output head are rounded too."""
+
+    needs: ClassVar = {"type": f"one of {', '.join(QUANTIZED)}"}
+    calculates_with: ClassVar = ("gguf", "xllamacpp")
+
+    type: Literal["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"] | None = None
+    """The type: a number of bits, and how blocks of weights share scales. `_M` is a mixture, in which some matrices get
+    more bits. It needs the package xllamacpp."""
+    importance: bool = False
+    """Whether errors are weighted by the mean squares of a matrix's inputs, from calibration text (llama.cpp's
+    importance matrix)."""
+
+    def reads_text(self) -> bool:
+        """Return whether the importance matrix is asked for."""
+        return self.importance
+
+    def describe(self) -> str:
+        """Return llama.cpp's name of the type."""
+        return f"gguf {self.type}{' importance' * self.importance}"
+
+    def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Return why GGUF cannot hold the model."""
+        return gguf_refusal(config)
+
+    def refuses_chain(self, before: Sequence[Step]) -> Refusal | None:
+        """Return why GGUF cannot hold what the steps before leave."""
+        return UNEVEN if any(getattr(step.settings, "uneven", False) for step in before) else None
+
+    def closing_key(self) -> str:
+        """Return the type: a step behind would change the floats and not the file."""
+        return "type"
+
+
 def settings() -> dict[str, type[Settings]]:
     """Return each number format's settings class, by its name."""
-    return {"int8": Grid8, "int4": Grid4}
+    return {"int8": Grid8, "int4": Grid4, "gguf": Gguf}

@@ -9,6 +9,8 @@ from pathlib import Path
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.grid import Quantize
+from sparsebench.steps.quantize.gguf import make_gguf
+from sparsebench.steps.quantize.settings import Gguf
 from sparsebench.steps.quantize.sweep import quantize_model
 
 
@@ -17,6 +19,8 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
 
     Calibration text is read only if one of them needs it.
     """
+    if all(isinstance(step.settings, Gguf) for step in targets):
+        return make_gguf(parent, targets, context, emit)
     step_of = {Quantize(step.name, **step.settings.record()): step for step in targets}
 
     def report(quantize: Quantize, result: StepReport | SparsebenchError) -> None:

@@ -1,0 +1,242 @@
+"""llama.cpp, as the package xllamacpp holds it: decoders from GGUF files, one sequence at a time, on a CPU.
+
+A model that is no GGUF variant is written as a GGUF file of floats first, before anything is timed. Phases are the same
+as with other engines: the whole prompt, one more token, and a greedy generation, each with the choice of the token.
+llama.cpp keeps keys and values in float16 and multiplies quantized weights by activations rounded to eight bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
+from sparsebench.models.files import llamacpp, precision
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.gguf import FILE, gguf_file, shortened
+from sparsebench.models.gguf_writer import FLOATS, write_gguf
+from sparsebench.models.modules.build import build_model
+from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.parity import FEW, TOKENS, checked, distance, outputs, shorten
+from sparsebench.runtime.results import BLOCKS, Parity
+from sparsebench.runtime.workload import Phase, Prompt
+
+USUAL_BATCH = 2048
+"""The most tokens of one call by llama.cpp's default; a longer prompt raises it."""
+ROUNDED = 4.0
+"""How far the logits may be from those of the same weights in float32, in units of what rounding to the measured
+precision moves them. Q8_0 and Q4_K_M stay under 2 on SmolLM2-135M; a wrong name, order or scale moves them by 100."""
+
+
+class LlamaContext:
+    """A loaded model with room for ``tokens`` tokens: ``decode`` runs some, ``logits`` reads what they gave."""
+
+    def __init__(self, file: Path, tokens: int) -> None:
+        library = self.library = llamacpp.library()
+        llamacpp.MESSAGES.clear()
+        self.model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
+        if not self.model:
+            raise UnsupportedError(f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", llamacpp.WAY)
+        asked = library.llama_context_default_params()
+        asked.n_ctx, asked.n_batch, asked.n_seq_max = tokens, max(tokens, USUAL_BATCH), 1
+        self.context = library.llama_init_from_model(self.model, asked)
+        if not self.context or library.llama_n_ctx(self.context) < tokens:
+            raise MeasureError(f"llama.cpp: no context of {tokens} tokens: {' '.join(llamacpp.MESSAGES)}")
+        library.llama_set_n_threads(self.context, *[torch.get_num_threads()] * 2)
+        self.memory = library.llama_get_memory(self.context)
+        self.batch = library.llama_batch_init(tokens, 0, 1)
+        self.vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
+        self.read = 0
+        weakref.finalize(self, _free, library, self.batch, self.context, self.model)
+
+    def decode(self, ids: Sequence[int], every: bool = False) -> None:
+        """Run ``ids`` after what was read; only the last token gets logits, or ``every`` one."""
+        batch, last = self.batch, len(ids) - 1
+        batch.n_tokens = len(ids)
+        for index, token in enumerate(ids):
+            batch.token[index], batch.pos[index] = token, self.read + index
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
+            batch.logits[index] = every or index == last
+        if code := self.library.llama_decode(self.context, batch):
+            raise MeasureError(f"llama.cpp: llama_decode gave {code}: {' '.join(llamacpp.MESSAGES)}")
+        self.read += len(ids)
+
+    def logits(self, index: int = -1) -> Any:
+        """Return the logits of a token of the last call, as numbers that the next call overwrites."""
+        pointer = self.library.llama_get_logits_ith(self.context, index)
+        return np.ctypeslib.as_array(pointer, (self.vocabulary,))
+
+    def next(self) -> list[int]:
+        """Return the likeliest next token."""
+        return [int(self.logits().argmax())]
+
+    def forget(self, keep: int = 0) -> None:
+        """Drop all but the first ``keep`` tokens."""
+        if keep == 0:
+            self.library.llama_memory_clear(self.memory, False)
+        elif not self.library.llama_memory_seq_rm(self.memory, 0, keep, -1):
+            raise MeasureError("llama.cpp cannot drop single tokens of this model's cache", "leave the model out")
+        self.read = keep
+
+
+def _free(library: Any, batch: Any, context: Any, model: Any) -> None:
+    library.llama_batch_free(batch)
+    library.llama_free(context)
+    library.llama_model_free(model)
+
+
+class LlamaPrefill(Phase):
+    """The whole prompt up to the first new token."""
+
+    name = "prefill"
+    cache = None
+
+    def __init__(self, context: LlamaContext, ids: Sequence[int]) -> None:
+        self.context, self.ids = context, ids
+        self.next: list[int] = []
+
+    def step(self) -> None:
+        self.context.forget()
+        self.context.decode(self.ids)
+        self.next = self.context.next()
+
+
+class LlamaDecode(Phase):
+    """One new token with the prompt in the cache; every block starts again at the end of the prompt."""
+
+    name = "decode"
+    cache = None
+
+    def __init__(self, prefill: LlamaPrefill) -> None:
+        self.prefill, self.context = prefill, prefill.context
+        self.next: list[int] = []
+
+    def begin(self) -> None:
+        """Go back to the end of the prompt."""
+        if self.context.read < len(self.prefill.ids) or not self.prefill.next:
+            self.prefill.step()
+        self.context.forget(len(self.prefill.ids))
+        self.next = self.prefill.next
+
+    def step(self) -> None:
+        self.context.decode(self.next)
+        self.next = self.context.next()
+
+
+class LlamaGenerate(Phase):
+    """A whole greedy generation of exactly ``tokens`` new tokens."""
+
+    name = "generate"
+    cache = None
+
+    def __init__(self, prefill: LlamaPrefill, tokens: int) -> None:
+        self.prefill, self.tokens = prefill, tokens
+
+    def step(self) -> None:
+        self.prefill.step()
+        context, token = self.prefill.context, self.prefill.next
+        for _ in range(self.tokens - 1):
+            context.decode(token)
+            token = context.next()
+
+
+class LlamaModel:
+    """A loaded model with phases and outputs of its own; ``module`` is an empty stand-in that states the precision."""
+
+    def __init__(self, file: Path, tokens: int, dtype: str) -> None:
+        self.context = LlamaContext(file, tokens)
+        self.module: Any = torch.nn.Module()
+        self.module.dtype = getattr(torch, dtype)
+        self.hidden_bytes = int(llamacpp.library().llama_model_size(self.context.model))
+
+    def phases(self, prompt: Prompt, generate: int) -> list[Phase]:
+        """Return the phases, in the order in which they feed each other."""
+        prefill = LlamaPrefill(self.context, prompt.ids[0].tolist())
+        return [prefill, LlamaDecode(prefill), LlamaGenerate(prefill, generate)]
+
+    def outputs(self, prompt: Prompt) -> torch.Tensor:
+        """Return what ``parity.outputs`` does: the logits of TOKENS tokens, of a few and of one, the last by the cache."""
+        parts = []
+        for tokens in (TOKENS, FEW, 1):
+            ids = prompt.ids[0, :tokens].tolist()
+            self.context.forget()
+            for some in filter(None, (ids[:-1], ids[-1:])):
+                self.context.decode(some, every=True)
+                parts += [torch.from_numpy(self.context.logits(index).copy()) for index in range(len(some))]
+        return torch.cat(parts)
+
+
+class LlamaCpp:
+    """llama.cpp in one process."""
+
+    forced = False
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[Path, str], Path | SparsebenchError] = {}
+        self.kernel = ""
+
+    def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Open the library; the note says what it was compiled for."""
+        return (f"llama.cpp of {llamacpp.PACKAGE} {llamacpp.version()}, compiled for {llamacpp.features()}",)
+
+    def prepare(self, sources: Sequence[SavedModel]) -> None:
+        """Write the GGUF file of each model that is none, once for all processes; no load is timed with that.
+
+        One thread does it: a process that is forked after OpenMP has begun more would wait for them for ever.
+        """
+        torch.set_num_threads(1)
+        for source in sources:
+            key = source.folder, dtype_of(source)
+            if key not in self.files:
+                try:
+                    self.files[key] = gguf_file(source.folder) or self._written(*key)
+                except SparsebenchError as error:  # that model's alone: the others are timed
+                    self.files[key] = error
+
+    def _written(self, folder: Path, dtype: str) -> Path:
+        file = Path(tempfile.mkdtemp()) / FILE
+        write_gguf(folder, file, FLOATS[dtype])
+        return file
+
+    def _file(self, source: SavedModel) -> Path:
+        file = self.files[source.folder, dtype_of(source)]
+        if isinstance(file, SparsebenchError):
+            raise file
+        return file
+
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> LlamaModel:
+        """Load the model's GGUF file, baseline or not."""
+        model = LlamaModel(self._file(source), tokens, dtype_of(source))
+        name = ctypes.create_string_buffer(256)
+        llamacpp.library().llama_model_desc(model.context.model, name, len(name))
+        self.kernel = f"llama.cpp, {name.value.decode()}, {llamacpp.features()}"
+        return model
+
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity:
+        """Compare with the same weights in float32 by torch, on the first blocks.
+
+        Raises ParityError where the difference is larger than rounding explains.
+        """
+        dtype, weights = dtype_of(source), Checkpoint(source.folder)
+        exact = outputs(build_model(weights, source.family, "float32", shorten), source.family, prompt)
+        rounding = distance(
+            outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt), exact
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            file = shortened(self._file(source), Path(folder) / "short.gguf", BLOCKS)
+            away = distance(LlamaModel(file, TOKENS, dtype).outputs(prompt), exact)
+        parity = Parity(away, ROUNDED * rounding + 1e-4, dtype, BLOCKS, False)
+        return checked(parity, "report the model's architecture: its GGUF file is wrong")
+
+
+def dtype_of(source: SavedModel) -> str:
+    """Return the precision that a saved model is measured in, by torch's name."""
+    weights = Checkpoint(source.folder)
+    return precision.resolve(source.dtype, weights.config, weights.tensors)

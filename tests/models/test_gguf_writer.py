@@ -1,0 +1,133 @@
+"""GGUF files are what llama.cpp and transformers read: the same weights, logits and tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import tokenizers
+import torch
+import transformers
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.files import llamacpp
+from sparsebench.models.files.gguf import load_gguf, shortened
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.gguf_writer import ARCHITECTURES, QUANTIZED, gguf_refusal, write_gguf
+from sparsebench.models.modules.load import load_model
+from tests.models.model_zoo import CONFIGS
+
+ABSENT = "llama.cpp is not installed: pip install '.[llamacpp]'"
+
+
+def tiny(kind: str, folder: Path, **settings: Any) -> Path:
+    """A model of random weights whose rows are whole blocks of 256, in float32."""
+    wide = {"vocab_size": 96, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "n_embd": 256}
+    kept = {key: value for key, value in wide.items() if key in CONFIGS[kind]}
+    config = transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **kept, **settings})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(folder)
+    words = tokenizers.Tokenizer(tokenizers.models.BPE())
+    words.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=96, special_tokens=["<s>", "</s>"], show_progress=False)
+    words.train_from_iterator(["the model reads the words of the text"], trainer)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>").save_pretrained(
+        folder
+    )
+    return folder
+
+
+def logits(folder: Path, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return load_model(folder, "decoder")(torch.tensor([ids])).logits[0]
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_llama_cpp_computes_what_transformers_does(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    from sparsebench.runtime.engines.llamacpp import LlamaContext
+
+    folder, ids = tiny(kind, tmp_path / "dense"), [*range(5, 21)]
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    context = LlamaContext(tmp_path / "model.gguf", 32)
+    context.decode(ids, every=True)
+    found = torch.stack([torch.from_numpy(context.logits(index).copy()) for index in range(len(ids))])
+    expected = logits(folder, ids)
+    assert float((found - expected).norm() / expected.norm()) < 2e-3
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_transformers_reads_the_same_weights_and_tokens_back(kind: str, tmp_path: Path) -> None:
+    folder = tiny(kind, tmp_path / "dense")
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    model, tokenizer = load_gguf(tmp_path / "model.gguf", "decoder", "float32")
+    read = model.state_dict()
+    dense = load_model(folder, "decoder", "float32").state_dict()
+    assert dense and all(torch.equal(read[name], tensor) for name, tensor in dense.items())
+    text = "the model reads the text"
+    assert tokenizer(text)["input_ids"] == load_tokenizer(folder)(text)["input_ids"]
+
+
+@pytest.mark.parametrize("type", QUANTIZED)
+def test_each_type_stands_for_weights_near_its_parents(type: str, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    folder = tiny("llama", tmp_path / "llama", num_hidden_layers=8)
+    dense, errors = load_model(folder, "decoder").state_dict(), {}
+
+    def written(name: str, values: torch.Tensor, size: int) -> None:
+        errors[name] = float((values - dense[name]).norm() / dense[name].norm())
+
+    counts = write_gguf(folder, tmp_path / "model.gguf", type, written=written)
+    assert set(errors) == set(dense) and max(errors.values()) < (0.01 if type == "Q8_0" else 0.12)
+    # Blocks 0, 3, 6 and 7 of eight have the better value and down matrices of a mixture; the head is Q6_K.
+    mixtures = {"Q4_K_M": {"Q4_K": 49, "Q6_K": 9}, "Q5_K_M": {"Q5_K": 49, "Q6_K": 9}}
+    expected = mixtures.get(type, {"Q8_0": 58} if type == "Q8_0" else {"Q6_K": 58} if type == "Q6_K" else {})
+    assert expected.items() <= counts.items() or type == "Q4_0"
+
+
+def test_a_shortened_file_is_the_shortened_model(tmp_path: Path) -> None:
+    folder = tiny("llama", tmp_path / "llama", num_hidden_layers=3)
+    write_gguf(folder, tmp_path / "model.gguf", "F32")
+    short = shortened(tmp_path / "model.gguf", tmp_path / "short.gguf", 1)
+    names = {tensor.name for tensor in gguf.GGUFReader(short).tensors}
+    assert "blk.0.attn_q.weight" in names and not any(name.startswith("blk.1.") for name in names)
+
+
+@pytest.mark.parametrize(
+    "config, named",
+    [
+        ({"model_type": "t5"}, "t5"),
+        ({"model_type": "llama", "per_layer_config": {"0": {}}}, "uneven"),
+        ({"model_type": "llama", "rope_parameters": {"rope_type": "llama3"}}, "llama3"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused_by_name(config: dict[str, Any], named: str) -> None:
+    refusal = gguf_refusal(config)
+    assert refusal is not None and named in f"{refusal.reason} {refusal.way_out}" and refusal.way_out
+
+
+def test_an_unknown_type_is_answered_with_those_that_there_are(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Q3_K") as caught:
+        write_gguf(tiny_llama, tmp_path / "model.gguf", "Q3_K")
+    assert "Q4_K_M" in str(caught.value.hint) and not [*tmp_path.iterdir()]
+
+
+def test_rounding_without_the_package_says_how_to_get_it(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llamacpp.library.cache_clear()
+    monkeypatch.setattr(llamacpp, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match="xllamacpp") as caught:
+        write_gguf(tiny_llama, tmp_path / "model.gguf", "Q8_0")
+    assert "pip install" in str(caught.value.hint) and not (tmp_path / "model.gguf").exists()
+    llamacpp.library.cache_clear()
+
+
+def test_a_folder_with_another_tokenizer_gives_a_file_for_token_ids(tiny_llama: Path, tmp_path: Path) -> None:
+    write_gguf(tiny_llama, tmp_path / "model.gguf", "BF16")
+    assert gguf.GGUFReader(tmp_path / "model.gguf").fields["tokenizer.ggml.model"].contents() == "no_vocab"

@@ -1,0 +1,83 @@
+"""``quantize: gguf``: the file, the floats that it stands for, and what is said of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.gguf import gguf_file, load_gguf
+from sparsebench.models.files.quantized import encoding_of, float_checkpoint
+from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.batch import Batch
+from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.contract import Context, StepReport
+from sparsebench.steps.quantize import step
+from sparsebench.steps.registry import single
+from sparsebench.storage import measure
+from tests.models.test_gguf_writer import ABSENT, tiny
+from tests.runtime.engines.pruned import prune
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+
+
+def quantized(parent: Path, out: Path, text: Calibrated | None = None, **settings: Any) -> StepReport:
+    """Make one variant of ``parent`` in ``out``; return its report or raise its error."""
+    reports: list[StepReport | SparsebenchError] = []
+    wanted = single("quantize", "gguf", **settings)
+    context = Context("decoder", calibration_tokens=(lambda: text) if text else None)
+    step.run(parent, {wanted: out}, context, lambda _, report: reports.append(report))
+    (report,) = reports
+    if isinstance(report, SparsebenchError):
+        raise report
+    return report
+
+
+def test_the_floats_are_those_of_the_file(tmp_path: Path) -> None:
+    dense, out = tiny("llama", tmp_path / "dense"), tmp_path / "out"
+    report = quantized(dense, out, type="Q8_0")
+    file = gguf_file(out)
+    assert file is not None and encoding_of(Checkpoint(out).config) == "gguf"
+    read, _ = load_gguf(file, "decoder", "float32")
+    floats = load_model(out, "decoder").state_dict()
+    assert all(bool((read.state_dict()[name] == tensor).all()) for name, tensor in floats.items())
+    assert report.bits == 8.5 and 0 < report.relative_error < 0.01
+    assert "Q8_0" in report.note
+
+
+def test_zeros_of_q8_0_stay_and_those_of_a_mixture_are_said_to_be_lost(tmp_path: Path) -> None:
+    pruned = prune(tiny("llama", tmp_path / "dense"), tmp_path / "pruned", 0.5)
+    kept, lost = (quantized(pruned, tmp_path / type, type=type) for type in ("Q8_0", "Q4_K_M"))
+    assert kept.achieved >= 0.5 and kept.already_zero >= kept.prunable // 2
+    assert lost.achieved < 0.5 and "zeros of the parent" in lost.note
+
+
+def test_its_size_is_the_files_in_every_format(tmp_path: Path) -> None:
+    dense, out = tiny("llama", tmp_path / "dense"), tmp_path / "out"
+    quantized(dense, out, type="Q4_0")
+    result = measure(out, "decoder", ("dense", "packed"), tmp_path / "work", tmp_path / "kept")
+    assert {size.bytes for size in result.sizes} == {(out / "model.gguf").stat().st_size}
+    assert not (tmp_path / "kept").exists()
+
+
+def test_no_step_goes_on_from_the_floats(tmp_path: Path) -> None:
+    quantized(tiny("llama", tmp_path / "dense"), tmp_path / "out", type="Q8_0")
+    with pytest.raises(ModelError, match="gguf"):
+        float_checkpoint(tmp_path / "out", "prune first")
+
+
+def test_importance_weights_the_errors_of_rounding(tmp_path: Path) -> None:
+    dense = tiny("llama", tmp_path / "dense")
+    ids = torch.randint(5, 90, (4, 32), generator=torch.Generator().manual_seed(1))
+    text = Calibrated.of(Batch(ids, torch.ones_like(ids)), [], (), {})
+    plain = quantized(dense, tmp_path / "plain", type="Q4_0")
+    weighted = quantized(dense, tmp_path / "weighted", text, type="Q4_0", importance=True)
+    assert weighted.calibration_tokens == 128 and plain.calibration_tokens == 0
+    assert weighted.relative_error != plain.relative_error
