@@ -53,7 +53,14 @@ BUILT_IN = (
     EngineInfo("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
     EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_weights=True),
     EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=1),
-    EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
+    EngineInfo(
+        "sparse",
+        "sparsebench.runtime.engines.sparse:Sparse",
+        encodings=ALL,
+        skips_zeros=True,
+        reads_packed=True,
+        version=2,
+    ),
 )
 
 
