@@ -69,8 +69,30 @@ AVX512 void rows_avx512(const Job& job, i64 first, i64 last) { any_rows<TYPE, tr
 
 // ---- AVX-512 with VBMI2 and VNNI ---------------------------------------------------------------------------------------
 
-// Bytes to prefetch ahead of the values, two lines at a time: without it the processor fetches them a third slower.
+// Bytes to prefetch ahead of the values: without it the processor fetches them a third slower.
 constexpr i64 AHEAD = 4096;
+
+// Rows at a time of a bitmask, or for several vectors: they share the loads of inputs, which else take longer than weights'.
+constexpr int TOGETHER_ROWS = 4;
+
+// Where rows that are read at the same time are: what is fetched ahead comes after the last one's end, in order.
+template <int ROWS, int SHARE>  // of a byte that is stored for each one at `next`
+struct Ahead {
+    const u8* first;
+    i64 begin = 0;
+
+    VECTORS ALWAYS Ahead(const Row* rows, const u8* const* next) : first(rows[0].values) {
+        const i64 block = rows[ROWS - 1].values - first;
+        first += std::max(AHEAD, block + block / std::max(1, ROWS - 1));
+        for (int row = 0; row < ROWS; ++row) begin += reinterpret_cast<i64>(next[row]);
+    }
+    template <int LINES>
+    VECTORS ALWAYS void fetch(const u8* const* next) const {
+        i64 now = -begin;  // bytes that are done
+        for (int row = 0; row < ROWS; ++row) now += reinterpret_cast<i64>(next[row]);
+        for (int line = 0; line < LINES; ++line) _mm_prefetch(first + now / SHARE + line * LINE, _MM_HINT_T0);
+    }
+};
 
 // Half bytes to bytes: 64 of them from 32 bytes.
 VECTORS inline __m512i halves(__m256i from) {
@@ -83,136 +105,176 @@ VECTORS inline void unpack(const Row& row, u8* out) {
         _mm512_storeu_si512(out + at, halves(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.values + at / 2))));
 }
 
+// In a register of its own: expanding a vector in memory takes a third longer on Zen 4.
+VECTORS ALWAYS __m512i loaded(const void* from) {
+    __m512i found = _mm512_loadu_si512(from);
+    asm("" : "+v"(found));
+    return found;
+}
+
 // The 64 weights of a group of int8 or int4, plus 128 or 8. `width` is less than 64 only at the end of a dense row.
 template <int TYPE, bool MASKED>
 VECTORS ALWAYS __m512i unsigned_weights(const Row& row, i64 group, const u8*& next, i64 width) {
+    const u8* from = next;
     if (MASKED) {
         const u64 bits = row.mask(group);
-        const __m512i placed = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(next));
         next += _mm_popcnt_u64(bits);
+        const __m512i placed = _mm512_maskz_expand_epi8(bits, loaded(from));
         return _mm512_xor_si512(placed, _mm512_set1_epi8(TYPE == INT8 ? i8(128) : i8(8)));
     }
-    const u8* from = next;
     next += TYPE == INT8 ? 64 : 32;
-    if (TYPE == INT8) return width == GROUP ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, u32(width)), from);
+    if (TYPE == INT8)
+        return width == GROUP ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, u32(width)), from);
     const __m256i* half = reinterpret_cast<const __m256i*>(from);
     return halves(width == GROUP ? _mm256_loadu_si256(half)
                                  : _mm256_maskz_loadu_epi8(_bzhi_u32(~0u, u32(width + 1) / 2), from));
 }
 
-template <int TYPE, bool MASKED, bool GROUPED, int TOKENS>
-VECTORS void integer_row(const Job& job, const Row& row, i64 number, i64 token, const u8* next) {
+// 32 bfloat16 or 16 float32 of a row, of which `left` are left if it is dense.
+template <int TYPE, bool MASKED>
+VECTORS ALWAYS __m512i some_weights(u32 bits, const u8*& next, i64 left) {
+    const u8* from = next;
+    const u32 within = _bzhi_u32(~0u, u32(std::max<i64>(left, 0)));
+    if (TYPE == BFLOAT) {
+        next += MASKED ? 2 * __builtin_popcount(bits) : LINE;
+        if (MASKED) return _mm512_maskz_expand_epi16(bits, loaded(from));
+        return left >= 32 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi16(within, from);
+    }
+    next += MASKED ? 4 * __builtin_popcount(bits & 0xffff) : LINE;
+    if (MASKED) return _mm512_maskz_expand_epi32(__mmask16(bits), loaded(from));
+    return left >= 16 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi32(__mmask16(within), from);
+}
+
+// ROWS rows from `number` on, whose values are at `next`, times TOKENS vectors from `token` on: they share the loads of each
+// other. `sums` gets what each lane adds up.
+template <int TYPE, bool MASKED, bool GROUPED, int ROWS, int TOKENS>
+VECTORS ALWAYS void integer_rows(const Job& job, const Row* rows, i64 number, i64 token, const u8** next,
+                                 __m512 (&sums)[ROWS][TOKENS]) {
     const Matrix& m = *job.matrix;
     const i64 groups = groups_of(m.cols), stride = job.in.stride;
     const Bytes* x = static_cast<const Bytes*>(job.in.data) + token * stride;
     const float* scales = job.in.scales + token * stride;
-    const i64 first = GROUPED ? number * scales_of(m) : 0;
-    const int shift = GROUPED ? __builtin_ctzll(m.group) : 0;
-    __m512 sums[2][TOKENS];
-    for (int t = 0; t < TOKENS; ++t) sums[0][t] = sums[1][t] = _mm512_setzero_ps();
-    auto add = [&](__m512* to, i64 group, i64 width) VECTORS __attribute__((always_inline)) {
-        const __m512i weights = unsigned_weights<TYPE, MASKED>(row, group, next, width);
-        __m512 scale = _mm512_set1_ps(1);
-        if (GROUPED) {
-            const i64 at = group * GROUP >> shift;
-            scale = _mm512_set1_ps(scale_at(m, first + at));
+    const i64 each = GROUPED ? scales_of(m) : 0, shift = GROUPED ? __builtin_ctzll(m.group) : 0;
+    auto add = [&](i64 group, i64 width) VECTORS __attribute__((always_inline)) {
+        __m512i weights[ROWS];
+        __m512 scale[ROWS];
+        for (int row = 0; row < ROWS; ++row) {
+            weights[row] = unsigned_weights<TYPE, MASKED>(rows[row], group, next[row], width);
+            if (!GROUPED) continue;
+            const i64 at = (number + row) * each + (group * GROUP >> shift);
+            scale[row] = _mm512_set1_ps(scale_at(m, at));
             if (shift == 5 && width > 32)
-                scale = _mm512_mask_blend_ps(0xff00, scale, _mm512_set1_ps(scale_at(m, first + at + 1)));
+                scale[row] = _mm512_mask_blend_ps(0xff00, scale[row], _mm512_set1_ps(scale_at(m, at + 1)));
         }
         for (int t = 0; t < TOKENS; ++t) {
             const Bytes& with = x[t * stride + group];
-            const __m512i dots = _mm512_dpbusd_epi32(_mm512_loadu_si512(with.less), weights, _mm512_loadu_si512(with.values));
-            __m512 factor = _mm512_set1_ps(scales[t * stride + group]);
-            if (GROUPED) factor = _mm512_mul_ps(factor, scale);
-            to[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), factor, to[t]);
+            const __m512i less = _mm512_loadu_si512(with.less), values = _mm512_loadu_si512(with.values);
+            const __m512 factor = _mm512_set1_ps(scales[t * stride + group]);
+            for (int row = 0; row < ROWS; ++row) {
+                const __m512 dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(less, weights[row], values));
+                sums[row][t] = _mm512_fmadd_ps(dots, GROUPED ? _mm512_mul_ps(factor, scale[row]) : factor, sums[row][t]);
+            }
         }
     };
-    i64 group = 0;
+    const Ahead<ROWS, TYPE == INT4 && MASKED ? 2 : 1> ahead(rows, next);
     const i64 whole = MASKED ? groups : m.cols / GROUP;
-    for (; group + 2 <= whole; group += 2) {
-        _mm_prefetch(next + AHEAD, _MM_HINT_T0);
-        if (TYPE == INT8) _mm_prefetch(next + AHEAD + LINE, _MM_HINT_T0);
-        add(sums[0], group, GROUP);
-        add(sums[1], group + 1, GROUP);
+    for (i64 group = 0; group < whole; ++group) {
+        ahead.template fetch<ROWS>(next);
+        add(group, GROUP);
     }
-    for (; group < groups; ++group) add(sums[0], group, std::min(GROUP, m.cols - group * GROUP));
-    for (int t = 0; t < TOKENS; ++t) {
-        const float sum = _mm512_reduce_add_ps(_mm512_add_ps(sums[0][t], sums[1][t]));
-        job.sums[(token + t) * m.rows + number] = GROUPED ? sum : sum * scale_at(m, number);
-    }
+    if (whole < groups) add(whole, m.cols % GROUP);
 }
 
-// 32 bfloat16 or 16 float32 of a row.
-template <int TYPE, bool MASKED>
-VECTORS ALWAYS __m512i some_weights(u32 bits, const u8*& next, i64 left) {
-    const u8* from = next;
-    if (TYPE == BFLOAT) {
-        next += MASKED ? 2 * __builtin_popcount(bits) : LINE;
-        if (MASKED) return _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(from));
-        return left >= 32 ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi16(_bzhi_u32(~0u, u32(std::max<i64>(left, 0))), from);
-    }
-    next += MASKED ? 4 * __builtin_popcount(bits & 0xffff) : LINE;
-    if (MASKED) return _mm512_maskz_expand_epi32(__mmask16(bits), _mm512_loadu_si512(from));
-    return left >= 16 ? _mm512_loadu_si512(from)
-                      : _mm512_maskz_loadu_epi32(__mmask16(_bzhi_u32(~0u, u32(std::max<i64>(left, 0)))), from);
-}
-
-template <int TYPE, bool MASKED, Form FORM, int TOKENS>
-VECTORS void float_row(const Job& job, const Row& row, i64 number, i64 token, const u8* next) {
+template <int TYPE, bool MASKED, Form FORM, int ROWS, int TOKENS>
+VECTORS ALWAYS void float_rows(const Job& job, const Row* rows, i64 token, const u8** next, __m512 (&sums)[ROWS][TOKENS]) {
     constexpr int WIDTH = TYPE == BFLOAT ? 32 : 16;
     const Matrix& m = *job.matrix;
     const i64 groups = groups_of(m.cols), stride = job.in.stride;
     const u8* x = static_cast<const u8*>(job.in.data);
-    __m512 sums[2][TOKENS];
-    for (int t = 0; t < TOKENS; ++t) sums[0][t] = sums[1][t] = _mm512_setzero_ps();
+    const Ahead<ROWS, 1> ahead(rows, next);
     for (i64 group = 0; group < groups; ++group) {
-        const u64 bits = MASKED ? row.mask(group) : 0;
-        _mm_prefetch(next + AHEAD, _MM_HINT_T0);
-        _mm_prefetch(next + AHEAD + LINE, _MM_HINT_T0);
+        u64 bits[ROWS];
+        for (int row = 0; row < ROWS; ++row) {
+            bits[row] = MASKED ? rows[row].mask(group) : 0;
+        }
+        ahead.template fetch<ROWS * (MASKED ? 1 : 2)>(next);
         for (int part = 0; part < GROUP / WIDTH; ++part) {
             const i64 col = group * GROUP + part * WIDTH;
-            const __m512i weights = some_weights<TYPE, MASKED>(u32(bits >> part * WIDTH), next, m.cols - col);
+            __m512i weights[ROWS];
+            for (int row = 0; row < ROWS; ++row)
+                weights[row] = some_weights<TYPE, MASKED>(u32(bits[row] >> part * WIDTH), next[row], m.cols - col);
             for (int t = 0; t < TOKENS; ++t) {
-                const i64 at = (token + t) * stride + col;
-                __m512& sum = sums[part % 2][t];
-                if (FORM == WORDS) {
-                    sum = _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_loadu_si512(x + at * 2));
-                } else if (FORM == SPLIT) {
-                    const __m512i upper = _mm512_and_si512(weights, _mm512_set1_epi32(int(0xffff0000)));
-                    const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(weights, 16));
-                    sum = _mm512_fmadd_ps(even, _mm512_loadu_ps(x + at * 4), sum);
-                    sum = _mm512_fmadd_ps(_mm512_castsi512_ps(upper), _mm512_loadu_ps(x + at * 4 + LINE), sum);
-                } else {
-                    sum = _mm512_fmadd_ps(_mm512_castsi512_ps(weights), _mm512_loadu_ps(x + at * 4), sum);
+                const u8* with = x + ((token + t) * stride + col) * (FORM == WORDS ? 2 : 4);
+                for (int row = 0; row < ROWS; ++row) {
+                    __m512& sum = sums[row][t];
+                    if (FORM == WORDS) {
+                        sum = _mm512_dpbf16_ps(sum, (__m512bh)weights[row], (__m512bh)_mm512_loadu_si512(with));
+                    } else if (FORM == SPLIT) {
+                        const __m512i upper = _mm512_and_si512(weights[row], _mm512_set1_epi32(int(0xffff0000)));
+                        const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(weights[row], 16));
+                        sum = _mm512_fmadd_ps(even, _mm512_loadu_ps(with), sum);
+                        sum = _mm512_fmadd_ps(_mm512_castsi512_ps(upper), _mm512_loadu_ps(with + LINE), sum);
+                    } else {
+                        sum = _mm512_fmadd_ps(_mm512_castsi512_ps(weights[row]), _mm512_loadu_ps(with), sum);
+                    }
                 }
             }
         }
     }
-    for (int t = 0; t < TOKENS; ++t)
-        job.sums[(token + t) * m.rows + number] = _mm512_reduce_add_ps(_mm512_add_ps(sums[0][t], sums[1][t]));
 }
 
-template <int TYPE, bool MASKED, bool GROUPED, Form FORM, int TOKENS>
-VECTORS ALWAYS void one_row(const Job& job, const Row& row, i64 number, i64 token, const u8* next) {
-    if constexpr (FORM == BYTES) integer_row<TYPE, MASKED, GROUPED, TOKENS>(job, row, number, token, next);
-    else float_row<TYPE, MASKED, FORM, TOKENS>(job, row, number, token, next);
+template <int TYPE, bool MASKED, bool GROUPED, Form FORM, int ROWS, int TOKENS>
+VECTORS void some_rows(const Job& job, const Row* rows, i64 number, i64 token, const u8* const* begin) {
+    const Matrix& m = *job.matrix;
+    __m512 sums[ROWS][TOKENS];
+    const u8* next[ROWS];
+    for (int row = 0; row < ROWS; ++row) {
+        next[row] = begin[row];
+        for (int t = 0; t < TOKENS; ++t) sums[row][t] = _mm512_setzero_ps();
+    }
+    if constexpr (FORM == BYTES)
+        integer_rows<TYPE, MASKED, GROUPED, ROWS, TOKENS>(job, rows, number, token, next, sums);
+    else
+        float_rows<TYPE, MASKED, FORM, ROWS, TOKENS>(job, rows, token, next, sums);
+    for (int row = 0; row < ROWS; ++row)
+        for (int t = 0; t < TOKENS; ++t) {
+            const float sum = _mm512_reduce_add_ps(sums[row][t]);
+            const bool scaled = FORM == BYTES && !GROUPED;
+            job.sums[(token + t) * m.rows + number + row] = scaled ? sum * scale_at(m, number + row) : sum;
+        }
+}
+
+template <int TYPE, bool MASKED, bool GROUPED, Form FORM, int ROWS>
+VECTORS ALWAYS void all_tokens(const Job& job, i64 number, std::vector<u8>* copies, std::vector<u8>* halves) {
+    Row rows[ROWS];
+    const u8* next[ROWS];
+    for (int row = 0; row < ROWS; ++row) {
+        rows[row] = row_of(*job.matrix, number + row, copies[row]);
+        next[row] = rows[row].values;
+        if (TYPE == INT4 && MASKED) {
+            unpack(rows[row], halves[row].data());
+            next[row] = halves[row].data() + rows[row].odd;
+        }
+    }
+    i64 token = 0;
+    for (; token + 4 <= job.in.tokens; token += 4)
+        some_rows<TYPE, MASKED, GROUPED, FORM, ROWS, 4>(job, rows, number, token, next);
+    for (; token + 2 <= job.in.tokens; token += 2)
+        some_rows<TYPE, MASKED, GROUPED, FORM, ROWS, 2>(job, rows, number, token, next);
+    for (; token < job.in.tokens; ++token)
+        some_rows<TYPE, MASKED, GROUPED, FORM, ROWS, 1>(job, rows, number, token, next);
 }
 
 template <int TYPE, bool MASKED, bool GROUPED, Form FORM>
 VECTORS void rows_vectors(const Job& job, i64 first, i64 last) {
-    std::vector<u8> copy, bytes(TYPE == INT4 && MASKED ? job.matrix->cols + 2 * LINE : 0);
-    for (i64 number = first; number < last; ++number) {
-        const Row row = row_of(*job.matrix, number, copy);
-        const u8* next = row.values;
-        if (TYPE == INT4 && MASKED) {
-            unpack(row, bytes.data());
-            next = bytes.data() + row.odd;
-        }
-        i64 token = 0;
-        for (; token + 4 <= job.in.tokens; token += 4) one_row<TYPE, MASKED, GROUPED, FORM, 4>(job, row, number, token, next);
-        for (; token + 2 <= job.in.tokens; token += 2) one_row<TYPE, MASKED, GROUPED, FORM, 2>(job, row, number, token, next);
-        for (; token < job.in.tokens; ++token) one_row<TYPE, MASKED, GROUPED, FORM, 1>(job, row, number, token, next);
-    }
+    constexpr int ROWS = TOGETHER_ROWS;
+    std::vector<u8> copies[ROWS], halves[ROWS];
+    if (TYPE == INT4 && MASKED)
+        for (auto& half : halves) half.resize(job.matrix->cols + 2 * LINE);
+    i64 row = first;
+    for (; (MASKED || job.in.tokens > 1) && row + ROWS <= last; row += ROWS)
+        all_tokens<TYPE, MASKED, GROUPED, FORM, ROWS>(job, row, copies, halves);
+    for (; row < last; ++row) all_tokens<TYPE, MASKED, GROUPED, FORM, 1>(job, row, copies, halves);
 }
 
 template <int TYPE, Form FORM>
