@@ -45,7 +45,7 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     home = tmp_path_factory.mktemp("home")
     (home / "cache" / "locks").mkdir(parents=True)
     # The locks of what is compiled and timed go along, so that two processes of tests wait for each other.
-    for name in ("native", "lm_eval_tasks", "locks/native.lock", "locks/speeds.lock"):
+    for name in ("native", "lm_eval_tasks", "locks/native.lock"):
         (home / "cache" / name).symlink_to(common_cache / name)
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(home / "cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))

@@ -30,8 +30,6 @@ ON_THE_CPU = {
     "models/files/checkpoint.py": "the bytes of a file",
     "models/random_weights.py": "weights that are drawn on their way into a file",
     "runtime/kernels/linear.py": "what C++ kernels write",
-    "runtime/kernels/matrix.py": "what C++ kernels write",
-    "runtime/kernels/speeds.py": "what C++ kernels read",
     "steps/floor.py": "weights on their way into a file",
     **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("grouping", "making", "metis", "routers", "use")), GROUPED),
     **dict.fromkeys(

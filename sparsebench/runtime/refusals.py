@@ -80,6 +80,8 @@ def check_folder(folder: Path, family: Family, setting: Setting) -> None:
     """Raise UnsupportedError where a model's folder shows, before it is loaded, that the engine cannot run it."""
     check_supported(Checkpoint(folder).config, family, setting)
     if is_packed(folder):
+        if scheme := scheme_of(Checkpoint(folder).config):
+            raise UnsupportedError(f"{folder.name}: no engine runs packed {scheme.encoding}", "`sparsebench unpack` it")
         for refusal in _lacking(setting, f"read {folder.name}, which is packed", lambda row: row.reads_packed):
             raise replace(refusal, way_out=f"{refusal.way_out}, or `sparsebench unpack` it").error()
 

@@ -7,6 +7,7 @@ ones.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,11 @@ import numpy as np
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.files.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
+from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
-from sparsebench.storage.container import StoredFile, StoredTensor, believable, read, read_bytes
+from sparsebench.storage.container import StoredFile, StoredTensor, believable, read
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
@@ -133,21 +134,13 @@ def is_packed(folder: Path) -> bool:
     return folders.holds(folder, CODING)
 
 
-@dataclass(frozen=True)
-class PackedTensor:
-    """A tensor in its packed form: its encoding, index (uint8) and nonzero values (the tensor's dtype, flat)."""
-
-    encoding: str
-    index: torch.Tensor
-    values: torch.Tensor
-
-
 class PackedCheckpoint:
     """The counterpart of ``Checkpoint`` for a folder that ``sparsebench pack`` wrote."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._decoded: tuple[str, torch.Tensor] | None = None
+        self._pages: dict[Path, Bytes] = {}
         check(self.folder)
         if not is_packed(self.folder) or not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no packed model", "name a folder made by `sparsebench pack`")
@@ -179,22 +172,26 @@ class PackedCheckpoint:
         file, entry = self.entries[name]
         return _tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
-    def kept(self, name: str) -> PackedTensor | None:
-        """Load one tensor in its packed form; None where it is raw or holds codes. No checksum covers this form.
+    def bitmask(self, name: str) -> tuple[Bytes, Bytes] | None:
+        """Return the mask and the values of a tensor as pages of its file; None where it is no bitmask.
 
-        Raises StorageError where the file is too short, or its values are no whole number of elements.
+        No checksum covers this form. Raises StorageError where the file is too short.
         """
         file, entry = self.entries[name]
-        if entry.encoding == "raw" or "-" in entry.encoding:
+        if not entry.encoding.endswith("bitmask"):
             return None
-        index, values = (read_bytes(file.path, begin, end) for begin, end in entry.parts)
-        dtype = entry.info.dtype
-        if values.size % (size := ITEM_SIZE[dtype]):
-            raise StorageError(
-                f"{file.path}: {name}: {values.size} bytes of values are not a multiple of the {size}-byte {dtype} element",
-                CODING.again,
-            )
-        return PackedTensor(entry.encoding, _tensor(index, "U8"), _tensor(values, dtype))
+        if file.path not in self._pages:
+            with file.path.open("rb") as opened:
+                # A private, writable mapping because torch has no read-only tensors.
+                self._pages[file.path] = np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+        pages = self._pages[file.path]
+        for _, end in entry.parts:
+            if end > pages.size:
+                raise StorageError(
+                    f"{file.path}: {name}: ends at byte {pages.size} where {end} are expected", CODING.again
+                )
+        index, values = (pages[begin:end] for begin, end in entry.parts)
+        return index, values
 
 
 def _tensor(bits: Bytes, dtype: str) -> torch.Tensor:

@@ -178,20 +178,18 @@ class Packed(Target):
 
         from sparsebench.errors import SparsebenchError
         from sparsebench.native import Missing
-        from sparsebench.runtime.kernels import Choices, SparseLinear, from_packed, kernels
-        from sparsebench.runtime.kernels.matrix import LAYOUTS
+        from sparsebench.runtime.kernels import Choices, KernelLinear, kernels
+        from sparsebench.runtime.kernels.matrix import bitmask
         from sparsebench.storage.packed import PackedCheckpoint
 
         weights, found = PackedCheckpoint(self.folder / "stored"), kernels()
         for name, info in weights.tensors.items():
             try:
-                kept = weights.kept(name)
-                if kept is None or len(info.shape) != 2 or not info.numel or isinstance(found, Missing):
+                parts, kind = weights.bitmask(name), {"BF16": "bfloat16", "F32": "float32"}.get(info.dtype)
+                if parts is None or kind is None or len(info.shape) != 2 or isinstance(found, Missing):
                     continue
-                nonzeros = from_packed(found, kept.encoding, kept.index, kept.values, *info.shape)
-                for layout in LAYOUTS:
-                    layer = SparseLinear(found, nonzeros.laid_out(found, layout), None, Choices())
-                    layer(torch.ones(1, info.shape[1]))
+                layer = KernelLinear(found, bitmask(kind, *info.shape, *parts), None, Choices())
+                layer(torch.ones(1, info.shape[1]))
             except SparsebenchError:
                 continue
 

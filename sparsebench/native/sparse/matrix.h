@@ -1,4 +1,5 @@
-// A matrix in one of the layouts, and what it is made from.
+// A matrix of weights: {dense, bitmask} × {float32, bfloat16, int8, int4}, with scales where the values are integers. Its
+// parts are wherever they were read or mapped: nothing is laid out anew.
 
 #pragma once
 
@@ -6,95 +7,146 @@
 
 namespace {
 
-enum Kind : int { BITMASK = 0, CSR16 = 1, RUNS = 2 };
-enum Type : int { FLOAT = 0, BFLOAT = 1 };
-enum Encoding : int { MASK = 0, GAPS8 = 1, GAPS4 = 2 };
+enum Type : int { FLOAT = 0, BFLOAT = 1, INT8 = 2, INT4 = 3 };
+constexpr i64 LINE = 64;
+constexpr i64 GROUP = 64;  // columns per word of a mask, and inputs that share a scale where they are rounded to 8 bits
 
-constexpr i64 LANES = 16, WINDOW = 512, LINE = 64, RUN = 32;
-
-struct Head {
-    i64 kind, item, rows, cols, nnz, bytes;
-    i64 starts;  // bitmask: first value of each row; csr16: first step of each block. u32, one more than there are.
-                 // runs: the Start of each block, and of the end
-    i64 index;   // bitmask: the words; csr16: the row of each lane within its window, u16, 0xffff for none; runs: the Twos
-    i64 values;  // bitmask: the nonzeros; csr16: the steps, sixteen columns then sixteen values each; runs: of each Two the
-                 // values of its first step, those of its second, then their columns
+// Dense rows are `stride` bytes apart; int8 and int4 are stored as value + 128 and + 8, as compressed-tensors has them.
+// A bitmask has a bit per column, in whole words a row, and the values of its ones in order: int8 and int4 in two's
+// complement, as the packed format has them. Of int4 the lower half of a byte is the first.
+struct Matrix {
+    i64 type, rows, cols;
+    i64 stride;           // of a dense row; 0 for a bitmask
+    i64 count;            // of stored values
+    const u8* masks;      // (rows, groups of columns), 8 bytes each, wherever they begin; null where dense
+    const i64* starts;    // of a bitmask: how many values come before each row, and the end
+    const u8* values;
+    const void* scales;   // (rows, groups of `group` columns); null for floats
+    i64 scale_type, group;
 };
 
-template <class T>
-T* section(const Head& head, i64 offset) {
-    return reinterpret_cast<T*>(reinterpret_cast<u8*>(const_cast<Head*>(&head)) + offset);
+ALWAYS i64 groups_of(i64 cols) { return (cols + GROUP - 1) / GROUP; }
+ALWAYS i64 bytes_of(int type, i64 count) {
+    return type == INT4 ? (count + 1) / 2 : count * (type == FLOAT ? 4 : type == BFLOAT ? 2 : 1);
+}
+ALWAYS i64 scales_of(const Matrix& m) { return (m.cols + m.group - 1) / m.group; }
+ALWAYS float scale_at(const Matrix& m, i64 at) {
+    return m.scale_type == BFLOAT ? widen(static_cast<const u16*>(m.scales)[at]) : static_cast<const float*>(m.scales)[at];
 }
 
-i64 lines(i64 bytes) { return (bytes + LINE - 1) / LINE * LINE; }
-i64 words_of(i64 cols) { return (cols + 31) / 32; }
-i64 blocks_of(i64 rows) { return (rows + LANES - 1) / LANES; }
+// Values of one row for kernels that load whole vectors: those that would read beyond the last value get a copy.
+struct Row {
+    const u8* masks;
+    const u8* values;
+    bool odd;  // of int4: begins with the upper half of a byte
+    i64 count;
 
-bool is_zero(u16 bits) { return !(bits & 0x7fff); }
-bool is_zero(u32 bits) { return !(bits & 0x7fffffff); }
-
-struct Source {
-    int encoding;  // of the packed format, or -1: the words themselves
-    const u8* index;
-    i64 index_bytes;
-    const void* values;
-    i64 count;  // of values
-    i64 rows, cols;
+    ALWAYS u64 mask(i64 group) const {
+        u64 bits;
+        std::memcpy(&bits, masks + group * 8, 8);
+        return bits;
+    }
 };
 
-// Calls take(row, column, value) for every value that is not zero, in order; false where index and values do not fit.
-template <class V, class Take>
-bool visit(const Source& from, Take take) {
-    const V* values = static_cast<const V*>(from.values);
-    const i64 n = from.rows * from.cols;
-    if (from.encoding < 0) {
-        for (i64 row = 0; row < from.rows; ++row, values += from.cols)
-            for (i64 col = 0; col < from.cols; ++col)
-                if (!is_zero(values[col])) take(row, col, values[col]);
-        return true;
+ALWAYS Row row_of(const Matrix& m, i64 row, std::vector<u8>& copy) {
+    const i64 groups = groups_of(m.cols);
+    if (!m.masks) return {nullptr, m.values + row * m.stride, false, m.cols};
+    const i64 first = m.starts[row], count = m.starts[row + 1] - first;
+    const bool odd = m.type == INT4 && first % 2;
+    const i64 begin = m.type == INT4 ? first / 2 : bytes_of(int(m.type), first), bytes = bytes_of(int(m.type), count + odd);
+    Row found{m.masks + row * groups * 8, m.values + begin, odd, count};
+    if (begin + bytes + 4 * LINE > bytes_of(int(m.type), m.count)) {
+        copy.assign(bytes + 4 * LINE, 0);
+        std::memcpy(copy.data(), found.values, bytes);
+        found.values = copy.data();
     }
-    i64 row = 0, begin = 0, done = 0;
-    auto place = [&](i64 position) {
-        if (position >= n || done >= from.count) return false;
-        if (position - begin >= from.cols) {
-            row = position / from.cols;
-            begin = row * from.cols;
-        }
-        const V value = values[done++];
-        if (!is_zero(value)) take(row, position - begin, value);
-        return true;
-    };
-    if (from.encoding == MASK) {
-        for (i64 at = 0; at < from.index_bytes; at += 8) {
-            u64 bits = 0;
-            std::memcpy(&bits, from.index + at, std::min<i64>(8, from.index_bytes - at));
-            for (; bits; bits &= bits - 1)
-                if (!place(at * 8 + __builtin_ctzll(bits))) return false;
-        }
-        return done == from.count;
-    }
-    const int escape = from.encoding == GAPS8 ? 255 : 15;
-    i64 position = -1;
-    auto symbol = [&](int gap) {
-        position += gap + (gap != escape);
-        return gap == escape || place(position);
-    };
-    for (i64 at = 0; at < from.index_bytes; ++at) {
-        const int byte = from.index[at];
-        if (escape == 255 ? !symbol(byte) : !symbol(byte & 15) || !symbol(byte >> 4)) return false;
-    }
-    return done == from.count;
+    return found;
 }
 
+// ---- a group's weights, the portable way -------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+
+// For each byte of a mask: which of the next eight values goes where (as bytes of a shuffle), 0x80 where none does.
+struct Places {
+    alignas(64) u8 words[256][16];
+    alignas(64) u8 bytes[256][8];
+    Places() {
+        for (int bits = 0; bits < 256; ++bits)
+            for (int place = 0, next = 0; place < 8; ++place) {
+                bool there = bits >> place & 1;
+                words[bits][2 * place] = there ? u8(2 * next) : 0x80;
+                words[bits][2 * place + 1] = there ? u8(2 * next + 1) : 0x80;
+                bytes[bits][place] = there ? u8(next++) : 0x80;
+            }
+    }
+};
+const Places PLACES;
+
+AVX2 inline void eight(int bits, const u8* next, u8* out) {
+    const __m128i places = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(PLACES.bytes[bits]));
+    const __m128i values = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(next));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(values, places));
+}
+AVX2 inline void eight(int bits, const u16* next, u16* out) {
+    const __m128i places = _mm_load_si128(reinterpret_cast<const __m128i*>(PLACES.words[bits]));
+    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(next));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(values, places));
+}
+AVX2 inline void eight(int bits, const float* next, float* out) {
+    const __m256i places =
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(PLACES.bytes[bits])));
+    const __m256 values = _mm256_permutevar8x32_ps(_mm256_loadu_ps(next), places);
+    _mm256_storeu_ps(out, _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(places, 31)), values));
+}
+
+// Puts the next values where a mask's ones are, zeros elsewhere.
 template <class V>
-i64 count(const Source& from, u32* counts) {
-    i64 total = 0;
-    std::fill(counts, counts + from.rows, 0);
-    bool fits = visit<V>(from, [&](i64 row, i64, V) {
-        ++counts[row];
-        ++total;
-    });
-    return fits ? total : -1;
+AVX2 void place_avx2(u64 bits, const V* next, V* out) {
+    for (int byte = 0; byte < 8; ++byte, bits >>= 8) {
+        eight(int(bits & 255), next, out + byte * 8);
+        next += __builtin_popcount(bits & 255);
+    }
+}
+#endif
+
+template <bool TABLES, class V>
+ALWAYS void place(u64 bits, const V* next, V* out) {
+#if defined(__x86_64__)
+    if constexpr (TABLES) return place_avx2(bits, next, out);
+#endif
+    for (int col = 0; col < GROUP; ++col) {
+        out[col] = bits >> col & 1 ? *next : V(0);
+        next += bits >> col & 1;
+    }
+}
+
+// The 64 weights of a group, without scales, zeros beyond the last column; `next` counts the row's values before it.
+template <int TYPE, bool TABLES, class W>
+ALWAYS void weights_of(const Matrix& m, const Row& row, i64 group, i64& next, W* out) {
+    using V = std::conditional_t<TYPE == FLOAT, float, std::conditional_t<TYPE == BFLOAT, u16, u8>>;
+    const i64 width = std::min(GROUP, m.cols - group * GROUP);
+    const i64 stored = row.masks ? __builtin_popcountll(row.mask(group)) : width;
+    const i64 at = next;
+    next += stored;
+    V values[GROUP + 32] = {};
+    if (TYPE == INT4) {
+        for (i64 i = 0; i < stored; ++i) {
+            const i64 half = at + row.odd + i;
+            values[i] = V(row.values[half / 2] >> half % 2 * 4 & 15);
+        }
+    } else {
+        std::memcpy(values, row.values + at * i64(sizeof(V)), stored * sizeof(V));
+    }
+    V placed[GROUP];
+    if (row.masks) place<TABLES>(row.mask(group), values, placed);
+    else std::memcpy(placed, values, sizeof(placed));
+    for (int col = 0; col < GROUP; ++col) {
+        if constexpr (TYPE == INT8) out[col] = W(row.masks ? int(i8(placed[col])) : int(placed[col]) - 128);
+        else if constexpr (TYPE == INT4) out[col] = W(row.masks ? (int(placed[col]) ^ 8) - 8 : int(placed[col]) - 8);
+        else out[col] = W(widen(placed[col]));
+    }
+    for (i64 col = width; col < GROUP; ++col) out[col] = 0;
 }
 
 }  // namespace

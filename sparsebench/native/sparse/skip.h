@@ -2,17 +2,17 @@
 //
 // columns: y = Σ x_j · row j of a matrix stored by inputs, over the inputs that some vector needs; rows: y_i = w_i · x over
 // the outputs that some vector needs. Either way the weights read are contiguous, as dense words or as a bitmask's bits and
-// nonzeros. By inputs, a row of a bitmask is cut into panels of equal width. Each panel is a row to the Head, which tells a
+// nonzeros. By inputs, a row of a bitmask is cut into panels of equal width. Each panel is a row to the Matrix, which tells a
 // thread where the nonzeros of its outputs begin.
 
 #pragma once
 
-#include "bitmask.h"
+#include "matrix.h"
 
 namespace {
 
 struct Skipping {
-    const void* weights;  // dense words, or the Head of a bitmask
+    const void* weights;  // dense words, or the Matrix of a bitmask
     const float* x;       // columns: (count, tokens), of the inputs that are read; rows: (tokens, ins)
     const int* read;      // which inputs, or outputs, are read
     const u8* needs;      // rows: (count, tokens), whether a vector needs this output
@@ -21,19 +21,19 @@ struct Skipping {
     i64 apart;
 };
 
-constexpr int GROUP = 8;  // rows that are added before sums are written back
+constexpr int TOGETHER = 8;  // rows that are added before sums are written back
 
 template <class V>
-struct Group {
-    const V* rows[GROUP];       // of a bitmask: the next nonzeros
-    const u32* masks[GROUP];    // of a bitmask
-    const float* x[GROUP];      // the values of the first vector, then those of the others
+struct Summands {
+    const V* rows[TOGETHER];       // of a bitmask: the next nonzeros
+    const u32* masks[TOGETHER];    // of a bitmask
+    const float* x[TOGETHER];      // the values of the first vector, then those of the others
     int count;
 };
 
 // sums[t][0..n) += x[0][t] · row 0 + … + x[N-1][t] · row N-1. The compiler makes vectors of the loop over sums.
 template <int N, int T, class V>
-__attribute__((always_inline)) inline void add_rows(const Group<V>& group, int token, i64 n, float* sums, i64 apart) {
+__attribute__((always_inline)) inline void add_rows(const Summands<V>& group, int token, i64 n, float* sums, i64 apart) {
     const V* rows[N];
     float x[N][T];
     for (int row = 0; row < N; ++row) {
@@ -55,7 +55,7 @@ __attribute__((always_inline)) inline void add_rows(const Group<V>& group, int t
 
 // Four vectors at a time: the weights of a group are still in a cache for the next four.
 template <int N, class V>
-__attribute__((always_inline)) inline void add_group(const Skipping& job, const Group<V>& group, float* sums, i64 n) {
+__attribute__((always_inline)) inline void add_group(const Skipping& job, const Summands<V>& group, float* sums, i64 n) {
     int token = 0;
     for (; token + 4 <= job.tokens; token += 4) add_rows<N, 4>(group, token, n, sums, job.apart);
     for (; token + 2 <= job.tokens; token += 2) add_rows<N, 2>(group, token, n, sums, job.apart);
@@ -66,28 +66,28 @@ template <class V>
 __attribute__((always_inline)) inline void columns(const Skipping& job, i64 first, i64 last) {
     for (i64 token = 0; token < job.tokens; ++token)
         std::fill(job.sums + token * job.apart + first, job.sums + token * job.apart + last, 0.f);
-    Group<V> group;
+    Summands<V> group;
     for (i64 done = 0; done < job.count; done += group.count) {
-        group.count = job.count - done < GROUP ? 1 : GROUP;
+        group.count = job.count - done < TOGETHER ? 1 : TOGETHER;
         for (int row = 0; row < group.count; ++row) {
             group.rows[row] = static_cast<const V*>(job.weights) + job.read[done + row] * job.outs + first;
             group.x[row] = job.x + (done + row) * job.tokens;
         }
-        if (group.count == GROUP) add_group<GROUP>(job, group, job.sums + first, last - first);
+        if (group.count == TOGETHER) add_group<TOGETHER>(job, group, job.sums + first, last - first);
         else add_group<1>(job, group, job.sums + first, last - first);
     }
 }
 
 // ---- a bitmask by inputs ---------------------------------------------------------------------------------------------
 
-i64 panels_of(const Head& head, i64 ins) { return head.rows / ins; }
+i64 panels_of(const Matrix& m, i64 ins) { return m.rows / ins; }
 
 // Bytes to prefetch ahead of the nonzeros, and lines where a row begins: the processor does not predict eight short rows.
 constexpr i64 SOON = 512, BEGIN = 8;
 
 // The same for the next `words` of 32 sums and T vectors; group.rows advance past the values read.
 template <int T, class V>
-void add_bits_portable(Group<V>& group, i64 words, int token, float* sums, i64 apart) {
+void add_bits_portable(Summands<V>& group, i64 words, int token, float* sums, i64 apart) {
     for (i64 word = 0; word < words; ++word)
         for (int row = 0; row < group.count; ++row)
             for (u32 bits = group.masks[row][word]; bits; bits &= bits - 1) {
@@ -98,8 +98,17 @@ void add_bits_portable(Group<V>& group, i64 words, int token, float* sums, i64 a
 }
 
 #if defined(__x86_64__)
+// The sixteen weights of half a mask's word as float32.
+AVX512 inline __m512 sixteen(__mmask16 bits, const u16* next) {
+    __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next));
+    return _mm512_castsi512_ps(_mm512_maskz_expand_epi32(bits, _mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16)));
+}
+AVX512 inline __m512 sixteen(__mmask16 bits, const float* next) {
+    return _mm512_maskz_expand_ps(bits, _mm512_loadu_ps(next));
+}
+
 template <int T, class V>
-AVX512 void add_bits_avx512(Group<V>& group, i64 words, int token, float* sums, i64 apart) {
+AVX512 void add_bits_avx512(Summands<V>& group, i64 words, int token, float* sums, i64 apart) {
     for (i64 word = 0; word < words; ++word, sums += 32) {
         __m512 low[T], high[T];
         for (int t = 0; t < T; ++t) {
@@ -128,7 +137,7 @@ AVX512 void add_bits_avx512(Group<V>& group, i64 words, int token, float* sums, 
 #endif
 
 template <int T, class V>
-void add_bits(Group<V> group, i64 words, int token, float* sums, i64 apart) {
+void add_bits(Summands<V> group, i64 words, int token, float* sums, i64 apart) {
 #if defined(__x86_64__)
     if (level >= WITH_AVX512) return add_bits_avx512<T>(group, words, token, sums + token * apart, apart);
 #endif
@@ -138,23 +147,24 @@ void add_bits(Group<V> group, i64 words, int token, float* sums, i64 apart) {
 // Panels first..last of every input that is read.
 template <class V>
 void columns_of_bits(const Skipping& job, i64 first, i64 last) {
-    const Head& head = *static_cast<const Head*>(job.weights);
-    const i64 panels = panels_of(head, job.ins), each = words_of(head.cols);
-    const u32 *starts = section<u32>(head, head.starts), *masks = section<u32>(head, head.index);
-    const V* values = section<V>(head, head.values);
+    const Matrix& m = *static_cast<const Matrix*>(job.weights);
+    const i64 panels = panels_of(m, job.ins), each = groups_of(m.cols) * 2;
+    const i64* starts = m.starts;
+    const u32* masks = reinterpret_cast<const u32*>(m.masks);
+    const V* values = reinterpret_cast<const V*>(m.values);
     const i64 width = (last - first) * each * 32;
     for (i64 token = 0; token < job.tokens; ++token)
         std::fill_n(job.sums + token * job.apart + first * each * 32, width, 0.f);
-    Group<V> group;
+    Summands<V> group;
     for (i64 done = 0; done < job.count; done += group.count) {
-        group.count = int(std::min<i64>(GROUP, job.count - done));
+        group.count = int(std::min<i64>(TOGETHER, job.count - done));
         for (int row = 0; row < group.count; ++row) {
             const i64 panel = job.read[done + row] * panels + first;
             group.rows[row] = values + starts[panel];
             group.masks[row] = masks + panel * each;
             group.x[row] = job.x + (done + row) * job.tokens;
         }
-        for (i64 one = done + GROUP; one < std::min(done + 2 * GROUP, job.count); ++one) {
+        for (i64 one = done + TOGETHER; one < std::min(done + 2 * TOGETHER, job.count); ++one) {
             const i64 panel = job.read[one] * panels + first;
             const u8* bits = reinterpret_cast<const u8*>(masks + panel * each);
             const u8* begin = reinterpret_cast<const u8*>(values + starts[panel]);

@@ -62,7 +62,14 @@ BUILT_IN = (
         package="xllamacpp",
     ),
     EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_weights=True, cpu_only=True, version=1),
-    EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, reads_packed=True, version=1),
+    EngineInfo(
+        "sparse",
+        "sparsebench.runtime.engines.sparse:Sparse",
+        encodings=ALL,
+        skips_zeros=True,
+        reads_packed=True,
+        version=2,
+    ),
 )
 
 

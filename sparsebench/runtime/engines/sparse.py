@@ -13,37 +13,39 @@ import torch
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
 from sparsebench.models.files import precision
-from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
+from sparsebench.models.files.quantized import QuantizedCheckpoint, scheme_of
 from sparsebench.models.modules.build import StoredWeights, build_model
 from sparsebench.models.modules.experts import still_fused
+from sparsebench.models.modules.quantized_linear import expanding
 from sparsebench.models.shape import topology
 from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.kernels import (
-    Choices,
-    Kernels,
-    Nonzeros,
-    SparseLinear,
-    TorchCsr,
-    from_dense,
-    from_packed,
-    kernels,
-    layout_for,
-    semi_structured,
-    speeds_here,
-)  # fmt: skip
+from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, TorchCsr, kernels, semi_structured
+from sparsebench.runtime.kernels.linear import FEW
+from sparsebench.runtime.kernels.matrix import (
+    GROUP,
+    bitmask,
+    dense,
+    integers,
+    pays,
+    round_to_bytes,
+    without_zero_codes,
+    without_zeros,
+)
 from sparsebench.runtime.parity import Shorten, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
-FORCED = "bitmask"
-"""The layout of a layer with few zeros that must not stay dense: the one that stores least besides the values."""
-WAYS = {"dense": "dense tiles", "sparse": "sparse kernel"}
-"""How sparse layers multiply several tokens, as results name it."""
+WAYS = {"own": "tiles of bfloat16", "torch": "tiles by torch"}
+"""How layers multiply many tokens, as results name it."""
+ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {GROUP}"
+"""The arithmetic of integer layers, as results name it."""
+INTEGERS = ("int8", "int4")
 
 
 class Sparse:
@@ -57,6 +59,7 @@ class Sparse:
         self.choices = Choices()
         # Names and numbers of the last model only, not its layers: it must be freed before the next one is loaded.
         self.layers: Counter[tuple[str, str]] = Counter()
+        self.rounded = ""
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
@@ -70,8 +73,6 @@ class Sparse:
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
-        # The layouts are timed now, unless they were before, and not while a model's loading is timed.
-        speeds_here(self.kernels, torch.bfloat16, torch.bfloat16)
         return self.kernels.notes
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
@@ -89,39 +90,48 @@ class Sparse:
         """
         weights = opened(source)
         self._check_dtype(source, weights)
+        quantized = isinstance(weights, QuantizedCheckpoint)
 
         def plain(dtype: str, cut: Shorten) -> Any:
-            return build_model(weights, source.family, dtype, cut)
+            if not isinstance(weights, QuantizedCheckpoint):
+                return build_model(weights, source.family, dtype, cut)
+            model = build_model(weights, source.family, dtype, cut, expanding(weights))
+            if dtype != "float32":
+                for module in model.modules():
+                    if type(module).__name__ in topology.LINEAR_TYPES:
+                        module.register_forward_pre_hook(lambda _, given: (round_to_bytes(given[0]), *given[1:]))
+            return model
 
-        sparse, wrong = partial(self._assembled, source), "a sparse kernel is wrong for it"
+        ours, wrong = partial(self._assembled, source), "a kernel is wrong for it"
+        dtype = "bfloat16" if quantized else source.dtype
         try:
-            parity = beside_rounding(plain, source.dtype, sparse, source.family, prompt, wrong)
+            parity = beside_rounding(plain, dtype, ours, source.family, prompt, wrong)
         finally:
             self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
         return replace(parity, wraps_only=not self.kinds)
 
     @property
     def kernel(self) -> str:
-        """Such as ``runs avx512-bf16 ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); several tokens: …``.
+        """Such as ``int8 bitmask avx512-vnni ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); …``.
 
-        The part after the semicolon says how sparse layers multiplied several tokens at once.
+        The part after the semicolon says with which arithmetic layers multiplied a few tokens, and how many at once.
         """
         roles: dict[str, Counter[str]] = {}
         for (layer, role), count in sorted(self.layers.items()):
             roles.setdefault(layer, Counter())[role] = count
         dense_last = sorted(roles, key=lambda layer: (layer.startswith("dense torch"), layer))
         parts = [f"{layer} ×{roles[layer].total()} ({_counted(roles[layer])})" for layer in dense_last]
-        several = self._several_tokens()
-        return ", ".join(parts) + (f"; several tokens: {several}" if several else "")
+        several = self._many_tokens()
+        return ", ".join(parts) + (f"; {self.rounded}" if self.rounded else "") + (f"; {several}" if several else "")
 
-    def _several_tokens(self) -> str:
-        """Say how sparse layers multiplied several tokens: each way with its number of layers."""
+    def _many_tokens(self) -> str:
+        """Say what multiplied more than FEW tokens: each way with its number of layers."""
         counts: Counter[str] = Counter()
         for kind, count in self.kinds.items():
             ways = {way for key, way in self.choices.faster.items() if key[: len(kind)] == kind}
             if ways:
                 counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
-        return ", ".join(f"{way} ×{count}" for way, count in counts.items())
+        return f"more than {FEW} tokens: " + ", ".join(f"{way} ×{n}" for way, n in counts.items()) if counts else ""
 
     def _assembled(self, source: SavedModel, cut: Callable[[Any], None] = lambda model: None) -> Any:
         weights, replaceable = opened(source), 0
@@ -143,14 +153,16 @@ class Sparse:
 
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""
-        self.kinds = Counter()
+        self.kinds, self.rounded = Counter(), ""
         kernel_of = dict.fromkeys((f"{name}.gate_up_proj" for name in still_fused(model)), "dense torch experts")
         for name, module in model.named_modules():
             if type(module).__name__ in topology.LINEAR_TYPES:
                 kernel_of[name] = DENSE
             elif hasattr(module, "layout") and hasattr(module, "nonzeros"):
-                kernel_of[name] = f"{module.layout} {module.instructions}".strip() + _narrow(module)
+                held = getattr(module, "matrix_type", "")
+                kernel_of[name] = f"{held} {module.layout} {module.instructions}".strip()
                 self.kinds[getattr(module, "kind", (module.layout,))] += 1
+                self.rounded = ROUNDED if held in INTEGERS else self.rounded
         self.layers = Counter((kernel, topology.role(name)) for name, kernel in kernel_of.items())
 
     def _check_dtype(self, source: SavedModel, weights: StoredWeights) -> None:
@@ -168,15 +180,12 @@ class Sparse:
             pays = (weight != 0).sum() * 2 < weight.numel()
             return TorchCsr(weight, None) if pays or self.forced else None
         try:
-            nonzeros = _nonzeros(self.kernels, weights, view, dtype, across)
-            layout = layout_for(nonzeros, speeds_here(self.kernels, nonzeros.values.dtype, dtype))
-            if layout == "dense":
-                if not self.forced:
-                    return None
-                layout = FORCED
-            return SparseLinear(self.kernels, nonzeros.laid_out(self.kernels, layout), None, self.choices, dtype)
+            matrix = _matrix(weights, view, dtype, across)
         except (StorageError, ModelError) as error:
             raise type(error)(f"{view.name}: {error.message}", error.hint) from error
+        if matrix.layout == "dense" and matrix.type not in INTEGERS and not (self.forced and matrix.values.numel()):
+            return None
+        return KernelLinear(self.kernels, matrix, None, self.choices, dtype)
 
     def _on_gpu(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
@@ -215,8 +224,11 @@ def _counted(roles: Counter[str]) -> str:
 
 
 def opened(source: SavedModel) -> StoredWeights:
-    """Open the folder's tensors, packed or dense."""
-    return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
+    """Open the folder's tensors, packed, quantized or dense."""
+    if is_packed(source.folder):
+        return PackedCheckpoint(source.folder)
+    plain = Checkpoint(source.folder)
+    return QuantizedCheckpoint(source.folder) if scheme_of(plain.config) else plain
 
 
 def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
@@ -226,19 +238,35 @@ def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
     return weight.t().contiguous() if across else weight
 
 
-def _nonzeros(kernels: Kernels, weights: StoredWeights, view: View, dtype: Any, across: bool) -> Nonzeros:
-    """Return a matrix's nonzeros; a whole packed tensor stored (out, in) is not expanded for that."""
+def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Matrix:
+    """Return one matrix for our kernels, without zeros where that pays; parts of files are mapped where they fit.
+
+    Raises StorageError and ModelError (without the tensor's name) for damaged parts and for dtypes without kernels.
+    """
+    if view.name in getattr(weights, "quantized", ()):
+        return _integers(weights, view)
     # bfloat16 weights stay 16 bits wide in float32: the products are the same, and half as many bytes are read.
-    held = torch.bfloat16 if weights.tensors[view.tensor].dtype == "BF16" and dtype == torch.float32 else dtype
-    whole = not across and view.expert is None and view.rows is None
-    kept = weights.kept(view.tensor) if isinstance(weights, PackedCheckpoint) and whole else None
-    if kept is None:
-        return from_dense(kernels, _dense(weights, view, held, across))
-    rows, cols = weights.tensors[view.tensor].shape
-    return from_packed(kernels, kept.encoding, kept.index, kept.values.to(held), rows, cols)
+    info = weights.tensors[view.tensor]
+    held = torch.bfloat16 if info.dtype == "BF16" and dtype == torch.float32 else dtype
+    whole = not across and view.expert is None and view.rows is None and info.shape[1] % GROUP == 0
+    mapped = whole and isinstance(weights, PackedCheckpoint) and torch_dtype(info.dtype) == held
+    if mapped and (parts := weights.bitmask(view.tensor)):  # type: ignore[attr-defined]
+        rows, cols = info.shape
+        found = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
+        if pays(found.type, rows, cols, found.nonzeros):
+            return found
+    weight = _dense(weights, view, held, across)
+    found = dense(weight)
+    smaller = pays(found.type, found.rows, found.cols, int(weight.count_nonzero()))
+    return without_zeros(weight) if smaller else found
 
 
-def _narrow(layer: Any) -> str:
-    """Return text such as `` from bfloat16`` for a layer that stores another dtype than it runs in; else ""."""
-    held = getattr(layer, "dtype", layer.weight.dtype)
-    return "" if held == layer.weight.dtype else f" from {str(held).removeprefix('torch.')}"
+def _integers(weights: Any, view: View) -> Matrix:
+    words, scale = weights.words(view.tensor)
+    rows = slice(None) if view.rows is None else slice(*view.rows)
+    scheme = weights.scheme
+    info = weights.tensors[view.tensor]
+    cols = info.shape[0] if weights.across else info.shape[1]
+    found = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
+    smaller = without_zero_codes(found)
+    return smaller if pays(found.type, found.rows, found.cols, smaller.nonzeros) else found

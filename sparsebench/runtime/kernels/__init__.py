@@ -1,11 +1,7 @@
-"""Linear layers whose weights are stored without zeros, and the CPU kernels that multiply them."""
+"""Linear layers on our own kernels for CPUs, whose weights are stored without zeros or in few bits."""
 
-from sparsebench.runtime.kernels.linear import Choices, SparseLinear
-from sparsebench.runtime.kernels.matrix import Kernels, Nonzeros, from_dense, from_packed, kernels
-from sparsebench.runtime.kernels.speeds import layout_for, speeds_here
+from sparsebench.runtime.kernels.linear import Choices, KernelLinear
+from sparsebench.runtime.kernels.matrix import Kernels, Matrix, kernels
 from sparsebench.runtime.kernels.torchs import TorchCsr, semi_structured
 
-__all__ = [
-    "Choices", "Kernels", "Nonzeros", "SparseLinear", "TorchCsr", "from_dense", "from_packed", "kernels", "layout_for",
-    "semi_structured", "speeds_here",
-]  # fmt: skip
+__all__ = ["Choices", "KernelLinear", "Kernels", "Matrix", "TorchCsr", "kernels", "semi_structured"]

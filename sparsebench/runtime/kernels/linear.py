@@ -1,7 +1,8 @@
-"""The linear layer that holds a sparse matrix, in place of ``nn.Linear`` or of GPT-2's ``Conv1D``."""
+"""The linear layer on our kernels, in place of ``nn.Linear`` or of GPT-2's ``Conv1D``."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Callable
@@ -12,15 +13,15 @@ from torch import nn
 
 from sparsebench.environment import emulated
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.kernels.matrix import LEVELS, TILE, TYPES, Kernels, SparseMatrix
+from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Fields, Kernels, Matrix
 
 TILE_BYTES = 2 << 20
-"""Bytes of dense rows expanded at a time: few enough to be read back from the cache."""
-CODES = {torch.float32: TYPES["torch.float32"], torch.bfloat16: TYPES["torch.bfloat16"]}
-TOKENS = 128
-"""The most tokens that the kernel gets at once (its scratch stays small), and that the two ways are timed with."""
-
-
+"""Bytes of dense rows expanded at a time for torch: few enough to be read back from the cache."""
+CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
+TOKENS = 512
+"""The most tokens that the library gets at once (its scratch stays small), and that ways are timed with."""
+FEW = 8
+"""Tokens up to which rows are expanded in registers for each four tokens; more share tiles."""
 TRIALS = 3
 
 
@@ -55,14 +56,35 @@ def _seconds(act: Callable[[], object]) -> float:
     return best
 
 
-class SparseLinear(nn.Module):
+class MatrixHolder(nn.Module):
+    """A module that holds the parts of a matrix as buffers."""
+
+    def hold(self, matrix: Matrix) -> None:
+        """Keep the parts of ``matrix``, under their names."""
+        self.describe, self._known = matrix.fields, (0, None)
+        for name, part in matrix.tensors.items():
+            self.register_buffer(name, part, persistent=False)
+
+    @property
+    def fields(self) -> Any:
+        """A pointer to the struct of the library, made anew where the buffers have moved."""
+        address = self._buffers["values"].data_ptr()  # type: ignore[union-attr]
+        if self._known[0] != address:
+            self._known = (address, ctypes.pointer(self.describe(self._buffers)))
+        return self._known[1]
+
+    describe: Callable[[Any], Fields]
+    _known: tuple[int, Any]
+
+
+class KernelLinear(MatrixHolder):
     """y = x Wᵀ + b for x (…, in) in bfloat16 or float32; y (…, out) has x's dtype, the values may have another.
 
-    Sums are kept in float32 and rounded once. One token is multiplied by the sparse kernel. Several are multiplied by
-    it or by dense products with rows expanded tile by tile, whichever ``choices`` finds faster. No gradients.
+    Sums are in float32 and rounded once. Up to FEW tokens are multiplied by the kernels, which round the inputs of
+    integers to 8 bits. For more, rows are expanded to tiles of floats, which our kernel or torch multiplies, whichever
+    ``choices`` finds faster. No gradients.
     """
 
-    data: torch.Tensor
     weight: torch.Tensor
     """Only the shape and the dtype to run in, on the meta device: some models ask a layer for them."""
     bias: nn.Parameter | None
@@ -70,45 +92,56 @@ class SparseLinear(nn.Module):
     def __init__(
         self,
         kernels: Kernels,
-        matrix: SparseMatrix,
+        matrix: Matrix,
         bias: nn.Parameter | None,
         choices: Choices,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = matrix.cols, matrix.rows
-        self.layout, self.nonzeros, self.dtype = matrix.layout, matrix.nonzeros, matrix.dtype
+        self.matrix_type, self.layout, self.nonzeros = matrix.type, matrix.layout, matrix.nonzeros
         self.kernels, self.choices, self.multiply = kernels, choices, kernels.library.sparse_multiply
-        self.kind = (matrix.layout, matrix.rows, matrix.cols, str(matrix.dtype), bucket(matrix.nonzeros))
-        self.register_buffer("data", matrix.data, persistent=False)
+        self.kind = (matrix.type, matrix.layout, matrix.rows, matrix.cols, bucket(matrix.nonzeros))
+        self.hold(matrix)
         self.register_parameter("bias", bias)
-        self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or matrix.dtype, device="meta")
-        rows = TILE_BYTES // (matrix.cols * matrix.dtype.itemsize)
-        self.tile = max(TILE, rows // TILE * TILE)
+        held = torch.float32 if matrix.type == "float32" else torch.bfloat16
+        self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")
 
     @property
     def instructions(self) -> str:
         """The instruction set of the kernel for vectors of the dtype that the layer runs in."""
-        return LEVELS[self.kernels.library.sparse_needs(self.data.data_ptr(), CODES[self.weight.dtype])]
+        return LEVELS[self.kernels.library.sparse_needs(self.fields, CODES[self.weight.dtype])]
+
+    @property
+    def tiled(self) -> bool:
+        """Whether our kernel multiplies tiles of bfloat16 for the dtype that the layer runs in."""
+        narrow = self.matrix_type != "float32" and self.weight.dtype == torch.bfloat16
+        return narrow and self.kernels.level == LEVELS[-1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out) in x's dtype: bfloat16 or float32 on a CPU. Raises MeasureError otherwise."""
         if x.dtype not in CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
             raise MeasureError(
-                f"a sparse layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
+                f"a layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
                 "measure in bfloat16 or float32",
             )
-        if x.numel() <= self.in_features:
+        if x.numel() <= FEW * self.in_features:
             return self.by_kernel(x)
         flat = x.reshape(-1, self.in_features)
-        some = flat[:TOKENS]
-        kind = (*self.kind, str(x.dtype), bucket(len(some)), torch.get_num_threads())
-        ways: dict[str, Any] = {"sparse": lambda: self.by_kernel(some), "dense": lambda: self.by_tiles(some)}
-        found = self.by_kernel(flat) if self.choices.pick(kind, ways) == "sparse" else self.by_tiles(flat)
+        found = self.by_tiles(flat)
         return found.reshape(*x.shape[:-1], self.out_features)
 
-    def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (…, in) to (…, out) with the sparse kernel, at most TOKENS tokens a call.
+    def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply (tokens, in) to (tokens, out) by tiles of rows: of our kernel or of torch, whichever is faster."""
+        some = x[:TOKENS]
+        kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
+        ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
+        if self.tiled and x.dtype == torch.bfloat16:
+            ways["own"] = lambda: self.by_kernel(some, True)
+        return self.by_kernel(x, True) if self.choices.pick(kind, ways) == "own" else self.by_torch(x)
+
+    def by_kernel(self, x: torch.Tensor, tiles: bool = False) -> torch.Tensor:
+        """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.
 
         The code is short because Python's share of the time counts for one token.
         """
@@ -119,35 +152,38 @@ class SparseLinear(nn.Module):
             bias = bias.to(x.dtype)
         for first in range(0, tokens, TOKENS):
             self.multiply(
-                self._buffers["data"].data_ptr(),  # type: ignore[union-attr]
+                self.fields,
                 x.data_ptr() + first * self.in_features * size,
                 y.data_ptr() + first * self.out_features * size,
                 None if bias is None else bias.data_ptr(),
                 min(TOKENS, tokens - first),
                 CODES[x.dtype],
                 torch.get_num_threads(),
+                tiles,
             )
         return y
 
-    def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (tokens, in) to (tokens, out) by dense products, with one tile of rows at a time."""
+    def by_torch(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply (tokens, in) to (tokens, out) by torch's dense products, with one tile of rows at a time."""
         y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
         # Neither side is rounded to the other's dtype, nor multiplied in a dtype that this CPU emulates.
-        alike = x.dtype == self.dtype and not emulated(str(x.dtype).removeprefix("torch."))
-        common = x.dtype if alike else torch.float32
+        narrow = x.dtype == torch.bfloat16 and self.matrix_type != "float32"
+        common = torch.bfloat16 if narrow and not emulated("bfloat16") else torch.float32
         x, bias = x.to(common), None if self.bias is None else self.bias.to(common)
-        room = torch.empty((min(self.tile, self.out_features), self.in_features), dtype=self.dtype)
-        for first in range(0, self.out_features, self.tile):
-            last = min(first + self.tile, self.out_features)
-            rows = self.expanded(first, last, room[: last - first]).to(common)
+        tile = max(1, TILE_BYTES // (self.in_features * common.itemsize))
+        room = torch.empty((min(tile, self.out_features), self.in_features), dtype=common)
+        for first in range(0, self.out_features, tile):
+            last = min(first + tile, self.out_features)
+            rows = self.expanded(first, last, room[: last - first])
             y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
         return y
 
     def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
-        """Write rows ``first`` up to ``last`` densely into ``out`` and return it; ``first`` is a multiple of TILE."""
-        self.kernels.library.sparse_expand(self.data.data_ptr(), first, last, out.data_ptr(), torch.get_num_threads())
+        """Write rows ``first`` up to ``last`` densely into ``out``, bfloat16 or float32, and return it."""
+        words = out.dtype == torch.bfloat16
+        self.kernels.library.sparse_expand(self.fields, first, last, out.data_ptr(), words, torch.get_num_threads())
         return out
 
     def extra_repr(self) -> str:
         """Return the description of the layer in ``print(model)``."""
-        return f"{self.in_features}, {self.out_features}, {self.layout}, nonzeros={self.nonzeros}"
+        return f"{self.in_features}, {self.out_features}, {self.matrix_type} {self.layout}, nonzeros={self.nonzeros}"

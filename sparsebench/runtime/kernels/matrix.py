@@ -1,47 +1,63 @@
-"""A matrix stored without zeros in one tensor of bytes, and the kernels of ``native/sparse.cpp`` that lay it out."""
+"""A matrix of weights as the kernels of ``native/sparse.cpp`` read it: the parts of a file, mapped where they fit.
+
+A matrix is dense or a bitmask with the values of its ones; its values are float32, bfloat16, int8 or int4.
+``native/sparse/matrix.h`` says what the bytes are. They are those of compressed-tensors (dense) and of the packed format
+(bitmask), so a file's own bytes are used; only where a row is no whole number of 64 columns, its mask is padded.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.native import Missing, library
+from sparsebench.storage import kernels as packing
+from sparsebench.storage.coding import CodeLayout
+from sparsebench.storage.words import Bytes, Scratch
 
 if TYPE_CHECKING:
     import torch
 
-LEVELS = ("portable", "avx2", "avx512", "avx512-vbmi2", "avx512-bf16")
-"""Instruction sets in rising order; each kernel uses the best one for which it has code."""
-LAYOUTS = ("bitmask", "csr16", "runs")
-TYPES = {"torch.float32": 0, "torch.bfloat16": 1}
-"""The dtypes that vectors may have, with the library's numbers for them."""
-ENCODINGS = {"dense": -1, "bitmask": 0, "gaps8": 1, "gaps4": 2}
-WIDEST = {"bitmask": math.inf, "csr16": 2**16 - 1, "runs": 2**21}
-"""The most columns of each layout. 16 bits name a column in csr16 (one number means none), and a run of 32 in runs."""
-MOST = 2**32 - 1
-"""The most nonzeros that 32-bit row pointers can count."""
-TILE = 512
-"""Rows are expanded in multiples of this: csr16 sorts its rows within windows of this size; runs need only sixteen."""
+    from sparsebench.storage.words import Words
 
+LEVELS = ("portable", "avx2", "avx512", "avx512-vnni", "avx512-bf16")
+"""Instruction sets in rising order; each kernel uses the best one for which it has code."""
+TYPES = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+"""The library's numbers for types of values; vectors have one of the first two."""
+BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
+GROUP = 64
+"""Columns per word of a mask."""
+INT4_GROUPS = (32, 64, 128, 256)
+"""The columns that may share a scale of int4; one scale for a whole row is possible too."""
+PAYS = 0.9
+"""A bitmask is used where it takes at most this share of the dense matrix's bytes."""
 DAMAGED = ("its packed index and values do not match: the file is damaged", "pack it again")
 
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_SOURCE = [_I, _P, _L, _P, _L, _I, _L, _L, _P]
+
+
+class Fields(ctypes.Structure):
+    """The struct ``Matrix`` of the library: numbers and addresses of a ``Matrix``."""
+
+    _fields_ = (
+        ("type", _L), ("rows", _L), ("cols", _L), ("stride", _L), ("count", _L), ("masks", _P), ("starts", _P),
+        ("values", _P), ("scales", _P), ("scale_type", _L), ("group", _L),
+    )  # fmt: skip
+
+
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "sparse_level": ([], _I),
     "sparse_use": ([_I], _I),
     "sparse_needs": ([_P, _I], _I),
     "sparse_threads": ([_P, _P, _P], None),
-    "sparse_count": (_SOURCE, _L),
-    "sparse_bytes": ([_I, *_SOURCE], _L),
-    "sparse_encode": ([_I, *_SOURCE, _P], _I),
-    "sparse_multiply": ([_P, _P, _P, _P, _L, _I, _I], None),
-    "sparse_expand": ([_P, _L, _L, _P, _I], None),
+    "sparse_multiply": ([_P, _P, _P, _P, _L, _I, _I, _I], None),
+    "sparse_expand": ([_P, _L, _L, _P, _I, _I], None),
     "sparse_skip": ([_P, _I, _I, _P, _P, ctypes.c_float, _I, _L, _L, _L, _P, _P, _I, _P], _L),
 }
 _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -89,82 +105,157 @@ def kernels() -> Kernels | Missing:
 
 
 @dataclass(frozen=True)
-class SparseMatrix:
-    """A (rows, cols) matrix of ``nonzeros`` values of ``dtype``, in ``layout`` (one of LAYOUTS); ``data`` is uint8."""
+class Matrix:
+    """A (rows, cols) matrix of ``type``, one of TYPES; dense where ``masks`` is None.
 
-    layout: str
-    rows: int
-    cols: int
-    nonzeros: int
-    dtype: torch.dtype
-    data: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Nonzeros:
-    """Where the nonzeros of a (rows, cols) matrix are, before a layout is chosen.
-
-    ``values`` are all words of the dense matrix. With an ``encoding`` of the packed format they are the stored values,
-    and ``index`` (uint8) gives their positions. ``counts`` (rows,) int32 are the nonzeros of each row; zeros among the
-    values do not count, -0.0 included.
+    ``values`` are uint8: dense rows one after another, or the nonzeros in order. ``masks`` (rows, bytes) uint8 have a bit
+    per column, in whole words of 64; ``starts`` (rows + 1,) int64 count the values before each row. ``scales`` (rows,
+    groups) are bfloat16 or float32, each for ``group`` columns; None for floats.
     """
 
-    encoding: str
-    index: torch.Tensor
-    values: torch.Tensor
+    type: str
     rows: int
     cols: int
-    counts: torch.Tensor
-    total: int
+    values: torch.Tensor
+    masks: torch.Tensor | None = None
+    starts: torch.Tensor | None = None
+    scales: torch.Tensor | None = None
+    group: int = 0
 
     @property
-    def density(self) -> float:
-        """The share of nonzero weights."""
-        return self.total / max(1, self.rows * self.cols)
+    def layout(self) -> str:
+        """``dense`` or ``bitmask``."""
+        return "dense" if self.masks is None else "bitmask"
 
-    def laid_out(self, kernels: Kernels, layout: str) -> SparseMatrix:
-        """Return the matrix in ``layout``; its size is computed first, so nothing is held twice.
+    @property
+    def nonzeros(self) -> int:
+        """The number of stored values; of a dense matrix all."""
+        return self.rows * self.cols if self.starts is None else int(self.starts[-1])
 
-        Raises StorageError (without the tensor's name) when index and values do not belong together.
-        """
-        import torch
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its parts by name."""
+        parts = {name: getattr(self, name) for name in ("values", "masks", "starts", "scales")}
+        return {name: part for name, part in parts.items() if part is not None}
 
-        given = (LAYOUTS.index(layout), *_arguments(self), self.counts.data_ptr())
-        data = torch.zeros(kernels.library.sparse_bytes(*given), dtype=torch.uint8)
-        if kernels.library.sparse_encode(*given, data.data_ptr()):
-            raise StorageError(*DAMAGED)
-        return SparseMatrix(layout, self.rows, self.cols, self.total, self.values.dtype, data)
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its parts, which one product reads."""
+        return sum(part.nbytes for part in self.tensors.values())
+
+    def fields(self, parts: dict[str, Any]) -> Fields:
+        """Return what the library is given, where the parts are the tensors ``parts``."""
+        address = {name: part.data_ptr() for name, part in parts.items()}
+        stride = 0 if "masks" in parts else parts["values"].nbytes // max(1, self.rows)
+        scale = str(parts["scales"].dtype).removeprefix("torch.") if "scales" in parts else "float32"
+        return Fields(
+            TYPES[self.type], self.rows, self.cols, stride, self.nonzeros, address.get("masks"), address.get("starts"),
+            address["values"], address.get("scales"), TYPES[scale], self.group or max(1, self.cols),
+        )  # fmt: skip
 
 
-def from_dense(kernels: Kernels, weight: torch.Tensor) -> Nonzeros:
-    """Return the nonzeros of a dense (rows, cols) matrix. Raises ModelError unless it is bfloat16 or float32."""
+def dense_bytes(type: str, rows: int, cols: int) -> int:
+    """Return the bytes of the values of a dense matrix."""
+    return rows * cols * BITS[type] // 8
+
+
+def pays(type: str, rows: int, cols: int, nonzeros: int) -> bool:
+    """Return whether a bitmask of a matrix with this many nonzeros is so much smaller that it is used."""
+    return bool(rows and cols) and nonzeros * BITS[type] + rows * cols <= PAYS * rows * cols * BITS[type]
+
+
+def dense(weight: torch.Tensor) -> Matrix:
+    """Return a float matrix (rows, cols) as it is. Raises ModelError unless it is bfloat16 or float32."""
     import torch
 
     rows, cols = weight.shape
-    return from_packed(kernels, "dense", torch.empty(0, dtype=torch.uint8), weight.contiguous(), rows, cols)
+    return Matrix(_float_type(weight), rows, cols, weight.contiguous().view(torch.uint8))
 
 
-def from_packed(
-    kernels: Kernels, encoding: str, index: torch.Tensor, values: torch.Tensor, rows: int, cols: int
-) -> Nonzeros:
-    """Return the nonzeros of a packed tensor (bitmask, gaps4 or gaps8), without expanding it.
+def without_zeros(weight: torch.Tensor) -> Matrix:
+    """Return the bitmask of a float matrix (rows, cols). Raises ModelError unless it is bfloat16 or float32.
 
-    Raises StorageError (without the tensor's name) when index, values and shape do not belong together, ModelError for
-    values that are neither bfloat16 nor float32.
+    -0.0 is a zero too.
     """
     import torch
 
-    if str(values.dtype) not in TYPES:
-        raise ModelError(f"sparse kernels hold bfloat16 and float32, not {values.dtype}", "measure it in bfloat16")
-    counts = torch.zeros(rows, dtype=torch.int32)
-    found = Nonzeros(encoding, index, values, rows, cols, counts, 0)
-    total = kernels.library.sparse_count(*_arguments(found), counts.data_ptr())
-    if total < 0:
+    name, (rows, cols) = _float_type(weight), weight.shape
+    padded = torch.nn.functional.pad(weight, (0, -cols % GROUP)).add(0.0).contiguous()  # -0.0 + 0.0 is 0.0
+    words = padded.view(torch.int16 if name == "bfloat16" else torch.int32).numpy().reshape(-1)
+    masks, values = _split(words.view(f"u{words.itemsize}"))
+    return bitmask(name, rows, cols, masks, values.view(np.uint8))
+
+
+def _float_type(weight: torch.Tensor) -> str:
+    name = str(weight.dtype).removeprefix("torch.")
+    if name not in ("bfloat16", "float32"):
+        raise ModelError(f"our kernels hold bfloat16 and float32, not {weight.dtype}", "measure it in bfloat16")
+    return name
+
+
+def _split(words: Words) -> tuple[Bytes, Words]:
+    """Return the mask and the nonzeros of flat words."""
+    scan = packing.chosen().scan(words, Scratch())
+    masks, values = scan.split()
+    return masks, words if scan.count == words.size else np.concatenate(values)
+
+
+def integers(words: torch.Tensor, type: str, cols: int, scale: torch.Tensor, group: int | None) -> Matrix:
+    """Return a dense matrix of int8 or int4 from words (rows, n) and scales (rows, groups) of compressed-tensors.
+
+    Raises StorageError (without the tensor's name) where a scale is not finite or the shapes do not fit together.
+    """
+    import torch
+
+    rows, groups = len(words), -(-cols // group) if group else 1
+    if words.dtype != torch.int32 or words.shape[1] != -(-cols * BITS[type] // 32) or scale.shape != (rows, groups):
+        raise StorageError(f"{tuple(words.shape)} words and {tuple(scale.shape)} scales for {cols} columns", DAMAGED[1])
+    if not bool(scale.isfinite().all()):
+        raise StorageError("a scale is not finite: the file is damaged", "quantize the model again")
+    held = scale if scale.dtype == torch.bfloat16 else scale.float()
+    return Matrix(type, rows, cols, words.view(torch.uint8), scales=held.contiguous(), group=group or 0)
+
+
+def without_zero_codes(matrix: Matrix) -> Matrix:
+    """Return the bitmask of a dense matrix of integers."""
+    rows, cols = matrix.rows, matrix.cols
+    columns = matrix.values.nbytes * 8 // BITS[matrix.type] // max(1, rows)
+    layout = CodeLayout(BITS[matrix.type], rows, columns)
+    codes = layout.split(matrix.values.numpy().reshape(-1), Scratch()).reshape(rows, columns)
+    if columns % GROUP:  # the codes that fill up a row's last word are no weights
+        codes = np.pad(codes[:, :cols], ((0, 0), (0, -cols % GROUP)))
+    masks, values = _split(codes.reshape(-1))
+    return bitmask(matrix.type, rows, cols, masks, layout.packed(values), scales=matrix.scales, group=matrix.group)
+
+
+def round_to_bytes(x: torch.Tensor) -> torch.Tensor:
+    """Return x (…, n) as the kernels of integers see it: 8 bits, with a scale for every GROUP inputs."""
+    import torch
+
+    groups = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+    scale = groups.abs().amax(-1, True) / 127
+    rounded = (groups / scale.clamp(min=1e-38)).round() * scale
+    return rounded.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
+
+
+def bitmask(type: str, rows: int, cols: int, masks: Bytes, values: Bytes, **scales: Any) -> Matrix:
+    """Return a matrix from the bits of its rows, each a whole number of words of 64, and its values in order.
+
+    Raises StorageError (without the tensor's name) where the bits count another number of values than there are.
+    """
+    import torch
+
+    width = -(-cols // GROUP) * 8
+    if masks.size != rows * width:
         raise StorageError(*DAMAGED)
-    return Nonzeros(encoding, index, values, rows, cols, counts, total)
-
-
-def _arguments(found: Nonzeros) -> tuple[Any, ...]:
-    index, values = found.index, found.values
-    given = (index.data_ptr(), index.numel(), values.data_ptr(), values.numel(), values.element_size())
-    return ENCODINGS[found.encoding], *given, found.rows, found.cols
+    # Of a mapped file the words may begin at any byte.
+    counts = np.bitwise_count(masks.view(np.uint64)).reshape(rows, width // 8).sum(1, dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    if values.size != -(-int(starts[-1]) * BITS[type] // 8):
+        raise StorageError(*DAMAGED)
+    if not values.size:
+        values = np.zeros(1, np.uint8)
+    return Matrix(
+        type, rows, cols, torch.from_numpy(values), torch.from_numpy(masks.reshape(rows, width)), torch.from_numpy(starts),
+        **scales,
+    )  # fmt: skip

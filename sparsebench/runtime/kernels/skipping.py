@@ -12,16 +12,15 @@ import ctypes
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from sparsebench import environment
 from sparsebench.models.modules.skipping import masked
-from sparsebench.runtime.kernels.linear import CODES
-from sparsebench.runtime.kernels.matrix import LEVELS, Kernels, SparseMatrix, from_dense
-from sparsebench.runtime.kernels.speeds import DENSE_ABOVE
+from sparsebench.runtime.kernels.linear import CODES, MatrixHolder
+from sparsebench.runtime.kernels.matrix import GROUP, LEVELS, Kernels, Matrix, pays, without_zeros
 
 WIDEST = LEVELS.index("avx512")
 """The highest instruction set for which these kernels have code."""
@@ -33,6 +32,8 @@ MULTIPLIED = 1.25
 """The limit of the rows that several tokens multiply, summed over the tokens and divided by all rows. Above it, by
 outputs in bfloat16, torch's product with all rows is faster: it took 1.1 to 1.3 times as long at 1.0, and 0.8 to 0.95
 times at 1.5 (measured as above)."""
+OVERREAD = 64
+"""Bytes behind the values that the kernels may read."""
 PANEL = 256
 """About how many outputs separate the positions where a thread can start in a bitmask that is stored by inputs."""
 
@@ -77,7 +78,7 @@ class Tally:
         return self.weights, *self.whole
 
 
-class Skipping(nn.Module):
+class Skipping(MatrixHolder):
     """The common part of both kinds: for a few tokens only some rows of the stored matrix are read. No gradients.
 
     The matrix is bfloat16 or float32 on a CPU, stored so that the weights of an input (or output) are contiguous:
@@ -90,7 +91,7 @@ class Skipping(nn.Module):
     matrix: torch.Tensor
     bias: nn.Parameter | None
     packed: tuple[int, int] | None
-    """Rows and columns of the bitmask that ``matrix`` holds as uint8; None for a dense matrix."""
+    """Rows and columns of the bitmask that is held; None for a dense ``matrix``."""
     reads_all = False
 
     def __init__(
@@ -103,7 +104,10 @@ class Skipping(nn.Module):
         self.panels = -(-self.width // PANEL) if self.by_columns else 1
         packed = _without_zeros(kernels, matrix, self.panels)
         self.packed = (packed.rows, packed.cols) if packed else None
-        self.register_buffer("matrix", packed.data if packed else matrix, persistent=False)
+        if packed:
+            self.hold(packed)
+        else:
+            self.register_buffer("matrix", matrix, persistent=False)
         self.register_parameter("bias", bias)
         # Some models ask a layer for the shape and dtype of its weight.
         self.weight = torch.empty(shape, dtype=matrix.dtype, device="meta")
@@ -115,7 +119,7 @@ class Skipping(nn.Module):
     @property
     def index_bytes(self) -> int:
         """The bytes read of a bitmask besides a row's nonzeros: a bit for each weight, and where its panels begin."""
-        return (-(-self.packed[1] // 32) * 4 + 4) * self.panels if self.packed else 0
+        return (-(-self.packed[1] // GROUP) * 8 + 8) * self.panels if self.packed else 0
 
     def few(self, x: torch.Tensor) -> bool:
         """Return whether ``x`` has few enough tokens to read only the rows that they need."""
@@ -127,8 +131,9 @@ class Skipping(nn.Module):
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
         tokens, stored = x.numel() // self.in_features, ctypes.c_int64()
+        matrix, item = (self.fields, 0) if self.packed else (self.matrix.data_ptr(), self.item)
         read = self.multiply(
-            self.matrix.data_ptr(), 0 if self.packed else self.item, self.by_columns, x.data_ptr(),
+            matrix, item, self.by_columns, x.data_ptr(),
             None if self.reads_all else decides.data_ptr(), limit, CODES[x.dtype], self.in_features, self.out_features, tokens,
             None if bias is None else bias.data_ptr(), y.data_ptr(), torch.get_num_threads(), ctypes.byref(stored),
         )  # fmt: skip
@@ -150,26 +155,28 @@ class Skipping(nn.Module):
         if not self.packed:
             return self.matrix
         found = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
+        words = found.dtype == torch.bfloat16
         self.kernels.library.sparse_expand(
-            self.matrix.data_ptr(), 0, self.packed[0], found.data_ptr(), torch.get_num_threads()
+            self.fields, 0, self.packed[0], found.data_ptr(), words, torch.get_num_threads()
         )
         return found.reshape(self.rows, -1)[:, : self.width]
 
 
-def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> SparseMatrix | None:
-    """Return a (rows, width) matrix as a bitmask, each row cut into ``panels`` of whole 32-bit words.
+def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix | None:
+    """Return a (rows, width) matrix as a bitmask, each row cut into ``panels`` of whole words of 64 bits.
 
     Return None where there are too few zeros to save anything, and below AVX-512, where placing the nonzeros takes
     longer than reading the zeros.
     """
     rows, width = matrix.shape
-    few = int(matrix.count_nonzero()) > DENSE_ABOVE * matrix.numel()
-    if few or not matrix.numel() or kernels.library.sparse_level() < WIDEST:
+    name = str(matrix.dtype).removeprefix("torch.")
+    if not pays(name, rows, width, int(matrix.count_nonzero())) or kernels.library.sparse_level() < WIDEST:
         return None
     if panels > 1:
-        each = 32 * math.ceil(width / panels / 32)
+        each = GROUP * math.ceil(width / panels / GROUP)
         matrix = nn.functional.pad(matrix, (0, panels * each - width)).reshape(rows * panels, each)
-    return from_dense(kernels, matrix).laid_out(kernels, "bitmask")
+    found = without_zeros(matrix)
+    return replace(found, values=nn.functional.pad(found.values, (0, OVERREAD)))
 
 
 class SkipColumns(Skipping):

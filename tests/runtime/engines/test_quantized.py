@@ -14,9 +14,9 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import inputs
-from sparsebench.steps.grid import GROUP, Quantize
+from sparsebench.steps.grid import Quantize
 from sparsebench.steps.quantize.sweep import quantize_model
-from tests.runtime.engines.pruned import FAMILIES, gpt2
+from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
 
 WORK = Workload(batch=1, prompt=12, generate=4)
 WAYS = {"int8": Quantize(), "int4": Quantize("int4", 32)}
@@ -52,6 +52,27 @@ def test_hf_multiplies_integers(
     assert model_bytes(source.folder, Setting("hf", 1, WORK, dtype=dtype)) > 0
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
+@pytest.mark.parametrize("bits", WAYS)
+@pytest.mark.parametrize("zeros", [0.0, 0.6])
+def test_the_sparse_engine_multiplies_integers_without_zeros(
+    name: str, bits: str, zeros: float, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dense = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
+    family = FAMILIES.get(name, "decoder")
+    pruned = prune(dense, tmp_path / "pruned", zeros) if zeros else dense
+    source = SavedModel(quantized(pruned, family, WAYS[bits], tmp_path / bits), family, "bfloat16")
+    found = engine("sparse")
+    found.start(0, 1)
+    judged = found.parity(source, inputs(Checkpoint(dense).config, WORK))
+    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
+    loaded = found.load(source, 20, False)
+    layout = "bitmask" if zeros else "dense"
+    assert f"{bits} {layout} " in found.kernel and "inputs in int8" in found.kernel
+    hf = engine("hf").load(source, 20, True)
+    assert zeros == 0 or memory.tensor_bytes(loaded) < memory.tensor_bytes(hf)
+
+
 def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> None:
     source = SavedModel(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
     found = engine("deepspeed")
@@ -65,8 +86,7 @@ def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "ranks", "way", "named"),
     [
-        ("sparse", 1, Quantize(), "sparse engine does not run int8"),
-        ("deepspeed-zero3", 1, Quantize("int4", GROUP), "does not run int4"),
+        ("deepspeed-zero3", 1, Quantize("int4"), "does not run int4"),
         ("deepspeed", 2, Quantize(), "2 ranks"),
         ("hf", 1, Quantize("int4", 20), "not of 20"),
     ],
@@ -75,7 +95,7 @@ def test_what_no_kernel_takes_is_refused_by_name(name: str, ranks: int, way: Qua
     config = {"quantization_config": way.scheme.config(["model.layers.0.mlp.up_proj.weight"])}
     with pytest.raises(UnsupportedError, match=named):
         check_supported(config, "decoder", Setting(name, ranks, WORK))
-    assert {row.name for row in engines().values() if "int8" in row.encodings} == {"deepspeed", "hf"}
+    assert {row.name for row in engines().values() if "int8" in row.encodings} == {"deepspeed", "hf", "sparse"}
 
 
 def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
@@ -86,7 +106,7 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
         "vocab_size": 90, "max_position_embeddings": 32,
     }  # fmt: skip
     folder = quantized(
-        write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4", GROUP), tmp_path / "out"
+        write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out"
     )
     with pytest.raises(UnsupportedError, match="int4 kernel"):
         engine("hf").load(SavedModel(folder, "encoder"), 8, False)

@@ -21,7 +21,7 @@ from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
-from sparsebench.runtime.kernels import SparseLinear
+from sparsebench.runtime.kernels import KernelLinear
 from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
 from sparsebench.runtime.workload import Prompt, inputs
@@ -70,11 +70,9 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
 
 @pytest.mark.long
 def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
-    model: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, family = model
-    # Not what this machine measures: matrices are small, and some layouts pad them.
-    monkeypatch.setattr("sparsebench.runtime.engines.sparse.layout_for", lambda found, speeds: "bitmask")
     pack(folder, tmp_path / "packed")
     dense, packed = (started().load(SavedModel(one, family), 40, False) for one in (folder, tmp_path / "packed"))
     ours, theirs = (dict(one.module.named_buffers()) for one in (dense, packed))
@@ -84,7 +82,7 @@ def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
     layers = sparse_layers(packed.module)
     assert len(layers) >= 8
     assert all(
-        (isinstance(one, SparseLinear) and not list(one.parameters())) or one.bias is not None
+        (isinstance(one, KernelLinear) and not list(one.parameters())) or one.bias is not None
         for one in layers.values()
     )
     assert memory.tensor_bytes(packed) < 0.8 * memory.tensor_bytes(load_model(folder, family))
@@ -110,8 +108,8 @@ def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t
         folder = prune(place, tmp_path / f"pruned-{family}", 0.9)
         found, words = started(), prompt(Checkpoint(folder).config)
         loaded = found.load(SavedModel(folder, family, "float32"), 40, False).module
-        assert {one.dtype for one in sparse_layers(loaded).values()} == {torch.bfloat16}
-        assert " from bfloat16 ×" in found.kernel
+        assert {one.matrix_type for one in sparse_layers(loaded).values()} == {"bfloat16"}
+        assert "bfloat16 bitmask " in found.kernel
         stock = load_model(folder, family, "float32")
         assert distance(outputs(loaded, family, words), outputs(stock, family, words)) < 1e-5
         assert found.parity(SavedModel(folder, family, "float32"), words).relative_l2 < 1e-5
@@ -132,20 +130,15 @@ def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path
         assert not sparse_layers(started().load(SavedModel(place, "decoder"), 40, True).module)
 
 
-def test_the_kernels_are_named_by_layer_class(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "sparsebench.runtime.engines.sparse.layout_for", lambda found, speeds: "csr16"
-    )  # else as measured
+def test_the_kernels_are_named_by_layer_class(tiny_llama: Path, tmp_path: Path) -> None:
     found = started()
     folder = prune(tiny_llama, tmp_path / "pruned", 0.99)
     loaded = found.load(SavedModel(folder, "decoder", "bfloat16"), 40, False)
     sparse, dense = r"×14 \(attention ×8, mlp ×6\)", r"dense torch linear ×1 \(head\)"
-    assert re.fullmatch(rf"csr16 ({'|'.join(LEVELS)}) {sparse}, {dense}", found.kernel)
+    assert re.fullmatch(rf"bfloat16 bitmask ({'|'.join(LEVELS)}) {sparse}, {dense}", found.kernel)
     with torch.inference_mode():
-        loaded(input_ids=torch.tensor([[5, 6, 7]]))
-    assert "several tokens: " in found.kernel
+        loaded(input_ids=torch.tensor([[5, 6, 7] * 4]))
+    assert "more than 8 tokens: " in found.kernel
 
 
 @pytest.mark.parametrize("kind", ["dense", "packed"])

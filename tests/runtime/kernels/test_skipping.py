@@ -98,8 +98,8 @@ def test_a_layer_of_zeros_is_kept_without_them_where_that_is_faster(compiled: Ke
             assert (layer.packed is not None) == (zeros == 0.5 and level.startswith("avx512"))
         if layer.packed:  # the nonzeros, a bit for each weight and its padding, and where each of three panels begins
             stored = int(dense.weight.count_nonzero())
-            assert layer.tally.whole == (stored, 2 * stored + 512 * (3 * 224 // 8 + 3 * 4))
-            assert layer.tally.whole[1] <= layer.matrix.numel() <= layer.tally.whole[1] + 512
+            assert layer.tally.whole == (stored, 2 * stored + 512 * (3 * 256 // 8 + 3 * 8))
+            assert layer.tally.whole[1] <= sum(one.nbytes for one in layer.buffers()) <= layer.tally.whole[1] + 512
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
