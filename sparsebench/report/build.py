@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from sparsebench.report.answer import Answer
 from sparsebench.report.lookup import FIGURE, check_manifests, command, query_named
 from sparsebench.report.page import page
 from sparsebench.runtime.engines import engines
+from sparsebench.sources.aliases import KNOWN
 from sparsebench.steps.prune.registry import methods
 
 ROOM = Path(__file__).parent
@@ -169,6 +171,11 @@ def build(
     return list(written)
 
 
+def skips_zeros(name: str) -> bool:
+    """Whether an engine's kernels skip zeros; one that is not installed here is taken for a dense one."""
+    return name in engines() and engines()[name].skips_zeros
+
+
 def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:
     templates = FileSystemLoader(ROOM / "templates")
     # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe` escapes our own `|`.
@@ -178,7 +185,9 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
     environment.globals |= {
         "ask": ask,
         "registry": methods(),
-        "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
+        "skips_zeros": skips_zeros,
+        "licences": {alias: known.licence for alias, known in KNOWN.items()},
+        "paragraphs": json.loads((ROOM / "paragraphs.json").read_text(encoding="utf-8")),
         "catalog": all_tasks(),
         "pictures": pictures,
         "queries": queries,
@@ -186,6 +195,8 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "normal_change": words.normal_change,
         "sign_test": words.sign_test,
     }
-    more = {name: getattr(words, name) for name in ("amount", "points", "listed", "versions", "raw", "processor")}
+    environment.tests["skips_zeros"] = skips_zeros
+    named = ("amount", "points", "listed", "versions", "raw", "processor", "spread", "seconds")
+    more = {name: getattr(words, name) for name in named}
     environment.filters |= {**words.CELLS.special, **more, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

@@ -41,13 +41,13 @@ def written(tmp_path: Path, *records: list[dict[str, Any]]) -> str:
 
 
 def test_every_built_in_method_is_explained(calibrated_report: str) -> None:
-    section = calibrated_report.split("## 4.")[1].split("## 5.")[0]
+    section = calibrated_report.split("## 6.")[1].split("## 7.")[0]
     assert [method.name for method in BUILT_IN] == [*NAMES, "mask", "gradual", "elsa"]  # of which this ledger has none
     pages = Path(report.__file__).parent / "templates" / "methods"
     assert all((pages / f"{method.name}.md.j2").is_file() for method in BUILT_IN)
     found = re.findall(r"^### (.+)$", section, re.MULTILINE)
     assert found[:6] == HEADINGS
-    assert found[6:] == ["How much each block loses: OWL", "What competes with what"]
+    assert found[6:] == ["How much each block loses: OWL", "One matrix, three methods"]
     for part in re.split(r"^### ", section, flags=re.MULTILINE)[1:8]:
         assert "$" in part, part
     assert "### Calibration: whose inputs a method sees" in calibrated_report
@@ -68,7 +68,7 @@ def test_the_calibration_text_is_stated(calibrated_ledger: Path, calibrated_repo
         "1", f"`{text.removesuffix(' seed 0')}`", "smol", "512", "abababab", "0", "alps, ria, sparsegpt, wanda, wanda+owl",
         "pruned, dense",
     ]  # fmt: skip
-    assert "one calibration text (section 4)" in calibrated_report
+    assert "one calibration text (section 6)" in calibrated_report
     assert ["damping raised to 0.1", "smol", "sparsegpt", "4"] in [
         row for table in tables(calibrated_report) for row in table
     ]
@@ -85,7 +85,7 @@ def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
     labels = {row[0] for table in tables(text.split("## All results")[1]) for row in table}
     assert {"wanda/row", "wanda/row, text 2"} <= labels
     assert "wanda/row, text 1" not in labels
-    assert "2 calibration texts (section 4)" in text
+    assert "2 calibration texts (section 6)" in text
 
 
 def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
@@ -111,7 +111,7 @@ def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
         "–",
         "collapsed",
     ]
-    assert not re.search(r"\d{6,}\.\d|e\+\d", prose(calibrated_report.split("## 7.")[0]))
+    assert not re.search(r"\d{6,}\.\d|e\+\d", prose(calibrated_report.split("## 9.")[0]))
 
 
 def test_less_is_better_windows_are_counted_and_there_is_no_chance_and_nothing_retained(calibrated_report: str) -> None:
@@ -137,10 +137,8 @@ def test_findings_of_perplexity(calibrated_report: str) -> None:
     fallen = next(table for table in tables(calibrated_report) if "of these end at chance or collapsed" in table[0])
     # Random masks, which fall at 50%, are left out.
     assert next(row for row in fallen if row[1] == "perplexity")[3:] == ["7", "90%", "1", "90%", "90%"]
-    quality = calibrated_report.split("## 5.")[1].split("## 6.")[0]
-    assert (
-        "- smol, perplexity (all 24 windows of text), dense 25: 50% alps/layer: 30.16; 90% alps/layer: 864." in quality
-    )
+    quality = calibrated_report.split("## 7.")[1].split("## 8.")[0]
+    assert "smol (dense 25, 24 windows) 50% alps/layer 30.16, 90% alps/layer 864" in quality
     assert "on perplexity, which does not notice" not in calibrated_report
 
 
@@ -199,7 +197,7 @@ def test_where_all_have_collapsed_nobody_wins(tmp_path: Path) -> None:
     some = [{"prune": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
     text = written(tmp_path, calibrated.sample(variants=some))
     assert "- 90%: every method has collapsed." in text
-    assert "90% all collapsed." in text.split("## 5.")[1].split("## 6.")[0]
+    assert "90% all collapsed" in text.split("## 7.")[1].split("## 8.")[0]
     assert "**collapsed (" not in text
 
 
@@ -215,7 +213,7 @@ def test_few_windows_give_no_interval(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(calibrated, "WINDOWS", 4)
     text = written(tmp_path, calibrated.sample())
     assert "So few windows rank nothing: the order below may be chance" in text
-    assert "is lowest" not in text and "- smol, perplexity" not in text
+    assert "is lowest" not in text and "Which method" not in text
     assert "**30." not in text
 
 

@@ -45,8 +45,14 @@ CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
 CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
--- `AVX2, model 25.1` of `AMD EPYC (AVX2, model 25.1) ×2, 23 GiB`: what tells processors apart in a title.
-CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract(machine, '\(([^)]*)\) ×', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
+-- `Zen 5, AVX-512 BF16` of `AMD EPYC (AVX-512 BF16, model 26.2) ×2, 23 GiB`, else `AVX2, model 6.94`: what tells processors apart in a title.
+-- AMD's family 26 is Zen 5; of 25 the server models to 15 are Zen 3, those from 16 to 31 Zen 4.
+CREATE OR REPLACE MACRO machine_label(machine) AS
+    coalesce(if(machine LIKE 'AMD EPYC%',
+                nullif(concat(CASE WHEN machine LIKE '%, model 26.%' THEN 'Zen 5, ' WHEN regexp_matches(machine, ', model 25\.(1[6-9]|2\d|3[01])\)') THEN 'Zen 4, '
+                                   WHEN regexp_matches(machine, ', model 25\.(\d|1[0-5])\)') THEN 'Zen 3, ' END,
+                              regexp_extract(machine, '\(([^)]*?)(, model [\d.]+)?\) ×', 1)), ''), NULL),
+             nullif(regexp_extract(machine, '\(([^)]*)\) ×', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
 -- `1×128+16 tokens` of `b1 p128 g16`: sequences at once, prompt tokens, new tokens.
 CREATE OR REPLACE MACRO workload_label(workload) AS regexp_replace(workload, '^b(\d+) p(\d+) g(\d+)', '\1×\2+\3 tokens');
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);

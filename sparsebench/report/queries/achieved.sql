@@ -6,7 +6,7 @@ WITH made AS (
 ), everything AS (
     SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
 )
-SELECT model, weights, method_label(method, granularity, pattern) || way AS label, pattern,
+SELECT model, weights, split_part(method, '+', 1) AS method, method_label(method, granularity, pattern) || way AS label, pattern,
        sparsity, seed,
        achieved_sparsity, abs(achieved_sparsity - sparsity) AS off, zero_share AS achieved_all
 FROM made

@@ -6,7 +6,7 @@ WITH every AS (
            min(dense_ms) FILTER (phase IN ('decode', 'forward') AND speedup IS NOT NULL) OVER setting AS least_dense,
            max(dense_ms) FILTER (phase IN ('decode', 'forward') AND speedup IS NOT NULL) OVER setting AS most_dense,
            -- AVX2 has no products of bfloat16 matrices: a gain over emulation is the best only where there is no other.
-           coalesce(dtype = 'bfloat16' AND device = 'cpu' AND machine_label(machine) LIKE 'AVX2%' AND phase <> 'decode', false) AS emulated,
+           coalesce(dtype = 'bfloat16' AND device = 'cpu' AND machine_label(machine) LIKE '%AVX2%' AND phase <> 'decode', false) AS emulated,
            (NOT emulated, speedup) AS standing, phase || if(emulated, ', dense emulating bfloat16,', '') AS said
     FROM latency
     WHERE phase NOT IN ('load', 'generate') /* manifests */

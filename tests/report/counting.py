@@ -1,0 +1,35 @@
+"""How long a report is: its words of prose, those of its tables, and how many tables and pictures it has."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Length:
+    """What is counted of a report in Markdown."""
+
+    prose: int
+    table_words: int
+    tables: int
+    pictures: int
+
+
+def measured(text: str) -> Length:
+    """Count a report: formulas, captions, rules of tables and links to queries are no words, nor are addresses."""
+    text = re.sub(r"\[Q\d+]\([^)]*\)", "", text)
+    text = re.sub(r"]\([^)]*\)", "]", text)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
+    pictures = len(re.findall(r"^!\[", text, re.MULTILINE))
+    text = re.sub(r"^!\[.*\n+(\*[^*\n].*\n)?", "", text, flags=re.MULTILINE)
+    lines = text.splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    rules = [row for row in rows if re.fullmatch(r"[|: -]+", row)]
+    shown = " ".join(row for row in rows if row not in rules).replace("|", " ")
+    prose = " ".join(line for line in lines if not line.startswith("|"))
+    return Length(_words(prose), _words(shown), len(rules), pictures)
+
+
+def _words(text: str) -> int:
+    return sum(any(letter.isalnum() for letter in word) for word in text.split())
