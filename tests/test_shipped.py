@@ -105,15 +105,15 @@ def test_the_lab_stops_in_the_preflight_when_offline() -> None:
 
 def test_a_training_whose_making_has_no_record_is_told_with_its_budget(tmp_path: Path) -> None:
     """As a run with `--only stage=benchmarks` leaves it: it makes the model again, and records the scores alone."""
-    ledger, brief = tmp_path / "coder.duckdb", tmp_path / "brief.md"
+    ledger, report = tmp_path / "coder.duckdb", tmp_path / "report.md"
     for words in (
         ["ingest", ROOT / "ledger" / "published" / "coder.jsonl.zst", "--ledger", ledger],
-        ["report", "--brief", "--ledger", ledger, "--out", brief],
+        ["report", "--ledger", ledger, "--out", report],
     ):
         command = [sys.executable, "-m", "sparsebench", *map(str, words)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    assert "blocks trained (at most 16 thousand tokens)" in brief.read_text()
+    assert "blocks trained (at most 16 thousand tokens)" in report.read_text()
 
 
 @pytest.mark.long

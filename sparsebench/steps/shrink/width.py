@@ -234,7 +234,7 @@ class _WidthPass:
         if name == "taylor":
             return self._taylor(steps, axes, emit)
         if name == REAP:
-            routing = scores.Routing(axes)
+            routing = scores.RoutedTokens(axes)
             self.replay(1).run(routing.visit, progress)
             return {_score_key(steps[0]): routing.result()}
         reading = scores.ActivationScorer(name, axes)
