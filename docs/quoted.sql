@@ -71,6 +71,21 @@ WITH easy AS (
     JOIN sizes s USING (manifest, variant_id)
     WHERE d.manifest = 'kinds' AND s.format = 'packed'
     GROUP BY ALL
+), passing AS (
+    SELECT variant_id, g.model, v.recipe, 100 * g.retained AS skill, g.ratio, 100 * min(s.share) AS file,
+           max(speedup) AS request
+    FROM gate g
+    JOIN variants v USING (variant_id)
+    JOIN sizes s USING (variant_id)
+    LEFT JOIN (SELECT variant_id, speedup FROM latency WHERE phase = 'generate' AND verdict = 'faster') USING (variant_id)
+    WHERE passes AND s.format = 'packed'
+    GROUP BY ALL
+), answer AS (
+    -- Of variants whose recipes read alike, trained for longer or made elsewhere, the better one.
+    SELECT model, recipe, what, max(said) AS said
+    FROM (UNPIVOT (SELECT model, recipe, format('{:.0f}%', skill) AS skill, format('{:.2f}', ratio) AS ratio, format('{:.0f}%', file) AS file, format('{:.1f}', request) AS request FROM passing)
+          ON skill, ratio, file, request INTO NAME what VALUE said)
+    GROUP BY ALL
 )
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
 UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
@@ -229,3 +244,25 @@ JOIN (VALUES
     ('answers_50_hellaswag', 'sparsegpt/layer 50% propagate=dense', 'hellaswag'),
     ('answers_50_squad_f1', 'sparsegpt/layer 50% propagate=dense', 'squad_f1')
 ) AS asked(key, recipe, task) USING (recipe, task)
+UNION ALL
+SELECT key, said
+FROM answer
+JOIN (VALUES
+    ('g2p_zeros_skill', 'g2p-t5', 'skill', 'sparsegpt/layer 50%'),
+    ('g2p_zeros_file', 'g2p-t5', 'file', 'sparsegpt/layer 50%'),
+    ('g2p_distilled_skill', 'g2p-t5', 'skill', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('g2p_distilled_file', 'g2p-t5', 'file', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('minilm_zeros_skill', 'minilm-l6', 'skill', 'sparsegpt/layer 50%'),
+    ('minilm_zeros_file', 'minilm-l6', 'file', 'sparsegpt/layer 50%'),
+    ('coder_int4_skill', 'qwen2.5-coder-1.5b', 'skill', 'int4'),
+    ('coder_int8_skill', 'qwen2.5-coder-1.5b', 'skill', 'int8'),
+    ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 10% propagate=dense'),
+    ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 10% propagate=dense'),
+    ('smol_int8_skill', 'smollm2-135m', 'skill', 'int8'),
+    ('smol_int8_ratio', 'smollm2-135m', 'ratio', 'int8'),
+    ('smol_int8_file', 'smollm2-135m', 'file', 'int8'),
+    ('smol_int8_request', 'smollm2-135m', 'request', 'int8'),
+    ('smol_zeros_skill', 'smollm2-135m', 'skill', 'magnitude/layer 10%'),
+    ('smol_zeros_ratio', 'smollm2-135m', 'ratio', 'magnitude/layer 10%'),
+    ('smol_zeros_file', 'smollm2-135m', 'file', 'magnitude/layer 10%')
+) AS asked(key, model, what, recipe) USING (model, what, recipe)

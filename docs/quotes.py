@@ -18,7 +18,9 @@ def said(ledger: Path) -> dict[str, str]:
     """What each key says, by the ledger of the published records."""
     from sparsebench.ledger import query
 
-    return dict(query.run(ledger, (DOCS / "quoted.sql").read_text(encoding="utf-8")).rows)
+    # In a session each view is calculated once.
+    with query.session(ledger) as run:
+        return dict(run((DOCS / "quoted.sql").read_text(encoding="utf-8")).rows)
 
 
 def written(text: str, by_key: dict[str, str]) -> str:

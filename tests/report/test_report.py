@@ -12,7 +12,7 @@ import pytest
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from sparsebench.report import build
+from sparsebench.report import answer_table, build
 from sparsebench.report.build import ROOM
 from sparsebench.report.lookup import FILTER, query_named
 from sparsebench.steps.prune import registry
@@ -367,6 +367,17 @@ def test_a_brief_report_is_the_first_page_alone(ledger: Path, report: str, tmp_p
     assert not re.search(r"\[Q\d+]|#q\d", text)
     with pytest.raises(UserError, match="Markdown"):
         build(ledger, tmp_path / "brief.html", tmp_path / "figures", formats=("html",), brief=True)
+
+
+def test_the_answer_is_printed_too(ledger: Path, report: str, tmp_path: Path) -> None:
+    text = answer_table(ledger)
+    rows = tables(report.split("## 2.")[0])[0][2:]
+    assert {row[0] for row in rows} == {line.split()[0] for line in text.splitlines() if line.endswith("a request")}
+    assert all(f"  {row[1]} " in text for row in rows)
+    assert max(map(len, text.splitlines())) <= 110 and "**" not in text
+    assert answer_table(ledger, ["sample"]) == text
+    with pytest.raises(LedgerError):
+        answer_table(tmp_path / "none.duckdb")
 
 
 @pytest.mark.parametrize(("out", "results"), [("r.html", None), ("r.md", "../x/r.md"), ("r.md", "r.html")])
