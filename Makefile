@@ -10,11 +10,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
-	$(BIN)/sparsebench figures --out out/figures
-	$(BIN)/sparsebench report --brief --out out/brief.md --figures out/figures
-	$(BIN)/sparsebench report --out out/report.md --figures out/figures
+	$(BIN)/sparsebench figures --out out/figures >out/pictures.txt
+	$(BIN)/sparsebench report --brief --out out/brief.md --figures out/figures >out/pages.txt
+	$(BIN)/sparsebench report --out out/report.md --figures out/figures >>out/pages.txt
 	@echo
-	@echo "Open out/brief.md (one page), out/report.html (all of it) and the pictures in out/figures. Then try:"
+	@echo "The table above is the answer; out/report.html is the page, out/brief.md its first part, out/figures has the pictures. Then try:"
 	@echo "  $(BIN)/sparsebench sql \"select model, method, sparsity, task, score, dense_score, verdict, detectable from results order by all\""
 	@echo "  $(BIN)/sparsebench sql \"select model, sparsity, bytes_packed / bytes_dense as packed from results where task is null or task in ('piqa', 'sciq_retrieval') order by all\""
 	@echo "  $(BIN)/sparsebench sql \"select model, kind, sum(count) as weights from tensors where method = 'dense' group by all order by all\""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,7 +27,7 @@ from sparsebench.cli.options import (
 )
 from sparsebench.cli.output import note, notes, stderr
 from sparsebench.cli.plan import announce, show
-from sparsebench.errors import RecordError, UserError
+from sparsebench.errors import LedgerError, RecordError, UserError
 from sparsebench.ledger.connect import refuse_other
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
@@ -124,16 +126,34 @@ def _run(
         variants = [variant for variant in ready.plan.variants.values() if variant.id in ids]
         if not cells and not refused:
             _tidy(ready, space, variants)
+            _show_answer(space.ledger, ready.plan.manifest)
             _nothing_to_do(decided, ready, address)
             return
-        runner = Runner(ready.plan, settings, executor, Ledger(space.ledger).take, display(clock, stderr()))
+        answer = partial(_answer, space.ledger, ready.plan.manifest)
+        runner = Runner(ready.plan, settings, executor, Ledger(space.ledger).take, display(clock, stderr()), answer)
         counts = runner.run(cells, refused, variants)
+    _show_answer(space.ledger, ready.plan.manifest)
     note(f"{', '.join(f'{count} {status}' for status, count in counts.items() if count)}; ledger: {space.ledger}")
     if before := _failed_before(decided):
         note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
         note(_ways(ready, address))
         raise typer.Exit(1)
+
+
+def _answer(ledger: Path, manifest: str, model: str = "") -> str:
+    """Return what the ledger says of a model's variants, of all where none is named; empty where nothing passes."""
+    from sparsebench.report import answer_table
+
+    try:
+        return answer_table(ledger, [manifest], [model] if model else [])
+    except LedgerError as error:  # a table is no reason to end a run
+        return f"no table: {error.message}"
+
+
+def _show_answer(ledger: Path, manifest: str) -> None:
+    if table := _answer(ledger, manifest):
+        note(f"\n{table}")
 
 
 def _bring_up_to_date(space: Workspace) -> None:

@@ -24,13 +24,14 @@ COLUMNS: Mapping[str, str] = {
 NOTE = "Of dense: skill and perplexity kept, bytes of the packed file, speed. –: not measured, or no gain shown."
 
 
-def answer_table(ledger: Path, manifests: Sequence[str] = ()) -> str:
+def answer_table(ledger: Path, manifests: Sequence[str] = (), models: Sequence[str] = ()) -> str:
     """Return the smallest file of each kind that passes the quality gate, model by model, as lines of text.
 
-    It is empty where nothing passes. ``manifests`` limits it to these experiments (default: all). Raises LedgerError
-    where there is no ledger.
+    It is empty where nothing passes. ``manifests`` and ``models`` limit it to these experiments and models (default:
+    all). Raises LedgerError where there is no ledger.
     """
-    rows = query.run(ledger, query_named("decision", manifests)).dicts()[:ROWS]
+    rows = query.run(ledger, query_named("decision", manifests)).dicts()
+    rows = [row for row in rows if not models or row["model"] in models][:ROWS]
     if not rows:
         return ""
     names = max(len(visible(row[name])) for row in rows for name in ("model", "recipe")) + 2

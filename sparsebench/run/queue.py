@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
 from sparsebench.plan.cells import Job, Variant
 from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
+from sparsebench.plan.stages import PROCESSES
+
+JobGroup = tuple[str, bool, bool, int, int]
+"""The kind of a job and what it asks for: jobs of one group find room, or none, alike."""
 
 
 class Queue:
@@ -27,7 +31,7 @@ class Queue:
         self._places: dict[str, int] = {}
         self._open: dict[str, set[str]] = {}
         self._behind: dict[str, list[str]] = {}
-        self._ready: dict[Hashable, list[tuple[int, str]]] = {}
+        self._ready: dict[JobGroup, list[tuple[int, str]]] = {}
         self._needs: dict[str, list[str]] = {}
         self._users: Counter[str] = Counter()
         self._next = count()
@@ -59,11 +63,12 @@ class Queue:
     def take(self, room: Callable[[Job], bool]) -> Job | None:
         """Take the first job that may start and has room out of the queue and return it; None where there is none.
 
+        Jobs that are timed come after all others that may start: they have the machine to themselves.
         Where a job has no room, others of its kind that ask for the same are taken to have none either.
         """
-        refused: set[Hashable] = set()
+        refused: set[JobGroup] = set()
         while heads := [(heap[0], kind) for kind, heap in self._ready.items() if heap and kind not in refused]:
-            (place, name), kind = min(heads, key=lambda head: head[0])
+            (place, name), kind = min(heads, key=_start_order)
             job = self.waiting.get(name)
             if job is None or self._places[name] != place:  # it was taken away, or now waits at another position
                 heapq.heappop(self._ready[kind])
@@ -102,6 +107,11 @@ class Queue:
 
     def _drop(self, name: str) -> None:
         self._users.subtract(self._needs.pop(name, ()))
+
+
+def _start_order(head: tuple[tuple[int, str], JobGroup]) -> tuple[bool, int]:
+    (place, _), group = head
+    return PROCESSES[group[0]].timed, place
 
 
 def variants(job: Job) -> list[Variant]:

@@ -23,7 +23,7 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import PROCESSES
+from sparsebench.plan.stages import PROCESSES, timed
 from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
@@ -69,15 +69,29 @@ class Remade:
 
 
 class Runner:
-    """Runs a plan's open cells. Use ``run`` once."""
+    """Runs a plan's open cells. Use ``run`` once.
 
-    def __init__(self, plan: Plan, settings: RunSettings, executor: Executor, ingest: Ingest, display: Display) -> None:
+    ``answer`` gives what is shown of a model once all is done but timing, out of the ledger.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        settings: RunSettings,
+        executor: Executor,
+        ingest: Ingest,
+        display: Display,
+        answer: Callable[[str], str] = lambda model: "",
+    ) -> None:
         self.plan = plan
         self.executor = executor
         self.settings = settings
         self.space = settings.workspace
         self.display = display
         self.ingest = ingest
+        self.answer = answer
+        self.open_cells: Counter[str] = Counter()
+        self.finished_models: list[str] = []
         self.origin = provenance.origin(self.space.ledger.parent, create_it=True)
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
@@ -107,6 +121,7 @@ class Runner:
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
         self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", asked)], self._left_out)
+        self.open_cells.update(cell.variant.model for cell in todo if not timed(cell.stage))
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
         self.space.seal(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
@@ -120,6 +135,7 @@ class Runner:
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
+                self._show_answers()
                 # A model that cannot be prepared leaves skipped cells, and none that failed.
                 if self.settings.fail_fast and self.counts["failed"] + self.counts["skipped"]:
                     self.waiting.clear()
@@ -240,7 +256,7 @@ class Runner:
                 self.fresh.append(
                     self.space.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
                 )
-                self.counts[event["status"]] += 1
+                self._count(cell, event["status"])
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
                 self.display.progress(child.job, event["done"], event["total"], event["detail"])
@@ -338,8 +354,23 @@ class Runner:
         outcome = records.CellOutcome(status, reason=reason)
         record = records.make(cell, self.plan.manifest, outcome, self.settings.device, self.origin)
         self.fresh.append(records.write(self.space.records, record))
-        self.counts[status] += 1
+        self._count(cell, status)
         self.display.finished(cell, status, 0.0, reason)
+
+    def _count(self, cell: Cell, status: str) -> None:
+        self.counts[status] += 1
+        if not timed(cell.stage):
+            self.open_cells[cell.variant.model] -= 1
+            if not self.open_cells[cell.variant.model]:
+                self.finished_models.append(cell.variant.model)
+
+    def _show_answers(self) -> None:
+        """Show what came out of models of which all is done but timing, unless something is timed now."""
+        quiet = any(PROCESSES[child.job.kind].timed for child in self.children)
+        while self.finished_models and not quiet:
+            self._ingest()
+            if answer := self.answer(self.finished_models.pop(0)):
+                self.display.line(answer, "bold")
 
     def _ingest_if_due(self) -> None:
         """Ingest if the last time is so long ago that this takes little of the run."""

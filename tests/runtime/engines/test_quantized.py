@@ -105,9 +105,7 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
         "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
         "vocab_size": 90, "max_position_embeddings": 32,
     }  # fmt: skip
-    folder = quantized(
-        write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out"
-    )
+    folder = quantized(write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out")
     with pytest.raises(UnsupportedError, match="int4 kernel"):
         engine("hf").load(SavedModel(folder, "encoder"), 8, False)
 
