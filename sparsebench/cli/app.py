@@ -21,7 +21,11 @@ from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
 VERBS = {
-    "init": ("init", EXPERIMENT, "Write a commented starter manifest."),
+    "init": (
+        "init",
+        EXPERIMENT,
+        "Write a commented starter manifest, or the one for a model and a file of yours.",
+    ),
     "plan": ("plan", EXPERIMENT, "Show every cell of a manifest, whether it will run and why, and what the run needs."),
     "run": ("run", EXPERIMENT, "Run every cell of a manifest that has no result yet."),
     "status": ("status", EXPERIMENT, "Show which cells are done, failed, skipped and left, with the reasons."),
