@@ -21,11 +21,7 @@ from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
 VERBS = {
-    "init": (
-        "init",
-        EXPERIMENT,
-        "Write a commented starter manifest, or the one for a model and a file of yours.",
-    ),
+    "init": ("init", EXPERIMENT, "Write a commented starter manifest, or the one for a model and a file of yours."),
     "plan": ("plan", EXPERIMENT, "Show every cell of a manifest, whether it will run and why, and what the run needs."),
     "run": ("run", EXPERIMENT, "Run every cell of a manifest that has no result yet."),
     "status": ("status", EXPERIMENT, "Show which cells are done, failed, skipped and left, with the reasons."),
@@ -58,6 +54,11 @@ VERBS = {
         "Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.",
     ),
     "compare": ("compare", LEDGER, "Compare two measured variants: scores on the same documents, size, time, memory."),
+    "choose": (
+        "choose",
+        LEDGER,
+        "List the measured variants that fit, smallest file first, with the commands that make and export them.",
+    ),
     "pack": ("pack", ONE_MODEL, "Write a model folder in a smaller format."),
     "unpack": (
         "pack",

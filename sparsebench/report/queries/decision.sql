@@ -6,30 +6,6 @@
 -- bits of weights that a file of about four bits gave, which has their grid.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
-), judged AS (
-    SELECT s.model, s.weights, s.variant_id, s.task, s.n, s.scale, s.score / v.dense_score AS times, v.difference,
-           _goodness(v.difference, s.higher_is_better) AS gain, s.collapsed, s.at_chance, v.loses_less, _lost(v.verdict) OR s.at_chance AS shown,
-           _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR s.at_chance AS lost,
-           -- Without a chance level, half of a score means nothing.
-           CASE WHEN s.scale = 'perplexity' THEN times <= 3 WHEN s.chance IS NOT NULL THEN coalesce(v.retained >= 0.5, false) END AS half
-    FROM scores s
-    JOIN asked USING (variant_id)
-    JOIN vs_dense v USING (manifest, record_id)
-    WHERE NOT s.dense_at_chance
-    QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
-), sampled AS (
-    -- Where a variant was scored on fewer documents than another of its model, the table says on how many.
-    SELECT *, if(n < max(n) OVER (PARTITION BY model, weights, task), format(' (n = {:,})', n), '') AS few FROM judged
-), each AS (
-    SELECT model, weights, variant_id, count(DISTINCT _benchmark(task)) AS tasks, tasks - count(DISTINCT _benchmark(task)) FILTER (loses_less IS NOT true) AS cleared, bool_or(lost) AS lost, count(*) FILTER (lost) AS losses,
-           bool_and(half IS NOT false AND NOT collapsed AND NOT at_chance) AS works, bool_and(half) AS halved, max(if(scale = 'perplexity', times, 1 - gain)) AS worst,
-           string_agg(task || if(scale = 'perplexity', format(if(abs(times - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), times), format(' {:+.3f}', difference)) || few, ', ' ORDER BY task) FILTER (shown) AS what, ' (' || string_agg(format('{} n = {:,}', task, n), ', ' ORDER BY task) FILTER (few <> '' AND NOT shown) || ')' AS few
-    FROM sampled
-    GROUP BY model, weights, variant_id
-), files AS (
-    SELECT model, variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
-), plain AS (
-    SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), timed AS (
     -- A token's speed, and beside it the prompt's and the whole request's in the same job, whatever they show.
     SELECT variant_id, split_part(machine_label(machine), ',', 1) AS processor, engine, max(speedup) FILTER (verdict = 'faster' AND phase IN ('decode', 'forward')) AS speedup,
@@ -45,18 +21,13 @@ WITH asked AS (
     FROM placed
     GROUP BY variant_id
 ), whole AS (
-    SELECT e.*, k.kind, k.words AS recipe, f.bytes / p.bytes AS share, t.speed
-    FROM each e
+    SELECT e.*, t.speed
+    FROM _losses e
     JOIN asked USING (variant_id)
-    JOIN _recipes k USING (variant_id)
-    JOIN files f USING (variant_id)
-    JOIN plain p ON p.model = e.model
     LEFT JOIN times t USING (variant_id)
     -- Chains of three kinds and more stand in the results alone.
-    WHERE NOT k.chance AND k.kind NOT LIKE '% + % + %'
-          -- An oracle is a bound, not a choice.
-          AND e.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
-    QUALIFY e.works AND e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind) AND (share < 0.995 OR t.speed IS NOT NULL)
+    WHERE e.kind NOT LIKE '% + % + %'
+    QUALIFY e.works AND e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, e.kind) AND (e.share < 0.995 OR t.speed IS NOT NULL)
 ), chosen AS (
     SELECT 1 AS place, * FROM whole WHERE NOT lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), worst, recipe) = 1
