@@ -33,7 +33,7 @@ VERBS = {
         "Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.",
     ),
     "ingest": ("records", LEDGER, "Add records to the ledger: rebuild it, or merge another machine's records."),
-    "export": ("records", LEDGER, "Export the ledger's views to other formats."),
+    "tables": ("records", LEDGER, "Write the ledger's views and tables in other formats."),
     "bundle": ("records", LEDGER, "Pack records into one compressed file, to share or commit; ingest reads it."),
     "unbundle": ("records", LEDGER, "Unpack a bundle into a folder of records, from which a run continues."),
     "models": (
@@ -60,6 +60,7 @@ VERBS = {
         "List the measured variants that fit, smallest file first, with the commands that make and export them.",
     ),
     "pack": ("pack", ONE_MODEL, "Write a model folder in a smaller format."),
+    "export": ("export", ONE_MODEL, "Write a variant for somebody else's program, and load it back as a check."),
     "unpack": (
         "pack",
         ONE_MODEL,
