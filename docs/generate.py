@@ -266,7 +266,7 @@ def views() -> str:
 # Views and columns
 
 What `sparsebench sql` lists without a query. Shares and sparsities are numbers from 0 to 1, times are in the unit of their
-name, bytes are bytes. [Ten questions](../sql.md) show the views at work; `sparsebench export` writes them to
+name, bytes are bytes. [Ten questions](../sql.md) show the views at work; `sparsebench tables` writes them to
 Parquet, CSV or SQLite.
 """
     for row in rows:

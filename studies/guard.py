@@ -348,7 +348,7 @@ def view_rows(match: str, scratch: Path) -> Digests:
 
 
 def _exporting(ledger: Path, tables: Path) -> list[str]:
-    return ["export", str(tables), "--to", "parquet", "--ledger", str(ledger)]
+    return ["tables", str(tables), "--to", "parquet", "--ledger", str(ledger)]
 
 
 PARTS = {"ids": planned_ids, "tensors": written_tensors, "views": view_rows}

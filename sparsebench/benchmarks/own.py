@@ -28,6 +28,7 @@ from sparsebench.benchmarks.catalog import (
 from sparsebench.benchmarks.folder import definitions
 from sparsebench.errors import BenchmarkError
 from sparsebench.manifest.names import LM_EVAL, Family
+from sparsebench.manifest.problems import did_you_mean
 from sparsebench.sources.text import each_text, read_records, suffix_of
 
 _UNPACKED, _TOKEN, _FIRST = 3, 4, 100
@@ -190,6 +191,13 @@ class OwnData:
             return
         path, row = sources.fetch(source, cache), self.row(name)
         if self.kind == LM_EVAL:
+            if path.is_file():
+                files = [kind for kind in KINDS if kind != LM_EVAL]
+                near = did_you_mean(name, files)
+                raise BenchmarkError(
+                    f"task {name}: {path} is a file, where a folder of lm-eval's task files is needed",
+                    f"{near} tasks that take a file: {', '.join(files)}".strip(),
+                )
             definitions(path, name)
         elif row.form in ("passages", "published"):
             next(each_text(path, *row.fields), None)

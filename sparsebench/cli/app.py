@@ -21,7 +21,7 @@ from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
 VERBS = {
-    "init": ("init", EXPERIMENT, "Write a commented starter manifest."),
+    "init": ("init", EXPERIMENT, "Write a commented starter manifest, or the one for a model and a file of yours."),
     "plan": ("plan", EXPERIMENT, "Show every cell of a manifest, whether it will run and why, and what the run needs."),
     "run": ("run", EXPERIMENT, "Run every cell of a manifest that has no result yet."),
     "status": ("status", EXPERIMENT, "Show which cells are done, failed, skipped and left, with the reasons."),
@@ -33,7 +33,7 @@ VERBS = {
         "Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.",
     ),
     "ingest": ("records", LEDGER, "Add records to the ledger: rebuild it, or merge another machine's records."),
-    "export": ("records", LEDGER, "Export the ledger's views to other formats."),
+    "tables": ("records", LEDGER, "Write the ledger's views and tables in other formats."),
     "bundle": ("records", LEDGER, "Pack records into one compressed file, to share or commit; ingest reads it."),
     "unbundle": ("records", LEDGER, "Unpack a bundle into a folder of records, from which a run continues."),
     "models": (
@@ -54,7 +54,13 @@ VERBS = {
         "Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.",
     ),
     "compare": ("compare", LEDGER, "Compare two measured variants: scores on the same documents, size, time, memory."),
+    "choose": (
+        "choose",
+        LEDGER,
+        "List the measured variants that fit, smallest file first, with the commands that make and export them.",
+    ),
     "pack": ("pack", ONE_MODEL, "Write a model folder in a smaller format."),
+    "export": ("export", ONE_MODEL, "Write a variant for somebody else's program, and load it back as a check."),
     "unpack": (
         "pack",
         ONE_MODEL,

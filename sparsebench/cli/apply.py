@@ -14,9 +14,8 @@ from sparsebench import devices, environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
 from sparsebench.cli.output import emit_json, emit_table, note, progress, size
 from sparsebench.cli.pack import folder_bytes
-from sparsebench.cli.source import check_source, open_model
+from sparsebench.cli.source import as_in_a_manifest, check_source, open_model
 from sparsebench.errors import UserError
-from sparsebench.manifest.nodes import read
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.masked import write_masked
 from sparsebench.models.shape.topology import parts
@@ -27,15 +26,16 @@ from sparsebench.sources import Cache
 from sparsebench.steps.registry import label
 
 EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
+CALIBRATION = 'such as "source: path:FILE, samples: 64"'
 
 
 def apply(
     source: SOURCE,
-    out: Annotated[Path, writes_folder("The folder for the result.")],
     steps: Annotated[
         list[str] | None,
         typer.Argument(metavar="STEP", help=f"A step as in a manifest, {EXAMPLE}; several: a chain."),
     ] = None,
+    out: Annotated[Path | None, writes_folder("The folder for the result; always needed.")] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -74,6 +74,8 @@ def apply(
     check_source(source)
     if not steps:
         raise UserError("no step is given", EXAMPLE)
+    if out is None:
+        raise UserError("no folder for the result is given", "--out FOLDER")
     vacant(out)
     chain = Chain.parse(_steps(steps), _calibration(calibration), seed)
     if as_masks and any(step.verb != "prune" for step in chain.steps):
@@ -97,7 +99,7 @@ def apply(
 
 def _steps(words: list[str]) -> list[Mapping[str, Any]]:
     """Return the steps of a recipe; a word is one step, or the list of a chain."""
-    recipes = [_as_in_a_manifest("step", word) for word in words]
+    recipes = [as_in_a_manifest("step", word, EXAMPLE) for word in words]
     steps = [step for recipe in recipes for step in (recipe if isinstance(recipe, list) else [recipe])]
     for step in steps:
         if not isinstance(step, Mapping):
@@ -108,19 +110,10 @@ def _steps(words: list[str]) -> list[Mapping[str, Any]]:
 def _calibration(text: str | None) -> Mapping[str, Any]:
     if text is None or ": " not in text:
         return {"source": text}
-    keys = _as_in_a_manifest("--calibration", text)
+    keys = as_in_a_manifest("--calibration", text, CALIBRATION)
     if not isinstance(keys, Mapping):
-        raise UserError(f"--calibration {text}: not a mapping", 'such as "source: path:FILE, samples: 64"')
+        raise UserError(f"--calibration {text}: not a mapping", CALIBRATION)
     return keys
-
-
-def _as_in_a_manifest(what: str, text: str) -> Any:
-    """Return what YAML says in braces, which may be left out. Raises UserError for a text that is no YAML."""
-    written = text.strip()
-    data, _, problems = read(written if written[:1] in ("{", "[") else f"{{{written}}}", what)
-    if problems:
-        raise UserError(f"{what} {text}: {problems[0].message}", EXAMPLE)
-    return data
 
 
 def _check_room(out: Path, steps: int, model: Path) -> None:

@@ -8,29 +8,55 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import file_to_write
+from sparsebench import sources
+from sparsebench.cli.options import FAMILY, check_name, file_to_write
 from sparsebench.cli.output import emit_json, note
+from sparsebench.cli.source import as_in_a_manifest, check_source
 from sparsebench.errors import UserError
+from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.published import FILE, MODELINE, json_schema, starter
 from sparsebench.paths import create
+from sparsebench.plan.draft import draft
+from sparsebench.plan.single import family_named
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.registry import kinds, sweepable
 from sparsebench.storage import formats
+
+LABEL = "The name of a classification head's output; repeat it in the outputs' order."
+COLUMNS = 'such as "text: review, label: stars"'
 
 
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.", parser=file_to_write)] = Path("experiments.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Your model: a folder, an alias (see models), hf:…, path:…, wheel:….")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The file, or its source, that the model is to be scored on.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help='Columns of the data whose names do not tell: "text: review, label: stars".')
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help=LABEL)] = None,
+    family: FAMILY = None,
     editor: Annotated[
         bool, typer.Option("--editor", help="Also write sparsebench.schema.json beside it, and point editors to it.")
     ] = False,
 ) -> None:
-    """Write a commented starter manifest.
+    """Write a commented starter manifest, or the one for a model and a file of yours.
+
+    With --model and --data the manifest names the task that fits both, and the
+    usual sparsities and bits.
 
     \b
     sparsebench init my.yaml && sparsebench plan my.yaml
+    sparsebench init my.yaml --model path:my-model --data reviews.csv
     sparsebench init my.yaml --editor
     """
+    if (model is None) != (data is None) or ((columns or family or label) and not model):
+        raise UserError("--model and --data go together, and the options for them", "give both, or neither")
+    written = _drafted(path, model, data, columns, family, label or []) if model and data else starter()
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
     beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
@@ -39,11 +65,27 @@ def init(
         raise UserError(f"{beside} exists with other contents", "replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
     with create(path) as file:
-        file.write((MODELINE if editor else "") + starter())
+        file.write((MODELINE if editor else "") + written)
     if editor:
         with create(beside) as file:
             file.write(text)
     note(f"wrote {path}; next: sparsebench plan {path}")
+
+
+def _drafted(path: Path, model: str, data: str, columns: str | None, family: str | None, label: list[str]) -> str:
+    """Return the manifest for a model and a file, each a source or a path."""
+    check_source(model)
+    named, read = (sources.parse(f"path:{text}" if Path(text).exists() else text) for text in (model, data))
+    renamed = as_in_a_manifest("--columns", columns, COLUMNS) if columns else {}
+    if not isinstance(renamed, dict) or not all(isinstance(name, str) for name in renamed.values()):
+        raise UserError(f"--columns {columns}: not a mapping of names", COLUMNS)
+    if family is not None:
+        check_name("family", family, FAMILIES)
+    cache = sources.Cache()
+    config = sources.read_config(named, cache) or {}
+    if not config and named.kind == "path" and not named.location.endswith(".gguf"):
+        raise UserError(f"{model}: no config.json in it", "name a Hugging Face folder, or a GGUF file")
+    return draft(named, family or family_named(named, cache), config, read, path.parent, renamed, label)  # type: ignore[arg-type]
 
 
 def schema() -> None:

@@ -26,6 +26,7 @@ from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
 from sparsebench.ledger.statistics import ASSUMED, detectable, needed
+from sparsebench.manifest.names import FAMILIES
 from sparsebench.plan import estimate
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, wall_seconds
@@ -127,7 +128,15 @@ def _times(ready: Prepared, cells: list[Cell], work: Sequence[Job], estimate: Es
 
 
 def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
-    """Yield what the results depend on: what is prunable, the device, emulated precisions, and limits on documents."""
+    """Yield what the results depend on: what is prunable, the device, emulated precisions, and limits on documents.
+
+    Tasks that no model has the family for come first.
+    """
+    families = {model.family for model in ready.manifest.models}
+    for family in FAMILIES:
+        if family not in families and (tasks := ready.manifest.benchmarks.of(family)):
+            named = ", ".join(task.name or task.task for task in tasks)
+            yield f"`benchmarks: {family}` is not scored, for no model is of this family: {named}"
     prunable = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
     if prunable and any(cell.stage == MAKE.name for cell in cells):
         shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())

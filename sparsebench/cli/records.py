@@ -1,4 +1,4 @@
-"""``sparsebench ingest``, ``export``, ``bundle`` and ``unbundle``: what goes into a ledger and out of it."""
+"""``sparsebench ingest``, ``tables``, ``bundle`` and ``unbundle``: what goes into a ledger and out of it."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def ingest(
         raise typer.Exit(1)
 
 
-def export(
+def tables(
     path: Annotated[
         Path, typer.Argument(help="The folder (parquet, csv) or file (sqlite) to write.", parser=path_to_write)
     ],
     to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
     ledger: LEDGER_ALONE = None,
 ) -> None:
-    """Export the ledger's views to other formats.
+    """Write the ledger's views and tables in other formats.
 
     \b
-    sparsebench export out/tables --to csv
-    sparsebench export out/ledger.sqlite --to sqlite
+    sparsebench tables out/tables --to csv
+    sparsebench tables out/ledger.sqlite --to sqlite
     """
     for written in write_views(ledger_path(ledger), to, path):
         note(str(written))

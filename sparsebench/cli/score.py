@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sparsebench import bounded, devices
-from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, known, names
+from sparsebench.benchmarks import KINDS, ScoreResult, TaskSpec, all_tasks, known, names
 from sparsebench.cli.options import (
     COMPUTE_DTYPE,
     DEVICE,
@@ -91,7 +91,12 @@ def score(
         _list_tasks(as_json)
         return
     if unknown := next((name for name in task or () if not known(name)), None):
-        raise UserError(f"--task {unknown}: no such task", did_you_mean(unknown, names()) or None)
+        own = (
+            "it scores data of yours: name them in a manifest, see `sparsebench init --model`"
+            if unknown in KINDS
+            else ""
+        )
+        raise UserError(f"--task {unknown}: no such task", own or did_you_mean(unknown, names()) or None)
     if not source or not (task or manifest):
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if manifest and not task and (num_fewshot is not None or batch or data):

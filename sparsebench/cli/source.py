@@ -1,4 +1,4 @@
-"""The model that a command is given."""
+"""What a command is given: a model, and settings written as in a manifest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sparsebench import sources
 from sparsebench.cli.output import note
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.names import Dtype
+from sparsebench.manifest.nodes import read
 from sparsebench.models.files import safety
 from sparsebench.plan.single import SingleModel, single
 
@@ -40,3 +41,12 @@ def open_model(
     if left := safety.left_out_note(safety.left_out(model.folder)):
         note(f"{model.name}: {left}")
     return model
+
+
+def as_in_a_manifest(what: str, text: str, example: str) -> Any:
+    """Return what YAML says in braces, which may be left out. Raises UserError, with the example, for what is no YAML."""
+    written = text.strip()
+    data, _, problems = read(written if written[:1] in ("{", "[") else f"{{{written}}}", what)
+    if problems:
+        raise UserError(f"{what} {text}: {problems[0].message}", example)
+    return data

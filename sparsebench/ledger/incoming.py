@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from sparsebench.benchmarks.statistics import average_precision, pooled, spearman
+from sparsebench.benchmarks.statistics import pooled
 from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.statistics.contract import Floats
+from sparsebench.ledger.statistics.resampling import WHOLE
 from sparsebench.plan import fingerprint
 from sparsebench.records import located, statuses, write
 
 SCORE = 1e-6
 """By which share (of 1, if that is more) a score and its standard error may differ from what the outcomes give."""
 DRAWN = 0.2
-"""The same for a standard error that is drawn: that of a ranking or a correlation."""
+"""The same for a standard error that is drawn, of a metric that needs all documents at once."""
 _HINT = "copy it again; if it stays so, distrust where it comes from"
 Wrong = Callable[[RecordError], object]
 """A function that is called with the error of each record that is left out."""
@@ -104,14 +105,14 @@ def _misfit(result: Mapping[str, Any]) -> str:
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
     right = _stderr(metric.pooling, score, values, labels)
-    allowed = DRAWN * right if metric.pooling in ("ranking", "correlation") else SCORE * max(1.0, right)
+    allowed = DRAWN * right if metric.pooling in WHOLE else SCORE * max(1.0, right)
     return "" if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:
     """Return the standard error of a score as the benchmarks compute it (``sparsebench/benchmarks/statistics.py``)."""
-    if pooling in ("ranking", "correlation"):
-        return pooled(average_precision if pooling == "ranking" else spearman, values, labels)[1]
+    if pooling in WHOLE:
+        return pooled(WHOLE[pooling], values, labels)[1]
     n, scale = len(values), 1.0
     if pooling == "per token":
         values, scale = values / labels, score

@@ -35,6 +35,7 @@ from sparsebench.models.files.checkpoint import (
     torch_dtype,
     whole_shards,
 )
+from sparsebench.models.files.families import family_of
 from sparsebench.models.files.gguf import load_gguf
 from sparsebench.models.files.masked import MASKED, Merged, masked_names
 from sparsebench.models.files.safety import refuse_adapter
@@ -85,6 +86,8 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         return _from_gguf(source, out, family, dtype)
     check(source)
     config = bounded.read_object(source / "config.json")
+    if (true := family_of(config)) and true != family:
+        raise ModelError(f"{source}: a model of family {true}, not {family}", f"family: {true}")
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         raise ModelError(

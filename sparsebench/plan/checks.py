@@ -114,6 +114,10 @@ def _models(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
         elif isinstance(config, dict) and family in FAMILIES:
             problem = contradiction(positions, at, family, config, "`architecture`")
             yield from [problem] if problem else []
+        alias = model.get("source")
+        if isinstance(alias, str) and alias in sources.KNOWN and family in {*FAMILIES} - {sources.KNOWN[alias].family}:
+            message = f"`{family}`, but `{alias}` is a model of another family"
+            yield positions.problem((*at, "family"), message, f"`{sources.KNOWN[alias].family}`")
 
 
 def _source(at: At, model: dict[str, Any], positions: Positions, folder: Path) -> Iterator[Problem]:
@@ -166,7 +170,7 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
             yield positions.problem((*kept[-1][0], "models"), message, one_of(list(families)))
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return a value as YAML writes it on one line."""
     return (
         yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
@@ -268,7 +272,7 @@ def _selections(data: Any, positions: Positions, steps: Sequence[Step]) -> Itera
 def _said(value: Any) -> str:
     """Return a single value as a manifest writes it."""
     if value is None or isinstance(value, bool):
-        return _flow(value)
+        return flow(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -85,8 +85,8 @@ def single(
         return _packed(Path(source.location), family)
     if check:
         check(sources.read_config(source, cache) or {})
-    found = family or _family(source, cache)
-    name = text if text in sources.KNOWN else _name(source)
+    found = family or family_named(source, cache)
+    name = text if text in sources.KNOWN else name_of(source)
     model = ManifestModel(name=name, source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
@@ -181,7 +181,7 @@ def _refused(prefix: str, key: object, message: str, words: Mapping[str, Any]) -
     return UserError(f"{prefix}{named}: {message}" if key else message, hint)
 
 
-def _family(source: sources.Source, cache: sources.Cache) -> str:
+def family_named(source: sources.Source, cache: sources.Cache) -> Family:
     """Return the checkpoint's own family. A GGUF file's cannot be read cheaply: such models are decoders."""
     config = sources.read_config(source, cache)
     if config is None and ".gguf" not in source.text.lower():
@@ -193,7 +193,7 @@ def _family(source: sources.Source, cache: sources.Cache) -> str:
     return found
 
 
-def _name(source: sources.Source) -> str:
+def name_of(source: sources.Source) -> str:
     """Return a short name for tables: the repository's, the folder's, or the package's."""
     words = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
     last = words.rstrip("/").rsplit("/", 1)[-1]

@@ -31,10 +31,12 @@ PATHS = {
     "figures --out": "new folder", "figures --ledger": "file",
     "report --out": "new file", "report --results": "new file", "report --figures": "folder", "report --ledger": "file",
     "ingest folders": "records", "ingest --ledger": "new file",
-    "export path": "new", "export --ledger": "file",
+    "tables path": "new", "tables --ledger": "file",
     "bundle records": "records", "bundle out": "new file",
     "unbundle bundle": "file", "unbundle records": "new folder",
     "compare --ledger": "file",
+    "choose --ledger": "file",
+    "export --out": "new folder", "export --ledger": "file",
     "apply --out": "new folder",
     "score --manifest": "file", "score --outcomes": "new file",
     "pack folder": "folder", "pack --out": "new folder",
@@ -54,7 +56,12 @@ WRONG = {
 NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "1e309", str(10**18))
 MEANT = {("apply --seed", str(10**18)): "a seed may be any number below 2**62"}
 """The only values of NUMBERS that an option takes, and why."""
-REQUIRED = {"apply": {"--out": "pruned"}, "score": {"--task": "piqa"}}
+REQUIRED = {
+    "apply": {"--out": "pruned"},
+    "score": {"--task": "piqa"},
+    "choose": {"--model": "tiny"},
+    "export": {"--out": "exported"},
+}
 ARGUMENTS = {
     "source": "model",
     "step": "prune: magnitude, sparsity: 0.5",

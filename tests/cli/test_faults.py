@@ -67,8 +67,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         "report --out file/below/r.md --ledger L",
         "pack model --out file/below",
         "apply model step --out file/below",
-        "export file/below --ledger L",
-        "export file/below/x.sqlite --to sqlite --ledger L",
+        "tables file/below --ledger L",
+        "tables file/below/x.sqlite --to sqlite --ledger L",
         "bundle R file/below/x.jsonl.zst",
         "ingest R --ledger file/below/l.duckdb",
         "run tiny.yaml --ledger file/below/l.duckdb",
@@ -300,7 +300,7 @@ def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> N
 # ---- the ledger
 
 
-@pytest.mark.parametrize("verb", ["sql", "figures", "report", "export x", "compare a/dense b/dense", "status"])
+@pytest.mark.parametrize("verb", ["sql", "figures", "report", "tables x", "compare a/dense b/dense", "status"])
 def test_a_ledger_that_is_not_there(verb: str, run: Callable[..., Any]) -> None:
     code, said = run(*verb.split(), "--ledger", "none.duckdb")
     assert code == 2 and "none.duckdb" in said

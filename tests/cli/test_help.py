@@ -47,7 +47,7 @@ def test_help_fits_eighty_columns(verb: str) -> None:
         assert f" {line}".rstrip() in [shown.rstrip() for shown in lines], f"broken: {line}"
 
 
-@pytest.mark.parametrize("verb", ["sql", "figures", "report", "ingest", "export", "compare"])
+@pytest.mark.parametrize("verb", ["sql", "figures", "report", "ingest", "tables", "compare"])
 def test_a_command_without_a_manifest_does_not_speak_of_its_ledger(verb: str) -> None:
     (told,) = (getattr(one, "help", "") for one in ROOT.commands[verb].params if one.opts == ["--ledger"])
     assert "SPARSEBENCH_LEDGER" in told and "manifest" not in told

@@ -11,7 +11,7 @@ from sparsebench.plan.estimate import ModelSize, job_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.plan.single import _name
+from sparsebench.plan.single import name_of
 from sparsebench.sources import parse
 
 ONE = """
@@ -201,7 +201,7 @@ def test_random_weights_of_one_shape_are_one_checkpoint_and_are_rehearsed_under_
 
 def test_a_model_of_the_command_line_has_a_name_that_a_manifest_may_give(tmp_path: Path) -> None:
     for folder, name in {"modèle": "mod-le", "模型": "model", "a b": "a-b", ".ok_1": "ok_1"}.items():
-        assert _name(parse(f"path:{tmp_path / folder}")) == name
+        assert name_of(parse(f"path:{tmp_path / folder}")) == name
 
 
 def test_a_text_that_cannot_be_found_is_told_with_the_line_of_its_step(tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
             chance = float(pairs.label.mean())
             base = resampling.resampled("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
         above = drawn - base
-        ratio_low, ratio_high = resampling.quantiles(above[:, 0] / above[:, 1], n_clusters)
+        # A resample in which dense is exactly at chance retains no share; `quantiles` leaves NaN out.
+        shares = np.divide(above[:, 0], above[:, 1], out=np.full(len(above), np.nan), where=above[:, 1] != 0)
+        ratio_low, ratio_high = resampling.quantiles(shares, n_clusters)
         ratio = (variant - chance) / (dense - chance)
         retained = {"retained": ratio, "retained_low": ratio_low, "retained_high": ratio_high}
     return Comparison(

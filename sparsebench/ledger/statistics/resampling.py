@@ -17,7 +17,7 @@ CHUNK = 1 << 21
 """Numbers drawn at once, so that memory stays bounded."""
 LARGEST = math.log(sys.float_info.max)
 _NORMAL = NormalDist()
-_WHOLE = {
+WHOLE = {
     "ranking": average_precision,
     "correlation": spearman,
     "linear correlation": pearson,
@@ -43,8 +43,8 @@ def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> 
         # A resample without a symbol has none wrong, and no entity right.
         rate: Floats = np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
         return rate
-    if pooling in _WHOLE:
-        return _WHOLE[pooling](values, labels, weights)
+    if pooling in WHOLE:
+        return WHOLE[pooling](values, labels, weights)
     mean: Floats = weights @ values / weights.sum(axis=1)
     return mean
 

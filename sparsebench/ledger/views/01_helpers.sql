@@ -31,7 +31,7 @@ CREATE OR REPLACE MACRO _kind_place(kind) AS
 CREATE OR REPLACE MACRO _dense_kernel(kernel) AS coalesce(kernel, '') LIKE 'dense%';
 
 -- Two metrics of the same answers are one benchmark: g2p and g2p_per, squad and squad_f1.
-CREATE OR REPLACE MACRO _benchmark(task) AS regexp_replace(task, '_(f1|per)$', '');
+CREATE OR REPLACE MACRO _benchmark(task) AS regexp_replace(task, '[_-](macro_f1|f1|per)$', '');
 
 -- The share of a normal distribution within `threshold` standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, below 0.03, by the first terms of the series.

@@ -45,8 +45,8 @@ def class_numbers(outputs: Sequence[str], labels: Sequence[str]) -> list[int]:
         if number is None:
             raise ModelError(
                 f"{label[:40]!r} is no output of the head, which has {', '.join(outputs[:8])}",
-                "labels as config.json's `id2label` names them, or numbers from 0; or give the model `labels:` in the "
-                "manifest, one name for each output in order",
+                "labels as config.json's `id2label` names them, or numbers from 0; or name the outputs in their order: `labels:` "
+                "of the model in a manifest, --label on the command line",
             )
         numbers.append(number)
     return numbers

@@ -14,6 +14,8 @@ LEFT JOIN (SELECT variant_id, replace(string_agg(DISTINCT format('{} {:+.3f}', t
            FROM (FROM vs_dense QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest) = 1)
            WHERE metric NOT IN (SELECT metric FROM metrics WHERE scale = 'perplexity') GROUP BY variant_id) USING (variant_id)
 WHERE scope IN ('layer', 'layer and kind') AND method <> 'dense' AND pattern = 'unstructured' AND weights <> 'random' /* manifests */
+      -- Weights that a quantizer rounds to zero were not removed by a threshold.
+      AND variant_id NOT IN (FROM _more_than_zeros)
 GROUP BY variant_id, model, weights, method, granularity, way, sparsity
 HAVING highest - lowest > 0.01
 ORDER BY model, method, label, sparsity, variant_id

@@ -1,0 +1,72 @@
+"""``sparsebench export``: a variant for somebody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, check_name, writes_folder
+from sparsebench.cli.output import emit_json, note, size
+from sparsebench.cli.pack import folder_bytes
+from sparsebench.errors import UserError
+from sparsebench.ledger import query
+from sparsebench.ledger.choose import make_command
+from sparsebench.ledger.naming import known, resolve
+from sparsebench.manifest.names import Family
+from sparsebench.paths import ledger_path, vacant
+from sparsebench.plan.single import single
+from sparsebench.run.export import FORMATS, located
+from sparsebench.run.export import export as write
+from sparsebench.sources import Cache
+
+VARIANT = "A variant of the ledger, MODEL/RECIPE or the beginning of its id (see choose); or a folder that apply or pack made."
+
+
+def export(
+    variant: Annotated[str, typer.Argument(help=VARIANT)],
+    out: Annotated[Path, writes_folder("The folder to write.")],
+    form: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", autocompletion=lambda: [*FORMATS])
+    ] = "hf",
+    ledger: LEDGER_ALONE = None,
+    offline: OFFLINE = False,
+    as_json: JSON = False,
+) -> None:
+    """Write a variant for somebody else's program, and load it back as a check.
+
+    hf is a folder for stock transformers, with weights as floats: zeros are
+    stored, and int8 and int4 are expanded. compressed-tensors keeps the integers;
+    stock transformers and vLLM read it where that package is installed.
+
+    \b
+    sparsebench export my-bert/int8 --format compressed-tensors --out my-bert-int8
+    sparsebench export half --format hf --out for-a-colleague
+    """
+    check_name("format", form, FORMATS)
+    vacant(out)
+    if Path(variant).is_dir():
+        model = single(variant, None, "auto", Cache(offline=offline))
+        folder, family = model.folder, model.family
+    else:
+        folder, family = _measured(ledger_path(ledger), variant)
+    distance = write(folder, family, out, form)
+    if as_json:
+        emit_json({"folder": str(out), "format": form, "bytes": folder_bytes(out), "distance": distance})
+    else:
+        same = f"the variant's outputs within {distance:.0e}" if distance else "the variant's own outputs"
+        note(f"{out}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {same}")
+
+
+def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
+    """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
+    found = resolve(name, known(ledger))
+    (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": found.id}).dicts()
+    folder = located(Cache().root / "work", found.id)
+    if folder is None:
+        again = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
+        raise UserError(
+            f"{found.name}: the run kept no copy of it in the cache", f"make it again, and export its folder: {again}"
+        )
+    return folder, row["family"]

@@ -1,0 +1,113 @@
+"""The variants of a ledger that fit limits of size and loss, with the commands that make and export them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsebench import sources
+from sparsebench.errors import UserError
+from sparsebench.ledger import query, sqlfiles
+from sparsebench.ledger.naming import MeasuredVariant, known, resolve
+from sparsebench.manifest.problems import did_you_mean, one_of
+from sparsebench.plan.checks import flow
+from sparsebench.sources.reference import Reference
+from sparsebench.steps.calibration import DEFAULT
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import recorded
+
+Row = dict[str, Any]
+
+
+def choose(
+    ledger: Path, model: str, share: float | None = None, loss: float | None = None, engine: str | None = None
+) -> list[Row]:
+    """Return the scored variants of a model, those that fit first and the best of these first (``choose.sql``).
+
+    ``share`` is the most of dense's bytes, ``loss`` the most points (percent of a perplexity) on any task. A row has
+    the columns of the query, and ``name``, ``make`` and ``export`` (None for what only sparsebench runs). Raises
+    UserError for a model or an ``engine`` without such variants.
+    """
+    variants = known(ledger)
+    models = sorted({variant.model for variant in variants})
+    if model not in models:
+        raise UserError(f"no model {model!r} in the ledger", did_you_mean(model, models) or one_of(models))
+    asked = {"model": model, "share": share, "loss": loss, "engine": engine}
+    rows = query.run(ledger, sqlfiles.read("choose"), asked).dicts()
+    if not rows:
+        timed = f" and timed in {engine}" if engine else ""
+        raise UserError(
+            f"no variant of {model} was scored, sized{timed}, on a task that dense does better than chance",
+            'see what was measured: sparsebench sql "select distinct model, method, task, engine from results"',
+        )
+    for row in rows:
+        row["name"] = _name(row, variants)
+        row["make"] = make_command(ledger, row)
+        form = " --format compressed-tensors" if row["encoded"] else ""
+        command = f"sparsebench export {shlex.quote(row['name'])}{form} --out {_folder(row)}"
+        row["export"] = None if row["ours"] else command
+    return rows
+
+
+def make_command(ledger: Path, row: Row) -> str:
+    """Return the `sparsebench apply` that makes a variant again, by its columns in the view ``variants``."""
+    steps = [_step(step) for step in _steps(ledger, row["variant_id"])]
+    words = ["sparsebench", "apply", _source(row["source"]), *steps, "--out", _folder(row)]
+    words += ["--seed", str(row["seed"])] if row["seed"] else []
+    words += ["--dtype", row["dtype"]] if row["dtype"] != "auto" else []
+    if row["calibration"] and (text := _calibration(row["calibration"])):
+        words += ["--calibration", text]
+    return shlex.join(words)
+
+
+def _name(row: Row, variants: Sequence[MeasuredVariant]) -> str:
+    """Return the shortest name of a variant: its recipe's words, or the beginning of its id where they fit several."""
+    name = next(variant.name for variant in variants if variant.id == row["variant_id"])
+    try:
+        return name if resolve(name, variants).id == row["variant_id"] else str(row["variant_id"])[:10]
+    except UserError:
+        return str(row["variant_id"])[:10]
+
+
+def _folder(row: Row) -> str:
+    """Return a name for the variant's folder."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", f"{row['model']} {row['recipe']}").strip("-")
+
+
+def _steps(ledger: Path, variant_id: str) -> list[Step]:
+    asked = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
+    written: dict[int, Row] = {}
+    for row in query.run(ledger, asked, {"id": variant_id}).dicts():
+        step = written.setdefault(row["position"], {"verb": row["step"], "name": row["name"], "settings": {}})
+        if row["field"] is not None:
+            step["settings"][row["field"]] = json.loads(row["value"])
+    return [recorded(step) for step in written.values()]
+
+
+def _step(step: Step) -> str:
+    """Return a step as `apply` takes it, with the settings that are not the defaults."""
+    settings = {
+        key: Reference.parse(value).source if isinstance(value, str) else value
+        for key, value in step.settings.unusual().items()
+    }
+    return flow({step.verb: step.name, **settings})[1:-1]
+
+
+def _source(text: str) -> str:
+    """Return a model's source as a person writes it: its alias where it has one."""
+    return next((alias for alias in sources.KNOWN if sources.parse(alias).text == text), text)
+
+
+def _calibration(described: str) -> str:
+    """Return the option for a calibration that is described in one line; empty for the default one."""
+    *words, size, _, _ = described.split()
+    samples, _, length = size.partition("×")
+    named = dict(zip(("source", "field", "target"), words, strict=False))
+    if named["source"] == DEFAULT.source.partition("#sha256=")[0]:
+        named = {}
+    asked = named | ({"samples": int(samples)} if int(samples) != DEFAULT.samples else {})
+    return flow(asked | ({"length": int(length)} if length.isdecimal() else {}))[1:-1]

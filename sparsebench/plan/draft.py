@@ -1,0 +1,196 @@
+"""The manifest that fits a model and a file of data: ``sparsebench init --model … --data …``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsebench import sources
+from sparsebench.benchmarks import KINDS, OwnData
+from sparsebench.benchmarks.heads import REGRESSION, data_misfit
+from sparsebench.errors import UserError
+from sparsebench.manifest.problems import did_you_mean
+from sparsebench.manifest.schema import Family
+from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
+from sparsebench.models.files.labels import lacks_choice
+from sparsebench.models.files.text import LENGTH_KEYS
+from sparsebench.models.shape.topology import REFUSED
+from sparsebench.plan.checks import flow
+from sparsebench.plan.single import name_of
+from sparsebench.sources.text import read_records
+
+USUAL = {
+    "text": "text sentence sentence1 review content body comment tweet message document premise question title",
+    "text_pair": "text_pair sentence2 hypothesis text2 question2",
+    "label": "label labels class category sentiment stars rating score intent topic target y",
+    "tokens": "tokens words",
+    "tags": "tags ner_tags pos_tags labels",
+    "sentence1": "sentence1 text1",
+    "sentence2": "sentence2 text2",
+    "score": "score similarity label",
+    "context": "context question prompt query",
+    "choices": "choices options endings",
+    "gold": "gold answer label",
+    "input": "input question prompt source instruction text",
+    "target": "target answer output response summary completion",
+}
+"""By part of a record, the names that its column usually has, likeliest first."""
+DOCUMENTS, WINDOWS, PROMPT = 1000, 64, 128
+"""The most documents, and windows of text, that are scored unless the manifest is changed; the tokens of a timed prompt."""
+TEMPLATE = """\
+# How far {name} can be made smaller, by your own data.
+# `sparsebench plan THIS_FILE` shows every cell and how long the run takes; `sparsebench run THIS_FILE` measures.
+# `sparsebench choose --model {name}` then lists the variants that fit. `sparsebench init` explains every key.
+version: 1
+models:
+  - {model}
+variants:
+{variants}
+benchmarks:
+  {family}:
+{tasks}
+"""
+RUNTIME = """\
+# Times and memory. Without this section, only scores and sizes are measured.
+runtime:
+  - {{engines: [sparse], workloads: [{workload}], select: {{prune: magnitude}}}}
+  - {{engines: [hf], workloads: [{workload}], select: [{{quantize: int8}}, {{quantize: int4}}]}}
+"""
+
+
+def draft(
+    model: sources.Source,
+    family: Family,
+    config: Mapping[str, Any],
+    data: sources.Source,
+    folder: Path,
+    columns: Mapping[str, str],
+    labels: Sequence[str] = (),
+) -> str:
+    """Return a manifest, to stand in ``folder``, for a model with this config.json that is scored on the ``data``.
+
+    ``labels`` are the names of a head's outputs where config.json does not give them. ``columns`` names columns of the
+    data by their part of a record; the others are found by their usual names. Raises UserError where the data fit no
+    task of such a model, SourceError where they cannot be read.
+    """
+    written, name = _written(model, folder), name_of(model)
+    name = written if written in sources.KNOWN else name
+    sparsities = "sparsity: [0.3, 0.5, 0.7]"
+    variants = [f"{{prune: magnitude, {sparsities}}}"]
+    if str(config.get("model_type")) not in REFUSED:
+        variants.append(
+            f"{{prune: wanda, {sparsities}}}      # reads passages of BoolQ; `calibration:` names other text"
+        )
+    variants += ["{quantize: int8}", "{quantize: int4}"]
+    entries = _tasks(family, config, data, columns, labels)
+    named = {"labels": list(labels)} if labels else {}
+    text = TEMPLATE.format(
+        name=name,
+        model=flow({"name": name, "source": written, "family": family, **named}),
+        variants="\n".join(f"  - {variant}" for variant in variants),
+        family=family,
+        tasks="\n".join(
+            f"    - {flow({'task': entry['task'], 'source': _written(data, folder), **entry})}" for entry in entries
+        ),
+    )
+    if has_classifier(config) and family == "encoder-decoder":
+        return text  # no time is measured
+    # transformers, which knows more of a model's limits, takes seconds to import.
+    limits = [limit for key in LENGTH_KEYS if isinstance(limit := config.get(key), int) and limit > 1]
+    workload = {"batch": 1, "prompt": min([PROMPT, *(limit // 2 for limit in limits)])}
+    if output_family(family, config) != "encoder":
+        workload["generate"] = 16
+    return text + RUNTIME.format(workload=flow(workload))
+
+
+def _written(source: sources.Source, folder: Path) -> str:
+    """Return a source as a manifest in ``folder`` names it: by its alias, or from that folder on."""
+    for alias in sources.KNOWN:
+        if sources.parse(alias).text == source.text:
+            return alias
+    path = Path(source.location).resolve()
+    inside = source.kind == "path" and path.is_relative_to(folder.resolve())
+    return f"path:{path.relative_to(folder.resolve())}" if inside else source.text
+
+
+def _tasks(
+    family: Family,
+    config: Mapping[str, Any],
+    data: sources.Source,
+    columns: Mapping[str, str],
+    labels: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """Yield the entries of ``benchmarks`` that score the data: two metrics where a head chooses classes."""
+    cache = sources.Cache()
+    path = sources.fetch(data, cache)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, where a file of data is needed", "name the file")
+    record = next(read_records(path), None)
+    if record is None:
+        raise UserError(f"{path}: it holds no record", "name a file with data")
+    names = [*record] if isinstance(record, Mapping) else []
+    for column in columns.values():
+        if column not in names:
+            hint = f"{did_you_mean(column, names)} it has {', '.join(names) or 'no columns'}"
+            raise UserError(f"{path}: no column {column!r}", hint.strip())
+    kinds = _kinds(family, config)
+    fitting = [(kind, found) for kind in kinds if (found := _columns(kind, names, columns)) is not None]
+    if not fitting:
+        asked = "; ".join(f"`{kind}` asks for {', '.join(_parts(kind))}" for kind in kinds)
+        raise UserError(
+            f"{path}: it has {', '.join(names) or 'no columns'}, which fits no task for this model: {asked}",
+            f'say which is which: --columns "{", ".join(f"{part}: NAME" for part in _parts(kinds[0]))}"',
+        )
+    kind, found = fitting[0]
+    renamed = {part: name for part, name in found.items() if part != name}
+    entry: dict[str, Any] = {"task": kind}
+    if KINDS[kind].columns:
+        entry |= {"columns": renamed} if renamed else {}
+    elif renamed:
+        entry["field"] = found["text"]
+    if kind == "classify" and lacks_choice(config):
+        entry["metric"] = REGRESSION[-1]
+    own = OwnData(kind, "", entry.get("field"), tuple(renamed.items()), metric=entry.get("metric"), source=data.text)
+    if kind == "classify":
+        _, words, hint = data_misfit(own, config, labels)
+        if words:
+            raise UserError(f"{path}: {words}", hint)
+    most = DOCUMENTS if KINDS[kind].columns else WINDOWS
+    entry |= {"limit": most} if own.about(cache) > most else {}
+    yield entry
+    if kind == "classify" and "metric" not in entry:
+        yield {**entry, "metric": "macro_f1"}
+
+
+def _kinds(family: Family, config: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of tasks over one's own data that suit a model, likeliest first."""
+    if has_classifier(config):
+        return ["classify"]
+    if family == "encoder-decoder":
+        return ["generation"]
+    if family == "decoder":
+        return ["choices", "generation", "perplexity"]
+    if has_tagger(config):
+        return ["tags"]
+    return ["similarity", "probe", *["pseudo_perplexity"] * has_masked_lm(config)]
+
+
+def _parts(kind: str) -> tuple[str, ...]:
+    return KINDS[kind].columns or ("text",)
+
+
+def _columns(kind: str, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the column of each part of a record of this kind; None where one is not found.
+
+    A text without columns, and one for a task of running text, is a part by itself.
+    """
+    found: dict[str, str] = {}
+    for part in (*_parts(kind), *KINDS[kind].optional):
+        free = [name for name in names if name not in (*found.values(), *given.values())]
+        usual = (name for wanted in USUAL[part].split() for name in free if name.lower() == wanted)
+        if name := given.get(part) or next(usual, None):
+            found[part] = name
+        elif part in _parts(kind) and (names or KINDS[kind].columns):
+            return None
+    return found

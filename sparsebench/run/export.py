@@ -1,0 +1,163 @@
+"""A variant's folder in a form that other programs load, with a check that they do.
+
+A format is a row of FORMATS: what it cannot hold, by config.json, and the function that writes and loads back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sparsebench.errors import ModelError, Refusal, foreign
+from sparsebench.manifest.names import Family
+from sparsebench.models.files import building
+from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
+from sparsebench.models.files.families import PER_LAYER, auto_class, has_classifier
+from sparsebench.models.files.quantized import KEY, METHOD, open_checkpoint, scheme_of
+from sparsebench.models.files.safety import NOTES
+from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.modules.skipping import skips
+from sparsebench.sources.cache import read_json
+from sparsebench.storage import is_packed, unpack
+
+TOLERANCE = 1e-3
+"""The most by which the outputs of a program that loads the export may differ from the variant's, relative L2."""
+TOKENS = 16
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """One format. ``refuse`` says why a model with this config.json cannot be exported; ``write`` makes the folder and
+    returns how far its outputs are from the variant's, as the other program loads it.
+    """
+
+    name: str
+    program: str
+    refuse: Callable[[Mapping[str, Any]], Refusal | None]
+    write: Callable[[Path, Family, Path], float]
+
+
+def export(folder: Path, family: Family, out: Path, name: str) -> float:
+    """Write the variant in ``folder``, packed or not, to ``out`` in a format; return how far its outputs are.
+
+    Raises UnsupportedError where the format cannot hold the variant, ModelError where the other program does not load
+    it, or calculates something else; ``out`` is then not there.
+    """
+    row = FORMATS[name]
+    with _unpacked(folder) as whole:
+        if refusal := row.refuse(Checkpoint(whole).config):
+            raise refusal.error()
+        partial = building.beside(out)
+        try:
+            distance = row.write(whole, family, partial)
+            if not distance <= TOLERANCE:
+                raise ModelError(
+                    f"{out}: {row.program} gives outputs that differ by {distance:.1e}", "report the model type"
+                )
+            building.appear(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return distance
+
+
+def located(work: Path, variant_id: str) -> Path | None:
+    """Return the folder of a measured variant in the cache, whole or packed; None where it is gone."""
+    places = (work / kind / variant_id for kind in ("models", "variants", "packed"))
+    return next((place for place in places if place.is_dir()), None)
+
+
+@contextmanager
+def _unpacked(folder: Path) -> Iterator[Path]:
+    if not is_packed(folder):
+        yield folder
+        return
+    with TemporaryDirectory(prefix=".unpacked-", dir=folder.parent) as scratch:
+        yield unpack(folder, Path(scratch) / "model")
+
+
+def _no_stock_code(config: Mapping[str, Any]) -> Refusal | None:
+    """Return why stock transformers cannot run a model, whatever its weights."""
+    if config.get(PER_LAYER):
+        return Refusal("its blocks differ in width, which stock transformers refuses", "shrink it without `uneven`")
+    if skips(config):
+        return Refusal("stock transformers would calculate with all of its weights", "use it with sparsebench")
+    return None
+
+
+def _no_integers(config: Mapping[str, Any]) -> Refusal | None:
+    """Return why a model's weights cannot be handed over as integers."""
+    if not scheme_of(config):
+        return Refusal(
+            "its weights are floats, and compressed-tensors is for integers", "--format hf, or quantize it first"
+        )
+    if str(config.get("model_type")) in CONV1D_TYPES:
+        return Refusal("compressed-tensors knows no Conv1D, as this model has them", "--format hf")
+    if find_spec("compressed_tensors") is None:
+        return Refusal(
+            "compressed-tensors is not installed, so nothing can load it back", "pip install compressed-tensors"
+        )
+    return _no_stock_code(config)
+
+
+def _write_floats(folder: Path, family: Family, out: Path) -> float:
+    """Write the weights as floats under transformers' names, and load the folder with stock transformers."""
+    checkpoint = open_checkpoint(folder)
+    layout = lay_out([(info.name, info.dtype, info.shape) for info in checkpoint.tensors.values()])
+    with CheckpointWriter(out, layout, folder) as writer:
+        for info, weights in checkpoint.items():
+            writer.write(info.name, weights)
+        config = writer.partial / "config.json"
+        settings = read_json(config) or {}
+        settings.pop(KEY, None)
+        config.write_text(json.dumps(settings, indent=2))
+        # What it was made with stays here: it may name folders of this machine.
+        (writer.partial / NOTES).unlink(missing_ok=True)
+        writer.close()
+    return _distance(folder, family, out)
+
+
+def _write_integers(folder: Path, family: Family, out: Path) -> float:
+    """Copy the folder, whose layout is that of compressed-tensors, and load it with stock transformers."""
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns(".*", NOTES), dirs_exist_ok=True)
+    return _distance(folder, family, out)
+
+
+def _distance(folder: Path, family: Family, out: Path) -> float:
+    """Return how far stock transformers' outputs for ``out`` are from ours for ``folder``."""
+    import torch
+    from transformers.utils import logging
+
+    from sparsebench.models.modules.load import load_model
+    from sparsebench.runtime.parity import distance
+    from sparsebench.runtime.results import Workload
+    from sparsebench.runtime.workload import inputs
+
+    logging.disable_progress_bar()
+    config = Checkpoint(folder).config
+    ids = inputs(config, Workload(1, TOKENS, 0)).ids
+    given = {"input_ids": ids}
+    if config.get("is_encoder_decoder") and not has_classifier(config):
+        given["decoder_input_ids"] = ids
+    elif isinstance(end := config.get("eos_token_id"), int):
+        ids[:, -1] = end  # where the heads of encoder-decoders look
+    with foreign(f"{out.name}: stock transformers does not load it", "report the model type"):
+        stock = auto_class(family, config).from_pretrained(str(out), dtype="auto", local_files_only=True).eval()
+        with torch.inference_mode():
+            outputs = [next(iter(model(**given).values())).float() for model in (stock, load_model(folder, family))]
+    return distance(*outputs)
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        ExportFormat("hf", "stock transformers", _no_stock_code, _write_floats),
+        ExportFormat(METHOD, "stock transformers with compressed-tensors", _no_integers, _write_integers),
+    )
+}

@@ -1,0 +1,97 @@
+"""Mistakes that a newcomer makes: each is named, with a way out, before anything is fetched or run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import call
+
+MANIFEST = (
+    "version: 1\nmodels: [{{name: m, source: '{source}', family: {family}}}]\nbenchmarks:\n  {family}:\n    - {task}\n"
+)
+
+
+def planned(folder: Path, source: str, family: str, task: str) -> Any:
+    (folder / "mine.yaml").write_text(MANIFEST.format(source=source, family=family, task=task))
+    return call("plan", "mine.yaml", "--offline", cwd=folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with a headless BERT, one with a head, one whose head gives a number, and files of data."""
+    bert = {
+        "model_type": "bert",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 128,
+    }
+    heads = {
+        "plain": {"architectures": ["BertModel"]},
+        "head": {
+            "architectures": ["BertForSequenceClassification"],
+            "id2label": {"0": "negative", "1": "positive"},
+        },
+        "number": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
+        "several": {
+            "architectures": ["BertForSequenceClassification"],
+            "problem_type": "multi_label_classification",
+            "id2label": {"0": "a", "1": "b"},
+        },
+    }
+    for name, head in heads.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(bert | head))
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    (tmp_path / "reviews.csv").write_text("text,label\na cat,positive\n")
+    (tmp_path / "angry.csv").write_text("text,label\na cat,positive\na dog,angry\n")
+    (tmp_path / "other.csv").write_text("review,stars\na cat,5\n")
+    (tmp_path / "empty.csv").write_text("text,label\n")
+    return tmp_path
+
+
+MISTAKES = [
+    ("path:head", "encoder", "{task: glue_sst2, source: path:reviews.csv}", ("reviews.csv", "take a file", "classify")),
+    ("path:head", "encoder", "{task: clasify, source: path:reviews.csv}", ("clasify", "did you mean `classify`")),
+    ("path:head", "encoder", "{task: classify}", ("classify", "source: path:FILE")),
+    ("path:head", "encoder", "{task: classify, source: path:revews.csv}", ("no such file", "did you mean `reviews.csv`")),
+    ("path:head", "encoder", "{task: classify, source: path:angry.csv}", ("angry", "negative, positive", "labels:")),
+    ("path:head", "encoder", "{task: classify, source: path:other.csv}", ("'text'", "review, stars", "columns")),
+    ("path:head", "encoder", "{task: classify, source: path:empty.csv}", ("empty.csv", "no column")),
+    ("path:head", "encoder", "{task: classify, source: path:reviews.csv, metric: f1}", ("f1", "macro_f1")),
+    ("path:head", "encoder", "{task: classify, source: path:reviews.csv, metric: pearson}", ("chooses a class", "acc")),
+    ("path:head", "encoder", "{task: classify, source: path:reviews.csv, columns: {lable: x}}", ("lable", "mean `label`")),
+    ("path:head", "encoder", "{task: classify, source: path:reviews.csv, length: 64}", ("length", "remove `length`")),
+    ("path:number", "encoder", "{task: classify, source: path:reviews.csv}", ("gives a number", "spearman")),
+    ("path:several", "encoder", "{task: classify, source: path:reviews.csv}", ("several classes",)),
+    ("path:plain", "encoder", "{task: classify, source: path:reviews.csv}", ("sequence-classification head", "BertModel")),
+    ("path:head", "encoder", "{task: piqa}", ("masked-language-model head", "classify")),
+    ("path:head", "decoder", "{task: piqa}", ("`decoder`", "`encoder`")),
+    ("smollm2-135m", "encoder-decoder", "{task: piqa}", ("smollm2-135m", "another family", "`decoder`")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "family", "task", "culprits"), MISTAKES)
+def test_a_manifest_that_cannot_work_is_refused(
+    source: str, family: str, task: str, culprits: tuple[str, ...], home: Path
+) -> None:
+    refused = planned(home, source, family, task)
+    assert refused.returncode == 2 and "mine.yaml:" in refused.stderr, refused.stderr
+    assert all(culprit in refused.stderr for culprit in culprits), refused.stderr
+
+
+def test_tasks_of_a_family_without_a_model_are_warned_of(tiny_llama: Path, home: Path) -> None:
+    text = MANIFEST.format(source=f"path:{tiny_llama}", family="decoder", task="{task: piqa, limit: 4}")
+    (home / "mine.yaml").write_text(f"{text}  encoder: [{{task: sciq_retrieval}}]\n")
+    shown = call("plan", "mine.yaml", cwd=home)
+    assert shown.returncode == 0 and "benchmarks: encoder" in shown.stderr and "sciq_retrieval" in shown.stderr
+
+
+@pytest.mark.parametrize("words", [("nope",), ("nope", "prune: magnitude, sparsity: 0.5"), ("nope", "--out", "half")])
+def test_apply_names_the_missing_model_before_anything_else(words: tuple[str, ...], tmp_path: Path) -> None:
+    refused = call("apply", *words, cwd=tmp_path)
+    assert refused.returncode == 2 and "nope: no such folder" in refused.stderr

@@ -1,0 +1,119 @@
+"""Reports over ledgers with little in them: sentences that are generated from few rows still say something."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import records
+from sparsebench.ledger.store import Ledger
+from sparsebench.plan.cells import Cell
+from sparsebench.report import build
+from tests.ledger import samples
+from tests.report.reading import whole
+
+ENCODER = [{"name": "mini", "source": "path:mini", "family": "encoder", "dtype": "float32"}]
+DECODER = [{"name": "smol", "source": "path:smol", "family": "decoder", "dtype": "bfloat16"}]
+OWN = {"task": "classify", "source": "path:reviews.csv#content=ab", "name": "classify-reviews"}
+RETRIEVAL = {"task": "sciq_retrieval", "limit": 200}
+ZEROS = {"prune": "magnitude", "sparsity": [0.3, 0.5, 0.9]}
+TIMED = {"engines": ["hf"], "workloads": [{"prompt": 32, "generate": 8}]}
+SHAPES: dict[str, dict[str, Any]] = {
+    "one encoder": {"models": ENCODER, "variants": [ZEROS], "benchmarks": {"encoder": [RETRIEVAL]}, "runtime": TIMED},
+    "bits only": {
+        "models": DECODER,
+        "variants": [{"quantize": "int8"}, {"quantize": "int4"}],
+        "benchmarks": {"decoder": [{"task": "piqa", "limit": 200}]},
+        "runtime": TIMED,
+    },
+    "bits of an encoder, untimed": {
+        "models": ENCODER,
+        "variants": [{"quantize": "int8"}, {"quantize": "int4"}],
+        "benchmarks": {"encoder": [OWN]},
+        "runtime": None,
+        "structure": None,
+    },
+    "one variant": {
+        "models": ENCODER,
+        "variants": [{"prune": "magnitude", "sparsity": 0.5}],
+        "benchmarks": {"encoder": [RETRIEVAL]},
+        "runtime": None,
+    },
+    "own data only": {
+        "models": ENCODER,
+        "variants": [ZEROS, {"quantize": "int8"}],
+        "benchmarks": {"encoder": [OWN]},
+        "runtime": TIMED,
+    },
+    "no scores": {"models": ENCODER, "variants": [ZEROS], "benchmarks": {}, "runtime": TIMED},
+    "sizes only": {
+        "models": DECODER,
+        "variants": [{"quantize": "int8"}],
+        "benchmarks": {},
+        "runtime": None,
+        "structure": None,
+    },
+    "dense only": {"models": ENCODER, "variants": [], "benchmarks": {"encoder": [RETRIEVAL]}, "runtime": TIMED},
+    "global and bits": {
+        "models": ENCODER,
+        "variants": [{"prune": "magnitude", "granularity": "global", "sparsity": 0.5}, {"quantize": "int4"}],
+        "benchmarks": {"encoder": [OWN]},
+        "runtime": None,
+    },
+}
+NONSENSE = {
+    "a missing value": r"\b(None|nan|NaN|inf|NULL|undefined)\b",
+    "marks without words between them": r"[;,:] ?[;,.]|\(\s*\)|\(\s*[;,]|\s[,;.](\s|$)|\.\.(?!\.)",
+    "a change of nothing": r"\b0(\.0+)?% of the answers|\bchanges 0\b",
+    "bits with a sparsity": r"\bint[48] at \d",
+    "an empty emphasis": r"\*\*\s*\*\*|``",
+    "an empty item": r"(?m)^\s*[-*]\s*$",
+    "two words glued": r"[a-z]\.[A-Z][a-z]",
+}
+
+
+def result(cell: Cell, answers: dict[str, Any]) -> Any:
+    """A sample's result. int8 answers as dense does; int4 rounds weights of some blocks to zero. Both are smaller."""
+    made, encoding = samples.result(cell), cell.variant.encoding
+    if cell.stage == "benchmarks":
+        answers.setdefault(cell.settings["task"], made)
+        return answers[cell.settings["task"]] if encoding == "int8" else made
+    if cell.stage == "storage" and encoding:
+        scale = {"int8": 2, "int4": 4}[encoding]
+        return replace(made, sizes=tuple(replace(size, bytes=size.bytes // scale) for size in made.sizes))
+    if cell.stage == "structure" and encoding == "int4":
+        tensors = [replace(tensor, zeros=tensor.count // 4 * ((tensor.layer or 0) % 2)) for tensor in made.tensors]
+        return replace(made, tensors=tuple(tensors))
+    return made
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def text(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a small experiment, without tables, code and links' targets."""
+    folder: Path = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(samples.TASKS, "classify-reviews", ("acc", 0.5, 0.85))
+        asked = {key: value for key, value in SHAPES[request.param].items() if key != "variants"}
+        experiment = samples.manifest(**asked).model_copy(update={"variants": SHAPES[request.param]["variants"]})
+        plan = samples.plan(experiment, "small")
+        answers: dict[str, Any] = {}
+        results = [asdict(result(cell, answers)) for cell in plan.cells]
+        outcomes = [records.CellOutcome("done", made, None, samples.START, 1.0) for made in results]
+    made = [samples.plan_record(plan)]
+    made += [records.make(cell, "small", outcome) for cell, outcome in zip(plan.cells, outcomes, strict=True)]
+    Ledger(folder / "ledger.duckdb").ingest(json.loads(json.dumps(made)))
+    written = whole(build(folder / "ledger.duckdb", folder / "report.md", folder / "figures"))
+    prose = re.sub(r"(?ms)^```.*?^```|^\|.*?$|<!--.*?-->", "", written)
+    return re.sub(r"\]\([^)]*\)|<[^>]*>|`[^`]+`", "]", prose)
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_no_sentence_says_nonsense(kind: str, text: str) -> None:
+    found = [text[max(0, match.start() - 80) : match.end() + 40] for match in re.finditer(NONSENSE[kind], text)]
+    assert not found, f"{kind}: {found[:3]}"
+    assert len(text) > 500, "the check must see a report"

@@ -1,0 +1,80 @@
+"""What `export` writes is loaded by stock transformers; what no other program can hold is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.modules.load import load_model
+from sparsebench.notebook import apply
+from sparsebench.plan.single import SingleModel
+from sparsebench.run import export as exports
+from sparsebench.run.export import FORMATS, export
+from sparsebench.storage import formats
+from tests.command import call
+
+
+def made(folder: Path, family: Any, step: Any, out: Path) -> Path:
+    return apply(SingleModel("tiny", folder, family), step, out).folder
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return next(iter(model(input_ids=torch.arange(4, 20)[None]).values())).float()
+
+
+@pytest.mark.parametrize("step", [{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}], ids=str)
+def test_stock_transformers_gives_the_variants_outputs(step: Any, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = made(tiny_llama, "decoder", step, tmp_path / "made")
+    for name in FORMATS if "quantize" in step else ["hf"]:
+        if name != "hf":
+            pytest.importorskip("compressed_tensors")
+        distance = export(folder, "decoder", tmp_path / name, name)
+        assert distance <= exports.TOLERANCE
+        stock = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto").eval()
+        assert torch.allclose(logits(stock), logits(load_model(folder, "decoder")), rtol=1e-2, atol=1e-2)
+    assert "quantization_config" not in json.loads((tmp_path / "hf" / "config.json").read_text())
+
+
+def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.9}, tmp_path / "made")
+    write = formats()["packed"].write
+    assert write
+    write(folder, tmp_path / "small")
+    assert call("export", tmp_path / "small", "--out", tmp_path / "out").returncode == 0
+    stock = AutoModel.from_pretrained(tmp_path / "out").eval()
+    assert torch.equal(logits(stock), logits(load_model(folder, "encoder")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out", "small"]
+
+
+@pytest.mark.parametrize(
+    ("change", "form", "culprit"),
+    [
+        ({}, "compressed-tensors", "floats"),
+        ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "hf", "width"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    change: Any, form: str, culprit: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.5}, tmp_path / "made")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UnsupportedError, match=culprit):
+        export(folder, "encoder", tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_outputs_are_an_error_and_leave_nothing(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "_distance", lambda *_: 0.5)
+    with pytest.raises(ModelError, match="differ by"):
+        export(tiny_bert, "encoder", tmp_path / "out", "hf")
+    assert not [*tmp_path.iterdir()]
