@@ -84,9 +84,9 @@ class Recorder:
             outcome = error
         self.record(cell, outcome)
 
-    def progress(self, done: int, total: int, told: str = "") -> None:
-        """Tell the parent how far the current cell is, and in words (``told``) what else there is to say."""
-        self._send({"event": "progress", "done": done, "total": total, "detail": told})
+    def progress(self, done: int, total: int, words: str = "") -> None:
+        """Tell the parent how far the current cell is, and in ``words`` what else there is to say."""
+        self._send({"event": "progress", "done": done, "total": total, "detail": words})
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None, reason: str | None) -> None:
         seconds = time.perf_counter() - self.mark

@@ -16,6 +16,7 @@ from sparsebench.steps.prune.methods import magnitude, random, ria, wanda
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_of, weights_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SCORES = [magnitude.magnitude_scores, random.random_scores, wanda.wanda_scores, ria.ria_scores]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
@@ -86,7 +87,7 @@ def test_dead_inputs_lose_their_weights_first(score) -> None:
 
 @pytest.mark.parametrize("score", [wanda.wanda_scores, ria.ria_scores])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_broken_numbers_are_refused_by_name(method, bad: float) -> None:
+def test_broken_numbers_are_refused_by_name(score, bad: float) -> None:
     read = activations(8, 30)
     read[2, 2] = bad
     with pytest.raises(ModelError, match=r"layers\.5\.up: NaN or infinite activations"):
@@ -99,14 +100,14 @@ def test_broken_numbers_are_refused_by_name(method, bad: float) -> None:
 
 
 @pytest.mark.parametrize("score", [wanda.wanda_scores, ria.ria_scores])
-def test_statistics_are_needed(method) -> None:
+def test_statistics_are_needed(score) -> None:
     with pytest.raises(ValueError, match="w: no statistics"):
         score(Layer("w", weights_of(2, 2)))
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(DTYPES), st.sampled_from([magnitude, random, wanda, ria]))
-def test_the_weights_are_never_modified(rows: int, columns: int, dtype: torch.dtype, method) -> None:
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(DTYPES), st.sampled_from(SCORES))
+def test_the_weights_are_never_modified(rows: int, columns: int, dtype: torch.dtype, score) -> None:
     weights = weights_of(rows, columns, dtype=dtype)
     before = weights.clone()
     scores = score(Layer("w", weights, 0, inputs_of(activations(columns, 20))))
