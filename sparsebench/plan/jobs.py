@@ -54,7 +54,7 @@ def jobs(
         groups: dict[tuple[str, object], list[Cell]] = {}
         for cell in cells_here:
             if stage := measured.get(cell.stage):
-                groups.setdefault((stage.process.name, stage.shares(cell)), []).append(cell)
+                groups.setdefault((stage.process.name, stage.job_key(cell)), []).append(cell)
         # A pair needs the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
