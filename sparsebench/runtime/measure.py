@@ -28,7 +28,7 @@ from sparsebench.runtime.results import (
     TimingSample,
 )
 
-Emit = Callable[[str, LatencyResult | SparsebenchError], None]
+EmitLatency = Callable[[str, LatencyResult | SparsebenchError], None]
 Message = Mapping[str, Any]
 """What a process says of one model."""
 PRECISION = 0.02
@@ -38,7 +38,7 @@ SHARE = re.compile(r"\d+%")
 
 
 def measure_latency(
-    dense: Path, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
+    dense: Path, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: EmitLatency
 ) -> None:
     """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each one's result or error.
 
@@ -93,7 +93,7 @@ class _Timing:
         dense: Path | None,
         family: str,
         setting: Setting,
-        emit: Emit,
+        emit: EmitLatency,
         baseline: bool = False,
     ) -> None:
         self.variants, self.dense, self.family, self.setting = variants, dense, family, setting
