@@ -44,17 +44,17 @@ from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.runtime.engines import engine_info
 from sparsebench.sources import Cache
 from sparsebench.steps.calibration import Calibration, tokens
-from sparsebench.steps.contract import Context, Progress, Step, StepReport
+from sparsebench.steps.contract import Context, Step, StepProgress, StepReport
 from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
 from sparsebench.structure import assess, summary
 
 __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
 T = TypeVar("T")
-Count = Annotated[int, Field(ge=1, le=bounded.MANY)]
+UpToMany = Annotated[int, Field(ge=1, le=bounded.MANY)]
 Threshold = Annotated[float, Field(gt=0, le=bounded.MANY)]
 FewCount = Annotated[int, Field(ge=1, le=bounded.FEW)]
-Listed = Annotated[Sequence[T], Field(min_length=1)]
+NonEmptyList = Annotated[Sequence[T], Field(min_length=1)]
 Recipe = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -147,7 +147,7 @@ class Chain:
         cache: Cache,
         device: str,
         dtype: Dtype = "auto",
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> AppliedModel:
         """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
         self.refuse(bounded.read_object(model.folder / "config.json"))
@@ -212,7 +212,7 @@ def inspect(model: SingleModel, relative: Sequence[Threshold] = (0.01, 0.1, 0.5,
 
 
 @checked
-def sizes(model: SingleModel, formats: Listed[str] = ("dense", "packed")) -> pd.DataFrame:
+def sizes(model: SingleModel, formats: NonEmptyList[str] = ("dense", "packed")) -> pd.DataFrame:
     """Return the bytes of the model's weights in each format, each written, read back and compared."""
     with tempfile.TemporaryDirectory() as scratch:
         measured = storage.measure(model.folder, model.family, formats, Path(scratch) / "sizes")
@@ -222,10 +222,10 @@ def sizes(model: SingleModel, formats: Listed[str] = ("dense", "packed")) -> pd.
 @checked
 def score(
     model: SingleModel,
-    tasks: NonEmpty | Listed[str],
+    tasks: NonEmpty | NonEmptyList[str],
     against: SingleModel | None = None,
     *,
-    limit: Count | None = None,
+    limit: UpToMany | None = None,
     num_fewshot: Annotated[int, Field(ge=0, le=bounded.FEW)] | None = None,
     device: Device = "auto",
 ) -> pd.DataFrame:
@@ -275,9 +275,9 @@ def measure(
     *,
     engine: str = "hf",
     ranks: FewCount = 1,
-    batch: Count = 1,
-    prompt: Count = 128,
-    generate: Count = 16,
+    batch: UpToMany = 1,
+    prompt: UpToMany = 128,
+    generate: UpToMany = 16,
     samples: Annotated[int, Field(ge=4, le=bounded.MANY)] = 24,
     processes: FewCount = 5,
     device: Device = "auto",

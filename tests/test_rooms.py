@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -18,6 +19,7 @@ ORDER = [
 ]  # fmt: skip
 MODELS = ["files", "shape", "modules", "replay"]
 """The subjects of models/ in order; what lies beside them there may import all four."""
+TYPE = re.compile("[A-Z][a-z][A-Za-z0-9]*")
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 
 
@@ -62,12 +64,16 @@ def test_subjects_of_models_import_only_earlier_ones() -> None:
     assert set(subjects.values()) == set(MODELS)
 
 
-def test_a_class_name_has_one_meaning() -> None:
+def test_a_name_of_a_class_or_type_has_one_meaning() -> None:
     places: dict[str, list[str]] = {}
     for path in sorted(ROOT.rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):  # aliases are written like classes
+                names = [name.id for name in node.targets if isinstance(name, ast.Name) and TYPE.fullmatch(name.id)]
+            for name in names:
+                if not name.startswith("_"):
+                    places.setdefault(name, []).append(str(path.relative_to(ROOT)))
     assert len(places) > 200, "the check must see the classes"
     assert not {name: files for name, files in places.items() if len(files) > 1}
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from sparsebench.errors import BenchmarkError, out_of_memory
 from sparsebench.models.files.families import dimensions
 
@@ -23,8 +25,6 @@ def tokens_at_once(model: Any, least: int) -> int:
     """Return the tokens per forward pass: ``least`` (the fastest) on a CPU, as many as fit on the model's GPU."""
     if model.device.type != "cuda":
         return least
-    import torch
-
     free, _ = torch.cuda.mem_get_info(model.device)
     # What torch keeps for reuse is free too: without it, a later task would get smaller passes than the first.
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
@@ -88,8 +88,6 @@ class BatchSize:
 
 def release() -> None:
     """Return the memory that a failed pass has left to the device."""
-    import torch
-
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

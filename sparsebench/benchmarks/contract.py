@@ -67,10 +67,10 @@ DRAW = 0
 """Seed for drawing documents under a ``limit``."""
 
 
-Document = TypeVar("Document")
+AnyDocument = TypeVar("AnyDocument")
 
 
-def drawn(documents: Sequence[Document], limit: int | None) -> tuple[list[int], list[Document]]:
+def drawn(documents: Sequence[AnyDocument], limit: int | None) -> tuple[list[int], list[AnyDocument]]:
     """Return the places in the data of the documents to score, and these documents."""
     numbers = sampled(len(documents), limit)
     return numbers, [documents[number] for number in numbers]
@@ -138,5 +138,5 @@ class ScoreResult:
         return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < whole, chance, kept, protocol)
 
 
-Emit = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]
+EmitScore = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]
 """Called once for each task, as it finishes, with its result or its error."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import Emit, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import EmitScore, ScoreResult, TaskSpec
 from sparsebench.benchmarks.scoring import noted
 from sparsebench.errors import SparsebenchError, UnsupportedError
 
@@ -34,7 +34,7 @@ def fits(row: Benchmark | None) -> bool:
     return row is None or row.adapter in _RANKED or (row.adapter == "harness" and row.chance not in _SAME_FOR_ALL)
 
 
-def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: Emit) -> None:
+def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: EmitScore) -> None:
     """Score the heuristic of every task; ``emit`` gets each result or error as it comes.
 
     A task without a heuristic gets UnsupportedError.

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from sparsebench import sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
@@ -35,9 +36,6 @@ from sparsebench.benchmarks.running_text import (
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens, token_ids
 from sparsebench.models.modules.load import load_model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 CHUNK = 1 << 24
 """Largest number of elements in a temporary float32 copy (64 MiB)."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.paths import plain
-
-if TYPE_CHECKING:
-    import torch
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len")
 _SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
@@ -28,8 +27,6 @@ class Pooling:
 
     def apply(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool hidden states (batch, tokens, width) where ``mask`` is 1 into vectors (batch, width), float32."""
-        import torch
-
         weights = mask.unsqueeze(-1).float()
         states = hidden.float()
         if self.mode == "cls":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
-from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import EmitScore, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.heads import fitting, lacking
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -43,7 +43,7 @@ def score(
     family: Family,
     tasks: Sequence[TaskSpec],
     cache: sources.Cache,
-    emit: Emit,
+    emit: EmitScore,
     progress: Progress | None = None,
     dtype: str = "auto",
     fitted: Fitted | None = None,

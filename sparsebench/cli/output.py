@@ -87,7 +87,7 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
 
     with Progress(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total, told="": bar.update(task, completed=done, total=total)
+        yield lambda done, total, words="": bar.update(task, completed=done, total=total)
 
 
 def cell(value: Any) -> str:

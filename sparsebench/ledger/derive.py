@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sparsebench.ledger import schema, sqlfiles, statistics
 
-Rows = list[tuple[Any, ...]]
+DerivedRows = list[tuple[Any, ...]]
 
 HELD = 1_000_000
 """Documents whose outcomes are in memory at once, at least those of one score. A query for each score would be slow."""
@@ -29,7 +29,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
         _add_comparisons(connection, part)
 
 
-def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
+def _add_intervals(connection: duckdb.DuckDBPyConnection, part: DerivedRows) -> None:
     ids = {"record_id": [record_id for record_id, *_ in part]}
     intervals = [
         statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
@@ -38,7 +38,7 @@ def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
     connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(intervals))
 
 
-def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
+def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: DerivedRows) -> None:
     outcomes = pairs(connection, [(record_id, dense_id) for record_id, dense_id, _, explained, *_ in part if explained])
     comparisons = [
         statistics.compare(metric, next(outcomes), chance) if explained else statistics.unexplained(metric)
@@ -60,9 +60,9 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
         yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
 
 
-def _parts(rows: Rows) -> Iterator[Rows]:
+def _parts(rows: DerivedRows) -> Iterator[DerivedRows]:
     """Split the rows into parts of at most ``HELD`` documents, or one row. A row's last column counts its documents."""
-    part: Rows = []
+    part: DerivedRows = []
     held = 0
     for row in rows:
         if part and held + row[-1] > HELD:

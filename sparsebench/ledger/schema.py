@@ -85,10 +85,10 @@ def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | N
     ``made`` holds the names that the connection has already, and gets those created now. With it, a view becomes a table:
     views are made of views, and planning them anew for each of many queries takes far longer than the queries.
     """
-    wanted, texts = _words(sql), []
+    named, texts = _words(sql), []
     for name, text in reversed(sqlfiles.definitions().items()):
-        if name in wanted:
-            wanted |= _words(text)
+        if name in named:
+            named |= _words(text)
             if made is None or name not in made:
                 once = made is not None and text.startswith("VIEW ") and name not in _LONG
                 texts.append("TABLE " + text.removeprefix("VIEW ") if once else text)

@@ -7,21 +7,18 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from sparsebench.errors import ModelError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 CHUNK = 1 << 22
 """Weights drawn at a time: 16 MiB of fp32."""

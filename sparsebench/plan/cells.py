@@ -42,22 +42,21 @@ class Variant:
     parents: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, found: Mapping[str, Any]) -> Variant:
+    def read(cls, record: Mapping[str, Any]) -> Variant:
         """Return a variant from a record's mapping, which has more keys than the variant needs."""
-        own = {one.name: found[one.name] for one in fields(cls) if one.name in found}
-        steps = tuple(map(registry.recorded, own.get("steps", ())))
-        return cls(**{**own, "steps": steps, "parents": tuple(own.get("parents", ()))})
+        values = {column.name: record[column.name] for column in fields(cls) if column.name in record}
+        steps = tuple(map(registry.recorded, values.get("steps", ())))
+        return cls(**{**values, "steps": steps, "parents": tuple(values.get("parents", ()))})
 
     def record(self) -> dict[str, Any]:
         """Return the variant as records and the ledger hold it.
 
         It adds the settings of the last pruning step, and in words what else was done.
         """
-        settings = {key: self.last(key) for key in registry.COLUMNS}
-        settings["sparsity"] = self.sparsity
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
-        steps = [step.record() for step in self.steps]
-        return {**own, "steps": steps, **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        values |= {"steps": [step.record() for step in self.steps]}
+        values |= {key: self.last(key) for key in registry.COLUMNS} | {"sparsity": self.sparsity}
+        return {**values, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
     def folder(self, work: Path) -> Path:
         """Return the path of its Hugging Face folder in a work folder."""
@@ -103,11 +102,11 @@ class Variant:
         share: float | None = 0.0
         for step in (step for step in self.steps if step.verb == "prune"):
             settings = step.settings.record()
-            own: float | None = settings.get("sparsity")
+            asked: float | None = settings.get("sparsity")
             if share == 0 or not settings.get("keep_zeros"):
-                share = own
-            elif share is not None and own is not None and not is_nm(settings["pattern"]):
-                share = round(1 - (1 - share) * (1 - own), 12)
+                share = asked
+            elif share is not None and asked is not None and not is_nm(settings["pattern"]):
+                share = round(1 - (1 - share) * (1 - asked), 12)
             else:
                 share = None
         return share
@@ -116,7 +115,7 @@ class Variant:
         """Return the values of the field ``key`` in its steps, or the names of its steps of the verb ``key``."""
         named = [step.name for step in self.steps if step.verb == key]
         settings = [step.settings.record() for step in self.steps]
-        return named + [own[key] for own in settings if key in own]
+        return named + [record[key] for record in settings if key in record]
 
     def last(self, key: str) -> Any:
         """Return a setting of its last pruning step (one of ``registry.COLUMNS``); without one, that of NOT_PRUNED."""
@@ -133,10 +132,10 @@ class Variant:
         if not self.steps:
             return ""
         main = self._pruning or self.steps[-1]
-        place = len(self.steps) - 1 - self.steps[::-1].index(main)
-        own = registry.details(main)
-        before = [f"after {registry.label(step)}" for step in self.steps[:place]]
-        return ", ".join([*own, *before, *(f"then {registry.label(step)}" for step in self.steps[place + 1 :])])
+        index = len(self.steps) - 1 - self.steps[::-1].index(main)
+        details = registry.details(main)
+        before = [f"after {registry.label(step)}" for step in self.steps[:index]]
+        return ", ".join([*details, *before, *(f"then {registry.label(step)}" for step in self.steps[index + 1 :])])
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,8 @@ class Job:
     @property
     def variants(self) -> tuple[Variant, ...]:
         """The variants that it makes or works on, each once, in order."""
-        found = [*self.makes, *(cell.variant for cell in self.cells)]
-        return tuple({variant.id: variant for variant in found}.values())
+        variants = [*self.makes, *(cell.variant for cell in self.cells)]
+        return tuple({variant.id: variant for variant in variants}.values())
 
     @property
     def label(self) -> str:

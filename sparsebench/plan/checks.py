@@ -155,9 +155,8 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
             elif family and families[name] in FAMILIES and families[name] != family:
                 fitting = [other for other, other_family in families.items() if other_family == family]
                 message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
-                yield positions.problem(
-                    at_name, message, one_of(fitting) if fitting else f"a model of family `{family}`"
-                )
+                expected = one_of(fitting) if fitting else f"a model of family `{family}`"
+                yield positions.problem(at_name, message, expected)
     written = _under(data, "variants")
     for index, entry in enumerate(written if isinstance(written, list) else []):
         steps = steps_of(index, entry)
@@ -194,7 +193,8 @@ def _steps(data: Any, positions: Positions, valid: list[Step]) -> Iterator[Probl
                 behind = [(verb, other[verb]) for other in later for verb in names if verb in other]
                 closing = {key: other for other in valid[before:] if (key := closed_by(other, behind))}
                 for key, other in [*closing.items()][:1]:
-                    but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in _may_follow(key))
+                    allowed = kinds()[key].may_follow if key in kinds() else ()
+                    but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in allowed)
                     words = f"no step may follow one with `{key}: {getattr(other.settings, key, other.name)}`"
                     yield positions.problem((*at, key), words, f"another, or the last step of its recipe{but}")
 
@@ -291,14 +291,12 @@ def _files(
 def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
     """Report ranks that cannot be spread evenly over `nodes`."""
     for at, block in _blocks(data):
-        for at_nodes, nodes in _each(at, block, "nodes", int):
+        for at_key, nodes in _each(at, block, "nodes", int):
             ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
             uneven = [rank for rank in ranks if rank > 1 and nodes > 0 and rank % nodes] or ranks * (max(ranks) == 1)
             if nodes > 1 and uneven:
                 what = f"{uneven[0]} rank{'s' * (uneven[0] > 1)} cannot be spread evenly over {nodes} nodes"
-                yield positions.problem(
-                    at_nodes, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out"
-                )
+                yield positions.problem(at_key, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 
 
 def _named(
@@ -358,11 +356,6 @@ def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folde
     if isinstance(length, int) and isinstance(stride, int) and stride > length:
         message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"
         yield positions.problem((*at, "stride"), message, f"at most {length:,}")
-
-
-def _may_follow(verb: str) -> Collection[tuple[str, str]]:
-    """Return the verb and name of the steps that may follow a closing ``verb`` nonetheless."""
-    return kinds()[verb].may_follow if verb in kinds() else ()
 
 
 @functools.cache

@@ -52,9 +52,8 @@ def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:
     if stage == "make":
         return digest([stage, variant])
     row = stages()[stage]
-    return digest(
-        [stage, variant, dict(settings), row.module.VERSION, _libraries(row.libraries(settings)), row.own(settings)]
-    )
+    libraries = _libraries(row.libraries(settings))
+    return digest([stage, variant, dict(settings), row.module.VERSION, libraries, row.versions(settings)])
 
 
 def _libraries(names: Iterable[str]) -> dict[str, str]:

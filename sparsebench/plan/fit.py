@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsebench import benchmarks, environment, sources
 from sparsebench.benchmarks.heads import data_misfit, fitting, lacking
+from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
@@ -102,8 +103,8 @@ def _refused(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterato
             refusal = step.settings.refuses_shape(config)
         if refusal:
             words = f"{name}: {refusal.reason}"
-            ways = "; or ".join(filter(None, (refusal.way_out, "keep this entry to other `models:`")))
-            yield words, words, ways
+            hints = "; or ".join(filter(None, (refusal.way_out, "keep this entry to other `models:`")))
+            yield words, words, hints
 
 
 def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:
@@ -113,8 +114,8 @@ def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:
     """
     for library in step.settings.libraries():
         if environment.versions()[library] == "absent":
-            way = f"pip install {environment.EXTRAS.get(library, library)}"
-            yield library, f"{label(step)}: {library} is not installed", way
+            hint = f"pip install {environment.EXTRAS.get(library, library)}"
+            yield library, f"{label(step)}: {library} is not installed", hint
 
 
 def unfit_tasks(
@@ -135,18 +136,18 @@ def unfit_tasks(
 
 def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the key of an entry that does not fit a model, the reason and a hint; both are empty where all keys fit."""
-    own = own_of(task)
-    row = own.row("") if own else benchmarks.all_tasks().get(task.task)
+    data = own_of(task)
+    row = data.row("") if data else benchmarks.all_tasks().get(task.task)
     # Tasks without a row are lm-eval's.
     if missing := lacking(row.adapter if row else "harness", config, model.family):
         words = f"it needs {missing}, and its config.json has {config.get('architectures')}"
         return "task", words, f"for this model: {', '.join(fitting(config, model.family))}"
-    if own and own.kind == "classify":
-        return data_misfit(own, config, model.labels)
+    if data and data.kind == "classify":
+        return data_misfit(data, config, model.labels)
     # Only transformers knows how long an input may be, and it takes a second to import.
-    longest = longest_input(config) if own and row and own.window and row.form in ("passages", "published") else None
-    if own and own.window and longest and own.window > longest:
-        return "length" if own.length else "task", f"windows of {own.window:,} tokens, where it takes {longest:,}", ""
+    longest = longest_input(config) if data and row and data.window and row.form in ("passages", "published") else None
+    if data and data.window and longest and data.window > longest:
+        return "length" if data.length else "task", f"windows of {data.window:,} tokens, where it takes {longest:,}", ""
     return "task", "", ""
 
 
@@ -195,28 +196,28 @@ def _unfit_teachers(loaded: LoadedManifest, manifest: Manifest, resolved: Resolv
         config = sources.read_config(teacher.source, cache)
         for model in models.values():
             if is_for(manifest.variants[int(teacher.at[1])], model.name):
-                words, hint = _cannot_teach(teacher.source, config, model, resolved.configs.get(model.name))
-                if words:
-                    yield loaded.problem(teacher.at, f"{teacher.written}: {words}", "", hint)
+                refusal = _cannot_teach(teacher.source, config, model, resolved.configs.get(model.name))
+                if refusal:
+                    yield loaded.problem(teacher.at, f"{teacher.written}: {refusal.reason}", "", refusal.way_out)
 
 
 def _cannot_teach(
     teacher: sources.Source,
     config: Mapping[str, Any] | None,
     model: ManifestModel,
-    own: Mapping[str, Any] | None,
-) -> tuple[str, str]:
-    """Return why a teacher with this ``config`` cannot teach the model whose config is ``own``, and a hint."""
+    model_config: Mapping[str, Any] | None,
+) -> Refusal | None:
+    """Return why a teacher with this ``config`` cannot teach the model whose config is ``model_config``."""
     if config and family_of(config) not in (None, model.family):
-        return f"`{model.name}` is of another family, {model.family}", "a teacher of the same family"
-    rows = [dimensions(known).vocabulary for known in (config, own) if known and "vocab_size" in known]
+        return Refusal(f"`{model.name}` is of another family, {model.family}", "a teacher of the same family")
+    rows = [dimensions(known).vocabulary for known in (config, model_config) if known and "vocab_size" in known]
     if len(rows) == 2 and rows[0] != rows[1]:
         words = f"its vocabulary has {rows[0]:,} tokens, that of `{model.name}` has {rows[1]:,}"
-        return words, "a teacher with the same tokenizer"
+        return Refusal(words, "a teacher with the same tokenizer")
     folders = [Path(source.location) for source in (teacher, sources.parse(model.source)) if source.kind == "path"]
     if len(folders) == 2 and same_tokens(*folders) is False:
-        return f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
-    return "", ""
+        return Refusal(f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer")
+    return None
 
 
 def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:

@@ -56,14 +56,14 @@ def jobs(
         groups: dict[tuple[str, object], list[Cell]] = {}
         for cell in cells_here:
             if stage := measured.get(cell.stage):
-                groups.setdefault((stage.process.name, stage.shares(cell)), []).append(cell)
+                groups.setdefault((stage.process.name, stage.job_key(cell)), []).append(cell)
         model, dense_pass = variants[0].model, variants[0].is_dense
-        for kind, shares in list(groups):
+        for kind, key in list(groups):
             if PROCESSES[kind].timed and PROCESSES[kind].paired:
                 if dense_pass:
-                    of_dense[kind, shares, model] = groups.pop((kind, shares))
+                    of_dense[kind, key, model] = groups.pop((kind, key))
                 else:
-                    groups[kind, shares][:0] = of_dense.pop((kind, shares, model), [])
+                    groups[kind, key][:0] = of_dense.pop((kind, key, model), [])
         # A pair needs the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):

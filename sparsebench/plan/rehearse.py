@@ -47,8 +47,8 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     return manifest.model_copy(update=update)
 
 
-def _alike(one: ManifestModel, other: ManifestModel) -> bool:
-    return (one.architecture, one.family, one.dtype) == (other.architecture, other.family, other.dtype)
+def _alike(first: ManifestModel, other: ManifestModel) -> bool:
+    return (first.architecture, first.family, first.dtype) == (other.architecture, other.family, other.dtype)
 
 
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
@@ -66,7 +66,7 @@ def _needs_tokenizer(step: Step) -> bool:
 def _one(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
     first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
-    given = first.get("sparsity") or REHEARSED_SPARSITY
-    shares = given if isinstance(given, list) else [given]
+    sparsities = first.get("sparsity") or REHEARSED_SPARSITY
+    shares = sparsities if isinstance(sparsities, list) else [sparsities]
     share = REHEARSED_SPARSITY if REHEARSED_SPARSITY in shares else shares[len(shares) // 2]
     return {"prune": "magnitude", "sparsity": share}

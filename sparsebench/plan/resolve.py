@@ -172,7 +172,8 @@ class Resolver:
         for index, model in enumerate(manifest.models):
             at = ("models", index, "source")
             if sources.parse(model.source, self.loaded.folder).kind == "random":
-                resolved.revisions[model.name], resolved.configs[model.name] = "random", model.architecture or {}
+                resolved.revisions[model.name] = "random"
+                resolved.configs[model.name] = model.architecture or {}
                 models.append(model.model_copy(update={"source": "random"}))
             elif source := self._source(at, model.source):
                 models.append(model.model_copy(update={"source": source.text}))
@@ -270,18 +271,18 @@ class Resolver:
             name = task.name or default_name(task.task, source) + (f"-{task.metric}" if task.metric else "")
             reference = Reference(source.text, content(source, self.cache))
             task = task.model_copy(update={"source": str(reference), "name": name})
-            own = own_of(task)
-            assert own
+            own_data = own_of(task)
+            assert own_data
             key = "columns" if task.columns else "field" if task.field else key
-            own.inspect(name, self.cache)
-            documents[name] = own.about(self.cache)
+            own_data.inspect(name, self.cache)
+            documents[name] = own_data.about(self.cache)
         except SparsebenchError as error:
             self._wrong((*at, key), error)
             return task
         named = (*at, "name" if task.name else "task")
-        if (own.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):
+        if (own_data.kind == LM_EVAL or name != task.task) and benchmarks.known(name, self.cache):
             self.problems.append(self.loaded.problem(named, f"there is a task `{name}` already", "a name of its own"))
-        elif names.setdefault(name, own) != own:
+        elif names.setdefault(name, own_data) != own_data:
             what = f"a second task called `{name}`, of other data or settings"
             self.problems.append(self.loaded.problem(named, what, "a `name` for each"))
         return task

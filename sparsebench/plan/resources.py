@@ -43,7 +43,8 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     timed job, unless only one fits into what is free now; else one for each job that runs at once.
     """
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
-    free, beside, gpus = environment.memory()[1], slots(ready), len(devices.chosen(ready.device))
+    free, gpus = environment.memory()[1], len(devices.chosen(ready.device))
+    beside = slots(ready)
     timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
     waiting = widest = kept = memory = 0
     for job in jobs:
@@ -76,8 +77,8 @@ class MemoryShortage:
 
 def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
     """Return the models that do not fit into the memory free now, or not two at a time where a pair is to be timed."""
-    free, each = environment.memory()[1], devices.free_memory(ready.device)
-    found: dict[tuple[str, bool], tuple[bool, int]] = {}
+    free, gpu_memory = environment.memory()[1], devices.free_memory(ready.device)
+    shortages: dict[tuple[str, bool], tuple[bool, int]] = {}
     for job in jobs:
         if any(cell.nodes for cell in job.cells):
             continue  # this machine's memory says nothing about theirs
@@ -86,10 +87,10 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
         for apart in (False, True) if job.kind == TIME.name else (True,):
             whole = job_bytes(job, ready.sizes[model], apart)
             share = (whole - PROCESS_BYTES * ranks) // ranks
-            for gpu, needed, room in ((False, whole, free), (True, share, each if on_gpu else None)):
+            for gpu, needed, room in ((False, whole, free), (True, share, gpu_memory if on_gpu else None)):
                 if room is not None and needed > room:
-                    found[model, gpu] = max(found.get((model, gpu), (apart, needed)), (apart, needed))
-    return [MemoryShortage(model, needed, apart, gpu) for (model, gpu), (apart, needed) in found.items()]
+                    shortages[model, gpu] = max(shortages.get((model, gpu), (apart, needed)), (apart, needed))
+    return [MemoryShortage(model, needed, apart, gpu) for (model, gpu), (apart, needed) in shortages.items()]
 
 
 def _offloads(cell: Cell) -> bool:
@@ -115,8 +116,8 @@ def _done(job: Job) -> list[Step]:
 
 def _held(job: Job, size: ModelSize) -> int:
     """Return the extra bytes that a job's steps hold in memory and on disk: the most, as they are done in turn."""
-    each = (step.settings.bytes_per_parameter() for step in _done(job))
-    return int(size.parameters * max(each, default=0.0))
+    bytes_per_parameter = (step.settings.bytes_per_parameter() for step in _done(job))
+    return int(size.parameters * max(bytes_per_parameter, default=0.0))
 
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
@@ -129,24 +130,24 @@ def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
 
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     """Return the bytes of models, texts and data to download, and the number of packages of unknown size."""
-    wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
+    texts = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
     tasks = {
         cell.settings["task"]
         for job in jobs
         for cell in job.cells
         if "task" in cell.settings and "own" not in cell.settings
     }
-    wanted |= {source for task in tasks for source in data_sources(task)}
-    own = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
-    wanted |= {ready.plan.data[content] for content in own}
+    texts |= {source for task in tasks for source in data_sources(task)}
+    contents = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
+    texts |= {ready.plan.data[content] for content in contents}
     done = [step for job in jobs for step in _done(job)]
     if any(step.settings.reads_text() for step in done) or any(job.kind == COMPARE.name for job in jobs):
-        wanted.add(ready.plan.calibration.source)
+        texts.add(ready.plan.calibration.source)
     for step in done:
         keys = (*step.settings.text_keys, *step.settings.teacher_keys)
-        wanted |= {named.source for names in references(step, keys).values() for named in names}
+        texts |= {named.source for names in references(step, keys).values() for named in names}
     known, packages = 0, set()
-    for text in sorted(wanted - {"random", DENSE}):
+    for text in sorted(texts - {"random", DENSE}):
         source = sources.parse(text)
         size = sources.size(source, ready.cache)
         if size is None:

@@ -68,13 +68,13 @@ def single(
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
-    there = os.path.exists(text)
-    if there and text in sources.KNOWN:
+    exists = os.path.exists(text)
+    if exists and text in sources.KNOWN:
         raise SourceError(
             f"{text}: a model's alias, and there is a file or folder of that name here",
             f"write ./{text} for the folder; for the model, call from another folder",
         )
-    source = sources.parse(f"path:{text}" if there else text)
+    source = sources.parse(f"path:{text}" if exists else text)
     if source.kind == "path" and is_packed(Path(source.location)):
         if dtype != "auto":
             raise UserError(
@@ -85,9 +85,9 @@ def single(
         return _packed(Path(source.location), family)
     if check:
         check(sources.read_config(source, cache) or {})
-    found = family or family_named(source, cache)
+    family_found = family or family_named(source, cache)
     name = text if text in sources.KNOWN else name_of(source)
-    model = ManifestModel(name=name, source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
+    model = ManifestModel(name=name, source=source.text, family=family_found, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = plan.dense[model.name].folder(cache.root / "work")
@@ -113,12 +113,12 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
     loaded = load(manifest)
     resolver = Resolver(loaded, cache)
     config = bounded.read_object(model.folder / "config.json")
-    its = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
+    entry = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
     listed = [task.model_copy(update={"models": None}) for task in loaded.manifest.benchmarks.of(model.family)]
-    wanted = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): listed})
-    alone = loaded.manifest.model_copy(update={"models": [its], "benchmarks": wanted})
-    found = resolver.tasks(alone, {})
-    problems = resolver.problems or [*unfit_tasks(loaded, alone, found, {its.name: config})]
+    benchmarks = ManifestBenchmarks().model_copy(update={model.family.replace("-", "_"): listed})
+    alone = loaded.manifest.model_copy(update={"models": [entry], "benchmarks": benchmarks})
+    resolved = resolver.tasks(alone, {})
+    problems = resolver.problems or [*unfit_tasks(loaded, alone, resolved, {entry.name: config})]
     if problems:
         raise ManifestError(problems)
     specs = [
@@ -129,7 +129,7 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
             batch=None if task.batch == "auto" else task.batch,
             own=own_of(task),
         )
-        for task in found.of(model.family)
+        for task in resolved.of(model.family)
     ]
     if not specs:
         raise UserError(
@@ -141,10 +141,10 @@ def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[Task
 def _packed(folder: Path, family: str | None) -> SingleModel:
     """Return a packed folder as a model: it is read where it is, and nothing is prepared."""
     config = PackedCheckpoint(folder).config
-    found = family or family_of(config)
-    if found is None:
+    known = family or family_of(config)
+    if known is None:
         raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
-    return SingleModel(folder.name, folder, found)  # type: ignore[arg-type]
+    return SingleModel(folder.name, folder, known)  # type: ignore[arg-type]
 
 
 def validated(shape: type[T], values: dict[str, object]) -> T:
@@ -176,7 +176,7 @@ def worded(prefix: str = "") -> Iterator[None]:
 
 
 def _refused(prefix: str, key: object, message: str, words: Mapping[str, Any]) -> UserError:
-    hint = "; ".join(way for way in (words.get("expected"), words.get("hint")) if way) or None
+    hint = "; ".join(part for part in (words.get("expected"), words.get("hint")) if part) or None
     named = str(key).replace("_", "-") if prefix else str(key)
     return UserError(f"{prefix}{named}: {message}" if key else message, hint)
 
@@ -187,10 +187,10 @@ def family_named(source: sources.Source, cache: sources.Cache) -> Family:
     if config is None and ".gguf" not in source.text.lower():
         folder = sources.fetch(source, cache)
         config = sources.read_config(sources.parse(f"path:{folder}"), cache)
-    found = family_of(config) if config else "decoder"
-    if found is None:
+    family = family_of(config) if config else "decoder"
+    if family is None:
         raise SourceError(f"{source.text}: its config.json does not tell the family", "say it with --family")
-    return found
+    return family
 
 
 def name_of(source: sources.Source) -> str:

@@ -57,8 +57,8 @@ PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TI
 class Stage:
     """One kind of measurement, done by ``module``, whose VERSION is part of its cells' ids.
 
-    ``settings`` gives what a manifest asks of a variant, one mapping per cell. ``libraries`` and ``own`` (versions of a
-    task or an engine) say what else can change a result. Cells of equal ``shares`` are done by one job. A stage that
+    ``settings`` gives what a manifest asks of a variant, one mapping per cell. ``libraries`` and ``versions`` (of a
+    task or an engine) say what else can change a result. Cells of equal ``job_key`` are done by one job. A stage that
     ``reads_text`` reads another draw of the calibration text, which is then part of its cells' settings.
     """
 
@@ -67,8 +67,8 @@ class Stage:
     module: Any
     settings: Callable[[Manifest, ManifestModel, Variant], Iterator[dict[str, Any]]]
     libraries: Callable[[CellSettings], tuple[str, ...]] = lambda _: ()
-    own: Callable[[CellSettings], list[Any]] = lambda _: []
-    shares: Callable[[Cell], object] = lambda _: ""
+    versions: Callable[[CellSettings], list[Any]] = lambda _: []
+    job_key: Callable[[Cell], object] = lambda _: ""
     reads_text: bool = False
 
 
@@ -87,25 +87,25 @@ def timed(stage: str) -> bool:
     return stage in stages() and stages()[stage].process.timed
 
 
-def fits(variant: Variant, key: str, wanted: Any) -> bool:
-    """Return whether a step of the variant has a ``wanted`` value in its field ``key``, or as the name of a ``key``."""
-    values = wanted if isinstance(wanted, list) else [wanted]
-    return any(same(own, value) for own in variant.values(key) for value in values)
+def fits(variant: Variant, key: str, asked: Any) -> bool:
+    """Return whether a step of the variant has an ``asked`` value in its field ``key``, or as the name of a ``key``."""
+    values = asked if isinstance(asked, list) else [asked]
+    return any(same(value, option) for value in variant.values(key) for option in values)
 
 
-def same(own: Any, wanted: Any) -> bool:
+def same(left: Any, right: Any) -> bool:
     """Return whether two values of a setting are the same: numbers but for rounding; ``true`` is no number."""
-    if isinstance(own, bool) or isinstance(wanted, bool):
-        return own is wanted
-    numbers = all(isinstance(one, int | float) for one in (own, wanted))
-    return abs(own - wanted) < 1e-9 if numbers else bool(own == wanted)
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    numbers = all(isinstance(value, int | float) for value in (left, right))
+    return abs(left - right) < 1e-9 if numbers else bool(left == right)
 
 
-def _selected(wanted: Sequence[CellSettings] | None, variant: Variant) -> bool:
+def _selected(selections: Sequence[CellSettings] | None, variant: Variant) -> bool:
     """Return whether the variant matches any of the selections. The dense model always does."""
-    if wanted is None or variant.is_dense:
+    if selections is None or variant.is_dense:
         return True
-    return any(all(fits(variant, key, value) for key, value in one.items()) for one in wanted)
+    return any(all(fits(variant, key, value) for key, value in selection.items()) for selection in selections)
 
 
 def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -226,11 +226,11 @@ def _task_version(settings: CellSettings) -> list[Any]:
     return [task.version] if task and task.version > 1 else []
 
 
-def _engine_version(settings: CellSettings, own: int = 0) -> list[Any]:
+def _engine_version(settings: CellSettings, measuring: int = 0) -> list[Any]:
     row = engines().get(settings["engine"])
     if row is None:
         return []
-    return [row.version, own, *([environment.major_minor(row.package)] if row.package else [])]
+    return [row.version, measuring, *([environment.major_minor(row.package)] if row.package else [])]
 
 
 def _format_libraries(settings: CellSettings) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ from sparsebench.runtime.results import (
     TimingSample,
 )
 
-Emit = Callable[[str, LatencyResult | SparsebenchError], None]
-Progress = Callable[[int, int, str], None]
+EmitLatency = Callable[[str, LatencyResult | SparsebenchError], None]
+TimingProgress = Callable[[int, int, str], None]
 """Is told how many processes have timed a variant, of how many in all, and what one of them has just done."""
 Message = Mapping[str, Any]
 """What a process says of one model."""
@@ -47,8 +47,8 @@ def measure_latency(
     variants: Sequence[tuple[str, Path]],
     family: Family,
     setting: Setting,
-    emit: Emit,
-    progress: Progress | None = None,
+    emit: EmitLatency,
+    progress: TimingProgress | None = None,
 ) -> None:
     """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each one's result or error.
 
@@ -104,9 +104,9 @@ class _Timing:
         dense: Path | None,
         family: str,
         setting: Setting,
-        emit: Emit,
+        emit: EmitLatency,
         baseline: bool = False,
-        progress: Progress | None = None,
+        progress: TimingProgress | None = None,
     ) -> None:
         self.variants, self.dense, self.family, self.setting = variants, dense, family, setting
         self.emit, self.baseline, self.progress = emit, baseline, progress

@@ -10,19 +10,17 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, SourceError, UserError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens
 from sparsebench.models.replay.batch import Batch
 from sparsebench.sources.aliases import packaged
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
 
 LENGTH = 2048
 
@@ -119,8 +117,8 @@ def tokens(
             batch, used = samples.pairs(reader, rows, _decoder_start(folder, config))
     except SourceError as error:
         raise SourceError(f"calibration {calibration.source}: {error.message}", error.hint) from error
-    told = (_how(reader, family, paired, len(batch.input_ids)), *notes)
-    return Calibrated.of(batch, used, told, asdict(calibration))
+    all_notes = (_described(reader, family, paired, len(batch.input_ids)), *notes)
+    return Calibrated.of(batch, used, all_notes, asdict(calibration))
 
 
 def first(text: Calibrated, tokens: int) -> Calibrated:
@@ -128,7 +126,7 @@ def first(text: Calibrated, tokens: int) -> Calibrated:
     batch, more = text.batch, text.batch.decoder_attention_mask
     counts = (batch.attention_mask.sum(1) + (0 if more is None else more.sum(1))).cumsum(0)
     samples = max(1, int((counts <= tokens).sum()))
-    batch = replace(batch, **{name: one[:samples] for name, one in vars(batch).items() if one is not None})
+    batch = replace(batch, **{name: tensor[:samples] for name, tensor in vars(batch).items() if tensor is not None})
     notes = (*text.notes, f"of these the first {samples}") if samples < len(counts) else text.notes
     return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[samples - 1]), notes=notes)
 
@@ -143,8 +141,8 @@ def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources
     rows, _ = _ordered(calibration, paired, cache)
     needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
     words = 0
-    for place, row in enumerate(rows):
-        if words >= needed and place >= calibration.samples:
+    for number, row in enumerate(rows):
+        if words >= needed and number >= calibration.samples:
             return
         yield from row
         words += len(row[0].split())
@@ -183,7 +181,8 @@ def reader_of(
 
     Raises UserError for no samples, or where special tokens leave no room for text.
     """
-    length, tokenizer = resolve_length(calibration, config), load_tokenizer(folder)
+    length = resolve_length(calibration, config)
+    tokenizer = load_tokenizer(folder)
     before, after = special_tokens(tokenizer)
     framing = len(before) + (len(after) if family != "decoder" else 0)
     if calibration.samples < 1 or length <= framing:
@@ -201,22 +200,22 @@ def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tu
     if paired and calibration.field is None:
         raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
     fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
-    found = read_texts(sources.fetch(sources.parse(calibration.source), cache), *fields)
-    counts = {"empty": found.empty, "repeated": found.repeated}
+    texts = read_texts(sources.fetch(sources.parse(calibration.source), cache), *fields)
+    counts = {"empty": texts.empty, "repeated": texts.repeated}
     notes = [f"{count:,} {what} texts left out" for what, count in counts.items() if count]
     if calibration.target is not None and not paired:
         notes.append(f"field {calibration.target!r} not read: only an encoder-decoder has a target")
-    return in_order(found.rows, calibration.seed), notes
+    return in_order(texts.rows, calibration.seed), notes
 
 
 def in_order(rows: Iterable[samples.Fields], seed: int) -> list[samples.Fields]:
     """Return texts in the order of a seed."""
 
-    def place(row: samples.Fields) -> bytes:
+    def digest(row: samples.Fields) -> bytes:
         # A hash gives the same order on every platform and in every version, whatever the order in the file.
         return hashlib.sha256("\x1f".join((str(seed), *row)).encode()).digest()
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=digest)
 
 
 def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
@@ -234,11 +233,11 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
     )
 
 
-def _how(reader: samples.SampleTokenizer, family: Family, paired: bool, found: int) -> str:
+def _described(reader: samples.SampleTokenizer, family: Family, paired: bool, count: int) -> str:
     """Describe the samples in one line."""
     if family == "decoder":
         first = reader.tokenizer.convert_ids_to_tokens(reader.before)
         begin = f", each behind {' '.join(first)}" if first else ""
-        return f"{found} windows of {reader.length} tokens of texts joined with a blank line{begin}"
+        return f"{count} windows of {reader.length} tokens of texts joined with a blank line{begin}"
     what = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
-    return f"{found} {what}, at most {reader.length} tokens"
+    return f"{count} {what}, at most {reader.length} tokens"

@@ -7,17 +7,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self
+from typing import Any, ClassVar, Generic, Protocol, Self
 
 from pydantic import ConfigDict
 from typing_extensions import TypeVar
 
 from sparsebench.errors import ModelError, Refusal, SparsebenchError
-from sparsebench.manifest.schema import Strict, wrong
-
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
-    from sparsebench.steps.calibration import Calibrated, Calibration
+from sparsebench.manifest.schema import Family, Strict, wrong
+from sparsebench.steps.calibration import Calibrated, Calibration
 
 
 class Settings(Strict):
@@ -164,9 +161,9 @@ class Settings(Strict):
 @cache
 def _named(base: type[Settings], name: str, attributes: tuple[tuple[str, Any], ...]) -> type[Settings]:
     meta: Any = type(base)
-    own = {"__module__": base.__module__, "__doc__": base.__doc__, "named_from": (base, name, attributes)}
-    made: type[Settings] = meta(base.__name__, (base,), {**own, "name": name, **dict(attributes)})
-    return made
+    body = {"__module__": base.__module__, "__doc__": base.__doc__, "named_from": (base, name, attributes)}
+    settings: type[Settings] = meta(base.__name__, (base,), {**body, "name": name, **dict(attributes)})
+    return settings
 
 
 def _restored(base: type[Settings], name: str, attributes: tuple[tuple[str, Any], ...], record: Any) -> Settings:
@@ -302,7 +299,7 @@ Emit = Callable[[Step, "StepReport | SparsebenchError"], None]
 """Called once for each step of a pass, with its report or with the error that made this step fail."""
 
 
-class Progress(Protocol):
+class StepProgress(Protocol):
     """A callback that a pass calls as it advances."""
 
     def __call__(self, done: int, total: int, detail: str = "") -> None:
@@ -336,7 +333,7 @@ class Context:
     seed: int = 0
     dtype: str = "auto"
     calibration_tokens: Callable[[], Calibrated] | None = None
-    progress: Progress | None = None
+    progress: StepProgress | None = None
     fetch_file: Callable[[str], Path] | None = None
     dense: Path | None = None
     training_tokens: Callable[[Calibration], Calibrated] | None = None

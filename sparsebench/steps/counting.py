@@ -22,37 +22,37 @@ def counted(
     seconds: float = 0.0,
     sweep_size: int = 1,
     note: str = "",
-    made: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     already: Callable[[Checkpoint, str], int] | None = None,
 ) -> StepReport:
     """Count zeros in the written files, among prunable weights and among all parameters (``weight_tensors``).
 
-    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the zeros
-    that a tensor of the written checkpoint has in common with the parent's. Where it raises ModelError, the folder is
-    removed.
+    ``provenance`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the
+    zeros that a tensor of the written checkpoint has in common with the parent's. Where it raises ModelError, the
+    folder is removed.
     """
     checkpoint = open_checkpoint(folder)
-    places = parts(checkpoint, family)
+    model_parts = parts(checkpoint, family)
     tensors: list[TensorCount] = []
     parameters = total_zeros = before = 0
-    for info in weight_tensors(checkpoint, places).values():
-        place = places[info.name]
+    for info in weight_tensors(checkpoint, model_parts).values():
+        part = model_parts[info.name]
         parameters += info.numel
-        if place.experts:
-            counts = [zeros_in(checkpoint.load(info.name, one)) for one in range(place.experts)]
+        if part.experts:
+            counts = [zeros_in(checkpoint.load(info.name, expert)) for expert in range(part.experts)]
         else:
             counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
-        if already and place.prunable:
+        if already and part.prunable:
             try:
                 before += already(checkpoint, info.name)
             except ModelError:
                 shutil.rmtree(folder)  # a folder with its final name would pass for complete
                 raise
         total_zeros += sum(counts)
-        for view, zeros in zip(place.views, counts, strict=False):
+        for view, zeros in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)
-            tensors.append(TensorCount(view.name, place.layer, place.side, place.kind, size, zeros))
-    made = made or {}
+            tensors.append(TensorCount(view.name, part.layer, part.side, part.kind, size, zeros))
+    provenance = provenance or {}
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
     return StepReport(
         prunable=prunable,
@@ -66,8 +66,8 @@ def counted(
         peak_rss_bytes=peak_rss(),
         tensors=tuple(tensors),
         note=note,
-        calibration_tokens=made.get("calibration_tokens", 0),
-        calibration_sha256=made.get("calibration_sha256", ""),
+        calibration_tokens=provenance.get("calibration_tokens", 0),
+        calibration_sha256=provenance.get("calibration_sha256", ""),
         already_zero=before,
     )
 
@@ -83,9 +83,9 @@ def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
     return zeros
 
 
-def zero_in_both(one: Checkpoint, other: Checkpoint, name: str) -> int:
+def zero_in_both(first: Checkpoint, second: Checkpoint, name: str) -> int:
     """Count the entries of a tensor that are zero in both checkpoints."""
-    pairs = zip(one.pieces(name), other.pieces(name), strict=True)
+    pairs = zip(first.pieces(name), second.pieces(name), strict=True)
     return sum(int(((left == 0) & (right == 0)).sum()) for left, right in pairs)
 
 

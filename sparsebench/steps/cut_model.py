@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.models.files.families import PER_LAYER, transformers_config
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
@@ -17,11 +19,6 @@ from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.architectures import per_layer_widths
 from sparsebench.models.shape.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
 from sparsebench.models.shape.topology import View, moved, spellings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 
 @dataclass

@@ -69,10 +69,10 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
                 for info in layout:
                     writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
                 writer.close()
-        found = counted(folder, context.family, time.perf_counter() - started)
+        report = counted(folder, context.family, time.perf_counter() - started)
         if step.name == "zero-weights":
             # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
             weights = weight_tensors(model, parts(model, context.family))
             size = sum(info.numel for info in weights.values())
-            found = replace(found, parameters=size, total_zeros=size)
-        emit(step, found)
+            report = replace(report, parameters=size, total_zeros=size)
+        emit(step, report)

@@ -149,7 +149,8 @@ class VariantWriters:
 
     def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
-        folder, note = self.folders[target], "; ".join(sorted(self.notes[target]))
+        folder = self.folders[target]
+        note = "; ".join(sorted(self.notes[target]))
         report = counted(folder, family, seconds, len(self.folders), note, made, self._already)
         if report.zeros < self.removed[target]:
             raise ModelError(

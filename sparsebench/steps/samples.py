@@ -77,8 +77,8 @@ def passages(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, li
     def cut(part: Sequence[Fields]) -> list[Sample | None]:
         return [(_framed(reader, ids),) if ids else None for ids in _bare(reader, part)]
 
-    found, used = _sampled(reader, rows, cut)
-    return Batch(*_padded(reader, [ids for (ids,) in found])), used
+    samples, used = _sampled(reader, rows, cut)
+    return Batch(*_padded(reader, [ids for (ids,) in samples])), used
 
 
 def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
@@ -103,8 +103,8 @@ def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[
             (_framed(reader, first), [start, *labels[:end]]) if first and labels else None for first, labels in both
         ]
 
-    found, used = _sampled(reader, rows, cut)
-    encoder, decoder = ([sample[side] for sample in found] for side in (0, 1))
+    samples, used = _sampled(reader, rows, cut)
+    encoder, decoder = ([sample[side] for sample in samples] for side in (0, 1))
     return Batch(*_padded(reader, encoder), *_padded(reader, decoder)), used
 
 
@@ -123,27 +123,27 @@ def _sampled(
     reader: SampleTokenizer, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
 ) -> tuple[list[Sample], list[Fields]]:
     """Return the first ``samples`` samples that ``cut`` makes, and their rows; later rows are not tokenised."""
-    found: list[tuple[Fields, Sample]] = []
+    sampled: list[tuple[Fields, Sample]] = []
     for begin in range(0, len(rows), reader.samples):
         part = rows[begin : begin + reader.samples]
-        found += [(row, sample) for row, sample in zip(part, cut(part), strict=True) if sample is not None]
-        if len(found) >= reader.samples:
+        sampled += [(row, sample) for row, sample in zip(part, cut(part), strict=True) if sample is not None]
+        if len(sampled) >= reader.samples:
             break
-    if len(found) < (1 if reader.training else reader.samples):
-        count = sum(len(ids) for _, sample in found for ids in sample)
+    if len(sampled) < (1 if reader.training else reader.samples):
+        count = sum(len(ids) for _, sample in sampled for ids in sample)
         raise SourceError(
-            f"too little text: {len(found)} passages of {count:,} tokens in all, where {reader.samples} samples need "
+            f"too little text: {len(sampled)} passages of {count:,} tokens in all, where {reader.samples} samples need "
             "a passage each",
-            f"lower samples to {len(found)}, or name a text with more passages",
+            f"lower samples to {len(sampled)}, or name a text with more passages",
         )
-    kept = found[: reader.samples]
+    kept = sampled[: reader.samples]
     return [sample for _, sample in kept], [row for row, _ in kept]
 
 
 def _bare(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
     texts = [row[0] for row in part]
-    found: list[list[int]] = reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return found
+    ids: list[list[int]] = reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def _framed(reader: SampleTokenizer, ids: list[int]) -> list[int]:
@@ -157,7 +157,7 @@ def _padded(reader: SampleTokenizer, rows: list[list[int]]) -> tuple[Tensor, Ten
 
     shape = len(rows), max(len(row) for row in rows)
     ids, mask = torch.full(shape, reader.pad), torch.zeros(shape, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = True
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = True
     return ids, mask

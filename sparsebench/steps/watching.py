@@ -53,7 +53,7 @@ class ActivationHooks:
         module = self.block.module.get_submodule(path)
         look = self._look(path, self._cross.get(id(module), False))
         if self.outputs:
-            return module.register_forward_hook(lambda _, args, made: look(made))
+            return module.register_forward_hook(lambda _, args, outputs: look(outputs))
         return module.register_forward_pre_hook(lambda _, args: look(args[0]))
 
     def _look(self, path: str, cross: bool) -> Take:
@@ -82,10 +82,10 @@ def activation(module: nn.Module, where: str) -> str:
     from transformers.activations import ACT2CLS
 
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
-    found = [path for path, one in module.named_modules() if type(one) in kinds]
-    if len(found) != 1:
-        raise UnsupportedError(f"{where}: expected exactly one activation function, found {len(found)}", _WAY_OUT)
-    return found[0]
+    functions = [path for path, child in module.named_modules() if type(child) in kinds]
+    if len(functions) != 1:
+        raise UnsupportedError(f"{where}: expected exactly one activation function, found {len(functions)}", _WAY_OUT)
+    return functions[0]
 
 
 def unwatched(config: Mapping[str, Any], activations: bool) -> Refusal | None:

@@ -53,30 +53,30 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     Raises ModelError naming the tensor that holds NaN or infinity, or whose weights are not floating point.
     """
     checkpoint = open_checkpoint(folder)
-    places = parts(checkpoint, family)
+    model_parts = parts(checkpoint, family)
     for name, info in checkpoint.tensors.items():
-        matrix = places[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
+        matrix = model_parts[name].layer is not None and len(info.shape) == 2 and name.endswith("weight")
         if matrix and info.dtype not in FLOATS:
             raise ModelError(
                 f"{name} is stored as {info.dtype}: a quantized checkpoint",
                 "convert it to bfloat16, float16 or float32",
             )
     tensors = [
-        _tensor(checkpoint, info, places[name], absolute, relative)
-        for name, info in weight_tensors(checkpoint, places).items()
+        _tensor(checkpoint, info, model_parts[name], absolute, relative)
+        for name, info in weight_tensors(checkpoint, model_parts).items()
         if info.numel
     ]
     return StructureResult(family, tuple(absolute), tuple(relative), EDGES, tuple(tensors))
 
 
 def _tensor(
-    checkpoint: Checkpoint, info: TensorInfo, place: Part, absolute: Sequence[float], relative: Sequence[float]
+    checkpoint: Checkpoint, info: TensorInfo, part: Part, absolute: Sequence[float], relative: Sequence[float]
 ) -> TensorStructure:
     try:
         counted = tensor_statistics(_read(checkpoint, info), info.dtype, absolute, relative)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
-    position = {key: getattr(place, key) for key in ("name", "layer", "side", "kind", "prunable")}
+    position = {key: getattr(part, key) for key in ("name", "layer", "side", "kind", "prunable")}
     return TensorStructure(**vars(counted), **position, dtype=info.dtype, shape=info.shape)
 
 

@@ -26,7 +26,7 @@ EDGES: tuple[float, ...] = tuple(
 
 _WIDE = {"F32": np.float32, "F64": np.float64}
 
-Floats = npt.NDArray[np.floating]
+AnyFloats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 
@@ -95,7 +95,7 @@ def _from_patterns(
     return _assemble(patterns.size, moments, (values.min(), values.max()), below, absolute, relative)
 
 
-def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[float]) -> TensorStatistics:
+def _from_blocks(weights: AnyFloats, absolute: Sequence[float], relative: Sequence[float]) -> TensorStatistics:
     total = square = second = fourth = 0.0
     lowest, highest, finite = np.inf, -np.inf, True
     for block in _blocks(weights):
@@ -168,14 +168,14 @@ def _assemble(
     )
 
 
-def _blocks(weights: Floats) -> Iterator[Floats]:
+def _blocks(weights: AnyFloats) -> Iterator[AnyFloats]:
     for start in range(0, weights.size, BLOCK):
         yield weights[start : start + BLOCK]
 
 
-def _round_up(thresholds: Doubles, dtype: np.dtype) -> Floats:
+def _round_up(thresholds: Doubles, dtype: np.dtype) -> AnyFloats:
     """Return the smallest numbers of ``dtype`` that are at least the thresholds: comparisons with them are exact."""
-    rounded: Floats = thresholds.astype(dtype)
+    rounded: AnyFloats = thresholds.astype(dtype)
     return np.where(rounded < thresholds, np.nextafter(rounded, np.array(np.inf, dtype)), rounded)
 
 

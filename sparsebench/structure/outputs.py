@@ -90,13 +90,13 @@ def compare_outputs(
         rows = slice(first, first + step)
         inputs = batch.inputs(rows, device)
         with torch.no_grad():
-            reads, wanted = _run(models[0], blocks, inputs)
+            reads, dense_outputs = _run(models[0], blocks, inputs)
             outputs = [_run(models[1], blocks, inputs, given)[1] for given in (reads, {})]
         masks = {block.side: batch.mask(block.side)[rows].to(device) for block in blocks}
         tokens.update({side: int(mask.sum()) for side, mask in masks.items()})
         for errors, block in zip(sums, blocks, strict=True):
             for column, states in enumerate(outputs):
-                errors[column] += _difference(states[block.path], wanted[block.path], masks[block.side])
+                errors[column] += _difference(states[block.path], dense_outputs[block.path], masks[block.side])
             if not all(map(math.isfinite, errors)):
                 raise ModelError(f"{variant}: what {block.side} block {block.index} gives is not finite", "try float32")
         if progress:
@@ -115,9 +115,9 @@ def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
     return survey(Checkpoint(folder).config, family).blocks
 
 
-def _difference(states: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> float:
+def _difference(states: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor) -> float:
     """Return the sum over the tokens in ``mask`` of ‖states - wanted‖ / ‖wanted‖, in double precision."""
-    left, right = states[mask].double(), wanted[mask].double()
+    left, right = states[mask].double(), expected[mask].double()
     return float(((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(sys.float_info.min)).sum())
 
 

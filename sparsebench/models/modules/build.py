@@ -9,27 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError, foreign
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import auto_class, dimensions, transformers_config
 from sparsebench.models.modules.experts import Experts, fuse_experts, split_experts
 from sparsebench.models.modules.per_layer import reshape
 from sparsebench.models.shape.topology import EXPERT_LAYERS, LINEAR_TYPES, View, spellings, stored_apart
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 LAYERS = 10_000
 """The most blocks of a model: all are built before anything else is checked."""
@@ -183,9 +178,7 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
     rules: list[Any] = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
     chunks = [rule for rule in rules if _is_split(rule, Chunk)]
-    transposed = {
-        path: bool(module.transposed) for path, module in model.named_modules() if isinstance(module, Experts)
-    }
+    experts = {path: module for path, module in model.named_modules() if isinstance(module, Experts)}
     views: dict[str, View] = {}
     for info in stored:
         name = apply_renamings(info.name, renamings)
@@ -197,7 +190,7 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
                 for number, target in enumerate(rule.target_patterns):
                     rows = (number * height, (number + 1) * height)
                     views[first.replace(rule.target_patterns[0], target)] = View(info.name, rows=rows)
-        views |= _of_experts(name, info, transposed)
+        views |= _of_experts(name, info, experts)
     return views
 
 
@@ -207,7 +200,7 @@ def _is_split(rule: Any, chunk: type) -> bool:
     return len(operations) == 1 and type(operations[0]) is chunk and vars(operations[0]) == vars(chunk(0))
 
 
-def _of_experts(name: str, info: TensorInfo, transposed: Mapping[str, bool]) -> dict[str, View]:
+def _of_experts(name: str, info: TensorInfo, experts: Mapping[str, Experts]) -> dict[str, View]:
     """Return by its name in the model the layer of one expert, or from a fused tensor that layer of every expert."""
     path, _, rest = name.rpartition("experts.")
     path += "experts"
@@ -215,10 +208,10 @@ def _of_experts(name: str, info: TensorInfo, transposed: Mapping[str, bool]) -> 
     if number.isdigit():
         layer, _, kind = layer.partition(".")
         return {f"{path}.{number}.{EXPERT_LAYERS.get(layer, layer)}.{kind}": View(info.name)}
-    if path not in transposed:
+    if path not in experts:
         return {}
     layer, kind = (rest.removesuffix("_bias"), "bias") if rest.endswith("_bias") else (rest, "weight")
-    across = transposed[path] and kind == "weight"
+    across = experts[path].transposed and kind == "weight"
     return {f"{path}.{expert}.{layer}.{kind}": View(info.name, expert, across) for expert in range(info.shape[0])}
 
 

@@ -7,15 +7,13 @@ after another, each on the tokens that the model's own router chose it for.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from sparsebench.models.shape.topology import stored_apart
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 GATE, UP, GATE_UP, DOWN = "gate_proj", "up_proj", "gate_up_proj", "down_proj"
 

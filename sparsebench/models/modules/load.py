@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification
+from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import QuantizedCheckpoint, scheme_of
 from sparsebench.models.files.safety import refuse_adapter
 from sparsebench.models.modules import moefied, skipping
 from sparsebench.models.modules.build import build_model
 from sparsebench.models.modules.quantized_linear import QuantizedLinear, expanding, multiplying
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 
 def load_model(

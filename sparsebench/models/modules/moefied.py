@@ -31,14 +31,10 @@ class ExpertRouter(nn.Module):
     assignment: torch.Tensor
 
     def __init__(
-        self,
-        experts_config: ExpertsConfig,
-        assignment: torch.Tensor,
-        tables: Mapping[str, torch.Tensor],
-        function: nn.Module,
+        self, config: ExpertsConfig, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], function: nn.Module
     ) -> None:
         super().__init__()
-        self.experts_config, self.neurons = experts_config, len(assignment)
+        self.experts_config, self.neurons = config, len(assignment)
         self.__dict__["function"] = function  # the model's own module, not a submodule here
         self.register_buffer("assignment", assignment.long(), persistent=False)
         for name, table in tables.items():
@@ -79,7 +75,8 @@ class ExpertRouter(nn.Module):
         """Return which neurons are computed for the kept input, bool (…, neurons); the oracle needs ``h``."""
         if self.chosen is None:
             assert self.seen is not None, "a part's last layer runs before its first"
-            self.chosen, self.seen = self.experts(self.seen, h)[..., self.assignment], None
+            self.chosen = self.experts(self.seen, h)[..., self.assignment]
+            self.seen = None
         return self.chosen
 
 
@@ -88,13 +85,13 @@ def install(model: Any, checkpoint: Checkpoint) -> None:
 
     Raises ModelError where a layer or tensor that it names is missing or does not fit.
     """
-    experts_config = experts_of(checkpoint.config)
-    for part in experts_config.parts if experts_config else ():
-        assert experts_config is not None
+    config = experts_of(checkpoint.config)
+    for part in config.parts if config else ():
+        assert config is not None
         first, down, function = (
             module_at(model, path, EXPERTS_KEY) for path in (part.first, part.down, part.activation)
         )
-        router = router_of(experts_config, part, checkpoint, (first, down, function))
+        router = router_of(config, part, checkpoint, (first, down, function))
         hook(router, first, down)
 
 
@@ -106,10 +103,7 @@ def hook(router: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
 
 
 def router_of(
-    experts_config: ExpertsConfig,
-    part: FeedForward,
-    checkpoint: Checkpoint,
-    modules: tuple[nn.Module, nn.Module, nn.Module],
+    config: ExpertsConfig, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
 ) -> ExpertRouter:
     """Build a part's router from the checkpoint's tensors; ``modules`` are its first layer, last layer and activation.
 
@@ -128,13 +122,10 @@ def router_of(
     name = part.name("assignment")
     assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0, device="cpu")
     neurons = weight.shape[inward]
-    if (
-        assignment.shape != (neurons,)
-        or not 0 <= int(assignment.min()) <= int(assignment.max()) < experts_config.experts
-    ):
+    if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < config.experts:
         raise ModelError(
             f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons", "make the variant again"
         )
-    if experts_config.router == "oracle":
+    if config.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
-    return ExpertRouter(experts_config, assignment, tables, function)
+    return ExpertRouter(config, assignment, tables, function)

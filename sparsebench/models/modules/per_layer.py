@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.models.files.families import PER_LAYER
 from sparsebench.models.shape.architectures import per_layer_widths
 from sparsebench.models.shape.axes import Axis, HeadSizes, head_sizes, shape_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "num_key_value_heads")
 _WIDTHS = ("all_head_size", "split_size", "embed_dim")

@@ -51,10 +51,10 @@ def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
 
     Raises ModelError for an entry that sparsebench would not write.
     """
-    stated = config.get(KEY)
-    if stated is None:
+    entry = config.get(KEY)
+    if entry is None:
         return None
-    tables: list[Any] = [stated.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(stated, dict) else [None]
+    tables: list[Any] = [entry.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(entry, dict) else [None]
     if not all(isinstance(table, dict) and all(map(_is_magnitude, table.values())) for table in tables):
         raise ModelError(f"config.json: `{KEY}` is damaged", "make the variant again")
     return SkipThresholds(*tables)
@@ -103,12 +103,12 @@ def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
 
     Raises ModelError for an entry that sparsebench would not write.
     """
-    stated = config.get(EXPERTS_KEY)
-    if stated is None:
+    entry = config.get(EXPERTS_KEY)
+    if entry is None:
         return None
     try:
-        parts = tuple(FeedForward(**part) for part in stated["parts"])
-        grouping = ExpertsConfig(**{**stated, "parts": parts})
+        parts = tuple(FeedForward(**part) for part in entry["parts"])
+        grouping = ExpertsConfig(**{**entry, "parts": parts})
         numbers = (grouping.experts, grouping.active, grouping.shared)
         known = grouping.router in ROUTERS and all(type(number) is int for number in numbers)
         known = known and 1 <= grouping.active <= grouping.experts and grouping.shared >= 0

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.build import (
@@ -31,11 +33,6 @@ from sparsebench.models.modules.experts import DOWN, Experts, split_experts
 from sparsebench.models.replay.gather import PrunableLayer
 from sparsebench.models.shape import topology
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 

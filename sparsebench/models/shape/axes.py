@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -156,9 +157,8 @@ def shape_of(checkpoint: Checkpoint, family: str) -> ModelShape:
             members.setdefault((part.side, part.layer), {})[name] = part
     axes: list[Axis] = []
     for side, count in counts.items():
-        blocks = [
-            _Block(checkpoint, architecture, side, layer, members.get((side, layer), {})) for layer in range(count)
-        ]
+        at = partial(_Block, checkpoint, architecture, side)
+        blocks = [at(layer, members.get((side, layer), {})) for layer in range(count)]
         for block in blocks:
             axes += block.neurons() if architecture.neurons else ()
             axes += block.experts(architecture.mixture) if architecture.mixture else ()
@@ -191,19 +191,12 @@ class _Block:
             factor = 1
             if mixture and mixture.shared_factor and expert == "shared":
                 factor = int(config_value(self.checkpoint.config, mixture.shared_factor))
+            reading = sources.get(expert, ())
             for number in range(part.experts) if part.experts else (None,):
-                cuts = [cut for source in sources.get(expert, ()) for cut in self._source(source, name, units, number)]
+                cuts = [cut for source in reading for cut in self._source(source, name, units, number)]
                 output = Cut(name, input_dim, 0, 1, number)
-                yield Axis(
-                    kind="neurons",
-                    side=self.side,
-                    layers=(self.layer,),
-                    units=units,
-                    cuts=(*cuts, output),
-                    outputs=(output,),
-                    expert=expert if number is None else f"experts.{number}",
-                    width_factor=factor,
-                )
+                owner = expert if number is None else f"experts.{number}"
+                yield self._axis("neurons", units, [*cuts, output], (output,), expert=owner, width_factor=factor)
 
     def _source(self, source: str, down: str, units: int, expert: int | None) -> list[Cut]:
         """Return the cuts of neurons in a gate, up or fused matrix ``source``, which ``down`` reads."""
@@ -236,15 +229,8 @@ class _Block:
                 "fetch it again",
             )
         if cuts:
-            yield Axis(
-                kind="experts",
-                side=self.side,
-                layers=(self.layer,),
-                units=units,
-                cuts=tuple(cuts),
-                outputs=(),
-                expert_tensors=tuple(tuple(expert_tensors[unit]) for unit in range(len(expert_tensors))),
-            )
+            whole = tuple(tuple(expert_tensors[unit]) for unit in range(len(expert_tensors)))
+            yield self._axis("experts", units, cuts, (), expert_tensors=whole)
 
     def attention(self, declared: Heads, cross: bool = False) -> Axis:
         """Return the axis of one attention's groups of heads."""
@@ -277,7 +263,10 @@ class _Block:
                 cuts.append(Cut(name, 0, 0, self.checkpoint.tensors[name].shape[0] // groups))
         output_name = named[prefix + "o"]
         output = Cut(output_name, _input_dim(self.parts[output_name]), 0, heads // groups * size)
-        return Axis("heads", self.side, (self.layer,), groups, (*cuts, output), (output,), cross)
+        return self._axis("heads", groups, [*cuts, output], (output,), cross=cross)
+
+    def _axis(self, kind: AxisKind, units: int, cuts: list[Cut], outputs: tuple[Cut, ...], **more: Any) -> Axis:
+        return Axis(kind, self.side, (self.layer,), units, tuple(cuts), outputs, **more)
 
     def _check_rows(self, name: str, rows: int) -> None:
         stored = self.checkpoint.tensors[name].shape

@@ -149,9 +149,8 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
         and kind not in ("norm", "embedding", "router")
     )
     transposed = prunable and str(config.get("model_type")) in (TRANSPOSED_EXPERTS if fused else CONV1D_TYPES)
-    return Part(
-        name, layer, _side(name, family), kind, prunable, transposed, info.shape[0] if prunable and fused else 0
-    )
+    matrices = info.shape[0] if prunable and fused else 0
+    return Part(name, layer, _side(name, family), kind, prunable, transposed, matrices)
 
 
 def moved(name: str, layer: int) -> str:
@@ -175,30 +174,31 @@ def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
 
     Raises ModelError where nothing is prunable, UnsupportedError where experts are stored in an unknown form.
     """
-    places = parts(checkpoint, family)
-    if not any(place.prunable for place in places.values()):
+    model_parts = parts(checkpoint, family)
+    if not any(tensor_part.prunable for tensor_part in model_parts.values()):
         raise ModelError(
             f"{checkpoint.folder}: no prunable weights found", "is the family right? see `sparsebench inspect`"
         )
     for name, info in checkpoint.tensors.items():
-        weight = len(info.shape) > 1 and info.dtype in FLOATS and places[name].kind not in ("bias", "norm", "router")
-        if weight and _EXPERTS.search(name) and not places[name].prunable:
+        other = model_parts[name].kind in ("bias", "norm", "router")
+        weight = len(info.shape) > 1 and info.dtype in FLOATS and not other
+        if weight and _EXPERTS.search(name) and not model_parts[name].prunable:
             kind = checkpoint.config.get("model_type")
             raise UnsupportedError(
                 f"{name}: how {kind} stores its experts is not known, and they would stay as they are",
                 "leave the model out",
             )
-    return places
+    return model_parts
 
 
 def prunable_share(checkpoint: Checkpoint, family: str) -> float:
     """Return the prunable share of all parameters, counting tied ones once."""
-    places = parts(checkpoint, family)
-    sizes = {name: info.numel for name, info in weight_tensors(checkpoint, places).items()}
-    return sum(size for name, size in sizes.items() if places[name].prunable) / max(1, sum(sizes.values()))
+    model_parts = parts(checkpoint, family)
+    sizes = {name: info.numel for name, info in weight_tensors(checkpoint, model_parts).items()}
+    return sum(size for name, size in sizes.items() if model_parts[name].prunable) / max(1, sum(sizes.values()))
 
 
-def weight_tensors(checkpoint: Checkpoint, places: Mapping[str, Part]) -> dict[str, TensorInfo]:
+def weight_tensors(checkpoint: Checkpoint, model_parts: Mapping[str, Part]) -> dict[str, TensorInfo]:
     """Return the tensors that hold parameters, in file order: of a floating-point dtype, tied ones once, no buffers.
 
     Old checkpoints have buffers: causal masks (4-dimensional "biases") and frequencies.
@@ -210,7 +210,7 @@ def weight_tensors(checkpoint: Checkpoint, places: Mapping[str, Part]) -> dict[s
         if info.dtype in FLOATS
         and name not in ties
         and not _BUFFER.search(name)
-        and not (places[name].kind == "bias" and len(info.shape) > 2)
+        and not (model_parts[name].kind == "bias" and len(info.shape) > 2)
     }
 
 
@@ -257,10 +257,10 @@ def module_path(model: PreTrainedModel, path: str) -> str | None:
 
 def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     """Return every tensor's part, by name. A name that repeats a tied tensor is never prunable."""
-    places = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
+    model_parts = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
     for name in checkpoint.ties:
-        places[name] = replace(places[name], prunable=False, transposed=False, experts=0)
-    return places
+        model_parts[name] = replace(model_parts[name], prunable=False, transposed=False, experts=0)
+    return model_parts
 
 
 def _side(name: str, family: str) -> str:

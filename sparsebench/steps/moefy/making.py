@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import counted
 from sparsebench.steps.moefy import routers
-from sparsebench.steps.moefy.grouping import Grouping, grouped
+from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.settings import Moefy
 from sparsebench.steps.moefy.use import activity
 from sparsebench.steps.share import read_share
@@ -65,7 +64,7 @@ class FeedForwardPart:
 
 
 @dataclass
-class Routing:
+class RouterTables:
     """The parts' assignments and the routers' tables, to be written beside the weights; the parts' activity on text."""
 
     assignments: dict[FeedForward, torch.Tensor] = field(default_factory=dict)
@@ -92,7 +91,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     refuse_experts(parent, tensor_parts)
     parts = _feed_forward_parts(checkpoint, context.family, tensor_parts, experts)
     text = context.text(f"moefy: {first.name}") if first.settings.reads_text() else None
-    routing = Routing(tables={step.settings.router: {} for step in targets})
+    routing = RouterTables(tables={step.settings.router: {} for step in targets})
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         for done, (part, matrix, statistics) in enumerate(_visited(checkpoint, parts, context, text, spill), start=1):
             weights = part.weights(matrix, checkpoint)
@@ -106,7 +105,9 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
                 for step in targets:
                     if statistics and step.settings.router == router:
                         config = _experts_config(step, (part.paths,))
-                        row = _activity(config, part, grouping, tables or {"norms": weights.norms}, statistics)
+                        layers = tables or {"norms": weights.norms}
+                        module = ExpertRouter(config, grouping.assignment, layers, statistics.function)
+                        row = activity(module, statistics, part.side, part.layer, part.paths.down)
                         routing.activity.setdefault(step, []).append(row)
             if context.progress:
                 context.progress(done, len(parts))
@@ -124,17 +125,6 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=rows))
         except SparsebenchError as error:
             emit(step, error)
-
-
-def _activity(
-    config: ExpertsConfig,
-    part: FeedForwardPart,
-    grouping: Grouping,
-    tables: Mapping[str, torch.Tensor],
-    statistics: routers.NeuronStatistics,
-) -> Activity:
-    router = ExpertRouter(config, grouping.assignment, tables, statistics.function)
-    return activity(router, statistics, part.side, part.layer, part.paths.down)
 
 
 def _note(step: Step, config: ExpertsConfig, share: float, rows: Sequence[Activity]) -> str:
@@ -201,12 +191,12 @@ def _visited(
         return
     replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype, device=context.device)
     for block in replay.walk():
+
+        def matrix(name: str, block: Block = block) -> torch.Tensor:
+            return block.matrix(name).cpu()
+
         part = parts[block.path]
-        yield part, partial(_on_cpu, block), _statistics(block, part).on_cpu()
-
-
-def _on_cpu(block: Block, name: str) -> torch.Tensor:
-    return block.matrix(name).cpu()
+        yield part, matrix, _statistics(block, part).on_cpu()
 
 
 def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics:
@@ -233,7 +223,9 @@ def _experts_config(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig
     return ExpertsConfig(settings.router, settings.experts, active, settings.shared or 0, parts)
 
 
-def _write(parent: Path, folder: Path, config: ExpertsConfig, routing: Routing, provenance: dict[str, Any]) -> None:
+def _write(
+    parent: Path, folder: Path, config: ExpertsConfig, routing: RouterTables, provenance: dict[str, Any]
+) -> None:
     """Write the parent's weights, the assignments, and the router's tables into ``folder``."""
     stored = Checkpoint(parent)
     added = {part.name("assignment"): experts.to(torch.int32) for part, experts in routing.assignments.items()}

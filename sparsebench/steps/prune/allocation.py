@@ -26,9 +26,9 @@ def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int
     total = sum(float(wanda_scores(layer).sum(1).double().sum()) for layer in layers)
     above = [0] * len(limits)
     for layer in layers:
-        found = wanda_scores(layer)
-        for place, limit in enumerate(limits):
-            above[place] += int((found > limit * total / max(count, 1)).sum())
+        scores = wanda_scores(layer)
+        for number, limit in enumerate(limits):
+            above[number] += int((scores > limit * total / max(count, 1)).sum())
     return above, count
 
 
@@ -52,8 +52,8 @@ def _clip(value: float) -> float:
     return min(max(value, 0.0), 1.0)
 
 
-def _shift(values: Sequence[float], sizes: Sequence[int], wanted: float) -> float:
-    """Return c with Σ sizes·clip(values + c) = ``wanted``; between clipping points the sum grows linearly with c."""
+def _shift(values: Sequence[float], sizes: Sequence[int], total: float) -> float:
+    """Return c with Σ sizes·clip(values + c) = ``total``; between clipping points the sum grows linearly with c."""
     points = sorted([-value for value in values] + [1 - value for value in values])
 
     def removed(shift: float) -> float:
@@ -61,8 +61,8 @@ def _shift(values: Sequence[float], sizes: Sequence[int], wanted: float) -> floa
 
     before = points[0]
     for point in points:
-        if removed(point) >= wanted:
+        if removed(point) >= total:
             break
         before = point
     low, high = removed(before), removed(point)
-    return point if high <= low else before + (wanted - low) / (high - low) * (point - before)
+    return point if high <= low else before + (total - low) / (high - low) * (point - before)

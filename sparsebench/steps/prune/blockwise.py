@@ -16,7 +16,7 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import Part
-from sparsebench.steps.contract import Progress
+from sparsebench.steps.contract import StepProgress
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import allocation, masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
@@ -44,7 +44,7 @@ class BlockSweep:
     """
 
     checkpoint: Checkpoint
-    places: dict[str, Part]
+    parts: dict[str, Part]
     family: Family
     targets: list[Target]
     batch: Batch
@@ -57,9 +57,9 @@ class BlockSweep:
     unreached: dict[Target, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.views = {view.name: view for part in self.places.values() for view in part.views}
+        self.views = {view.name: view for part in self.parts.values() for view in part.views}
 
-    def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
+    def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
         passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
@@ -77,7 +77,7 @@ class BlockSweep:
                 f" (the first is {min(names)})"
             )
         for name in outputs.missing:
-            if self.places[name].prunable:
+            if self.parts[name].prunable:
                 raise ModelError(
                     f"tensor {name}: it is prunable but belongs to no transformer block, so no calibration text reaches it",
                     "leave this model out of `models`, or use a method without calibration",
@@ -89,23 +89,24 @@ class BlockSweep:
 
         return Replay(self.checkpoint, self.family, self.batch, streams, spill, self.dtype, device=self.device)
 
-    def _allocate(self, replay: Replay, progress: Progress | None) -> None:
+    def _allocate(self, replay: Replay, progress: StepProgress | None) -> None:
         """Make a first pass over the dense model: each block's share of outliers decides its sparsity."""
-        found: dict[BlockKey, tuple[list[int], int, int]] = {}
+        outliers: dict[BlockKey, tuple[list[int], int, int]] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
             live = sum(int(layer.weights.count_nonzero()) for layer in layers)
-            found[block.side, block.index] = (*allocation.outliers(layers, limits), live)
+            outliers[block.side, block.index] = (*allocation.outliers(layers, limits), live)
 
-        wanted = {target: _outlier_and_spread(target) for target in self.targets if target.allocation == "owl"}
-        limits = sorted({limit for limit, _ in wanted.values()})
+        settings = {target: _outlier_and_spread(target) for target in self.targets if target.allocation == "owl"}
+        limits = sorted({limit for limit, _ in settings.values()})
         replay.run(visit, progress)
-        for target, (limit, spread) in wanted.items():
-            shares = [counts[limits.index(limit)] / count for counts, count, _ in found.values()]
-            sizes = [live if target.keep_zeros else count for _, count, live in found.values()]
-            self.shares[target] = dict(zip(found, allocation.owl(shares, sizes, target.sparsity, spread), strict=True))
+        for target, (limit, spread) in settings.items():
+            shares = [counts[limits.index(limit)] / count for counts, count, _ in outliers.values()]
+            sizes = [live if target.keep_zeros else count for _, count, live in outliers.values()]
+            sparsities = allocation.owl(shares, sizes, target.sparsity, spread)
+            self.shares[target] = dict(zip(outliers, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
@@ -122,7 +123,8 @@ class BlockSweep:
         for targets in together:
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
-                stream, left = self.targets.index(targets[0]), self._left(targets, outputs)
+                stream = self.targets.index(targets[0])
+                left = self._left(targets, outputs)
                 if not left:
                     break
                 try:
@@ -157,20 +159,20 @@ class BlockSweep:
             layers = [self._layer(block, name, inputs[name]) for name in group]
             read = bool(inputs[group[0]].tokens)
             for name in order:
-                wanted = self._left([target for target in targets if target.method == name], outputs)
-                for target in () if read else wanted:
+                active = self._left([target for target in targets if target.method == name], outputs)
+                for target in () if read else active:
                     self.unreached.setdefault(target, set()).update(group)
-                quotas = [self._quota(target, (block.side, block.index)) for target in wanted]
+                quotas = [self._quota(target, (block.side, block.index)) for target in active]
                 try:
-                    found = _solve(methods()[name], layers, quotas) if read else self._unread(layers, quotas)
-                    for layer, solutions in zip(layers, found, strict=True):
-                        for target, solution in zip(wanted, solutions, strict=True):
+                    solved = _solve(methods()[name], layers, quotas) if read else self._unread(layers, quotas)
+                    for layer, solutions in zip(layers, solved, strict=True):
+                        for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
                                 outputs.fail(self._left([target], outputs), solution)
                             elif target not in outputs.failed:
                                 yield target, layer, solution
                 except SparsebenchError as error:
-                    outputs.fail(self._left(wanted, outputs), error)
+                    outputs.fail(self._left(active, outputs), error)
             inputs[group[0]].gram = None  # shared by this group alone, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
@@ -180,8 +182,8 @@ class BlockSweep:
         """Return the targets that have not been given up."""
         return [target for target in targets if target not in outputs.failed]
 
-    def _quota(self, target: Target, place: BlockKey) -> Quota:
-        share = self.shares[target][place] if target in self.shares else target.sparsity
+    def _quota(self, target: Target, block: BlockKey) -> Quota:
+        share = self.shares[target][block] if target in self.shares else target.sparsity
         return target.quota(share)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
@@ -196,7 +198,7 @@ class BlockSweep:
 
     def _write_rest(self, block: Block, outputs: VariantWriters) -> None:
         for name, tensor in block.tensors.items():
-            if not self.places[name].prunable:
+            if not self.parts[name].prunable:
                 outputs.same(name, tensor.cpu())
 
     @property
@@ -207,8 +209,8 @@ class BlockSweep:
 def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
     """Yield each layer's solutions, by the method's own solver or by masking its lowest scores."""
     if method.solve:
-        found: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
-        for layer, solutions in zip(layers, found, strict=True):
+        solved: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
+        for layer, solutions in zip(layers, solved, strict=True):
             yield [_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
         return
     score = method.load_score()
@@ -226,12 +228,12 @@ def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> 
 
 
 def _outlier_and_spread(target: Target) -> tuple[float, float]:
-    own = dict(target.options)
-    return own.get("outlier", OUTLIER), own.get("spread", SPREAD)
+    options = dict(target.options)
+    return options.get("outlier", OUTLIER), options.get("spread", SPREAD)
 
 
-def _step(progress: Progress | None, number: int, passes: int) -> Progress | None:
+def _step(progress: StepProgress | None, number: int, passes: int) -> StepProgress | None:
     """Return a progress callback for pass ``number`` of ``passes`` passes over the blocks."""
     if progress is None:
         return None
-    return lambda done, total, told="": progress(number * total + done, passes * total, told)
+    return lambda done, total, words="": progress(number * total + done, passes * total, words)

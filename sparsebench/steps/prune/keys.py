@@ -58,14 +58,14 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> torch.Tensor:
     """Return floats as their bit patterns. Raises ModelError for NaN, infinite or negative numbers."""
-    found = scores.contiguous().view(kind)
-    ends = torch.aminmax(found) if found.numel() else None
+    bits = scores.contiguous().view(kind)
+    ends = torch.aminmax(bits) if bits.numel() else None
     if ends and (int(ends.max) >= infinity or int(ends.min) < 0):
         raise ModelError(
             f"tensor {name}: NaN or infinite values, or a negative score",
             "repair or fetch the checkpoint again; a method's scores are 0 or more",
         )
-    return found
+    return bits
 
 
 def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[KeyThreshold]:
@@ -87,27 +87,27 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
         upper += torch.bincount(chunk >> 16, minlength=UPPER_BINS).cpu()
         fine |= (chunk & 0xFFFF).amax().cpu()
     before = torch.cumsum(upper, 0)
-    places = [_locate(before, rank) for rank in ranks]
+    bins = [_locate(before, rank) for rank in ranks]
     if not int(fine):
-        return [KeyThreshold(place << width, rank - below) for (place, below), rank in zip(places, ranks, strict=True)]
-    wanted = sorted({place for place, _ in places})
-    lower = {place: torch.zeros(LOWER_BINS, dtype=torch.int64, device="cpu") for place in wanted}
+        return [KeyThreshold(number << width, rank - below) for (number, below), rank in zip(bins, ranks, strict=True)]
+    distinct = sorted({number for number, _ in bins})
+    lower = {number: torch.zeros(LOWER_BINS, dtype=torch.int64, device="cpu") for number in distinct}
     for chunk in _chunks(next(source)):
         high = chunk >> 16
-        for place in wanted:
-            lower[place] += torch.bincount(chunk[high == place] & 0xFFFF, minlength=LOWER_BINS).cpu()
-    found = []
-    for (place, below), rank in zip(places, ranks, strict=True):
-        low, under = _locate(torch.cumsum(lower[place], 0), rank - below)
-        found.append(KeyThreshold((place << 16) | low, rank - below - under))
-    return found
+        for number in distinct:
+            lower[number] += torch.bincount(chunk[high == number] & 0xFFFF, minlength=LOWER_BINS).cpu()
+    limits = []
+    for (number, below), rank in zip(bins, ranks, strict=True):
+        low, under = _locate(torch.cumsum(lower[number], 0), rank - below)
+        limits.append(KeyThreshold((number << 16) | low, rank - below - under))
+    return limits
 
 
 def _locate(cumulative: torch.Tensor, rank: int) -> tuple[int, int]:
     """Return the bin of the ``rank``-th key (for 0 the first non-empty bin), and the number of keys below that bin."""
-    place = int(torch.searchsorted(cumulative, max(rank, 1)))
-    place = min(place, cumulative.numel() - 1)
-    return place, int(cumulative[place - 1]) if place else 0
+    number = int(torch.searchsorted(cumulative, max(rank, 1)))
+    number = min(number, cumulative.numel() - 1)
+    return number, int(cumulative[number - 1]) if number else 0
 
 
 def _chunks(tensors: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:

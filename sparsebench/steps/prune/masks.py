@@ -47,29 +47,29 @@ def choose(
     its own sparsity. ``before`` are the weights before pruning, for quotas that keep their zeros. Raises ModelError,
     naming the tensor, for NaN and infinite scores. Raises UnsupportedError where ``before`` is missing.
     """
-    found: dict[tuple[str, bool, object], torch.Tensor] = {}
-    limits: dict[tuple[str, str, bool, object], Iterator[torch.Tensor]] = {}
+    keys_of: dict[tuple[str, bool, object], torch.Tensor] = {}
+    limits: dict[tuple[object, ...], Iterator[torch.Tensor]] = {}
     for quota in quotas:
         kind, keep = kind_of(quota.pattern), quota.keep_zeros
         if keep and before is None:
             message = f"{name}: `keep_zeros` does not work with this method: it does not pass on the original weights"
             raise UnsupportedError(message, "leave out `keep_zeros`")
         norm = _norm_of(quota)
-        way = (quota.pattern, quota.granularity, keep, norm)
-        sheet = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)
-        if sheet not in found:
-            found[sheet] = ordinals(_together(scores, quota.pattern, norm), name)
+        units = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)
+        if units not in keys_of:
+            keys_of[units] = ordinals(_together(scores, quota.pattern, norm), name)
             if keep and before is not None:
                 live = _together(before != 0, quota.pattern, None)
-                found[sheet] = found[sheet].masked_fill(live == 0, -1)
+                keys_of[units] = keys_of[units].masked_fill(live == 0, -1)
         if kind == "N:M":
-            mask = by_pattern(found[sheet], quota.pattern)
+            mask = by_pattern(keys_of[units], quota.pattern)
         else:
-            if way not in limits:
-                own = [(one, (one.pattern, one.granularity, one.keep_zeros, _norm_of(one))) for one in quotas]
-                alike = [one.sparsity for one, its in own if its == way]
-                limits[way] = (_each_row if quota.granularity == "row" else _each_layer)(found[sheet], alike, keep)
-            mask = next(limits[way])
+            ranking = _ranking(quota)
+            if ranking not in limits:
+                alike = [other.sparsity for other in quotas if _ranking(other) == ranking]
+                select = _each_row if quota.granularity == "row" else _each_layer
+                limits[ranking] = select(keys_of[units], alike, keep)
+            mask = next(limits[ranking])
         if kind == "blocks":
             mask = _spread(mask, scores.shape, quota.pattern)
         if kind == "lines":
@@ -189,6 +189,11 @@ def _across(pattern: str) -> int:
     return 1 if pattern == "rows" else 0
 
 
+def _ranking(quota: Quota) -> tuple[object, ...]:
+    """Return what quotas have in common that are chosen from one ranking."""
+    return quota.pattern, quota.granularity, quota.keep_zeros, _norm_of(quota)
+
+
 def _norm_of(quota: Quota) -> object:
     return dict(quota.options).get("norm") if quota.pattern in LINES else None
 
@@ -229,14 +234,14 @@ def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> It
     columns = keys.shape[1]
     if not keep:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
-    found = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
+    masks = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
     gone = (keys < 0).sum(1)
     for number in gone.unique().tolist():  # rows with the same number of zeros have the same count
         rows = (gone == number).nonzero().flatten()
         counts = [number + count(sparsity, columns - number) for sparsity in sparsities]
-        for mask, part in zip(found, _lowest_in_rows(keys[rows], counts), strict=True):
+        for mask, part in zip(masks, _lowest_in_rows(keys[rows], counts), strict=True):
             mask[rows] = part
-    return iter(found)
+    return iter(masks)
 
 
 def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -252,10 +257,10 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
     for start in range(0, rows if inner else 0, step):
         ordered = np.array(values[start : start + step], order="C")
         done = 0
-        for place, number in enumerate(inner):
+        for index, number in enumerate(inner):
             # Entries left of the last limit are already the lowest: only the rest is partitioned again.
             ordered[:, done:].partition(number - 1 - done, axis=1)
-            limits[place, start : start + step, 0] = ordered[:, number - 1]
+            limits[index, start : start + step, 0] = ordered[:, number - 1]
             done = number
     for number in counts:
         mask = np.full(values.shape, number >= columns)
@@ -270,14 +275,14 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
 def _lowest_by_sorting(keys: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
     """Return the same masks for keys on a GPU, where numpy cannot work: a stable sort keeps equal keys in order."""
     rows, columns = keys.shape
-    found = [torch.zeros(keys.shape, dtype=torch.bool, device=keys.device) for _ in counts]
+    masks = [torch.zeros(keys.shape, dtype=torch.bool, device=keys.device) for _ in counts]
     step = max(1, CHUNK // max(1, columns))
     for start in range(0, rows, step):
         part = slice(start, start + step)
         order = torch.sort(keys[part], dim=1, stable=True).indices
-        for mask, number in zip(found, counts, strict=True):
+        for mask, number in zip(masks, counts, strict=True):
             mask[part] = mask[part].scatter(1, order[:, :number], True)
-    return found
+    return masks
 
 
 def _mark_lowest(keys: NDArray[np.integer], limit: NDArray[np.integer], number: int, mask: NDArray[np.bool_]) -> None:

@@ -13,7 +13,7 @@ from sparsebench.manifest.schema import Family
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Emit, Progress, Step
+from sparsebench.steps.contract import Context, Emit, Step, StepProgress
 from sparsebench.steps.outputs import EmitTarget, VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
@@ -35,14 +35,14 @@ def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, em
     tokens = context.text(reading) if reading else None
     propagate = next((step.settings.propagate for step in steps.values() if step.settings.reads_text()), "pruned")
     sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype, context.device)
-    sweep.run(lambda target, found: emit(steps[target], found), context.progress)
+    sweep.run(lambda target, result: emit(steps[target], result), context.progress)
 
 
 def target_of(step: Step) -> Target:
     """Return the ``Target`` of a pruning step."""
     settings = step.settings.record()
-    own = tuple((key, value) for key, value in settings.items() if key not in (*TARGET, "propagate"))
-    return Target(step.name, options=own, **{key: settings[key] for key in TARGET})
+    options = tuple((key, value) for key, value in settings.items() if key not in (*TARGET, "propagate"))
+    return Target(step.name, options=options, **{key: settings[key] for key in TARGET})
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,24 @@ class Sweep:
     dtype: str = "auto"
     device: str = "cpu"
 
-    def run(self, emit: EmitTarget, progress: Progress | None = None) -> None:
+    def run(self, emit: EmitTarget, progress: StepProgress | None = None) -> None:
         """Make every variant, count each in its files, and emit its result or its error.
 
         Raises ModelError for a quantized model, and UnsupportedError for an architecture.
         """
         checkpoint = float_checkpoint(self.dense, "prune first, then quantize")
-        places = prunable_parts(checkpoint, self.family)
+        parts = prunable_parts(checkpoint, self.family)
         calibrated = [target for target in self.folders if reads_text(target)]
         plain = [target for target in self.folders if target not in calibrated]
 
         def tensorwise(outputs: VariantWriters) -> dict[str, Any]:
-            TensorSweep(checkpoint, places, plain, self.seed).run(outputs, progress)
+            TensorSweep(checkpoint, parts, plain, self.seed).run(outputs, progress)
             return {"seed": self.seed}
 
         def blockwise(outputs: VariantWriters) -> dict[str, Any]:
             assert self.tokens is not None, "calibrated methods read text"
             ways = (self.tokens.batch, self.seed, self.propagate, self.dtype, self.device)
-            BlockSweep(checkpoint, places, self.family, calibrated, *ways).run(outputs, progress)
+            BlockSweep(checkpoint, parts, self.family, calibrated, *ways).run(outputs, progress)
             return {"seed": self.seed, "propagate": self.propagate, "dtype": self.dtype, **self.tokens.provenance()}
 
         passes = ((plain, tensorwise), (calibrated, blockwise))

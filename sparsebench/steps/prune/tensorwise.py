@@ -14,7 +14,7 @@ import torch
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import Part, View
-from sparsebench.steps.contract import Progress, reported
+from sparsebench.steps.contract import StepProgress, reported
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Score, Target
@@ -24,24 +24,24 @@ from sparsebench.steps.zeroing import cut, zeroed, zeros_in
 
 
 class TensorSweep:
-    """A sweep of random, magnitude and similar methods over one checkpoint, whose tensors ``places`` describes."""
+    """A sweep of random, magnitude and similar methods over one checkpoint, whose tensors ``parts`` describes."""
 
-    def __init__(self, checkpoint: Checkpoint, places: dict[str, Part], targets: list[Target], seed: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], targets: list[Target], seed: int) -> None:
         self.checkpoint = checkpoint
-        self.places = places
+        self.parts = parts
         self.seed = seed
         self.sweeps = {
             name: [t for t in targets if t.method == name] for name in dict.fromkeys(t.method for t in targets)
         }
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
-        stored = {checkpoint.tensors[name].dtype for name, part in places.items() if part.prunable}
+        stored = {checkpoint.tensors[name].dtype for name, part in parts.items() if part.prunable}
         self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
 
-    def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
+    def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
         limits = self._global_thresholds(outputs)
         for name in reported([*self.checkpoint.tensors], progress):
-            part = self.places[name]
+            part = self.parts[name]
             for view in part.views:
                 self._prune(view, limits, outputs)
             if not part.prunable:
@@ -54,8 +54,8 @@ class TensorSweep:
         def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
             outputs.write(target, view, view.stored(version), removed, notes)
 
-        for method, asked in self.sweeps.items():
-            targets = [target for target in asked if target not in outputs.failed]
+        for method, method_targets in self.sweeps.items():
+            targets = [target for target in method_targets if target not in outputs.failed]
             if not targets:
                 continue
             try:
@@ -66,18 +66,18 @@ class TensorSweep:
             whole, layer, other = _by_reach(targets)
             if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
                 layer, other = [], [*layer, *other]
-            own = dict(limits)
+            layer_limits = dict(limits)
             if whole or layer:
                 ranked = self._ranked(scores, view.name)
             if layer:
                 ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
-                own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
+                layer_limits |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
             for target in (*whole, *layer):
                 # A zero that stays a zero must not use up one of the ties.
-                those = ranked.masked_fill(weights == 0, -1) if target.keep_zeros else ranked
-                version, removed, spent = cut(weights, those, own[target])
+                compared = ranked.masked_fill(weights == 0, -1) if target.keep_zeros else ranked
+                version, removed, spent = cut(weights, compared, layer_limits[target])
                 if target in limits:
-                    limits[target] = KeyThreshold(own[target].key, own[target].ties - spent)
+                    limits[target] = KeyThreshold(layer_limits[target].key, layer_limits[target].ties - spent)
                 write(target, version, removed)
             quotas = [target.quota(target.sparsity) for target in other]
             for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
@@ -89,29 +89,29 @@ class TensorSweep:
 
     def _global_thresholds(self, outputs: VariantWriters) -> dict[Target, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
-        found: dict[Target, KeyThreshold] = {}
+        limits: dict[Target, KeyThreshold] = {}
         for method, keep in product(self.sweeps, (False, True)):
             whole = [t for t in self.sweeps[method] if t.granularity == "global" and t.keep_zeros == keep]
             if whole:
                 ranks = [masks.count(target.sparsity, self._competing(keep)) for target in whole]
                 passes = (self._all_keys(method, keep) for _ in range(2))
                 try:
-                    found |= zip(whole, thresholds(passes, ranks), strict=True)
+                    limits |= zip(whole, thresholds(passes, ranks), strict=True)
                 except SparsebenchError as error:
                     outputs.fail(whole, error)
-        return found
+        return limits
 
     def _competing(self, keep_zeros: bool) -> int:
         """Count the prunable weights; with ``keep_zeros`` only those that are not zero."""
-        names = [name for name, part in self.places.items() if part.prunable]
+        names = [name for name, part in self.parts.items() if part.prunable]
         zeros = sum(zeros_in(piece) for name in names for piece in self.checkpoint.pieces(name)) if keep_zeros else 0
         return sum(self.checkpoint.tensors[name].numel for name in names) - zeros
 
     def _all_keys(self, method: str, keep_zeros: bool) -> Iterator[torch.Tensor]:
-        for view in (view for part in self.places.values() for view in part.views):
+        for view in (view for part in self.parts.values() for view in part.views):
             weights = self._weights(view)
-            found = self._ranked(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
-            yield found[weights != 0] if keep_zeros else found
+            ranked = self._ranked(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
+            yield ranked[weights != 0] if keep_zeros else ranked
 
     def _weights(self, view: View) -> torch.Tensor:
         """Load the weights of one matrix, (out, in)."""

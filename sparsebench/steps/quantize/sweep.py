@@ -16,7 +16,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Progress, StepReport, reported
+from sparsebench.steps.contract import StepProgress, StepReport, reported
 from sparsebench.steps.finite import check_weights
 from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
@@ -33,7 +33,7 @@ def quantize_model(
     targets: Mapping[Quantize, Path],
     tokens: Calibrated | None,
     emit: EmitQuantize,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     dtype: str = "auto",
     seed: int = 0,
     device: str = "cpu",
@@ -45,14 +45,14 @@ def quantize_model(
     parent is quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
-    model_parts = prunable_parts(checkpoint, family)
-    fused = next((part.name for part in model_parts.values() if part.experts), None)
+    parts = prunable_parts(checkpoint, family)
+    fused = next((part.name for part in parts.values() if part.experts), None)
     if fused:
         raise UnsupportedError(
             f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
             "prune it, or quantize a checkpoint that keeps every expert's weights apart",
         )
-    limit, reason = _widest_group(checkpoint, model_parts)
+    limit, reason = _widest_group(checkpoint, parts)
     chosen: dict[QuantizeTarget, Path] = {}
     for quantize, folder in targets.items():
         if (quantize.group or 0) <= limit:
@@ -64,37 +64,37 @@ def quantize_model(
 
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], progress):
-            for view in model_parts[name].views:
+            for view in parts[name].views:
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
                 for target in rounded:
                     outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
-            if not model_parts[name].prunable:
+            if not parts[name].prunable:
                 outputs.copy(name)
         return {}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
         assert tokens is not None, "gptq reads text"
-        sweep = GptqSweep(checkpoint, model_parts, family, [*gptq], tokens.batch, seed, "pruned", dtype, device)
+        sweep = GptqSweep(checkpoint, parts, family, [*gptq], tokens.batch, seed, "pruned", dtype, device)
         sweep.run(outputs, progress)
         return {"dtype": dtype, "seed": seed, **tokens.provenance()}
 
     run_passes(
         chosen,
         ((rounded, by_tensor), (gptq, by_block)),
-        partial(QuantizedWriters, checkpoint, model_parts),
+        partial(QuantizedWriters, checkpoint, parts),
         family,
         lambda target, report: emit(target.quantize, report),
     )
 
 
-def _widest_group(checkpoint: Checkpoint, model_parts: Mapping[str, Part]) -> tuple[int, str]:
+def _widest_group(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> tuple[int, str]:
     """Return the largest number of columns that may share a scale, and why: the widest matrix has no more.
 
     The default is allowed for narrower models too.
     """
-    shapes = {name: checkpoint.tensors[name].shape for name, part in model_parts.items() if part.prunable}
-    columns = {name: shape[0 if model_parts[name].transposed else -1] for name, shape in shapes.items()}
+    shapes = {name: checkpoint.tensors[name].shape for name, part in parts.items() if part.prunable}
+    columns = {name: shape[0 if parts[name].transposed else -1] for name, shape in shapes.items()}
     widest = max(columns, key=lambda name: columns[name])
     return max(columns[widest], GROUP), f"no matrix has as many columns; the widest, {widest}, has {columns[widest]}"
 

@@ -47,14 +47,14 @@ class _Tally:
 
 
 class QuantizedWriters(VariantWriters):
-    """Writes one folder per variant, with the prunable weights of ``places`` as integers."""
+    """Writes one folder per variant, with the prunable weights of ``parts`` as integers."""
 
     folders: dict[QuantizeTarget, Path]
 
-    def __init__(self, checkpoint: Checkpoint, places: dict[str, Part], folders: dict[QuantizeTarget, Path]) -> None:
-        self.places = places
+    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], folders: dict[QuantizeTarget, Path]) -> None:
+        self.parts = parts
         self.across = checkpoint.config.get("model_type") in CONV1D_TYPES
-        self.prunable = {name: checkpoint.tensors[name] for name, part in places.items() if part.prunable}
+        self.prunable = {name: checkpoint.tensors[name] for name, part in parts.items() if part.prunable}
         self.tallies = {target: _Tally() for target in folders}
         super().__init__(checkpoint, folders)
 
@@ -111,7 +111,7 @@ class QuantizedWriters(VariantWriters):
         layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
         stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in layout)
         prunable = sum(info.numel for info in self.prunable.values())
-        weights = weight_tensors(self.checkpoint, self.places)
+        weights = weight_tensors(self.checkpoint, self.parts)
         parameters = sum(info.numel for info in weights.values())
         rest = [name for name in weights if name not in self.prunable]
         total_zeros = zeros + sum(zeros_in(piece) for name in rest for piece in again.pieces(name))

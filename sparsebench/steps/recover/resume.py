@@ -133,7 +133,8 @@ def _whole(path: Path) -> bool:
     """Return whether a path is a file that ends in the checksum of what is before."""
     if not path.is_file():
         return False
-    digest, left, piece = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes, memoryview(bytearray(_PIECE))
+    digest, left = xxhash.xxh3_128(), path.stat().st_size - DIGEST.nbytes
+    piece = memoryview(bytearray(_PIECE))
     with path.open("rb", buffering=0) as file:
         while left > 0 and (got := file.readinto(piece[:left])):
             digest.update(piece[:got])

@@ -294,10 +294,13 @@ class DistillInto(Distill):
 
 def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     """Return the values of a sweep, with a plain list of teachers, or of pairs of layers, as a single value."""
-    named, layers = given.get("teacher", ()), given.get("layers", ())
-    several = len(named) > 1 and all(isinstance(one, str) for one in named)
-    pairs = layers and all(isinstance(one, list) and isinstance(one[0], int) for one in layers)
-    return {**given, **({"teacher": [list(named)]} if several else {}), **({"layers": [list(layers)]} if pairs else {})}
+    teachers, layers = given.get("teacher", ()), given.get("layers", ())
+    single = dict(given)
+    if len(teachers) > 1 and all(isinstance(teacher, str) for teacher in teachers):
+        single["teacher"] = [list(teachers)]
+    if layers and all(isinstance(pair, list) and isinstance(pair[0], int) for pair in layers):
+        single["layers"] = [list(layers)]
+    return single
 
 
 def _between(settings: Settings, key: str, low: float, high: float, example: str) -> None:

@@ -13,12 +13,14 @@ from functools import partial
 from math import prod
 from operator import gt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
 from sparsebench.models.modules.build import meta_model, stored_views
@@ -26,11 +28,6 @@ from sparsebench.models.random_weights import write_model
 from sparsebench.models.shape.axes import POSITIONS, ModelShape, head_sizes, shape_of
 from sparsebench.models.shape.topology import Part, View, moved, part
 from sparsebench.steps import cut_model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 _POOLED = ("word_embedding_dimension", "embedding_dimension")
 """What sentence-transformers calls the hidden size beside its pooling."""

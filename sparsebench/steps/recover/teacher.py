@@ -12,23 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.steps.recover import losses
-from sparsebench.steps.recover.reading import NONE
+from sparsebench.steps.recover.reading import NONE, TrainingText
+from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.settings import Distill
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
-    from sparsebench.steps.recover.reading import TrainingText
-    from sparsebench.steps.recover.resume import ResumeFolder
 
 ATTENTION = ("attention_mse", "attention_ce")
 FLOWS = ("fsp", "nst")
@@ -207,7 +203,8 @@ class Distillation:
         ``belongs`` tells its outputs from those of another teacher, or for another text. Files that a killed process
         left are used again; a group of samples is shown to the teacher whole or not at all, so that no bit changes.
         """
-        cache, counts, groups, done = TeacherCache(), self.text.counts(), list(self.text.groups(rows)), 0
+        cache, done = TeacherCache(), 0
+        counts, groups = self.text.counts(), list(self.text.groups(rows))
         length = self.text.mask(range(self.text.samples)).shape[1]
         for start in range(0, len(groups), PART):
             part = groups[start : start + PART]

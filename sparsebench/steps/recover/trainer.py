@@ -125,21 +125,21 @@ class Trainer:
         """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
         from transformers import get_linear_schedule_with_warmup
 
-        own, plan, counts = self.step.settings, self.plan, self.text.counts()
+        settings, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
-        optimizer = torch.optim.AdamW(leaves, lr=own.rate, weight_decay=own.weight_decay)
-        warm = round(own.warm_up * len(plan))
+        optimizer = torch.optim.AdamW(leaves, lr=settings.rate, weight_decay=settings.weight_decay)
+        warm = round(settings.warm_up * len(plan))
         scheduler = get_linear_schedule_with_warmup(optimizer, warm, len(plan))
         optimizer = self.accelerator.prepare(optimizer)
         pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
-        points = {round(len(plan) * one / own.evaluations) for one in range(own.evaluations + 1)}
+        points = {round(len(plan) * number / settings.evaluations) for number in range(settings.evaluations + 1)}
         state = self._restored(leaves, optimizer, scheduler, pruning) or State()
         began, earlier = time.perf_counter() - state.seconds, state.joules
         state.prepared += self.prepared
         saved = time.perf_counter()
         read = [0]
         for rows in plan:
-            read.append(read[-1] + sum(counts[place] for place in rows))
+            read.append(read[-1] + sum(counts[row] for row in rows))
         while True:
             if state.number in points and (not state.curve or state.curve[-1].step != state.number):
                 with pruning.sparse(state.number) as whole:
@@ -177,9 +177,9 @@ class Trainer:
     ) -> None:
         """Take one optimizer step over a batch in groups. Raises ModelError where the loss is not finite."""
         optimizer.zero_grad()
-        total, whole = sum(counts[place] for place in rows), 0.0
+        total, whole = sum(counts[row] for row in rows), 0.0
         for group in self.text.groups(rows):
-            share = sum(counts[place] for place in group) / total
+            share = sum(counts[row] for row in group) / total
             with self._precision():
                 loss = self.loss(group, state.number) * share
             self.accelerator.backward(loss)
@@ -206,17 +206,17 @@ class Trainer:
         """
         counts = self.text.counts()
         rows = range(len(counts) - self.held, len(counts))
-        total = sum(counts[place] for place in rows)
-        found = 0.0
+        total = sum(counts[row] for row in rows)
+        held_out = 0.0
         with torch.no_grad(), self._precision():
             for group in self.text.groups(rows):
-                found += float(self.loss(group, -1)) * sum(counts[place] for place in group) / total
+                held_out += float(self.loss(group, -1)) * sum(counts[row] for row in group) / total
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
-        state.curve.append(Point(state.number, tokens, mean, found))
-        if whole and found < state.best:
+        state.curve.append(Point(state.number, tokens, mean, held_out))
+        if whole and held_out < state.best:
             unchanged = state.number == 0 and self.pruner is None
-            state.best, state.weights = found, {} if unchanged else self.weights.stored()
+            state.best, state.weights = held_out, {} if unchanged else self.weights.stored()
 
     def _tell(self, state: State, steps: int) -> None:
         if self.context.progress is not None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.modules.build import stored_views
 from sparsebench.models.shape.topology import View, parts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from sparsebench import devices, energy, environment, sources
 from sparsebench.errors import ModelError, UnsupportedError
@@ -39,9 +40,6 @@ from sparsebench.steps.recover.settings import DENSE
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
 from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer
 from sparsebench.steps.recover.weights import TrainedWeights
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 PUBLISHED = {
     "finetune": 50_000_000_000,
@@ -239,7 +237,7 @@ class Training:
             if settings.top_k and settings.match == "none" and loss.family != "encoder":
                 asked = {"top_k": settings.top_k, "temperature": settings.temperature}
                 asked |= {"teacher": checksums[-1], "rows": content(str(rows))}
-                loss.keep(teacher, kept, {**belongs, **asked}, rows, self._asking)
+                loss.keep(teacher, kept, {**belongs, **asked}, rows, self._report_teacher)
             else:
                 loss.teachers.append(teacher)
         return checksums
@@ -273,7 +271,7 @@ class Training:
             folders.append(folder)
         return folders
 
-    def _asking(self, done: int, total: int) -> None:
+    def _report_teacher(self, done: int, total: int) -> None:
         if self.context.progress is not None:
             self.context.progress(done, total, "samples shown to a teacher")
 

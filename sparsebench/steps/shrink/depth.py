@@ -25,7 +25,7 @@ from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import ModelShape
 from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Emit, Progress, Step
+from sparsebench.steps.contract import Context, Emit, Step, StepProgress
 from sparsebench.steps.counting import counted
 from sparsebench.steps.shrink.whole import WholeModel
 
@@ -136,7 +136,7 @@ def _by_side(
     }
 
 
-def influences(replay: Replay, progress: Progress | None = None) -> dict[str, list[float]]:
+def influences(replay: Replay, progress: StepProgress | None = None) -> dict[str, list[float]]:
     """Return the block influence (BI) of every block, by side."""
     scores: dict[str, list[float]] = {}
 
@@ -155,7 +155,7 @@ def influences(replay: Replay, progress: Progress | None = None) -> dict[str, li
     return scores
 
 
-def states_of_last_tokens(replay: Replay, progress: Progress | None = None) -> dict[str, torch.Tensor]:
+def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) -> dict[str, torch.Tensor]:
     """Return, by side, what each block reads at every sample's last token, then what the last block returns there:
     (blocks + 1, samples, width)."""
     seen: dict[str, list[torch.Tensor]] = {}
@@ -189,7 +189,7 @@ def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int
 
 
 def greedy(
-    model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: Progress | None = None
+    model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: StepProgress | None = None
 ) -> list[list[tuple[str, int]]]:
     """Return the blocks that are gone after each of ``removed`` rounds. A round removes one more block of every side in
     ``free``: the one whose removal leaves the least loss."""
@@ -208,7 +208,7 @@ def greedy(
     return rounds
 
 
-def _tell(progress: Progress, done: int, trials: int, total: int, part: int, parts: int) -> None:
+def _tell(progress: StepProgress, done: int, trials: int, total: int, part: int, parts: int) -> None:
     """Report that ``part`` of ``parts`` of a round's trials are done, after the ``done`` trials of earlier rounds."""
     progress(done + trials * part // parts, total)
 

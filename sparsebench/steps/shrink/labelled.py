@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from sparsebench.errors import SourceError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -16,9 +17,6 @@ from sparsebench.steps import samples
 from sparsebench.steps.calibration import Calibrated, Calibration, in_order, reader_of
 from sparsebench.steps.contract import Context, Step
 from sparsebench.steps.shrink.choosing import LENGTH
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from sparsebench.models.modules.experts import Experts
 from sparsebench.models.modules.skipping import hooked
 from sparsebench.models.shape.axes import Axis, Cut, ModelShape
-from sparsebench.steps.contract import Progress, reported
+from sparsebench.steps.contract import StepProgress, reported
 from sparsebench.steps.finite import check_finite
 from sparsebench.steps.shrink.whole import WholeModel
 
@@ -48,7 +48,7 @@ def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
     return entries.reshape(units, cut.size).sum(1)
 
 
-def norms(shape: ModelShape, axes: Iterable[Axis], progress: Progress | None = None) -> Scores:
+def norms(shape: ModelShape, axes: Iterable[Axis], progress: StepProgress | None = None) -> Scores:
     """Return the l2 norm of the matrices' entries that would go with each element (no 1-D tensors)."""
     cuts: dict[str, list[tuple[Axis, Cut]]] = {}
     squares: Scores = {}
@@ -179,7 +179,7 @@ def taylor(
     axes: list[Axis],
     labels: str,
     seed: int,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     answers: Answers | None = None,
     even: bool = True,
 ) -> Scores:

@@ -6,28 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import has_classifier, output_family
 from sparsebench.models.modules.build import stored_views
 from sparsebench.models.modules.experts import split_with_weights
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
 from sparsebench.models.replay.skeleton import survey
 from sparsebench.models.shape.topology import module_path
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from sparsebench.manifest.schema import Family
-    from sparsebench.models.replay.batch import Batch
-    from sparsebench.steps.contract import Progress
+from sparsebench.steps.contract import StepProgress
 
 BlockId = tuple[str, int]
 """A block: its side, and its number there."""
@@ -103,7 +100,7 @@ class WholeModel:
         return targets.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
 
     def losses(
-        self, gone: Sequence[BlockId], tried: Sequence[BlockId], progress: Progress | None = None
+        self, gone: Sequence[BlockId], tried: Sequence[BlockId], progress: StepProgress | None = None
     ) -> dict[BlockId, float]:
         """Return, for each block in ``tried``, the loss over the whole text without it and the blocks in ``gone``.
 

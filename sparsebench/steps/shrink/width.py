@@ -78,8 +78,8 @@ def make(
         documents = work.documents.get(_score_key(plan.step))
         labels = documents.note(plan.step) if documents else ""
         words = (choosing.note(shape, left), labels, unseen, draft.smaller.loads, left_out_note(draft.writer.left_out))
-        note, provenance = "; ".join(filter(None, words)), work.provenance(plan.step)
-        emit(plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, provenance))
+        note = "; ".join(filter(None, words))
+        emit(plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, work.provenance(plan.step)))
 
     at_once = [plan for plan in plans if _cuts(plan.step) == 1]
     drafts = work.cut({plan.step: (plan, targets[plan.step]) for plan in at_once}, emit) if at_once else {}
@@ -239,7 +239,8 @@ class _WidthPass:
             return {_score_key(steps[0]): routing.result()}
         reading = scores.ActivationScorer(name, axes)
         self.replay(1).run(reading.visit, progress)
-        self.means, self.unseen = reading.means, {_score_key(steps[0]): len(reading.unseen)}
+        self.means = reading.means
+        self.unseen = {_score_key(steps[0]): len(reading.unseen)}
         return {_score_key(steps[0]): reading.result()}
 
     def _taylor(self, steps: list[Step], axes: list[Axis], emit: Emit) -> dict[ScoreKey, scores.Scores]:

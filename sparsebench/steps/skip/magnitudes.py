@@ -34,8 +34,9 @@ class Magnitudes:
         For a ``share`` of 0 the magnitude is 0.
         """
         reached = self.counts.cumsum(0).double() / max(1, int(self.counts.sum()))
-        place = int((reached - share).abs().argmin()) if share else 0
-        return _magnitude(place), float(reached[place])
+        position = int((reached - share).abs().argmin()) if share else 0
+        magnitude = torch.tensor([position << 16], dtype=torch.int32).view(torch.float32)
+        return float(magnitude), float(reached[position])
 
     @property
     def near_zero(self) -> float:
@@ -59,7 +60,3 @@ class SkipSite:
     magnitudes: Magnitudes
     side: str
     layer: int
-
-
-def _magnitude(place: int) -> float:
-    return float(torch.tensor([place << 16], dtype=torch.int32).view(torch.float32))

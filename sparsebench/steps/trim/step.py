@@ -24,7 +24,7 @@ from sparsebench.steps.trim.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _ChosenTokens:
     """The ids that must be kept and, if a text chose them, that text and its usage."""
 
     ids: frozenset[int]
@@ -41,26 +41,26 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
         try:
-            wanted = _listed(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
-            emit(step, _made(parent, folder, step, vocabulary, wanted, context))
+            chosen = _listed(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
+            emit(step, _made(parent, folder, step, vocabulary, chosen, context))
         except SparsebenchError as error:
             emit(step, error)
 
 
-def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
+def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
     """Return the tokens that the step's text uses at least ``min_count`` times."""
-    own: Corpus = step.settings
-    source = Reference.parse(own.source).source if own.source else DEFAULT.source
-    columns = [own.field or (None if own.source else DEFAULT.field), own.target]
+    settings: Corpus = step.settings
+    source = Reference.parse(settings.source).source if settings.source else DEFAULT.source
+    columns = [settings.field or (None if settings.source else DEFAULT.field), settings.target]
     fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
-    found = read_texts(fetch(source), *(column for column in columns if column))
-    texts = [text for row in found.rows for text in row]
+    read = read_texts(fetch(source), *(column for column in columns if column))
+    texts = [text for row in read.rows for text in row]
     usage = used(tokenizer, texts, context.family == "decoder")
-    often = frozenset(place for place, times in usage.counts.items() if times >= own.min_count)
-    return _Wanted(often, texts, usage)
+    often = frozenset(token_id for token_id, times in usage.counts.items() if times >= settings.min_count)
+    return _ChosenTokens(often, texts, usage)
 
 
-def _listed(step: Step, vocabulary: Any) -> _Wanted:
+def _listed(step: Step, vocabulary: Any) -> _ChosenTokens:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
@@ -71,39 +71,40 @@ def _listed(step: Step, vocabulary: Any) -> _Wanted:
             raise UserError(f"{path}:{number}: the tokenizer has no token {token[:100]!r}", hint)
         if token:
             ids.add(vocabulary.ids[token])
-    return _Wanted(frozenset(ids))
+    return _ChosenTokens(frozenset(ids))
 
 
-def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Wanted, context: Context) -> Any:
+def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _ChosenTokens, context: Context) -> Any:
     """Write the trimmed model, read the text again with its tokenizer, and return the report.
 
     Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
     """
     started = time.perf_counter()
-    kept = vocabulary.closed(wanted.ids | companions.named_ids(parent), step.settings.characters)
-    new = {place: number for number, place in enumerate(kept)}
+    kept = vocabulary.closed(chosen.ids | companions.named_ids(parent), step.settings.characters)
+    new = {token_id: number for number, token_id in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
     with weights.cut(parent, context.family, kept, folder) as writer:
         companions.rewrite(writer.partial, new, vocabulary.without(kept))
         tokenizer = load_tokenizer(writer.partial)
-        usage.check_numbers(tokenizer, {vocabulary.tokens[place]: number for place, number in new.items()}, parent)
+        numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
+        usage.check_numbers(tokenizer, numbers, parent)
         reading = None
-        if wanted.usage:
+        if chosen.usage:
             joined = context.family == "decoder"
-            reading = usage.read_again(tokenizer, wanted.texts, joined, wanted.usage, new)
-            if set(wanted.usage.counts) <= set(new) and not reading.same:
+            reading = usage.read_again(tokenizer, chosen.texts, joined, chosen.usage, new)
+            if set(chosen.usage.counts) <= set(new) and not reading.same:
                 raise ModelError(
                     f"{parent}: the trimmed tokenizer reads the text otherwise than before, though its tokens all stay",
                     "leave the model out of this step, and report its tokenizer",
                 )
-            notes.append(_told(wanted.usage, reading))
+            notes.append(_note(chosen.usage, reading))
         writer.close(
             {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
         )
     return counted(folder, context.family, time.perf_counter() - started, note="; ".join(notes))
 
 
-def _told(usage: Usage, reading: Any) -> str:
+def _note(usage: Usage, reading: Any) -> str:
     """Return a note on how many tokens the text takes after the trim."""
     if reading.same:
         return f"the text takes {usage.tokens:,} tokens, the same as before"

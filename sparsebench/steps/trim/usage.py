@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.text import JOINER
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from transformers import PreTrainedTokenizerBase
 
 TOGETHER = 256
 """Texts tokenized at once."""
@@ -58,7 +55,7 @@ def read_again(
     table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
     table[list(new)] = list(new.values())
     nothing = tokenizer.unk_token_id
-    known = {place: old for old, place in new.items()}
+    known = {new_id: old for old, new_id in new.items()}
     tokens, unknown, same = 0, -before.counts.get(known.get(nothing, -1), 0), True
     for now, then in zip(_read(tokenizer, texts, joined), before.batches, strict=True):
         tokens += now.size
@@ -69,11 +66,11 @@ def read_again(
 
 def check_numbers(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], where: Any) -> None:
     """Raise ModelError where the trimmed tokenizer, as transformers loads it, gives a token another id than its row."""
-    found: dict[str, int] = tokenizer.get_vocab()
-    wrong = next((token for token in {**expected, **found} if found.get(token) != expected.get(token)), None)
+    ids: dict[str, int] = tokenizer.get_vocab()
+    wrong = next((token for token in {**expected, **ids} if ids.get(token) != expected.get(token)), None)
     if wrong is not None:
         raise ModelError(
-            f"{where}: transformers reads the token {wrong!r} of the trimmed tokenizer as {found.get(wrong)}, where its row "
+            f"{where}: transformers reads the token {wrong!r} of the trimmed tokenizer as {ids.get(wrong)}, where its row "
             f"is {expected.get(wrong)}",
             "leave the model out of this step, and report its tokenizer",
         )
@@ -84,6 +81,6 @@ def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.ND
     for start in range(0, len(texts), TOGETHER):
         part = texts[start : start + TOGETHER]
         # The last text too is followed by the joiner, which separates it from the next batch.
-        given = [JOINER.join([*part, ""])] if joined else list(part)
-        rows = tokenizer(given, add_special_tokens=False, verbose=False)["input_ids"]
-        yield np.fromiter((place for row in rows for place in row), dtype=np.int32)
+        inputs = [JOINER.join([*part, ""])] if joined else list(part)
+        rows = tokenizer(inputs, add_special_tokens=False, verbose=False)["input_ids"]
+        yield np.fromiter((token for row in rows for token in row), dtype=np.int32)

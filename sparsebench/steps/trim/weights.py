@@ -28,8 +28,8 @@ NESTED = "text_config"
 
 def rows_of(config: Mapping[str, Any]) -> int:
     """Return the number of rows of the embeddings by config.json. Raises UnsupportedError where it has none."""
-    own = config.get(NESTED) if SIZE not in config else config
-    size = (own or {}).get(SIZE)
+    holder = config.get(NESTED) if SIZE not in config else config
+    size = (holder or {}).get(SIZE)
     if not isinstance(size, int):
         raise UnsupportedError(f"config.json of {config.get('model_type')} has no `{SIZE}`", "leave the model out")
     return size
@@ -37,10 +37,10 @@ def rows_of(config: Mapping[str, Any]) -> int:
 
 def resized(config: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Return the configuration with another vocabulary size."""
-    made = {**config, SIZE: size} if SIZE in config else dict(config)
-    if isinstance(made.get(NESTED), dict) and SIZE in made[NESTED]:
-        made[NESTED] = {**made[NESTED], SIZE: size}
-    return made
+    changed = {**config, SIZE: size} if SIZE in config else dict(config)
+    if isinstance(changed.get(NESTED), dict) and SIZE in changed[NESTED]:
+        changed[NESTED] = {**changed[NESTED], SIZE: size}
+    return changed
 
 
 def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
@@ -50,7 +50,7 @@ def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
     """
     from transformers import AutoModelForMaskedLM
 
-    config, found = checkpoint.config, dict[str, int]()
+    config, dims = checkpoint.config, dict[str, int]()
     size = rows_of(config)
     kinds = [auto_class(family, config)]
     if family == "encoder" and has_masked_lm(config):
@@ -66,16 +66,16 @@ def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
             differing = [axis for axis, (a, b) in enumerate(zip(tensor.shape, other[name], strict=True)) if a != b]
             # Tied tensors are one parameter of the model, but a file may hold each of them.
             forms = {*spellings(model, name), *([views[name].tensor] if name in views else [])}
-            found |= {stored: axis for axis in differing for stored in forms if stored in checkpoint.tensors}
-    for name, axis in found.items():
+            dims |= {stored: axis for axis in differing for stored in forms if stored in checkpoint.tensors}
+    for name, axis in dims.items():
         if name not in checkpoint.stored or checkpoint.tensors[name].shape[axis] != size:
             raise UnsupportedError(
                 f"{checkpoint.folder}: {name} is not stored with a plain row for each of {size} tokens",
                 "trim the checkpoint that it was made from",
             )
-    if not found:
+    if not dims:
         raise UnsupportedError(f"{checkpoint.folder}: no tensor depends on `{SIZE}`", "leave the model out")
-    return found
+    return dims
 
 
 def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> CheckpointWriter:
@@ -106,4 +106,4 @@ def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> Checkpoi
 
 def _shape(info: TensorInfo, along: Mapping[str, int], rows: int) -> tuple[int, ...]:
     axis = along.get(info.name)
-    return tuple(rows if place == axis else length for place, length in enumerate(info.shape))
+    return tuple(rows if dim == axis else length for dim, length in enumerate(info.shape))

@@ -60,12 +60,12 @@ class LeastSquares:
 
     def inverse(self, penalty: float) -> torch.Tensor:
         """Return (H + ρI)⁻¹, cached up to KEPT bytes: layers and sparsities go through much the same values of ρ."""
-        found = self.inverses.get(penalty)
-        if found is None:
-            found = (self.vectors / (self.values + penalty)) @ self.vectors.T
-            if (len(self.inverses) + 1) * found.nbytes <= KEPT:
-                self.inverses[penalty] = found
-        return found
+        inverse = self.inverses.get(penalty)
+        if inverse is None:
+            inverse = (self.vectors / (self.values + penalty)) @ self.vectors.T
+            if (len(self.inverses) + 1) * inverse.nbytes <= KEPT:
+                self.inverses[penalty] = inverse
+        return inverse
 
 
 def solve(
@@ -110,19 +110,19 @@ def _attempt(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution | Mo
 def _prune(problem: LeastSquares, layer: Layer, quota: Quota) -> Solution:
     """Prune one layer to one quota: ADMM for the support, then conjugate gradients for the values."""
     dense = layer.weights.to(problem.hessian.dtype) * problem.root
-    said = masks.notes(dense.shape, quota.pattern)
+    notes = masks.notes(dense.shape, quota.pattern)
     mask = _project(dense, quota, layer)
     stays = mask.numel() - int(mask.sum())
     if stays in (0, mask.numel()):
-        return Solution(layer.weights.masked_fill(mask, 0), said)
-    found, mask, settled = _search(problem, dense, mask, quota, layer)
+        return Solution(layer.weights.masked_fill(mask, 0), notes)
+    values, mask, settled = _search(problem, dense, mask, quota, layer)
     if not settled:
-        said += (f"the support still changed after {STEPS} steps",)
-    found = _refine(problem, dense, found, mask)
-    weights = torch.empty(found.shape, dtype=layer.weights.dtype, device=found.device)
-    weights.copy_(found.div_(problem.root)).masked_fill_(mask, 0)
+        notes += (f"the support still changed after {STEPS} steps",)
+    values = _refine(problem, dense, values, mask)
+    weights = torch.empty(values.shape, dtype=layer.weights.dtype, device=values.device)
+    weights.copy_(values.div_(problem.root)).masked_fill_(mask, 0)
     check_range(weights, layer.name)
-    return Solution(weights, said)
+    return Solution(weights, notes)
 
 
 def _project(weights: torch.Tensor, quota: Quota, layer: Layer) -> torch.Tensor:
@@ -170,7 +170,7 @@ def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mas
 
     H has a unit diagonal, so the steps are already preconditioned by the diagonal.
     """
-    found = start.clone()
+    refined = start.clone()
     ahead = (dense - start) @ problem.hessian
     error = ((dense - start) * ahead).sum(1)
     residual = ahead.masked_fill_(mask, 0)
@@ -179,13 +179,13 @@ def _refine(problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mas
     for _ in range(REFINE):
         image = (direction @ problem.hessian).masked_fill_(mask, 0)
         length = _ratio(size, (direction * image).sum(1))
-        found.addcmul_(direction, length)
+        refined.addcmul_(direction, length)
         residual.addcmul_(image, length, value=-1)
         last, size = size, residual.square().sum(1)
         direction.mul_(_ratio(size, last)).add_(residual)
-    difference = dense - found
+    difference = dense - refined
     better = ((difference @ problem.hessian) * difference).sum(1) < error
-    return torch.where(better[:, None], found, start)
+    return torch.where(better[:, None], refined, start)
 
 
 def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
 from sparsebench.steps.prune.settings import removed
 from sparsebench.steps.prune.trained import Elsa
+from sparsebench.steps.recover.step import make_recovered
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 
@@ -39,13 +40,14 @@ class ElsaPruning(Pruning):
 
     def projected(self, held: MaskedParameter, values: torch.Tensor) -> torch.Tensor:
         """Return the values of one parameter with all but those of highest score set to zero."""
-        found, moment = values.clone(), self.optimizer.state[held.parameter].get("exp_avg_sq")
+        moment = self.optimizer.state[held.parameter].get("exp_avg_sq")
+        projected = values.clone()
         # Square roots keep the order; small squared weights times small squared gradients would underflow.
         scores = values.abs() if moment is None else values.abs() * moment.sqrt()
-        for score, kept in zip(held.matrices(scores), held.matrices(found), strict=True):
+        for score, kept in zip(held.matrices(scores), held.matrices(projected), strict=True):
             (choice,) = choose(score, [self.quota], held.name)
             kept[choice.mask] = 0
-        return found
+        return projected
 
     def pull(self, step: int) -> None:
         """Add the gradient of the penalty, λ (x - z + u)."""
@@ -81,6 +83,4 @@ class ElsaPruning(Pruning):
 
 def make_elsa(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every model of one pass, each in its folder. Raises as ``recover`` does."""
-    from sparsebench.steps.recover.step import make_recovered
-
     make_recovered(parent, targets, context, emit, ElsaPruning)

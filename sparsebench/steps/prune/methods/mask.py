@@ -49,18 +49,18 @@ class Masks:
         info = self.found[name]
         return (kept(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
 
-    def note(self, places: Mapping[str, Part]) -> str:
+    def note(self, parts: Mapping[str, Part]) -> str:
         """Return a note on the prunable weights without a mask; empty if there are none."""
-        names = [name for name, place in places.items() if place.prunable]
+        names = [name for name, part in parts.items() if part.prunable]
         left = [name for name in names if name not in self.found]
-        said = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
-        return f"{said} (the first is {left[0]})" if left else ""
+        words = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
+        return f"{words} (the first is {left[0]})" if left else ""
 
 
 def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Apply each step's masks to the model in ``parent``, each in its folder; a file that does not fit fails alone."""
     checkpoint = float_checkpoint(parent, "prune first, then quantize")
-    places = prunable_parts(checkpoint, context.family)
+    parts = prunable_parts(checkpoint, context.family)
     masks: dict[Step, Masks] = {}
     for step in targets:
         try:
@@ -72,7 +72,7 @@ def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, em
         for name in reported([*checkpoint.tensors], context.progress):
             _write(name, masks, outputs)
         for step in outputs.writers:
-            outputs.notes[step] |= {masks[step].note(places)} - {""}
+            outputs.notes[step] |= {masks[step].note(parts)} - {""}
         return {}
 
     run_passes(targets, [([*masks], write)], partial(VariantWriters, checkpoint), context.family, emit)
@@ -82,7 +82,7 @@ def _read(named: str, checkpoint: Checkpoint) -> Masks:
     """Read a file's masks. Raises ModelError, naming file and tensor, where names, shapes or dtypes do not fit."""
     path = Reference.parse(named).unchanged_file("a safetensors file of masks", ModelError)
     header, start = read_header(path)
-    found: dict[str, TensorInfo] = {}
+    masks: dict[str, TensorInfo] = {}
     for info in tensor_infos(header, start, path):
         name = info.name if info.name in checkpoint.tensors else info.name.removesuffix(MASK)
         where = f"{path}: mask {info.name[:200]}"
@@ -99,27 +99,27 @@ def _read(named: str, checkpoint: Checkpoint) -> Masks:
             message = f"{where} has dtype {info.dtype[:20]}, which cannot be read as a mask"
             raise ModelError(message, "write masks as booleans or bytes")
         # Read as a boolean, a byte above 1 would pass for True.
-        own = replace(info, dtype="U8") if info.dtype == "BOOL" else info
+        mask = replace(info, dtype="U8") if info.dtype == "BOOL" else info
         name = checkpoint.ties.get(name, name)
-        if name in found and not _same(path.parent, own, found[name]):
-            message = f"{path}: masks {found[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
+        if name in masks and not _same(path.parent, mask, masks[name]):
+            message = f"{path}: masks {masks[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
             raise ModelError(message, "give each weight one mask")
-        found[name] = own
-    if not found:
+        masks[name] = mask
+    if not masks:
         raise ModelError(f"{path}: no masks in it", "it has a tensor of 0 and 1 for each weight to prune")
-    return Masks(path, found)
+    return Masks(path, masks)
 
 
-def _same(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
-    pairs = zip(pieces_of(folder, one), pieces_of(folder, other), strict=True)
+def _same(folder: Path, first: TensorInfo, other: TensorInfo) -> bool:
+    pairs = zip(pieces_of(folder, first), pieces_of(folder, other), strict=True)
     return all(bool((left == right).all()) for left, right in pairs)
 
 
 def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> None:
     """Write one tensor of every variant. A stored copy of a tied tensor gets the mask of the original."""
     checkpoint = outputs.checkpoint
-    own = checkpoint.ties.get(name, name)
-    marks = {step: masks[step].pieces(own) for step in outputs.writers if own in masks[step].found}
+    original = checkpoint.ties.get(name, name)
+    marks = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].found}
     if not marks or not checkpoint.tensors[name].numel:
         outputs.copy(name)
         return

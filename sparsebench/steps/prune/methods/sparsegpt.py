@@ -66,17 +66,17 @@ def solve(
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
-    found: list[list[Solution | ModelError]] = [[Solution(layer.weights)] * len(quotas) for layer in layers]
+    solutions: list[list[Solution | ModelError]] = [[Solution(layer.weights)] * len(quotas) for layer in layers]
     dampings = sorted({_damping(quota) for quota in quotas})
     for damping in dampings:
         inputs = layers[0].inputs
         if damping != dampings[-1] and inputs.gram is not None:
             inputs = replace(inputs, gram=inputs.gram.clone())
         factor = factorise(inputs, layers[0].name, dtype, damping)
-        for places, units in _stacks(layers, quotas, dtype.itemsize, damping):
-            for (row, column), solution in zip(places, _sweep(units, factor, dtype), strict=True):
-                found[row][column] = solution
-    return found
+        for indices, units in _stacks(layers, quotas, dtype.itemsize, damping):
+            for (row, column), solution in zip(indices, _sweep(units, factor, dtype), strict=True):
+                solutions[row][column] = solution
+    return solutions
 
 
 def _damping(quota: Quota) -> float:
@@ -96,34 +96,35 @@ def _stacks(
 
     A quota that neither prunes nor rounds has no unit: the layer stays as it is.
     """
-    wanted_at: dict[tuple[object, ...], list[int]] = {}
+    columns_of: dict[tuple[object, ...], list[int]] = {}
     for column, quota in enumerate(quotas):
         changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.quantize
         if changes and _damping(quota) == damping:
             alike = (quota.pattern, quota.quantize and quota.quantize.scheme, quota.keep_zeros)
-            wanted_at.setdefault(alike, []).append(column)
-    for wanted in wanted_at.values():
-        places: list[tuple[int, int]] = []
+            columns_of.setdefault(alike, []).append(column)
+    for columns in columns_of.values():
+        indices: list[tuple[int, int]] = []
         units: list[Unit] = []
         height = 0
         for row, layer in enumerate(layers):
-            for column in wanted:
+            for column in columns:
                 rows, inputs = layer.weights.shape
                 if units and (height + rows) * inputs * itemsize > STACK:
-                    yield places, units
-                    places, units, height = [], [], 0
-                places.append((row, column))
+                    yield indices, units
+                    indices, units, height = [], [], 0
+                indices.append((row, column))
                 units.append(Unit(layer, quotas[column], height))
                 height += rows
         if units:
-            yield places, units
+            yield indices, units
 
 
 def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution | ModelError]:
     """Run algorithm 1 over a stack of units with the same pattern and group size."""
     quota = units[0].quota
     scheme = quota.quantize.scheme if quota.quantize else None
-    inputs, width = len(factor.upper), block_width(quota.pattern, scheme.group if scheme else None)
+    inputs = len(factor.upper)
+    width = block_width(quota.pattern, scheme.group if scheme else None)
     stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype, device=factor.upper.device)
     for unit in units:
         stack[:, unit.columns] = unit.layer.weights.T
@@ -192,13 +193,13 @@ class _Rounding:
         if self.group is None:
             self._open(0, stack)
 
-    def rounded(self, place: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
-        """Round column ``place``, the first of ``ahead``, with zeros where ``removed``; return the rounded weights."""
-        number = place // self.group if self.group else 0
-        if self.group and place % self.group == 0:
+    def rounded(self, column: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
+        """Round column ``column``, the first of ``ahead``, with zeros where ``removed``; return the rounded weights."""
+        number = column // self.group if self.group else 0
+        if self.group and column % self.group == 0:
             self._open(number, ahead[: self.group].masked_fill(removed[: self.group], 0))
         values = grid_values(ahead[0], self.steps[number], self.bits).masked_fill_(removed[0], 0)
-        self.values[place] = values
+        self.values[column] = values
         return values.mul_(self.steps[number])
 
     def _open(self, number: int, weights: torch.Tensor) -> None:
@@ -268,10 +269,10 @@ def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | 
     """Return the unit's weights (out, in), converted to the layer's dtype; weights that are zero stay zero."""
     layer = unit.layer
     dtype = layer.weights.dtype
-    whole = torch.contiguous_format
-    found = codes.expanded(dtype) if codes else weights.to(dtype, copy=True, memory_format=whole)
-    check_range(found, layer.name)
-    said = list(factor.notes) + list(masks.notes(weights.shape, unit.quota.pattern))
+    row_major = torch.contiguous_format
+    result = codes.expanded(dtype) if codes else weights.to(dtype, copy=True, memory_format=row_major)
+    check_range(result, layer.name)
+    notes = list(factor.notes) + list(masks.notes(weights.shape, unit.quota.pattern))
     if bool(factor.dead.any()):
-        said.append("inputs that are always zero lose their weights")
-    return Solution(found, tuple(said), codes)
+        notes.append("inputs that are always zero lose their weights")
+    return Solution(result, tuple(notes), codes)
