@@ -203,6 +203,9 @@ class ManifestTask(Strict):
     batch: Count | Literal["auto"] = "auto"
     """Sequences per forward pass: `auto` is the fastest; a number makes lm-eval's own batches, and its numbers to the
     bit."""
+    divergence: bool = False
+    """With a perplexity: also how far each variant's distributions over the next token are from the dense model's, which
+    then runs beside it (`scores.divergence`, `scores.same_top`)."""
     models: Swept[str] | None = None
     """Only for these models; default: all of the family."""
     select: Swept[Selection] | None = None
