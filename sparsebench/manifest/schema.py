@@ -250,7 +250,7 @@ class ManifestRuntime(Strict):
     engines: Swept[str] = Field(default=["deepspeed"])
     """`deepspeed`; `deepspeed-zero3`, which keeps parameters outside the accelerator and gathers them layer by layer;
     `hf`, plain transformers; `sparse`, our kernels that skip zeros; `skip`, our kernels for what the steps `skip` and
-    `moefy` make; `llamacpp`, llama.cpp, for decoders; or one added by a plugin."""
+    `moefy` make; `llamacpp`, llama.cpp, for decoders and BERT; or one added by a plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[ManifestWorkload] = Field(default=[ManifestWorkload()])
