@@ -20,7 +20,8 @@ import torch
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.models.files import llamacpp, precision
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.gguf import FILE, gguf_file, shortened
+from sparsebench.models.files.gguf import check, shortened
+from sparsebench.models.files.gguf_variant import FILE, gguf_file
 from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
 from sparsebench.runtime.engines.base import SavedModel
@@ -220,16 +221,23 @@ class LlamaCpp:
             key = source.folder, dtype_of(source)
             if key not in self.files:
                 try:
-                    self.files[key] = gguf_file(source.folder) or self._written(*key)
+                    self.files[key] = self._found(source.folder) or self._written(*key)
                 except SparsebenchError as error:  # that model's alone: the others are timed
                     self.files[key] = error
+
+    def _found(self, folder: Path) -> Path | None:
+        """Return the file of a GGUF variant, whose header is checked: a folder may be a stranger's."""
+        if file := gguf_file(folder):
+            check(file)
+        return file
 
     def _written(self, folder: Path, dtype: str) -> Path:
         file = Path(tempfile.mkdtemp()) / FILE
         write_gguf(folder, file, FLOATS[dtype])
         return file
 
-    def _file(self, source: SavedModel) -> Path:
+    def file(self, source: SavedModel) -> Path:
+        """Return the GGUF file of a prepared model, or raise what was met when it was written."""
         file = self.files[source.folder, dtype_of(source)]
         if isinstance(file, SparsebenchError):
             raise file
@@ -237,7 +245,7 @@ class LlamaCpp:
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> LlamaModel:
         """Load the model's GGUF file, baseline or not."""
-        model = LlamaModel(self._file(source), tokens, dtype_of(source), source.family)
+        model = LlamaModel(self.file(source), tokens, dtype_of(source), source.family)
         name = ctypes.create_string_buffer(256)
         llamacpp.library().llama_model_desc(model.context.model, name, len(name))
         self.kernel = f"llama.cpp, {name.value.decode()}, {llamacpp.features()}"
@@ -254,7 +262,7 @@ class LlamaCpp:
             outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt), exact
         )
         with tempfile.TemporaryDirectory() as folder:
-            file = shortened(self._file(source), Path(folder) / "short.gguf", BLOCKS)
+            file = shortened(self.file(source), Path(folder) / "short.gguf", BLOCKS)
             away = distance(LlamaModel(file, TOKENS, dtype, source.family).outputs(prompt), exact)
         parity = Parity(away, ROUNDED * rounding + 1e-4, dtype, BLOCKS, False)
         return checked(parity, "report the model's architecture: its GGUF file is wrong")
