@@ -22,7 +22,7 @@ LIBRARIES = (
     "torch", "transformers", "accelerate", "deepspeed", "lm-eval", "datasets", "duckdb", "safetensors", "numpy",
     "tokenizers", "gguf", "scipy", "zstandard", "pymetis", "xllamacpp",
 )  # fmt: skip
-EXTRAS = {"pymetis": "'pymetis>=2025.2'", "xllamacpp": "'xllamacpp>=2026.4'"}
+EXTRAS = {"pymetis": "'pymetis>=2025.2'", "xllamacpp": "'xllamacpp>=2026.10'"}
 """What pip must be given where a library's name alone would not do."""
 
 

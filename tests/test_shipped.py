@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sparsebench import benchmarks, sources
+from sparsebench import benchmarks, environment, sources
 from sparsebench.plan.preflight import PlanRequest, prepare
 from tests.docs.test_quotes import quotes
 
@@ -35,6 +35,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/vocabulary.yaml", {"make", "storage", "benchmarks"}),
         ("examples/kinds.yaml", {"make", "storage", "outputs", "benchmarks", "latency", "memory"}),
         ("examples/engines.yaml", {"make", "benchmarks", "latency", "memory"}),
+        ("examples/llamacpp.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/skipping.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/g2p-skipping.yaml", {"make", "storage", "benchmarks"}),
         ("examples/shapes.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
@@ -47,8 +48,12 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/minilm-recovery.yaml", {"make", "structure", "storage", "benchmarks"}),
     ],
 )
-def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: set[str], tmp_path: Path) -> None:
+def test_examples_of_one_question_pass_the_preflight_offline(
+    name: str, stages: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = ROOT / name
+    if name == "examples/llamacpp.yaml":  # its package is an extra
+        monkeypatch.setitem(environment.versions(), "xllamacpp", "2026.10.0")
     if name == "examples/g2p-recovery.yaml":
         # Its words are made by a command that its head names.
         words = tmp_path / "g2p-words.jsonl"

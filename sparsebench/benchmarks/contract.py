@@ -30,6 +30,7 @@ class TaskSpec:
     - ``data``: a source that replaces the data of a task on pairs of sentences.
     - ``batch``: sequences per forward pass; None for the fastest way.
     - ``own``: the user's own data. ``task`` is then only their name.
+    - ``divergence``: whether a perplexity's tokens are compared with the dense model's, too.
     """
 
     task: str
@@ -39,6 +40,7 @@ class TaskSpec:
     data: str | None = None
     batch: int | None = None
     own: OwnData | None = None
+    divergence: bool = False
 
     @property
     def row(self) -> Benchmark | None:

@@ -8,7 +8,7 @@ fill are dropped. By default no two windows overlap.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from sparsebench import sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.divergence import Divergence
 from sparsebench.benchmarks.own import WINDOW
 from sparsebench.benchmarks.running_text import (
     RunningText,
@@ -68,7 +69,7 @@ class Perplexity:
     """One decoder and the perplexity task.
 
     ``original`` gives the dense model's id of each token of a trimmed vocabulary. With it, a window of the same tokens
-    is the same document as the dense model's.
+    is the same document as the dense model's. ``dense`` loads the dense model, for a task that asks for the divergence.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class Perplexity:
         tokenizer: Any,
         progress: Progress | None = None,
         original: Sequence[int] | None = None,
+        dense: Callable[[], PreTrainedModel] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.progress = progress
         self.original = original
+        self.dense = dense
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score the task's passages; ``limit`` is in windows.
@@ -97,7 +100,9 @@ class Perplexity:
         numbers = sampled(len(every.ids), spec.limit)
         part = every.only(numbers)
         batch = windows_at_once(self.model, size)
-        values = likelihoods(self.model, part, self.progress, batch)
+        # A trimmed vocabulary has no distribution over the dense model's tokens.
+        beside = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
+        values = likelihoods(self.model, part, self.progress, batch, beside)
         shown = [as_dense(ids, self.original) for ids in part.ids]
         scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, part.scored, strict=True)]
         return perplexity_result(
@@ -121,6 +126,7 @@ class Perplexity:
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
                 **in_bytes(self.tokenizer, running.text, part, numbers, (len(lead), len(before)), values),
+                **(beside.protocol() if beside else {}),
             },
         )
 
@@ -173,17 +179,22 @@ def windows_at_once(model: PreTrainedModel, size: int) -> BatchSize:
 
 
 def likelihoods(
-    model: PreTrainedModel, windows: Windows, progress: Progress | None = None, batch: BatchSize | None = None
+    model: PreTrainedModel,
+    windows: Windows,
+    progress: Progress | None = None,
+    batch: BatchSize | None = None,
+    beside: Divergence | None = None,
 ) -> list[float]:
     """Return each window's negative log-likelihood, summed over its scored tokens, in nats.
 
-    The output head and everything after it compute in float32, ``batch`` windows at a time (default: one). Raises
+    The output head and everything after it compute in float32, ``batch`` windows at a time (default: one). ``beside``
+    runs the dense model on the same windows and adds up how far the two are apart. Raises
     BenchmarkError for the first likelihood that is not finite, when one window does not fit into memory, and when the
     model's logits still come out in another precision.
     """
     sums: list[float] = []
     every = list(zip(windows.ids, windows.starts, strict=True))
-    for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part)):
+    for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part, beside)):
         for value in values:
             sums.append(value)
             check_finite("perplexity", value, len(sums), len(every))
@@ -192,15 +203,23 @@ def likelihoods(
     return sums
 
 
-def _sums(model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
+def _sums(
+    model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]], beside: Divergence | None
+) -> list[float]:
     """Return the negative log-likelihoods of windows of one length, each (tokens, position of the first scored one)."""
     tokens = torch.tensor([ids for ids, _ in windows], device=model.device)
     with torch.inference_mode(), wide_head(model):
         logits = model(input_ids=tokens, use_cache=False).logits
-        return [
+        sums = [
             _summed(given[start - 1 : -1], ids[start:])
             for given, ids, (_, start) in zip(logits, tokens, windows, strict=True)
         ]
+    if beside:
+        with torch.inference_mode(), wide_head(beside.dense):
+            reference = beside.dense(input_ids=tokens, use_cache=False).logits
+            for whole, given, (_, start) in zip(reference, logits, windows, strict=True):
+                beside.add(whole[start - 1 : -1], given[start - 1 : -1])
+    return sums
 
 
 @contextmanager

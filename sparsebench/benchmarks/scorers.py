@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ def load_scorers(
     progress: Progress | None,
     dtype: str,
     device: str,
+    dense: Path | None = None,
 ) -> dict[str, Scorer]:
     """Return the scorer for each adapter's tasks, all around one loaded model."""
     if output_family(family, bounded.read_object(folder / "config.json")) == "encoder":
@@ -55,7 +57,8 @@ def load_scorers(
             continue
         tokenizer = load_tokenizer(folder)  # for each its own: lm-eval modifies the one that it is given
         if adapter == "perplexity":
-            scorers[adapter] = Perplexity(model, tokenizer, progress, original_ids(folder))
+            beside = partial(load_model, dense, family, dtype, device) if dense else None
+            scorers[adapter] = Perplexity(model, tokenizer, progress, original_ids(folder), beside)
         elif adapter == "generation":
             scorers[adapter] = Generation(model, tokenizer, batch_size, progress)
         else:

@@ -34,6 +34,8 @@ def check(spec: TaskSpec, family: Family) -> None:
         raise BenchmarkError(f"task {spec.task} does not accept `data`", f"remove `data`; tasks that accept it: {fit}")
     if spec.num_fewshot and adapter != "harness":
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
+    if spec.divergence and adapter != "perplexity":
+        raise BenchmarkError(f"task {spec.task} has no tokens to compare with the dense model's", "remove `divergence`")
     if spec.batch and adapter == "perplexity":
         raise BenchmarkError(f"task {spec.task} chooses itself how many windows it reads at once", "remove `batch`")
 
@@ -48,6 +50,7 @@ def score(
     dtype: str = "auto",
     fitted: Fitted | None = None,
     device: str = "cpu",
+    dense: Path | None = None,
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
@@ -55,9 +58,9 @@ def score(
     sequences, and the numbers are stock's to the bit. The model is loaded once for each different ``batch``.
 
     The model computes in ``dtype`` (``auto``: the checkpoint's) on ``device``; on a GPU, in batches that fill its
-    memory. A task whose documents occur in the text that the model was ``fitted`` to gets an error, or a score that says
-    so if that is allowed. Raises ModelError when the model itself cannot be loaded, UnsupportedError when it reads no
-    text.
+    memory. ``dense`` is the dense model's folder, for tasks that ask for the divergence from it. A task whose documents
+    occur in the text that the model was ``fitted`` to gets an error, or a score that says so if that is allowed. Raises
+    ModelError when the model itself cannot be loaded, UnsupportedError when it reads no text.
     """
     config = bounded.read_object(folder / "config.json")
     refuse_text(config)
@@ -79,7 +82,7 @@ def score(
 
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
-        scorers = load_scorers(folder, family, {spec.adapter for spec in alike}, size, progress, dtype, device)
+        scorers = load_scorers(folder, family, {spec.adapter for spec in alike}, size, progress, dtype, device, dense)
         machine: dict[str, str | int] = {
             "threads": torch.get_num_threads(),
             "repeats": repeats(next(iter(scorers.values())).model),

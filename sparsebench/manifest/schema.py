@@ -208,6 +208,9 @@ class ManifestTask(Strict):
     batch: Count | Literal["auto"] = "auto"
     """Sequences per forward pass: `auto` is the fastest; a number makes lm-eval's own batches, and its numbers to the
     bit."""
+    divergence: bool = False
+    """With a perplexity: also how far each variant's distributions over the next token are from the dense model's, which
+    then runs beside it (`scores.divergence`, `scores.same_top`)."""
     models: Swept[str] | None = None
     """Only for these models; default: all of the family."""
     select: Swept[Selection] | None = None
@@ -252,7 +255,7 @@ class ManifestRuntime(Strict):
     engines: Swept[str] = Field(default=["deepspeed"])
     """`deepspeed`; `deepspeed-zero3`, which keeps parameters outside the accelerator and gathers them layer by layer;
     `hf`, plain transformers; `sparse`, our kernels that skip zeros; `skip`, our kernels for what the steps `skip` and
-    `moefy` make; or one added by a plugin."""
+    `moefy` make; `llamacpp`, llama.cpp, for decoders and BERT; or one added by a plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[ManifestWorkload] = Field(default=[ManifestWorkload()])

@@ -16,47 +16,49 @@ _SPLITS = {r"\p{N}{1,3}": "llama-bpe", r"\p{N}|": "qwen2"}
 """llama.cpp's names for how text is split before it becomes tokens, by a part of the pattern in tokenizer.json."""
 
 
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "mask")
+
+
 def add_vocabulary(writer: GGUFWriter, folder: Path, size: int) -> None:
     """Add the tokenizer in ``folder`` to the header, padded to ``size`` tokens.
 
-    A folder without tokenizer.json, or with one of another kind than BPE, gets a file that takes token ids only.
+    A folder without tokenizer.json, or with one of another kind than BPE and WordPiece, gets a file that takes token
+    ids only.
     """
     import gguf
 
     path = folder / "tokenizer.json"
     described: Mapping[str, Any] = bounded.read_object(path) if path.is_file() else {}
     model = described.get("model") or {}
-    if model.get("type") != "BPE":
-        writer.add_tokenizer_model("no_vocab")
+    kind = {"WordPiece": "bert", "BPE": "llama" if model.get("byte_fallback") else "gpt2"}.get(str(model.get("type")))
+    writer.add_tokenizer_model(kind or "no_vocab")
+    if kind is None:
         return
-    by_id = {number: token for token, number in model["vocab"].items()}
-    added = {token["id"]: token for token in described.get("added_tokens") or ()}
-    by_id |= {number: token["content"] for number, token in added.items()}
-    kinds = {number: _kind(token) for number, token in added.items()}
-    usual = gguf.TokenType.NORMAL
-    tokens = [by_id.get(number, f"[PAD{number}]") for number in range(size)]
-    types = [kinds.get(number, usual) if number in by_id else gguf.TokenType.UNUSED for number in range(size)]
-    if model.get("byte_fallback"):
-        writer.add_tokenizer_model("llama")
-        # The merges' order is that of the ids: an earlier token is merged first.
-        writer.add_token_scores([-float(number) for number in range(size)])
-        bytes_ = re.compile(r"<0x[0-9A-F]{2}>")
-        types = [
-            gguf.TokenType.BYTE if bytes_.fullmatch(token) else kind for token, kind in zip(tokens, types, strict=True)
-        ]
-    else:
-        writer.add_tokenizer_model("gpt2")
+    tokens = [f"[PAD{number}]" for number in range(size)]
+    types = [int(gguf.TokenType.UNUSED)] * size
+    for token, number in model["vocab"].items():
+        tokens[number], types[number] = _held(token, kind)
+    for token in described.get("added_tokens") or ():
+        special = gguf.TokenType.CONTROL if token.get("special") else gguf.TokenType.USER_DEFINED
+        tokens[token["id"]], types[token["id"]] = token["content"], int(special)
+    if kind == "gpt2":
         writer.add_tokenizer_pre(_split(described.get("pre_tokenizer") or {}))
+    if kind == "llama":  # merges are in the order of the ids: an earlier token is merged first
+        writer.add_token_scores([-float(number) for number in range(size)])
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    special = gguf.SpecialVocab(folder, load_merges=not model.get("byte_fallback"), n_vocab=size)
-    special.add_to_gguf(writer, quiet=True)
+    gguf.SpecialVocab(folder, kind == "gpt2", _SPECIAL, size).add_to_gguf(writer, quiet=True)
 
 
-def _kind(token: Mapping[str, Any]) -> int:
+def _held(token: str, kind: str) -> tuple[str, int]:
+    """Return a token as a file of this ``kind`` of tokenizer holds it, and its type."""
     import gguf
 
-    return int(gguf.TokenType.CONTROL if token.get("special") else gguf.TokenType.USER_DEFINED)
+    if kind == "bert":  # a token that begins a word has a mark there, instead of one on those that go on
+        token = token[2:] if token.startswith("##") else f"\u2581{token}"
+    byte = kind == "llama" and _BYTE.fullmatch(token)
+    return token, int(gguf.TokenType.BYTE if byte else gguf.TokenType.NORMAL)
 
 
 def _split(described: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from sparsebench.errors import ModelError, Refusal
 from sparsebench.models.files import llamacpp
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
-from sparsebench.models.files.families import PER_LAYER, dimensions
+from sparsebench.models.files.families import PER_LAYER, dimensions, has_classifier, has_tagger
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.gguf_vocabulary import add_vocabulary
@@ -43,10 +43,12 @@ _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 class GgufArchitecture:
     """How llama.cpp holds a model type: its ``name`` there, and what differs from transformers' tensors.
 
-    ``interleaved``: the rows of query and key heads are reordered. ``norm_offset`` is added to the norms' weights.
+    ``interleaved``: the rows of query and key heads are reordered. ``norm_offset`` is added to the norms' weights. An
+    ``encoder`` gives hidden states.
     """
 
     name: str
+    encoder: bool = False
     interleaved: bool = False
     norm_offset: float = 0.0
 
@@ -66,8 +68,11 @@ ARCHITECTURES = {
     "phi3": GgufArchitecture("phi3"),
     "olmo": GgufArchitecture("olmo", interleaved=True),
     "nemotron": GgufArchitecture("nemotron", norm_offset=1.0),
+    "bert": GgufArchitecture("bert", encoder=True),
 }
 """The model types that are written. A test runs each by llama.cpp and compares its logits with transformers'."""
+_UNUSED = re.compile(r"(^|\.)(pooler|cls)\.")
+"""Tensors of an encoder that its hidden states do not depend on."""
 UNEVEN = Refusal("GGUF holds one width for all blocks, and these differ", "leave `uneven` out")
 
 
@@ -76,6 +81,10 @@ def gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         return Refusal(f"{kind} models are not written as GGUF", f"of {', '.join(ARCHITECTURES)} they are")
+    if ARCHITECTURES[kind].encoder and (has_classifier(config) or has_tagger(config)):
+        return Refusal(
+            "llama.cpp gives an encoder's hidden states, without its head", "name a checkpoint without a head"
+        )
     if config.get(PER_LAYER):
         return UNEVEN
     if skips(config):
@@ -123,7 +132,9 @@ class _GgufFile:
         table = gguf.get_tensor_name_map(number, self.size.layers)
         self.names: dict[str, str] = {}
         for name in weight_tensors(checkpoint, parts(checkpoint, "decoder")):
-            spellings = (name, f"model.{name}", f"transformer.{name}")
+            if self.architecture.encoder and _UNUSED.search(name):
+                continue
+            spellings = (name, f"model.{name}", f"transformer.{name}", name.removeprefix("bert."))
             known = next(filter(None, (table.get_name(form, (".weight", ".bias")) for form in spellings)), None)
             if known is None:
                 raise ModelError(f"{checkpoint.folder}: GGUF has no name for {name}", "leave the model out")
@@ -185,6 +196,10 @@ class _GgufFile:
         else:
             names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
             writer.add_layer_norm_eps(next((config[name] for name in names if name in config), 1e-5))
+        if self.architecture.encoder:
+            writer.add_causal_attention(False)
+            writer.add_pooling_type(gguf.PoolingType.NONE)
+            writer.add_token_type_count(config.get("type_vocab_size", 2))
         if "use_parallel_residual" in config:
             writer.add_parallel_residual(config["use_parallel_residual"])
 

@@ -15,7 +15,7 @@ from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, reading, stages
+from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, beside_dense, reading, stages
 
 
 def jobs(
@@ -116,7 +116,7 @@ def _missing(
 
     for cell in cells:
         need(cell.variant)
-        if (stage := stages().get(cell.stage)) and stage.process.paired:
+        if beside_dense(cell):
             need(plan.dense[cell.variant.model])
     return found
 

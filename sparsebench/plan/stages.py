@@ -87,6 +87,12 @@ def timed(stage: str) -> bool:
     return stage in stages() and stages()[stage].process.timed
 
 
+def beside_dense(cell: Cell) -> bool:
+    """Whether the dense model is needed to measure a cell."""
+    stage = stages().get(cell.stage)
+    return bool(cell.settings.get("divergence")) or (stage is not None and stage.process.paired)
+
+
 def fits(variant: Variant, key: str, asked: Any) -> bool:
     """Return whether a step of the variant has an ``asked`` value in its field ``key``, or as the name of a ``key``."""
     values = asked if isinstance(asked, list) else [asked]
@@ -137,8 +143,9 @@ def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
     # Records from before there was a draw are of the first documents.
     draw = {"draw": DRAW} if task.limit else {}
     asked = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
+    beside = {"divergence": True} if task.divergence else {}
     data = own_of(task)
-    return asked | draw | labels | batch | precision(model) | ({"own": data.settings()} if data else {})
+    return asked | draw | labels | batch | beside | precision(model) | ({"own": data.settings()} if data else {})
 
 
 def own_of(task: ManifestTask) -> benchmarks.OwnData | None:

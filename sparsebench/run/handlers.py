@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, SparsebenchError, StorageError, Unsup
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
-from sparsebench.plan.stages import PROCESSES
+from sparsebench.plan.stages import beside_dense
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.contract import Step
@@ -198,9 +198,9 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     read = [drawn(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
     read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
-    benchmarks.score(
-        folder, spec.model.family, list(tasks), cache, record, recorder.progress, dtype, fitted, spec.device
-    )
+    dense = None if variant.is_dense else spec.workspace.folder(spec.dense)
+    ways = (recorder.progress, dtype, fitted, spec.device, dense)
+    benchmarks.score(folder, spec.model.family, list(tasks), cache, record, *ways)
 
 
 def _trained_on(step: Step, cache: Any) -> Iterator[str]:
@@ -288,7 +288,7 @@ def variants_read(spec: JobSpec) -> list[Variant]:
         beside = [spec.dense] if any(map(reads_dense, made)) else []
         return [*dict.fromkeys([*([spec.job.parent] if made and spec.job.parent else []), *beside])]
     folders = [variant for variant in spec.job.variants if not variant.heuristic]
-    return [*([spec.dense] if PROCESSES[spec.job.kind].paired else []), *folders]
+    return [*([spec.dense] if any(map(beside_dense, spec.job.cells)) else []), *folders]
 
 
 def damaged(spec: JobSpec) -> dict[str, str]:

@@ -23,7 +23,7 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import PROCESSES, timed
+from sparsebench.plan.stages import PROCESSES, beside_dense, timed
 from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
@@ -178,7 +178,8 @@ class Runner:
         if variant in job.makes:
             needed = () if unpacks(job, variant, self.space.kept) else made_from(variant)
         else:
-            needed = (variant.id, *(variant.parents[:1] if PROCESSES[job.kind].paired else ()))  # the dense model
+            beside = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
+            needed = (variant.id, *(variant.parents[:1] if beside else ()))  # the dense model
         return next((self.lost[name] for name in needed if name in self.lost), None)
 
     def _start(self, job: Job) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.gguf import gguf_file
+from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.storage.bounds import bounds

@@ -280,3 +280,48 @@ def test_a_trimmed_model_is_compared_on_the_windows_of_the_same_tokens_alone(
     assert not set(shown[0]) & set(shown[2])
     assert "no document in common" in compare(foreign, whole).method
     assert foreign.protocol["bits_per_byte"] > 0
+
+
+def test_the_divergence_from_dense_is_measured_in_the_same_pass(
+    tiny_llama: Path, stories: list[str], tmp_path: Path
+) -> None:
+    from sparsebench.benchmarks import scoring
+    from tests.storage.model_folders import prune
+
+    pruned = prune(tiny_llama, tmp_path / "pruned", 0.5)
+    plain_spec, asked = TaskSpec("perplexity", limit=2), TaskSpec("perplexity", limit=2, divergence=True)
+
+    def scored(spec: TaskSpec, dense: Path | None) -> Any:
+        found: list[Any] = []
+        scoring.score(pruned, "decoder", [spec], sources.Cache(), lambda _, result: found.append(result), dense=dense)
+        return found[0]
+
+    alone, beside = scored(plain_spec, tiny_llama), scored(asked, tiny_llama)
+    assert beside.score == alone.score and "divergence" not in alone.protocol
+    assert "divergence" not in scored(asked, None).protocol, "the dense model itself has none"
+    running = perplexity_text(stories, tiny_llama)
+    windows = cut(running, 256)
+    total = same = tokens = 0.0
+    models = [load_model(folder, "decoder") for folder in (tiny_llama, pruned)]
+    for number in sampled(len(windows.ids), 2):
+        shown = torch.tensor([windows.ids[number]])
+        with torch.no_grad():
+            p, q = (wide_logits(model, shown)[:-1].double().log_softmax(-1) for model in models)
+        total += float((p.exp() * (p - q)).sum())
+        same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        tokens += len(p)
+    assert beside.protocol["divergence"] == pytest.approx(total / tokens, rel=1e-4)
+    assert beside.protocol["same_top"] == pytest.approx(same / tokens)
+
+
+def perplexity_text(stories: list[str], folder: Path) -> list[int]:
+    """The tokens of the task's text, as the task reads it."""
+    from sparsebench.models.files.text import token_ids
+
+    return token_ids(load_tokenizer(folder), "\n\n".join(stories))
+
+
+def test_only_a_perplexity_has_a_divergence() -> None:
+    with pytest.raises(BenchmarkError, match="piqa") as caught:
+        check(TaskSpec("piqa", divergence=True), "decoder")
+    assert "divergence" in str(caught.value.hint)

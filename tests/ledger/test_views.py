@@ -1119,3 +1119,43 @@ def test_a_range_without_numbers_is_none(found: list[dict[str, Any]], tmp_path: 
     pairs = ("1e0, 2e0", "1.1e0, 1.2e0", "NULL::DOUBLE, NULL::DOUBLE")
     asked = "SELECT " + ", ".join(f"range_label('{{:.0f}}', {pair})" for pair in pairs)
     assert query.run(tmp_path / "r.duckdb", asked).rows == (("1 to 2", "1", None),)
+
+
+def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ledger: Path) -> None:
+    keys = "model, workload, phase"
+    dense: dict[tuple[str, ...], float] = {}
+    for *at, ms in query.run(ledger, f"SELECT {keys}, ms FROM latency WHERE method = 'dense'").rows:
+        dense[tuple(at)] = min(ms, dense.get(tuple(at), math.inf))
+    asked = f"SELECT {keys}, ms, speedup_over_best, best_16_ms, tokens_per_second, test FROM throughput"
+    rows = query.run(ledger, asked).rows
+    assert len(rows) == len(query.run(ledger, "SELECT DISTINCT variant_id, engine, ranks, phase FROM latency").rows)
+    for model, workload, phase, ms, over_best, best, tokens, test in rows:
+        assert best == pytest.approx(dense[model, workload, phase])
+        assert over_best == pytest.approx(best / ms)
+        expected = {"prefill": (32e3 / ms, "pp 32"), "forward": (32e3 / ms, "pp 32"), "decode": (1e3 / ms, "tg")}
+        assert (tokens, test) == (pytest.approx(expected[phase][0]), expected[phase][1]) if phase in expected else True
+    assert {test for *_, test in rows} == {"pp 32", "tg", "32 + 8"}
+
+
+def test_the_units_of_a_rounded_variant(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Its file's bits over all parameters, the bytes that a token reads, and its place among the dense models."""
+    path = tmp_path / "rounded.duckdb"
+    kept = [
+        copy.deepcopy(record)
+        for record in found
+        if record.get("variant", {}).get("model") == "smol" and record["stage"] in ("make", "storage", "latency")
+    ]
+    for record in kept:
+        if record["variant"]["steps"]:
+            settings = {"type": "Q4_K_M", "importance": False}
+            record["variant"]["steps"] = [{"verb": "quantize", "name": "gguf", "settings": settings}]
+    Ledger(path).ingest(kept)
+    asked = "SELECT t.*, f.dense_bytes, f.parameters FROM throughput t JOIN _formats f USING (variant_id) WHERE phase = 'decode'"
+    answer = query.run(path, asked)
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    rounded = [row for row in rows if row["method"] != "dense"]
+    assert rounded
+    for row in rows:
+        assert row["bits_per_weight"] == pytest.approx(8 * row["dense_bytes"] / row["parameters"])
+        assert row["gb_per_second"] == pytest.approx(row["dense_bytes"] / row["ms"] / 1e6)
+        assert row["best_4_ms"] == pytest.approx(min(one["ms"] for one in rounded)) and row["best_8_ms"] is None

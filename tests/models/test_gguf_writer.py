@@ -28,7 +28,8 @@ def tiny(kind: str, folder: Path, **settings: Any) -> Path:
     kept = {key: value for key, value in wide.items() if key in CONFIGS[kind]}
     config = transformers.CONFIG_MAPPING[kind](**{**CONFIGS[kind], **kept, **settings})
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    auto = transformers.AutoModel if kind == "bert" else transformers.AutoModelForCausalLM
+    model = auto.from_config(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     model.save_pretrained(folder)
@@ -44,6 +45,9 @@ def tiny(kind: str, folder: Path, **settings: Any) -> Path:
 
 def logits(folder: Path, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
+        if "bert" in (folder / "config.json").read_text():
+            states: torch.Tensor = load_model(folder, "encoder")(torch.tensor([ids])).last_hidden_state[0]
+            return states
         return load_model(folder, "decoder")(torch.tensor([ids])).logits[0]
 
 
@@ -54,7 +58,7 @@ def test_llama_cpp_computes_what_transformers_does(kind: str, tmp_path: Path) ->
 
     folder, ids = tiny(kind, tmp_path / "dense"), [*range(5, 21)]
     write_gguf(folder, tmp_path / "model.gguf", "F32")
-    context = LlamaContext(tmp_path / "model.gguf", 32)
+    context = LlamaContext(tmp_path / "model.gguf", 32, kind == "bert")
     context.decode(ids, every=True)
     found = torch.stack([torch.from_numpy(context.logits(index).copy()) for index in range(len(ids))])
     expected = logits(folder, ids)

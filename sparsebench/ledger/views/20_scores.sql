@@ -7,7 +7,8 @@ WITH scored AS (
            CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
            _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
            (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
-           (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
+           (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, (s.protocol ->> '$.divergence')::DOUBLE AS divergence,
+           (s.protocol ->> '$.same_top')::DOUBLE AS same_top, s.protocol, c.settings, c.machine, c.started_at,
            c.origin, c.record_id, c.choice
     FROM _measured c
     JOIN base.scores s USING (record_id)
@@ -47,6 +48,8 @@ COMMENT ON COLUMN scores.dense_at_chance IS 'true where the task cannot tell: th
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
 COMMENT ON COLUMN scores.repeats IS 'whether one batch computed twice agrees to the bit, or by how much it differs; NULL in records from before this was checked';
 COMMENT ON COLUMN scores.bits_per_byte IS 'mean negative log-likelihood of a perplexity''s text, bits per byte of UTF-8, comparable across tokenizers; NULL for other tasks, and where the tokenizer gives no positions of its tokens in the text';
+COMMENT ON COLUMN scores.divergence IS 'mean Kullback-Leibler divergence of the next token''s distribution from the dense model''s, nats a token; NULL unless a perplexity asked for it (`divergence: true`)';
+COMMENT ON COLUMN scores.same_top IS 'share of the tokens whose likeliest successor is the dense model''s, 0 to 1; NULL as divergence';
 COMMENT ON COLUMN scores.protocol IS 'the settings that repeat the scoring (JSON)';
 
 CREATE OR REPLACE VIEW floors AS

@@ -23,7 +23,7 @@ SELECT * EXCLUDE (dense_bytes, dense_prunable_bytes, record_id), bytes / dense_b
 FROM stored;
 
 COMMENT ON VIEW sizes IS 'bytes on disk, one row per variant and storage format, with the bounds that no format can beat';
-COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored), packed (bitmask or gap-coded per tensor), archive (packed, in byte planes under zstd), a plugin''s, or source: the unpruned model''s own file as it was fetched';
+COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored), packed (bitmask or gap-coded per tensor), archive (packed, in byte planes under zstd), a plugin''s, or source: the unpruned model''s own file as it was fetched; a GGUF variant has its file''s size in every format';
 COMMENT ON COLUMN sizes.bytes IS 'weight files in this format, headers included, bytes';
 COMMENT ON COLUMN sizes.read_bytes IS 'of these bytes, those that one token reads: all but the prunable weights that skip or moefy leaves unread (variants.read_share), which count as large as the others';
 COMMENT ON COLUMN sizes.prunable_bytes IS 'the prunable tensors alone, bytes';

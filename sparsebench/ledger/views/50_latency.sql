@@ -96,7 +96,7 @@ FROM (SELECT * REPLACE (noise * if(several AND processes > 1, sqrt(greatest(1, n
 LEFT JOIN saved USING (variant_id);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
-COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs), or a plugin''s';
+COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs), llamacpp, or a plugin''s';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'load (once per process), forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';

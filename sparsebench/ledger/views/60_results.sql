@@ -41,6 +41,13 @@ WITH variants AS (
     GROUP BY ALL
 ), counted AS (
     SELECT manifest, variant_id, sum(zeros) / sum(count) AS zero_share FROM tensors WHERE prunable GROUP BY ALL
+), fastest AS (
+    -- The engine that makes a token of the variant fastest, on the first workload that has one.
+    SELECT manifest, variant_id, machine, workload, arg_min(engine, ms) AS fastest_engine, min(ms) AS fastest_decode_ms, max(best_16_ms) AS best_dense_decode_ms
+    FROM throughput
+    WHERE phase = 'decode'
+    GROUP BY manifest, variant_id, machine, workload
+    QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY max(started_at) DESC, workload) = 1
 ), stored AS (
     SELECT manifest, variant_id, max(bytes) FILTER (format = 'dense') AS bytes_dense,
            max(bytes) FILTER (format = 'packed') AS bytes_packed, max(bytes) FILTER (format = 'archive') AS bytes_archive
@@ -53,14 +60,16 @@ SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.metho
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained, c.retained_low, c.retained_high,
        c.verdict, c.tests, c.q, c.q_tests, c.detectable, c.loss_at_most, c.loses_less, c.documents_to_clear, s.floor,
        s.bits_per_byte,
-       z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
+       z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes,
+       t.fastest_engine, t.fastest_decode_ms, t.best_dense_decode_ms, t.best_dense_decode_ms / t.fastest_decode_ms AS speedup_over_best
 FROM variants v
 LEFT JOIN scores s USING (manifest, variant_id)
 LEFT JOIN vs_dense c USING (manifest, variant_id, record_id)
 LEFT JOIN achieved a USING (manifest, variant_id)
 LEFT JOIN counted k USING (manifest, variant_id)
 LEFT JOIN stored z USING (manifest, variant_id)
-LEFT JOIN _runtime r USING (manifest, variant_id);
+LEFT JOIN _runtime r USING (manifest, variant_id)
+LEFT JOIN (SELECT * EXCLUDE (machine, workload) FROM fastest) t USING (manifest, variant_id);
 
 COMMENT ON VIEW results IS 'the main numbers: one row per variant and task; a variant without scores has one row with a NULL task';
 COMMENT ON COLUMN results.achieved_sparsity IS 'share of the prunable weights that is exactly zero in the written file, 0 to 1';
@@ -90,3 +99,7 @@ COMMENT ON COLUMN results.workload IS 'the first workload that the manifest name
 COMMENT ON COLUMN results.prefill_ms IS 'median time to the first new token, ms (encoder: the whole forward pass; encoder-decoder: encoding included)';
 COMMENT ON COLUMN results.decode_ms IS 'median time of one more token, ms';
 COMMENT ON COLUMN results.peak_bytes IS 'peak memory above the process''s size before the model, summed over ranks, bytes';
+COMMENT ON COLUMN results.fastest_engine IS 'engine, of those measured, that makes a token of the variant fastest';
+COMMENT ON COLUMN results.fastest_decode_ms IS 'its median time of one more token, ms';
+COMMENT ON COLUMN results.best_dense_decode_ms IS 'shortest time of one more token of the dense model in floats, over all engines on that machine and workload, ms';
+COMMENT ON COLUMN results.speedup_over_best IS 'best_dense_decode_ms / fastest_decode_ms: over the best dense engine, as in throughput';

@@ -24,15 +24,6 @@ _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _ARRAY = 8, 9
 _DIMENSIONS = 8
 
-KEY, FILE = "gguf", "model.gguf"
-"""The key of a config.json that names the GGUF type of its weights, and the file beside it that holds them so. The
-folder's other weights are the floats that the file stands for, in the checkpoint's precision."""
-
-
-def gguf_file(folder: Path) -> Path | None:
-    """Return the GGUF file of a variant that is one; None for another model."""
-    return folder / FILE if bounded.read_object(folder / "config.json").get(KEY) else None
-
 
 def shortened(file: Path, out: Path, blocks: int) -> Path:
     """Write the GGUF ``file`` with its first ``blocks`` blocks only, tensors as they are; return ``out``."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from functools import cache
@@ -96,6 +95,9 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_batch_free": (None, (TokenBatch,)),
     "llama_decode": (c_int32, (_HANDLE, TokenBatch)),
     "llama_get_logits_ith": (POINTER(c_float), (_HANDLE, c_int32)),
+    "llama_set_embeddings": (None, (_HANDLE, ctypes.c_bool)),
+    "llama_get_embeddings_ith": (POINTER(c_float), (_HANDLE, c_int32)),
+    "llama_model_n_embd": (c_int32, (_HANDLE,)),
     "llama_print_system_info": (c_char_p, ()),
     "ggml_quantize_chunk": (
         c_size_t,
@@ -142,8 +144,7 @@ def version() -> str:
 
 def features() -> str:
     """Return the instruction sets that the library was compiled for, such as ``avx avx2 fma``."""
-    has: Callable[[str], int] = lambda name: getattr(library(), f"ggml_cpu_has_{name}")()  # noqa: E731
-    return " ".join(name for name in _FEATURES if has(name))
+    return " ".join(name for name in _FEATURES if getattr(library(), f"ggml_cpu_has_{name}")())
 
 
 def quantize(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files import gguf
+from sparsebench.models.files import gguf_variant
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint, TensorInfo, torch_dtype
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 def encoding_of(config: Mapping[str, Any]) -> str:
     """Return ``float``, ``int8``, ``int4`` or ``gguf``. Raises UnsupportedError as ``scheme_of`` does."""
     scheme = scheme_of(config)
-    return scheme.encoding if scheme else gguf.KEY if config.get(gguf.KEY) else FLOAT
+    return scheme.encoding if scheme else gguf_variant.KEY if gguf_variant.is_gguf(config) else FLOAT
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
+from sparsebench.models.files.gguf_variant import FILE, is_gguf
 from sparsebench.sources.cache import read_json, write_json
 
 NOTES = "sparsebench.json"
@@ -52,15 +53,18 @@ def _names_code(key: str, value: Any) -> bool:
 def companions(folder: Path) -> list[Path]:
     """Return what a model folder holds beside its weights: configuration, tokenizer, pooling.
 
-    Left out are weights of any format, their indexes, hidden files and ``sparsebench.json``.
+    Left out are weights of any format, their indexes, hidden files and ``sparsebench.json``. The file of a GGUF variant
+    stays.
     """
+    config = folder / "config.json"
+    kept = FILE if config.is_file() and is_gguf(bounded.read_object(config)) else None
     return [
         path
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".")
         and path.name not in (NOTES, *_FOREIGN_FOLDERS)
         and not path.name.endswith(".index.json")
-        and path.suffix not in WEIGHT_FILES
+        and (path.suffix not in WEIGHT_FILES or path.name == kept)
     ]
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp, as the package xllamacpp holds it: decoders from GGUF files, one sequence at a time, on a CPU.
+"""llama.cpp, as the package xllamacpp holds it: decoders and BERT from GGUF files, one sequence at a time, on a CPU.
 
 A model that is no GGUF variant is written as a GGUF file of floats first, before anything is timed. Phases are the same
 as with other engines: the whole prompt, one more token, and a greedy generation, each with the choice of the token.
@@ -20,7 +20,8 @@ import torch
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.models.files import llamacpp, precision
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.gguf import FILE, gguf_file, shortened
+from sparsebench.models.files.gguf import check, shortened
+from sparsebench.models.files.gguf_variant import FILE, gguf_file
 from sparsebench.models.gguf_writer import FLOATS, write_gguf
 from sparsebench.models.modules.build import build_model
 from sparsebench.runtime.engines.base import SavedModel
@@ -36,9 +37,12 @@ precision moves them. Q8_0 and Q4_K_M stay under 2 on SmolLM2-135M; a wrong name
 
 
 class LlamaContext:
-    """A loaded model with room for ``tokens`` tokens: ``decode`` runs some, ``logits`` reads what they gave."""
+    """A loaded model with room for ``tokens`` tokens: ``decode`` runs some, ``logits`` reads what they gave.
 
-    def __init__(self, file: Path, tokens: int) -> None:
+    An ``encoder`` gives hidden states instead of logits, and keeps nothing.
+    """
+
+    def __init__(self, file: Path, tokens: int, encoder: bool = False) -> None:
         library = self.library = llamacpp.library()
         llamacpp.MESSAGES.clear()
         self.model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
@@ -46,13 +50,18 @@ class LlamaContext:
             raise UnsupportedError(f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", llamacpp.WAY)
         asked = library.llama_context_default_params()
         asked.n_ctx, asked.n_batch, asked.n_seq_max = tokens, max(tokens, USUAL_BATCH), 1
+        if encoder:  # every token reads all others: they cannot be computed in parts
+            asked.n_ubatch = asked.n_batch
         self.context = library.llama_init_from_model(self.model, asked)
         if not self.context or library.llama_n_ctx(self.context) < tokens:
             raise MeasureError(f"llama.cpp: no context of {tokens} tokens: {' '.join(llamacpp.MESSAGES)}")
         library.llama_set_n_threads(self.context, *[torch.get_num_threads()] * 2)
         self.memory = library.llama_get_memory(self.context)
         self.batch = library.llama_batch_init(tokens, 0, 1)
-        self.vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
+        library.llama_set_embeddings(self.context, encoder)
+        self.outputs = library.llama_get_embeddings_ith if encoder else library.llama_get_logits_ith
+        vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
+        self.width = library.llama_model_n_embd(self.model) if encoder else vocabulary
         self.read = 0
         weakref.finalize(self, _free, library, self.batch, self.context, self.model)
 
@@ -70,8 +79,7 @@ class LlamaContext:
 
     def logits(self, index: int = -1) -> Any:
         """Return the logits of a token of the last call, as numbers that the next call overwrites."""
-        pointer = self.library.llama_get_logits_ith(self.context, index)
-        return np.ctypeslib.as_array(pointer, (self.vocabulary,))
+        return np.ctypeslib.as_array(self.outputs(self.context, index), (self.width,))
 
     def next(self) -> list[int]:
         """Return the likeliest next token."""
@@ -80,7 +88,8 @@ class LlamaContext:
     def forget(self, keep: int = 0) -> None:
         """Drop all but the first ``keep`` tokens."""
         if keep == 0:
-            self.library.llama_memory_clear(self.memory, False)
+            if self.memory:
+                self.library.llama_memory_clear(self.memory, False)
         elif not self.library.llama_memory_seq_rm(self.memory, 0, keep, -1):
             raise MeasureError("llama.cpp cannot drop single tokens of this model's cache", "leave the model out")
         self.read = keep
@@ -106,6 +115,19 @@ class LlamaPrefill(Phase):
         self.context.forget()
         self.context.decode(self.ids)
         self.next = self.context.next()
+
+
+class LlamaForward(Phase):
+    """The whole forward pass of an encoder."""
+
+    name = "forward"
+
+    def __init__(self, context: LlamaContext, ids: Sequence[int]) -> None:
+        self.context, self.ids = context, ids
+
+    def step(self) -> None:
+        self.context.forget()
+        self.context.decode(self.ids, every=True)
 
 
 class LlamaDecode(Phase):
@@ -150,14 +172,17 @@ class LlamaGenerate(Phase):
 class LlamaModel:
     """A loaded model with phases and outputs of its own; ``module`` is an empty stand-in that states the precision."""
 
-    def __init__(self, file: Path, tokens: int, dtype: str) -> None:
-        self.context = LlamaContext(file, tokens)
+    def __init__(self, file: Path, tokens: int, dtype: str, family: str) -> None:
+        self.encoder = family == "encoder"
+        self.context = LlamaContext(file, tokens, self.encoder)
         self.module: Any = torch.nn.Module()
         self.module.dtype = getattr(torch, dtype)
         self.hidden_bytes = int(llamacpp.library().llama_model_size(self.context.model))
 
     def phases(self, prompt: Prompt, generate: int) -> list[Phase]:
         """Return the phases, in the order in which they feed each other."""
+        if self.encoder:
+            return [LlamaForward(self.context, prompt.ids[0].tolist())]
         prefill = LlamaPrefill(self.context, prompt.ids[0].tolist())
         return [prefill, LlamaDecode(prefill), LlamaGenerate(prefill, generate)]
 
@@ -167,7 +192,7 @@ class LlamaModel:
         for tokens in (TOKENS, FEW, 1):
             ids = prompt.ids[0, :tokens].tolist()
             self.context.forget()
-            for some in filter(None, (ids[:-1], ids[-1:])):
+            for some in [ids] if self.encoder else filter(None, (ids[:-1], ids[-1:])):
                 self.context.decode(some, every=True)
                 parts += [torch.from_numpy(self.context.logits(index).copy()) for index in range(len(some))]
         return torch.cat(parts)
@@ -196,16 +221,23 @@ class LlamaCpp:
             key = source.folder, dtype_of(source)
             if key not in self.files:
                 try:
-                    self.files[key] = gguf_file(source.folder) or self._written(*key)
+                    self.files[key] = self._found(source.folder) or self._written(*key)
                 except SparsebenchError as error:  # that model's alone: the others are timed
                     self.files[key] = error
+
+    def _found(self, folder: Path) -> Path | None:
+        """Return the file of a GGUF variant, whose header is checked: a folder may be a stranger's."""
+        if file := gguf_file(folder):
+            check(file)
+        return file
 
     def _written(self, folder: Path, dtype: str) -> Path:
         file = Path(tempfile.mkdtemp()) / FILE
         write_gguf(folder, file, FLOATS[dtype])
         return file
 
-    def _file(self, source: SavedModel) -> Path:
+    def file(self, source: SavedModel) -> Path:
+        """Return the GGUF file of a prepared model, or raise what was met when it was written."""
         file = self.files[source.folder, dtype_of(source)]
         if isinstance(file, SparsebenchError):
             raise file
@@ -213,7 +245,7 @@ class LlamaCpp:
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> LlamaModel:
         """Load the model's GGUF file, baseline or not."""
-        model = LlamaModel(self._file(source), tokens, dtype_of(source))
+        model = LlamaModel(self.file(source), tokens, dtype_of(source), source.family)
         name = ctypes.create_string_buffer(256)
         llamacpp.library().llama_model_desc(model.context.model, name, len(name))
         self.kernel = f"llama.cpp, {name.value.decode()}, {llamacpp.features()}"
@@ -230,8 +262,8 @@ class LlamaCpp:
             outputs(build_model(weights, source.family, "bfloat16", shorten), source.family, prompt), exact
         )
         with tempfile.TemporaryDirectory() as folder:
-            file = shortened(self._file(source), Path(folder) / "short.gguf", BLOCKS)
-            away = distance(LlamaModel(file, TOKENS, dtype).outputs(prompt), exact)
+            file = shortened(self.file(source), Path(folder) / "short.gguf", BLOCKS)
+            away = distance(LlamaModel(file, TOKENS, dtype, source.family).outputs(prompt), exact)
         parity = Parity(away, ROUNDED * rounding + 1e-4, dtype, BLOCKS, False)
         return checked(parity, "report the model's architecture: its GGUF file is wrong")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
-from sparsebench.models.files.gguf import FILE, KEY
+from sparsebench.models.files.gguf_variant import FILE, KEY
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.gguf_writer import write_gguf

@@ -77,3 +77,18 @@ def test_where_the_package_is_missing_it_says_how_to_get_it(monkeypatch: pytest.
     with pytest.raises(UnsupportedError, match="xllamacpp") as caught:
         check_model(LLAMA, setting())
     assert "pip install" in str(caught.value.hint)
+
+
+def test_an_encoder_is_timed_by_its_forward_pass(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason=ABSENT)
+    from sparsebench.runtime.engines.base import SavedModel
+    from sparsebench.runtime.workload import inputs
+
+    source = SavedModel(tiny("bert", tmp_path / "dense"), "encoder")
+    running, prompt = engine.LlamaCpp(), inputs({"vocab_size": 96}, Workload(prompt=40))
+    running.prepare([source])
+    assert running.parity(source, prompt).relative_l2 < 0.01
+    (forward,) = running.load(source, 44, False).phases(prompt, 4)
+    forward.begin()
+    forward.step()
+    assert forward.name == "forward" and "bert" in running.kernel

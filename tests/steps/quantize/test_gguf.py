@@ -10,7 +10,8 @@ import torch
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.gguf import gguf_file, load_gguf
+from sparsebench.models.files.gguf import load_gguf
+from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.quantized import encoding_of, float_checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
@@ -81,3 +82,17 @@ def test_importance_weights_the_errors_of_rounding(tmp_path: Path) -> None:
     weighted = quantized(dense, tmp_path / "weighted", text, type="Q4_0", importance=True)
     assert weighted.calibration_tokens == 128 and plain.calibration_tokens == 0
     assert weighted.relative_error != plain.relative_error
+
+
+def test_a_folder_that_is_a_source_keeps_its_file_and_one_without_is_named(tmp_path: Path) -> None:
+    from sparsebench.plan.single import single as one_model
+    from sparsebench.sources import Cache
+
+    out = tmp_path / "out"
+    quantized(tiny("llama", tmp_path / "dense"), out, type="Q8_0")
+    again = one_model(str(out), None, "auto", Cache(tmp_path / "cache"))
+    kept = gguf_file(again.folder)
+    assert kept is not None and kept.read_bytes() == (out / "model.gguf").read_bytes()
+    (out / "model.gguf").unlink()
+    with pytest.raises(ModelError, match=r"model\.gguf"):
+        gguf_file(out)

@@ -1,0 +1,77 @@
+"""What a plan refuses of GGUF variants and of the engine llamacpp, before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparsebench import environment
+from sparsebench.manifest.problems import ManifestError
+from sparsebench.plan.preflight import PlanRequest, prepare
+
+MODEL = """
+version: 1
+models:
+  - name: tiny
+    source: random
+    family: {family}
+    architecture:
+      {{model_type: {kind}, hidden_size: 64, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
+"""
+GGUF = "quantize: gguf, type: Q8_0"
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(environment.versions(), "xllamacpp", "2026.10.0")
+
+
+def planned(path: Path, rest: str, kind: str = "llama", family: str = "decoder") -> PlanRequest:
+    """A request to plan a manifest of one model of random weights."""
+    path.write_text(MODEL.format(kind=kind, family=family) + rest)
+    return PlanRequest(path, ledger=path.parent / "l.duckdb", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "steps, kind, named",
+    [
+        ([GGUF], "bloom", "bloom"),
+        (["shrink: l2, keep: 0.5, uneven: true", GGUF], "llama", "uneven"),
+        ([GGUF, "prune: magnitude, sparsity: 0.5"], "llama", "no step may follow"),
+        (["quantize: gguf"], "llama", "type"),
+    ],
+)
+def test_a_chain_that_a_file_cannot_hold_is_refused_at_its_line(
+    steps: list[str], kind: str, named: str, tmp_path: Path
+) -> None:
+    chain = "".join(
+        f"\n  {'- ' if first else '  '}- {{{step}}}" for first, step in zip([True, False], steps, strict=False)
+    )
+    with pytest.raises(ManifestError, match=named):
+        prepare(planned(tmp_path / "m.yaml", f"variants:{chain}\n", kind))
+
+
+def test_it_may_follow_zeros_and_even_shapes(tmp_path: Path) -> None:
+    steps = f"  - - {{shrink: l2, keep: 0.5}}\n    - {{prune: magnitude, sparsity: 0.5}}\n    - {{{GGUF}}}\n"
+    assert prepare(planned(tmp_path / "m.yaml", f"variants:\n{steps}")).plan.cells
+
+
+def test_without_the_package_the_step_and_the_engine_say_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(environment.versions(), "xllamacpp", "absent")
+    with pytest.raises(ManifestError, match="pip install"):
+        prepare(planned(tmp_path / "m.yaml", f"variants: [{{{GGUF}}}]\n"))
+    timed = "variants: [{prune: magnitude, sparsity: 0.5}]\nruntime: {engines: llamacpp}\n"
+    ready = prepare(planned(tmp_path / "m.yaml", timed))
+    refused = [problem for key, problem in ready.refused.items()]
+    assert refused and all("xllamacpp" in problem.message and "pip install" in problem.hint for problem in refused)
+
+
+def test_what_the_engine_cannot_run_is_refused_by_cell(tmp_path: Path) -> None:
+    rest = "variants: [{quantize: int8}, {quantize: gguf, type: Q8_0}]\nruntime: {engines: [hf, llamacpp]}\n"
+    ready = prepare(planned(tmp_path / "m.yaml", rest))
+    cells = {cell.id: cell for cell in ready.plan.cells}
+    refused = {(cells[key].settings["engine"], cells[key].variant.encoding) for key in ready.refused}
+    assert refused == {("llamacpp", "int8"), ("hf", "gguf")}
