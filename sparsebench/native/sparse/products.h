@@ -163,7 +163,7 @@ VECTORS ALWAYS void integer_rows(const Job& job, const Row* rows, i64 number, i6
             if (!GROUPED) continue;
             const i64 at = (number + row) * each + (group * GROUP >> shift);
             scale[row] = _mm512_set1_ps(scale_at(m, at));
-            if (shift == 5 && width > 32)
+            if (shift == 5 && group * GROUP + 32 < m.cols)
                 scale[row] = _mm512_mask_blend_ps(0xff00, scale[row], _mm512_set1_ps(scale_at(m, at + 1)));
         }
         for (int t = 0; t < TOKENS; ++t) {
