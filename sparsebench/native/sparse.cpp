@@ -24,20 +24,26 @@ void prepare_here(const E* x, i64 cols, int offset, const Inputs& in) {
     prepare(x, cols, offset, in);
 }
 
-template <class T>
-void finish(const float* sums, const void* bias, i64 rows, i64 tokens, void* y, T (*narrow)(float)) {
-    const T* added = static_cast<const T*>(bias);
-    for (i64 token = 0; token < tokens; ++token) {
-        const float* from = sums + token * rows;
-        T* to = static_cast<T*>(y) + token * rows;
-        if (added)
-            for (i64 row = 0; row < rows; ++row) to[row] = narrow(from[row] + widen(added[row]));
-        else
-            for (i64 row = 0; row < rows; ++row) to[row] = narrow(from[row]);
-    }
+template <class E>
+ALWAYS void finish(const float* sums, const E* bias, i64 rows, i64 tokens, E* y) {
+    for (i64 token = 0; token < tokens; ++token, sums += rows, y += rows)
+        for (i64 row = 0; row < rows; ++row) put(bias ? sums[row] + widen(bias[row]) : sums[row], y + row);
 }
 
-float same(float value) { return value; }
+#if defined(__x86_64__)
+template <class E>
+AVX512 void finish_avx512(const float* sums, const E* bias, i64 rows, i64 tokens, E* y) {
+    finish(sums, bias, rows, tokens, y);
+}
+#endif
+
+template <class E>
+void finish_here(const float* sums, const E* bias, i64 rows, i64 tokens, E* y) {
+#if defined(__x86_64__)
+    if (level >= WITH_AVX512) return finish_avx512(sums, bias, rows, tokens, y);
+#endif
+    finish(sums, bias, rows, tokens, y);
+}
 
 // Memory of this thread for vectors in a kernel's form, on a whole line, and for their sums behind.
 u8* scratch(i64 bytes) {
@@ -156,7 +162,7 @@ i64 needed(const E* given, const E* decides, float limit, i64 all, i64 tokens, i
 
 template <class E>
 i64 skip(const void* weights, int item, bool by_columns, const E* x, const E* decides, float limit, i64 ins, i64 outs,
-         i64 tokens, const E* bias, E* y, int threads, i64* values, E (*narrow)(float)) {
+         i64 tokens, const E* bias, E* y, int threads, i64* values) {
     thread_local std::vector<float> floats;
     thread_local std::vector<int> read;
     thread_local std::vector<u8> needs;
@@ -197,7 +203,7 @@ i64 skip(const void* weights, int item, bool by_columns, const E* x, const E* de
                 sum = !needs[one * tokens + token] ? 0.f : bias ? sum + widen(bias[read[one]]) : sum;
             }
     for (i64 token = 0; token < tokens; ++token)
-        finish<E>(sums + token * apart, by_columns ? bias : nullptr, outs, 1, y + token * outs, narrow);
+        finish_here(sums + token * apart, by_columns ? bias : nullptr, outs, 1, y + token * outs);
     return count;
 }
 
@@ -228,18 +234,22 @@ void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* b
 #if defined(__x86_64__)
     if (tiles && type == BFLOAT && m.type != FLOAT && level >= WITH_BF16) choice = {rows_by_tiles, WORDS, WITH_BF16};
 #endif
-    const i64 groups = groups_of(m.cols), taken = lines(tokens * input_bytes(choice.form, groups));
+    const i64 groups = groups_of(m.cols);
+    const bool tiled = choice.kernel == rows_by_tiles;
+    const i64 stride = tiled ? tile_stride(m.cols) : choice.form == BYTES ? groups : groups * GROUP;
+    const i64 taken = lines(tokens * (tiled ? stride * 2 : input_bytes(choice.form, groups)));
     u8* base = scratch(taken + lines(tokens * m.rows * 4));
-    const Inputs in{choice.form, tokens, choice.form == BYTES ? groups : groups * GROUP, base,
-                    reinterpret_cast<float*>(base + tokens * groups * i64(sizeof(Bytes)))};
+    const Inputs in{choice.form, tokens, stride, base, reinterpret_cast<float*>(base + tokens * groups * i64(sizeof(Bytes)))};
     const int offset = m.type == INT8 ? 128 : 8;
     if (type == BFLOAT) prepare_here(static_cast<const u16*>(x), m.cols, offset, in);
     else prepare_here(static_cast<const float*>(x), m.cols, offset, in);
     float* sums = type == FLOAT && !bias ? static_cast<float*>(y) : reinterpret_cast<float*>(base + taken);
     Multiplying work{{&m, in, sums}, choice.kernel};
     on_threads(multiply_part, &work, m.rows * m.cols * tokens < 65536 ? 1 : threads);
-    if (type == BFLOAT) finish<u16>(sums, bias, m.rows, tokens, y, rounded);
-    else if (bias) finish<float>(sums, bias, m.rows, tokens, y, same);
+    if (type == BFLOAT)
+        finish_here(sums, static_cast<const u16*>(bias), m.rows, tokens, static_cast<u16*>(y));
+    else if (bias)
+        finish_here(sums, static_cast<const float*>(bias), m.rows, tokens, static_cast<float*>(y));
 }
 
 // Writes rows first..last of the matrix into `out` as dense bfloat16 (`words`) or float32, scales included.
@@ -255,11 +265,11 @@ void sparse_expand(const Matrix* matrix, i64 first, i64 last, void* out, int wor
 // bytes of a weight, or 0 for a bitmask; by columns, `sparse/skip.h` describes it.
 i64 sparse_skip(const void* weights, int item, int by_columns, const void* x, const void* decides, float limit, int type,
                 i64 ins, i64 outs, i64 tokens, const void* bias, void* y, int threads, i64* values) {
-    auto act = [&](auto kind, auto narrow) {
+    auto act = [&](auto kind) {
         using E = decltype(kind);
         return skip<E>(weights, item, by_columns != 0, static_cast<const E*>(x), static_cast<const E*>(decides), limit, ins,
-                       outs, tokens, static_cast<const E*>(bias), static_cast<E*>(y), threads, values, narrow);
+                       outs, tokens, static_cast<const E*>(bias), static_cast<E*>(y), threads, values);
     };
-    return type == BFLOAT ? act(u16(), rounded) : act(float(), same);
+    return type == BFLOAT ? act(u16()) : act(float());
 }
 }

@@ -84,11 +84,13 @@ struct Ahead {
     VECTORS ALWAYS Ahead(const Row* rows, const u8* const* next) : first(rows[0].values) {
         const i64 block = rows[ROWS - 1].values - first;
         first += std::max(AHEAD, block + block / std::max(1, ROWS - 1));
+#pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) begin += reinterpret_cast<i64>(next[row]);
     }
     template <int LINES>
     VECTORS ALWAYS void fetch(const u8* const* next) const {
         i64 now = -begin;  // bytes that are done
+#pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) now += reinterpret_cast<i64>(next[row]);
         for (int line = 0; line < LINES; ++line) _mm_prefetch(first + now / SHARE + line * LINE, _MM_HINT_T0);
     }
@@ -158,18 +160,21 @@ VECTORS ALWAYS void integer_rows(const Job& job, const Row* rows, i64 number, i6
     auto add = [&](i64 group, i64 width) VECTORS __attribute__((always_inline)) {
         __m512i weights[ROWS];
         __m512 scale[ROWS];
+#pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) {
             weights[row] = unsigned_weights<TYPE, MASKED>(rows[row], group, next[row], width);
             if (!GROUPED) continue;
             const i64 at = (number + row) * each + (group * GROUP >> shift);
             scale[row] = _mm512_set1_ps(scale_at(m, at));
-            if (shift == 5 && width > 32)
+            if (shift == 5 && group * GROUP + 32 < m.cols)
                 scale[row] = _mm512_mask_blend_ps(0xff00, scale[row], _mm512_set1_ps(scale_at(m, at + 1)));
         }
+#pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) {
             const Bytes& with = x[t * stride + group];
             const __m512i less = _mm512_loadu_si512(with.less), values = _mm512_loadu_si512(with.values);
             const __m512 factor = _mm512_set1_ps(scales[t * stride + group]);
+#pragma GCC unroll 8
             for (int row = 0; row < ROWS; ++row) {
                 const __m512 dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(less, weights[row], values));
                 sums[row][t] = _mm512_fmadd_ps(dots, GROUPED ? _mm512_mul_ps(factor, scale[row]) : factor, sums[row][t]);
@@ -194,6 +199,7 @@ VECTORS ALWAYS void float_rows(const Job& job, const Row* rows, i64 token, const
     const Ahead<ROWS, 1> ahead(rows, next);
     for (i64 group = 0; group < groups; ++group) {
         u64 bits[ROWS];
+#pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) {
             bits[row] = MASKED ? rows[row].mask(group) : 0;
         }
@@ -201,10 +207,13 @@ VECTORS ALWAYS void float_rows(const Job& job, const Row* rows, i64 token, const
         for (int part = 0; part < GROUP / WIDTH; ++part) {
             const i64 col = group * GROUP + part * WIDTH;
             __m512i weights[ROWS];
+#pragma GCC unroll 8
             for (int row = 0; row < ROWS; ++row)
                 weights[row] = some_weights<TYPE, MASKED>(u32(bits[row] >> part * WIDTH), next[row], m.cols - col);
+#pragma GCC unroll 8
             for (int t = 0; t < TOKENS; ++t) {
                 const u8* with = x + ((token + t) * stride + col) * (FORM == WORDS ? 2 : 4);
+#pragma GCC unroll 8
                 for (int row = 0; row < ROWS; ++row) {
                     __m512& sum = sums[row][t];
                     if (FORM == WORDS) {
@@ -228,15 +237,19 @@ VECTORS void some_rows(const Job& job, const Row* rows, i64 number, i64 token, c
     const Matrix& m = *job.matrix;
     __m512 sums[ROWS][TOKENS];
     const u8* next[ROWS];
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row) {
         next[row] = begin[row];
+#pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) sums[row][t] = _mm512_setzero_ps();
     }
     if constexpr (FORM == BYTES)
         integer_rows<TYPE, MASKED, GROUPED, ROWS, TOKENS>(job, rows, number, token, next, sums);
     else
         float_rows<TYPE, MASKED, FORM, ROWS, TOKENS>(job, rows, token, next, sums);
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) {
             const float sum = _mm512_reduce_add_ps(sums[row][t]);
             const bool scaled = FORM == BYTES && !GROUPED;
@@ -248,6 +261,7 @@ template <int TYPE, bool MASKED, bool GROUPED, Form FORM, int ROWS>
 VECTORS ALWAYS void all_tokens(const Job& job, i64 number, std::vector<u8>* copies, std::vector<u8>* halves) {
     Row rows[ROWS];
     const u8* next[ROWS];
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row) {
         rows[row] = row_of(*job.matrix, number + row, copies[row]);
         next[row] = rows[row].values;

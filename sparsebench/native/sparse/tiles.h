@@ -81,20 +81,27 @@ Expand expand_to_words(const Matrix& m) {
 
 // Four rows times TOKENS vectors, in registers: sums (tokens, rows).
 template <int TOKENS>
-VECTORS void four_rows(const u16* weights, const u16* x, i64 stride, float* sums, i64 apart, i64 rows) {
+VECTORS void four_rows(const u16* weights, const u16* x, i64 width, i64 stride, float* sums, i64 apart, i64 rows) {
     __m512 all[TOKENS][4];
+#pragma GCC unroll 8
     for (int t = 0; t < TOKENS; ++t)
+#pragma GCC unroll 8
         for (int row = 0; row < 4; ++row) all[t][row] = _mm512_setzero_ps();
-    for (i64 col = 0; col < stride; col += 32) {
+    for (i64 col = 0; col < width; col += 32) {
         __m512bh four[4];
+#pragma GCC unroll 8
         for (int row = 0; row < 4; ++row) four[row] = (__m512bh)_mm512_loadu_si512(weights + row * stride + col);
+#pragma GCC unroll 8
         for (int t = 0; t < TOKENS; ++t) {
             const __m512bh with = (__m512bh)_mm512_loadu_si512(x + t * stride + col);
+#pragma GCC unroll 8
             for (int row = 0; row < 4; ++row) all[t][row] = _mm512_dpbf16_ps(all[t][row], four[row], with);
         }
     }
+#pragma GCC unroll 8
     for (int t = 0; t < TOKENS; ++t) {
         __m256 half[4];
+#pragma GCC unroll 8
         for (int row = 0; row < 4; ++row)
             half[row] = _mm256_add_ps(_mm512_castps512_ps256(all[t][row]), _mm512_extractf32x8_ps(all[t][row], 1));
         const __m256 both = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
@@ -105,10 +112,13 @@ VECTORS void four_rows(const u16* weights, const u16* x, i64 stride, float* sums
 
 constexpr i64 TILE_BYTES = 256 << 10;
 
+// Words from one vector, or row of a tile, to the next: an odd number of lines, or all would share a few sets of the cache.
+i64 tile_stride(i64 cols) { return groups_of(cols) * GROUP + 32; }
+
 // For WORDS only.
 VECTORS void rows_by_tiles(const Job& job, i64 first, i64 last) {
     const Matrix& m = *job.matrix;
-    const i64 stride = job.in.stride, tile = std::max<i64>(4, TILE_BYTES / (stride * 2) / 4 * 4);
+    const i64 width = groups_of(m.cols) * GROUP, stride = job.in.stride, tile = std::max<i64>(4, TILE_BYTES / (stride * 2) / 4 * 4);
     const Expand expand = expand_to_words(m);
     std::vector<u8> copy, bytes(m.cols + 2 * LINE);
     std::vector<u16> room(tile * stride + LINE);
@@ -132,12 +142,12 @@ VECTORS void rows_by_tiles(const Job& job, i64 first, i64 last) {
                 const u16 *weights = rows + row * stride, *with = x + token * stride;
                 const i64 wide = std::min<i64>(4, count - row);
                 switch (some) {
-                    case 6: four_rows<6>(weights, with, stride, sums, m.rows, wide); break;
-                    case 5: four_rows<5>(weights, with, stride, sums, m.rows, wide); break;
-                    case 4: four_rows<4>(weights, with, stride, sums, m.rows, wide); break;
-                    case 3: four_rows<3>(weights, with, stride, sums, m.rows, wide); break;
-                    case 2: four_rows<2>(weights, with, stride, sums, m.rows, wide); break;
-                    default: four_rows<1>(weights, with, stride, sums, m.rows, wide);
+                    case 6: four_rows<6>(weights, with, width, stride, sums, m.rows, wide); break;
+                    case 5: four_rows<5>(weights, with, width, stride, sums, m.rows, wide); break;
+                    case 4: four_rows<4>(weights, with, width, stride, sums, m.rows, wide); break;
+                    case 3: four_rows<3>(weights, with, width, stride, sums, m.rows, wide); break;
+                    case 2: four_rows<2>(weights, with, width, stride, sums, m.rows, wide); break;
+                    default: four_rows<1>(weights, with, width, stride, sums, m.rows, wide);
                 }
             }
         }

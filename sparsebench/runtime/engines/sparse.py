@@ -23,7 +23,16 @@ from sparsebench.models.shape.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, TorchCsr, kernels, semi_structured
+from sparsebench.runtime.kernels import (
+    Choices,
+    KernelLinear,
+    Kernels,
+    Matrix,
+    TorchCsr,
+    attention,
+    kernels,
+    semi_structured,
+)
 from sparsebench.runtime.kernels.linear import FEW
 from sparsebench.runtime.kernels.matrix import (
     GROUP,
@@ -148,8 +157,24 @@ class Sparse:
                 f"{weights.config.get('model_type')}: none of its layers is one that the sparse engine can replace",
                 "measure it with another engine",
             )
+        self._replace_dense(model)
         self._describe(model)
         return model.to("cuda") if self.cuda else model
+
+    def _replace_dense(self, model: Any) -> None:
+        """Multiply by our kernels what is left in bfloat16, such as a tied head, where they multiply other layers."""
+        layers = dict(model.named_modules())
+        if not any(isinstance(layer, KernelLinear) for layer in layers.values()):
+            return
+        assert isinstance(self.kernels, Kernels)
+        attention.install(model)
+        for name, layer in layers.items():
+            if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
+                continue
+            made = KernelLinear(self.kernels, dense(layer.weight.detach()), None, self.choices)
+            if made.tiled:  # without these instructions torch's product is as fast
+                made.register_parameter("bias", layer._parameters.get("bias"))
+                model.set_submodule(name, made)
 
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""

@@ -58,7 +58,10 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
     bits, group = int(kind[3]), int(kind.split()[-1]) if " " in kind else None
     made = codes(weight, bits, group)
     words = dict(stored_parts(made, "w", Quantize(f"int{bits}", group).scheme))["w_packed"]  # type: ignore[arg-type]
-    whole = integers(words, f"int{bits}", weight.shape[1], made.scale, group)
+    # What lies behind the scales in memory must not be read: 0 times NaN is NaN.
+    behind = torch.full((made.scale.numel() + 64,), torch.nan, dtype=made.scale.dtype)
+    scale = behind[: made.scale.numel()].view(made.scale.shape).copy_(made.scale)
+    whole = integers(words, f"int{bits}", weight.shape[1], scale, group)
     return {"dense": whole, "bitmask": without_zero_codes(whole)}, made.expanded(F32)
 
 
