@@ -1,17 +1,16 @@
--- title: Near-zero weights, dense and after methods that spread zeros unevenly, block by block
+-- title: Near-zero weights after methods that spread zeros unevenly, block by block
 -- finding: finding
--- about: which blocks and kinds of module a method empties: share of |w| below a tenth of the rms, dense beside pruned
+-- about: which blocks and kinds of module a method empties: share of |w| below a tenth of the rms
 -- kind: heatmap
 -- x: layer
 -- y: kind
 -- value: near_share
 -- facet: facet
--- row: model
--- columns: 3
+-- columns: 2
 -- yscale: percent
 -- xlabel: transformer block
 -- ylabel: near zero, %
--- note: Exact zeros are included. The threshold is a tenth of the root mean square that the matrix has in that variant. Each method is shown at the sparsity nearest to 50%. Methods that take the same share of every matrix are left out: their panel would have one colour.
+-- note: Exact zeros are included. The threshold is a tenth of the root mean square that the matrix has in that variant. Each method is shown at the sparsity nearest to 50%. Methods that take the same share of every matrix are left out: their panel would have one colour, as that of every dense model.
 
 WITH placed AS (
     SELECT s.*, line, abs(sparsity - 0.5) AS off, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS row_name
@@ -23,7 +22,7 @@ WITH placed AS (
     -- Matrices that differ by two points: more than rounding.
     SELECT variant_id, model
     FROM placed
-    WHERE method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
+    WHERE method <> 'dense' AND method NOT LIKE '%+%' AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
     HAVING max(zero_share) - min(zero_share) > 0.02
 ), told AS (
@@ -35,9 +34,9 @@ WITH placed AS (
     LIMIT 1
 )
 SELECT DISTINCT ON (facet, row_name, layer) layer, row_name AS kind, near_share, model_label(model, weights) AS model,
-       concat(model_label(model, weights), chr(10), if(method = 'dense', 'dense', concat(line, ', ', percent_label(sparsity), '%'))) AS facet,
-       (SELECT format('At {}% zeros, {} leaves {:.0f} to {:.0f}% of a matrix of {} near zero', percent_label(told.sparsity), told.line, 100 * least, 100 * most, told.model) FROM told) AS finding
+       concat(model_label(model, weights), chr(10), line, ', ', percent_label(sparsity), '%') AS facet,
+       (SELECT format('One threshold for a whole model empties some of its matrices: {}, at {}% zeros, leaves {:.0f} to {:.0f}% near zero', told.model, percent_label(told.sparsity), 100 * least, 100 * most) FROM told) AS finding
 FROM placed
-WHERE variant_id IN (SELECT variant_id FROM uneven) OR (method = 'dense' AND placed.model IN (SELECT model FROM uneven))
+WHERE variant_id IN (SELECT variant_id FROM uneven)
 ORDER BY placed.model, method <> 'dense', facet, side DESC,
          list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], placed.kind), layer, variant_id;

@@ -1,39 +1,42 @@
 -- title: Perplexity against sparsity
 -- finding: finding
--- about: where perplexity rises and where models collapse, method by method
+-- about: where perplexity rises, method by method, until a model is ruined
 -- kind: line
 -- x: sparsity
--- y: score
+-- y: ratio
 -- low: low
 -- high: high
--- series: line
+-- series: method
 -- place: place
--- facet: panel
 -- bound: bound
--- apart: apart
--- reference: dense = dense; collapsed = collapsed
+-- facet: panel
+-- reference: dense = dense; gate = quality gate; ruined = ruined
 -- columns: 2
 -- yscale: log
--- knee: 10000
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
--- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model. N:M patterns are points. Only pruned models are shown, each method as usually calibrated; brackets name another calibration, where it has sparsities of its own (d: dense inputs).
--- boundnote: Grey: random masks, the baseline; lines with a sparsity for each block (+owl).
--- note: Above 10,000 a model has collapsed, and the order of methods means nothing: that part of the axis is packed together.
+-- ylabel: perplexity / dense's
+-- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Whiskers: 95% intervals of the score. The point at 0% is dense. Lines end behind the first point above three times dense's perplexity: the model is ruined, and by how much means nothing (above 30 times a point stands at 30).
+-- boundnote: Grey: random masks, the baseline.
 
-WITH shown AS (
-    -- Colours are left to the methods.
-    SELECT * REPLACE (bound OR line LIKE '%+owl%' AS bound), bound AS floor FROM _pruned_curves WHERE scale = 'perplexity'
+WITH scored AS (
+    SELECT model, weights, split_part(method, '+', 1) AS method, round(sparsity, 4) AS sparsity, score, low, high, dense, n, bound
+    FROM curves c
+    WHERE scale = 'perplexity' AND sparsity > 0 AND pattern = 'unstructured' AND method NOT IN ('dense', 'elsa') AND variant_id NOT IN (FROM _more_than_zeros)
+    QUALIFY n = max(n) OVER (PARTITION BY model, weights) OR row_number() OVER (PARTITION BY model, weights, method, n ORDER BY sparsity) < 0
 ), best AS (
-    -- Of a model's samples, the title tells of the largest.
-    SELECT model, sparsity, min(score / dense) AS ratio
-    FROM (FROM shown WHERE pattern = 'unstructured' AND NOT floor QUALIFY n = max(n) OVER (PARTITION BY model, weights))
-    GROUP BY ALL
+    FROM scored QUALIFY row_number() OVER (PARTITION BY model, weights, method, sparsity ORDER BY score, dense) = 1
+), ended AS (
+    SELECT *, score / dense AS times, coalesce(max(times) OVER (PARTITION BY model, weights, method ORDER BY sparsity ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 1) AS before
+    FROM best
+), drawn AS (
+    SELECT model, weights, method, sparsity, least(times, 30)::DOUBLE AS ratio, if(times > 30, NULL, low / dense) AS low, if(times > 30, NULL, high / dense) AS high, bound, n FROM ended WHERE before <= 3
+    UNION ALL BY NAME
+    SELECT DISTINCT model, weights, method, 0::DOUBLE AS sparsity, 1::DOUBLE AS ratio, bound, n FROM ended
 )
-SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel, apart,
-       (SELECT format('{}, on the largest sample: the best pruning alone has {} times dense''s perplexity at 50% zeros, at 90% at least {:,.0f} times',
-                      string_agg(DISTINCT model, ' and ' ORDER BY model), range_label('{:.1f}', min(ratio) FILTER (sparsity = 0.5), max(ratio) FILTER (sparsity = 0.5)), min(ratio) FILTER (sparsity = 0.9)) FROM best) AS finding
-FROM shown
-JOIN metrics USING (metric)
-ORDER BY panel, bound, line, sparsity;
+SELECT sparsity, ratio, low, high, method, bound, 1::DOUBLE AS dense, 1.1::DOUBLE AS gate, 3::DOUBLE AS ruined, concat(model_label(model, weights), chr(10), n, ' windows of text') AS panel,
+       coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps', 'ria', 'random'], method), 7) - 1 AS place,
+       (SELECT format('Half of the weights at zero cost {} times dense''s perplexity at best; beyond, models are soon ruined', range_label('{:.1f}', min(times), max(times)))
+        FROM (SELECT model, min(times) AS times FROM ended WHERE sparsity = 0.5 AND NOT bound GROUP BY model) HAVING min(times) > 1.1) AS finding
+FROM drawn
+ORDER BY panel, bound, place, sparsity;

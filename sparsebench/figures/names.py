@@ -63,15 +63,20 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
             ordered.insert(max(fitting, len(ordered) - int((1 - level[0]) / gap)), level)
         weights = [LEVEL if name.x is None else 1.0 for _, name in ordered]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
+        beside = blended_transform_factory(axes.transData, axes.transAxes)
         for at, (end, name) in zip(apart([end for end, _ in ordered], gap, weights), ordered, strict=True):
+            if name.x is not None:  # behind the end of its line, without a thread: threads would cross in a fan
+                axes.annotate(
+                    name.text, (name.x, at), xycoords=beside, xytext=(6, 0), textcoords="offset points", va="center",
+                    fontsize=7, color=name.colour, annotation_clip=False,
+                )  # fmt: skip
+                continue
             moved = abs(at - end) > 0.4 * gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
-                      "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 2.5 if name.x is not None else 0}  # fmt: skip
+                      "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 0}  # fmt: skip
             axes.annotate(
-                name.text, (1 if name.x is None else name.x, name.y), xycoords=edge if name.x is None else "data",
-                xytext=(1.035 if name.x is not None or moved else 1.015, at), textcoords="axes fraction", va="center",
-                fontsize=6.5 if name.x is None else 7, color=name.colour, annotation_clip=False,
-                arrowprops=thread if moved or name.x is not None else None,
+                name.text, (1, name.y), xycoords=edge, xytext=(1.035 if moved else 1.015, at), textcoords="axes fraction",
+                va="center", fontsize=6.5, color=name.colour, annotation_clip=False, arrowprops=thread if moved else None,
             )  # fmt: skip
 
 

@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from sparsebench.figures import line, names, style
 from sparsebench.figures.canvas import Canvas, Panels, Row, Rows
 from sparsebench.figures.spec import ENDS, FigureSpec
 
-AWAY = (4.0, 7.0, 11.0, 16.0, 22.0)
-"""Points between a mark and its text, nearest first."""
-NEAR = 7.0
-"""A text further away than this is joined to its mark by a thread."""
+AWAY = (4.0, 7.0)
+"""Points between a mark and its text, nearest first: further away it would need a thread."""
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
 
 
@@ -100,18 +97,14 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
             fontsize=6.5, color=colour, zorder=6,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2.5},
         )  # fmt: skip
         text.set_in_layout(False)
-        text.get_window_extent()  # moves it to its mark
-        size = Text.get_window_extent(text)  # without the thread
-        for away, across, up in _places(size.width / dot, size.height / dot):
+        size = text.get_window_extent()
+        for across, up in _places(size.width / dot, size.height / dot):
             box = size.translated(across * dot, up * dot)
             within = all(panel_box.contains(*corner) for corner in (box.min, box.max))
             if within and not any(box.overlaps(other) for other in taken):
                 text.set_position((across, up))
-                if text.arrow_patch:
-                    text.arrow_patch.set_visible(away > NEAR)
                 taken.append(box)
                 break
         else:
@@ -136,8 +129,8 @@ def _strokes(axes: Axes) -> list[Bbox]:
     return strokes
 
 
-def _places(width: float, height: float) -> Iterator[tuple[float, float, float]]:
-    """Yield centres for a text of that size around its mark, nearest first: how far away, across, up, in points."""
+def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
+    """Yield centres for a text of that size around its mark, nearest first: across and up, in points."""
     for away in AWAY:
         for right, up in COMPASS:
-            yield away, right * (away + width / 2), up * (away + height / 2)
+            yield right * (away + width / 2), up * (away + height / 2)

@@ -179,7 +179,7 @@ def test_curves_clip_and_overlap_nothing(series: int, width: float) -> None:
         }
         for facet in range(2) for number in range(series) for step in range(-18, 7)
     ]  # fmt: skip
-    assert overlaps(draw(parse(SHIPPED / "magnitudes.sql"), table(rows), [], width)) == []
+    assert overlaps(draw(parse(Path(__file__).parent / "specs" / "curves.sql"), table(rows), [], width)) == []
 
 
 @pytest.mark.parametrize("threshold", [1e-4, 0.0299, 0.0301, 0.1, 0.5, 1.0, 3.0])
@@ -311,7 +311,7 @@ def test_what_panels_share_holds_all_of_them() -> None:
          "dense": 1}
         for panel, top in (("low", 1.0), ("high", 5.0)) for x, y in ((0.0, 1.0), (0.5, top))
     ]  # fmt: skip
-    figure = draw(parse(SHIPPED / "engines.sql"), table(rows), [])
+    figure = draw(parse(Path(__file__).parent / "specs" / "shared.sql"), table(rows), [])
     assert all(axes.get_ylim()[1] > 5 for axes in figure.axes)
 
 

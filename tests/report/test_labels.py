@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from sparsebench.report.build import ROOM
 from tests.report import calibrated
-
-FIGURES = Path(__file__).parents[2] / "figures"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def test_a_recipe_s_words_name_what_is_not_usual(ledger: Path) -> None:
 
 
 def test_a_figure_draws_another_calibration_where_it_has_sparsities_of_its_own(ledger: Path) -> None:
-    rows = query.run(ledger, parse(FIGURES / "perplexity.sql").sql).dicts()
+    rows = query.run(ledger, "FROM _pruned_curves WHERE scale = 'perplexity'").dicts()
     drawn = {(row["line"], row["sparsity"]) for row in rows if row["line"].startswith("wanda/row") and row["sparsity"]}
     assert {("wanda/row", 0.5), ("wanda/row", 0.9), ("wanda/row (text 2)", 0.7)} <= drawn
     assert not any("1d" in line for line, _ in drawn), "at 50% alone, where the usual calibration was measured"

@@ -1,0 +1,14 @@
+-- title: How many weights are small: cumulative share of |w| below a threshold, dense models
+-- finding: finding
+-- about: the distribution of weight magnitudes by model and depth, beside a normal distribution's
+-- kind: curve
+-- x: threshold
+-- y: value
+-- series: series
+-- facet: facet
+-- row: model
+-- bound: bound
+-- columns: 2
+-- xscale: log
+-- xlabel: threshold on |w|, in units of its matrix's root mean square
+SELECT 1

@@ -1,0 +1,21 @@
+-- title: Perplexity against sparsity
+-- finding: finding
+-- about: where perplexity rises and where models collapse, method by method
+-- kind: line
+-- x: sparsity
+-- y: score
+-- low: low
+-- high: high
+-- series: line
+-- place: place
+-- facet: panel
+-- bound: bound
+-- apart: apart
+-- reference: dense = dense; collapsed = collapsed
+-- columns: 2
+-- yscale: log
+-- knee: 10000
+-- xscale: sparsity
+-- xlabel: sparsity of the prunable weights, %
+-- ylabel: perplexity (lower is better)
+SELECT 1

@@ -1,0 +1,19 @@
+-- title: Where zeros save time, and where 8 bits do: speed-up of each engine over the dense model
+-- about: the sparsity from which an engine is faster than dense, and whether that beats int8
+-- finding: finding
+-- kind: line
+-- x: sparsity
+-- y: speedup
+-- low: speedup_low
+-- high: speedup_high
+-- series: series
+-- facet: panel
+-- mark: first_faster
+-- reference: dense = break-even
+-- columns: 2
+-- ymin: 0
+-- yshare: yes
+-- xscale: sparsity
+-- xlabel: sparsity of the prunable weights, %
+-- ylabel: speed-up over dense
+SELECT 1
