@@ -21,11 +21,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from sparsebench.benchmarks.running import RunningText
 
 from sparsebench import sources
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.benchmarks.perplexity import cut
+from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.text import load_tokenizer, token_ids
 from sparsebench.models.gguf_writer import write_gguf

@@ -20,12 +20,12 @@ from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import recorded
 
-Row = dict[str, Any]
+ChosenRow = dict[str, Any]
 
 
 def choose(
     ledger: Path, model: str, share: float | None = None, loss: float | None = None, engine: str | None = None
-) -> list[Row]:
+) -> list[ChosenRow]:
     """Return the scored variants of a model, those that fit first and the best of these first (``choose.sql``).
 
     ``share`` is the most of dense's bytes, ``loss`` the most points (percent of a perplexity) on any task. A row has
@@ -53,7 +53,7 @@ def choose(
     return rows
 
 
-def make_command(ledger: Path, row: Row) -> str:
+def make_command(ledger: Path, row: ChosenRow) -> str:
     """Return the `sparsebench apply` that makes a variant again, by its columns in the view ``variants``."""
     steps = [_step(step) for step in _steps(ledger, row["variant_id"])]
     words = ["sparsebench", "apply", _source(row["source"]), *steps, "--out", _folder(row)]
@@ -64,7 +64,7 @@ def make_command(ledger: Path, row: Row) -> str:
     return shlex.join(words)
 
 
-def _name(row: Row, variants: Sequence[MeasuredVariant]) -> str:
+def _name(row: ChosenRow, variants: Sequence[MeasuredVariant]) -> str:
     """Return the shortest name of a variant: its recipe's words, or the beginning of its id where they fit several."""
     name = next(variant.name for variant in variants if variant.id == row["variant_id"])
     try:
@@ -73,14 +73,14 @@ def _name(row: Row, variants: Sequence[MeasuredVariant]) -> str:
         return str(row["variant_id"])[:10]
 
 
-def _folder(row: Row) -> str:
+def _folder(row: ChosenRow) -> str:
     """Return a name for the variant's folder."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", f"{row['model']} {row['recipe']}").strip("-")
 
 
 def _steps(ledger: Path, variant_id: str) -> list[Step]:
     asked = "SELECT position, step, name, field, value FROM base.steps WHERE variant_id = $id ORDER BY position"
-    written: dict[int, Row] = {}
+    written: dict[int, ChosenRow] = {}
     for row in query.run(ledger, asked, {"id": variant_id}).dicts():
         step = written.setdefault(row["position"], {"verb": row["step"], "name": row["name"], "settings": {}})
         if row["field"] is not None:

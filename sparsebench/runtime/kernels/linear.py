@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsebench.environment import emulated
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Fields, Kernels, Matrix
+from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, MatrixFields
 
 TILE_BYTES = 2 << 20
 """Bytes of dense rows expanded at a time for torch: few enough to be read back from the cache."""
@@ -73,7 +73,7 @@ class MatrixHolder(nn.Module):
             self._known = (address, ctypes.pointer(self.describe(self._buffers)))
         return self._known[1]
 
-    describe: Callable[[Any], Fields]
+    describe: Callable[[Any], MatrixFields]
     _known: tuple[int, Any]
 
 

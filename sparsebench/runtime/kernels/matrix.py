@@ -42,7 +42,7 @@ DAMAGED = ("its packed index and values do not match: the file is damaged", "pac
 _P, _L, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
-class Fields(ctypes.Structure):
+class MatrixFields(ctypes.Structure):
     """The struct ``Matrix`` of the library: numbers and addresses of a ``Matrix``."""
 
     _fields_ = (
@@ -143,12 +143,12 @@ class Matrix:
         """The bytes of its parts, which one product reads."""
         return sum(part.nbytes for part in self.tensors.values())
 
-    def fields(self, parts: dict[str, Any]) -> Fields:
+    def fields(self, parts: dict[str, Any]) -> MatrixFields:
         """Return what the library is given, where the parts are the tensors ``parts``."""
         address = {name: part.data_ptr() for name, part in parts.items()}
         stride = 0 if "masks" in parts else parts["values"].nbytes // max(1, self.rows)
         scale = str(parts["scales"].dtype).removeprefix("torch.") if "scales" in parts else "float32"
-        return Fields(
+        return MatrixFields(
             TYPES[self.type], self.rows, self.cols, stride, self.nonzeros, address.get("masks"), address.get("starts"),
             address["values"], address.get("scales"), TYPES[scale], self.group or max(1, self.cols),
         )  # fmt: skip
