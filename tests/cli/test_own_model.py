@@ -15,12 +15,14 @@ import torch
 import yaml
 
 from sparsebench.benchmarks.own import KINDS
+from sparsebench.ledger.store import Ledger
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.plan.checks import load_text
 from sparsebench.plan.draft import draft
 from sparsebench.sources import Cache, parse, read_config
 from tests.benchmarks.conftest import sentence
 from tests.command import call
+from tests.ledger import samples
 
 NAMES = ("negative", "positive")
 
@@ -59,6 +61,7 @@ def reviews(folder: Path, path: Path, documents: int = 60) -> Path:
     return path
 
 
+@pytest.mark.long  # a minute: eight variants are made, scored and exported
 def test_from_a_model_and_a_file_to_the_variant_that_fits(bert: Path, tmp_path: Path) -> None:
     home = bert.parent
     reviews(bert, home / "reviews.csv")
@@ -91,17 +94,36 @@ def test_from_a_model_and_a_file_to_the_variant_that_fits(bert: Path, tmp_path: 
     assert tight.returncode == 1 and "no variant fits" in tight.stderr and "my-bert" not in tight.stderr
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the ledger of two models."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "ledger").mkdir()
+    Ledger(folder / "ledger" / "sparsebench.duckdb").ingest(samples.sample(samples.small()))
+    return folder
+
+
+def test_what_fits_comes_smallest_first(measured: Path) -> None:
+    asked = call("choose", "--model", "smol", "--max-bytes", "95%", "--max-loss", "60", "--json", cwd=measured)
+    rows = json.loads(asked.stdout)
+    assert asked.returncode == 0 and rows
+    assert all(row["share"] <= 0.95 and row["loss"] <= 60 and "random" not in row["recipe"] for row in rows)
+    assert [round(row["share"], 2) for row in rows] == sorted(round(row["share"], 2) for row in rows)
+    assert all("sparsebench apply" in row["make"] and "sparsebench export" in row["export"] for row in rows)
+
+
 @pytest.mark.parametrize(
     ("words", "culprits"),
     [
-        (("--model", "my-bret"), ("my-bret", "my-bert")),
-        (("--model", "my-bert", "--max-bytes", "300"), ("300", "60%")),
-        (("--model", "my-bert", "--engine", "hff"), ("hff", "hf")),
-        (("--model", "my-bert", "--engine", "skip"), ("skip", "sparsebench sql")),
+        (("--model", "smoll"), ("smoll", "smol")),
+        (("--model", "smol", "--max-bytes", "300"), ("300", "60%")),
+        (("--model", "smol", "--max-loss", "900"), ("--max-loss", "900")),
+        (("--model", "smol", "--engine", "hff"), ("hff", "hf")),
+        (("--model", "smol", "--engine", "skip"), ("skip", "sparsebench sql")),
     ],
 )
-def test_what_cannot_be_chosen_from_is_named(words: tuple[str, ...], culprits: tuple[str, ...], bert: Path) -> None:
-    asked = call("choose", *words, cwd=bert.parent)
+def test_what_cannot_be_chosen_from_is_named(words: tuple[str, ...], culprits: tuple[str, ...], measured: Path) -> None:
+    asked = call("choose", *words, cwd=measured)
     assert asked.returncode == 2 and all(culprit in asked.stderr for culprit in culprits), asked.stderr
 
 
