@@ -190,29 +190,29 @@ class CausalScorer(HFLM):
         for row, count in zip(rows, kept, strict=True):
             end += count
             for number, continuation in asked[row]:
-                wanted = torch.tensor(continuation, device=logits.device)
+                targets = torch.tensor(continuation, device=logits.device)
                 begin = end - len(continuation)
-                likelihood = chances[begin:end].gather(1, wanted.unsqueeze(1)).sum()
-                yield number, (float(likelihood), bool((greedy[begin:end] == wanted).all()))
+                likelihood = chances[begin:end].gather(1, targets.unsqueeze(1)).sum()
+                yield number, (float(likelihood), bool((greedy[begin:end] == targets).all()))
 
     def _logits(self, rows: list[TokenIds], kept: list[int], together: bool) -> torch.Tensor:
         """Return logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row ``i``, in order."""
         if together:
             tree = prefixes.Tree(rows, self.device)
-            places = [node for path, count in zip(tree.paths, kept, strict=True) for node in path[-count:]]
-            return self._at(places, lambda: prefixes.compute(self.model, tree))
+            positions = [node for path, count in zip(tree.paths, kept, strict=True) for node in path[-count:]]
+            return self._at(positions, lambda: prefixes.compute(self.model, tree))
         width = max(map(len, rows))
         batch = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")
         for number, row in enumerate(rows):
             batch[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         ends = [number * width + len(row) for number, row in enumerate(rows)]
-        places = [number for end, count in zip(ends, kept, strict=True) for number in range(end - count, end)]
-        return self._at(places, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
+        positions = [number for end, count in zip(ends, kept, strict=True) for number in range(end - count, end)]
+        return self._at(positions, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
 
-    def _at(self, places: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _at(self, positions: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return what ``forward`` gives with the output head called only at these positions of the flattened batch."""
         head: Any = self.model.get_output_embeddings()
-        chosen = torch.tensor(places, device=self.device)
+        chosen = torch.tensor(positions, device=self.device)
 
         def only_chosen(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             hidden = args[0]

@@ -42,12 +42,12 @@ class PllText:
     end: int
     cut: int = 0
 
-    def masked(self, place: int) -> range:
-        """Return the positions that are masked when the token at ``place`` is scored."""
-        last = place + 1
-        while last < self.end and self.words[last] == self.words[place]:
+    def masked(self, position: int) -> range:
+        """Return the positions that are masked when the token at ``position`` is scored."""
+        last = position + 1
+        while last < self.end and self.words[last] == self.words[position]:
             last += 1
-        return range(place, last)
+        return range(position, last)
 
 
 class PllTokenizer:
@@ -160,8 +160,8 @@ class PllScorer:
         """Yield batches of (text, position that is scored), one pair per masked copy, longest texts first."""
         batch: list[tuple[PllText, int]] = []
         for text in texts:
-            for place in range(text.begin, text.end):
-                batch.append((text, place))
+            for position in range(text.begin, text.end):
+                batch.append((text, position))
                 if len(batch) >= (self.rows or max(1, min(self.most, self.tokens // len(batch[0][0].ids)))):
                     yield batch
                     batch = []
@@ -172,32 +172,32 @@ class PllScorer:
         width = len(batch[0][0].ids)
         device = self.model.device
         ids = torch.full((len(batch), width), self.tokenizer.pad_token_id or 0, device="cpu")
-        seen = torch.zeros((len(batch), width), dtype=torch.long, device="cpu")
-        for row, (text, place) in enumerate(batch):
+        attention_mask = torch.zeros((len(batch), width), dtype=torch.long, device="cpu")
+        for row, (text, position) in enumerate(batch):
             ids[row, : len(text.ids)] = torch.tensor(text.ids, device="cpu")
-            seen[row, : len(text.ids)] = 1
-            masked = text.masked(place)
+            attention_mask[row, : len(text.ids)] = 1
+            masked = text.masked(position)
             ids[row, masked.start : masked.stop] = self.tokenizer.mask_token_id
-        places = torch.tensor([place for _, place in batch], device=device)
-        logits = self._logits(ids.to(device), seen.to(device), places).float()
-        wanted = torch.tensor([text.ids[place] for text, place in batch], device=device).unsqueeze(1)
-        likely = F.log_softmax(logits, dim=-1).gather(1, wanted).squeeze(1)
-        first = logits.gather(1, wanted).squeeze(1) >= logits.amax(dim=-1)
+        positions = torch.tensor([position for _, position in batch], device=device)
+        logits = self._logits(ids.to(device), attention_mask.to(device), positions).float()
+        targets = torch.tensor([text.ids[position] for text, position in batch], device=device).unsqueeze(1)
+        likely = F.log_softmax(logits, dim=-1).gather(1, targets).squeeze(1)
+        first = logits.gather(1, targets).squeeze(1) >= logits.amax(dim=-1)
         return zip(likely.tolist(), first.tolist(), strict=True)
 
-    def _logits(self, ids: torch.Tensor, seen: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def _logits(self, ids: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return logits (rows, vocabulary) at one position of each row: the head sees those hidden states alone."""
         rows = torch.arange(len(ids), device=ids.device)
 
         def only_chosen(module: torch.nn.Module, args: Any, output: Any) -> Any:
-            hidden = output[0][rows, places].unsqueeze(1)
+            hidden = output[0][rows, positions].unsqueeze(1)
             if isinstance(output, tuple):
                 return (hidden, *output[1:])
             output.last_hidden_state = hidden
             return output
 
         with self.model.base_model.register_forward_hook(only_chosen), torch.inference_mode():
-            logits: torch.Tensor = self.model(input_ids=ids, attention_mask=seen).logits
+            logits: torch.Tensor = self.model(input_ids=ids, attention_mask=attention_mask).logits
         if logits.shape[:2] != (len(ids), 1):
             raise UnsupportedError(f"{type(self.model).__name__}: its head does not take hidden states one by one")
         return logits[:, 0]

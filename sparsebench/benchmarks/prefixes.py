@@ -28,12 +28,12 @@ lengths, and attention is padded to the longest."""
 _NAME = "sparsebench_prefixes"
 
 
-def shared(one: TokenIds, other: TokenIds) -> int:
+def shared(first: TokenIds, second: TokenIds) -> int:
     """Return how many tokens two inputs have in common from their beginning."""
-    for count, (left, right) in enumerate(zip(one, other, strict=False)):
+    for count, (left, right) in enumerate(zip(first, second, strict=False)):
         if left != right:
             return count
-    return min(len(one), len(other))
+    return min(len(first), len(second))
 
 
 def arrange(rows: Iterable[TokenIds], most: int, wanted: int) -> list[list[TokenIds]]:

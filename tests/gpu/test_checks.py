@@ -14,7 +14,7 @@ from sparsebench.cli.app import app
 from sparsebench.errors import MeasureError
 from sparsebench.run import gpu
 from sparsebench.run.gpu import instruments, models
-from sparsebench.run.gpu.bench import Bench, CheckSkipped, Seen
+from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped
 from tests.gpus import H100, Driver
 
 DOCTOR = ["doctor", "--gpu", "--device", "cpu"]
@@ -58,7 +58,7 @@ def test_checks_that_pass_are_shown_and_what_says_no_is_an_error(
     written = json.loads((tmp_path / "found.json").read_text())
     assert written["where"]["device"] == "cpu" and written["checks"][0]["numbers"]["same"] >= 0.995
 
-    def wrong(bench: Bench) -> Seen:
+    def wrong(bench: Bench) -> CheckResult:
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(gpu, "CHECKS", {"a check": wrong})

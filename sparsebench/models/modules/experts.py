@@ -59,9 +59,8 @@ class Experts(nn.ModuleList):
         experts, inner, width = getattr(fused, GATE_UP if gated else UP).shape
         if transposed:
             inner, width = width, inner
-        if not gated:
-            names: tuple[str, ...] = (UP,)
-        else:
+        names: tuple[str, ...] = (UP,)
+        if gated:
             names = (GATE, UP) if split else (GATE_UP,)
         out = inner // 2 if gated else inner
         super().__init__(Expert(fused, names, (width, inner, out)) for _ in range(experts))

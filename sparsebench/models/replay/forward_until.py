@@ -50,8 +50,8 @@ class Call:
 
     def storages(self, known: list[torch.Tensor]) -> set[int]:
         """Return the storages' addresses of arguments other than the ``known`` ones (hidden and encoder states)."""
-        places = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
-        return places - {tensor.untyped_storage().data_ptr() for tensor in known}
+        storages = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
+        return storages - {tensor.untyped_storage().data_ptr() for tensor in known}
 
 
 class BlockReached(Exception):

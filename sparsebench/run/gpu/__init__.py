@@ -15,9 +15,9 @@ from typing import Any
 
 from sparsebench import environment
 from sparsebench.run.gpu import instruments, models, numerics
-from sparsebench.run.gpu.bench import Bench, CheckSkipped, Seen
+from sparsebench.run.gpu.bench import Bench, CheckResult, CheckSkipped
 
-CHECKS: dict[str, Callable[[Bench], Seen]] = {
+CHECKS: dict[str, Callable[[Bench], CheckResult]] = {
     "the driver and torch see the same GPUs": instruments.visible,
     "time is measured right": instruments.clock,
     "memory is measured right": instruments.peaks,

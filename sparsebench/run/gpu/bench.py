@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsebench import devices
 from sparsebench.errors import SparsebenchError
+from sparsebench.manifest.schema import Family
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
 from sparsebench.steps.contract import Context
 from sparsebench.steps.registry import kinds, single
 
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
-
 GIB = 2**30
-Seen = tuple[bool, dict[str, Any]]
+CheckResult = tuple[bool, dict[str, Any]]
 """Whether a check passed, and the numbers that it was judged by."""
 SMALLER = 4
 """On a CPU, widths and heads are divided by this."""
@@ -134,6 +132,6 @@ class Bench:
         return out
 
 
-def off(result: MemoryResult | LatencyResult) -> float:
+def output_distance(result: MemoryResult | LatencyResult) -> float:
     """Return the relative L2 distance from the plain model's output; infinity where nothing was compared."""
     return result.parity.relative_l2 if result.parity else math.inf

@@ -8,12 +8,12 @@ import torch
 
 from sparsebench import devices
 from sparsebench.energy import Unavailable, gpu, meter, nvml
-from sparsebench.run.gpu.bench import GIB, Bench, CheckSkipped, Seen
+from sparsebench.run.gpu.bench import GIB, Bench, CheckResult, CheckSkipped
 from sparsebench.runtime.latency import Peers
 from sparsebench.runtime.memory import Meter
 
 
-def visible(bench: Bench) -> Seen:
+def visible(bench: Bench) -> CheckResult:
     """Check that torch sees all GPUs that the driver lists; note what else decides whether anything works."""
     bench.need_gpu()
     listed, seen = len(devices.visible()), torch.cuda.device_count()
@@ -24,7 +24,7 @@ def visible(bench: Bench) -> Seen:
     }  # fmt: skip
 
 
-def clock(bench: Bench) -> Seen:
+def clock(bench: Bench) -> CheckResult:
     """Check a sleeping step's time against the GPU's events; without waiting for the GPU it must come out wrong."""
     bench.need_gpu()
     cycles = 200_000_000
@@ -45,7 +45,7 @@ def clock(bench: Bench) -> Seen:
     return abs(wall / events - 1) < 0.03 and blind < 0.5 * events, numbers
 
 
-def peaks(bench: Bench) -> Seen:
+def peaks(bench: Bench) -> CheckResult:
     """Take memory in one phase and none in the next, and check that the peaks say so."""
     size = GIB if bench.gpu else 2**28
     # What libraries such as cuBLAS hold on the GPU by now does not belong to the phase.
@@ -64,7 +64,7 @@ def peaks(bench: Bench) -> Seen:
     return abs(taken - size) <= room and nothing < size // 2, numbers
 
 
-def energy(bench: Bench) -> Seen:
+def energy(bench: Bench) -> CheckResult:
     """Check over five seconds of load that the counter's joules are the power that the card shows, times the time."""
     bench.need_gpu()  # few users may read a CPU's counter
     counter, index = meter(bench.device), torch.device(bench.device).index or 0

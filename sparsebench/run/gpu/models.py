@@ -13,39 +13,46 @@ from sparsebench import devices
 from sparsebench.errors import MeasureError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
-from sparsebench.run.gpu.bench import GIB, Bench, CheckSkipped, Seen, off
+from sparsebench.run.gpu.bench import GIB, Bench, CheckResult, CheckSkipped, output_distance
 from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
 from sparsebench.runtime.group import RankGroup, add_up
 
 TOLERANCE = 1e-4
+SHARE_TOLERANCE, SHARDED = 0.1, 0.7
+"""How far a rank's share of the blocks may be from an equal one, relatively; the most of a model that ZeRO-3 may hold on
+one GPU."""
+NOISE = 0.03
+"""The widest interval of the ratio of a model to its copy."""
+NAMED_SECONDS, KEPT_BYTES = 10, GIB // 4
+"""How soon a dead rank must be named, and how much GPU memory a killed group may keep."""
 
 
-def one_rank(bench: Bench) -> Seen:
+def one_rank(bench: Bench) -> CheckResult:
     """Check that every family under ``deepspeed``, with a decode from a cache, gives the plain outputs."""
     results = {name: bench.memory(name, "deepspeed") for name in ("deberta", "bert", "opt", "t5")}
-    numbers = {name: off(result) for name, result in results.items()}
+    numbers = {name: output_distance(result) for name, result in results.items()}
     kinds = {result.device for result in results.values()}
     return max(numbers.values()) <= TOLERANCE and kinds == {bench.device.partition(":")[0]}, numbers
 
 
-def tensor_parallel(bench: Bench) -> Seen:
+def tensor_parallel(bench: Bench) -> CheckResult:
     """Check DeepSpeed at several ranks: the same output, and for each rank its share of the blocks and its own GPU."""
     numbers: dict[str, Any] = {}
-    right = True
+    passed = True
     for ranks in bench.several:
         gpus = {message["gpu"] for message in add_up(bench.setting("deepspeed", ranks))}
         numbers[f"GPUs of {ranks} ranks"] = len(gpus - {""})
-        right &= not bench.gpu or len(gpus) == ranks
+        passed &= not bench.gpu or len(gpus) == ranks
     for name in ("opt", "t5", "deberta"):
         whole = bench.memory(name, "deepspeed")
         for ranks in bench.several:
             result = bench.memory(name, "deepspeed", ranks)
-            distance, share = off(result), _share(bench, name, whole, result)
+            distance, share = output_distance(result), _share(bench, name, whole, result)
             numbers |= {f"{name} x{ranks}": distance, f"{name} x{ranks} share": share}
-            right &= distance <= TOLERANCE and abs(share * ranks - 1) <= 0.1
-    return right, numbers
+            passed &= distance <= TOLERANCE and abs(share * ranks - 1) <= SHARE_TOLERANCE
+    return passed, numbers
 
 
 def _share(bench: Bench, name: str, whole: MemoryResult, result: MemoryResult) -> float:
@@ -62,7 +69,7 @@ def _share(bench: Bench, name: str, whole: MemoryResult, result: MemoryResult) -
     return 1 - (alone + head - shared) / cut
 
 
-def zero3(bench: Bench) -> Seen:
+def zero3(bench: Bench) -> CheckResult:
     """Check ZeRO-3: the same output, and never most of the model on one GPU.
 
     A GPU also holds what it gathers ahead, and the tied embedding.
@@ -70,37 +77,37 @@ def zero3(bench: Bench) -> Seen:
     folder, _ = bench.model("opt")
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     numbers: dict[str, Any] = {}
-    right = True
+    passed = True
     for ranks in (1, 2)[: bench.ranks]:
         result = bench.memory("opt", "deepspeed-zero3", ranks)
         share = max(row.cuda_allocated_bytes or 0 for row in result.per_rank) / whole
-        numbers |= {f"x{ranks} off": off(result), f"x{ranks} share": share}
-        right &= off(result) <= TOLERANCE and share < 0.7
-    return right, numbers
+        numbers |= {f"x{ranks} off": output_distance(result), f"x{ranks} share": share}
+        passed &= output_distance(result) <= TOLERANCE and share < SHARDED
+    return passed, numbers
 
 
-def sparse(bench: Bench) -> Seen:
+def sparse(bench: Bench) -> CheckResult:
     """Check that the sparse engine uses a sparse kernel and is right: 2:4 on a GPU, most weights zero on a CPU."""
     settings = {"pattern": "2:4"} if bench.gpu else {"sparsity": 0.9}
     result = bench.latency(bench.pruned("opt", **settings), "opt", "sparse", workload=Workload(1, 128, 4))
     used = ("2:4" in result.kernel) if bench.gpu else not result.kernel.startswith("dense")
-    right = result.parity is not None and off(result) <= result.parity.tolerance
+    passed = result.parity is not None and output_distance(result) <= result.parity.tolerance
     ratios = {f"{difference.phase} / dense": difference.ratio for difference in result.differences}
-    return used and right, {"kernel": result.kernel, "off": off(result), **ratios}
+    return used and passed, {"kernel": result.kernel, "off": output_distance(result), **ratios}
 
 
-def against_itself(bench: Bench) -> Seen:
+def against_itself(bench: Bench) -> CheckResult:
     """Check that a model and its copy differ by nothing but little noise, each token being one recorded graph."""
     bench.need_gpu()  # times on a CPU that others use too say nothing of the program
     folder, _ = bench.model("opt")
     result = bench.latency(folder, "opt", "hf", workload=Workload(1, 32, 16), samples=24, phase_seconds=4.0)
     decode = next(difference for difference in result.differences if difference.phase == "decode")
-    quiet = decode.low <= 1 <= decode.high and decode.high - decode.low <= 0.03
+    quiet = decode.low <= 1 <= decode.high and decode.high - decode.low <= NOISE
     numbers = {"ratio": decode.ratio, "low": decode.low, "high": decode.high, "kernel": result.kernel}
     return quiet and GRAPH in result.kernel, numbers
 
 
-def killed(bench: Bench) -> Seen:
+def killed(bench: Bench) -> CheckResult:
     """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
     ranks = bench.several[0]
     folder, family = bench.model("opt")
@@ -117,29 +124,29 @@ def killed(bench: Bench) -> Seen:
             raise
         seconds, message = time.monotonic() - sent, error.message.splitlines()[0]
         kept = before - (devices.free_memory(bench.device) or 0)  # a process left behind would hold more
-        return f"rank 1 of {ranks} died of SIGKILL" in message and seconds <= 10 and kept < GIB // 4, {
+        return f"rank 1 of {ranks} died of SIGKILL" in message and seconds <= NAMED_SECONDS and kept < KEPT_BYTES, {
             "said": message, "seconds": seconds, "kept_bytes": kept,
         }  # fmt: skip
     return False, {"said": "nothing"}
 
 
-def too_large(bench: Bench) -> Seen:
+def too_large(bench: Bench) -> CheckResult:
     """Check that what cannot fit is refused before it starts, with a way out, and that such a pair is timed apart."""
     bench.need_gpu()
     folder, _ = bench.model("opt")
     need, hint = working_bytes(folder, bench.setting("hf")), ""
-    with _left(bench, int(0.5 * need)):
+    with memory_limited_to(bench, int(0.5 * need)):
         try:
             bench.memory("opt", "hf")
         except MeasureError as error:
             hint = error.hint or ""
-    with _left(bench, int(1.9 * need)):
+    with memory_limited_to(bench, int(1.9 * need)):
         baseline = bench.latency(folder, "opt", "hf").baseline
     return "more ranks" in hint and baseline == "unpaired", {"hint": hint, "baseline": baseline}
 
 
 @contextmanager
-def _left(bench: Bench, size: int) -> Iterator[None]:
+def memory_limited_to(bench: Bench, size: int) -> Iterator[None]:
     """Take the GPU's memory but for ``size`` bytes. Raises CheckSkipped where the driver does not say what is free."""
     import torch
 
@@ -148,6 +155,8 @@ def _left(bench: Bench, size: int) -> Iterator[None]:
     if free is None:
         raise CheckSkipped("the driver does not report free memory")
     taken = torch.empty(free - size, dtype=torch.uint8, device=bench.device)
-    yield
-    del taken
-    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        del taken
+        torch.cuda.empty_cache()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sparsebench.run.gpu.bench import Bench, Seen
+from sparsebench.run.gpu.bench import Bench, CheckResult
 
 WORDS = 90
 """How many words the questions are made of."""
@@ -28,7 +28,7 @@ def tokenizer(words: int) -> Any:
     )
 
 
-def scoring(bench: Bench) -> Seen:
+def scoring(bench: Bench) -> CheckResult:
     """Check that fifty questions get the CPU's log-likelihoods on the device, on a GPU ten times as fast.
 
     On a CPU, lm-eval's own loop is compared with one that shares what prompts have in common.
@@ -59,7 +59,7 @@ def scoring(bench: Bench) -> Seen:
     return off <= 0.01 and (not bench.gpu or speedup >= 10), {"relative": off, "speedup": speedup}
 
 
-def pruning(bench: Bench) -> Seen:
+def pruning(bench: Bench) -> CheckResult:
     """Check that SparseGPT prunes the same weights of a layer on the device as on the CPU (on a CPU: as in float64)."""
     rows, width = (2048, 2048) if bench.gpu else (96, 128)
     draw = torch.Generator().manual_seed(0)

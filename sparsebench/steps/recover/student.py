@@ -37,10 +37,10 @@ _FUSED = ("qkv", "kv", "gate_up")
 """Kinds of tensors whose rows belong to several matrices, so that choosing among them needs their order."""
 
 
-def write_student(teacher: Checkpoint, family: Family, described: Mapping[str, Any], seed: int, folder: Path) -> str:
+def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, Any], seed: int, folder: Path) -> str:
     """Write the untrained student of a ``teacher`` into ``folder``; return a description of it in words.
 
-    ``described`` are the settings of ``settings.Student`` that were given. Raises UnsupportedError for an architecture
+    ``settings`` are those of ``settings.Student`` that were given. Raises UnsupportedError for an architecture
     that is not declared, a setting without a key in its config.json, a shape that transformers refuses, or one larger
     than the teacher's.
     """
@@ -51,20 +51,20 @@ def write_student(teacher: Checkpoint, family: Family, described: Mapping[str, A
             "a plain model as the teacher",
         )
     blocks = {
-        side: _blocks(described.get("layers"), count, side if len(shape.blocks) > 1 else "")
+        side: _blocks(settings.get("layers"), count, side if len(shape.blocks) > 1 else "")
         for side, count in shape.blocks.items()
     }
-    config = _config(shape, described, blocks)
+    config = _config(shape, settings, blocks)
     kind = _kind(teacher, family)
     student_model = cut_model.stock_model(family, config, kind)
     teacher_model = cut_model.stock_model(family, teacher.config, kind)
     selection = _WeightSelection(shape, config, blocks, family)
     tensors, taken, total = selection.tensors(student_model, teacher_model)
     write_model(student_model, config, folder, "auto", seed, teacher.folder, tensors)
-    if "hidden" in described:
-        _write_pooling(folder, described["hidden"])
+    if "hidden" in settings:
+        _write_pooling(folder, settings["hidden"])
     kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < shape.blocks[side]]
-    words = [f"{key} {value}" for key, value in described.items() if key != "layers"]
+    words = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
     what = ", ".join([*dict.fromkeys(kept), *words])
     drawn = f", {total - taken:,} were drawn" if taken < total else ""
     return f"a student of {what}: {taken:,} of its {total:,} parameters began as the teacher's{drawn}"
@@ -94,7 +94,7 @@ def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[i
     return list(layers)
 
 
-def _config(shape: ModelShape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
+def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, architecture = shape.checkpoint.config, shape.architecture
     removed = {}
@@ -104,13 +104,13 @@ def _config(shape: ModelShape, described: Mapping[str, Any], blocks: Mapping[str
     changed = cut_model.without(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = architecture.heads
-    if heads and heads.groups and described.keys() & {"heads", "key_heads"}:
+    if heads and heads.groups and settings.keys() & {"heads", "key_heads"}:
         teacher_sizes = head_sizes(config, architecture)
-        count = described.get("heads", teacher_sizes.heads)
-        described = {"key_heads": max(1, count * teacher_sizes.groups // teacher_sizes.heads), **described}
-        if count % described["key_heads"]:
+        count = settings.get("heads", teacher_sizes.heads)
+        settings = {"key_heads": max(1, count * teacher_sizes.groups // teacher_sizes.heads), **settings}
+        if count % settings["key_heads"]:
             raise UnsupportedError(
-                f"student: {count} heads do not divide into {described['key_heads']} groups",
+                f"student: {count} heads do not divide into {settings['key_heads']} groups",
                 "`key_heads` that divides them",
             )
     neurons = architecture.neurons
@@ -122,18 +122,18 @@ def _config(shape: ModelShape, described: Mapping[str, Any], blocks: Mapping[str
         "head_size": [heads.size] if heads and heads.size else [],
     }
     for setting, names in keys.items():
-        if setting not in described:
+        if setting not in settings:
             continue
         if not names:
             raise UnsupportedError(
                 f"student: `{setting}`: the config.json of a {config.get('model_type')} has no key for it",
                 "leave it out",
             )
-        changed |= dict.fromkeys(names, described[setting])
+        changed |= dict.fromkeys(names, settings[setting])
     size = config.get(hidden) or getattr(transformers_config(config), "hidden_size", None)
     for key in ("word_embed_proj_dim", "embedding_size"):
-        if "hidden" in described and size is not None and config.get(key) == size:
-            changed[key] = described["hidden"]
+        if "hidden" in settings and size is not None and config.get(key) == size:
+            changed[key] = settings["hidden"]
     return {**config, **changed, **cut_model.aliases(config, changed)}
 
 

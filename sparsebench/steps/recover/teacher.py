@@ -154,29 +154,26 @@ class Distillation:
             for model in (self.model, teacher):
                 model.set_attn_implementation("eager")
         with torch.no_grad():
-            student_outputs, teacher_outputs = (
-                ask(model, self.family, self._given([0]), match in ATTENTION) for model in (self.model, teacher)
-            )
+            inputs = self._given([0])
+            outputs, targets = (ask(model, self.family, inputs, match in ATTENTION) for model in (self.model, teacher))
         if match in ATTENTION:
-            self.pairs = mapped(
-                len(student_outputs.attentions), len(teacher_outputs.attentions), self.settings.layers, 1
-            )
-            heads = [outputs.attentions[0].shape[1] for outputs in (student_outputs, teacher_outputs)]
+            self.pairs = mapped(len(outputs.attentions), len(targets.attentions), self.settings.layers, 1)
+            heads = [model.attentions[0].shape[1] for model in (outputs, targets)]
             if heads[0] != heads[1]:
                 raise UnsupportedError(
                     f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}",
                     "match: hidden_mse, or nst",
                 )
             return
-        self.pairs = mapped(len(student_outputs.states) - 1, len(teacher_outputs.states) - 1, self.settings.layers)
+        self.pairs = mapped(len(outputs.states) - 1, len(targets.states) - 1, self.settings.layers)
         if match in FLOWS and len(self.pairs) < 2:
             raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
         if match == "nst":
             return  # its Gram matrices are (tokens, tokens), whatever the widths
         draw = torch.Generator().manual_seed(seed)
         for student_layer, teacher_layer in self.pairs:
-            width = student_outputs.states[student_layer].shape[-1]
-            teacher_width = teacher_outputs.states[teacher_layer].shape[-1]
+            width = outputs.states[student_layer].shape[-1]
+            teacher_width = targets.states[teacher_layer].shape[-1]
             if width == teacher_width:
                 continue
             layer = nn.Linear(width, teacher_width)
