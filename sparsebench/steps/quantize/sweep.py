@@ -69,7 +69,12 @@ def run(
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
                 for target in nearest_ones:
-                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
+                    outputs.write_codes(
+                        target,
+                        name,
+                        weights,
+                        nearest(weights, target.quantize.scheme, target.quantize.scale == "search"),
+                    )
             if not places[name].prunable:
                 outputs.copy(name)
         return {}
