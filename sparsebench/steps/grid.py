@@ -3,6 +3,7 @@
     step = max|w| / ((2ᵇ - 1) / 2),    value = round(w / step), clamped to -2ᵇ⁻¹ … 2ᵇ⁻¹ - 1
 
 A weight of zero stays exactly zero. The step is first rounded to the checkpoint's precision, in which it is stored.
+With ``scale: search`` it is the step with the least squared error of several (``searched_steps``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ GROUP = 64
 """The default number of columns that share a scale in int4."""
 CHUNK = 1 << 23
 """The number of weights rounded at once."""
+SHARES = tuple(0.6 + 0.05 * number for number in range(12))
+"""The shares of the range's step that a search tries; below 1 the largest weights are clamped."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,15 @@ class Quantize:
     """The settings of one quantized variant of a model.
 
     In int4 ``group`` columns share a scale, in int8 a whole row. ``rounding`` is nearest, or gptq, which needs
-    calibration text. ``damping`` is the share of its mean diagonal that gptq adds to the Hessian's diagonal. The
-    settings of a manifest (``quantize.settings``) check the values.
+    calibration text. ``damping`` is the share of its mean diagonal that gptq adds to the Hessian's diagonal. ``scale``
+    is range, or search, with nearest in int4. The settings of a manifest (``quantize.settings``) check the values.
     """
 
     bits: str = "int8"
     group: int | None = None
     rounding: str = "nearest"
     damping: float = 0.01
+    scale: str = "range"
 
     @property
     def scheme(self) -> Scheme:
@@ -54,19 +58,42 @@ def grid_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) 
     return step.masked_fill_(most == 0, 1)
 
 
+def searched_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
+    """Return ``grid_steps``, or another step where it rounds the weights along ``dim`` with a smaller squared error.
+
+    Tried are SHARES of that step, of both signs: the grid reaches further below zero than above.
+    """
+    import torch
+
+    best = grid_steps(weights, dim, bits, stored)
+    usual, least = best, _squared_error(weights, best.unsqueeze(dim), bits).sum(dim)
+    for share in (sign * share for share in SHARES for sign in (1, -1)):
+        step = (usual * share).to(stored).to(weights.dtype)
+        error = _squared_error(weights, step.unsqueeze(dim), bits).sum(dim)
+        best, least = torch.where(error < least, step, best), torch.minimum(error, least)
+    return best
+
+
+def _squared_error(weights: torch.Tensor, steps: torch.Tensor, bits: int) -> torch.Tensor:
+    return grid_values(weights, steps, bits).mul_(steps).sub_(weights).square_()
+
+
 def grid_values(weights: torch.Tensor, steps: torch.Tensor, bits: int) -> torch.Tensor:
     """Return the nearest grid values of weights, whole numbers in floating point; ``steps`` broadcast against them."""
     half = 1 << (bits - 1)
     return (weights / steps).round_().clamp_(-half, half - 1)
 
 
-def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
-    """Round each weight of a matrix (out, in) to the nearest value of its grid, some million weights at a time."""
+def nearest(weights: torch.Tensor, scheme: Scheme, search: bool = False) -> Codes:
+    """Round each weight of a matrix (out, in) to the nearest value of its grid, some million weights at a time.
+
+    With ``search`` the steps are those of ``searched_steps``.
+    """
     import torch
 
     rows, columns = weights.shape
     groups, width = groups_of(columns, scheme.group), min(scheme.group or columns, columns)
-    device = weights.device
+    device, steps_of = weights.device, searched_steps if search else grid_steps
     values = torch.empty(rows, columns, dtype=torch.int8, device=device)
     steps = torch.empty(rows, groups, dtype=weights.dtype, device=device)
     height = max(1, CHUNK // max(columns, 1))
@@ -75,6 +102,6 @@ def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
         # The zeros that pad the last group do not change its step.
         wide = torch.nn.functional.pad(weights[part].float(), (0, groups * width - columns))
         wide = wide.unflatten(1, (groups, width))
-        steps[part] = grid_steps(wide, 2, scheme.bits, weights.dtype)
+        steps[part] = steps_of(wide, 2, scheme.bits, weights.dtype)
         values[part] = grid_values(wide, steps[part][..., None], scheme.bits).flatten(1)[:, :columns]
     return Codes(values, steps, scheme.group)

@@ -109,3 +109,25 @@ def test_wrong_settings_are_named(name: str, written: dict[str, Any], named: str
 def test_codes_of_a_narrow_last_group_expand() -> None:
     codes = Codes(torch.tensor([[1, 2, 3]], dtype=torch.int8), torch.tensor([[2.0, 10.0]]), 2)
     assert codes.expanded(torch.float32).tolist() == [[2, 4, 30]]
+
+
+def test_a_searched_scale_never_rounds_worse_and_keeps_zeros() -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(32, 200).mul_(torch.rand(32, 200) > 0.3).bfloat16()
+    weights[3] = 0
+    scheme = Quantize("int4", 64).scheme
+    plain, searched = (nearest(weights, scheme, search) for search in (False, True))
+
+    def errors(codes: Codes) -> torch.Tensor:
+        away = (codes.expanded(torch.float32) - weights.float()).square()
+        return torch.nn.functional.pad(away, (0, 56)).unflatten(1, (4, 64)).sum(2)
+
+    assert bool((errors(searched) <= errors(plain)).all())
+    assert float(errors(searched).sum()) < 0.9 * float(errors(plain).sum())
+    assert bool((searched.expanded(torch.float32)[weights == 0] == 0).all())
+    assert bool((searched.scale < 0).any()), "the grid reaches further on one side"
+
+
+def test_a_search_beside_gptq_is_refused() -> None:
+    with pytest.raises(PydanticCustomError, match="search"):
+        single("quantize", "int4", scale="search", rounding="gptq")

@@ -85,7 +85,7 @@ WITH settings AS (
            nullif(max(value) FILTER (field = 'allocation'), 'uniform') AS allocation,
            -- A result of ADMM means nothing without its budget of tokens.
            max(format('({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens') AS budget,
-           max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq') AS rounding,
+           coalesce(max(upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), max('searched') FILTER (field = 'scale' AND value = 'search')) AS rounding,
            max(value) FILTER (field = 'type') || if(bool_or(field = 'importance' AND value = 'true'), ' (importance)', '') AS type,
            percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%' AS removed,
            percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')) || '%' AS share,

@@ -47,6 +47,15 @@ class Grid4(Grid8):
 
     group: Count = GROUP
     """The number of columns that share a scale."""
+    scale: Literal["range", "search"] = "range"
+    """The `range` of the weights gives the scale, or a `search` for the scale with the least squared error, of either
+    sign and clamping the largest weights where that helps (not with `gptq`)."""
+
+    def completed(self) -> Self:
+        """Raise PydanticCustomError for a search beside GPTQ, which has its own errors to see to."""
+        if self.scale == "search" and self.rounding == "gptq":
+            raise wrong("`scale: search` beside `gptq`", "rounding: nearest", at="scale")
+        return super().completed()
 
 
 class Gguf(Settings):

@@ -68,7 +68,8 @@ def quantize_model(
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
                 for target in rounded:
-                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme))
+                    search = target.quantize.scale == "search"
+                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme, search))
             if not parts[name].prunable:
                 outputs.copy(name)
         return {}
