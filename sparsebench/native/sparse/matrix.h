@@ -83,10 +83,9 @@ struct Places {
 };
 const Places PLACES;
 
-AVX2 inline void eight(int bits, const u8* next, u8* out) {
+AVX2 inline __m128i eight(int bits, const u8* next) {
     const __m128i places = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(PLACES.bytes[bits]));
-    const __m128i values = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(next));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(values, places));
+    return _mm_shuffle_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(next)), places);
 }
 AVX2 inline void eight(int bits, const u16* next, u16* out) {
     const __m128i places = _mm_load_si128(reinterpret_cast<const __m128i*>(PLACES.words[bits]));
@@ -108,6 +107,15 @@ AVX2 void place_avx2(u64 bits, const V* next, V* out) {
         next += __builtin_popcount(bits & 255);
     }
 }
+// Sixteen bytes are stored at once, because they are read so.
+AVX2 inline void place_avx2(u64 bits, const u8* next, u8* out) {
+    for (int pair = 0; pair < 4; ++pair, bits >>= 16) {
+        const u8* second = next + __builtin_popcount(bits & 255);
+        const __m128i both = _mm_unpacklo_epi64(eight(int(bits & 255), next), eight(int(bits >> 8 & 255), second));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + pair * 16), both);
+        next += __builtin_popcount(bits & 65535);
+    }
+}
 #endif
 
 template <bool TABLES, class V>
@@ -115,10 +123,8 @@ ALWAYS void place(u64 bits, const V* next, V* out) {
 #if defined(__x86_64__)
     if constexpr (TABLES) return place_avx2(bits, next, out);
 #endif
-    for (int col = 0; col < GROUP; ++col) {
-        out[col] = bits >> col & 1 ? *next : V(0);
-        next += bits >> col & 1;
-    }
+    std::fill(out, out + GROUP, V(0));
+    for (; bits; bits &= bits - 1) std::memcpy(out + __builtin_ctzll(bits), next++, sizeof(V));  // may begin at any byte
 }
 
 // The 64 weights of a group, without scales, zeros beyond the last column; `next` counts the row's values before it.
@@ -126,21 +132,24 @@ template <int TYPE, bool TABLES, class W>
 ALWAYS void weights_of(const Matrix& m, const Row& row, i64 group, i64& next, W* out) {
     using V = std::conditional_t<TYPE == FLOAT, float, std::conditional_t<TYPE == BFLOAT, u16, u8>>;
     const i64 width = std::min(GROUP, m.cols - group * GROUP);
-    const i64 stored = row.masks ? __builtin_popcountll(row.mask(group)) : width;
-    const i64 at = next;
-    next += stored;
-    V values[GROUP + 32] = {};
-    if (TYPE == INT4) {
-        for (i64 i = 0; i < stored; ++i) {
-            const i64 half = at + row.odd + i;
-            values[i] = V(row.values[half / 2] >> half % 2 * 4 & 15);
-        }
-    } else {
-        std::memcpy(values, row.values + at * i64(sizeof(V)), stored * sizeof(V));
+    const V* values = reinterpret_cast<const V*>(row.values + next * i64(sizeof(V)));
+    V placed[GROUP] = {};
+    [[maybe_unused]] u8 halves[GROUP + 2];
+    if constexpr (TYPE == INT4) {
+        const i64 begin = next + row.odd;
+        const u8* from = row.values + begin / 2;
+        auto split = [&](int bytes) __attribute__((always_inline)) {
+            for (int i = 0; i < bytes; ++i) halves[2 * i] = from[i] & 15, halves[2 * i + 1] = from[i] >> 4;
+        };
+        if (row.masks) split(GROUP / 2 + 1);
+        else if (width == GROUP) split(GROUP / 2);
+        else split(int(width + 1) / 2);
+        values = halves + begin % 2;
     }
-    V placed[GROUP];
     if (row.masks) place<TABLES>(row.mask(group), values, placed);
-    else std::memcpy(placed, values, sizeof(placed));
+    else if (width == GROUP) std::memcpy(placed, values, sizeof(placed));
+    else std::memcpy(placed, values, width * sizeof(V));
+    next += row.masks ? __builtin_popcountll(row.mask(group)) : width;
     for (int col = 0; col < GROUP; ++col) {
         if constexpr (TYPE == INT8) out[col] = W(row.masks ? int(i8(placed[col])) : int(placed[col]) - 128);
         else if constexpr (TYPE == INT4) out[col] = W(row.masks ? (int(placed[col]) ^ 8) - 8 : int(placed[col]) - 8);

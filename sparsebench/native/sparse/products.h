@@ -31,7 +31,7 @@ ALWAYS void any_rows(const Job& job, i64 first, i64 last) {
         const Row stored = row_of(m, row, copy);
         for (i64 token = 0; token < job.in.tokens; ++token) job.sums[token * m.rows + row] = 0;
         for (i64 group = 0, next = 0; group < groups_of(m.cols); ++group) {
-            std::conditional_t<INTEGERS, i32, float> weights[GROUP];
+            std::conditional_t<INTEGERS, i16, float> weights[GROUP];
             weights_of<TYPE, TABLES>(m, stored, group, next, weights);
             const float low = grouped ? group_scale(m, row, group, 0) : 1;
             const float high = grouped && m.group == 32 && group * GROUP + 32 < m.cols ? group_scale(m, row, group, 1) : low;
@@ -41,7 +41,8 @@ ALWAYS void any_rows(const Job& job, i64 first, i64 last) {
                 if constexpr (INTEGERS) {
                     const i8* x = static_cast<const Bytes*>(job.in.data)[at].values;
                     i32 parts[2] = {};
-                    for (int i = 0; i < 32; ++i) parts[0] += weights[i] * x[i], parts[1] += weights[i + 32] * x[i + 32];
+                    for (int i = 0; i < 32; ++i) parts[0] += weights[i] * i16(x[i]);
+                    for (int i = 32; i < 64; ++i) parts[1] += weights[i] * i16(x[i]);
                     sum += job.in.scales[at] * (low * float(parts[0]) + high * float(parts[1]));
                 } else {
                     const float* x = static_cast<const float*>(job.in.data) + token * job.in.stride + group * GROUP;

@@ -39,6 +39,7 @@ from sparsebench.runtime.kernels.matrix import (
     bitmask,
     dense,
     integers,
+    nonzero_codes,
     pays,
     round_to_bytes,
     without_zero_codes,
@@ -293,5 +294,5 @@ def _integers(weights: Any, view: View) -> Matrix:
     info = weights.tensors[view.tensor]
     cols = info.shape[0] if weights.across else info.shape[1]
     found = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
-    smaller = without_zero_codes(found)
-    return smaller if pays(found.type, found.rows, found.cols, smaller.nonzeros) else found
+    smaller = pays(found.type, found.rows, found.cols, nonzero_codes(found))
+    return without_zero_codes(found) if smaller else found

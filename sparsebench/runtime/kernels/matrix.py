@@ -216,6 +216,13 @@ def integers(words: torch.Tensor, type: str, cols: int, scale: torch.Tensor, gro
     return Matrix(type, rows, cols, words.view(torch.uint8), scales=held.contiguous(), group=group or 0)
 
 
+def nonzero_codes(matrix: Matrix) -> int:
+    """Count the integers of a dense matrix that are not zero."""
+    codes, zero = matrix.values, 1 << (BITS[matrix.type] - 1)
+    parts = (codes,) if matrix.type == "int8" else (codes & 15, codes >> 4)
+    return matrix.rows * matrix.cols - sum(int((part == zero).sum()) for part in parts)
+
+
 def without_zero_codes(matrix: Matrix) -> Matrix:
     """Return the bitmask of a dense matrix of integers."""
     rows, cols = matrix.rows, matrix.cols

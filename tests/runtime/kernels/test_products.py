@@ -15,6 +15,7 @@ from sparsebench.runtime.kernels.matrix import (
     INT4_GROUPS,
     dense,
     integers,
+    nonzero_codes,
     round_to_bytes,
     without_zero_codes,
     without_zeros,
@@ -62,6 +63,7 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
     behind = torch.full((made.scale.numel() + 64,), torch.nan, dtype=made.scale.dtype)
     scale = behind[: made.scale.numel()].view(made.scale.shape).copy_(made.scale)
     whole = integers(words, f"int{bits}", weight.shape[1], scale, group)
+    assert nonzero_codes(whole) == int(made.values.count_nonzero())
     return {"dense": whole, "bitmask": without_zero_codes(whole)}, made.expanded(F32)
 
 
