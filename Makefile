@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-gpu setup report reference docs lint clean
+.PHONY: demo test test-long test-browser test-gpu setup report reference docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
@@ -29,6 +29,11 @@ test: $(VENV)/.installed-dev
 test-long: $(VENV)/.installed-dev
 	$(INSTALL) 'triton>=3.4; platform_system == "Linux"' -r requirements-ray.txt -r requirements-moefy.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long or hypothesis' --hypothesis-profile=other --timeout 3600
+
+# The HTML report in Chromium, the one inside Qt. `make test` runs these too where it is installed.
+test-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet 'PySide6-Addons[webengine]'
+	$(BIN)/python -m pytest tests/report/test_browser.py
 
 # What is done on GPUs, by doing it: for a machine that has one. The JSON is worth keeping, with the card and the date.
 test-gpu: $(VENV)/.installed

@@ -28,6 +28,10 @@ def figures(
     width: Annotated[
         float, typer.Option(min=2.5, max=20, help="Width in inches: 3.3 fits a paper's column, 6.5 its page.")
     ] = 6.5,
+    height: Annotated[float | None, typer.Option(min=1, max=30, help="Height in inches. Default: as needed.")] = None,
+    font: Annotated[str | None, typer.Option(help="Family of an installed font. Default: DejaVu Sans.")] = None,
+    title: Annotated[bool, typer.Option("--title/--no-title", help="The sentence above the picture.")] = True,
+    small_print: Annotated[bool, typer.Option("--note/--no-note", help="The small print below it.")] = True,
     ledger: LEDGER_ALONE = None,
     as_json: JSON = False,
 ) -> None:
@@ -37,7 +41,7 @@ def figures(
 
     \b
     sparsebench figures
-    sparsebench figures score --format pdf --width 3.3 --out paper/
+    sparsebench figures kinds --format pdf --width 3.3 --height 3 --no-title --no-note --out paper/
     """
     if list_them:
         columns = ["name", "title", "about", "file"]
@@ -48,10 +52,12 @@ def figures(
             emit_table(columns[:3], [row[:3] for row in rows])
         return
     from sparsebench.figures.draw import render  # matplotlib is heavy
+    from sparsebench.figures.style import Sheet
 
     chosen = tuple(map(str, formats or ("png", "svg")))
     left_out: dict[str, list[str]] = {}
-    for result in render(ledger_path(ledger), names or [], out, chosen, width=width):
+    sheet = Sheet(height, font, title, small_print)
+    for result in render(ledger_path(ledger), names or [], out, chosen, width=width, sheet=sheet):
         if result.skipped:
             left_out.setdefault(result.skipped, []).append(result.name)
         for path in result.paths:

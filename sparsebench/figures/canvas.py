@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from sparsebench.errors import UserError
 from sparsebench.figures import style
 from sparsebench.figures.spec import NAMED_ROWS, FigureSpec
 
@@ -23,6 +24,8 @@ PANEL, FRAME, CELL, POINT = 1.8, 0.55, 0.17, 0.065
 TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.145
 CHARACTER, TITLE_CHARACTER = 0.061, 0.064
 HANDLE = 0.5
+LOWEST = 0.6
+"""The least of their usual height that panels get where the sheet's height was asked for."""
 NARROWEST = {"heatmap": 1.6}
 ELSE = 1.9
 """The least width in inches of one of several panels: by kind, and of all other kinds."""
@@ -40,8 +43,11 @@ _wrapped = cache(textwrap.fill)
 class Canvas:
     """One figure while it is drawn."""
 
-    def __init__(self, spec: FigureSpec, rows: Rows, width: float = style.WIDTH) -> None:
+    def __init__(
+        self, spec: FigureSpec, rows: Rows, width: float = style.WIDTH, sheet: style.Sheet = style.PLAIN
+    ) -> None:
         """``rows`` are the query's, at least one; ``width`` is the sheet's, in inches."""
+        self.sheet = sheet
         self.spec = spec
         self.rows = rows
         self.width = width
@@ -65,7 +71,7 @@ class Canvas:
         self.across_panels = most if spec.get("row") else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
-        self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH))
+        self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if sheet.title else []
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
         if bounds and spec.get("boundnote"):
             self.notes.append(spec.get("boundnote"))
@@ -219,7 +225,10 @@ class Canvas:
         rows = -(-lines // self._legend["ncols"]) if self._legend else 0
         self._legend_top = self._bottom + (LEGEND_LINE * rows + 0.06 if rows else 0.0)
         below = self._legend_top + TITLE_LINE * len(self._xlabel_lines)
-        height = title + self.height + 0.25 + below
+        height = self.sheet.height or title + self.height + 0.25 + below
+        least = title + below + LOWEST * self.height
+        if height < least:
+            raise UserError(f"{self.spec.name}: {height:g} inches are too low", f"ask for {least + 0.05:.1f} or more")
         self.figure.set_size_inches(self.width, height)
         engine: Any = self.figure.get_layout_engine()
         margin = 0.015  # room for one more digit: ticks are chosen after the panels have their size
@@ -251,4 +260,6 @@ class Canvas:
 
     @property
     def _note_lines(self) -> list[str]:
+        if not self.sheet.note:
+            return []
         return [line for note in self.notes for line in textwrap.wrap(note, int(130 * self.width / style.WIDTH))]

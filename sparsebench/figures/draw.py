@@ -49,6 +49,7 @@ def render(
     formats: Sequence[str] = ("png", "svg"),
     local: Path = LOCAL,
     width: float = style.WIDTH,
+    sheet: style.Sheet = style.PLAIN,
 ) -> Iterator[Rendered]:
     """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide; yield each result.
 
@@ -65,7 +66,7 @@ def render(
     failed: list[SparsebenchError] = []
     for name in names or known:
         try:
-            yield render_file(known[name], ledger, out, formats, width)
+            yield render_file(known[name], ledger, out, formats, width, sheet)
         except (UserError, QueryError) as error:
             failed.append(error)
     if len(failed) == 1:
@@ -75,7 +76,9 @@ def render(
         raise UserError(f"{len(failed)} figures cannot be drawn: {reasons}", "draw one of them alone to see what to do")
 
 
-def render_file(path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
+def render_file(
+    path: Path, ledger: Path, out: Path, formats: Sequence[str], width: float, sheet: style.Sheet = style.PLAIN
+) -> Rendered:
     """Draw the figure in one file, as ``render`` does."""
     spec = parse(path)
     try:
@@ -90,23 +93,31 @@ def render_file(path: Path, ledger: Path, out: Path, formats: Sequence[str], wid
     spec = spec.with_finding(drawn.dicts()[0])
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
     with foreign(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
-        draw(spec, drawn, paths, width)
+        draw(spec, drawn, paths, width, sheet)
     return Rendered(spec.name, spec.title, paths)
 
 
-def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
+def draw(
+    spec: FigureSpec,
+    table: query.Table,
+    paths: Sequence[Path],
+    width: float = style.WIDTH,
+    sheet: style.Sheet = style.PLAIN,
+) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
     draw_panel, finish = DRAWN[spec.kind]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a person's own matplotlibrc must not change a figure
         parameters: Any = matplotlib.rcParams
         parameters.update(style.RC)
+        if sheet.font:
+            parameters["font.family"] = _known(sheet.font)
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
         shown = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]
-        canvas = Canvas(spec, shown, width)
+        canvas = Canvas(spec, shown, width, sheet)
         panels = []
         for axes, facet in canvas.panels():
             draw_panel(axes, facet, canvas)
@@ -118,3 +129,14 @@ def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: flo
         for path in paths:
             style.save(canvas.figure, path)
     return canvas.figure
+
+
+def _known(font: str) -> str:
+    """Return the family of a font that is installed. Raises UserError for another, which would be replaced silently."""
+    from matplotlib.font_manager import findfont, get_font_names
+
+    try:
+        findfont(font, fallback_to_default=False)
+    except ValueError:
+        raise UserError(f"--font {font}: not installed", did_you_mean(font, get_font_names())) from None
+    return font

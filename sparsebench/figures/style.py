@@ -63,6 +63,19 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """What a paper wants otherwise: a height in inches, a font by its family, no title, no small print."""
+
+    height: float | None = None
+    font: str | None = None
+    title: bool = True
+    note: bool = True
+
+
+PLAIN = Sheet()
+
+
+@dataclass(frozen=True)
 class SeriesStyle:
     """How one series is told from the others: by colour, by marker and by dashes, each of which is enough for a few."""
 

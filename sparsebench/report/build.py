@@ -161,8 +161,9 @@ def build(
             link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
             (written[out], written[results]), _ = rendered({"paper.md.j2": out, "results.md.j2": results}, link)
         if "html" in formats:
-            # Both templates make one page, so citations link within it.
-            whole, pictures = rendered({"paper.md.j2": out, "results.md.j2": out}, "")
+            # All templates make one page, so citations link within it.
+            names = ("paper.md.j2", "explore.md.j2", "results.md.j2")
+            whole, pictures = rendered(dict.fromkeys(names, out), "")
             written[html] = page("\n".join(whole), pictures.files)
     for path, content in written.items():
         path.resolve().parent.mkdir(parents=True, exist_ok=True)

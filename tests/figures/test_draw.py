@@ -470,6 +470,20 @@ def test_every_engine_is_drawn_against_the_dense_model_of_its_own_job(ledger: Pa
     assert {row["bound"] for row in rows} == {row["series"].endswith("below the gate") for row in rows}
 
 
+def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ledger: Path, tmp_path: Path) -> None:
+    sheet = style.Sheet(height=4.0, font="DejaVu Serif", title=False, note=False)
+    table = query.run(ledger, parse(SHIPPED / "score.sql").sql)
+    figure = draw(parse(SHIPPED / "size.sql"), query.run(ledger, parse(SHIPPED / "size.sql").sql), [], 3.3, sheet)
+    assert tuple(figure.get_size_inches()) == (3.3, 4.0)
+    assert {text.get_fontname() for text in figure.texts} == {"DejaVu Serif"}
+    assert all(parse(SHIPPED / "size.sql").title[:20] not in text.get_text() for text in figure.texts)
+    assert table.rows
+    with pytest.raises(UserError, match="too low"):
+        draw(parse(SHIPPED / "score.sql"), table, [], 3.3, style.Sheet(height=1.0))
+    with pytest.raises(UserError, match="Nonesuch"):
+        draw(parse(SHIPPED / "score.sql"), table, [], 3.3, style.Sheet(font="Nonesuch"))
+
+
 def test_a_label_is_a_text_whatever_it_holds(figure: Callable[[str], Any], tmp_path: Path) -> None:
     spec = figure("-- kind: bars\n-- title: t\n-- x: label\n-- y: value\n-- series: label\nSELECT 1")
     pictures = []

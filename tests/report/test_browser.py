@@ -50,7 +50,7 @@ LUMINANCE = """
 """
 SORTED = """
 (() => {
-  const heading = [...document.querySelectorAll("thead .number")].find((cell) => cell.textContent.endsWith("near zero"));
+  const heading = [...document.querySelectorAll("thead .number")].find((cell) => cell.textContent === "file, %");
   const column = () => [...heading.closest("table").tBodies[0].rows].map((row) => row.cells[heading.cellIndex].textContent);
   const seen = [[heading.ariaSort, column()]];
   for (let click = 0; click < 3; click++) {
@@ -58,6 +58,24 @@ SORTED = """
     seen.push([heading.ariaSort, column()]);
   }
   return seen;
+})()
+"""
+EXPLORED = """
+(() => {
+  const rows = () => [...document.querySelectorAll(".points ~ .scroll tbody")][0].querySelectorAll("tr:not([hidden])").length;
+  const points = () => document.querySelectorAll(".points circle").length;
+  const [model] = document.querySelectorAll(".filters select");
+  const before = [rows(), points(), document.querySelector(".filters output").value];
+  model.value = model.options[1].value;
+  model.dispatchEvent(new Event("input"));
+  const after = [rows(), points(), document.querySelector(".filters output").value];
+  const point = document.querySelector(".points circle");
+  point.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+  const row = document.querySelector("tr.found");
+  const names = [...document.querySelectorAll(".filters label")].map((label) => label.textContent.trim().split(" ")[0]);
+  const told = point.querySelector("title").textContent;
+  const led = told.includes(row.cells[2].textContent) && told.includes("{prune: ");
+  return { before, after, names, led, models: model.options.length };
 })()
 """
 
@@ -109,3 +127,12 @@ def test_a_table_sorts_up_down_and_back(page: Path) -> None:
     assert values == sorted(values)
     assert values[0] < values[-1]
     assert rising[::-1] == falling
+
+
+def test_all_variants_are_filtered_and_a_point_leads_to_its_row(page: Path) -> None:
+    found = opened(page, 1280, "light", EXPLORED)
+    (every, drawn, told), (fewer, left, said) = found["before"], found["after"]
+    assert every >= drawn > 0 and told == f"{every} of {every}"
+    assert 0 < fewer < every and left <= fewer and said == f"{fewer} of {every}"
+    assert found["models"] == 3 and found["led"]
+    assert set(found["names"]) >= {"model", "kind", "gate", "upward", "words"}, "each control has a name"

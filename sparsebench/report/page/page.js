@@ -42,6 +42,88 @@
     }
   }
 
+  // The table of all variants gets filters, and a picture whose points lead to its rows.
+  const explored = document.getElementById("explore");
+  let table = explored?.nextElementSibling;
+  while (table && !table.matches(".scroll")) table = table.nextElementSibling;
+  if (table) explore(table, [...table.querySelectorAll("tbody tr")]);
+
+  function explore(box, rows) {
+    const heads = [...box.querySelectorAll("thead tr > *")].map((head) => head.textContent.trim());
+    const at = (name) => heads.findIndex((head) => head.startsWith(name));
+    const text = (row, name) => read(row.cells[at(name)]);
+    const bar = document.createElement("form");
+    bar.className = "filters";
+    bar.addEventListener("submit", (event) => event.preventDefault());
+    const control = (kind, name) => {
+      const label = document.createElement("label");
+      const made = document.createElement(kind);
+      label.append(name + " ", made);
+      bar.append(label);
+      made.addEventListener("input", draw);
+      return made;
+    };
+    const choices = (name, values) => {
+      const made = control("select", name);
+      for (const value of values) made.append(new Option(value, value));
+      return made;
+    };
+    const all = "all";
+    const known = (name) => [all, ...new Set(rows.map((row) => text(row, name)))];
+    const chosen = ["model", "kind", "gate"].filter((name) => at(name) >= 0).map((name) => [name, choices(name, known(name))]);
+    const up = choices("upward", ["perplexity", "skill", "token", "request"].filter((name) => at(name) >= 0));
+    const words = control("input", "words");
+    words.type = "search";
+    const count = document.createElement("output");
+    bar.append(count);
+    const NS = "http://www.w3.org/2000/svg";
+    const part = (kind, attributes, inside = "") => {
+      const made = document.createElementNS(NS, kind);
+      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+      made.textContent = inside;
+      return made;
+    };
+    const picture = part("svg", { viewBox: "0 0 640 300", role: "img", class: "points" });
+    box.before(bar, picture);
+
+    function draw() {
+      const shown = rows.filter((row) => {
+        const fits = chosen.every(([name, made]) => made.value === all || text(row, name) === made.value);
+        row.hidden = !fits || !row.textContent.toLowerCase().includes(words.value.toLowerCase());
+        return !row.hidden;
+      });
+      count.value = `${shown.length} of ${rows.length}`;
+      const y = (row) => number(text(row, up.value));
+      const points = shown.filter((row) => !Number.isNaN(number(text(row, "file"))) && y(row) > 0);
+      const high = Math.max(1.2, ...points.map((row) => Math.min(y(row), up.value === "perplexity" ? 5 : 1e9)));
+      const low = up.value === "skill" ? 0 : Math.min(1, ...points.map(y));
+      const place = (row) => [60 + 5.6 * Math.min(number(text(row, "file")), 100), 260 - 240 * Math.min(1, (y(row) - low) / (high - low))];
+      picture.setAttribute("aria-label", `${up.value} against the file's share of dense's bytes: ${points.length} variants`);
+      picture.replaceChildren(
+        part("path", { d: "M60 20V260H630", class: "axis" }),
+        part("text", { x: 345, y: 292, "text-anchor": "middle" }, "file, % of dense's bytes"),
+        part("text", { x: 54, y: 24, "text-anchor": "end" }, high.toPrecision(3)),
+        part("text", { x: 54, y: 262, "text-anchor": "end" }, low.toPrecision(3)),
+        part("text", { x: 66, y: 14 }, up.value + (up.value === "perplexity" ? " (above 5 at the top)" : "")),
+        ...[0, 25, 50, 75, 100].map((tick) => part("text", { x: 60 + 5.6 * tick, y: 275, "text-anchor": "middle" }, tick)),
+        ...points.map((row) => {
+          const [cx, cy] = place(row);
+          const point = part("circle", { cx, cy, r: 5, tabindex: 0, class: text(row, "gate") });
+          point.append(part("title", {}, `${text(row, "model")}, ${text(row, "recipe")}\n${text(row, "manifest")}`));
+          const lead = () => {
+            box.querySelector("tr.found")?.classList.remove("found");
+            row.classList.add("found");
+            row.scrollIntoView({ block: "center" });
+          };
+          point.addEventListener("click", lead);
+          point.addEventListener("keydown", (event) => { if (event.key === "Enter") lead(); });
+          return point;
+        }),
+      );
+    }
+    draw();
+  }
+
   // The contents are open where there is room beside the text, and show where the reader is.
   const contents = document.querySelector("#contents details");
   contents.open = matchMedia("(min-width: 75rem)").matches;
