@@ -96,8 +96,12 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ledger = request.getfixturevalue(request.param)
     *markdown, html = build(ledger, folder / "out" / "report.md", folder, formats=("md", "html"))
     assert html == folder / "out" / "report.html"
+    # The table of all variants is on the page alone.
+    text, explored = re.subn(r'<h2 id="explore">.*?(?=<h2 )', "", html.read_text(), flags=re.DOTALL)
+    text, listed = re.subn(r'<li><a href="#explore">Explore</a>\s*</li>\s*', "", text)
+    assert explored == listed == 1
     # On the page a query is on the page.
-    return re.sub(r"\(report-results\.md#", "(#", whole(markdown)), html.read_text()
+    return re.sub(r"\(report-results\.md#", "(#", whole(markdown)), text
 
 
 def test_nothing_is_fetched(written: tuple[str, str]) -> None:
