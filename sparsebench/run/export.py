@@ -6,6 +6,7 @@ A format is a row of FORMATS: what it cannot hold, by config.json, and the funct
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +21,12 @@ from sparsebench.manifest.names import Family
 from sparsebench.models.files import building
 from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint
 from sparsebench.models.files.families import PER_LAYER, auto_class, has_classifier
-from sparsebench.models.files.quantized import KEY, METHOD, open_checkpoint, scheme_of
+from sparsebench.models.files.gguf_variant import FILE
+from sparsebench.models.files.quantized import KEY, METHOD, encoding_of, open_checkpoint, scheme_of
 from sparsebench.models.files.safety import NOTES
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.skipping import skips
+from sparsebench.runtime import Setting, Workload, engine_refusal
 from sparsebench.sources.cache import read_json
 from sparsebench.storage import is_packed, unpack
 
@@ -42,6 +45,7 @@ class ExportFormat:
     program: str
     refuse: Callable[[Mapping[str, Any]], Refusal | None]
     write: Callable[[Path, Family, Path], float]
+    tolerance: float = TOLERANCE
 
 
 def export(folder: Path, family: Family, out: Path, name: str) -> float:
@@ -57,7 +61,7 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
         partial = building.beside(out)
         try:
             distance = row.write(whole, family, partial)
-            if not distance <= TOLERANCE:
+            if not distance <= row.tolerance:
                 raise ModelError(
                     f"{out}: {row.program} gives outputs that differ by {distance:.1e}", "report the model type"
                 )
@@ -154,10 +158,30 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
     return distance(*outputs)
 
 
+def _write_gguf(folder: Path, family: Family, out: Path) -> float:
+    """Write one GGUF file, or copy that of a variant which is one, and load it with llama.cpp, which compares its logits."""
+    from sparsebench.runtime.engines.base import SavedModel
+    from sparsebench.runtime.engines.llamacpp import LlamaCpp
+    from sparsebench.runtime.workload import inputs
+
+    source, engine = SavedModel(folder, family), LlamaCpp()
+    engine.start(0, 1)
+    engine.prepare([source])
+    parity = engine.parity(source, inputs(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
+    shutil.copy2(engine.file(source), out / FILE)
+    return parity.relative_l2
+
+
+def _no_gguf(config: Mapping[str, Any]) -> Refusal | None:
+    """Return why llama.cpp cannot load a model."""
+    return engine_refusal(config, encoding_of(config), Setting("llamacpp", 1, Workload()))
+
+
 FORMATS = {
     row.name: row
     for row in (
         ExportFormat("hf", "stock transformers", _no_stock_code, _write_floats),
+        ExportFormat("gguf", "llama.cpp", _no_gguf, _write_gguf, math.inf),  # parity has its own: products are rounded
         ExportFormat(METHOD, "stock transformers with compressed-tensors", _no_integers, _write_integers),
     )
 }

@@ -80,8 +80,8 @@ class Gguf(Settings):
         return f"gguf {self.type}{' importance' * self.importance}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Return why GGUF cannot hold the model."""
-        return gguf_refusal(config)
+        """Return why GGUF cannot hold the model; None before its config.json is known."""
+        return gguf_refusal(config) if config else None
 
     def refuses_chain(self, before: Sequence[Step]) -> Refusal | None:
         """Return why GGUF cannot hold what the steps before leave."""
