@@ -21,7 +21,7 @@ GIB = 2**30
 SHM_BYTES = 69_000_000
 """What one rank of DeepSpeed's shared-memory all-reduce takes in /dev/shm."""
 
-COMPILER = "install g++ (Debian: apt-get install g++), or name one in CXX"
+COMPILER_FIX = "install g++ (Debian: apt-get install g++), or name one in CXX"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _packing() -> Finding:
     for name in ("packing", "checksum"):
         if isinstance(missing := library(name), Missing):
             loss = f"numpy writes and reads packed and archive: the same bytes, slower ({missing.reason})"
-            return Finding("packing", "slower", loss, COMPILER)
+            return Finding("packing", "slower", loss, COMPILER_FIX)
     return Finding("packing", "ok", "compiled")
 
 
@@ -135,7 +135,7 @@ def _sparse() -> Finding:
     compiled = kernels()
     if isinstance(compiled, Missing):
         loss = f"the sparse engine falls back to torch's CSR, which is slower ({compiled.reason})"
-        return Finding("sparse kernels", "slower", loss, COMPILER)
+        return Finding("sparse kernels", "slower", loss, COMPILER_FIX)
     detail = ", ".join(("compiled", compiled.level, *compiled.notes))
     fix = "install torch's own wheel, or measure with one thread"
     return _judged("sparse kernels", not compiled.shared, "slower", detail, fix)

@@ -48,6 +48,8 @@ class RankWorker:
                 self.memory(Path(self.spec["folder"]))
             case "latency":
                 self.latency(process)
+            case unknown:
+                raise ValueError(f"no rank does {unknown!r}")
 
     def import_model(self) -> None:
         """Import what transformers imports for the job's first model, so that this does not count as loading.
