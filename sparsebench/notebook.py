@@ -43,6 +43,7 @@ from sparsebench.plan.single import SingleModel, single, worded
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.runtime.engines import engine_info
 from sparsebench.sources import Cache
+from sparsebench.sources.cache import read_json
 from sparsebench.steps.calibration import Calibration, tokens
 from sparsebench.steps.contract import Context, Step, StepProgress, StepReport
 from sparsebench.steps.registry import closed_by, combinations, kinds, with_text
@@ -150,11 +151,11 @@ class Chain:
         progress: StepProgress | None = None,
     ) -> AppliedModel:
         """Apply the steps to ``model``, one after the other, and leave the result in ``out``."""
-        self.refuse(bounded.read_object(model.folder / "config.json"))
         made: list[tuple[Step, StepReport]] = []
         parent, device = model.folder, device if self.on_device else "cpu"
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
+            self.refuse(read_json(model.folder / "config.json") or {})
             for number, step in enumerate(self.steps, 1):
                 folder = out if number == len(self.steps) else Path(scratch) / str(number)
                 context = Context(

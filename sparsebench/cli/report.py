@@ -30,8 +30,8 @@ def figures(
     ] = 6.5,
     height: Annotated[float | None, typer.Option(min=1, max=30, help="Height in inches. Default: as needed.")] = None,
     font: Annotated[str | None, typer.Option(help="Family of an installed font. Default: DejaVu Sans.")] = None,
-    title: Annotated[bool, typer.Option("--title/--no-title", help="The sentence above the picture.")] = True,
-    small_print: Annotated[bool, typer.Option("--note/--no-note", help="The small print below it.")] = True,
+    no_title: Annotated[bool, typer.Option("--no-title", help="Leave out the sentence above.")] = False,
+    no_note: Annotated[bool, typer.Option("--no-note", help="Leave out the small print below.")] = False,
     ledger: LEDGER_ALONE = None,
     as_json: JSON = False,
 ) -> None:
@@ -41,7 +41,7 @@ def figures(
 
     \b
     sparsebench figures
-    sparsebench figures kinds --format pdf --width 3.3 --height 3 --no-title --no-note --out paper/
+    sparsebench figures kinds --format pdf --width 3.3 --no-title --out paper/
     """
     if list_them:
         columns = ["name", "title", "about", "file"]
@@ -56,7 +56,7 @@ def figures(
 
     chosen = tuple(map(str, formats or ("png", "svg")))
     left_out: dict[str, list[str]] = {}
-    sheet = Sheet(height, font, title, small_print)
+    sheet = Sheet(height, font, not no_title, not no_note)
     for result in render(ledger_path(ledger), names or [], out, chosen, width=width, sheet=sheet):
         if result.skipped:
             left_out.setdefault(result.skipped, []).append(result.name)

@@ -152,7 +152,11 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
     elif isinstance(end := config.get("eos_token_id"), int):
         ids[:, -1] = end  # where the heads of encoder-decoders look
     with foreign(f"{out.name}: stock transformers does not load it", "report the model type"):
-        stock = auto_class(family, config).from_pretrained(str(out), dtype="auto", local_files_only=True).eval()
+        stock = (
+            auto_class(family, config)
+            .from_pretrained(str(out), dtype="auto", local_files_only=True, trust_remote_code=False)
+            .eval()
+        )
         with torch.inference_mode():
             outputs = [next(iter(model(**given).values())).float() for model in (stock, load_model(folder, family))]
     return distance(*outputs)

@@ -20,11 +20,11 @@ RESULTS = """
     calibration dtype machine task metric higher_is_better score collapsed low high n limited num_fewshot chance
     dense_score retained retained_low retained_high verdict tests q q_tests detectable loss_at_most loses_less
     documents_to_clear floor bits_per_byte bytes_dense bytes_packed bytes_archive engine ranks workload prefill_ms
-    decode_ms peak_bytes
+    decode_ms peak_bytes fastest_engine fastest_decode_ms best_dense_decode_ms speedup_over_best
 """.split()
 VIEWS = """
     activity cells conflicts curves failures floors gate latency layer_sparsity memory metrics outputs pareto recovered
-    results samples scores sizes speedups steps structure tensors training_curves variants vs_dense ways
+    results samples scores sizes speedups steps structure tensors throughput training_curves variants vs_dense ways
 """.split()
 
 

@@ -137,7 +137,7 @@ def test_companions_leave_other_weights_behind(tmp_path: Path) -> None:
     wanted = ["1_Pooling", "config.json", "modules.json", "tokenizer.json", "vocab.txt"]
     unwanted = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "flax_model.msgpack", "onnx"]
     for name in [*wanted, *unwanted, ".gitattributes", "sparsebench.json"]:
-        (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).touch()
+        (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).write_text("{}")
     assert [path.name for path in companions(tmp_path)] == wanted
 
 

@@ -24,7 +24,7 @@ from tests.models.test_prepare import write_gguf
 PACKAGE = Path(sparsebench.__file__).parent
 LOADERS = {"from_pretrained", "from_config", "load_dataset", "CausalScorer", "HFLM"}
 PLACES = {
-    "from_pretrained": {"models/files/gguf.py", "models/files/text.py"},
+    "from_pretrained": {"models/files/gguf.py", "models/files/text.py", "run/export.py"},
     "from_config": {"models/modules/build.py"},
 }
 

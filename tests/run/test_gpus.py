@@ -100,7 +100,8 @@ def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any
         timed = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "latency"]
         return [replace(job, after=()) for job in timed]
 
-    runner.waiting = Queue([*runtime(ranks=[1], alone="device"), *runtime(ranks=[2], alone="device")])
+    loads = [{"batch": batch, "prompt": 8, "generate": 4} for batch in (1, 2)]
+    runner.waiting = Queue([*runtime(ranks=[1], alone="device", workloads=loads), *runtime(ranks=[2], alone="device")])
     runner._start_ready()
     assert runner.started == [("latency", gpu, gpu, "cuda") for gpu in ("GPU-a", "GPU-b")]
     runner.children = runner.children[:1]
@@ -113,8 +114,8 @@ def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any
 
 
 def test_memory_is_measured_on_a_gpu_of_its_own(runner: Any) -> None:
-    wanted(runner, "memory", "benchmarks")
-    assert [one[:3] for one in runner.started] == [("benchmarks", "GPU-a", "GPU-a"), ("memory", "GPU-b", "GPU-b")]
+    wanted(runner, "memory")
+    assert [one[:3] for one in runner.started] == [("memory", "GPU-a", "GPU-a"), ("memory", "GPU-b", "GPU-b")]
 
 
 def test_memory_is_measured_alone_where_gpus_differ(runner: Any, driver: Driver) -> None:
