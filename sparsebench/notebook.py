@@ -40,6 +40,7 @@ from sparsebench.models.shape.topology import refuse_replay
 from sparsebench.paths import ledger_path, vacant
 from sparsebench.plan.expand import resolved
 from sparsebench.plan.single import SingleModel, single, worded
+from sparsebench.progress import progress
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload
 from sparsebench.runtime.engines import engine_info
 from sparsebench.sources import Cache
@@ -265,7 +266,10 @@ def score_tasks(
             results[spec.task] = result
 
     run_in = model.calculated(dtype, device)
-    benchmarks.score(model.folder, model.family, list(specs), cache or Cache(), emit, dtype=run_in, device=device)
+    with progress(f"score {model.name}") as advance:
+        benchmarks.score(
+            model.folder, model.family, list(specs), cache or Cache(), emit, advance, dtype=run_in, device=device
+        )
     return results
 
 

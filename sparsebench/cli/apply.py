@@ -12,7 +12,7 @@ import typer
 
 from sparsebench import devices, environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
-from sparsebench.cli.output import emit_json, emit_table, note, progress, size
+from sparsebench.cli.output import emit_json, emit_table, note, size
 from sparsebench.cli.pack import folder_bytes
 from sparsebench.cli.source import as_in_a_manifest, check_source, open_model
 from sparsebench.errors import UserError
@@ -22,6 +22,7 @@ from sparsebench.models.shape.topology import parts
 from sparsebench.notebook import AppliedModel, Chain
 from sparsebench.paths import vacant
 from sparsebench.plan.single import SingleModel
+from sparsebench.progress import progress
 from sparsebench.sources import Cache
 from sparsebench.steps.registry import label
 

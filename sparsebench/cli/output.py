@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -75,19 +74,6 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))
     Console(highlight=False).print(table)
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[..., None]]:
-    """Show a bar with the time left on stderr, and remove it when done; show nothing where stderr is no terminal.
-
-    Yields the function (done, total, words) → None that moves it.
-    """
-    from rich.progress import Progress
-
-    with Progress(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total, words="": bar.update(task, completed=done, total=total)
 
 
 def cell(value: Any) -> str:
