@@ -52,7 +52,7 @@ WITH packed AS (
     GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
-    SELECT concat('Through the quality gate fewer bits bring ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of dense''s bytes, zeros alone ',
+    SELECT concat('Of what passes the quality gate, files of fewer bits are ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of dense''s, of zeros alone ',
                   coalesce(range_label('{:.0f}', 100 * min(zeros), 100 * max(zeros)) || '%', 'nothing'),
                   -- A grid of 16 values is easily met again.
                   '; dense came out of 4-bit files of ' || range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched)) || '%') AS finding

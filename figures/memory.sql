@@ -50,7 +50,7 @@ WITH ranked AS (
     SELECT *, engine_label(engine, ranks) AS series FROM named WHERE method = 'dense'
 )
 SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, peak, held, kept, series, facet,
-       (SELECT format('Zeros lower the peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
+       (SELECT format('Zeros lower the largest rank''s peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
                || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (plain), 100 * max(ratio) FILTER (plain))), '')
         FROM (SELECT p.sparsity, p.plain, p.peak / d.peak AS ratio FROM points p JOIN points d USING (manifest, facet, series)
               WHERE p.method <> 'dense' AND d.method = 'dense' AND p.weights <> 'random')

@@ -30,7 +30,7 @@ WITH asked AS (
 )
 SELECT model, tokens / 1000 AS thousands, held_out / before AS share, percent_label(sparsity) || '% zeros' AS zeros,
        (dense_rank() OVER (ORDER BY sparsity) - 1) AS place,
-       (SELECT format('In an eighth of its tokens training regains {}% of what it regains at all', range_label('{:.0f}', 100 * min(early), 100 * max(early))) FROM falls WHERE early IS NOT NULL HAVING min(early) > 0) AS finding
+       (SELECT format('The first eighth of training brings {}% of its gain', range_label('{:.0f}', 100 * min(early), 100 * max(early))) FROM falls WHERE early IS NOT NULL HAVING min(early) > 0) AS finding
 FROM longest
 WHERE held_out IS NOT NULL
 ORDER BY model, sparsity, tokens;

@@ -92,7 +92,7 @@ def alone(ask: Ask) -> dict[str, list[dict[str, Any]]]:
                     AND variant_id IN (SELECT variant_id FROM steps GROUP BY ALL HAVING bool_and(step = 'prune')))
             GROUP BY ALL
         )
-        SELECT d.model, d.sparsity, min(ratio) AS ratio, any_value(share) AS share
+        SELECT d.model, d.sparsity, min(ratio) AS ratio, arg_min(pairs, ratio) AS n, any_value(share) AS share
         FROM vs_dense d JOIN pruned USING (variant_id) JOIN files f ON f.model = d.model AND f.sparsity = d.sparsity
         WHERE ratio IS NOT NULL AND pattern = 'unstructured' AND weights <> 'random'
         GROUP BY ALL ORDER BY d.model, d.sparsity"""):
@@ -119,7 +119,7 @@ def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
         following = sweep[sweep.index(near) + 1]
         (line,) = bullets(page, "Zeros cost more.")
         assert f"{near['share']:.0%} of {model}'s file" in line
-        assert f"next measured, {following['sparsity']:.0%}: ×{following['ratio']:.2f}" in line
+        assert f"next measured on {following['n']} windows, {following['sparsity']:.0%}: ×{following['ratio']:.2f}" in line
     return measured
 
 

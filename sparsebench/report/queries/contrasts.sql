@@ -38,8 +38,7 @@ SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, 
        after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
        CASE WHEN scale = 'perplexity' THEN after END AS after_perplexity,
-       -- As the methods were published: calibrated on the pruned model's inputs, and here on the first text.
-       ingredient IN ('inputs', 'propagation') OR inputs = '' AND text_number = 1 AS published, _benchmark(task) AS benchmark,
+       _benchmark(task) AS benchmark,
        NOT (guessed OR both_collapsed) AS sound, if(sound, sign(_goodness(after, higher_is_better) - _goodness(score, higher_is_better)), 0) AS lead,
        exp(shift - half) AS times_low, exp(shift + half) AS times_high
 FROM paired

@@ -17,14 +17,15 @@ WITH asked AS (
 ), timed AS (
     SELECT variant_id, engine, split_part(machine_label(machine), ',', 1) AS processor,
            any_value(speedup) FILTER (phase IN ('generate', 'forward') AND verdict = 'faster') AS request,
-           any_value(speedup) FILTER (phase IN ('decode', 'forward') AND verdict = 'faster') AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt
+           any_value(speedup) FILTER (phase IN ('decode', 'forward') AND verdict = 'faster') AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
+           any_value(regexp_replace(workload, '^b1 p(\d+) g(\d+).*', 'a prompt of \1 tokens, an answer of \2')) AS workload
     FROM latency
     WHERE verdict IS NOT NULL
     GROUP BY variant_id, record_id, engine, processor
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
 )
 SELECT variant_id, g.model, g.weights, k.kind, k.words AS recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, g.tasks, g.retained, g.weakest, g.ratio,
-       f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, engine, processor, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
+       f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, workload, engine, processor, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
 FROM gate g
 JOIN asked USING (variant_id)
 JOIN _recipes k USING (variant_id)
