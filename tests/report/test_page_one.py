@@ -119,7 +119,9 @@ def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
         following = sweep[sweep.index(near) + 1]
         (line,) = bullets(page, "Zeros cost more.")
         assert f"{near['share']:.0%} of {model}'s file" in line
-        assert f"next measured on {following['n']} windows, {following['sparsity']:.0%}: ×{following['ratio']:.2f}" in line
+        assert (
+            f"next measured on {following['n']} windows, {following['sparsity']:.0%}: ×{following['ratio']:.2f}" in line
+        )
     return measured
 
 
