@@ -15,7 +15,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.notebook import apply
 from sparsebench.plan.single import SingleModel
 from sparsebench.run import export as exports
-from sparsebench.run.export import FORMATS, export
+from sparsebench.run.export import export
 from sparsebench.storage import formats
 from tests.command import call
 
@@ -32,7 +32,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("step", [{"prune": "magnitude", "sparsity": 0.5}, {"quantize": "int8"}], ids=str)
 def test_stock_transformers_gives_the_variants_outputs(step: Any, tiny_llama: Path, tmp_path: Path) -> None:
     folder = made(tiny_llama, "decoder", step, tmp_path / "made")
-    for name in FORMATS if "quantize" in step else ["hf"]:
+    for name in ["hf", *(["compressed-tensors"] if "quantize" in step else [])]:
         if name != "hf":
             pytest.importorskip("compressed_tensors")
         distance = export(folder, "decoder", tmp_path / name, name)
@@ -40,6 +40,14 @@ def test_stock_transformers_gives_the_variants_outputs(step: Any, tiny_llama: Pa
         stock = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="auto").eval()
         assert torch.allclose(logits(stock), logits(load_model(folder, "decoder")), rtol=1e-2, atol=1e-2)
     assert "quantization_config" not in json.loads((tmp_path / "hf" / "config.json").read_text())
+
+
+def test_llama_cpp_loads_the_file_and_gives_the_variants_outputs(tiny_llama: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install '.[llamacpp]'")
+    folder = made(tiny_llama, "decoder", {"prune": "magnitude", "sparsity": 0.5}, tmp_path / "made")
+    assert export(folder, "decoder", tmp_path / "gguf", "gguf") < 0.02
+    (file,) = (tmp_path / "gguf").iterdir()
+    assert file.read_bytes()[:4] == b"GGUF"
 
 
 def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
