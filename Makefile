@@ -10,6 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
+	mkdir -p out
 	$(BIN)/sparsebench figures --out out/figures >out/pictures.txt
 	$(BIN)/sparsebench report --brief --out out/brief.md --figures out/figures >out/pages.txt
 	$(BIN)/sparsebench report --out out/report.md --figures out/figures >>out/pages.txt
