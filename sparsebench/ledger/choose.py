@@ -47,7 +47,7 @@ def choose(
     for row in rows:
         row["name"] = _name(row, variants)
         row["make"] = make_command(ledger, row)
-        form = f" --format {row['encoded']}" if row["encoded"] else ""
+        form = f" --format {row['format']}" if row["format"] else ""
         command = f"sparsebench export {shlex.quote(row['name'])}{form} --out {_folder(row)}"
         row["export"] = None if row["ours"] else command
     return rows

@@ -14,7 +14,7 @@ WITH timed AS (
     WHERE l.model = $model
 )
 SELECT w.variant_id, v.model, v.source, v.dtype, v.seed, v.calibration, v.recipe, w.recipe AS words, w.bytes, w.share, w.loss, w.what, w.lost,
-       if(v.recipe LIKE '%gguf%', 'gguf', if(w.kind LIKE '%bits%', 'compressed-tensors', NULL)) AS encoded, regexp_matches(w.kind, 'skipped|experts') AS ours, w.scored,
+       if(v.recipe LIKE '%gguf%', 'gguf', if(w.kind LIKE '%bits%', 'compressed-tensors', NULL)) AS format, regexp_matches(w.kind, 'skipped|experts') AS ours, w.scored,
        w.cleared, w.tasks, t.speedup, t.engine, t.variant_id IS NOT NULL AS timed,
        w.works AND coalesce(w.share <= $share, true) AND if($loss::DOUBLE IS NULL, NOT w.lost, w.loss <= $loss) AS meets, meets AND w.scored AS fits
 FROM whole w

@@ -73,7 +73,7 @@ class Sparse:
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Compile or load the kernels and time their layouts; notes say what is used instead where there are none."""
+        """Compile or load the kernels; notes say what is used instead where there are none."""
         self.cuda = torch.cuda.is_available()
         if self.cuda:
             reason = _no_triton()
