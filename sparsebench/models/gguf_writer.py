@@ -126,7 +126,7 @@ class _GgufFile:
 
         self.checkpoint, self.type, self.importance = checkpoint, type, importance
         self.architecture = ARCHITECTURES[str(checkpoint.config["model_type"])]
-        self.turned = checkpoint.config["model_type"] in CONV1D_TYPES
+        self.transposed = checkpoint.config["model_type"] in CONV1D_TYPES
         self.size = dimensions(checkpoint.config)
         number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture.name)
         table = gguf.get_tensor_name_map(number, self.size.layers)
@@ -205,10 +205,10 @@ class _GgufFile:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self.checkpoint.tensors[self.names[name]].shape
-        return shape[::-1] if self._is_turned(name) else shape
+        return shape[::-1] if self._is_transposed(name) else shape
 
-    def _is_turned(self, name: str) -> bool:
-        return self.turned and name.startswith("blk.") and len(self.checkpoint.tensors[self.names[name]].shape) == 2
+    def _is_transposed(self, name: str) -> bool:
+        return self.transposed and name.startswith("blk.") and len(self.checkpoint.tensors[self.names[name]].shape) == 2
 
     def _heads(self, name: str) -> int:
         """Return how many heads' rows are reordered in this tensor; 0 for others."""
@@ -220,7 +220,7 @@ class _GgufFile:
     def _values(self, name: str) -> torch.Tensor:
         """Load a tensor in float32, as llama.cpp holds it."""
         values = self.checkpoint.load(self.names[name]).float()
-        if self._is_turned(name):
+        if self._is_transposed(name):
             values = values.T.contiguous()
         if heads := self._heads(name):
             values = values.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(values.shape)
@@ -234,7 +234,7 @@ class _GgufFile:
             values = values - self.architecture.norm_offset
         if heads := self._heads(name):
             values = values.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(values.shape)
-        return values.T.contiguous() if self._is_turned(name) else values
+        return values.T.contiguous() if self._is_transposed(name) else values
 
     def _coded(self, name: str, kind: str) -> npt.NDArray[np.generic]:
         """Return a tensor's bytes in the type ``kind``, with its rows as rows."""

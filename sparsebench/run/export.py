@@ -168,11 +168,12 @@ def _write_gguf(folder: Path, family: Family, out: Path) -> float:
     from sparsebench.runtime.engines.llamacpp import LlamaCpp
     from sparsebench.runtime.workload import inputs
 
-    source, engine = SavedModel(folder, family), LlamaCpp()
-    engine.start(0, 1)
-    engine.prepare([source])
-    parity = engine.parity(source, inputs(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
-    shutil.copy2(engine.file(source), out / FILE)
+    with TemporaryDirectory() as scratch:
+        source, engine = SavedModel(folder, family), LlamaCpp(Path(scratch))
+        engine.start(0, 1)
+        engine.prepare([source])
+        parity = engine.parity(source, inputs(Checkpoint(folder).config, Workload(1, TOKENS, 0)))
+        shutil.copy2(engine.file(source), out / FILE)
     return parity.relative_l2
 
 

@@ -203,7 +203,9 @@ class LlamaCpp:
 
     forced = False
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path | None = None) -> None:
+        """``scratch`` is where files are written; by default the process's temporary folder, which its run removes."""
+        self.scratch = scratch
         self.files: dict[tuple[Path, str], Path | SparsebenchError] = {}
         self.kernel = ""
 
@@ -232,7 +234,7 @@ class LlamaCpp:
         return file
 
     def _written(self, folder: Path, dtype: str) -> Path:
-        file = Path(tempfile.mkdtemp()) / FILE
+        file = Path(tempfile.mkdtemp(dir=self.scratch)) / FILE
         write_gguf(folder, file, FLOATS[dtype])
         return file
 
