@@ -12,18 +12,20 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, devices, provenance, records
+from sparsebench import devices, provenance, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
-from sparsebench.plan.stages import PROCESSES, beside_dense, timed
+from sparsebench.plan.stages import PROCESSES, beside_dense
+from sparsebench.run.answers import ModelAnswers
+from sparsebench.run.child import Child, how_it_died
 from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
@@ -38,25 +40,6 @@ LOSSES = 3
 
 Ingest = Callable[[list[tuple[str, dict[str, Any]]], Callable[[LedgerError], object]], object]
 """Takes records, each with its file, into the ledger in one transaction, and calls a function with each refusal."""
-
-
-@dataclass
-class Child:
-    """A running job, and what it has said so far."""
-
-    task: RunningJob
-    log: Path
-    started: float
-    silence: Silence
-    buffer: bytes = b""
-    broken: str | None = None
-    recorded: set[str] = field(default_factory=set)
-    damaged: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def job(self) -> Job:
-        """The job that it does."""
-        return self.task.job
 
 
 @dataclass(frozen=True)
@@ -89,9 +72,7 @@ class Runner:
         self.space = settings.workspace
         self.display = display
         self.ingest = ingest
-        self.answer = answer
-        self.open_cells: Counter[str] = Counter()
-        self.finished_models: list[str] = []
+        self.answers = ModelAnswers(answer)
         self.origin = provenance.origin(self.space.ledger.parent, create_it=True)
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
@@ -121,7 +102,7 @@ class Runner:
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
         self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", asked)], self._left_out)
-        self.open_cells.update(cell.variant.model for cell in todo if not timed(cell.stage))
+        self.answers.begin(todo)
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
         self.space.seal(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
@@ -284,7 +265,7 @@ class Runner:
             return
         reason = child.broken or child.task.lost or next(iter(child.damaged.values()), "")
         if code and not reason:
-            reason = _death(code, child.log)
+            reason = how_it_died(code, child.log)
         for cell in child.job.cells:
             if cell.id not in child.recorded:
                 self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
@@ -360,18 +341,14 @@ class Runner:
 
     def _count(self, cell: Cell, status: str) -> None:
         self.counts[status] += 1
-        if not timed(cell.stage):
-            self.open_cells[cell.variant.model] -= 1
-            if not self.open_cells[cell.variant.model]:
-                self.finished_models.append(cell.variant.model)
+        self.answers.ended(cell)
 
     def _show_answers(self) -> None:
-        """Show what came out of models of which all is done but timing, unless something is timed now."""
-        quiet = any(PROCESSES[child.job.kind].timed for child in self.children)
-        while self.finished_models and not quiet:
+        """Show the answers that are due, unless something is timed now."""
+        if self.answers.due and not any(PROCESSES[child.job.kind].timed for child in self.children):
             self._ingest()
-            if answer := self.answer(self.finished_models.pop(0)):
-                self.display.line(answer, "bold")
+            for lines in self.answers.take():
+                self.display.line(lines, "bold")
 
     def _ingest_if_due(self) -> None:
         """Ingest if the last time is so long ago that this takes little of the run."""
@@ -418,11 +395,3 @@ class Runner:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _death(code: int, log: Path) -> str:
-    """Say how a process died, with the last lines that it printed."""
-    how = f"exit code {code}" if code > 0 else f"signal {children.signal_name(-code)}"
-    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"the job's process died: {how}{memory}; it said last: {' | '.join(lines[-3:]) or 'nothing'}"

@@ -580,3 +580,15 @@ def test_where_a_calibration_text_lies_is_told_as_the_manifest_says_it() -> None
     """Not from the root of the file system: records are published."""
     named = ManifestCalibration(source="path:texts/words.jsonl")
     assert resolved(named, 0).source == "path:texts/words.jsonl"
+
+
+def test_the_dense_model_is_timed_in_the_first_job_that_is_timed_alike() -> None:
+    plan = planned()
+    timing = [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "latency"]
+    of_dense = [cell for job in timing for cell in job.cells if cell.variant.is_dense]
+    assert len(of_dense) == len({cell.id for cell in plan.cells if cell.stage == "latency" and cell.variant.is_dense})
+    for job in timing:
+        assert len({repr(cell.settings) for cell in job.cells}) == 1
+        assert any(not cell.variant.is_dense for cell in job.cells)
+    alone = [cell for cell in plan.cells if cell.variant.is_dense]
+    assert {cell.id for job in jobs(plan, alone, lambda _: True) for cell in job.cells} == {cell.id for cell in alone}

@@ -97,7 +97,11 @@ def settings(tmp_path: Path) -> RunSettings:
 
 
 def run(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Iterator[dict[str, Any]]]
+    plan: Plan,
+    settings: RunSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[..., Iterator[dict[str, Any]]],
+    answer: Callable[[str], str] = lambda model: "",
 ) -> tuple[dict[str, int], Counter[str], FakeRay]:
     """What a run counts, how often each record reached the ledger, and the Ray that it had."""
     ray = FakeRay(work)
@@ -106,7 +110,7 @@ def run(
     ingested: Counter[str] = Counter()
     took = lambda found, _: ingested.update(record["key"] for _, record in found if "key" in record)  # noqa: E731
     display = Display(Clock(Estimate(settings.sizes)), io.StringIO())
-    return Runner(plan, settings, Cluster(settings), took, display).run(plan.cells), ingested, ray
+    return Runner(plan, settings, Cluster(settings), took, display, answer).run(plan.cells), ingested, ray
 
 
 def told(cell: Cell, spec: JobSpec) -> dict[str, Any]:

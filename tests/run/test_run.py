@@ -22,7 +22,7 @@ from sparsebench.cli.run import command_like
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.preflight import PlanRequest
 from sparsebench.records import statuses, write
-from sparsebench.run.runner import _death
+from sparsebench.run.child import how_it_died
 from tests.command import call
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -307,8 +307,8 @@ def test_the_command_to_try_again_asks_the_same_cluster_and_caches() -> None:
 
 def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("last words\n")
-    assert "signal SIGRTMIN+1; it said last: last words" in _death(-signal.SIGRTMIN - 1, tmp_path / "log")
-    assert "signal SIGKILL (out of memory?)" in _death(-signal.SIGKILL, tmp_path / "log")
+    assert "signal SIGRTMIN+1; it said last: last words" in how_it_died(-signal.SIGRTMIN - 1, tmp_path / "log")
+    assert "signal SIGKILL (out of memory?)" in how_it_died(-signal.SIGKILL, tmp_path / "log")
 
 
 @pytest.mark.long

@@ -12,6 +12,8 @@ import pytest
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.jobs import jobs
+from sparsebench.run.display import Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
 from tests.run.test_executor import CONTENT, done, run
@@ -69,3 +71,26 @@ def test_a_variant_whose_packed_copy_turns_out_damaged_is_made_again_from_a_pare
     assert counts == {"done": 1, "failed": 0, "unsupported": 0, "skipped": 0}
     made_again = [f"make {end.recipe}", "prepare dense", f"make {parent.recipe}", f"make {end.recipe}"]
     assert begun == [*made_again, f"assess {end.recipe}"]
+
+
+def test_a_models_answer_is_shown_once_when_all_is_done_but_timing(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
+    begun: list[str] = []
+    asked: list[tuple[str, list[str]]] = []
+
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
+        begun.append(spec.job.kind)
+        yield {"event": "note", "text": "busy"}
+        yield from done(spec, *more)
+
+    shown: list[str] = []
+    monkeypatch.setattr(Display, "line", lambda _, text, style: shown.append(text))
+    run(plan, settings, monkeypatch, work, lambda model: asked.append((model, [*begun])) or f"{model}: 3 rows")  # type: ignore[func-returns-value]
+    ((model, before),) = asked
+    untimed = {job.kind for job in jobs(plan, plan.cells, lambda _: True)} - {"latency", "memory"}
+    assert model == "m" and {"benchmarks", "assess"} < untimed | {"make"}
+    assert all(before.count(kind) == begun.count(kind) for kind in untimed)
+    assert [text for text in shown if "3 rows" in text] == ["m: 3 rows"]
+    assert [text for text in shown if "busy" in text] == ["! busy"] and len(begun) > 1
