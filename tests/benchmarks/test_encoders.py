@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sparsebench.benchmarks import all_tasks, probe
 from sparsebench.benchmarks.classification import head_labels, match
@@ -259,7 +260,8 @@ def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
     [
         ({"pooling_mode_lasttoken": True}, ("Pooling",), "lasttoken"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, ("Pooling",), "cls \\+ mean"),
-        ({"pooling_mode_mean_tokens": True}, ("Pooling", "Dense"), "Dense"),
+        ({"pooling_mode_mean_tokens": True}, ("Pooling", "Normalize", "Dense"), "Dense"),
+        ({"pooling_mode_mean_tokens": True}, ("Pooling", "CNN"), "CNN"),
     ],
 )
 def test_what_is_not_implemented_is_refused(
@@ -267,6 +269,31 @@ def test_what_is_not_implemented_is_refused(
 ):
     with pytest.raises(UnsupportedError, match=culprit):
         read_pooling(sentence_transformer(tmp_path / "model", pooling, kinds))
+
+
+def test_layers_behind_the_pooling_are_run(tmp_path: Path):
+    folder = sentence_transformer(
+        tmp_path / "model", {"pooling_mode_cls_token": True}, ("Pooling", "Dense", "Normalize")
+    )
+    sizes = {"in_features": 4, "out_features": 6}
+    layer = torch.nn.Linear(4, 6)
+    tensors = {"linear.weight": layer.weight.detach(), "linear.bias": layer.bias.detach()}
+    save_file(tensors, folder / "2_Dense" / "model.safetensors")
+    hidden, mask = torch.randn(3, 2, 4), torch.ones(3, 2)
+    for activation, function in (
+        ("torch.nn.modules.activation.Tanh", torch.tanh),
+        ("Identity", lambda outputs: outputs),
+    ):
+        (folder / "2_Dense" / "config.json").write_text(json.dumps({**sizes, "activation_function": activation}))
+        expected = torch.nn.functional.normalize(function(layer(hidden[:, 0])))
+        torch.testing.assert_close(read_pooling(folder).apply(hidden, mask), expected.detach())
+    for settings, wrong, culprit in (
+        ({**sizes, "activation_function": "Softplus"}, UnsupportedError, "Softplus"),
+        ({**sizes, "in_features": 5}, ModelError, r"2_Dense.*\(6, 5\)"),
+    ):
+        (folder / "2_Dense" / "config.json").write_text(json.dumps(settings))
+        with pytest.raises(wrong, match=culprit):
+            read_pooling(folder)
 
 
 def test_a_default_prompt_is_refused(tmp_path: Path):

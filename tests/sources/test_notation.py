@@ -29,6 +29,7 @@ A, B = "a" * 64, "b" * 64
         (f"wheel:a==1!x.0#sha256={A}  + b==2!x.1#sha256={B}", f"wheel:a==1!x.0#sha256={A} + b==2!x.1#sha256={B}"),
         (f"wheel:a==1!x.0#sha256={A} + b==2!x.1", f"wheel:a==1!x.0#sha256={A} + b==2!x.1"),
         ("wheel:a==1!0.bin + b==2!1.bin  as m.gguf", "wheel:a==1!0.bin + b==2!1.bin as m.gguf"),
+        ("wheel:a==1!0.bin + b==2!1.bin  as model/ ", "wheel:a==1!0.bin + b==2!1.bin as model/"),
         ("wheel:a==1!data as it is.bin as m.gguf", "wheel:a==1!data as it is.bin as m.gguf"),
     ],
 )

