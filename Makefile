@@ -10,6 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
+	@if $(INSTALL) --requirement requirements-llamacpp.txt; then $(BIN)/sparsebench run examples/gguf.yaml; \
+	else echo "The package of llama.cpp does not install here: its row is left out."; fi
 	mkdir -p out
 	$(BIN)/sparsebench figures --out out/figures >out/pictures.txt
 	$(BIN)/sparsebench report --brief --out out/brief.md --figures out/figures >out/pages.txt

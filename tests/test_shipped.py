@@ -36,6 +36,8 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/kinds.yaml", {"make", "storage", "outputs", "benchmarks", "latency", "memory"}),
         ("examples/engines.yaml", {"make", "benchmarks", "latency", "memory"}),
         ("examples/llamacpp.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
+        ("examples/gguf.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
+        ("examples/mpnet.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/skipping.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/g2p-skipping.yaml", {"make", "storage", "benchmarks"}),
         ("examples/shapes.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
@@ -52,7 +54,7 @@ def test_examples_of_one_question_pass_the_preflight_offline(
     name: str, stages: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = ROOT / name
-    if name == "examples/llamacpp.yaml":  # its package is an extra
+    if name in ("examples/llamacpp.yaml", "examples/gguf.yaml"):  # its package is an extra
         monkeypatch.setitem(environment.versions(), "xllamacpp", "2026.10.0")
     if name == "examples/g2p-recovery.yaml":
         # Its words are made by a command that its head names.
@@ -79,7 +81,7 @@ def test_every_example_is_checked() -> None:
     "name",
     [
         *MANIFESTS,
-        *(f"examples/{name}.yaml" for name in ("methods", "calibration", "vocabulary", "engines", "coder", "skipping")),
+        *(f"examples/{name}.yaml" for name in ("methods", "calibration", "vocabulary", "engines", "coder", "skipping", "mpnet")),
     ],
 )
 def test_every_wheel_is_pinned(name: str) -> None:
