@@ -37,6 +37,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/engines.yaml", {"make", "benchmarks", "latency", "memory"}),
         ("examples/llamacpp.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/gguf.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
+        ("examples/embeddinggemma.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/mpnet.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/skipping.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/g2p-skipping.yaml", {"make", "storage", "benchmarks"}),
@@ -81,7 +82,10 @@ def test_every_example_is_checked() -> None:
     "name",
     [
         *MANIFESTS,
-        *(f"examples/{name}.yaml" for name in ("methods", "calibration", "vocabulary", "engines", "coder", "skipping", "mpnet")),
+        *(
+            f"examples/{name}.yaml"
+            for name in ("methods", "calibration", "vocabulary", "engines", "coder", "skipping", "mpnet")
+        ),
     ],
 )
 def test_every_wheel_is_pinned(name: str) -> None:

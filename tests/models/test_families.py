@@ -30,6 +30,8 @@ def test_known_types(model_type: str) -> None:
         ({"model_type": "bert", "is_decoder": True, "architectures": ["BertLMHeadModel"]}, "decoder"),
         ({"model_type": "bert", "is_encoder_decoder": True}, "encoder-decoder"),
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "decoder"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "encoder"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": False}, "decoder"),
         ({}, None),
     ],
 )

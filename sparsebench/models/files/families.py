@@ -43,6 +43,8 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
     if config.get("is_encoder_decoder"):
         return "encoder-decoder"
     known = MODEL_TYPES.get(str(config.get("model_type")))
+    if config.get("use_bidirectional_attention") is True:  # a decoder's type, trained on to be a sentence encoder
+        return "encoder"
     # BERT and its kin can be configured as decoders (`is_decoder`), with a causal head.
     if known and not (known == "encoder" and config.get("is_decoder")):
         return known
