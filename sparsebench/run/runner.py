@@ -33,8 +33,9 @@ from sparsebench.run.recorder import JobSpec
 from sparsebench.run.silence import Silence
 from sparsebench.run.workspace import Leases
 
-INGEST_SHARE = 100
-"""Before the next ingest the parent waits this many times as long as the last one took: that grows with the ledger."""
+INGEST_SHARE = 30
+"""Before the next ingest the parent waits this many times the CPU time that the last one took: that grows with the ledger.
+On a busy machine its wall time may be minutes, and who queries the ledger meanwhile would see nothing of an hour."""
 LOSSES = 3
 """A job whose machine is lost is started again at most this many times: the job itself may be what kills machines."""
 
@@ -353,10 +354,9 @@ class Runner:
     def _ingest_if_due(self) -> None:
         """Ingest if the last time is so long ago that this takes little of the run."""
         if self.fresh and time.monotonic() - self.ingested > INGEST_SHARE * self.took:
-            started = time.monotonic()
+            started = time.process_time()
             self._ingest()
-            self.ingested = time.monotonic()
-            self.took = self.ingested - started
+            self.took, self.ingested = time.process_time() - started, time.monotonic()
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records since the last ingest into the ledger, in one transaction.
