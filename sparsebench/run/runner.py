@@ -87,17 +87,24 @@ class Runner:
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
-        self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = (), own: Iterable[Variant] | None = None
+        self,
+        cells: Iterable[Cell],
+        refused: Iterable[tuple[Cell, str]] = (),
+        run_variants: Iterable[Variant] | None = None,
     ) -> dict[str, int]:
         """Do ``cells``, record why others are ``refused``, and return how many cells ended in each status.
 
-        The folders of the run's ``own`` variants, by default all of the plan, are removed once no cell needs them.
+        The folders of ``run_variants``, by default all of the plan, are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run_cells(list(cells), list(refused), self.plan.variants.values() if own is None else own)
+            return self._run_cells(
+                list(cells), list(refused), self.plan.variants.values() if run_variants is None else run_variants
+            )
 
-    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
+    def _run_cells(
+        self, todo: list[Cell], refused: list[tuple[Cell, str]], run_variants: Iterable[Variant]
+    ) -> dict[str, int]:
         asked = records.write_plan(
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
@@ -106,7 +113,7 @@ class Runner:
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
         self.space.seal(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
-        self._release(own)
+        self._release(run_variants)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.executor.begin(todo)
