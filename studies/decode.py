@@ -192,7 +192,7 @@ def as_run(found: list[Row], text: Path, windows: int) -> None:
 
 def build(source: SavedModel) -> Any:
     """The dense model of a folder, packed or not, in its dtype."""
-    return engine("sparse").load(source, PROMPT, True) if is_packed(source.folder) else source.plain()
+    return engine("sparse").load(source, PROMPT, True) if is_packed(source.folder) else source.load_plain()
 
 
 def main() -> None:

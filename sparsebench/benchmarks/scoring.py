@@ -77,11 +77,9 @@ def score(
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
         scorers = load_scorers(model, {spec.adapter for spec in alike}, size, progress)
-        machine: dict[str, str | int] = {
-            "threads": torch.get_num_threads(),
-            "repeats": repeats(next(iter(scorers.values())).model),
-        }
+        machine: dict[str, str | int] = {"repeats": repeats(next(iter(scorers.values())).model)}
         for spec in alike:
+            machine["threads"] = torch.get_num_threads()  # a run may have found free cores since the last task
             try:
                 copies = _copies(spec, cache, fitted)
                 result = scorers[spec.adapter].score(spec, cache)
