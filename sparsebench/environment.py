@@ -160,8 +160,8 @@ def memory() -> tuple[int, int]:
 
 def free_disk(path: Path) -> int:
     """Return the free bytes of the disk that ``path``, which need not exist yet, is or will be on."""
-    place = path.absolute()
-    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+    whole = path.absolute()
+    return shutil.disk_usage(next(folder for folder in (whole, *whole.parents) if folder.exists())).free
 
 
 def _reclaimable(group: Path) -> int:
@@ -236,8 +236,8 @@ def as_json(device: str = "cpu") -> dict[str, object]:
     return {"id": stable_id(facts), **facts}
 
 
-def stable_id(found: Mapping[str, Any]) -> str:
+def stable_id(described: Mapping[str, Any]) -> str:
     """Return the id of what is stable in an environment: hardware, libraries and the state of the code."""
-    words = [found[name] for name in ("machine", "platform", "python")]
-    stable = (*words, sorted(found["libraries"].items()), found["git_commit"], found["git_dirty"])
+    words = [described[name] for name in ("machine", "platform", "python")]
+    stable = (*words, sorted(described["libraries"].items()), described["git_commit"], described["git_dirty"])
     return hashlib.sha256(repr(stable).encode()).hexdigest()[:16]

@@ -28,7 +28,7 @@ from pydantic import Field
 
 from sparsebench import benchmarks, bounded, devices, runtime, sources, storage
 from sparsebench.arguments import checked
-from sparsebench.benchmarks import ScoreResult, TaskSpec
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, ModelError, SparsebenchError, UserError
 from sparsebench.ledger import schema, scored, sqlfiles
 from sparsebench.ledger.query import reader
@@ -267,9 +267,8 @@ def score_tasks(
 
     run_in = model.calculated(dtype, device)
     with progress(f"score {model.name}") as advance:
-        benchmarks.score(
-            model.folder, model.family, list(specs), cache or Cache(), emit, advance, dtype=run_in, device=device
-        )
+        scored_model = ScoredModel(model.folder, model.family, run_in, device)
+        benchmarks.score(scored_model, list(specs), cache or Cache(), emit, advance)
     return results
 
 

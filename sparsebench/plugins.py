@@ -25,8 +25,8 @@ def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[st
 
     Raises UserError for an entry point that cannot be imported, names something else, or has a name that is taken.
     """
-    found = {row.name: row for row in built_in}
-    owners = dict.fromkeys(found, "sparsebench itself")
+    rows = {row.name: row for row in built_in}
+    owners = dict.fromkeys(rows, "sparsebench itself")
     for entry in metadata.entry_points(group=group):
         try:
             row = entry.load()
@@ -39,13 +39,13 @@ def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[st
                 f"the entry point {entry.name!r} in {group} names a {type(row).__name__}, not a {kind.__name__}",
                 _whose(entry),
             )
-        if row.name in found:
+        if row.name in rows:
             raise UserError(
                 f"{row.name!r} in {group} is there twice: {owners[row.name]} has it, and so has {_package(entry)}",
                 f"rename it in {_package(entry)} ({entry.value}), or uninstall that package",
             )
-        found[row.name], owners[row.name] = row, _package(entry)
-    return found
+        rows[row.name], owners[row.name] = row, _package(entry)
+    return rows
 
 
 def _whose(entry: metadata.EntryPoint) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 from storage import WORD, normal, prune, real
 
-from sparsebench.storage import archive, kernels
+from sparsebench.storage import archive, compiled
 from sparsebench.storage.bounds import _bits, _upper_halves
 
 ROTATIONS = [0, 1, 2, 3, 4, 5]
@@ -54,7 +54,7 @@ def main() -> None:
             cells, rate = [], 0.0
             for rotate in ROTATIONS:
                 start = time.process_time()
-                planes = (plane for each in values for plane in kernels.chosen().split_planes(each, rotate))
+                planes = (plane for each in values for plane in compiled.packing_kernels().split_planes(each, rotate))
                 size = sum(len(compressor.compress(plane.data)) for plane in planes)
                 rate = (
                     sum(each.nbytes for each in values) / 1e6 / (time.process_time() - start) if rotate == 4 else rate

@@ -33,6 +33,7 @@ from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.kernels import linear
 from sparsebench.runtime.workload import Decode, Prefill, inputs
+from sparsebench.steps.contract import Context
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
@@ -73,7 +74,7 @@ def rows(name: str, work: Path, zeros: list[float], layers: int) -> list[Row]:
 
     def quantized(folder: Path) -> dict[str, Path]:
         made = {way: work / f"{folder.name}-{way.bits}" for way in ways}
-        quantize_model(folder, "decoder", made, None, lambda *_: None)
+        quantize_model(folder, made, Context("decoder"), lambda *_: None)
         return {way.bits: path for way, path in made.items()}
 
     found = [Row("bf16", "hf", dense), Row("bf16 ours", "sparse", dense, forced=True)]
@@ -191,7 +192,7 @@ def as_run(found: list[Row], text: Path, windows: int) -> None:
 
 def build(source: SavedModel) -> Any:
     """The dense model of a folder, packed or not, in its dtype."""
-    return engine("sparse").load(source, PROMPT, True) if is_packed(source.folder) else source.plain()
+    return engine("sparse").load(source, PROMPT, True) if is_packed(source.folder) else source.load_plain()
 
 
 def main() -> None:

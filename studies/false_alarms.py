@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks
 from sparsebench.errors import SparsebenchError
 from sparsebench.ledger.scored import compare
 from sparsebench.ledger.statistics import judged
@@ -34,7 +34,7 @@ def scored(folder: Path, family: str, specs: list[TaskSpec]) -> dict[TaskSpec, S
             raise result
         found[spec] = result
 
-    benchmarks.score(folder, family, specs, sources.Cache(), emit)  # type: ignore[arg-type]
+    benchmarks.score(ScoredModel(folder, family), specs, sources.Cache(), emit)  # type: ignore[arg-type]
     return found
 
 

@@ -90,6 +90,44 @@ BASE: Mapping[str, Mapping[str, Any]] = {
     "moefy": {"experts": 4, "active": 0.5},
 }
 """The settings from which each step's options are varied one by one: by verb and name, else by verb."""
+DEEP = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+ENDS = {"max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2}
+SHAPES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "llama": (
+        "LlamaForCausalLM",
+        "bfloat16",
+        {**DEEP, **ENDS, "intermediate_size": 96, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
+    "bert": ("BertModel", "float32", {**DEEP, "intermediate_size": 128, "max_position_embeddings": 128}),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "float32",
+        {
+            "d_model": 64,
+            "d_kv": 16,
+            "d_ff": 96,
+            "num_layers": 3,
+            "num_heads": 4,
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "decoder_start_token_id": 0,
+            "eos_token_id": 1,
+        },
+    ),
+    "mixtral": (
+        "MixtralForCausalLM",
+        "float32",
+        {
+            **DEEP,
+            **ENDS,
+            "intermediate_size": 48,
+            "num_key_value_heads": 2,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
+}
+"""transformers' class, precision and configuration of each model that steps are tried on."""
 FAMILIES = {"llama": "decoder", "bert": "encoder", "t5": "encoder-decoder", "mixtral": "decoder"}
 EXTRA: Mapping[str, list[dict[str, Any]]] = {
     "sparsegpt, then int8": [{"prune": "sparsegpt", "sparsity": 0.5}, {"quantize": "int8"}],
@@ -252,64 +290,10 @@ def _model(name: str, folder: Path) -> Path:
     import torch
     import transformers
 
-    shape = {"vocab_size": 128, "pad_token_id": 0}
-    deep = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    makers: dict[str, tuple[Any, Any, str, dict[str, Any]]] = {
-        "llama": (
-            transformers.LlamaForCausalLM,
-            transformers.LlamaConfig,
-            "bfloat16",
-            {
-                **deep,
-                "intermediate_size": 96,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 128,
-                "tie_word_embeddings": True,
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-            },
-        ),
-        "bert": (
-            transformers.BertModel,
-            transformers.BertConfig,
-            "float32",
-            {**deep, "intermediate_size": 128, "max_position_embeddings": 128},
-        ),
-        "t5": (
-            transformers.T5ForConditionalGeneration,
-            transformers.T5Config,
-            "float32",
-            {
-                "d_model": 64,
-                "d_kv": 16,
-                "d_ff": 96,
-                "num_layers": 3,
-                "num_heads": 4,
-                "feed_forward_proj": "gated-gelu",
-                "tie_word_embeddings": False,
-                "decoder_start_token_id": 0,
-                "eos_token_id": 1,
-            },
-        ),
-        "mixtral": (
-            transformers.MixtralForCausalLM,
-            transformers.MixtralConfig,
-            "float32",
-            {
-                **deep,
-                "intermediate_size": 48,
-                "num_key_value_heads": 2,
-                "num_local_experts": 4,
-                "num_experts_per_tok": 2,
-                "max_position_embeddings": 128,
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-            },
-        ),
-    }
-    model, config, dtype, settings = makers[name]
+    kind, dtype, settings = SHAPES[name]
+    model, config = getattr(transformers, kind), getattr(transformers, kind).config_class
     torch.manual_seed(0)
-    model(config(**shape, **settings)).to(getattr(torch, dtype)).save_pretrained(folder)
+    model(config(vocab_size=128, pad_token_id=0, **settings)).to(getattr(torch, dtype)).save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     return folder
 

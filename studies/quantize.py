@@ -27,6 +27,7 @@ import yaml
 from shapes import SHAPES
 
 from sparsebench import environment, sources
+from sparsebench.benchmarks import ScoredModel
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.benchmarks.scoring import score
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -36,6 +37,7 @@ from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated, tokens
+from sparsebench.steps.contract import Context
 from sparsebench.steps.grid import GROUP, Quantize
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
@@ -70,9 +72,9 @@ def made(
             raise told
         found.append((*named[one], told))
 
-    quantize_model(
-        parent, family, {one: folder for one, (_, folder) in named.items()}, read, emit, dtype=calculated(parent)
-    )
+    tokens: Any = (lambda: read) if read else None
+    context = Context(family, dtype=calculated(parent), calibration_tokens=tokens)
+    quantize_model(parent, {one: folder for one, (_, folder) in named.items()}, context, emit)
     return found
 
 
@@ -151,7 +153,7 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
 
     def row(label: str, folder: Path, parent: Path, evidence: Any = None) -> None:
         found: list[Any] = []
-        score(folder, family, [task], cache, lambda _, result: found.append(result), dtype=dtype)
+        score(ScoredModel(folder, family, dtype), [task], cache, lambda _, result: found.append(result))
         value = values[folder] = found[0].score
         cells = [label, f"{value:.4f}", f"{value / values[dense]:.4f}", f"{value / values[parent]:.4f}"]
         if evidence:

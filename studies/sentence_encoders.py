@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks
 from sparsebench.benchmarks.encoder import documents
 from sparsebench.errors import SparsebenchError
 
@@ -32,7 +32,7 @@ def ours(folder: Path, specs: list[TaskSpec]) -> list[ScoreResult]:
             raise result
         found.append(result)
 
-    benchmarks.score(folder, "encoder", specs, sources.Cache(), emit)
+    benchmarks.score(ScoredModel(folder, "encoder"), specs, sources.Cache(), emit)
     return found
 
 

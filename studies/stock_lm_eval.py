@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, index
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks, index
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Family
@@ -59,7 +59,7 @@ def ours(
         found[spec.task] = result
 
     with recorded() as answers:
-        benchmarks.score(folder, options.family, specs, cache, emit)
+        benchmarks.score(ScoredModel(folder, options.family), specs, cache, emit)
     scores = {task: (result.score, result.stderr) for task, result in found.items()}
     outcomes = {task: [outcome.value for outcome in result.outcomes] for task, result in found.items()}
     return Side(scores, outcomes, answers), {str(result.protocol["prefix_sharing"]) for result in found.values()}

@@ -30,7 +30,7 @@ import numpy as np
 
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.shape.topology import parts
-from sparsebench.storage import formats, kernels, measure
+from sparsebench.storage import compiled, formats, measure
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.packed import decode, encode
 from sparsebench.storage.portable import Portable
@@ -209,7 +209,7 @@ def in_memory(chosen: argparse.Namespace) -> None:
             times = [
                 least(partial(encode, bits, item, scratch)),
                 least(partial(decode, found.encoding, found.index, values, bits.size, item, scratch)),
-                least(partial(kernels.chosen().crc32, bits)),
+                least(partial(compiled.packing_kernels().crc32, bits)),
             ]
             ratios = [f"{seconds / floor:.2f}" for seconds in times]
             rows.append([dtype, f"{sparsity:.0%}", found.encoding, f"{bits.size / floor / 1e9:.1f}", *ratios])
@@ -241,7 +241,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with ExitStack() as stack:
         if chosen.numpy:
-            stack.enter_context(mock.patch.object(kernels, "chosen", return_value=Portable()))
+            stack.enter_context(mock.patch.object(compiled, "packing_kernels", return_value=Portable()))
         (in_memory if chosen.in_memory else on_disk)(chosen)
 
 

@@ -26,7 +26,7 @@ DEFAULT = 1
 def ours(folders: Sequence[Path], tasks: Sequence[str], limit: int) -> None:
     """Score every folder in this process."""
     from sparsebench import benchmarks, sources
-    from sparsebench.benchmarks import TaskSpec
+    from sparsebench.benchmarks import ScoredModel, TaskSpec
     from sparsebench.errors import SparsebenchError
 
     def emit(_: TaskSpec, result: object) -> None:
@@ -34,7 +34,9 @@ def ours(folders: Sequence[Path], tasks: Sequence[str], limit: int) -> None:
             raise result
 
     for folder in folders:
-        benchmarks.score(folder, "decoder", [TaskSpec(task, limit) for task in tasks], sources.Cache(), emit)
+        benchmarks.score(
+            ScoredModel(folder, "decoder"), [TaskSpec(task, limit) for task in tasks], sources.Cache(), emit
+        )
 
 
 def stock(folder: Path, tasks: Sequence[str], limit: int, size: int) -> None:

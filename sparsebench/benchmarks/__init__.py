@@ -2,15 +2,16 @@
 
 from sparsebench.benchmarks import heuristics
 from sparsebench.benchmarks.catalog import Benchmark, all_tasks, data_sources, families
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.contract import Outcome, ScoredModel, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.index import known, names
 from sparsebench.benchmarks.overlap import Fitted, overlaps
 from sparsebench.benchmarks.own import KINDS, OwnData, kind_of, row_of
 from sparsebench.benchmarks.scoring import check, score
 
 __all__ = [
-    "KINDS", "VERSION", "Benchmark", "Fitted", "Outcome", "OwnData", "ScoreResult", "TaskSpec", "all_tasks", "check",
-    "data_sources", "families", "heuristics", "kind_of", "known", "names", "overlaps", "row_of", "sampled", "score",
+    "KINDS", "VERSION", "Benchmark", "Fitted", "Outcome", "OwnData", "ScoreResult", "ScoredModel", "TaskSpec",
+    "all_tasks", "check", "data_sources", "families", "heuristics", "kind_of", "known", "names", "overlaps", "row_of",
+    "sampled", "score",
 ]  # fmt: skip
 
 VERSION = 2

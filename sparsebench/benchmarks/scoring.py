@@ -6,11 +6,10 @@ import hashlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import all_tasks
-from sparsebench.benchmarks.contract import EmitScore, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import EmitScore, Progress, ScoredModel, ScoreResult, TaskSpec
 from sparsebench.benchmarks.heads import fitting, lacking
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -41,37 +40,32 @@ def check(spec: TaskSpec, family: Family) -> None:
 
 
 def score(
-    folder: Path,
-    family: Family,
+    model: ScoredModel,
     tasks: Sequence[TaskSpec],
     cache: sources.Cache,
     emit: EmitScore,
     progress: Progress | None = None,
-    dtype: str = "auto",
     fitted: Fitted | None = None,
-    device: str = "cpu",
-    dense: Path | None = None,
 ) -> None:
-    """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
+    """Score the model on every task, loading it once; ``emit`` gets each result or error as it comes.
 
     Tasks without a ``batch`` are scored the family's fastest way. With one, lm-eval uses its own batches of that many
     sequences, and the numbers are stock's to the bit. The model is loaded once for each different ``batch``.
 
-    The model computes in ``dtype`` (``auto``: the checkpoint's) on ``device``; on a GPU, in batches that fill its
-    memory. ``dense`` is the dense model's folder, for tasks that ask for the divergence from it. A task whose documents
-    occur in the text that the model was ``fitted`` to gets an error, or a score that says so if that is allowed. Raises
-    ModelError when the model itself cannot be loaded, UnsupportedError when it reads no text.
+    On a GPU batches fill its memory. A task whose documents occur in the text that the model was ``fitted`` to gets an
+    error, or a score that says so if that is allowed. Raises ModelError when the model itself cannot be loaded,
+    UnsupportedError when it reads no text.
     """
-    config = bounded.read_object(folder / "config.json")
+    config = bounded.read_object(model.folder / "config.json")
     refuse_text(config)
     fit: list[TaskSpec] = []
     for spec in tasks:
         try:
-            check(spec, family)
-            if missing := lacking(spec.adapter, config, family):
+            check(spec, model.family)
+            if missing := lacking(spec.adapter, config, model.family):
                 raise BenchmarkError(
-                    f"task {spec.task} needs {missing}; {folder.name} is {config.get('architectures')}",
-                    f"for this model: {', '.join(fitting(config, family))}",
+                    f"task {spec.task} needs {missing}; {model.folder.name} is {config.get('architectures')}",
+                    f"for this model: {', '.join(fitting(config, model.family))}",
                 )
             fit.append(spec)
         except BenchmarkError as error:
@@ -82,12 +76,10 @@ def score(
 
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
-        scorers = load_scorers(folder, family, {spec.adapter for spec in alike}, size, progress, dtype, device, dense)
-        machine: dict[str, str | int] = {
-            "threads": torch.get_num_threads(),
-            "repeats": repeats(next(iter(scorers.values())).model),
-        }
+        scorers = load_scorers(model, {spec.adapter for spec in alike}, size, progress)
+        machine: dict[str, str | int] = {"repeats": repeats(next(iter(scorers.values())).model)}
         for spec in alike:
+            machine["threads"] = torch.get_num_threads()  # a run may have found free cores since the last task
             try:
                 copies = _copies(spec, cache, fitted)
                 result = scorers[spec.adapter].score(spec, cache)

@@ -73,14 +73,10 @@ def apply(
         "quantize: int8" --out both
     """
     check_source(source)
-    if not steps:
-        raise UserError("no step is given", EXAMPLE)
+    chain = _chain(steps or [], calibration, seed, as_masks)
     if out is None:
         raise UserError("no folder for the result is given", "--out FOLDER")
     vacant(out)
-    chain = Chain.parse(_steps(steps), _calibration(calibration), seed)
-    if as_masks and any(step.verb != "prune" for step in chain.steps):
-        raise UserError("--as-masks: only pruned weights have masks", "leave it out, or give `prune` steps only")
     device = devices.resolve(device)
     model = open_model(source, family, dtype, offline, chain.refuse)
     _check_room(out, len(chain.steps), model.folder)
@@ -88,14 +84,17 @@ def apply(
         made = chain.make(model, out, Cache(offline=offline), device, compute_dtype, bar)
     if as_masks:
         _write_masks(made, model)
-    if as_json:
-        rows = [
-            {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
-            for step, report in made.steps
-        ]
-        emit_json({"folder": str(out), "steps": rows})
-    else:
-        _show(made)
+    _emit(made) if as_json else _show(made)
+
+
+def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool) -> Chain:
+    """Return the chain of steps that a command asks for. Raises UserError for what is none."""
+    if not words:
+        raise UserError("no step is given", EXAMPLE)
+    chain = Chain.parse(_steps(words), _calibration(calibration), seed)
+    if as_masks and any(step.verb != "prune" for step in chain.steps):
+        raise UserError("--as-masks: only pruned weights have masks", "leave it out, or give `prune` steps only")
+    return chain
 
 
 def _steps(words: list[str]) -> list[Mapping[str, Any]]:
@@ -131,6 +130,14 @@ def _write_masks(made: AppliedModel, dense: SingleModel) -> None:
     write_masked(made.folder, dense.folder, masked, names)
     shutil.rmtree(made.folder)
     masked.rename(made.folder)
+
+
+def _emit(made: AppliedModel) -> None:
+    rows = [
+        {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
+        for step, report in made.steps
+    ]
+    emit_json({"folder": str(made.folder), "steps": rows})
 
 
 def _show(made: AppliedModel) -> None:

@@ -19,7 +19,7 @@ from sparsebench.escape import visible
 from sparsebench.paths import create
 from sparsebench.run.doctor import Finding, examine
 
-COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
+COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": "", "offline": "yellow"}
 
 
 def doctor(

@@ -61,12 +61,12 @@ def export(
 
 def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
-    found = resolve(name, known(ledger))
-    (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": found.id}).dicts()
-    folder = located(Cache().root / "work", found.id)
+    variant = resolve(name, known(ledger))
+    (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
+    folder = located(Cache().root / "work", variant.id)
     if folder is None:
         again = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
         raise UserError(
-            f"{found.name}: the run kept no copy of it in the cache", f"make it again, and export its folder: {again}"
+            f"{variant.name}: the run kept no copy of it in the cache", f"make it again, and export its folder: {again}"
         )
     return folder, row["family"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,6 @@ from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.source import open_model
 from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.ledger import scored
-from sparsebench.manifest.names import Dtype
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.shape.topology import refuse_text
 from sparsebench.notebook import score_tasks
@@ -36,36 +36,33 @@ from sparsebench.sources import Cache
 
 SOURCE = typer.Argument(help="A folder, an alias (see models), hf:…, path:…, wheel:….")
 TASK = typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks"))
-TASKS_OF = "An experiment file. Its tasks for this family are scored too, with their settings and your own data."
-LABEL = "The name of a classification head's output; repeat it in the outputs' order."
-AGAINST = "Show paired differences and verdicts against this model, such as the dense one."
+MANIFEST = reads_file(
+    "An experiment file. Its tasks for this family are scored too, with their settings and your own data."
+)
+LIMIT = count("Score only this many documents, drawn at random; always the same ones.")
+NUM_FEWSHOT = count("Examples in the prompt.", 0, bounded.FEW)
+BATCH = count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
+LABEL = typer.Option(help="The name of a classification head's output; repeat it in the outputs' order.")
+DATA = typer.Option(help="A source, such as path:FILE, in place of the data of stsb_sts or mrpc_pair.")
+LIST = typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
+AGAINST = typer.Option(help="Show paired differences and verdicts against this model, such as the dense one.")
+OUTCOMES = writes_file("Write every document's outcome to this file, one JSON object a line.")
+DOCUMENTS = typer.Option("--documents", help="With --json: include every document's outcome.")
 
 
 def score(
     source: Annotated[str | None, SOURCE] = None,
     task: Annotated[list[str] | None, TASK] = None,
-    manifest: Annotated[Path | None, reads_file(TASKS_OF)] = None,
-    limit: Annotated[
-        int | None, count("Score only this many documents, drawn at random; always the same ones.")
-    ] = None,
-    num_fewshot: Annotated[int | None, count("Examples in the prompt.", 0, bounded.FEW)] = None,
-    batch: Annotated[
-        int | None, count("Sequences per batch of lm-eval's own loop. Default: the fastest batches.")
-    ] = None,
-    label: Annotated[list[str] | None, typer.Option(help=LABEL)] = None,
-    data: Annotated[
-        str | None, typer.Option(help="A source, such as path:FILE, in place of the data of stsb_sts or mrpc_pair.")
-    ] = None,
-    list_them: Annotated[
-        bool, typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
-    ] = False,
-    against: Annotated[str | None, typer.Option(help=AGAINST)] = None,
-    outcomes: Annotated[
-        Path | None, writes_file("Write every document's outcome to this file, one JSON object a line.")
-    ] = None,
-    documents: Annotated[
-        bool, typer.Option("--documents", help="With --json: include every document's outcome.")
-    ] = False,
+    manifest: Annotated[Path | None, MANIFEST] = None,
+    limit: Annotated[int | None, LIMIT] = None,
+    num_fewshot: Annotated[int | None, NUM_FEWSHOT] = None,
+    batch: Annotated[int | None, BATCH] = None,
+    label: Annotated[list[str] | None, LABEL] = None,
+    data: Annotated[str | None, DATA] = None,
+    list_them: Annotated[bool, LIST] = False,
+    against: Annotated[str | None, AGAINST] = None,
+    outcomes: Annotated[Path | None, OUTCOMES] = None,
+    documents: Annotated[bool, DOCUMENTS] = False,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
@@ -90,13 +87,7 @@ def score(
     if list_them:
         _list_tasks(as_json)
         return
-    if unknown := next((name for name in task or () if not known(name)), None):
-        own = (
-            "it scores data of yours: name them in a manifest, see `sparsebench init --model`"
-            if unknown in KINDS
-            else ""
-        )
-        raise UserError(f"--task {unknown}: no such task", own or did_you_mean(unknown, names()) or None)
+    _refuse_unknown(task or ())
     if not source or not (task or manifest):
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if manifest and not task and (num_fewshot is not None or batch or data):
@@ -111,8 +102,14 @@ def score(
     listed = tasks(manifest, model, cache) if manifest else []
     specs += [replace(spec, labels=labels, limit=limit or spec.limit) for spec in listed]
     failures: list[str] = []
-    baseline = _results(dense, specs, device, compute_dtype, cache, failures) if dense else None
-    results = _results(model, specs, device, compute_dtype, cache, failures)
+
+    def results_of(scored_model: SingleModel) -> dict[str, ScoreResult]:
+        def failing(name: str, error: SparsebenchError) -> None:
+            failures.append(f"{scored_model.name}, {name}: {error}")
+
+        return score_tasks(scored_model, specs, device, failing, compute_dtype, cache)
+
+    baseline, results = results_of(dense) if dense else None, results_of(model)
     rows = scored.rows(results, baseline)
     if as_json:
         emit_json([row | (scored.whole(results[row["task"]]) if documents else {}) for row in rows])
@@ -128,15 +125,14 @@ def score(
         raise typer.Exit(1)
 
 
-def _results(
-    model: SingleModel, specs: list[TaskSpec], device: str, dtype: Dtype, cache: Cache, failures: list[str]
-) -> dict[str, ScoreResult]:
-    """Return a model's results by task; the tasks without one are added to ``failures``."""
-
-    def failing(name: str, error: SparsebenchError) -> None:
-        failures.append(f"{model.name}, {name}: {error}")
-
-    return score_tasks(model, specs, device, failing, dtype, cache)
+def _refuse_unknown(tasks: Iterable[str]) -> None:
+    """Raise UserError for a task that does not exist, or that a manifest must describe."""
+    for name in tasks:
+        if name in KINDS:
+            hint = "it scores data of yours: name them in a manifest, see `sparsebench init --model`"
+            raise UserError(f"--task {name}: no such task", hint)
+        if not known(name):
+            raise UserError(f"--task {name}: no such task", did_you_mean(name, names()) or None)
 
 
 def _list_tasks(as_json: bool) -> None:

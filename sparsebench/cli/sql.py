@@ -13,8 +13,8 @@ from sparsebench import bounded
 from sparsebench.cli.options import LEDGER_ALONE, YEAR, reads_file
 from sparsebench.cli.output import emit_table, emit_text, note
 from sparsebench.errors import UserError
-from sparsebench.ledger import query as ask
 from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.query import render, streaming
 from sparsebench.paths import ledger_path
 
 SHOWN = 1000
@@ -62,14 +62,14 @@ def sql(
         from sparsebench.report.lookup import query_named  # it reads the figures' files
 
         query = query_named(report, manifest or ())
-    with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
+    with streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as answer:
         if shape == "table" and not as_json:
             # A table on a terminal is as wide as its widest row, so all rows must be there before it is drawn.
             emit_table(answer.columns, islice(answer.rows, SHOWN) if sys.stdout.isatty() else answer.rows)
             if sys.stdout.isatty() and next(answer.rows, None):
                 note(f"only the first {SHOWN:,} rows are shown; --format csv prints all")
         else:
-            for text in ask.render(answer, "json" if as_json else shape):
+            for text in render(answer, "json" if as_json else shape):
                 emit_text(text)
         sys.stdout.flush()
 

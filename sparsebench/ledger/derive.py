@@ -24,7 +24,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
     schema.stand_in(connection, comparisons)
-    unexplained = {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
+    unexplained = {"unexplained": statistics.not_compared(statistics.UNEXPLAINED).method}
     for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
         _add_comparisons(connection, part)
 

@@ -27,7 +27,7 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
             binary = mean and all(outcome.value in (0, 1) for outcome in result.outcomes)
             row["detectable"] = statistics.detectable(result.n) if binary else None
         return shown
-    missing = statistics.none("the other model has no score")
+    missing = statistics.not_compared("the other model has no score")
     pairs = [compare(result, against[task]) if task in against else missing for task, result in results.items()]
     standings = [_standing(row, against.get(row["task"])) for row in shown]
     for row, pair, (p, verdict) in zip(shown, pairs, statistics.judged(pairs, standings), strict=True):

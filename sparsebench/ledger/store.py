@@ -30,10 +30,10 @@ class Ledger:
         self.path = Path(path)
         self.patience = patience
 
-    def ingest(self, new: Iterable[dict[str, Any]], own: bool = False) -> int:
+    def ingest(self, new: Iterable[dict[str, Any]], from_workspace: bool = False) -> int:
         """Add records as they are and return how many were new. A record that is there already changes nothing.
 
-        With ``own``, those with the origin of this workspace count as its own. Intervals and comparisons that the new
+        With ``from_workspace``, those with the origin of this workspace count as its own. Intervals and comparisons that the new
         outcomes make possible are computed in the same transaction. Raises LedgerError when the file stays locked, is
         foreign, or newer than this program, and RecordError for records that are not as sparsebench writes them.
         """
@@ -41,7 +41,7 @@ class Ledger:
             texts = [json.dumps(record, allow_nan=False) for record in new]
         if not texts:
             return 0
-        asked = {"records": texts, "own": provenance.origin(self.path.parent) if own else ""}
+        asked = {"records": texts, "own": provenance.origin(self.path.parent) if from_workspace else ""}
         with connect.writer(self.path, self.patience) as connection:
             schema.upgrade(connection, self.path)
             with _blaming_records():
@@ -89,16 +89,16 @@ class Ledger:
         """
         home = (self.path.parent / "records").resolve()
         return sum(
-            self.take(batch, wrong, own=home in (path.resolve(), *path.resolve().parents))
+            self.take(batch, wrong, from_workspace=home in (path.resolve(), *path.resolve().parents))
             for path in map(Path, folders)
             for batch in _batches(records.located([path], wrong))
         )
 
-    def take(self, batch: Sequence[Located], wrong: Wrong | None, own: bool = True) -> int:
+    def take(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool = True) -> int:
         """Add records, each with its path, and return how many were accepted; ``wrong`` is used as in ``rebuild``.
 
-        ``own`` says that they come from the workspace's own folder. Records whose score is not what their outcomes give
-        are left out.
+        ``from_workspace`` says that they come from the workspace's own folder. Records whose score is not what their
+        outcomes give are left out.
         """
         sound = []
         for where, record in batch:
@@ -110,17 +110,17 @@ class Ledger:
                 wrong(error)
             else:
                 sound.append((where, record))
-        return self._add(sound, wrong, own)
+        return self._add(sound, wrong, from_workspace)
 
-    def _add(self, batch: Sequence[Located], wrong: Wrong | None, own: bool) -> int:
+    def _add(self, batch: Sequence[Located], wrong: Wrong | None, from_workspace: bool) -> int:
         """Add records; those that DuckDB refuses are found by bisection."""
         try:
-            self.ingest((record for _, record in batch), own)
+            self.ingest((record for _, record in batch), from_workspace)
             return len(batch)
         except RecordError as error:
             if len(batch) > 1:
                 half = len(batch) // 2
-                return self._add(batch[:half], wrong, own) + self._add(batch[half:], wrong, own)
+                return self._add(batch[:half], wrong, from_workspace) + self._add(batch[half:], wrong, from_workspace)
             named = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
             if wrong is None:
                 raise named from error

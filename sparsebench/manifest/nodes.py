@@ -65,11 +65,11 @@ class Positions:
 
     def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
         """Return a problem with the value at ``at`` (or its key); if the file lacks it, with what would hold it."""
-        place = at
+        known = at
         spans = self.keys if on_key and at in self.keys else self.values
-        while place and place not in spans:
-            place, spans = place[:-1], self.values
-        return self.problem_at(spans.get(place, Span(0, 0)), message, expected, hint, dotted(at))
+        while known and known not in spans:
+            known, spans = known[:-1], self.values
+        return self.problem_at(spans.get(known, Span(0, 0)), message, expected, hint, dotted(at))
 
     def text(self, at: At) -> str:
         """Return the value at ``at`` as it is written, if it is a scalar on one line."""

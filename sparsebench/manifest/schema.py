@@ -48,8 +48,8 @@ class _Published:
     or_one: bool = False
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        found = {**handler(core), **dict(self.words)}
-        return {"anyOf": [found["items"], found]} if self.or_one else found
+        listed = {**handler(core), **dict(self.words)}
+        return {"anyOf": [listed["items"], listed]} if self.or_one else listed
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -90,7 +90,7 @@ def _entry(value: Any) -> Any:
     if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
     # A setting that is null is the same as one that is left out.
-    given = [{key: one for key, one in step.items() if one is not None} for step in steps]
+    given = [{key: value for key, value in step.items() if value is not None} for step in steps]
     return given if isinstance(value, list) else given[0]
 
 

@@ -135,29 +135,33 @@ def _tasks(
             hint = f"{did_you_mean(column, names)} it has {', '.join(names) or 'no columns'}"
             raise UserError(f"{path}: no column {column!r}", hint.strip())
     kinds = _kinds(family, config)
-    fitting = [(kind, found) for kind in kinds if (found := _columns(kind, names, columns)) is not None]
+    fitting = [
+        (kind, columns_of_parts) for kind in kinds if (columns_of_parts := _columns(kind, names, columns)) is not None
+    ]
     if not fitting:
         asked = "; ".join(f"`{kind}` asks for {', '.join(_parts(kind))}" for kind in kinds)
         raise UserError(
             f"{path}: it has {', '.join(names) or 'no columns'}, which fits no task for this model: {asked}",
             f'say which is which: --columns "{", ".join(f"{part}: NAME" for part in _parts(kinds[0]))}"',
         )
-    kind, found = fitting[0]
-    renamed = {part: name for part, name in found.items() if part != name}
+    kind, columns_of_parts = fitting[0]
+    renamed = {part: name for part, name in columns_of_parts.items() if part != name}
     entry: dict[str, Any] = {"task": kind}
     if KINDS[kind].columns:
         entry |= {"columns": renamed} if renamed else {}
     elif renamed:
-        entry["field"] = found["text"]
+        entry["field"] = columns_of_parts["text"]
     if kind == "classify" and lacks_choice(config):
         entry["metric"] = REGRESSION[-1]
-    own = OwnData(kind, "", entry.get("field"), tuple(renamed.items()), metric=entry.get("metric"), source=data.text)
+    own_data = OwnData(
+        kind, "", entry.get("field"), tuple(renamed.items()), metric=entry.get("metric"), source=data.text
+    )
     if kind == "classify":
-        _, words, hint = data_misfit(own, config, labels)
+        _, words, hint = data_misfit(own_data, config, labels)
         if words:
             raise UserError(f"{path}: {words}", hint)
     most = DOCUMENTS if KINDS[kind].columns else WINDOWS
-    entry |= {"limit": most} if own.about(cache) > most else {}
+    entry |= {"limit": most} if own_data.about(cache) > most else {}
     yield entry
     if kind == "classify" and "metric" not in entry:
         yield {**entry, "metric": "macro_f1"}
@@ -185,12 +189,12 @@ def _columns(kind: str, names: Sequence[str], given: Mapping[str, str]) -> dict[
 
     A text without columns, and one for a task of running text, is a part by itself.
     """
-    found: dict[str, str] = {}
+    columns_of_parts: dict[str, str] = {}
     for part in (*_parts(kind), *KINDS[kind].optional):
-        free = [name for name in names if name not in (*found.values(), *given.values())]
+        free = [name for name in names if name not in (*columns_of_parts.values(), *given.values())]
         usual = (name for wanted in USUAL[part].split() for name in free if name.lower() == wanted)
         if name := given.get(part) or next(usual, None):
-            found[part] = name
+            columns_of_parts[part] = name
         elif part in _parts(kind) and (names or KINDS[kind].columns):
             return None
-    return found
+    return columns_of_parts

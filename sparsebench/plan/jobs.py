@@ -39,19 +39,19 @@ def jobs(
         asked.setdefault(cell.variant.id, []).append(cell)
     measured, order = stages(), list(PROCESSES)
     makers: dict[str, Job] = {}
-    found: list[Job] = []
+    ordered: list[Job] = []
     of_dense: dict[tuple[str, object, str], list[Cell]] = {}
     # A parent's pass comes before its children's, and a model's passes stay together.
-    models = {name: place for place, name in enumerate(plan.dense)}
+    models = {name: number for number, name in enumerate(plan.dense)}
     for variants in sorted(passes.values(), key=lambda group: (models[group[0].model], len(group[0].steps))):
-        own = {variant.id: variant for variant in variants}
-        cells_here = [cell for name in own for cell in asked.get(name, ())]
-        making = [variant for variant in own.values() if variant.id in missing]
+        by_id = {variant.id: variant for variant in variants}
+        cells_here = [cell for name in by_id for cell in asked.get(name, ())]
+        making = [variant for variant in by_id.values() if variant.id in missing]
         before: tuple[str, ...] = ()
         if making:
             job = _maker(plan, making, [cell for cell in cells_here if cell.stage == "make"], makers, packed)
             makers |= {variant.id: job for variant in making}
-            found.append(job)
+            ordered.append(job)
             before = (job.id,)
         groups: dict[tuple[str, object], list[Cell]] = {}
         for cell in cells_here:
@@ -67,11 +67,11 @@ def jobs(
         # A pair needs the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
         for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
-            found.append(_measuring(kind, group, (dense.id, *before) if dense else before))
+            ordered.append(_measuring(kind, group, (dense.id, *before) if dense else before))
     for (kind, _, _), group in of_dense.items():  # no variant is timed beside these
         maker = makers.get(group[0].variant.id)
-        found.append(_measuring(kind, group, (maker.id,) if maker else ()))
-    return found
+        ordered.append(_measuring(kind, group, (maker.id,) if maker else ()))
+    return ordered
 
 
 def _measuring(kind: str, cells: list[Cell], after: tuple[str, ...]) -> Job:
@@ -83,15 +83,15 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
 
     Parents come first.
     """
-    found: dict[str, Variant] = {}
+    gone: dict[str, Variant] = {}
     for variant in variants:
-        for one in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
-            if present(one):
+        for ancestor in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
+            if present(ancestor):
                 break
-            read = (plan.variants[name] for name in made_from(one))
-            found |= {one.id: one, **{other.id: other for other in read if not present(other)}}
+            read = (plan.variants[name] for name in made_from(ancestor))
+            gone |= {ancestor.id: ancestor, **{other.id: other for other in read if not present(other)}}
     makers: dict[str, Job] = {}
-    for variant in sorted(found.values(), key=lambda one: len(one.steps)):
+    for variant in sorted(gone.values(), key=lambda made: len(made.steps)):
         makers[variant.id] = _maker(plan, [variant], [], makers)
     return list(makers.values())
 
@@ -104,13 +104,13 @@ def _missing(
     These are the variants that cells need and that are not there, those whose making was never recorded, and what these
     are made from, unless they are only unpacked. Paired stages and steps that read the dense model need that as well.
     """
-    found: dict[str, Variant] = {}
+    missing: dict[str, Variant] = {}
     asked = {cell.variant.id for cell in cells if cell.stage == MAKE.name}
 
     def need(variant: Variant) -> None:
-        if variant.heuristic or variant.id in found or (present(variant) and variant.id not in asked):
+        if variant.heuristic or variant.id in missing or (present(variant) and variant.id not in asked):
             return
-        found[variant.id] = variant
+        missing[variant.id] = variant
         for other in made_from(variant) if variant.id in asked or not packed(variant) else ():
             need(plan.variants[other])
 
@@ -118,7 +118,7 @@ def _missing(
         need(cell.variant)
         if beside_dense(cell):
             need(plan.dense[cell.variant.model])
-    return found
+    return missing
 
 
 def calculates(job: Job) -> bool:
@@ -187,12 +187,12 @@ def _maker(
     if first.is_dense:
         return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
     parent = plan.variants[first.parents[-1]]
-    after = tuple(dict.fromkeys(makers[one].id for one in made_from(first) if one in makers))
+    after = tuple(dict.fromkeys(makers[name].id for name in made_from(first) if name in makers))
     name = digest(["make", [variant.id for variant in variants]])
     job = Job(name, MAKE.name, tuple(cells), tuple(variants), parent, after)
     asked = {cell.variant.id for cell in cells}
-    again = [one for one in variants if one.id not in asked and not unpacks(job, one, packed)]
-    return replace(job, again=tuple(_again(plan, one) for one in again))
+    again = [variant for variant in variants if variant.id not in asked and not unpacks(job, variant, packed)]
+    return replace(job, again=tuple(_again(plan, variant) for variant in again))
 
 
 def _again(plan: Plan, variant: Variant) -> Cell:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from sparsebench import bounded, environment, sources
@@ -27,12 +27,8 @@ from sparsebench.plan.expand import expand
 from sparsebench.plan.fit import unfit_tasks
 from sparsebench.plan.resolve import Resolver
 from sparsebench.plan.stages import own_of
-from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import combinations
 from sparsebench.storage import is_packed, sums
 from sparsebench.storage.packed import PackedCheckpoint
-
-T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -147,21 +143,9 @@ def _packed(folder: Path, family: str | None) -> SingleModel:
     return SingleModel(folder.name, folder, known)  # type: ignore[arg-type]
 
 
-def validated(shape: type[T], values: dict[str, object]) -> T:
-    """Return a manifest entry made from command-line options. Raises UserError where it breaks the manifest's rules."""
-    with worded("--"):
-        return shape.model_validate(values)
-
-
-def steps(verb: str, name: str, given: dict[str, object]) -> list[Step]:
-    """Return the steps that command-line options ask for. Raises UserError where they break the manifest's rules."""
-    with worded("--"):
-        return [*combinations(verb, name, given)]
-
-
 @contextmanager
-def worded(prefix: str = "") -> Iterator[None]:
-    """Raise UserError where a manifest's rule is broken, and name the key after ``prefix`` (``--`` for options)."""
+def worded() -> Iterator[None]:
+    """Raise UserError, naming the key, where a manifest's rule is broken."""
     try:
         yield
     except ValidationError as error:
@@ -169,16 +153,15 @@ def worded(prefix: str = "") -> Iterator[None]:
         words = first.get("ctx", {})
         # A rule on several keys has no path of its own: it says which key broke it, if it was one.
         key = next(iter(first["loc"]), words.get("at") or "")
-        raise _refused(prefix, key, words.get("message", first["msg"]), words) from error
+        raise _refused(key, words.get("message", first["msg"]), words) from error
     except PydanticCustomError as error:
         words = error.context or {}
-        raise _refused(prefix, words["at"], words["message"], words) from error
+        raise _refused(words["at"], words["message"], words) from error
 
 
-def _refused(prefix: str, key: object, message: str, words: Mapping[str, Any]) -> UserError:
+def _refused(key: object, message: str, words: Mapping[str, Any]) -> UserError:
     hint = "; ".join(part for part in (words.get("expected"), words.get("hint")) if part) or None
-    named = str(key).replace("_", "-") if prefix else str(key)
-    return UserError(f"{prefix}{named}: {message}" if key else message, hint)
+    return UserError(f"{key}: {message}" if key else message, hint)
 
 
 def family_named(source: sources.Source, cache: sources.Cache) -> Family:

@@ -156,6 +156,9 @@ class Cluster:
         group = PlacementGroup(self.ray, job, gpu, self._alive) if nodes_of(job) > 1 else None
         return RayTask(job, self.ray, begin, group, self.settings.workspace.records, log)
 
+    def share_cores(self, running: Sequence[RunningJob]) -> None:
+        """Do nothing: a job's CPUs are those that Ray gave it."""
+
     def end(self, running: Sequence[RunningJob]) -> None:
         """Have Ray kill the processes that work on the tasks; those that they started end with them."""
         for task in running:

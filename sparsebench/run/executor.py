@@ -21,8 +21,9 @@ GRACE_SECONDS = 5.0
 class RunSettings:
     """How to run.
 
-    ``slots`` jobs run at once on a machine, each with an equal share of the cores. With GPUs, ``slots`` jobs that
-    calculate on them, which need few cores, run beside ``slots`` others. ``keep`` is a storage format or none.
+    ``slots`` jobs run at once on a machine, each with an equal share of the cores; a job that measures takes those that
+    are free from its next cell on. With GPUs, ``slots`` jobs that calculate on them, which need few cores, run beside
+    ``slots`` others. ``keep`` is a storage format or none.
 
     ``device`` is resolved. Of several GPUs, a job that calculates has one per rank to itself; a job alone has all.
 
@@ -85,6 +86,9 @@ class Executor(Protocol):
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RunningJob:
         """Start a job for which there is room; what it prints is in ``log`` when it has ended. Does not wait for the job."""
+
+    def share_cores(self, running: Sequence[RunningJob]) -> None:
+        """Let the jobs that run know which cores are free: one of them has just started, or another has ended."""
 
     def end(self, running: Sequence[RunningJob]) -> None:
         """End jobs, first politely and then by force, and all else that was started."""

@@ -73,8 +73,8 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
 
 def located(work: Path, variant_id: str) -> Path | None:
     """Return the folder of a measured variant in the cache, whole or packed; None where it is gone."""
-    places = (work / kind / variant_id for kind in ("models", "variants", "packed"))
-    return next((place for place in places if place.is_dir()), None)
+    folders = (work / kind / variant_id for kind in ("models", "variants", "packed"))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 @contextmanager

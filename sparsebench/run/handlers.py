@@ -191,7 +191,7 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     def record(task: Any, outcome: Any) -> None:
         recorder.record(tasks[task], outcome)
 
-    folder, dtype, cache = spec.workspace.folder(variant), _dtype(spec), spec.cache
+    folder, cache = spec.workspace.folder(variant), spec.cache
     if variant.heuristic:
         benchmarks.heuristics.score(list(tasks), cache, record)
         return
@@ -199,8 +199,8 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
     dense = None if variant.is_dense else spec.workspace.folder(spec.dense)
-    ways = (recorder.progress, dtype, fitted, spec.device, dense)
-    benchmarks.score(folder, spec.model.family, list(tasks), cache, record, *ways)
+    model = benchmarks.ScoredModel(folder, spec.model.family, _dtype(spec), spec.device, dense)
+    benchmarks.score(model, list(tasks), cache, record, recorder.progress, fitted)
 
 
 def _trained_on(step: Step, cache: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsebench import children, devices, environment, leftovers
@@ -69,6 +69,11 @@ class Local:
             self.forkserver.close()
         self.folder.cleanup()
 
+    @property
+    def threads(self) -> Path:
+        """The file that says how many threads a job may take."""
+        return Path(self.temporary) / "threads"
+
     def begin(self, cells: Iterable[Cell]) -> None:
         """Do nothing: a plan has refused what this machine cannot do."""
 
@@ -102,6 +107,8 @@ class Local:
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """Start a process for the job."""
+        if self._may_grow(job):
+            spec = replace(spec, threads=self.threads)
         path = spec.save(log.with_suffix(".job"))
         gpu = self.gpus_of(job, running)
         reading, writing = os.pipe()
@@ -134,9 +141,8 @@ class Local:
         Without a GPU, jobs of one kind have the same. Temporary files that a killed job or its compiler leaves are
         removed with the run's folder.
         """
-        share = environment.cores() if self._alone(job) else max(1, environment.cores() // self.settings.slots)
         quiet = {
-            "OMP_NUM_THREADS": str(share),
+            "OMP_NUM_THREADS": str(environment.cores() if self._alone(job) else self._share(self.settings.slots)),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -150,6 +156,20 @@ class Local:
             quiet["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
         return {**os.environ, **children.imports(), **quiet, **seen}
+
+    def _share(self, jobs: int) -> int:
+        return max(1, environment.cores() // jobs)
+
+    def _may_grow(self, job: Job) -> bool:
+        """Whether a job may take more threads between its cells: what makes a variant calculates with the same throughout."""
+        return not (self.gpus or self._alone(job) or job.makes)
+
+    def share_cores(self, running: Sequence[RunningJob]) -> None:
+        """Write how many threads each job may take, which those that measure read between their cells."""
+        if running:
+            written = self.threads.with_suffix(".new")
+            written.write_text(str(self._share(min(len(running), self.settings.slots))))
+            written.replace(self.threads)
 
     def end(self, running: Sequence[RunningJob]) -> None:
         """End every job with its process group."""

@@ -32,7 +32,8 @@ class JobSpec:
     part of the calibration text. ``expected`` is the checksum that the dense model's weights had, if its folder was
     damaged and is made again. ``data`` holds the sources of the user's own data by their content. ``device`` is where
     the job is done, as its process sees it. ``nodes`` and ``group`` are those of a runtime ``Setting``, where ranks lie
-    on several nodes of a cluster. ``origin`` is the id of the workspace, which records carry.
+    on several nodes of a cluster. ``origin`` is the id of the workspace, which records carry. ``threads`` is a file that
+    says how many threads a job may take from its next cell on.
     """
 
     manifest: str
@@ -50,6 +51,7 @@ class JobSpec:
     nodes: tuple[str, ...] = ()
     group: str = ""
     origin: str = ""
+    threads: Path | None = None
 
     def save(self, path: Path) -> Path:
         """Pickle the specification for the worker; only the worker's own parent writes these files."""
@@ -96,7 +98,14 @@ class Recorder:
         records.write(self.spec.workspace.records, record)
         self.open.pop(cell.id, None)
         self._send({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
+        self._take_free_cores()
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
+
+    def _take_free_cores(self) -> None:
+        """Calculate with as many threads as are free now: jobs that ran beside this one may have ended."""
+        torch = sys.modules.get("torch")
+        if torch and self.spec.threads and self.spec.threads.is_file():
+            torch.set_num_threads(int(self.spec.threads.read_text()))
 
     def _send(self, event: dict[str, Any]) -> None:
         """Send an event. Raises SystemExit where the run is gone: a lost parent is no failure of a cell."""

@@ -88,17 +88,17 @@ class Runner:
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(
-        self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = (), own: Iterable[Variant] | None = None
+        self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = (), variants: Iterable[Variant] | None = None
     ) -> dict[str, int]:
         """Do ``cells``, record why others are ``refused``, and return how many cells ended in each status.
 
-        The folders of the run's ``own`` variants, by default all of the plan, are removed once no cell needs them.
+        The folders of ``variants``, by default all of the plan, are removed once no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run_cells(list(cells), list(refused), self.plan.variants.values() if own is None else own)
+            return self._run_cells(list(cells), list(refused), variants or self.plan.variants.values())
 
-    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
+    def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], made: Iterable[Variant]) -> dict[str, int]:
         asked = records.write_plan(
             self.space.records, self.plan.manifest, self.plan.cells, self.settings.device, self.origin
         )
@@ -107,7 +107,7 @@ class Runner:
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
         self.space.seal(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
-        self._release(own)
+        self._release(made)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.executor.begin(todo)
@@ -188,6 +188,7 @@ class Runner:
         limit = self.settings.silence or silence_seconds(job, self.settings.sizes)
         child = Child(task, log, now, Silence(limit, now, now))
         self.children.append(child)
+        self.executor.share_cores(self._tasks)
         self.selector.register(task.events, selectors.EVENT_READ, child)
         self.display.started(job)
 
@@ -259,6 +260,7 @@ class Runner:
         code = child.task.wait()  # first, so that Ctrl-C finds a child whole or not at all
         self._read_all(child)
         self.children.remove(child)
+        self.executor.share_cores(self._tasks)
         self._close(child)
         if child.damaged and self._remake(child):
             return

@@ -21,7 +21,7 @@ from sparsebench import children, devices, errors
 from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime.launch import ENTRY, LOOPBACK, Event, NodeRanks
 from sparsebench.runtime.nodes import RemoteRanks
-from sparsebench.runtime.results import Setting, Workload
+from sparsebench.runtime.results import RankJob, Setting, Workload
 from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, IdleRank, stuck
 
 GRACE_SECONDS = 3.0
@@ -39,15 +39,14 @@ CLOSE_SECONDS = 10.0
 class RankGroup:
     """The ranks of one job; use as a context manager, and iterate over ``messages``.
 
-    ``spec`` is the JSON-able description of the job, to which the setting is added; ``entry`` are the interpreter's
-    arguments.
+    ``job`` is the ``asdict`` of a ``RankJob``, or what else the interpreter's arguments ``entry`` run.
     """
 
-    def __init__(self, spec: Mapping[str, Any], setting: Setting, entry: Sequence[str] = ENTRY) -> None:
+    def __init__(self, job: Mapping[str, Any], setting: Setting, entry: Sequence[str] = ENTRY) -> None:
         self.setting = setting
         # Each fork's group has its own port: its ranks do not end all at once, and the next group would meet them.
-        ports = [free_port() for _ in spec.get("processes", [0])]
-        spec = {**spec, "setting": asdict(setting), "ports": ports}
+        ports = [free_port() for _ in job.get("processes", [0])]
+        spec = {"job": job, "setting": asdict(setting), "ports": ports}
         others = range(1, len(setting.nodes))
         self.here = NodeRanks(spec, setting, entry=entry)
         self.nodes: list[NodeRanks] = [self.here, *(RemoteRanks(spec, setting, index, entry) for index in others)]
@@ -201,7 +200,7 @@ def add_up(setting: Setting) -> list[Event]:
 
     Raises MeasureError when they cannot.
     """
-    with RankGroup({"job": "try", "family": "encoder"}, setting) as group:
+    with RankGroup(asdict(RankJob("add up", "encoder")), setting) as group:
         return [message for message in group.messages() if message["kind"] == "result"]
 
 

@@ -43,7 +43,8 @@ Event = dict[str, Any]
 class NodeRanks:
     """The ``ranks`` of a setting that run on this machine, its node ``index``; a context manager around ``events``.
 
-    ``spec`` is the JSON-able description of the job, ``entry`` the interpreter's arguments.
+    ``spec`` holds the job, the setting and a port for each of the job's processes, as JSON; ``entry`` are the
+    interpreter's arguments.
     """
 
     def __init__(self, spec: Mapping[str, Any], setting: Setting, index: int = 0, entry: Sequence[str] = ENTRY) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sparsebench.runtime.results import (
     MemoryResult,
     Parity,
     PhaseMemory,
+    RankJob,
     RankMemory,
     Setting,
     Side,
@@ -102,7 +104,7 @@ class _Timing:
         self,
         variants: Mapping[str, Path],
         dense: Path | None,
-        family: str,
+        family: Family,
         setting: Setting,
         emit: EmitLatency,
         baseline: bool = False,
@@ -138,7 +140,7 @@ class _Timing:
         while processes and keys:
             count = 0
             try:
-                for message in _results(self._spec(keys, processes), self.setting, self._show_progress):
+                for message in _results(self._job(keys, processes), self.setting, self._show_progress):
                     self.messages[keys[message["index"]]].append(message)
                     count += 1
                 return
@@ -170,23 +172,20 @@ class _Timing:
             del self.messages[key]
             self.emit(key, error)
 
-    def _spec(self, keys: Sequence[str], processes: Sequence[int]) -> dict[str, Any]:
-        """Return the ranks' description of the job."""
-        return {
-            "job": "latency",
-            "dense": str(self.dense.absolute()) if self.dense else None,
-            "variants": [str(self.variants[key].absolute()) for key in keys],
-            "processes": processes,
-            "baseline": self.baseline,
-            "family": self.family,
-        }
+    def _job(self, keys: Sequence[str], processes: Sequence[int]) -> RankJob:
+        return RankJob(
+            kind="latency",
+            family=self.family,
+            variants=tuple(str(self.variants[key].absolute()) for key in keys),
+            dense=str(self.dense.absolute()) if self.dense else None,
+            baseline=self.baseline,
+            processes=tuple(processes),
+        )
 
 
-def _results(
-    spec: Mapping[str, Any], setting: Setting, progress: Callable[[str], None] = lambda _: None
-) -> Iterator[Message]:
+def _results(job: RankJob, setting: Setting, progress: Callable[[str], None] = lambda _: None) -> Iterator[Message]:
     """Run a group of ranks and yield each result that one sends; ``progress`` is told what the first rank did."""
-    with RankGroup(spec, setting) as group:
+    with RankGroup(asdict(job), setting) as group:
         for message in group.messages():
             if message["kind"] == "result":
                 yield message
@@ -276,8 +275,7 @@ def measure_memory(folder: Path, family: Family, setting: Setting) -> MemoryResu
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
-    spec = {"job": "memory", "folder": str(folder.absolute()), "family": family}
-    messages = list(_results(spec, setting))
+    messages = list(_results(RankJob("memory", family, (str(folder.absolute()),)), setting))
     rows = sorted((RankMemory(**row) for message in messages for row in message["rows"]), key=lambda row: row.rank)
     sums: Counter[str] = Counter()
     for row in rows:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.models.files.families import cache_name
+from sparsebench.models.files.families import DECODER_LAYERS, LAYERS, cache_name
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.results import BLOCKS, Parity
 from sparsebench.runtime.workload import Prompt, start_token
@@ -22,7 +23,7 @@ ROUNDING = 2.0
 engine's dtype does, plus TOLERANCE. Both keep the same weights and round the same activations, in another order, and in
 either a value near a threshold may fall on its other side. A wrong kernel or scale is off by an order of
 magnitude more."""
-COUNTS = "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers".split()
+COUNTS = (*LAYERS, *DECODER_LAYERS)
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
 
 
@@ -73,42 +74,42 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
     return checked(parity, "measure at one rank, or report the model's architecture")
 
 
-Shorten = Callable[[Any], None]
-"""A function that removes all but the first few blocks of a model, in place."""
+@dataclass(frozen=True)
+class PlainOutputs:
+    """The outputs of the same weights multiplied by torch in float32, and how far another dtype alone moves them.
 
-
-def beside_rounding(
-    reference: Callable[[str, Shorten], Any],
-    dtype: str,
-    engine: Callable[[Shorten], Any],
-    family: str,
-    prompt: Prompt,
-    wrong: str,
-) -> Parity:
-    """Compare the model that ``engine`` makes with ``reference("float32", …)``, the same weights multiplied by torch.
-
-    Both are cut. Raises ParityError, with ``wrong`` in its hint, where the distance is above TOLERANCE plus ROUNDING
-    times the one that ``dtype`` alone makes in the reference.
+    Both are those of a copy of ``blocks`` blocks.
     """
-    blocks = [BLOCKS]
 
-    def cut(model: Any) -> None:
-        blocks[0] = shorten(model)
+    exact: torch.Tensor
+    rounding: float
+    blocks: int
 
-    def reference_outputs(name: str) -> torch.Tensor:
-        return outputs(reference(name, cut).to(prompt.ids.device), family, prompt)
+    @classmethod
+    def of(cls, load: Callable[[str], Any], dtype: str, family: str, prompt: Prompt) -> PlainOutputs:
+        """Compare ``dtype`` with float32; ``load`` returns the model, whole or shortened, in a dtype."""
+        model = load("float32")
+        blocks = shorten(model)
+        exact = outputs(model.to(prompt.ids.device), family, prompt)
+        del model  # one at a time is in memory
+        rounded = load(dtype)
+        shorten(rounded)
+        return cls(exact, distance(outputs(rounded.to(prompt.ids.device), family, prompt), exact), blocks)
 
-    exact = reference_outputs("float32")
-    rounding = distance(reference_outputs(dtype), exact)
-    model = engine(cut)
-    parity = Parity(
-        distance(outputs(model, family, prompt), exact),
-        ROUNDING * rounding + TOLERANCE,
-        str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's wrapper holds the model
-        blocks[0],
-        False,
-    )
-    return checked(parity, f"report the model's architecture: {wrong}")
+    def check(self, model: Any, family: str, prompt: Prompt, wrong: str) -> Parity:
+        """Compare an engine's shortened ``model`` with it.
+
+        Raises ParityError, with ``wrong`` in its hint, where the distance is above TOLERANCE plus ROUNDING times the
+        one that the dtype makes.
+        """
+        parity = Parity(
+            distance(outputs(model, family, prompt), self.exact),
+            ROUNDING * self.rounding + TOLERANCE,
+            str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's wrapper holds the model
+            self.blocks,
+            False,
+        )
+        return checked(parity, f"report the model's architecture: {wrong}")
 
 
 def distance(output: torch.Tensor, plain: torch.Tensor) -> float:

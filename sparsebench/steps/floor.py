@@ -53,7 +53,7 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
     from sparsebench.models.files.writing import CheckpointWriter, lay_out
     from sparsebench.models.random_weights import write_random
     from sparsebench.models.shape.topology import parts, weight_tensors
-    from sparsebench.steps.counting import counted
+    from sparsebench.steps.counting import step_report
 
     for step, folder in targets.items():
         started = time.perf_counter()
@@ -69,7 +69,7 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
                 for info in layout:
                     writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
                 writer.close()
-        report = counted(folder, context.family, time.perf_counter() - started)
+        report = step_report(folder, context.family, time.perf_counter() - started)
         if step.name == "zero-weights":
             # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
             weights = weight_tensors(model, parts(model, context.family))

@@ -22,7 +22,7 @@ from sparsebench.models.files.safety import NOTES, left_out_note, note_left_out
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.shape.topology import View
 from sparsebench.steps.contract import StepReport
-from sparsebench.steps.counting import counted, zero_in_both
+from sparsebench.steps.counting import step_report, zero_in_both
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.zeroing import zeros_in
 
@@ -151,7 +151,7 @@ class VariantWriters:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder = self.folders[target]
         note = "; ".join(sorted(self.notes[target]))
-        report = counted(folder, family, seconds, len(self.folders), note, made, self._already)
+        report = step_report(folder, family, seconds, len(self.folders), note, made, self._already)
         if report.zeros < self.removed[target]:
             raise ModelError(
                 f"{folder}: the written files have {report.zeros} zeros, fewer than the "

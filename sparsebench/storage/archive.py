@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.files.checkpoint import TensorInfo
-from sparsebench.storage import kernels
+from sparsebench.storage import compiled
 from sparsebench.storage.coding import (
     BITS,
     CodeLayout,
@@ -28,7 +28,7 @@ from sparsebench.storage.coding import (
     layout_of,
     quantized,
 )
-from sparsebench.storage.kernels import Scan
+from sparsebench.storage.compiled import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
 ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
@@ -44,14 +44,14 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
-def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
+def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     if layout := quantized(info, near):
         return _encode_codes(layout, bits, scratch)
     item = item_size(info)
     if item not in WORDS:
         return "planes", (_part(_compressed(bits, search=True)),)
     words = bits.view(WORDS[item])
-    scan = kernels.chosen().scan(words, scratch)
+    scan = compiled.packing_kernels().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
     choice, index, values = _split(scan, words.size)
@@ -61,7 +61,7 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
 def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     """Encode a quantized weight in the smaller way: all codes, or an index and the codes that are not zero."""
     codes = layout.split(bits, scratch)
-    scan = kernels.chosen().scan(codes, scratch)
+    scan = compiled.packing_kernels().scan(codes, scratch)
     whole = _compressed(layout.packed(codes), search=True)
     if scan.count < codes.size:
         choice, index, values = _split(scan, codes.size)
@@ -82,7 +82,7 @@ def _split(scan: Scan, n: int) -> tuple[str, bytes, Words]:
     return choice, index, pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
+def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     code, _, kind = encoding.rpartition("-")
     if code:
         return _decode_codes(kind, parts, layout_of(info, BITS[code]), scratch)
@@ -92,7 +92,7 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Sc
     planes = [_decompressed(part, n if encoding == "planes" else 0, n) for part in parts[1:]]
     if len({plane.size for plane in planes}) != 1:
         raise StorageError("its planes differ in length")
-    values = kernels.chosen().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
+    values = compiled.packing_kernels().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
     return _placed(encoding, parts[0], values, n, scratch).view(np.uint8)
@@ -111,7 +111,7 @@ def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> 
     """Return ``n`` elements from a compressed index and the values. Raises StorageError where these do not fit."""
     # Each symbol of the gaps stands for at least one element.
     least, most = ((n + 7) // 8,) * 2 if kind == "bitmask" else (0, n)
-    words, done = kernels.chosen().place(kind, _decompressed(part, least, most), values, n, scratch)
+    words, done = compiled.packing_kernels().place(kind, _decompressed(part, least, most), values, n, scratch)
     if done != values.size:
         raise StorageError(f"{values.size} values where its index places {done}")
     return words
@@ -120,7 +120,7 @@ def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> 
 def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
     """Return the compressed byte planes of words, that of the lowest byte first."""
     rotate = ROTATE.get(info.dtype, 0)
-    planes = kernels.chosen().split_planes(words, rotate)
+    planes = compiled.packing_kernels().split_planes(words, rotate)
     return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
 
 
@@ -163,4 +163,12 @@ def _compressors() -> tuple[Any, Any]:
     return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
 
 
-CODING = Coding("archive", 1, lambda info: (*_KINDS, *encodings(info, _KINDS)), _parts, _encode, _decode, spare=8)
+CODING = Coding(
+    name="archive",
+    version=1,
+    encodings=lambda info: (*_KINDS, *encodings(info, _KINDS)),
+    parts=_parts,
+    encode=_encode_tensor,
+    decode=_decode_tensor,
+    spare=8,
+)

@@ -19,7 +19,7 @@ import numpy as np
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.checkpoint import TensorInfo, read_header, tensor_infos
-from sparsebench.storage import kernels
+from sparsebench.storage import compiled
 from sparsebench.storage.coding import Coding, Section, item_size
 from sparsebench.storage.words import Bytes, Scratch
 
@@ -66,7 +66,7 @@ class StoredFile:
             bits = self.coding.decode(entry.encoding, parts, entry.info, scratch)
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", self.coding.again) from error
-        if (crc32 := kernels.chosen().crc32(bits)) != entry.crc32:
+        if (crc32 := compiled.packing_kernels().crc32(bits)) != entry.crc32:
             wanted = f"{entry.crc32:08x}, found {crc32:08x}"
             message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
             raise StorageError(message, self.coding.again)
@@ -98,7 +98,7 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
-            stored.add(info, encoding, kernels.chosen().crc32(bits), parts)
+            stored.add(info, encoding, compiled.packing_kernels().crc32(bits), parts)
             encodings[info.name] = encoding
         _check_size(target, "all", file.tell(), max((info.end for info in infos.values()), default=0), bounded.SHARD)
         text = stored.text().ljust(room - 8)

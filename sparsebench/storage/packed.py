@@ -20,7 +20,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.paths import check
-from sparsebench.storage import folders, kernels
+from sparsebench.storage import compiled, folders
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
 from sparsebench.storage.container import StoredFile, StoredTensor, believable, read
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
@@ -55,7 +55,7 @@ def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
 
 def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
     """Return the smallest encoding without the zeros, for values of ``width`` bits; None where raw is no larger."""
-    scan = kernels.chosen().scan(words, scratch)
+    scan = compiled.packing_kernels().scan(words, scratch)
     n, count = words.size, scan.count
     room = (n * width + 7) // 8 - (count * width + 7) // 8
     if min((n + 7) // 8, (count + 1) // 2) >= room:
@@ -87,7 +87,7 @@ def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scr
     n, elements = size // item, values.view(WORDS[item])
     if encoding == "bitmask" and index.size != (n + 7) // 8:
         raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
-    words, done = kernels.chosen().place(encoding, index, elements, n, scratch or Scratch())
+    words, done = compiled.packing_kernels().place(encoding, index, elements, n, scratch or Scratch())
     if done != elements.size:
         raise StorageError(f"{elements.size} values where its index places {done}")
     return words.view(np.uint8)
@@ -97,7 +97,7 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("", "raw") if encoding == "raw" else (encoding.rpartition("-")[2], "values")
 
 
-def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
+def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     layout = quantized(info, near)
     codes = smallest(layout.split(bits, scratch), layout.bits, scratch) if layout else None
     if layout and codes:
@@ -112,7 +112,7 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
     return encoded.encoding, (index, Section(info.dtype, (count,), encoded.values))
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
+def _decode_tensor(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     index, values = parts
     code, _, kind = encoding.rpartition("-")
     if not code:
@@ -121,7 +121,14 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Sc
     return layout.join(decode(kind, index, layout.unpacked(values), layout.rows * layout.columns, 1, scratch))
 
 
-CODING = Coding("packed", 1, lambda info: (*ENCODINGS, *encodings(info, ENCODINGS[1:])), _parts, _encode, _decode)
+CODING = Coding(
+    name="packed",
+    version=1,
+    encodings=lambda info: (*ENCODINGS, *encodings(info, ENCODINGS[1:])),
+    parts=_parts,
+    encode=_encode_tensor,
+    decode=_decode_tensor,
+)
 
 
 def pack(folder: Path, out: Path) -> None:

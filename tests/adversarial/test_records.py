@@ -24,7 +24,7 @@ from tests.adversarial import forgeries
 from tests.adversarial.forgeries import Forgery, Record, text_of
 from tests.command import call
 from tests.ledger import samples
-from tests.ledger.test_views import elsewhere, of, outcomes
+from tests.ledger.made import elsewhere, of, outcomes
 from tests.sampling import a_third
 
 SECONDS = 5.0

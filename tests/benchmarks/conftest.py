@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoreResult, TaskSpec
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec
 from tests.conftest import WORDS
 
 
@@ -72,6 +72,7 @@ def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list
     return made
 
 
+Documents = dict[str, list[dict[str, Any]]]
 Run = Callable[..., ScoreResult]
 
 
@@ -81,13 +82,27 @@ def run() -> Run:
 
     def run_one(folder: Path, family: Any, task: str, **settings: Any) -> ScoreResult:
         found: list[Any] = []
-        options = {name: settings.pop(name) for name in ("progress", "cache", "dtype") if name in settings}
-        cache = options.pop("cache", None) or sources.Cache()
+        cache, progress = settings.pop("cache", None) or sources.Cache(), settings.pop("progress", None)
+        model = ScoredModel(folder, family, settings.pop("dtype", "auto"))
         spec = TaskSpec(task, batch=settings.pop("batch_size", None), **settings)
-        benchmarks.score(folder, family, [spec], cache, lambda _, result: found.append(result), **options)
+        benchmarks.score(model, [spec], cache, lambda _, result: found.append(result), progress)
         (result,) = found
         if isinstance(result, Exception):
             raise result
         return result
 
     return run_one
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[Any]:
+    """A hub that has these documents; what it is asked for."""
+    import datasets
+
+    asked: list[Any] = []
+
+    def load_dataset(*names: Any, split: str, **_: Any) -> Any:
+        asked.append((*names, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked

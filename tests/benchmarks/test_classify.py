@@ -24,7 +24,7 @@ from sparsebench.models.files.text import load_tokenizer
 from sparsebench.notebook import apply
 from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import sentence
-from tests.benchmarks.test_own import scored, written
+from tests.benchmarks.own_data import scored, written
 
 NAMES = {0: "bad", 1: "fair", 2: "good"}
 _SMALL: dict[str, Any] = {"vocab_size": 128, "pad_token_id": 0, "eos_token_id": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import Fitted, TaskSpec, all_tasks, data_sources
+from sparsebench.benchmarks import Fitted, ScoredModel, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -97,7 +97,9 @@ def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> 
     for allowed in (False, True):
         fitted = Fitted(documents("perplexity")[:2], allowed)
         specs = [TaskSpec("perplexity", limit=1)]
-        score(tiny_llama, "decoder", specs, sources.Cache(), lambda _, got: found.append(got), fitted=fitted)
+        score(
+            ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda _, got: found.append(got), fitted=fitted
+        )
     refused, granted = found
     assert isinstance(refused, BenchmarkError)
     assert (

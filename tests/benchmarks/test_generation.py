@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TaskSpec, all_tasks, check, cmudict, generation, squad
+from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, cmudict, generation, squad
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance
 from sparsebench.benchmarks.statistics import ratio
@@ -144,11 +144,17 @@ def test_the_tasks_are_a_plain_loop_over_one_generation(
     found: dict[str, Any] = {}
     specs = [TaskSpec("g2p"), TaskSpec("g2p_per")]
     benchmarks.score(
-        speller, "encoder-decoder", specs[:1], sources.Cache(), lambda spec, result: found.update({spec.task: result})
+        ScoredModel(speller, "encoder-decoder"),
+        specs[:1],
+        sources.Cache(),
+        lambda spec, result: found.update({spec.task: result}),
     )
     once = len(calls)
     benchmarks.score(
-        speller, "encoder-decoder", specs, sources.Cache(), lambda spec, result: found.update({spec.task: result})
+        ScoredModel(speller, "encoder-decoder"),
+        specs,
+        sources.Cache(),
+        lambda spec, result: found.update({spec.task: result}),
     )
     assert len(calls) == 2 * once, "both tasks of a job are served by one generation"
     exact, rate = found["g2p"], found["g2p_per"]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import OwnData, TaskSpec, all_tasks
+from sparsebench.benchmarks import OwnData, ScoredModel, TaskSpec, all_tasks
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
@@ -181,7 +181,9 @@ def test_each_task_has_its_own_batch(tiny_llama: Path, documents: Documents):
         TaskSpec("arc_easy", 3, batch=2),
         TaskSpec("perplexity", batch=2),
     ]
-    benchmarks.score(tiny_llama, "decoder", specs, sources.Cache(), lambda spec, result: found.append((spec, result)))
+    benchmarks.score(
+        ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda spec, result: found.append((spec, result))
+    )
     assert {spec for spec, _ in found} == set(specs)
     sizes = {spec: result.protocol["batch_size"] for spec, result in found if not isinstance(result, Exception)}
     assert sizes == {specs[0]: 2, specs[1]: 16, specs[2]: 2}
@@ -193,7 +195,9 @@ def test_a_failing_task_does_not_stop_the_others(tiny_llama: Path, documents: Do
     found: dict[str, Any] = {}
     specs = [TaskSpec(name, limit=2) for name in ("mrpc_pair", "piqa", "no_such_task", "arc_easy")]
     cache = sources.Cache()
-    benchmarks.score(tiny_llama, "decoder", specs, cache, lambda spec, result: found.update({spec.task: result}))
+    benchmarks.score(
+        ScoredModel(tiny_llama, "decoder"), specs, cache, lambda spec, result: found.update({spec.task: result})
+    )
     assert {name for name, result in found.items() if isinstance(result, BenchmarkError)} == {
         "mrpc_pair",
         "no_such_task",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench.benchmarks import TaskSpec, check
+from sparsebench.benchmarks import ScoredModel, TaskSpec, check
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.pseudo_perplexity import windows
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
@@ -257,7 +257,7 @@ def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Do
     alone = run(folder, "encoder", "mrpc_pair")
     found: list[Any] = []
     specs = [TaskSpec(name, limit=10) for name in ("piqa", "mrpc_pair")]
-    benchmarks.score(folder, "encoder", specs, sources.Cache(), lambda _, result: found.append(result))
+    benchmarks.score(ScoredModel(folder, "encoder"), specs, sources.Cache(), lambda _, result: found.append(result))
     assert [result.metric for result in found] == ["acc", "ap"]
     assert [o.value for o in found[1].outcomes] == pytest.approx(
         [alone.outcomes[place].value for place in sampled(40, 10)], abs=1e-6

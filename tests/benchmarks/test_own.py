@@ -1,11 +1,10 @@
-"""Data of one's own: each kind against a plain count, and folders of lm-eval's files that may run nothing."""
+"""Data of one's own: each kind against a plain count."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import math
-import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from typer.testing import CliRunner
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import OwnData, ScoreResult, TaskSpec, kind_of
+from sparsebench.benchmarks import ScoredModel, TaskSpec
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.own import content
 from sparsebench.benchmarks.running_text import wikitext
@@ -29,31 +28,9 @@ from sparsebench.models.files.text import load_tokenizer
 from sparsebench.plan import single
 from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import sentence
+from tests.benchmarks.own_data import DRAW, own, scored, written
 from tests.benchmarks.test_generation import speller  # noqa: F401
 from tests.conftest import WORDS
-
-DRAW = random.Random(9)
-
-
-def written(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def own(task: str, path: Path, **asked: Any) -> OwnData:
-    source = sources.parse(f"path:{path}")
-    return OwnData(kind_of(task), content(source, sources.Cache()), source=source.text, **asked)
-
-
-def scored(folder: Path, family: Any, task: str, path: Path, limit: int | None = None, **asked: Any) -> ScoreResult:
-    found: list[Any] = []
-    spec = TaskSpec(task, limit, own=own(task, path, **asked))
-    benchmarks.score(folder, family, [spec], sources.Cache(), lambda _, result: found.append(result))
-    (result,) = found
-    if isinstance(result, Exception):
-        raise result
-    assert isinstance(result, ScoreResult)
-    return result
 
 
 def text_of(records: list[str]) -> str:
@@ -265,7 +242,9 @@ def test_data_that_change_after_the_plan_are_refused(tiny_llama: Path, tmp_path:
     planned = TaskSpec("notes", own=own("perplexity", path, length=16))
     path.write_text(sentence(DRAW, 80, 90))
     found: list[Any] = []
-    benchmarks.score(tiny_llama, "decoder", [planned], sources.Cache(), lambda _, result: found.append(result))
+    benchmarks.score(
+        ScoredModel(tiny_llama, "decoder"), [planned], sources.Cache(), lambda _, result: found.append(result)
+    )
     assert "path:notes.txt: it has changed" in str(found[0])
 
 
@@ -285,99 +264,6 @@ def test_what_a_packages_file_is_called_says_how_it_is_read() -> None:
         content(sources.parse(notation + name), sources.Cache()) for name in ("", " as notes.csv", " as notes.txt")
     }
     assert len(named) == 3
-
-
-PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-benchmark.md").read_text(encoding="utf-8")
-TASK = PAGE.split("~~~yaml\n")[1].split("~~~")[0].replace(": answer", ": right")
-TASK = TASK.replace("{{question}}", "{{q}} {{'the' if q else ''}}")
-"""The page's task over records with a question ``q`` and an answer ``right``."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder of one task, its data beside it."""
-    (tmp_path / "tasks" / "data").mkdir(parents=True)
-    records = [{"q": sentence(DRAW), "options": ["cat", "dog", "tree"], "right": place % 3} for place in range(9)]
-    written(tmp_path / "tasks" / "data" / "capitals.jsonl", records)
-    (tmp_path / "tasks" / "capitals.yaml").write_text(TASK)
-    return tmp_path / "tasks"
-
-
-def test_a_task_of_a_folder_is_found_by_name_and_its_data_beside_it(tiny_llama: Path, folder: Path) -> None:
-    found = scored(tiny_llama, "decoder", "capitals", folder)
-    assert (found.task, found.metric, found.n) == ("capitals", "acc", 9)
-    assert found.chance == pytest.approx(1 / 3)
-    with pytest.raises(BenchmarkError, match="no task 'capitols'.*\n?.*did you mean `capitals`"):
-        scored(tiny_llama, "decoder", "capitols", folder)
-
-
-def test_groups_includes_and_examples_of_a_folder_are_lm_evals(tiny_llama: Path, folder: Path) -> None:
-    (folder / "_base.yaml").write_text((folder / "capitals.yaml").read_text().replace("task: capitals\n", ""))
-    (folder / "capitals.yaml").unlink()
-    for name in ("one", "two"):
-        (folder / f"{name}.yaml").write_text(
-            f"include: _base.yaml\ntask: {name}\ntag: tagged\ndescription: '{name} '\n"
-        )
-    (folder / "both.yaml").write_text(
-        "group: both\ntask: [one, {task: two, num_fewshot: 2, fewshot_split: test}]\n"
-        "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
-    )
-    (folder / "each.yaml").write_text(
-        "group: each\ntask: [tagged]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
-    )
-    alone = {name: scored(tiny_llama, "decoder", name, folder) for name in ("one", "two", "both", "each")}
-    assert [alone[name].n for name in alone] == [9, 9, 18, 18]
-    shown = {name: [outcome.doc_hash for outcome in alone[name].outcomes] for name in alone}
-    assert shown["each"] == shown["one"] + shown["two"] and shown["both"][:9] == shown["one"]
-    assert not set(shown["both"][9:]) & set(shown["two"])
-
-
-ROWS = [
-    {"q": "a, b", "right": 1, "share": 0.5, "told": True, "options": ["x", "y"], "more": {"a": [1], "b": None}},
-    {"q": 'say "no"', "right": 0, "share": None, "told": False, "options": [], "more": {"a": [], "b": "z"}},
-]
-
-
-@pytest.mark.parametrize(
-    "kind", ["json", "json list", "json.gz", "csv", "tsv", "no header", "parquet", "arrow", "text"]
-)
-def test_a_folders_data_are_read_as_datasets_reads_them(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import datasets
-
-    from sparsebench.benchmarks.folder_task import read_table
-
-    flat = [{key: row[key] for key in ("q", "right", "share", "told")} for row in ROWS]
-    settings: dict[str, Any] = {}
-    path = tmp_path / "x.jsonl"
-    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
-    if kind == "json.gz":
-        path = tmp_path / "x.jsonl.gz"
-        path.write_bytes(gzip.compress(lines.encode()))
-    elif kind.startswith("json"):
-        path = path.with_suffix(".json" if "list" in kind else ".jsonl")
-        path.write_text(json.dumps(ROWS) if kind == "json list" else lines)
-    elif kind in ("csv", "tsv", "no header"):
-        path = tmp_path / f"x.{'tsv' if kind == 'tsv' else 'csv'}"
-        settings = {"tsv": {"delimiter": "\t"}, "no header": {"column_names": [*"abcd"], "header": None}}.get(kind, {})
-        table = datasets.Dataset.from_list(flat).to_pandas()
-        table.to_csv(path, index=False, sep=settings.get("delimiter", ","), header=kind != "no header")
-    elif kind == "parquet":
-        path = tmp_path / "x.parquet"
-        datasets.Dataset.from_list(ROWS).to_parquet(path)
-    elif kind == "arrow":
-        datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
-        (path,) = (tmp_path / "saved").glob("*.arrow")
-    else:
-        path = tmp_path / "x.txt"
-        path.write_text("one\n\n two \n")
-    builder = kind.split()[0].removesuffix(".gz") if kind not in ("tsv", "no header") else "csv"
-    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
-    wanted = datasets.load_dataset(builder, data_files={"test": str(path)}, cache_dir=str(tmp_path / "c"), **settings)
-    found = read_table(path, builder, settings)
-    assert found.to_list() == wanted["test"].to_list()
-    assert len(found) == (3 if kind == "text" else 2)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +314,9 @@ def test_examples_of_choices_are_other_records(
     )
     spec = TaskSpec("choices", num_fewshot=3, own=own("choices", path))
     found: list[Any] = []
-    benchmarks.score(tiny_llama, "decoder", [spec], sources.Cache(), lambda _, result: found.append(result))
+    benchmarks.score(
+        ScoredModel(tiny_llama, "decoder"), [spec], sources.Cache(), lambda _, result: found.append(result)
+    )
     assert found[0].n == len(records) and found[0].protocol["num_fewshot"] == 3
     answers = {record["context"]: record["choices"][record["gold"]] for record in records}
     assert len(shown) == 2 * len(records)
@@ -438,7 +326,7 @@ def test_examples_of_choices_are_other_records(
         assert all(example.split() == [word, answers[word]] for example in examples for word in [example.split()[0]])
         assert asked not in {example.split()[0] for example in examples}
     few = TaskSpec("choices", num_fewshot=len(records), own=own("choices", path))
-    benchmarks.score(tiny_llama, "decoder", [few], sources.Cache(), lambda _, result: found.append(result))
+    benchmarks.score(ScoredModel(tiny_llama, "decoder"), [few], sources.Cache(), lambda _, result: found.append(result))
     assert isinstance(found[1], BenchmarkError) and f"there are {len(records)} records" in found[1].message
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, known, sampled, score
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks, known, sampled, score
 from sparsebench.errors import SparsebenchError
 from sparsebench.plan import checks
 from sparsebench.plan.checks import load_text
@@ -33,7 +33,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def scored(folder: Path, *tasks: TaskSpec) -> dict[str, ScoreResult | SparsebenchError]:
     found: dict[str, ScoreResult | SparsebenchError] = {}
-    score(folder, "decoder", tasks, Cache(), lambda spec, result: found.setdefault(spec.task, result))
+    score(ScoredModel(folder, "decoder"), tasks, Cache(), lambda spec, result: found.setdefault(spec.task, result))
     return found
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import sources
-from sparsebench.benchmarks import TaskSpec, all_tasks, check, perplexity
+from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, perplexity
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import cut, likelihoods
@@ -172,7 +172,9 @@ def test_perplexity_beside_other_tasks_needs_one_model(
     monkeypatch.setattr(scorers, "load_model", lambda *given: loaded.append(given) or original(*given))
     found: list[Any] = []
     specs = [TaskSpec("perplexity", limit=2), TaskSpec("no_such_task"), TaskSpec("perplexity", limit=1)]
-    scoring.score(tiny_llama, "decoder", specs, sources.Cache(), lambda spec, result: found.append((spec, result)))
+    scoring.score(
+        ScoredModel(tiny_llama, "decoder"), specs, sources.Cache(), lambda spec, result: found.append((spec, result))
+    )
     assert len(loaded) == 1
     assert [spec for spec, _ in found] == specs
     assert [type(result).__name__ for _, result in found] == ["ScoreResult", "BenchmarkError", "ScoreResult"]
@@ -293,7 +295,9 @@ def test_the_divergence_from_dense_is_measured_in_the_same_pass(
 
     def scored(spec: TaskSpec, dense: Path | None) -> Any:
         found: list[Any] = []
-        scoring.score(pruned, "decoder", [spec], sources.Cache(), lambda _, result: found.append(result), dense=dense)
+        scoring.score(
+            ScoredModel(pruned, "decoder", dense=dense), [spec], sources.Cache(), lambda _, result: found.append(result)
+        )
         return found[0]
 
     alone, beside = scored(plain_spec, tiny_llama), scored(asked, tiny_llama)

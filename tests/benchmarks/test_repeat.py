@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoreResult, TaskSpec, score
+from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, score
 from sparsebench.benchmarks.scorers import repeats
 from sparsebench.models.modules.load import load_model
 
@@ -37,7 +37,7 @@ def test_every_row_says_whether_it_repeats(
 ) -> None:
     found: list[ScoreResult] = []
     folder: Path = request.getfixturevalue(model)
-    score(folder, family, [TaskSpec(task, limit=10)], sources.Cache(), lambda _, got: found.append(got))  # type: ignore[arg-type]
+    score(ScoredModel(folder, family), [TaskSpec(task, limit=10)], sources.Cache(), lambda _, got: found.append(got))  # type: ignore[arg-type]
     (result,) = found
     assert result.protocol["repeats"] == "to the bit"
     assert result.protocol["threads"] == torch.get_num_threads()

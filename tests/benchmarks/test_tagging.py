@@ -17,7 +17,7 @@ from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Pairs
 from sparsebench.models.files.text import load_tokenizer
 from tests.benchmarks.conftest import sentence
-from tests.benchmarks.test_own import scored, written
+from tests.benchmarks.own_data import scored, written
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 DRAW = random.Random(4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -15,49 +14,8 @@ from typing import Any
 
 import pytest
 
-from sparsebench.cli import app
-from sparsebench.ledger import connect
-from sparsebench.ledger.store import Ledger
 from tests.adversarial import benign
-
-HALF = "prune: magnitude, sparsity: 0.5"
-ROOT = Path(__file__).resolve().parents[2]
-MANIFEST = """version: 1
-models: [{name: tiny, source: path:model, family: decoder}]
-variants: [{prune: magnitude, sparsity: 0.5}]
-storage: {formats: [dense]}
-"""
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with some records, and the ledger of them."""
-    folder = tmp_path_factory.mktemp("shared")
-    (folder / "records").mkdir()
-    for number, record in enumerate(benign.records(ROOT)):
-        if record.get("stage", "plan") in ("plan", "structure", "storage"):  # of which there are figures
-            (folder / "records" / f"{number}.json").write_text(json.dumps(record))
-    Ledger(folder / "ledger.duckdb").rebuild([folder / "records"])
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Runs a command in this very process, in a folder of its own; its exit code and what it said to stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def called(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["sparsebench", *map(str, words)])
-        try:
-            app.main()
-        except SystemExit as end:
-            return int(end.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return called
-
-
-# ---- the disk
+from tests.cli.conftest import HALF, MANIFEST, ROOT
 
 
 @pytest.mark.parametrize(
@@ -130,9 +88,6 @@ def test_plan_needs_no_folder_that_can_be_written(
     (tmp_path / "hub.yaml").write_text(MANIFEST.replace("path:model", "hf:nobody/nothing"))
     code, said = run("plan", "hub.yaml", "--offline")
     assert code == 2 and said.startswith("sparsebench: "), said
-
-
-# ---- models
 
 
 def _header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], object]:
@@ -210,9 +165,6 @@ def test_sizes_that_no_model_has_are_refused(size: int, run: Callable[..., Any],
     assert code == 2 and "tiny" in said and "parameters" in said
 
 
-# ---- manifests and records
-
-
 @pytest.mark.parametrize("place", ['pattern: "\\ud800"', 'sparsity: 0.5, "\\ud800": 1'])
 def test_half_of_a_character_in_a_manifest_is_shown(place: str, run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text(MANIFEST.replace("sparsity: 0.5", place))
@@ -225,55 +177,6 @@ def test_a_manifest_whose_name_no_record_can_carry_is_refused(run: Callable[...,
     (tmp_path / long).write_text(MANIFEST)
     code, said = run("plan", long)
     assert code == 2 and "name" in said
-
-
-BAD: dict[str, bytes] = {
-    "not UTF-8": b'{"format": 2, "x": "\xff"}',
-    "null format": b'{"format": null}',
-    "a lone surrogate": b'{"format": 2, "cell_id": "\\ud800", "stage": "s", "status": "done", "variant": {}, "started_at": "x"}',
-    "a bad time": b'{"format": 2, "cell_id": "c", "stage": "s", "status": "done", "variant": {}, "started_at": "then"}',
-    "a variant of text": b'{"format": 2, "cell_id": "c", "stage": "s", "status": "done", "variant": "v", "started_at": "2026"}',
-    "no cells": b'{"format": 2, "kind": "plan", "manifest": "m", "written_at": "never", "cells": 5}',
-    "half a record": b'{"format": 2, "cell_id": "c',
-}  # fmt: skip
-
-
-def test_bad_records_are_named_and_the_rest_comes_in(run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
-    shutil.copytree(shared / "records", tmp_path / "records")
-    for number, text in enumerate(BAD.values()):
-        (tmp_path / "records" / f"bad{number}.json").write_bytes(text)
-    code, said = run("ingest", "records", "--ledger", "l.duckdb")
-    assert code == 1
-    assert [number for number in range(len(BAD)) if f"bad{number}.json" not in said] == []
-    assert "3 records read" in said
-    assert run("sql", "select 1", "--ledger", "l.duckdb")[0] == 0
-
-
-def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "records").mkdir()
-    for text in ('{"manifest": "m", "cells": [{"key"', '{"manifest": "m", "cells": [{"key": "k"}]}', '{"cells": 5}'):
-        (tmp_path / "records" / "plan-m.json").write_text(text)
-        code, said = run("status", "--ledger", "l.duckdb")
-        assert code == 1 and "plan-m.json" in said
-
-
-def test_a_plan_of_other_steps_is_read_and_what_is_no_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
-    benign.model(tmp_path / "model")
-    (tmp_path / "tiny.yaml").write_text(f"{MANIFEST}ledger: l.duckdb\n")
-    cell = {"cell_id": "c", "key": "c", "stage": "storage", "settings": {}, "label": "storage"}
-    variant = {"id": "v", "model": "m", "family": "decoder", "source": "", "revision": "", "weights": "", "dtype": ""}
-    step = {"verb": "prune", "name": "wanda", "settings": {}, "of_tomorrow": 1}
-    plan = tmp_path / "records" / "plan-tiny.json"
-    plan.parent.mkdir()
-    plan.write_text(json.dumps({"cells": [{**cell, "variant": {**variant, "steps": [step]}}]}))
-    assert run("plan", "tiny.yaml")[0] == 0
-    for cells in ([{**cell, "variant": {**variant, "steps": [{"verb": "prune"}]}}], ["c"], 5):
-        plan.write_text(json.dumps({"cells": cells}))
-        code, said = run("plan", "tiny.yaml")
-        assert code == 1 and "plan-tiny.json: not a plan" in said, said
-
-
-# ---- interrupts
 
 
 def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
@@ -291,64 +194,6 @@ def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
-
-def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), connect.writer(tmp_path / "l.duckdb", 1.0):
-        raise RuntimeError("Query interrupted")  # as DuckDB answers a signal whose handler raises
-
-
-# ---- the ledger
-
-
-@pytest.mark.parametrize("verb", ["sql", "figures", "report", "tables x", "compare a/dense b/dense", "status"])
-def test_a_ledger_that_is_not_there(verb: str, run: Callable[..., Any]) -> None:
-    code, said = run(*verb.split(), "--ledger", "none.duckdb")
-    assert code == 2 and "none.duckdb" in said
-
-
-def test_the_status_of_a_ledger_without_records_is_the_ledgers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = benign.records(ROOT)
-    failed = next(record for record in found if record.get("stage") == "structure")
-    failed |= {"status": "failed", "reason": "it broke", "result": None}
-    left = found.pop()
-    Ledger(tmp_path / "theirs.duckdb").ingest(found)
-    monkeypatch.setattr(sys, "argv", ["sparsebench", "status", "--ledger", str(tmp_path / "theirs.duckdb"), "--json"])
-    with pytest.raises(SystemExit):
-        app.main()
-    told = json.loads(capsys.readouterr().out)
-    counts = {row["stage"]: row for row in told["stages"]}
-    assert counts["structure"]["failed"] == 1 and counts[left["stage"]]["left"] == 1
-    assert sum(row["done"] for row in told["stages"]) == len(found) - 2, "all but the plan and the failed one"
-    assert [(row["status"], row["reason"]) for row in told["troubles"]] == [("failed", "it broke")]
-
-
-@pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
-def test_a_damaged_ledger_says_how_its_records_rebuild_it(
-    place: int, run: Callable[..., Any], shared: Path, tmp_path: Path
-) -> None:
-    data = bytearray((shared / "ledger.duckdb").read_bytes())
-    data[place] ^= 255
-    (tmp_path / "bad.duckdb").write_bytes(data[:place] if place < 0 else data)
-    found = [run(*words, "--ledger", "bad.duckdb") for words in (["report"], ["sql", "select * from results"])]
-    assert all(code in (0, 1) for code, _ in found) and any(code for code, _ in found)
-    assert all("sparsebench ingest" in said and "bad.duckdb" in said for code, said in found if code)
-
-
-def test_a_ledger_called_as_its_schema(run: Callable[..., Any], shared: Path) -> None:
-    code, said = run("ingest", shared / "records", "--ledger", "base.duckdb")
-    assert code == 2 and "base.duckdb" in said
-
-
-@pytest.mark.parametrize("query", [";", "-- nothing", "/* */"])
-def test_no_query_at_all(query: str, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
-    (tmp_path / "q.sql").write_text(query)
-    code, said = run("sql", "--file", "q.sql", "--ledger", shared / "ledger.duckdb")
-    assert code == 2 and said
-
-
-# ---- figures
 
 HEAD = "-- title: t $\\bad$\n-- kind: KIND\n-- x: x\n-- y: y\n"
 FIGURES: dict[str, tuple[str, int]] = {
@@ -385,9 +230,6 @@ def test_a_figure_that_is_no_text(kind: str, run: Callable[..., Any], shared: Pa
         path.symlink_to("nowhere")
     code, said = run("figures", "own", "--out", "out", "--ledger", shared / "ledger.duckdb")
     assert code == 2 and "own.sql" in said
-
-
-# ---- what is printed
 
 
 def test_streams_that_are_closed_or_narrow(shared: Path) -> None:

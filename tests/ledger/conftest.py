@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
+from tests.ledger.made import of
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,13 @@ def ledger(found: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("ledger") / "sample.duckdb"
     Ledger(path).ingest(found)
     return path
+
+
+@pytest.fixture
+def scored(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The dense model's and one variant's record of one task, outcomes to be set."""
+    dense, variant = (
+        copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0])
+        for method, sparsity in (("dense", 0.0), ("magnitude", 0.5))
+    )
+    return [dense, variant]

@@ -19,7 +19,7 @@ from scipy.stats import binomtest, false_discovery_control
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.test_views import of, outcomes
+from tests.ledger.made import of, outcomes
 
 FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TASKS = ("a", "b", "c")

@@ -15,7 +15,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import naming, query
 from sparsebench.ledger.compare import SideBySide, side_by_side
 from sparsebench.ledger.store import Ledger
-from tests.ledger.test_views import elsewhere, of, outcomes, windows, without_skill
+from tests.ledger.made import elsewhere, of, outcomes, windows, without_skill
 
 WORN = "smol/magnitude/layer/90%"
 

@@ -12,7 +12,7 @@ import pytest
 from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.ledger import query, scored
 from sparsebench.ledger.store import Ledger
-from tests.ledger.test_views import of
+from tests.ledger.made import of
 
 
 def result(values: list[float], task: str = "t") -> ScoreResult:

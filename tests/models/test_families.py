@@ -63,8 +63,18 @@ def test_the_auto_class_fits_family_and_head() -> None:
 def test_dimensions_under_a_types_own_names(
     kind: str, config: dict[str, Any], expected: tuple[int, int, int, int]
 ) -> None:
-    found = dimensions({"model_type": kind, **config})
-    assert (found.hidden, found.layers, found.inner, found.heads) == expected
+    stated = dimensions({"model_type": kind, "vocab_size": 50, **config})
+    assert (stated.hidden, stated.layers, stated.inner, stated.heads) == expected
+
+
+def test_dimensions_that_a_config_leaves_out_are_those_that_transformers_takes() -> None:
+    bare = dimensions({"model_type": "distilbert", "n_heads": 4})
+    assert (bare.hidden, bare.layers, bare.vocabulary, bare.heads) == (768, 6, 30522, 4)
+
+
+def test_dimensions_that_nobody_states_are_refused() -> None:
+    with pytest.raises(ModelError, match="`hidden_size`"):
+        dimensions({"model_type": "clip", "vocab_size": 50})
 
 
 def test_too_many_blocks_are_refused_before_any_is_built() -> None:

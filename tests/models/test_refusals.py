@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import TaskSpec, score
+from sparsebench.benchmarks import ScoredModel, TaskSpec, score
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.quantized import encoding_of
 from sparsebench.models.shape.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
@@ -57,7 +57,7 @@ def test_a_model_of_audio_is_neither_timed_nor_scored(engine: str, tmp_path: Pat
         check_supported({"model_type": "whisper"}, "encoder-decoder", Setting(engine, 1, Workload(1, 4, 2)))
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
     with pytest.raises(UnsupportedError, match="whisper"):
-        score(tmp_path, "encoder-decoder", [TaskSpec("boolq")], sources.Cache(), lambda *found: None)
+        score(ScoredModel(tmp_path, "encoder-decoder"), [TaskSpec("boolq")], sources.Cache(), lambda *found: None)
 
 
 @pytest.mark.parametrize(("check", "kind"), [(refuse_text, "whisper"), (refuse_replay, "mamba")])

@@ -18,7 +18,7 @@ from sparsebench.sources import Cache
 
 die_with_parent(int(os.environ[PARENT]))
 watch.answer()
-spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
+spec, rank = json.loads(Path(sys.argv[1]).read_text())["job"], int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))
 action = spec["actions"][rank]
 # Nobody acts before all of this machine have started: how long a process takes to start says nothing about who failed first.

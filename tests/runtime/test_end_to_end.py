@@ -165,15 +165,15 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
     class Seen(Exception):
         pass
 
-    def group(spec: Mapping[str, Any], setting: Setting) -> Any:
-        raise Seen(spec["baseline"], spec["variants"])
+    def group(job: Mapping[str, Any], setting: Setting) -> Any:
+        raise Seen(job["baseline"], job["variants"])
 
     monkeypatch.setattr(measure, "_pair_fits", lambda *_: False)
     monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
     monkeypatch.setattr(measure, "RankGroup", group)
     with pytest.raises(Seen) as seen:
         collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
-    assert seen.value.args == (True, [str(tiny_bert)])
+    assert seen.value.args == (True, (str(tiny_bert),))
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(

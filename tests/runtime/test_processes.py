@@ -27,8 +27,8 @@ class Group:
     error: type[MeasureError]
     said = ""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec = spec
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job = job
 
     def __enter__(self) -> Group:
         return self
@@ -38,9 +38,9 @@ class Group:
     ) -> None: ...
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        folders = [Path(folder).name for folder in self.spec["variants"]]
-        self.began.append((list(self.spec["processes"]), folders))
-        for process in self.spec["processes"]:
+        folders = [Path(folder).name for folder in self.job["variants"]]
+        self.began.append((list(self.job["processes"]), folders))
+        for process in self.job["processes"]:
             for index, name in enumerate(folders):
                 if name.startswith("off") or (name, process) in (("late", 1), ("added", 3)):
                     raise self.error(self.said or f"{name} is off")
@@ -89,7 +89,7 @@ def measured(
     monkeypatch.setattr(Group, "began", began, raising=False)
     monkeypatch.setattr(Group, "error", error, raising=False)
     monkeypatch.setattr(Group, "said", said)
-    monkeypatch.setattr(measure, "RankGroup", lambda spec, setting: Group(spec))
+    monkeypatch.setattr(measure, "RankGroup", lambda job, setting: Group(job))
     monkeypatch.setattr(children, "may_fork", lambda: forks)
     monkeypatch.setattr(measure, "check_folder", lambda *_: None)
     monkeypatch.setattr(measure, "_timed_as", lambda _, family: family)

@@ -99,6 +99,7 @@ import time
 from dataclasses import asdict
 from sparsebench.runtime import Setting, Workload, rank, watch
 from sparsebench.runtime.rank_jobs import RankWorker
+from sparsebench.runtime.results import RankJob
 
 def second_process():
     print(flush=True)
@@ -107,8 +108,8 @@ def second_process():
 RankWorker.do = lambda self, process: process and second_process()
 RankWorker.import_model = lambda self: None
 watch.answer()
-setting = asdict(Setting("hf", 1, Workload()))
-spec = {"family": "decoder", "setting": setting, "variants": [""], "processes": [0, 1], "ports": ["1", "2"]}
+job = asdict(RankJob("latency", "decoder", variants=("",), processes=(0, 1)))
+spec = {"job": job, "setting": asdict(Setting("hf", 1, Workload())), "ports": ["1", "2"]}
 rank.work(None, spec, 0)
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from sparsebench.energy import EnergyMeter, NoMeter
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import Setting, Workload, check_supported, latency
 from sparsebench.runtime.channel import Channel
-from sparsebench.runtime.rank_jobs import RankWorker
+from sparsebench.runtime.rank_jobs import RankWorker, StartedRank
 from sparsebench.runtime.refusals import check_positions
+from sparsebench.runtime.results import RankJob
 from sparsebench.runtime.workload import token_ids
 
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
@@ -71,36 +71,32 @@ def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pyt
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    work = RankWorker(
-        {"family": "decoder", "setting": asdict(Setting("skip", 1, Workload()))}, 0, Channel.__new__(Channel)
-    )
+    worker = RankWorker(RankJob("memory", "decoder"), Setting("skip", 1, Workload()), 0, Channel.__new__(Channel))
     with pytest.raises(UnsupportedError, match="the skip engine runs on a CPU only"):
-        work.take_device()
+        worker.take_device()
+
+
+def started(job: RankJob, setting: Setting) -> StartedRank:
+    worker = RankWorker(job, setting, 0, Channel.__new__(Channel))
+    return StartedRank(worker, "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter("")))
 
 
 def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) -> None:
     """A trimmed model has no row for the ids of the dense one; models of one vocabulary get the same prompt."""
-    spec = {"family": "decoder", "setting": asdict(Setting("hf", 1, Workload(prompt=64)))}
-    work = RankWorker(spec, 0, Channel.__new__(Channel))
-    work.device = "cpu"
+    rank = started(RankJob("memory", "decoder"), Setting("hf", 1, Workload(prompt=64)))
     prompts = []
     for name, size in (("dense", 5000), ("pruned", 5000), ("trimmed", 20)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"vocab_size": size}))
-        prompts.append(work.prompt(tmp_path / name).ids)
+        prompts.append(rank.prompt(tmp_path / name).ids)
     assert prompts[0].equal(prompts[1])
     assert prompts[0].max() >= 20 > prompts[2].max()
 
 
 def test_a_rank_speaks_after_each_load_and_after_parity(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = {
-        "family": "encoder", "setting": asdict(Setting("hf", 1, Workload(prompt=8))), "dense": str(tiny_bert),
-        "variants": [str(tiny_bert)], "baseline": False,
-    }  # fmt: skip
-    work, told = RankWorker(spec, 0, Channel.__new__(Channel)), []
-    work.device, work.notes, work.peers, work.meter = "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter(""))
-    monkeypatch.setattr(work, "start", lambda: None)
-    monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: told.append(kind))
+    job = RankJob("latency", "encoder", variants=(str(tiny_bert),), dense=str(tiny_bert))
+    messages: list[str] = []
+    monkeypatch.setattr(Channel, "send", lambda self, kind, *_, **__: messages.append(kind))
     monkeypatch.setattr(latency, "time_phases", lambda *_: ([], [], {}))
-    work.latency(0)
-    assert told == [*["progress"] * 3, "result"]
+    started(job, Setting("hf", 1, Workload(prompt=8))).latency(0)
+    assert messages == [*["progress"] * 3, "result"]

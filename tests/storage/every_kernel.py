@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 
-from sparsebench.storage import kernels
-from sparsebench.storage.kernels import Compiled
+from sparsebench.storage import compiled
+from sparsebench.storage.compiled import Compiled
 from sparsebench.storage.portable import Portable
 
 NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
@@ -19,7 +19,7 @@ NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """All that is done here is done by numpy, by our C++ without vectors, or with those that this machine has."""
-    chosen: kernels.PackingKernels = Portable()
+    chosen: compiled.PackingKernels = Portable()
     if name != "numpy":
         native = Compiled.available()
         if native is None:
@@ -27,5 +27,5 @@ def using(name: str) -> Iterator[None]:
         narrow = {"compiled": (0, 0), "128-bit checksum": (0, min(1, native.crc_simd))}
         simd, crc_simd = narrow.get(name, (native.simd, native.crc_simd))
         chosen = replace(native, simd=simd, crc_simd=crc_simd)
-    with mock.patch.object(kernels, "chosen", return_value=chosen):
+    with mock.patch.object(compiled, "packing_kernels", return_value=chosen):
         yield

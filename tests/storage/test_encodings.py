@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import StorageError
-from sparsebench.storage import kernels, packed, words
+from sparsebench.storage import compiled, packed, words
 from sparsebench.storage.packed import ESCAPE, decode, encode
 from tests.storage import packed_reference as reference
 from tests.storage.every_kernel import NAMES, using
@@ -203,7 +203,7 @@ def _decoded_or_error(encoding: str, index: np.ndarray, values: np.ndarray, n: i
 def test_the_checksum_is_that_of_zlib(by: str, data: bytes, start: int) -> None:
     bits = np.frombuffer(data, np.uint8)[start:]
     with using(by):
-        assert kernels.chosen().crc32(bits) == zlib.crc32(bits.tobytes())
+        assert compiled.packing_kernels().crc32(bits) == zlib.crc32(bits.tobytes())
 
 
 @pytest.mark.parametrize("by", NAMES)
@@ -216,6 +216,6 @@ def test_planes(by: str, item: int, rotate: int) -> None:
     width = item * 8
     turned = [(int(word) << rotate | int(word) >> (width - rotate)) % (1 << width) for word in elements]
     with using(by):
-        planes = kernels.chosen().split_planes(elements, rotate)
+        planes = compiled.packing_kernels().split_planes(elements, rotate)
         assert [list(plane) for plane in planes] == [[word >> 8 * k & 255 for word in turned] for k in range(item)]
-        assert np.array_equal(kernels.chosen().join_planes(list(planes), words.WORDS[item], rotate), elements)
+        assert np.array_equal(compiled.packing_kernels().join_planes(list(planes), words.WORDS[item], rotate), elements)

@@ -24,6 +24,7 @@ from sparsebench.models.files.quantized import Codes, QuantizedCheckpoint, Schem
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime.measure import measure_latency
 from sparsebench.runtime.results import Setting, Workload
+from sparsebench.steps.contract import Context
 from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
@@ -180,7 +181,10 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[Quantize, Path]:
     folders = {Quantize(): home / "int8", Quantize("int4", GROUP): home / "int4"}
     failed: list[Exception] = []
     quantize_model(
-        home / "pruned", "decoder", folders, None, lambda _, told: isinstance(told, Exception) and failed.append(told)
+        home / "pruned",
+        folders,
+        Context("decoder"),
+        lambda _, told: isinstance(told, Exception) and failed.append(told),
     )
     assert not failed
     return folders

@@ -11,17 +11,16 @@ from sparsebench.ledger.statistics.contract import (
     UNEXPLAINED,
     Comparison,
     Interval,
-    Metric,
     Pairs,
     Standing,
     codes,
-    none,
-    unexplained,
+    not_compared,
 )
-from sparsebench.ledger.statistics.judge import at_chance, compare, explains, interval, judged
+from sparsebench.ledger.statistics.judge import at_chance, compare, explains, interval, judged, unexplained
+from sparsebench.ledger.statistics.rules import Metric
 from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [
     "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "Standing", "at_chance", "codes", "compare",
-    "detectable", "explains", "interval", "judged", "needed", "none", "power", "unexplained",
+    "detectable", "explains", "interval", "judged", "needed", "not_compared", "power", "unexplained",
 ]  # fmt: skip

@@ -1,19 +1,13 @@
-"""The data types of intervals, comparisons and verdicts, and what is known of each metric."""
+"""The data types of intervals, comparisons and verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
-from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
-
-from sparsebench.ledger import sqlfiles
-from sparsebench.ledger.connect import interruptible
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -21,31 +15,6 @@ ValuesAndLabels = tuple[Floats, Floats]
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
 Z95_ONE_SIDED = NormalDist().inv_cdf(0.95)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What the ledger's view ``metrics`` says of one metric. The defaults are those of a metric that it does not list.
-
-    ``pooling`` says how outcomes make a score, and so what their labels are. For a ranking they are 1 and 0; for a
-    correlation, what the values are correlated with. Per token, a label counts the tokens that an outcome's
-    log-likelihood sums up. Per symbol, it counts the symbols of the right answer (for an F1, the entities that are
-    there plus those that were found). For classes, a value is the number of the class chosen and its label that of the
-    right one. ``guessed`` is the score of a model without skill, where every task has the same.
-    """
-
-    higher_is_better: bool = True
-    scale: str = "unknown"
-    collapsed_above: float | None = None
-    pooling: str = "mean"
-    guessed: float | None = None
-
-    @classmethod
-    @cache
-    def named(cls, name: str) -> Metric:
-        """Return the metric that results, such as ``scores.metric``, call ``name``."""
-        rows = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
-        return cls(*rows[0]) if rows else cls()
 
 
 @dataclass(frozen=True)
@@ -131,21 +100,19 @@ class Standing:
     at_chance: bool = False
 
 
-def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
-    """Return the rows of a query on the views of metrics and verdicts, which hold rules that SQL and Python share."""
-    with interruptible(), duckdb.connect() as connection:
-        connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
-        return connection.execute(query, values).fetchall()
-
-
-def none(reason: str, higher_is_better: bool = True) -> Comparison:
+def not_compared(reason: str, higher_is_better: bool = True) -> Comparison:
     """Return a comparison that cannot be made, with the reason. It is recorded so that it is not tried again."""
-    return Comparison(0, None, None, None, None, None, None, f"none: {reason}", higher_is_better)
-
-
-def unexplained(metric: str) -> Comparison:
-    """Return the comparison, without numbers, of scores that do not follow from the outcomes of their documents."""
-    return none(UNEXPLAINED, Metric.named(metric).higher_is_better)
+    return Comparison(
+        n=0,
+        difference=None,
+        low=None,
+        high=None,
+        p=None,
+        gained=None,
+        lost=None,
+        method=f"none: {reason}",
+        higher_is_better=higher_is_better,
+    )
 
 
 def codes(names: Iterable[str | None]) -> Integers | None:

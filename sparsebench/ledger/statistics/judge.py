@@ -16,15 +16,14 @@ from sparsebench.ledger.statistics.contract import (
     Floats,
     Integers,
     Interval,
-    Metric,
     Pairs,
     Standing,
-    ask,
     count_clusters,
-    none,
+    not_compared,
 )
 from sparsebench.ledger.statistics.proportions import PairedCounts
 from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
+from sparsebench.ledger.statistics.rules import Metric, rows_of_views
 
 ALONE = "one document, or one cluster of them, does not show how much documents vary"
 
@@ -63,15 +62,20 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
     """
     n, known = len(pairs.variant), Metric.named(metric)
     if not n:
-        return none("no document in common", known.higher_is_better)
+        return not_compared("no document in common", known.higher_is_better)
     if known.pooling == "per token":
         return windows.compare(pairs, chance)
     binary = known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense)
     if pairs.clusters < 2 and (pairs.cluster is not None or not binary):
-        return replace(none(ALONE, known.higher_is_better), n=n, clusters=1)
+        return replace(not_compared(ALONE, known.higher_is_better), n=n, clusters=1)
     if binary:
         return _counted(known, pairs, chance)
     return _bootstrapped(known, pairs, chance, seed)
+
+
+def unexplained(metric: str) -> Comparison:
+    """Return the comparison, without numbers, of scores that do not follow from the outcomes of their documents."""
+    return not_compared(UNEXPLAINED, Metric.named(metric).higher_is_better)
 
 
 def judged(
@@ -87,13 +91,13 @@ def judged(
     columns = {name: [getattr(pair, name) for pair in comparisons] for name in ("difference", "higher_is_better")}
     columns |= {name: [getattr(pair, name) for pair in standings] for name in ("separable", "collapsed", "at_chance")}
     columns["p"] = [None if standing.separable is False else pair.p for pair, standing in pairs]
-    return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
+    return [(p, verdict) for p, verdict in rows_of_views(sqlfiles.read("statistics/judged"), **columns)]
 
 
 def at_chance(low: float | None, high: float | None, chance: float | None, higher_is_better: bool) -> bool:
     """Return whether a score's 95% interval reaches the score of a model without skill; False where one is unknown."""
     asked = "SELECT _at_chance($low::DOUBLE, $high::DOUBLE, $chance::DOUBLE, $higher_is_better)"
-    ((reached,),) = ask(asked, low=low, high=high, chance=chance, higher_is_better=higher_is_better)
+    ((reached,),) = rows_of_views(asked, low=low, high=high, chance=chance, higher_is_better=higher_is_better)
     return bool(reached)
 
 

@@ -9,8 +9,9 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import bdtrc, bdtrik, stdtrit
 
-from sparsebench.ledger.statistics.contract import Z95, ask
+from sparsebench.ledger.statistics.contract import Z95
 from sparsebench.ledger.statistics.proportions import binomial
+from sparsebench.ledger.statistics.rules import rows_of_views
 
 ASSUMED = 0.1
 """The share of documents on which exactly one of two models is assumed to be right, before anything is measured."""
@@ -51,7 +52,7 @@ def detectable(n: int, discordance: float = ASSUMED) -> float | None:
 
 def needed(drop: float, discordance: float = ASSUMED) -> int:
     """Return how many paired documents show a true ``drop`` with 80% power, two-sided 0.05 (Connor's approximation)."""
-    return int(ask("SELECT documents_needed($drop, $discordance)", drop=drop, discordance=discordance)[0][0])
+    return int(rows_of_views("SELECT documents_needed($drop, $discordance)", drop=drop, discordance=discordance)[0][0])
 
 
 def power(n: int, discordance: float, drop: float) -> float:

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
 
-from sparsebench.ledger.statistics.contract import Comparison, Floats, Integers, Interval, Pairs, count_clusters, none
+from sparsebench.ledger.statistics.contract import (
+    Comparison,
+    Floats,
+    Integers,
+    Interval,
+    Pairs,
+    count_clusters,
+    not_compared,
+)
 from sparsebench.ledger.statistics.resampling import LARGEST
 from sparsebench.ledger.statistics.sensitivity import WANTED
 
@@ -78,7 +86,7 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     """
     n_windows = pairs.clusters
     if n_windows < LEAST:
-        few = none(_too_few(n_windows), higher_is_better=False)
+        few = not_compared(_too_few(n_windows), higher_is_better=False)
         return replace(few, n=len(pairs.variant), clusters=n_windows)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
     shift = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench import environment
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, SparsebenchError
 
 PARTIAL = ".partial-"
 """A part of the name of every folder that is being built or removed."""
@@ -56,6 +56,16 @@ def temporary(name: Path) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def removed_on_error(folder: Path) -> Iterator[None]:
+    """Remove ``folder``, which has its final name and would pass for complete, where the body raises an error of ours."""
+    try:
+        yield
+    except SparsebenchError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def appear(partial: Path, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -147,13 +147,22 @@ def cache_name(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers")
+DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
+_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
+_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads", "encoder_attention_heads")
+_INNER = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim")
+"""The names of a dimension in the configurations of different model types."""
+
+
 @dataclass(frozen=True)
 class Dimensions:
     """A transformer's dimensions.
 
     ``layers`` counts the blocks of the first side, ``decoder_layers`` those of an encoder-decoder's second (else 0).
     ``hidden`` is a token's width between blocks, ``inner`` in the feed-forward part. Each of the ``heads`` is
-    ``head_size`` wide; ``key_heads`` is the number of key-value heads. ``experts`` is 1 where there are none.
+    ``head_size`` wide; ``key_heads`` is the number of key-value heads; all three are 0 where no heads are stated.
+    ``experts`` is 1 where there are none.
     """
 
     hidden: int
@@ -168,28 +177,41 @@ class Dimensions:
 
 
 def dimensions(config: Mapping[str, Any]) -> Dimensions:
-    """Return the dimensions that the config states, with usual values for those that it does not."""
+    """Return the dimensions that the config states, or that transformers takes for its model type where it does not.
 
-    def first(*names: str, default: int = 0) -> int:
-        return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
-
-    hidden = first("hidden_size", "d_model", "n_embd", "dim", default=768)
-    layers = first("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", default=12)
-    names = ("num_attention_heads", "num_heads", "n_head", "n_heads", "attention_heads", "encoder_attention_heads")
-    heads = first(*names, default=12)
-    both = bool(config.get("is_encoder_decoder"))
+    Others follow from these, such as a feed-forward part of four times the width. Raises ModelError where neither says
+    how wide the model is, or how many blocks or tokens it has.
+    """
+    hidden = _required(config, _HIDDEN)
+    layers = _required(config, LAYERS)
+    heads = _first(config, _HEADS, 0)
+    encoder_decoder = bool(config.get("is_encoder_decoder"))
     return Dimensions(
         hidden=hidden,
         layers=layers,
-        decoder_layers=first("num_decoder_layers", "decoder_layers", default=layers) if both else 0,
-        inner=first("moe_intermediate_size", default=0)
-        or first(
-            *("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim"),
-            default=4 * hidden,
-        ),
+        decoder_layers=_first(config, DECODER_LAYERS, layers) if encoder_decoder else 0,
+        inner=_first(config, ("moe_intermediate_size",), 0) or _first(config, _INNER, 4 * hidden),
         heads=heads,
-        key_heads=first("num_key_value_heads", default=heads),
-        head_size=first("head_dim", "d_kv", default=hidden // max(1, heads)),
-        vocabulary=first("vocab_size", default=32000),
-        experts=max(1, first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
+        key_heads=_first(config, ("num_key_value_heads",), heads),
+        head_size=_first(config, ("head_dim", "d_kv"), hidden // max(1, heads)) if heads else 0,
+        vocabulary=_required(config, ("vocab_size",)),
+        experts=expert_count(config),
     )
+
+
+def expert_count(config: Mapping[str, Any]) -> int:
+    """Return the experts of a block of the config's model, 1 where it is no mixture."""
+    return max(1, _first(config, ("num_local_experts", "num_experts", "n_routed_experts"), 1))
+
+
+def _first(config: Mapping[str, Any], names: Sequence[str], default: int) -> int:
+    return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
+
+
+def _required(config: Mapping[str, Any], names: Sequence[str]) -> int:
+    if not any(isinstance(config.get(name), int) for name in names):
+        defaults = transformers_config(config)
+        config = {name: getattr(defaults, name, None) for name in names}
+        if not any(isinstance(value, int) for value in config.values()):
+            raise ModelError(f"config.json: no `{names[0]}`", "add it, or fetch the file again")
+    return _first(config, names, 0)

@@ -21,12 +21,12 @@ from sparsebench.errors import ModelError, UnsupportedError, foreign
 from sparsebench.manifest.schema import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.files.families import auto_class, dimensions, transformers_config
+from sparsebench.models.files.families import DECODER_LAYERS, LAYERS, auto_class, transformers_config
 from sparsebench.models.modules.experts import Experts, fuse_experts, split_experts
 from sparsebench.models.modules.per_layer import reshape
 from sparsebench.models.shape.topology import EXPERT_LAYERS, LINEAR_TYPES, View, spellings, stored_apart
 
-LAYERS = 10_000
+MOST_BLOCKS = 10_000
 """The most blocks of a model: all are built before anything else is checked."""
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -106,10 +106,10 @@ def meta_model(family: Family, config: Mapping[str, Any], kind: Any = None) -> P
     the family.
     """
     settings = transformers_config(config)
-    size = dimensions(config)
-    if max(size.layers, size.decoder_layers) > LAYERS:
+    stated = [config[name] for name in (*LAYERS, *DECODER_LAYERS) if isinstance(config.get(name), int)]
+    if max(stated, default=0) > MOST_BLOCKS:
         raise ModelError(
-            f"config.json: more than {LAYERS:,} blocks", "correct the architecture, or fetch the file again"
+            f"config.json: more than {MOST_BLOCKS:,} blocks", "correct the architecture, or fetch the file again"
         )
     what = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
     with foreign(what, "correct the family or the architecture"), torch.device("meta"):

@@ -45,20 +45,30 @@ class ExpertRouter(nn.Module):
     def scores(self, x: torch.Tensor, h: torch.Tensor | None) -> torch.Tensor:
         """Return scores (…, experts) of the input ``x`` (…, in); the oracle's are of the neurons ``h`` (…, neurons)."""
         tables: dict[str, Any] = self._buffers
-        router = self.experts_config.router
-        if router == "oracle":
-            assert h is not None
-            scores = torch.zeros((*h.shape[:-1], self.experts_config.experts), dtype=torch.float32, device=h.device)
-            return scores.index_add_(-1, self.assignment, h.abs().float() * tables["norms"])
-        if router == "centroid":
-            return F.linear(x, tables["router_weight"])
-        if router == "learned":
-            return F.linear(torch.tanh(F.linear(x, tables["router_first"])), tables["router_second"])
-        up = F.linear(x, tables["router_up"], tables.get("router_bias"))
+        match self.experts_config.router:
+            case "oracle":
+                assert h is not None
+                return self._given(h, tables["norms"])
+            case "centroid":
+                return F.linear(x, tables["router_weight"])
+            case "learned":
+                return F.linear(torch.tanh(F.linear(x, tables["router_first"])), tables["router_second"])
+            case _:
+                return self._representatives(x).abs()
+
+    def _given(self, h: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+        """Return what the neurons of each expert give (…, experts)."""
+        scores = torch.zeros((*h.shape[:-1], self.experts_config.experts), dtype=torch.float32, device=h.device)
+        return scores.index_add_(-1, self.assignment, h.abs().float() * norms)
+
+    def _representatives(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the value of one neuron of each expert (…, experts)."""
+        tables: dict[str, Any] = self._buffers
         function: Any = self.__dict__["function"]
+        up = F.linear(x, tables["router_up"], tables.get("router_bias"))
         if "router_gate" not in tables:
-            return function(up).abs()
-        return (function(F.linear(x, tables["router_gate"], tables.get("router_gate_bias"))) * up).abs()
+            return function(up)
+        return function(F.linear(x, tables["router_gate"], tables.get("router_gate_bias"))) * up
 
     def read(self, x: torch.Tensor) -> None:
         """Keep the part's input x (…, in) for ``choice``."""

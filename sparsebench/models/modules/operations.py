@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Family
-from sparsebench.models.files.families import MODEL_TYPES, dimensions
+from sparsebench.models.files.families import MODEL_TYPES, expert_count
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.shape.topology import NO_TEXT
@@ -29,7 +29,7 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
     weights' values, as to choose experts, and for an unknown model type.
     """
     kind = config.get("model_type")
-    if kind not in MODEL_TYPES or kind in NO_TEXT or dimensions(config).experts > 1:
+    if kind not in MODEL_TYPES or kind in NO_TEXT or expert_count(config) > 1:
         return None
     try:
         return _counted(config, family)

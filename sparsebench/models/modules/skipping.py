@@ -60,9 +60,9 @@ def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
     return SkipThresholds(*tables)
 
 
-def count(experts: int, active: float) -> int:
-    """Return the number of experts that the share ``active`` of them is, at least one."""
-    return max(1, round(experts * active))
+def active_experts(experts: int, share: float) -> int:
+    """Return how many experts a ``share`` of them is, at least one."""
+    return max(1, round(experts * share))
 
 
 @dataclass(frozen=True)

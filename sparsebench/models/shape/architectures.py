@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.families import MODEL_TYPES, PER_LAYER, dimensions, transformers_config
+from sparsebench.models.files.families import MODEL_TYPES, PER_LAYER, dimensions, expert_count, transformers_config
 from sparsebench.models.shape.topology import NO_TEXT
 
 _BIASES = {"o": "attention_bias", "down": "mlp_bias"}
@@ -254,7 +254,7 @@ def config_value(config: Mapping[str, Any], key: str) -> Any:
 def is_mixture(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json's model is a mixture of experts."""
     architecture = ARCHITECTURES.get(str(config.get("model_type")))
-    return dimensions(config).experts > 1 or bool(architecture and architecture.mixture)
+    return expert_count(config) > 1 or bool(architecture and architecture.mixture)
 
 
 def feed_forward_widths(config: Mapping[str, Any]) -> set[int]:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from sparsebench import devices
@@ -18,6 +19,7 @@ from sparsebench.runtime import MemoryResult, Workload
 from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
 from sparsebench.runtime.group import RankGroup, add_up
+from sparsebench.runtime.results import RankJob
 
 TOLERANCE = 1e-4
 SHARE_TOLERANCE, SHARDED = 0.1, 0.7
@@ -111,10 +113,10 @@ def killed(bench: Bench) -> CheckResult:
     """Check that a rank killed while another waits for it is named at once, and that its GPU memory is freed."""
     ranks = bench.several[0]
     folder, family = bench.model("opt")
-    spec = {"job": "latency", "dense": str(folder), "variants": [str(folder)], "baseline": False, "family": family}
+    job = asdict(RankJob("latency", family, variants=(str(folder),), dense=str(folder)))
     before, sent = devices.free_memory(bench.device) or 0, 0.0
     try:
-        with RankGroup(spec, bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)) as group:
+        with RankGroup(job, bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)) as group:
             for event in group.messages():
                 if event["kind"] == "progress" and not sent:
                     sent = time.monotonic()

@@ -16,19 +16,19 @@ from sparsebench.models.files.quantized import FLOAT, encoding_of
 from sparsebench.models.modules.load import load_expanded, load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import QuantizedLinear
 from sparsebench.models.shape.topology import LINEAR_TYPES
-from sparsebench.runtime.parity import Shorten, beside_rounding
+from sparsebench.runtime.parity import PlainOutputs, shorten
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
 DENSE = "dense torch linear"
 """The name in results of torch's own product with all weights."""
-KERNELS_TAKE = ("float32", "bfloat16")
+KERNEL_DTYPES = ("float32", "bfloat16")
 """The activation dtypes that our own kernels for CPUs support."""
 
 
 def check_dtype(engine: str, dtype: Any) -> None:
     """Raise UnsupportedError for a dtype, torch's or its name, that our kernels for CPUs do not support."""
-    if (name := str(dtype).removeprefix("torch.")) not in KERNELS_TAKE:
+    if (name := str(dtype).removeprefix("torch.")) not in KERNEL_DTYPES:
         raise UnsupportedError(f"the {engine} engine does not run in {name} on a CPU", "measure it in bfloat16")
 
 
@@ -40,7 +40,7 @@ class SavedModel:
     family: Any
     dtype: str = "auto"
 
-    def plain(self) -> Any:
+    def load_plain(self) -> Any:
         """Load the dense model with stock transformers, on the CPU."""
         return load_model(self.folder, self.family, self.dtype)
 
@@ -49,7 +49,7 @@ class SavedModel:
         """Whether the weights are integers."""
         return encoding_of(Checkpoint(self.folder).config) != FLOAT
 
-    def running(self, prepare: Callable[[Any], object] = lambda model: None) -> Any:
+    def load_integers(self, prepare: Callable[[Any], object] = lambda model: None) -> Any:
         """Load a quantized model with kernels that multiply its integers; ``prepare`` may cut the still empty model.
 
         Raises UnsupportedError where there is a GPU: the torch kernels that are used run on a CPU only.
@@ -63,14 +63,11 @@ class SavedModel:
 
         Raises ParityError where the difference is larger than that rounding explains.
         """
-
-        def expanded(dtype: str, cut: Shorten) -> Any:
-            return load_expanded(self.folder, self.family, dtype, cut)
-
-        def integers(cut: Shorten) -> Any:
-            return wrap(self.running(cut))
-
-        return beside_rounding(expanded, "bfloat16", integers, self.family, prompt, "an integer kernel is wrong for it")
+        floats = PlainOutputs.of(
+            lambda dtype: load_expanded(self.folder, self.family, dtype, shorten), "bfloat16", self.family, prompt
+        )
+        integers = wrap(self.load_integers(shorten))
+        return floats.check(integers, self.family, prompt, "an integer kernel is wrong for it")
 
 
 class Engine(Protocol):
@@ -100,8 +97,11 @@ class Engine(Protocol):
         """
 
 
-def products(model: Any) -> str:
-    """Return text such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; "" for a float model."""
+def integer_kernels(model: Any) -> str:
+    """Return what multiplies a model's integers, such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``.
+
+    It is empty for a model of floats.
+    """
     counts = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
     if counts and (dense := sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())):
         counts[DENSE] = dense
@@ -112,13 +112,13 @@ class Wrapping:
     """The common part of engines that wrap a plain model, the same way for both sides of a pair."""
 
     forced = False
-    multiplied = ""
+    integer_kernels = ""
     """What multiplies the weights of the last loaded model, if that was quantized; else empty."""
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """Load the plain model in the source's dtype, or the quantized one, and wrap it; a baseline too."""
-        model = source.running() if source.quantized else source.plain()
-        self.multiplied = products(model)
+        model = source.load_integers() if source.quantized else source.load_plain()
+        self.integer_kernels = integer_kernels(model)
         return self.wrap(model, model.dtype, tokens)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:

@@ -30,7 +30,7 @@ class DeepSpeed(Wrapping):
     @property
     def kernel(self) -> str:
         """torch's kernels for floats or for integers."""
-        return self.multiplied or DENSE
+        return self.integer_kernels or DENSE
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the group of ranks; return a note where the shared-memory all-reduce is not used on a CPU."""
@@ -45,7 +45,7 @@ class DeepSpeed(Wrapping):
         """Load and wrap; where ``cut_first`` holds, cut the weights before they are widened to float32."""
         if not self._cuts_first(source):
             return super().load(source, tokens, baseline)
-        return self._cut_and_widen(SavedModel(source.folder, source.family).plain(), tokens)
+        return self._cut_and_widen(SavedModel(source.folder, source.family).load_plain(), tokens)
 
     def _cuts_first(self, source: SavedModel) -> bool:
         stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
@@ -97,7 +97,7 @@ class DeepSpeed(Wrapping):
                 return self._cut_and_widen(model, TOKENS)
             return self.wrap(model, torch.float32, TOKENS)
 
-        plain = SavedModel(source.folder, source.family).plain()
+        plain = SavedModel(source.folder, source.family).load_plain()
         return check_parity(plain, made, source.family, prompt, wraps_only=self.ranks == 1)
 
 

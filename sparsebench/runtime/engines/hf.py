@@ -38,7 +38,7 @@ class HuggingFace(Wrapping):
 
     @property
     def kernel(self) -> str:
-        return (self.multiplied or DENSE) + "; what is to be skipped is masked" * self.masks
+        return (self.integer_kernels or DENSE) + "; what is to be skipped is masked" * self.masks
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Return no notes: there is no group to join."""

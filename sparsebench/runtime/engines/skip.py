@@ -25,7 +25,7 @@ from sparsebench.runtime.kernels.skipping import (
     ThresholdedActivation,
     instructions,
 )  # fmt: skip
-from sparsebench.runtime.parity import Shorten, beside_rounding
+from sparsebench.runtime.parity import PlainOutputs, shorten
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -50,7 +50,7 @@ class SkipEngine:
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """Load the model and replace the layers that skip; a model that skips nothing stays as it is."""
-        model = source.plain()
+        model = source.load_plain()
         self._replace_layers(model, source)
         return Plain(model)
 
@@ -59,18 +59,16 @@ class SkipEngine:
         if not skips(Checkpoint(source.folder).config):
             return None
 
-        def masked(dtype: str, cut: Shorten) -> Any:
-            model = SavedModel(source.folder, source.family, dtype).plain()
-            cut(model)
-            return model
-
-        def skipping(cut: Shorten) -> Any:
-            model = masked(source.dtype, cut)
-            self._replace_layers(model, source)
-            return model
-
-        wrong = "a skipping kernel is wrong for it"
-        return beside_rounding(masked, source.dtype, skipping, source.family, prompt, wrong)
+        masked = PlainOutputs.of(
+            lambda dtype: SavedModel(source.folder, source.family, dtype).load_plain(),
+            source.dtype,
+            source.family,
+            prompt,
+        )
+        skipping = source.load_plain()
+        shorten(skipping)
+        self._replace_layers(skipping, source)
+        return masked.check(skipping, source.family, prompt, "a skipping kernel is wrong for it")
 
     @property
     def kernel(self) -> str:

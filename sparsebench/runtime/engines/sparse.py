@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -45,7 +44,7 @@ from sparsebench.runtime.kernels.matrix import (
     without_zero_codes,
     without_zeros,
 )
-from sparsebench.runtime.parity import Shorten, beside_rounding
+from sparsebench.runtime.parity import PlainOutputs, shorten
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
@@ -90,7 +89,7 @@ class Sparse:
         if not baseline:
             return Plain(self._assembled(source))
         packed = is_packed(source.folder)
-        model: Any = build_model(opened(source), source.family, source.dtype) if packed else source.plain()
+        model: Any = build_model(opened(source), source.family, source.dtype) if packed else source.load_plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
@@ -102,20 +101,20 @@ class Sparse:
         self._check_dtype(source, weights)
         quantized = isinstance(weights, QuantizedCheckpoint)
 
-        def plain(dtype: str, cut: Shorten) -> Any:
+        def plain(dtype: str) -> Any:
             if not isinstance(weights, QuantizedCheckpoint):
-                return build_model(weights, source.family, dtype, cut)
-            model = build_model(weights, source.family, dtype, cut, expanding(weights))
+                return build_model(weights, source.family, dtype, shorten)
+            model = build_model(weights, source.family, dtype, shorten, expanding(weights))
             if dtype != "float32":
                 for module in model.modules():
                     if type(module).__name__ in topology.LINEAR_TYPES:
                         module.register_forward_pre_hook(lambda _, given: (round_to_bytes(given[0]), *given[1:]))
             return model
 
-        ours, wrong = partial(self._assembled, source), "a kernel is wrong for it"
-        dtype = "bfloat16" if quantized else source.dtype
         try:
-            parity = beside_rounding(plain, dtype, ours, source.family, prompt, wrong)
+            torch_products = PlainOutputs.of(plain, "bfloat16" if quantized else source.dtype, source.family, prompt)
+            sparse = self._assembled(source, shorten)
+            parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
             self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
         return replace(parity, wraps_only=not self.kinds)
@@ -143,7 +142,7 @@ class Sparse:
                 counts[" or ".join(WAYS[way] for way in sorted(ways))] += count
         return f"more than {FEW} tokens: " + ", ".join(f"{way} ×{n}" for way, n in counts.items()) if counts else ""
 
-    def _assembled(self, source: SavedModel, cut: Callable[[Any], None] = lambda model: None) -> Any:
+    def _assembled(self, source: SavedModel, cut: Callable[[Any], object] = lambda model: None) -> Any:
         weights, replaceable = opened(source), 0
         self._check_dtype(source, weights)
 
@@ -278,13 +277,13 @@ def _matrix(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Mat
     mapped = whole and isinstance(weights, PackedCheckpoint) and torch_dtype(info.dtype) == held
     if mapped and (parts := weights.bitmask(view.tensor)):  # type: ignore[attr-defined]
         rows, cols = info.shape
-        found = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
-        if pays(found.type, rows, cols, found.nonzeros):
-            return found
+        matrix = bitmask(str(held).removeprefix("torch."), rows, cols, *parts)
+        if pays(matrix.type, rows, cols, matrix.nonzeros):
+            return matrix
     weight = _dense(weights, view, held, across)
-    found = dense(weight)
-    smaller = pays(found.type, found.rows, found.cols, int(weight.count_nonzero()))
-    return without_zeros(weight) if smaller else found
+    matrix = dense(weight)
+    smaller = pays(matrix.type, matrix.rows, matrix.cols, int(weight.count_nonzero()))
+    return without_zeros(weight) if smaller else matrix
 
 
 def _integers(weights: Any, view: View) -> Matrix:
@@ -293,6 +292,6 @@ def _integers(weights: Any, view: View) -> Matrix:
     scheme = weights.scheme
     info = weights.tensors[view.tensor]
     cols = info.shape[0] if weights.across else info.shape[1]
-    found = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
-    smaller = pays(found.type, found.rows, found.cols, nonzero_codes(found))
-    return without_zero_codes(found) if smaller else found
+    matrix = integers(words[rows], scheme.encoding, cols, scale[rows], scheme.group)
+    smaller = pays(matrix.type, matrix.rows, matrix.cols, nonzero_codes(matrix))
+    return without_zero_codes(matrix) if smaller else matrix

@@ -70,7 +70,7 @@ class Zero3(Wrapping):
             made.append(self.wrap(model, torch.float32, 0))
             return made[0]
 
-        plain = SavedModel(source.folder, source.family).plain()
+        plain = SavedModel(source.folder, source.family).load_plain()
         try:
             return check_parity(plain, wrap, source.family, prompt, wraps_only=False)
         finally:

@@ -49,8 +49,8 @@ def _expand(values, words, starts, dense, rows, cols, blocks, height: tl.constex
     row, block = tl.program_id(0) * height + tl.arange(0, height), tl.program_id(1)
     column, inside = block * BLOCK + tl.arange(0, BLOCK), row < rows
     weight = _weights(values, words, starts, row, inside, block, blocks)
-    place = row.to(tl.int64)[:, None] * cols + column[None, :]
-    tl.store(dense + place, weight, mask=inside[:, None] & (column < cols)[None, :])
+    offsets = row.to(tl.int64)[:, None] * cols + column[None, :]
+    tl.store(dense + offsets, weight, mask=inside[:, None] & (column < cols)[None, :])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -131,12 +131,12 @@ class BitmaskLinear(nn.Module):
         if len(flat) > FEW:
             return nn.functional.linear(x, self.expanded(), self.bias)
         width = 1 if len(flat) == 1 else FEW
-        found = torch.empty((len(flat), self.out_features), dtype=x.dtype, device=x.device)
+        product = torch.empty((len(flat), self.out_features), dtype=x.dtype, device=x.device)
         _multiply[triton.cdiv(self.out_features, ROWS[width]),](
-            self.values, self.words, self.starts, flat, found, self.values if self.bias is None else self.bias,
+            self.values, self.words, self.starts, flat, product, self.values if self.bias is None else self.bias,
             self.out_features, self.in_features, len(flat), self.bias is not None, ROWS[width], width,
         )  # fmt: skip
-        return found.reshape(*x.shape[:-1], self.out_features)
+        return product.reshape(*x.shape[:-1], self.out_features)
 
     def expanded(self) -> torch.Tensor:
         """Return the dense matrix (out, in), without further temporary memory."""
@@ -152,7 +152,7 @@ def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     """Return the nonzeros of some rows, their bitmask words (lowest bit: first column), and the count of each block."""
     live = weight != 0
     eights = nn.functional.pad(live, (0, -weight.shape[1] % BLOCK.value)).view(-1, 8).view(torch.uint8)
-    places = torch.tensor([1 << place for place in range(8)], dtype=torch.uint8, device=weight.device)
+    places = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=weight.device)
     # uint8 sums keep this at a byte per weight: a sum into int64 would first convert the bytes to int64.
     words = (eights * places).sum(-1, dtype=torch.uint8).view(torch.int32)
     counts = eights.sum(-1, dtype=torch.uint8).view(-1, BLOCK.value // 8).sum(-1)

@@ -17,7 +17,7 @@ import numpy as np
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.native import Missing, library
-from sparsebench.storage import kernels as packing
+from sparsebench.storage import compiled
 from sparsebench.storage.coding import CodeLayout
 from sparsebench.storage.words import Bytes, Scratch
 
@@ -91,17 +91,17 @@ def kernels() -> Kernels | Missing:
     """Load the kernels, compiling them if they are not in the cache; return why there are none where that fails."""
     import torch  # noqa: F401 - loads the OpenMP runtime that is looked for below
 
-    found = library("sparse", "-pthread")
-    if isinstance(found, Missing):
-        return found
+    compiled_library = library("sparse", "-pthread")
+    if isinstance(compiled_library, Missing):
+        return compiled_library
     for name, (arguments, result) in _SIGNATURES.items():
-        function = getattr(found, name)
+        function = getattr(compiled_library, name)
         function.argtypes, function.restype = arguments, result
     process = ctypes.CDLL(None)
     shared = all(hasattr(process, name) for name in _OPENMP)
     if shared:
-        found.sparse_threads(*(ctypes.cast(getattr(process, name), _P) for name in _OPENMP))
-    return Kernels(found, Path(found._name), shared)
+        compiled_library.sparse_threads(*(ctypes.cast(getattr(process, name), _P) for name in _OPENMP))
+    return Kernels(compiled_library, Path(compiled_library._name), shared)
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,6 @@ class Matrix:
         )  # fmt: skip
 
 
-def dense_bytes(type: str, rows: int, cols: int) -> int:
-    """Return the bytes of the values of a dense matrix."""
-    return rows * cols * BITS[type] // 8
-
-
 def pays(type: str, rows: int, cols: int, nonzeros: int) -> bool:
     """Return whether a bitmask of a matrix with this many nonzeros is so much smaller that it is used."""
     return bool(rows and cols) and nonzeros * BITS[type] + rows * cols <= PAYS * rows * cols * BITS[type]
@@ -195,7 +190,7 @@ def _float_type(weight: torch.Tensor) -> str:
 
 def _split(words: Words) -> tuple[Bytes, Words]:
     """Return the mask and the nonzeros of flat words."""
-    scan = packing.chosen().scan(words, Scratch())
+    scan = compiled.packing_kernels().scan(words, Scratch())
     masks, values = scan.split()
     return masks, words if scan.count == words.size else np.concatenate(values)
 

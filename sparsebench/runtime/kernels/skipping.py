@@ -154,12 +154,12 @@ class Skipping(MatrixHolder):
         """Return the dense matrix as it was given, (rows, width)."""
         if not self.packed:
             return self.matrix
-        found = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
-        words = found.dtype == torch.bfloat16
+        weights = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
+        words = weights.dtype == torch.bfloat16
         self.kernels.library.sparse_expand(
-            self.fields, 0, self.packed[0], found.data_ptr(), words, torch.get_num_threads()
+            self.fields, 0, self.packed[0], weights.data_ptr(), words, torch.get_num_threads()
         )
-        return found.reshape(self.rows, -1)[:, : self.width]
+        return weights.reshape(self.rows, -1)[:, : self.width]
 
 
 def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matrix | None:
@@ -175,8 +175,8 @@ def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> Matri
     if panels > 1:
         each = GROUP * math.ceil(width / panels / GROUP)
         matrix = nn.functional.pad(matrix, (0, panels * each - width)).reshape(rows * panels, each)
-    found = without_zeros(matrix)
-    return replace(found, values=nn.functional.pad(found.values, (0, OVERREAD)))
+    stored = without_zeros(matrix)
+    return replace(stored, values=nn.functional.pad(stored.values, (0, OVERREAD)))
 
 
 class SkipColumns(Skipping):

@@ -54,8 +54,8 @@ class TorchCsr(nn.Module):
             if len(flat) == 1
             else [(matrix @ p.T.contiguous()).T for p in flat.split(TOKENS)]
         )
-        found = torch.cat(parts) if self.bias is None else torch.cat(parts) + self.bias.float()
-        return found.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+        product = torch.cat(parts) if self.bias is None else torch.cat(parts) + self.bias.float()
+        return product.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def matrix(self) -> torch.Tensor:
         """Return torch's CSR view of the three arrays, made anew so that nothing else keeps them alive."""
@@ -98,10 +98,10 @@ class SemiLinear(nn.Module):
                 torch._cslt_sparse_mm_search(self.packed, padded, transpose_result=True)
             )
         chosen = self.fastest[padded.shape[1]]
-        found = torch._cslt_sparse_mm(self.packed, padded, bias=self.bias, transpose_result=True, alg_id=chosen)[
+        product = torch._cslt_sparse_mm(self.packed, padded, bias=self.bias, transpose_result=True, alg_id=chosen)[
             :tokens
         ]
-        return found.reshape(*x.shape[:-1], self.out_features)
+        return product.reshape(*x.shape[:-1], self.out_features)
 
 
 def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
@@ -115,8 +115,8 @@ def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
     if bool(((weight.view(rows, cols // 4, 4) != 0).sum(-1) > 2).any()):
         return None
     if torch.cuda.get_device_capability() < CAPABILITY:
-        found = ".".join(map(str, torch.cuda.get_device_capability()))
-        raise UnsupportedError(f"2:4 needs a GPU of capability 8.0, this one has {found}", "measure it on a CPU")
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        raise UnsupportedError(f"2:4 needs a GPU of capability 8.0, this one has {capability}", "measure it on a CPU")
     if not torch.backends.cusparselt.is_available():
         raise UnsupportedError(
             "2:4 needs cuSPARSELt, which this torch was built without", "install NVIDIA's wheel of torch"

@@ -16,13 +16,13 @@ from sparsebench.models.files.checkpoint import Checkpoint, safetensors_dtype
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.moefied import ExpertRouter
-from sparsebench.models.modules.skipping import COUNTED, ExpertsConfig, FeedForward, count, skips
+from sparsebench.models.modules.skipping import COUNTED, ExpertsConfig, FeedForward, active_experts, skips
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.replay.skeleton import SkeletonBlock, fill_skeleton, survey
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
-from sparsebench.steps.counting import counted
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.settings import Moefy
@@ -121,7 +121,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             share = read_share(Checkpoint(folder), context.family)
             rows = tuple(routing.activity.get(step, ()))
             note = _note(step, config, share, rows)
-            result = counted(folder, context.family, seconds, len(targets), note, provenance)
+            result = step_report(folder, context.family, seconds, len(targets), note, provenance)
             emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=rows))
         except SparsebenchError as error:
             emit(step, error)
@@ -219,7 +219,7 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
 def _experts_config(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
     """Return the entry of config.json for some parts."""
     settings: Moefy = step.settings
-    active = count(settings.experts, settings.active or 0)
+    active = active_experts(settings.experts, settings.active or 0)
     return ExpertsConfig(settings.router, settings.experts, active, settings.shared or 0, parts)
 
 

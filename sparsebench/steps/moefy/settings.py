@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.models.modules.skipping import COUNTED, count
+from sparsebench.models.modules.skipping import COUNTED, active_experts
 from sparsebench.models.shape.architectures import feed_forward_widths
 from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
@@ -51,8 +51,8 @@ class Moefy(Settings):
         if shared and self.name != "cmoe":
             what = f"{self.name} with `shared: {shared}`"
             raise wrong(what, "`moefy: cmoe`, which counts what is active", at="shared")
-        if shared > count(self.experts, self.active):
-            active = count(self.experts, self.active)
+        if shared > active_experts(self.experts, self.active):
+            active = active_experts(self.experts, self.active)
             message = f"`shared: {shared}` is more than the {active} active experts"
             raise wrong(message, "a smaller `shared`", at="shared")
         return self.model_copy(update={"shared": shared})
@@ -80,7 +80,7 @@ class Moefy(Settings):
     def describe(self) -> str:
         """Return a label such as ``cmoe/representative 8 of 32 experts``."""
         name = f"{self.name}/metis" if self.partition == "metis" else self.name
-        active = count(self.experts, self.active or 0)
+        active = active_experts(self.experts, self.active or 0)
         shared = f", {self.shared} shared" if self.shared != self._usual_shared else ""
         return f"{name}/{self.router} {active} of {self.experts} experts{shared}"
 

@@ -6,7 +6,6 @@ file, and the engine ``llamacpp`` times the file.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +21,9 @@ from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.gguf_writer import write_gguf
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
-from sparsebench.steps.counting import counted
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.quantize.settings import Gguf
+from sparsebench.steps.quantize.writers import RoundingSums
 
 if TYPE_CHECKING:
     import torch
@@ -66,21 +66,18 @@ def mean_squares(checkpoint: Checkpoint, context: Context, folder: Path) -> dict
 
 
 @dataclass
-class _Rounding:
-    """Sums over the prunable weights of one file."""
+class _FileSums(RoundingSums):
+    """Sums over the prunable weights of one file; ``lost`` counts the parent's zeros that are none any more."""
 
     bytes: int = 0
-    error: float = 0.0
-    size: float = 0.0
-    zeros_made: int = 0
-    zeros_lost: int = 0
+    lost: int = 0
 
 
 def make(
     checkpoint: Checkpoint, folder: Path, family: str, type: str, squares: Mapping[str, torch.Tensor]
 ) -> StepReport:
     """Make one variant's folder of the model in ``checkpoint``, and count its zeros in the written floats."""
-    started, sums = time.perf_counter(), _Rounding()
+    started, sums = time.perf_counter(), _FileSums()
     prunable = {name for name, part in prunable_parts(checkpoint, family).items() if part.prunable}
     copies = {twin: name for name, twin in checkpoint.ties.items()}
     with CheckpointWriter(folder, [*checkpoint.tensors.values()], checkpoint.folder, {KEY: {"type": type}}) as writer:
@@ -94,20 +91,22 @@ def make(
                 sums.bytes += size
                 sums.size += float(before.double().square().sum())
                 sums.error += float((before - values).double().square().sum())
-                sums.zeros_made += int(((stored == 0) & (before != 0)).sum())
-                sums.zeros_lost += int(((stored != 0) & (before == 0)).sum())
+                zero, earlier = stored == 0, before == 0
+                sums.zeros += int(zero.sum())
+                sums.already += int((zero & earlier).sum())
+                sums.lost += int((~zero & earlier).sum())
 
         kinds = write_gguf(checkpoint.folder, writer.partial / FILE, type, squares, written)
         for name in [*writer.missing]:
             writer.copy(name, checkpoint)
         writer.close({"family": family, "step": "quantize", "gguf": type, "tensors": dict(kinds)})
     tensors = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common())
-    lost = f"; {sums.zeros_lost:,} zeros of the parent are no zeros any more" if sums.zeros_lost else ""
-    report = counted(folder, family, time.perf_counter() - started, note=f"tensors in the file: {tensors}{lost}")
+    lost = f"; {sums.lost:,} zeros of the parent are no zeros any more" if sums.lost else ""
+    report = step_report(folder, family, time.perf_counter() - started, note=f"tensors in the file: {tensors}{lost}")
     return replace(
         report,
         bits=8 * sums.bytes / report.prunable,
-        relative_error=math.sqrt(sums.error / sums.size) if sums.size else 0.0,
-        rounded_to_zero=sums.zeros_made,
-        already_zero=report.zeros - sums.zeros_made,
+        relative_error=sums.relative_error,
+        rounded_to_zero=sums.zeros - sums.already,
+        already_zero=report.zeros - (sums.zeros - sums.already),
     )

@@ -15,10 +15,7 @@ from sparsebench.steps.quantize.sweep import quantize_model
 
 
 def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make every quantized variant of one pass over the model in ``parent``, each in its folder.
-
-    Calibration text is read only if one of them needs it.
-    """
+    """Make every quantized variant of one pass over the model in ``parent``, each in its folder."""
     if all(isinstance(step.settings, Gguf) for step in targets):
         return make_gguf(parent, targets, context, emit)
     step_of = {Quantize(step.name, **step.settings.record()): step for step in targets}
@@ -28,15 +25,4 @@ def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context,
             result = replace(result, sweep_size=len(targets))
         emit(step_of[quantize], result)
 
-    reads = any(step.settings.reads_text() for step in targets)
-    quantize_model(
-        parent,
-        context.family,
-        {quantize: targets[step] for quantize, step in step_of.items()},
-        context.text("quantize: gptq") if reads else None,
-        report,
-        context.progress,
-        context.dtype,
-        context.seed,
-        context.device,
-    )
+    quantize_model(parent, {quantize: targets[step] for quantize, step in step_of.items()}, context, report)

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import StepProgress, StepReport, reported
+from sparsebench.steps.contract import Context, StepReport, reported
 from sparsebench.steps.finite import check_weights
 from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
@@ -27,25 +25,15 @@ from sparsebench.steps.quantize.writers import QuantizedWriters, QuantizeTarget
 EmitQuantize = Callable[[Quantize, "StepReport | SparsebenchError"], None]
 
 
-def quantize_model(
-    parent: Path,
-    family: Family,
-    targets: Mapping[Quantize, Path],
-    tokens: Calibrated | None,
-    emit: EmitQuantize,
-    progress: StepProgress | None = None,
-    dtype: str = "auto",
-    seed: int = 0,
-    device: str = "cpu",
-) -> None:
+def quantize_model(parent: Path, targets: Mapping[Quantize, Path], context: Context, emit: EmitQuantize) -> None:
     """Quantize every prunable weight of the model in ``parent`` into one folder per target, and ``emit`` each result.
 
-    For GPTQ the text of ``tokens`` goes through each target's own quantized blocks, in ``dtype`` on ``device``. A
-    target that fails is emitted as its error, and the others are made. Raises ModelError where nothing can be made: the
-    parent is quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
+    For GPTQ, which alone reads it, the calibration text goes through each target's own quantized blocks. A target that
+    fails is emitted as its error, and the others are made. Raises ModelError where nothing can be made: the parent is
+    quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
-    parts = prunable_parts(checkpoint, family)
+    parts = prunable_parts(checkpoint, context.family)
     fused = next((part.name for part in parts.values() if part.experts), None)
     if fused:
         raise UnsupportedError(
@@ -63,7 +51,7 @@ def quantize_model(
     gptq = [target for target in chosen if target.quantize.rounding == "gptq"]
 
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
-        for name in reported([*checkpoint.tensors], progress):
+        for name in reported([*checkpoint.tensors], context.progress):
             for view in parts[name].views:
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
@@ -75,16 +63,16 @@ def quantize_model(
         return {}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
-        assert tokens is not None, "gptq reads text"
-        sweep = GptqSweep(checkpoint, parts, family, [*gptq], tokens.batch, seed, "pruned", dtype, device)
-        sweep.run(outputs, progress)
-        return {"dtype": dtype, "seed": seed, **tokens.provenance()}
+        tokens = context.text("quantize: gptq")
+        settings = (tokens.batch, context.seed, "pruned", context.dtype, context.device)
+        GptqSweep(checkpoint, parts, context.family, [*gptq], *settings).run(outputs, context.progress)
+        return {"dtype": context.dtype, "seed": context.seed, **tokens.provenance()}
 
     run_passes(
         chosen,
         ((rounded, by_tensor), (gptq, by_block)),
         partial(QuantizedWriters, checkpoint, parts),
-        family,
+        context.family,
         lambda target, report: emit(target.quantize, report),
     )
 

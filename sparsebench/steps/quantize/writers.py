@@ -37,13 +37,18 @@ class QuantizeTarget(Target):
 
 
 @dataclass
-class _Tally:
-    """Sums over the weights written for one variant."""
+class RoundingSums:
+    """Sums over the weights of one variant: their zeros, those that the parent had ``already``, and squared errors."""
 
     zeros: int = 0
     already: int = 0
     error: float = 0.0
     size: float = 0.0
+
+    @property
+    def relative_error(self) -> float:
+        """‖W - Ŵ‖ / ‖W‖."""
+        return math.sqrt(self.error / self.size) if self.size else 0.0
 
 
 class QuantizedWriters(VariantWriters):
@@ -55,7 +60,7 @@ class QuantizedWriters(VariantWriters):
         self.parts = parts
         self.across = checkpoint.config.get("model_type") in CONV1D_TYPES
         self.prunable = {name: checkpoint.tensors[name] for name, part in parts.items() if part.prunable}
-        self.tallies = {target: _Tally() for target in folders}
+        self.sums = {target: RoundingSums() for target in folders}
         super().__init__(checkpoint, folders)
 
     def _parts(self, target: QuantizeTarget, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -89,23 +94,23 @@ class QuantizedWriters(VariantWriters):
         parent's."""
         for part, tensor in stored_parts(codes, name, target.quantize.scheme):
             self.writers[target].write(part, tensor)
-        tally, wide = self.tallies[target], weights.float()
+        sums, wide = self.sums[target], weights.float()
         zero = codes.values == 0
-        tally.zeros += int(zero.sum())
-        tally.already += int((zero & (weights == 0)).sum())
-        tally.size += float(wide.square().sum(dtype=torch.float64))
-        tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
+        sums.zeros += int(zero.sum())
+        sums.already += int((zero & (weights == 0)).sum())
+        sums.size += float(wide.square().sum(dtype=torch.float64))
+        sums.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
     def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
         assert isinstance(target, QuantizeTarget)
-        folder, tally = self.folders[target], self.tallies[target]
+        folder, sums = self.folders[target], self.sums[target]
         again = open_checkpoint(folder)
         zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
-        if zeros != tally.zeros:
+        if zeros != sums.zeros:
             raise ModelError(
-                f"{folder}: the written files have {zeros} zeros, but {tally.zeros} were written",
+                f"{folder}: the written files have {zeros} zeros, but {sums.zeros} were written",
                 "check the disk, and make it again",
             )
         layout = [part for info in self.prunable.values() for part in self._parts(target, info)]
@@ -130,9 +135,9 @@ class QuantizedWriters(VariantWriters):
             calibration_tokens=made.get("calibration_tokens", 0),
             calibration_sha256=made.get("calibration_sha256", ""),
             bits=8 * stored / prunable,
-            rounded_to_zero=zeros - tally.already,
-            relative_error=math.sqrt(tally.error / tally.size) if tally.size else 0.0,
-            already_zero=tally.already,
+            rounded_to_zero=zeros - sums.already,
+            relative_error=sums.relative_error,
+            already_zero=sums.already,
         )
 
     def _unreadable(self, target: QuantizeTarget) -> str:

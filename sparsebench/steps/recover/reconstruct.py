@@ -23,7 +23,7 @@ import torch
 from sparsebench import energy, heap
 from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.files.safety import left_out_note
@@ -32,7 +32,7 @@ from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.counting import counted, kept_zeros
+from sparsebench.steps.counting import kept_zeros, step_report
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.share import read_share
@@ -206,7 +206,8 @@ class Reconstruction:
         ]
         note = "; ".join(filter(None, words))
         family = self.context.family
-        result = counted(folder, family, 0.0, 1, note, self.text.provenance(), partial(kept_zeros, self.parent))
+        with removed_on_error(folder):
+            result = step_report(folder, family, 0.0, 1, note, self.text.provenance(), partial(kept_zeros, self.parent))
         tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
         return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from sparsebench import devices, energy, environment, sources
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import precision
-from sparsebench.models.files.building import temporary
+from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions, has_masked_lm, output_family
 from sparsebench.models.files.safety import left_out_note
@@ -32,7 +32,7 @@ from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.counting import counted, kept_zeros
+from sparsebench.steps.counting import kept_zeros, step_report
 from sparsebench.steps.recover import student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
@@ -128,7 +128,8 @@ class Training:
             "curve": [asdict(point) for point in trained.curve],
         }
         note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, provenance)]))
-        report = counted(folder, family, trained.seconds, 1, note, text.provenance(), zeros)
+        with removed_on_error(folder):
+            report = step_report(folder, family, trained.seconds, 1, note, text.provenance(), zeros)
         kept.remove()
         lost = trained.joules is None and spent.meter.counts
         return replace(

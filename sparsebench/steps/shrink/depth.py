@@ -26,7 +26,7 @@ from sparsebench.models.shape.axes import ModelShape
 from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress
-from sparsebench.steps.counting import counted
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.shrink.whole import WholeModel
 
 
@@ -56,7 +56,7 @@ def make(
             emit(step, error)
     seconds = time.perf_counter() - started
     for step, note in notes.items():
-        emit(step, counted(targets[step], context.family, seconds, len(notes), note, provenance))
+        emit(step, step_report(targets[step], context.family, seconds, len(notes), note, provenance))
 
 
 def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:

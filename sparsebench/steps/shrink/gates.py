@@ -70,11 +70,10 @@ def drawn(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-class GatePruning(Pruning):
-    """The gates of a model, and the choice of the elements that stay.
+class GatePlan:
+    """Which elements may go, and how many of each axis are to stay (``numbers``); ``begin`` puts gates on them.
 
-    ``numbers`` says how many elements of each axis are to stay. Raises UnsupportedError where that cannot be reached,
-    or where nothing would go.
+    Raises UnsupportedError where that cannot be reached, or where nothing would go.
     """
 
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
@@ -84,12 +83,24 @@ class GatePruning(Pruning):
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
         if all(count == axis.units for axis, count in numbers.items()):
             raise UnsupportedError("no neuron and no group of heads would go", "let less stay")
-        self.units = [axis.units for axis in self.numbers]
-        self.mask: torch.Tensor | None = None
-        self.noise: torch.Tensor | None = None
+        self.pruning: GatePruning | None = None
 
     def begin(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> GatePruning:
-        """Put the gates into the model that is trained, in front of the matrices that read the elements (down, o)."""
+        """Return the gates of the model that is trained from now on."""
+        self.pruning = GatePruning(self, weights, steps)
+        return self.pruning
+
+    def smaller(self, kept: dict[Axis, list[int]]) -> cut_model.Smaller:
+        """Return the model with these elements alone."""
+        return cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+
+
+class GatePruning(Pruning):
+    """The gates of a model that is trained, in front of the matrices that read the elements (down, o)."""
+
+    def __init__(self, plan: GatePlan, weights: TrainedWeights, steps: int) -> None:
+        self.plan = plan
+        self.units = [axis.units for axis in plan.numbers]
         device = weights.leaves[0].device
         self.alphas = torch.full((sum(self.units),), START, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.alphas], lr=RATE)
@@ -99,26 +110,27 @@ class GatePruning(Pruning):
             "exp_avg": torch.zeros_like(self.alphas),
             "exp_avg_sq": torch.zeros_like(self.alphas),
         }
-        tensors = self.shape.checkpoint.tensors
-        costs = torch.tensor([float(axis.cost(tensors)) for axis in self.numbers], device="cpu")
+        tensors = plan.shape.checkpoint.tensors
+        costs = torch.tensor([float(axis.cost(tensors)) for axis in plan.numbers], device="cpu")
         counts = torch.tensor(self.units, device="cpu")
-        left = torch.tensor([*self.numbers.values()], device="cpu")
-        wholes = (costs * counts).sum() if self.joint else costs * counts
+        left = torch.tensor([*plan.numbers.values()], device="cpu")
+        wholes = (costs * counts).sum() if plan.joint else costs * counts
         self.shares = (costs / wholes).repeat_interleave(counts).to(device)
         gone = costs * (counts - left) / wholes
-        self.target = (gone.sum(0, keepdim=True) if self.joint else gone).to(device)
+        self.target = (gone.sum(0, keepdim=True) if plan.joint else gone).to(device)
         self.multipliers = torch.zeros(2, len(self.target), device=device)
         self.multipliers[1] = PENALTY
         self.growing = max(1, round(GROWING * steps))
         self.settled = max(1, round(SETTLED * steps))
+        self.mask: torch.Tensor | None = None
+        self.noise: torch.Tensor | None = None
         start = 0
-        for axis in self.numbers:
+        for axis in plan.numbers:
             gates = slice(start, start + axis.units)
             start += axis.units
             for cut in axis.outputs:
                 module = module_of(weights.model, cut.tensor)
                 module.register_forward_pre_hook(partial(self._multiplied, gates, cut.size))
-        return self
 
     def _multiplied(
         self, units: slice, size: int, module: nn.Module, args: tuple[torch.Tensor, ...]
@@ -135,7 +147,7 @@ class GatePruning(Pruning):
         """Return the expected share of the parameters that go: (axes,), of each axis, or (1,), of all together."""
         lost = self.shares * (1 - likely_open(self.alphas))
         sums = torch.stack([part.sum() for part in lost.split(self.units)])
-        return sums.sum(0, keepdim=True) if self.joint else sums
+        return sums.sum(0, keepdim=True) if self.plan.joint else sums
 
     def before(self, step: int) -> None:
         """Draw the step's random numbers, from the seed and the step's number alone, or fix the gates for good."""
@@ -143,7 +155,7 @@ class GatePruning(Pruning):
         if step >= self.settled:
             self._settle()
             return
-        draw = torch.Generator().manual_seed(self.seed + (step + 1) * 1_000_003)
+        draw = torch.Generator().manual_seed(self.plan.seed + (step + 1) * 1_000_003)
         uniform = torch.rand(len(self.alphas), generator=draw, device="cpu").clamp(1e-6, 1 - 1e-6)
         self.noise = uniform.to(self.alphas.device)
 
@@ -182,14 +194,11 @@ class GatePruning(Pruning):
     def kept(self) -> dict[Axis, list[int]]:
         """Return the elements that stay: as many as were asked for, those with the highest log α."""
         parts = self.alphas.detach().cpu().double().split(self.units)
-        scores = dict(zip(self.numbers, parts, strict=True))
-        if self.joint:
-            return choosing.spread(self.numbers, scores, self.shape.checkpoint.tensors, joint=True)
-        return {axis: choosing.best(scores[axis], count) for axis, count in self.numbers.items()}
-
-    def smaller(self, kept: dict[Axis, list[int]]) -> cut_model.Smaller:
-        """Return the model with these elements alone."""
-        return cut_model.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+        numbers = self.plan.numbers
+        scores = dict(zip(numbers, parts, strict=True))
+        if self.plan.joint:
+            return choosing.spread(numbers, scores, self.plan.shape.checkpoint.tensors, joint=True)
+        return {axis: choosing.best(scores[axis], count) for axis, count in numbers.items()}
 
     def missed(self) -> float:
         """Return the largest difference between an expected sparsity and its target."""
@@ -201,17 +210,16 @@ class GatePruning(Pruning):
 class GateTraining(Training):
     """A training that writes its model without the elements whose gates are closed."""
 
-    gating: GatePruning = field(kw_only=True)
+    plan: GatePlan = field(kw_only=True)
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
-        gating = self.gating
-        missed = gating.missed()
-        kept = gating.kept()
-        smaller = gating.smaller(kept)
+        assert self.plan.pruning is not None, "the training has begun"
+        missed, kept = self.plan.pruning.missed(), self.plan.pruning.kept()
+        smaller = self.plan.smaller(kept)
         ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
         writer = cut_model.write_smaller(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
-        stay = choosing.note(gating.shape, {axis: len(units) for axis, units in kept.items()})
+        stay = choosing.note(self.plan.shape, {axis: len(units) for axis, units in kept.items()})
         off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
         return [stay, off, smaller.loads, left_out_note(writer.left_out)]
 
@@ -227,11 +235,11 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
     for step, folder in targets.items():
         try:
             check_vocabulary(step, parent, dense)
-            gating = GatePruning(shape, step, context.seed)
+            plan = GatePlan(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
-            first = {axis: [*range(count)] for axis, count in gating.numbers.items()}
-            cut_model.checked_layout(gating.smaller(first), context.family)
-            training = GateTraining(dense, parent, step, context, gating.begin, gating=gating)
+            first = {axis: [*range(count)] for axis, count in plan.numbers.items()}
+            cut_model.checked_layout(plan.smaller(first), context.family)
+            training = GateTraining(dense, parent, step, context, plan.begin, plan=plan)
             emit(step, training.run(folder))
         except SparsebenchError as error:
             emit(step, error)

@@ -21,7 +21,7 @@ from sparsebench.models.shape.axes import Axis, AxisKind, Cut, ModelShape, shape
 from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.counting import counted
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores
 from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
@@ -79,7 +79,10 @@ def make(
         labels = documents.note(plan.step) if documents else ""
         words = (choosing.note(shape, left), labels, unseen, draft.smaller.loads, left_out_note(draft.writer.left_out))
         note = "; ".join(filter(None, words))
-        emit(plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, work.provenance(plan.step)))
+        emit(
+            plan.step,
+            step_report(targets[plan.step], context.family, seconds, sharing, note, work.provenance(plan.step)),
+        )
 
     at_once = [plan for plan in plans if _cuts(plan.step) == 1]
     drafts = work.cut({plan.step: (plan, targets[plan.step]) for plan in at_once}, emit) if at_once else {}

@@ -24,7 +24,7 @@ from sparsebench.models.modules.skipping import SkipThresholds, skips
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
-from sparsebench.steps.counting import counted
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
 from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
@@ -113,7 +113,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
             thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
             _copy(parent, folder, thresholds, {**settings, **notes, **text.provenance()})
-            report = counted(folder, context.family, seconds, len(targets), notes["note"], text.provenance())
+            report = step_report(folder, context.family, seconds, len(targets), notes["note"], text.provenance())
             emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
         except SparsebenchError as error:  # fails this share only
             emit(step, error)

@@ -16,7 +16,7 @@ from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Context, Emit, Step, reported
-from sparsebench.steps.counting import counted
+from sparsebench.steps.counting import step_report
 from sparsebench.steps.trim import companions, usage, weights
 from sparsebench.steps.trim.settings import Corpus
 from sparsebench.steps.trim.usage import Usage, used
@@ -101,7 +101,7 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _Chos
         writer.close(
             {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
         )
-    return counted(folder, context.family, time.perf_counter() - started, note="; ".join(notes))
+    return step_report(folder, context.family, time.perf_counter() - started, note="; ".join(notes))
 
 
 def _note(usage: Usage, reading: Any) -> str:

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import inputs
+from sparsebench.steps.contract import Context
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.quantize.sweep import quantize_model
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
@@ -23,9 +25,9 @@ WAYS = {"int8": Quantize(), "int4": Quantize("int4", 32)}
 KERNELS = {"int8": "_weight_int8pack_mm", "int4": "_weight_int4pack_mm_for_cpu"}
 
 
-def quantized(dense: Path, family: str, way: Quantize, out: Path) -> Path:
+def quantized(dense: Path, family: Family, way: Quantize, out: Path) -> Path:
     found: list[object] = []
-    quantize_model(dense, family, {way: out}, None, lambda _, told: found.append(told))
+    quantize_model(dense, {way: out}, Context(family), lambda _, told: found.append(told))
     assert not isinstance(found[0], Exception), found
     return out
 

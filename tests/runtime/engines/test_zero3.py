@@ -66,7 +66,7 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
         block.mlp.register_forward_hook(lambda *_: seen.append(weight.numel()))
         seen.append(weight.numel())
         prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2))
-        plain: Any = source.plain()
+        plain: Any = source.load_plain()
         expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
         found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
     assert torch.equal(found, expected)
@@ -139,7 +139,7 @@ def test_it_is_planned_at_several_ranks_and_needs_room_to_gather(wide: Path) -> 
 
 def test_a_model_is_cut_before_it_is_moved(wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: parameters become shares in main memory one by one, then nothing whole is left for ``initialize`` to move."""
-    model = SavedModel(wide, "decoder").plain()
+    model = SavedModel(wide, "decoder").load_plain()
     ids = torch.arange(8)[None]
     with torch.inference_mode():
         plain = model(input_ids=ids).logits

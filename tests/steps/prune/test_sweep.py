@@ -127,7 +127,7 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
 def test_a_quantized_model_is_refused_as_such(
     name: str, settings: dict[str, Any], tiny_llama: Path, tmp_path: Path
 ) -> None:
-    quantize_model(tiny_llama, "decoder", {Quantize(): tmp_path / "int8"}, None, lambda *_: None)
+    quantize_model(tiny_llama, {Quantize(): tmp_path / "int8"}, Context("decoder"), lambda *_: None)
     step = single("prune", name, **settings)
     with pytest.raises(ModelError, match=r"int8: its weights are quantized already \(int8\)"):
         kinds()["prune"].load()(tmp_path / "int8", {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)

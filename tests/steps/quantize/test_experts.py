@@ -13,6 +13,7 @@ from sparsebench.models.files.quantized import QuantizedCheckpoint
 from sparsebench.models.modules.load import load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import Int8Linear
 from sparsebench.models.shape.topology import View
+from sparsebench.steps.contract import Context
 from sparsebench.steps.grid import Quantize, nearest
 from sparsebench.steps.quantize.sweep import quantize_model
 from tests.models.test_experts import stored, tokens
@@ -27,7 +28,7 @@ WAYS = [
 def quantized(folder: Path, out: Path, ways: list[Quantize]) -> dict[Quantize, Any]:
     found: dict[Quantize, Any] = {}
     folders = {way: out / str(number) for number, way in enumerate(ways)}
-    quantize_model(folder, "decoder", folders, tokens(), found.__setitem__)
+    quantize_model(folder, folders, Context("decoder", calibration_tokens=tokens), found.__setitem__)
     return found
 
 

@@ -34,7 +34,7 @@ def quantized(parent: Path, out: Path, text: Calibrated | None = None, **setting
     reports: list[StepReport | SparsebenchError] = []
     wanted = single("quantize", "gguf", **settings)
     context = Context("decoder", calibration_tokens=(lambda: text) if text else None)
-    step.run(parent, {wanted: out}, context, lambda _, report: reports.append(report))
+    step.make_quantized(parent, {wanted: out}, context, lambda _, report: reports.append(report))
     (report,) = reports
     if isinstance(report, SparsebenchError):
         raise report

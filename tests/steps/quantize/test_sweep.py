@@ -39,10 +39,11 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
 
 
-def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, StepReport]]:
+def made(parent: Path, family: Any, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, StepReport]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
     found: dict[Quantize, StepReport | SparsebenchError] = {}
-    quantize_model(parent, family, folders, calibrated(family), found.__setitem__)
+    context = Context(family, calibration_tokens=lambda: calibrated(family))
+    quantize_model(parent, folders, context, found.__setitem__)
     assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
     assert all(isinstance(evidence, StepReport) for evidence in found.values()), found
     return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
@@ -168,7 +169,7 @@ def test_a_group_that_does_not_divide_is_said_to_be_ours_alone(tiny_llama: Path,
 def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
     ((out, _),) = made(tiny_llama, "decoder", [Quantize()], tmp_path / "out").values()
     with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
-        quantize_model(out, "decoder", {Quantize("int4", GROUP): tmp_path / "again"}, None, lambda *_: None)
+        quantize_model(out, {Quantize("int4", GROUP): tmp_path / "again"}, Context("decoder"), lambda *_: None)
     bare = tmp_path / "bare"
     from sparsebench.models.files.writing import CheckpointWriter
 
@@ -179,7 +180,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
             writer.write(info.name, whole.load(info.name))
         writer.close()
     with pytest.raises(ModelError, match="no prunable weights"):
-        quantize_model(bare, "decoder", {Quantize(): tmp_path / "none"}, None, lambda *_: None)
+        quantize_model(bare, {Quantize(): tmp_path / "none"}, Context("decoder"), lambda *_: None)
     config = json.loads((out / "config.json").read_text())
     config[KEY]["quant_method"] = "gptq"
     with pytest.raises(UnsupportedError, match="gptq"):
@@ -193,11 +194,11 @@ def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
 
     def one_too_many(self: QuantizedWriters, target: Any, *rest: Any) -> None:
         plain(self, target, *rest)
-        self.tallies[target].zeros += target.quantize == ways[0]
+        self.sums[target].zeros += target.quantize == ways[0]
 
     monkeypatch.setattr(QuantizedWriters, "write_codes", one_too_many)
     found: dict[Quantize, StepReport | SparsebenchError] = {}
-    quantize_model(tiny_llama, "decoder", {way: tmp_path / way.bits for way in ways}, None, found.__setitem__)
+    quantize_model(tiny_llama, {way: tmp_path / way.bits for way in ways}, Context("decoder"), found.__setitem__)
     assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], StepReport)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
@@ -215,7 +216,7 @@ def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
     name = "encoder.layer.0.output.dense.weight"
     folder = _changed(tiny_bert, tmp_path / "nan", **{name: torch.full((64, 128), torch.nan)})
     found: list[object] = []
-    quantize_model(folder, "encoder", {Quantize(): tmp_path / "out"}, None, lambda _, told: found.append(told))
+    quantize_model(folder, {Quantize(): tmp_path / "out"}, Context("encoder"), lambda _, told: found.append(told))
     assert isinstance(found[0], ModelError) and name in str(found[0])
     assert not (tmp_path / "out").exists()
 

@@ -25,7 +25,7 @@ from sparsebench.steps.contract import StepReport
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import fitted_to, label, single
 from sparsebench.steps.shrink import gates
-from sparsebench.steps.shrink.gates import GatePruning
+from sparsebench.steps.shrink.gates import GatePlan, GatePruning
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import made, text
 
@@ -40,9 +40,8 @@ def gated(dense: Path, family: Any, folder: Path, settings: Any = None, **option
 def begun(folder: Path, family: Any, model: Any, **settings: Any) -> GatePruning:
     """The gates of a model, before any step of a training of 100."""
     step = single("shrink", "gates", **settings)
-    found = GatePruning(shape_of(Checkpoint(folder), family), step, 0)
     weights: Any = SimpleNamespace(model=model, leaves=[*model.parameters()])
-    return found.begin(step.settings, weights, None, 100)
+    return GatePlan(shape_of(Checkpoint(folder), family), step, 0).begin(step.settings, weights, None, 100)
 
 
 def test_gates_are_hard_concrete() -> None:
@@ -83,7 +82,7 @@ def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: P
     with gating.sparse(100) as settled:
         closed = said(model)
     assert settled and not torch.allclose(closed, before, atol=1e-2)
-    smaller = gating.smaller(gating.kept())
+    smaller = gating.plan.smaller(gating.kept())
     cut_model.write_smaller(smaller, family, tmp_path / "smaller", {})
     assert torch.allclose(said(load_model(tmp_path / "smaller", family, "float32")), closed, atol=1e-5)
 
@@ -96,11 +95,11 @@ def test_a_step_is_that_of_the_lagrangian(uneven: bool, tmp_path: Path) -> None:
     gating.alphas.data.copy_(torch.randn(len(gating.alphas), generator=torch.Generator().manual_seed(2)))
     # 32 wide, heads of 8, two heads to a group: rows of q, k and v with columns of o; of gate and up with a column of down.
     cost = {"heads": 32 * (16 + 8 + 8 + 16), "neurons": 3 * 32}
-    costs = np.concatenate([np.full(axis.units, cost[axis.kind]) for axis in gating.numbers]).astype(float)
-    places = np.concatenate([np.full(axis.units, number) for number, axis in enumerate(gating.numbers)])
+    costs = np.concatenate([np.full(axis.units, cost[axis.kind]) for axis in gating.plan.numbers]).astype(float)
+    places = np.concatenate([np.full(axis.units, number) for number, axis in enumerate(gating.plan.numbers)])
     places = np.zeros_like(places) if uneven else places
     wholes = np.bincount(places, costs)
-    gone = [(axis.units - left) * cost[axis.kind] for axis, left in gating.numbers.items()]
+    gone = [(axis.units - left) * cost[axis.kind] for axis, left in gating.plan.numbers.items()]
     target = np.array([sum(gone)] if uneven else gone) / wholes
     alphas = gating.alphas.detach().double().numpy()
     is_open = 1 / (1 + np.exp(-(alphas + 2 / 3 * np.log(11))))

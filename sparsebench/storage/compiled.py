@@ -127,6 +127,6 @@ Scan = CompiledScan | NumpyScan
 
 
 @functools.cache
-def chosen() -> PackingKernels:
+def packing_kernels() -> PackingKernels:
     """Return the fastest kernels that this machine has."""
     return Compiled.available() or Portable()

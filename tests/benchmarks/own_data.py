@@ -1,0 +1,36 @@
+"""Files of one's own, and the score of a model on one."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import OwnData, ScoredModel, ScoreResult, TaskSpec, kind_of
+from sparsebench.benchmarks.own import content
+from tests.benchmarks.test_generation import speller  # noqa: F401
+
+DRAW = random.Random(9)
+
+
+def written(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def own(task: str, path: Path, **asked: Any) -> OwnData:
+    source = sources.parse(f"path:{path}")
+    return OwnData(kind_of(task), content(source, sources.Cache()), source=source.text, **asked)
+
+
+def scored(folder: Path, family: Any, task: str, path: Path, limit: int | None = None, **asked: Any) -> ScoreResult:
+    found: list[Any] = []
+    spec = TaskSpec(task, limit, own=own(task, path, **asked))
+    benchmarks.score(ScoredModel(folder, family), [spec], sources.Cache(), lambda _, result: found.append(result))
+    (result,) = found
+    if isinstance(result, Exception):
+        raise result
+    assert isinstance(result, ScoreResult)
+    return result

@@ -1,0 +1,51 @@
+"""A command in this process, and a small ledger."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.cli import app
+from sparsebench.ledger.store import Ledger
+from tests.adversarial import benign
+
+HALF = "prune: magnitude, sparsity: 0.5"
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = """version: 1
+models: [{name: tiny, source: path:model, family: decoder}]
+variants: [{prune: magnitude, sparsity: 0.5}]
+storage: {formats: [dense]}
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some records, and the ledger of them."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "records").mkdir()
+    for number, record in enumerate(benign.records(ROOT)):
+        if record.get("stage", "plan") in ("plan", "structure", "storage"):  # of which there are figures
+            (folder / "records" / f"{number}.json").write_text(json.dumps(record))
+    Ledger(folder / "ledger.duckdb").rebuild([folder / "records"])
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command in this very process, in a folder of its own; its exit code and what it said to stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sparsebench", *map(str, words)])
+        try:
+            app.main()
+        except SystemExit as end:
+            return int(end.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return called

@@ -1,0 +1,116 @@
+"""Damaged records, plans and ledgers are told in a sentence that names them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.cli import app
+from sparsebench.ledger import connect
+from sparsebench.ledger.store import Ledger
+from tests.adversarial import benign
+from tests.cli.conftest import MANIFEST, ROOT
+
+BAD: dict[str, bytes] = {
+    "not UTF-8": b'{"format": 2, "x": "\xff"}',
+    "null format": b'{"format": null}',
+    "a lone surrogate": b'{"format": 2, "cell_id": "\\ud800", "stage": "s", "status": "done", "variant": {}, "started_at": "x"}',
+    "a bad time": b'{"format": 2, "cell_id": "c", "stage": "s", "status": "done", "variant": {}, "started_at": "then"}',
+    "a variant of text": b'{"format": 2, "cell_id": "c", "stage": "s", "status": "done", "variant": "v", "started_at": "2026"}',
+    "no cells": b'{"format": 2, "kind": "plan", "manifest": "m", "written_at": "never", "cells": 5}',
+    "half a record": b'{"format": 2, "cell_id": "c',
+}  # fmt: skip
+
+
+def test_bad_records_are_named_and_the_rest_comes_in(run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared / "records", tmp_path / "records")
+    for number, text in enumerate(BAD.values()):
+        (tmp_path / "records" / f"bad{number}.json").write_bytes(text)
+    code, said = run("ingest", "records", "--ledger", "l.duckdb")
+    assert code == 1
+    assert [number for number in range(len(BAD)) if f"bad{number}.json" not in said] == []
+    assert "3 records read" in said
+    assert run("sql", "select 1", "--ledger", "l.duckdb")[0] == 0
+
+
+def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    for text in ('{"manifest": "m", "cells": [{"key"', '{"manifest": "m", "cells": [{"key": "k"}]}', '{"cells": 5}'):
+        (tmp_path / "records" / "plan-m.json").write_text(text)
+        code, said = run("status", "--ledger", "l.duckdb")
+        assert code == 1 and "plan-m.json" in said
+
+
+def test_a_plan_of_other_steps_is_read_and_what_is_no_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "tiny.yaml").write_text(f"{MANIFEST}ledger: l.duckdb\n")
+    cell = {"cell_id": "c", "key": "c", "stage": "storage", "settings": {}, "label": "storage"}
+    variant = {"id": "v", "model": "m", "family": "decoder", "source": "", "revision": "", "weights": "", "dtype": ""}
+    step = {"verb": "prune", "name": "wanda", "settings": {}, "of_tomorrow": 1}
+    plan = tmp_path / "records" / "plan-tiny.json"
+    plan.parent.mkdir()
+    plan.write_text(json.dumps({"cells": [{**cell, "variant": {**variant, "steps": [step]}}]}))
+    assert run("plan", "tiny.yaml")[0] == 0
+    for cells in ([{**cell, "variant": {**variant, "steps": [{"verb": "prune"}]}}], ["c"], 5):
+        plan.write_text(json.dumps({"cells": cells}))
+        code, said = run("plan", "tiny.yaml")
+        assert code == 1 and "plan-tiny.json: not a plan" in said, said
+
+
+def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), connect.writer(tmp_path / "l.duckdb", 1.0):
+        raise RuntimeError("Query interrupted")  # as DuckDB answers a signal whose handler raises
+
+
+@pytest.mark.parametrize("verb", ["sql", "figures", "report", "tables x", "compare a/dense b/dense", "status"])
+def test_a_ledger_that_is_not_there(verb: str, run: Callable[..., Any]) -> None:
+    code, said = run(*verb.split(), "--ledger", "none.duckdb")
+    assert code == 2 and "none.duckdb" in said
+
+
+def test_the_status_of_a_ledger_without_records_is_the_ledgers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benign.records(ROOT)
+    failed = next(record for record in found if record.get("stage") == "structure")
+    failed |= {"status": "failed", "reason": "it broke", "result": None}
+    left = found.pop()
+    Ledger(tmp_path / "theirs.duckdb").ingest(found)
+    monkeypatch.setattr(sys, "argv", ["sparsebench", "status", "--ledger", str(tmp_path / "theirs.duckdb"), "--json"])
+    with pytest.raises(SystemExit):
+        app.main()
+    told = json.loads(capsys.readouterr().out)
+    counts = {row["stage"]: row for row in told["stages"]}
+    assert counts["structure"]["failed"] == 1 and counts[left["stage"]]["left"] == 1
+    assert sum(row["done"] for row in told["stages"]) == len(found) - 2, "all but the plan and the failed one"
+    assert [(row["status"], row["reason"]) for row in told["troubles"]] == [("failed", "it broke")]
+
+
+@pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
+def test_a_damaged_ledger_says_how_its_records_rebuild_it(
+    place: int, run: Callable[..., Any], shared: Path, tmp_path: Path
+) -> None:
+    data = bytearray((shared / "ledger.duckdb").read_bytes())
+    data[place] ^= 255
+    (tmp_path / "bad.duckdb").write_bytes(data[:place] if place < 0 else data)
+    found = [run(*words, "--ledger", "bad.duckdb") for words in (["report"], ["sql", "select * from results"])]
+    assert all(code in (0, 1) for code, _ in found) and any(code for code, _ in found)
+    assert all("sparsebench ingest" in said and "bad.duckdb" in said for code, said in found if code)
+
+
+def test_a_ledger_called_as_its_schema(run: Callable[..., Any], shared: Path) -> None:
+    code, said = run("ingest", shared / "records", "--ledger", "base.duckdb")
+    assert code == 2 and "base.duckdb" in said
+
+
+@pytest.mark.parametrize("query", [";", "-- nothing", "/* */"])
+def test_no_query_at_all(query: str, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.sql").write_text(query)
+    code, said = run("sql", "--file", "q.sql", "--ledger", shared / "ledger.duckdb")
+    assert code == 2 and said

@@ -1,0 +1,330 @@
+"""Views of scores: intervals, verdicts, floors, what is retained, and the gate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsebench.ledger import query, statistics
+from sparsebench.ledger.statistics import Pairs
+from sparsebench.ledger.store import Ledger
+from tests.ledger.made import elsewhere, errors, of, outcomes, windows, without_skill
+
+
+def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    for right, cannot in ((80, False), (50, True)):
+        dense["result"], variant["result"] = outcomes([1] * right + [0] * (100 - right)), outcomes([1, 0] * 50)
+        path = tmp_path / f"{right}.duckdb"
+        Ledger(path).ingest(copy.deepcopy(scored))
+        for view in ("scores", "curves"):
+            assert query.run(path, f"SELECT DISTINCT dense_at_chance FROM {view}").rows == ((cannot,),)
+        lost = query.run(path, "SELECT variant_id FROM _ruined").rows
+        assert lost == (() if cannot else ((variant["variant"]["id"],),)), "a variant cannot be ruined by such a task"
+
+
+def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
+    found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1, 0] * 50)
+    timed = {
+        sparsity: next(iter(of(found, stage="latency", model="smol", method="magnitude", sparsity=sparsity)))
+        for sparsity in {
+            one["variant"]["sparsity"] for one in of(found, stage="latency", model="smol", method="magnitude")
+        }
+    }
+    assert max(timed) > 0.5
+    path = tmp_path / "ledger.duckdb"
+    Ledger(path).ingest([dense, variant, *timed.values()])
+    ruined = {row[0] for row in query.run(path, "SELECT variant_id FROM _ruined").rows}
+    assert ruined == {one["variant"]["id"] for sparsity, one in timed.items() if sparsity >= 0.5} | {
+        variant["variant"]["id"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("right", "task", "passes"),
+    [(79, "piqa", True), (78, "piqa", False), (79, "perplexity", True), (78, "perplexity", False)],
+)
+def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_perplexity(
+    scored: list[dict[str, Any]], tmp_path: Path, right: int, task: str, passes: bool
+) -> None:
+    dense, variant = scored
+    if task == "perplexity":
+        base = [300.0 + at % 5 for at in range(30)]
+        dense["result"], variant["result"] = (
+            windows(base),
+            windows([value + 9 if passes else value + 10 for value in base]),
+        )
+    else:
+        dense["result"] = outcomes([1] * 80 + [0] * 20)
+        variant["result"] = outcomes([1] * right + [0] * (100 - right))
+    Ledger(tmp_path / "gate.duckdb").ingest(scored)
+    (row,) = query.run(tmp_path / "gate.duckdb", "FROM gate").dicts()
+    assert (row["variant_id"], row["passes"]) == (variant["variant"]["id"], passes)
+    assert not row["ruined"] and row["tasks"] == 1
+    assert row["weakest"] == (task if task == "piqa" else None)
+    assert (row["ratio"] is None) == (task == "piqa")
+
+
+def test_what_nobody_scored_fails_the_gate_where_fewer_zeros_do(
+    found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1] * 75 + [0] * 25)
+    timed = of(found, stage="latency", model="smol", method="magnitude")
+    Ledger(tmp_path / "gate.duckdb").ingest([dense, variant, *timed])
+    told = dict(query.run(tmp_path / "gate.duckdb", "SELECT variant_id, passes FROM gate").rows)
+    more = {one["variant"]["id"] for one in timed if one["variant"]["sparsity"] >= 0.5}
+    assert len(more) > 1 and told == dict.fromkeys(more, False), "and fewer zeros have no row"
+
+
+@pytest.mark.parametrize(
+    ("dense", "variant", "verdict", "retained"),
+    [
+        ([1] * 80 + [0] * 20, [1] * 80 + [0] * 20, "no difference detected", 1.0),
+        ([1] * 80 + [0] * 20, [0] * 20 + [1] * 60 + [0] * 20, "worse", 1 / 3),
+        ([1] * 70 + [0] * 30, [1] * 90 + [0] * 10, "better", 2.0),
+        ([1] * 80 + [0] * 20, [0, 1] * 10 + [1] * 60 + [0] * 20, "worse", 2 / 3),
+        ([1, 0] * 50, [1, 0] * 50, "at chance", None),  # a dense model at chance has nothing to retain
+    ],
+)
+def test_verdict_and_what_is_retained(
+    scored: list[dict[str, Any]],
+    tmp_path: Path,
+    dense: list[int],
+    variant: list[int],
+    verdict: str,
+    retained: float | None,
+) -> None:
+    for record, values in zip(scored, (dense, variant), strict=True):
+        record["result"] = outcomes(values)
+    Ledger(tmp_path / "v.duckdb").ingest(scored)
+    row = query.run(tmp_path / "v.duckdb", "FROM vs_dense").dicts()[0]
+    assert row["verdict"] == verdict
+    assert row["retained"] == pytest.approx(retained)
+    changes = [v - d for v, d in zip(variant, dense, strict=True)]
+    assert (row["gained"], row["lost"]) == (changes.count(1), changes.count(-1))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
+    scored: list[dict[str, Any]], tmp_path: Path, late: bool
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 80 + [0] * 20)
+    floors = [
+        without_skill(variant, "zero-weights", [1] * 40 + [0] * 60),
+        without_skill(variant, "random-weights", [1] * 70 + [0] * 30),
+    ]
+    path = tmp_path / "f.duckdb"
+    for batch in [scored, floors] if late else [[*floors, *scored]]:
+        Ledger(path).ingest(batch)
+    (row,) = query.run(path, "FROM vs_dense").dicts()
+    assert (row["chance"], row["floor"], row["verdict"]) == (0.7, 0.7, "worse")
+    assert row["retained"] == pytest.approx((0.8 - 0.7) / (0.9 - 0.7))
+    asked = "SELECT recipe, floor, models, separable FROM floors"
+    assert query.run(path, asked).rows == (("random-weights", 0.7, 2, True),)
+    assert {row[0] for row in query.run(path, "SELECT DISTINCT method FROM results").rows} == {"dense", "magnitude"}
+
+
+def test_a_floor_is_one_model_however_many_dense_scores_it_is_beside(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"] = outcomes([1] * 40)
+    floor = without_skill(variant, "zero-weights", [0] * 40)
+    Ledger(tmp_path / "floor.duckdb").ingest([dense, elsewhere(dense, "second"), floor])
+    assert query.run(tmp_path / "floor.duckdb", "SELECT models FROM floors").rows == ((1,),)
+
+
+def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50)
+    blind = without_skill(variant, "zero-weights", [0] * 5 + [1] * 85 + [1] * 5 + [0] * 5)
+    Ledger(tmp_path / "i.duckdb").ingest([*scored, blind])
+    (row,) = query.run(tmp_path / "i.duckdb", "FROM vs_dense").dicts()
+    assert (row["verdict"], row["retained"]) == ("invalid", None)
+    assert row["p"] < 1e-6, "what it is not to be told apart from is another matter"
+    assert query.run(tmp_path / "i.duckdb", "SELECT DISTINCT dense_at_chance FROM scores").rows == ((True,),)
+    assert (row["tests"], row["p_holm"], row["q_tests"], row["q"]) == (0, None, 0, None), "nor is it one of a family"
+
+
+def test_the_floor_of_an_error_rate_is_used_in_its_own_direction(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = errors([1.0, 0.0] * 40), errors([4.0, 3.0] * 40)
+    floors = [
+        without_skill(variant, "zero-weights", errors([10.0] * 80)),
+        without_skill(variant, "random-weights", errors([9.0, 7.0] * 40)),
+    ]
+    path = tmp_path / "e.duckdb"
+    Ledger(path).ingest([*scored, *floors])
+    (row,) = query.run(path, "FROM vs_dense").dicts()
+    assert (row["chance"], row["floor"], row["verdict"]) == (pytest.approx(0.8), pytest.approx(0.8), "worse")
+    assert row["retained"] == pytest.approx((0.8 - 0.35) / (0.8 - 0.05))
+    assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
+    assert query.run(path, "SELECT bool_or(at_chance) FROM scores").rows == ((False,),)
+
+
+def test_an_error_rate_of_one_is_that_of_writing_nothing(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = errors([1.0, 0.0] * 40), errors([10.0, 11.0] * 40)
+    Ledger(tmp_path / "n.duckdb").ingest(scored)
+    (row,) = query.run(tmp_path / "n.duckdb", "FROM vs_dense").dicts()
+    assert (row["chance"], row["retained"]) == (1.0, pytest.approx((1 - 1.05) / (1 - 0.05)))
+    guesses = query.run(tmp_path / "n.duckdb", "SELECT at_chance FROM scores ORDER BY score").rows
+    assert guesses == ((False,), (True,))
+
+
+def test_what_is_retained_of_a_perplexity_is_counted_in_logarithms(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    own = [300.0 + 7 * at for at in range(12)]
+    dense["result"], variant["result"] = windows(own), windows([value + 100 + at % 3 for at, value in enumerate(own)])
+    floor = without_skill(variant, "zero-weights", windows([1000.0] * 12))
+    Ledger(tmp_path / "r.duckdb").ingest([*scored, floor])
+    (row,) = query.run(tmp_path / "r.duckdb", "FROM vs_dense").dicts()
+    assert row["chance"] == pytest.approx(math.exp(10))
+    dense_loss = sum(own) / 1200
+    assert row["retained"] == pytest.approx((10 - dense_loss - 1.01) / (10 - dense_loss))
+    assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
+
+
+def test_a_variant_at_the_floor_is_not_credited_with_no_difference(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Thirty documents show no loss of four, but neither do they show that the variant is above the floor."""
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 26 + [0] * 4), outcomes([0] * 4 + [1] * 22 + [0] * 4)
+    floor = without_skill(variant, "zero-weights", [0] * 7 + [1] * 19 + [0] * 4)
+    Ledger(tmp_path / "c.duckdb").ingest([*scored, floor])
+    (row,) = query.run(tmp_path / "c.duckdb", "SELECT p_holm, verdict, documents_to_clear FROM vs_dense").dicts()
+    assert row["p_holm"] > 0.05
+    assert (row["verdict"], row["documents_to_clear"]) == ("at chance", None)
+    Ledger(tmp_path / "d.duckdb").ingest(scored)
+    (alone,) = query.run(tmp_path / "d.duckdb", "SELECT p_holm, verdict FROM vs_dense").dicts()
+    assert (alone["p_holm"], alone["verdict"]) == (row["p_holm"], "no difference detected")
+
+
+def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    """On as many documents of the same kind the one-sided limit lies below the margin; where it does already, none is named."""
+    dense, variant = scored
+    found = {}
+    for times in (1, 8):
+        kinds = [(1, 1)] * 320 + [(1, 0)] * 20 + [(0, 1)] * 20 + [(0, 0)] * 40
+        dense["result"], variant["result"] = (outcomes([kind[side] for kind in kinds] * times) for side in (0, 1))
+        path = tmp_path / f"{times}.duckdb"
+        Ledger(path).ingest(copy.deepcopy(scored))
+        (found[times],) = query.run(path, "SELECT pairs, loses_less, documents_to_clear FROM vs_dense").dicts()
+    assert found[1]["loses_less"] is False and found[8]["loses_less"] is True
+    assert found[8]["documents_to_clear"] is None
+    (asked,) = query.run(tmp_path / "1.duckdb", "SELECT documents_to_clear(0.01, 0.1)").rows
+    # Newcombe's interval is a little wider than the normal one behind the macro.
+    assert asked[0] < found[1]["documents_to_clear"] < 1.06 * asked[0]
+
+
+@pytest.mark.parametrize(("lost", "shown"), [(0, True), (3, True), (30, False)])
+def test_what_is_shown_to_lose_less_than_a_point(
+    scored: list[dict[str, Any]], tmp_path: Path, lost: int, shown: bool
+) -> None:
+    dense, variant = scored
+    values = [1] * 1000 + [0] * 500
+    dense["result"], variant["result"] = outcomes(values), outcomes([0] * lost + values[lost:])
+    Ledger(tmp_path / "n.duckdb").ingest(scored)
+    (row,) = query.run(tmp_path / "n.duckdb", "FROM vs_dense").dicts()
+    assert row["loses_less"] is shown
+    assert row["loss_at_most"] > lost / 1500
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(40.0, "worse"), (-40.0, "better"), (0.0, "no difference detected")])
+def test_a_lower_perplexity_is_better_and_has_nothing_retained(
+    scored: list[dict[str, Any]], tmp_path: Path, shift: float, verdict: str
+) -> None:
+    dense, variant = scored
+    base = [300.0 + 7 * (at % 5) for at in range(30)]
+    dense["result"], variant["result"] = windows(base), windows([value + shift for value in base])
+    Ledger(tmp_path / "p.duckdb").ingest(scored)
+    row = query.run(tmp_path / "p.duckdb", "FROM vs_dense").dicts()[0]
+    assert row["verdict"] == verdict
+    assert row["retained"] is None and row["chance"] is None
+    assert row["difference"] == pytest.approx(variant["result"]["score"] - dense["result"]["score"])
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["ratio"] == pytest.approx(variant["result"]["score"] / dense["result"]["score"])
+    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    assert row["pairs"] == 30
+    rows = query.run(tmp_path / "p.duckdb", "SELECT score, low, high FROM scores").rows
+    assert all(low < score < high for score, low, high in rows)
+
+
+@pytest.mark.parametrize(("metric", "turned"), [("perplexity", -2.0), ("per", -2.0), ("acc", 2.0), ("perplex", 2.0)])
+def test_less_of_some_metrics_is_better_to_sql_as_to_python(
+    metric: str, turned: float, scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    scored[0]["result"]["metric"] = metric
+    Ledger(tmp_path / "m.duckdb").ingest(scored[:1])
+    assert query.run(tmp_path / "m.duckdb", "SELECT _goodness(2.0, higher_is_better) FROM scores").rows == ((turned,),)
+    nothing = np.array([])
+    assert statistics.compare(metric, Pairs(nothing, nothing, nothing)).higher_is_better == (turned > 0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "collapsed"),
+    [("perplexity", 10_001.0, True), ("perplexity", 10_000.0, False), ("word_perplexity", 2e4, True),
+     ("bits_per_byte", 2e4, False), ("users_perplexity", 2e4, False)],
+)  # fmt: skip
+def test_where_a_model_has_collapsed(
+    scored: list[dict[str, Any]], tmp_path: Path, metric: str, score: float, collapsed: bool
+) -> None:
+    dense = scored[0]
+    dense["result"] |= {"metric": metric, "score": score}
+    Ledger(tmp_path / "c.duckdb").ingest([dense])
+    assert query.run(tmp_path / "c.duckdb", "SELECT metric, collapsed FROM scores").rows == ((metric, collapsed),)
+
+
+def test_a_metric_that_nobody_knows_is_better_when_higher(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    for record, values in zip(scored, ([0] * 20 + [1] * 20, [1] * 40), strict=True):
+        record["result"] = outcomes(values) | {"metric": "users_perplexity"}
+    path = tmp_path / "u.duckdb"
+    Ledger(path).ingest(scored)
+    assert query.run(path, "SELECT verdict, difference FROM vs_dense").rows == (("better", 0.5),)
+    assert set(query.run(path, "SELECT DISTINCT higher_is_better, scale, collapsed FROM curves").rows) == {
+        (True, "unknown", False)
+    }
+
+
+def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
+    from sparsebench.benchmarks.catalog import all_tasks
+
+    for task in all_tasks().values():
+        known = statistics.Metric.named(task.metric)
+        assert known.scale != "unknown", f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"
+        assert known.higher_is_better == ("lower is better" not in task.description), task.name
+
+
+def test_windows_that_only_one_of_two_perplexities_has_give_no_ratio(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = windows([300.0] * 12), windows([340.0] * 12)
+    for document in variant["result"]["outcomes"][5:]:
+        document["doc_hash"] = "other tokens"
+    Ledger(tmp_path / "w.duckdb").ingest(scored)
+    assert query.run(tmp_path / "w.duckdb", "SELECT pairs, ratio FROM vs_dense").rows == ((5, None),)
+    assert query.run(tmp_path / "w.duckdb", "SELECT DISTINCT sparsity FROM curves").rows == ((0.0,),)
+
+
+def test_two_windows_are_two_though_they_show_no_difference(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = windows([300.0, 310.0]), windows([340.0, 330.0])
+    Ledger(tmp_path / "f.duckdb").ingest(scored)
+    assert query.run(tmp_path / "f.duckdb", "SELECT pairs, verdict FROM vs_dense").rows == ((2, None),)
+    assert query.run(tmp_path / "f.duckdb", "SELECT sparsity FROM curves ORDER BY ALL").rows == ((0.0,), (0.5,))

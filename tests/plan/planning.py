@@ -1,0 +1,38 @@
+"""A small plan for tests of what becomes of one."""
+
+from __future__ import annotations
+
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Cell
+from sparsebench.plan.expand import Plan, expand
+
+
+def planned(revision: str = "r1", **changes: object) -> Plan:
+    content: dict[str, object] = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "variants": [
+            {"prune": "magnitude", "granularity": ["layer", "row"], "sparsity": [0.5, 0.9]},
+            {"prune": "magnitude", "pattern": ["2:4"]},
+        ],
+        "benchmarks": {"decoder": [{"task": "piqa"}, {"task": "arc_easy", "limit": 10}]},
+        "runtime": {"ranks": [1, 2], "select": {"sparsity": [0.9]}},
+    }
+    return expand(Manifest.model_validate(content | changes), "test", {"m": revision, "other": revision})
+
+
+def ids(plan: Plan, stage: str = "") -> set[str]:
+    return {cell.id for cell in plan.cells if stage in ("", cell.stage)}
+
+
+def stages(cells: tuple[Cell, ...]) -> set[str]:
+    return {cell.stage for cell in cells}
+
+
+CALIBRATED = [
+    {"prune": "magnitude", "sparsity": 0.5},
+    {"prune": "wanda", "sparsity": [0.5, 0.9], "propagate": "dense"},
+    {"prune": "sparsegpt", "sparsity": [0.5, 0.9], "propagate": "dense"},
+    {"prune": "wanda", "sparsity": [0.5, 0.9], "allocation": ["uniform", "owl"]},
+    {"prune": "magnitude", "sparsity": 0.5, "allocation": "owl"},
+]

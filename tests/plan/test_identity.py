@@ -1,0 +1,168 @@
+"""What changes an id and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sparsebench import environment
+from sparsebench.benchmarks import all_tasks
+from sparsebench.manifest.schema import Manifest, ManifestCalibration
+from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
+from sparsebench.runtime.engines import engines
+from tests.plan.planning import CALIBRATED, ids, planned
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that multiplies every precision, whatever this one is."""
+    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+
+
+def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:
+    base = planned()
+    renamed = planned(models=[{"name": "other", "source": "path:m", "family": "decoder"}])
+    assert len(base.cells) == len(ids(base))
+    assert not ids(base) - ids(planned(name="another", ledger="x.duckdb", work_dir="elsewhere"))
+    assert {cell.variant.id for cell in renamed.cells} >= {
+        cell.variant.id for cell in base.cells if cell.variant.is_dense
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "moved"),
+    [
+        ({"revision": "r2"}, {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
+        ({"structure": {"relative": [0.3]}}, {"structure"}),
+        ({"benchmarks": {"decoder": [{"task": "piqa", "limit": 5}]}}, {"benchmarks"}),
+        ({"benchmarks": {"decoder": [{"task": "piqa", "batch": 8}]}}, {"benchmarks"}),
+        ({"benchmarks": {"decoder": [{"task": "piqa", "batch": "auto"}]}}, set()),
+        ({"runtime": {"ranks": [1, 2], "select": {"sparsity": [0.9]}, "samples": 8}}, {"latency"}),
+        ({"storage": {"formats": ["dense"]}}, {"storage"}),
+        ({"storage": {"keep": "none"}}, set()),
+    ],
+)
+def test_a_change_moves_the_cells_that_it_can_touch(changes: dict[str, object], moved: set[str]) -> None:
+    base, other = planned(), planned(**changes)  # type: ignore[arg-type]
+    fresh = ids(other) - ids(base)
+    assert {cell.stage for cell in other.cells if cell.id in fresh} == moved
+
+
+def test_the_order_in_which_formats_and_thresholds_are_written_moves_no_id() -> None:
+    base = planned(structure={"absolute": [0.01, 0.1]}, storage={"formats": ["dense", "packed"]})
+    other = planned(structure={"absolute": [0.1, 0.01, 0.1]}, storage={"formats": ["packed", "dense", "dense"]})
+    assert ids(base) == ids(other)
+
+
+def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both() -> tuple[set[str], set[str]]:
+        return ids(planned(), "storage"), ids(planned(storage={"formats": ["dense", "packed", "archive"]}), "storage")
+
+    before = both()
+    assert not before[0] & before[1]
+    true = environment.major_minor
+    monkeypatch.setattr(environment, "major_minor", lambda name: "99.0" if name == "zstandard" else true(name))
+    after = both()
+    assert after[0] == before[0]
+    assert not after[1] & before[1]
+
+
+def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> dict[str, set[str]]:
+        cells = planned(runtime={"engines": ["hf", "sparse"], "ranks": 1}).cells
+        timed = [cell for cell in cells if cell.stage in ("latency", "memory")]
+        return {engine: {cell.id for cell in timed if cell.settings["engine"] == engine} for engine in ("hf", "sparse")}
+
+    before, rows = found(), dict(engines())
+    rows["sparse"] = replace(rows["sparse"], version=rows["sparse"].version + 1)
+    monkeypatch.setattr("sparsebench.plan.stages.engines", lambda: rows)
+    after = found()
+    assert before["hf"] and before["hf"] == after["hf"]
+    assert before["sparse"] and not before["sparse"] & after["sparse"]
+
+
+def test_memory_is_measured_anew_when_its_measuring_changed_and_time_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(stage: str) -> set[str]:
+        return {cell.id for cell in planned(runtime={"engines": ["hf"], "ranks": 1}).cells if cell.stage == stage}
+
+    before = found("latency"), found("memory")
+    monkeypatch.setattr("sparsebench.runtime.MEMORY_VERSION", 1000)
+    assert found("latency") == before[0] and not found("memory") & before[1]
+
+
+def test_a_task_whose_code_changed_is_scored_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> dict[str, set[str]]:
+        cells = planned(benchmarks={"decoder": [{"task": "perplexity"}, {"task": "piqa"}]}).cells
+        scored = [cell for cell in cells if cell.stage == "benchmarks"]
+        return {task: {cell.id for cell in scored if cell.settings["task"] == task} for task in ("perplexity", "piqa")}
+
+    before, task = found(), all_tasks()["perplexity"]
+    monkeypatch.setitem(all_tasks(), "perplexity", replace(task, version=task.version + 1))
+    after = found()
+    assert before["piqa"] and before["piqa"] == after["piqa"]
+    assert before["perplexity"] and not before["perplexity"] & after["perplexity"]
+
+
+@pytest.mark.parametrize(
+    "calibration", [{"samples": 64}, {"length": 512}, {"source": "path:other.txt"}, {"source": "path:x", "field": "f"}]
+)
+def test_calibration_moves_what_reads_it_and_nothing_else(calibration: dict[str, object]) -> None:
+    base, moved = (planned(variants=CALIBRATED, **more) for more in ({}, {"calibration": calibration}))
+    kept = ids(base) & ids(moved)
+    assert {cell.variant.recipe for cell in base.cells if cell.id in kept} == {"dense", "magnitude/layer 50%"}
+
+
+def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
+    content = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "variants": CALIBRATED,
+    }
+    manifest = Manifest.model_validate(content)
+    one, other = (expand(manifest, "test", {"m": "r1"}, DataInfo(text)) for text in ("a", "b"))
+    assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.last("allocation") == "uniform"} == {
+        "wanda", "sparsegpt",
+    }  # fmt: skip
+
+
+def test_keeping_zeros_is_another_variant_and_not_keeping_them_the_one_that_it_was() -> None:
+    def made(second: dict[str, object]) -> Plan:
+        return planned(variants=[[{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", **second}]], runtime=None)
+
+    plain, said, kept = (made({"sparsity": 0.7, **more}) for more in ({}, {"keep_zeros": False}, {"keep_zeros": True}))
+    assert ids(plain) == ids(said)
+    assert {cell.variant.recipe for cell in kept.cells if cell.id not in ids(plain)} == {
+        "magnitude/layer 50%, then wanda/row 70% of what is left"
+    }
+    last = [
+        next(reversed(plan.variants.values())) for plan in (plain, kept, made({"pattern": "2:4", "keep_zeros": True}))
+    ]
+    assert [variant.record()["sparsity"] for variant in last] == [0.7, 0.85, None]
+
+
+def test_hyperparameters_are_part_of_an_id_where_they_are_not_the_defaults() -> None:
+    def makings(**more: object) -> set[str]:
+        return ids(planned(variants=[{"prune": "sparsegpt", "sparsity": 0.5, **more}]), "make")
+
+    assert makings() == makings(damping=0.01)
+    assert not makings() & makings(damping=0.1)
+    assert len(makings(damping=[0.01, 0.1, 1.0], keep_zeros=[False, True])) == 6
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers", "scipy"])
+def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = planned(variants=CALIBRATED, runtime=None)
+    true = environment.major_minor
+    monkeypatch.setattr(environment, "major_minor", lambda name: "99.0" if name == library else true(name))
+    after = planned(variants=CALIBRATED, runtime=None)
+    moved = {cell.variant.method for cell in after.cells if cell.stage == "make" and cell.id not in ids(before)}
+    assert moved >= {"wanda", "sparsegpt"}
+    plain = {cell.id for cell in after.cells if cell.variant.recipe == "magnitude/layer 50%" and cell.stage == "make"}
+    assert (plain <= ids(before)) == (library != "torch")
+
+
+def test_where_a_calibration_text_lies_is_told_as_the_manifest_says_it() -> None:
+    """Not from the root of the file system: records are published."""
+    named = ManifestCalibration(source="path:texts/words.jsonl")
+    assert resolved(named, 0).source == "path:texts/words.jsonl"

@@ -1,0 +1,92 @@
+"""The precision and the place in which cells are calculated."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from sparsebench import environment, records
+from sparsebench.plan.estimate import ModelSize, calculated
+from sparsebench.plan.expand import Plan
+from sparsebench.plan.jobs import jobs
+from sparsebench.plan.resources import crowded
+from tests.gpus import H100, Driver
+from tests.plan.planning import CALIBRATED, planned
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that multiplies every precision, whatever this one is."""
+    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without instructions for 16 bits."""
+    monkeypatch.setattr(environment, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
+
+
+def precisions(plan: Plan, device: str = "cpu") -> dict[str, set[str]]:
+    """By stage, the precision that its cells will be calculated in on this machine's device."""
+    found: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        found.setdefault(cell.stage, set()).add(calculated(cell, device))
+    return found
+
+
+HALF = [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]
+
+
+def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = planned(models=HALF, variants=CALIBRATED)
+    assert precisions(before)["benchmarks"] == precisions(before)["latency"] == {"bfloat16"}
+    lacking(monkeypatch)
+    monkeypatch.setattr(environment, "machine", lambda device: "another CPU")
+    after = planned(models=HALF, variants=CALIBRATED)
+    assert precisions(after)["benchmarks"] == precisions(after)["latency"] == precisions(after)["memory"] == {"float32"}
+    assert before.cells == after.cells
+
+
+def test_times_are_asked_for_again_in_another_place_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned()
+    here = {records.key(cell) for cell in plan.cells}
+    monkeypatch.setattr(environment, "where", lambda device: {"id": "elsewhere"})
+    moved = {cell.stage for cell in plan.cells if records.key(cell) not in here}
+    assert moved == {"latency", "memory"}
+
+
+def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch)
+    plain = planned(models=HALF, runtime={"dtype": "bfloat16"})
+    assert precisions(plain)["latency"] == {"bfloat16"} and precisions(plain)["benchmarks"] == {"float32"}
+    stubborn = planned(models=[HALF[0] | {"compute_dtype": "bfloat16"}])
+    assert precisions(stubborn)["benchmarks"] == {"bfloat16"} and precisions(stubborn)["latency"] == {"float32"}
+    wide = planned(models=[HALF[0] | {"dtype": "float32"}])
+    assert precisions(wide)["benchmarks"] == {"float32"} and precisions(wide)["latency"] == {"float32"}
+
+
+def test_a_gpu_runs_what_the_cpu_beside_it_would_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch)
+    plan = planned(models=HALF)
+    for stage in ("latency", "memory", "benchmarks"):
+        assert precisions(plan, "cuda")[stage] == {"bfloat16"} and precisions(plan)[stage] == {"float32"}
+
+
+def test_a_device_changes_where_times_are_filed_and_no_id(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
+    plain = planned()
+    assert [planned(device=device).cells for device in ("cpu", "cuda", "cuda:1")] == [plain.cells] * 3
+    driver.lists([("GPU-a", H100, "80000")])
+    moved = {cell.stage for cell in plain.cells if records.key(cell, "cuda") != records.key(cell, "cpu")}
+    assert moved == {"latency", "memory"}
+
+
+def test_where_16_bits_are_emulated_the_plan_knows_that_float32_takes_more_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = ModelSize(10**9, 2 * 10**9)
+    lacking(monkeypatch)
+    plan = planned(models=HALF, runtime=None)
+    work = [job for job in jobs(plan, plan.cells, lambda variant: True) if job.kind == "benchmarks"]
+    ready = SimpleNamespace(device="cpu", sizes={"m": size})
+    monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
+    assert crowded(ready, work)  # type: ignore[arg-type]
