@@ -96,7 +96,8 @@ class Runner:
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run_cells(list(cells), list(refused), variants or self.plan.variants.values())
+            releasable = self.plan.variants.values() if variants is None else variants
+            return self._run_cells(list(cells), list(refused), releasable)
 
     def _run_cells(self, todo: list[Cell], refused: list[tuple[Cell, str]], made: Iterable[Variant]) -> dict[str, int]:
         asked = records.write_plan(
