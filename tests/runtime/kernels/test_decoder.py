@@ -26,7 +26,13 @@ from sparsebench.runtime.kernels.cache import ROOM, GrowingLayer
 from sparsebench.runtime.kernels.matrix import dense, without_zeros
 from tests.runtime.kernels.conftest import levels
 
-CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "smollm3": SmolLM3Config}
+CONFIGS = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "smollm3": SmolLM3Config,
+}
 MORE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-5}
 """The relative distance (L2) of logits; transformers rounds to the dtype in more places."""
