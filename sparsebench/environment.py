@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -156,6 +157,16 @@ def memory() -> tuple[int, int]:
     except (OSError, ValueError):
         return total, available
     return min(total, limit), min(available, max(0, limit - used + _reclaimable(_GROUP)))
+
+
+def peak_rss() -> int:
+    """Return this process's peak RSS in bytes; 0 on Windows."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def free_disk(path: Path) -> int:

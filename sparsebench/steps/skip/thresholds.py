@@ -113,7 +113,14 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
             thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
             _copy(parent, folder, thresholds, {**settings, **notes, **text.provenance()})
-            report = step_report(folder, context.family, seconds, len(targets), notes["note"], text.provenance())
+            report = step_report(
+                folder,
+                context.family,
+                seconds=seconds,
+                sweep_size=len(targets),
+                note=notes["note"],
+                provenance=text.provenance(),
+            )
             emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
         except SparsebenchError as error:  # fails this share only
             emit(step, error)
