@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench.benchmarks import ScoreResult, row_of
+from sparsebench.benchmarks import ScoreResult, benchmark_of
 from sparsebench.environment import stable_id
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
@@ -113,11 +113,11 @@ def _misfit_of_result(stage: str, settings: Mapping[str, Any], result: Mapping[s
 
 
 def _misfit_of_score(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    row, limit = row_of(settings), settings["limit"]
-    if row and row.metric and result["metric"] != row.metric:
-        return f"its metric is {result['metric']!r}, that of {row.name} is {row.metric!r}"
+    benchmark, limit = benchmark_of(settings), settings["limit"]
+    if benchmark and benchmark.metric and result["metric"] != benchmark.metric:
+        return f"its metric is {result['metric']!r}, that of {benchmark.name} is {benchmark.metric!r}"
     if limit is None and result["limited"]:
         return "its score is of some documents, its settings are of all"
-    if limit is not None and row and result["n"] > limit:
+    if limit is not None and benchmark and result["n"] > limit:
         return f"its score is of {result['n']} documents, its settings are of {limit}"
     return ""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from sparsebench import devices, environment
-from sparsebench.benchmarks import all_tasks, row_of
+from sparsebench.benchmarks import all_tasks, benchmark_of
 from sparsebench.cli.options import (
     EXECUTOR,
     EXECUTORS,
@@ -218,5 +218,5 @@ def _documents(cell: Cell) -> int:
     """Return how many documents a benchmark cell scores as right or wrong; 0 where unknown or not so scored."""
     if cell.stage != "benchmarks":
         return 0
-    task = row_of(cell.settings)
+    task = benchmark_of(cell.settings)
     return 0 if task and task.scale != "0/1" else estimate.documents(cell)

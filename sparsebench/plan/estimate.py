@@ -71,7 +71,7 @@ def tokens(cell: Cell) -> float:
 
 def documents(cell: Cell) -> int:
     """Return how many documents a benchmark cell scores, as far as that is known before the run (0: unknown)."""
-    task = benchmarks.row_of(cell.settings)
+    task = benchmarks.benchmark_of(cell.settings)
     size = (task and task.n) or cell.documents
     limit = (cell.settings.get("limit") or 0) * (task.parts if task else 1)
     return min(size, limit) if size and limit else size or limit
@@ -79,7 +79,7 @@ def documents(cell: Cell) -> int:
 
 def _document_tokens(cell: Cell) -> int:
     """Return the tokens that are read of a document, its few-shot examples and its answers."""
-    task, examples = benchmarks.row_of(cell.settings), cell.settings.get("num_fewshot") or 0
+    task, examples = benchmarks.benchmark_of(cell.settings), cell.settings.get("num_fewshot") or 0
     window = (task and task.tokens) or 0
     if task and task.adapter == "pseudo_perplexity":
         return window * window  # each token is masked once

@@ -133,7 +133,7 @@ def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Itera
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
             settings = _task(task, model)
-            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.row_of(settings)):
+            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.benchmark_of(settings)):
                 yield settings
 
 
@@ -229,7 +229,7 @@ def _ranks(engine: str, asked: list[int]) -> list[int]:
 
 
 def _task_version(settings: CellSettings) -> list[Any]:
-    task = benchmarks.row_of(settings)
+    task = benchmarks.benchmark_of(settings)
     return [task.version] if task and task.version > 1 else []
 
 
