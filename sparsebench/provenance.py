@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.benchmarks import ScoreResult, benchmark_of
-from sparsebench.environment import stable_id
+from sparsebench.environment import environment_id
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.stages import names, timed
@@ -92,7 +92,7 @@ def misfit(record: Mapping[str, Any]) -> str:
     keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if timed(stage) else {cell_id}
     if not re.fullmatch(r"[\w-]+", record["key"]) or record["key"] not in keys:
         return f"its key {record['key']!r} is not that of its cell {cell_id!r}"
-    if environment["id"] != stable_id(environment):
+    if environment["id"] != environment_id(environment):
         return f"the id of its environment {environment['id']!r} is not that of what the environment says"
     if environment["machine"] != record["where"]["machine"]:
         return "it names two machines"

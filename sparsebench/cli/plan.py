@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from sparsebench import devices, environment
+from sparsebench import devices, environment, processor
 from sparsebench.benchmarks import all_tasks, benchmark_of
 from sparsebench.cli.options import (
     EXECUTOR,
@@ -142,7 +142,7 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
         yield f"sparsities are shares of what is prunable: {shares}"
     if gpus := len(devices.chosen(ready.device)):
-        name = environment.where(ready.device)["device"]
+        name = environment.place(ready.device)["device"]
         yield f"on {gpus} GPU{'s' * (gpus > 1)} ({name}), assumed as fast as an H100"
     if not devices.is_gpu(ready.device):
         yield from _emulated(ready, cells)
@@ -171,7 +171,7 @@ def _learned(ready: Prepared) -> tuple[Estimate, str]:
     if not ready.ledger.is_file():
         return estimate, ""
     try:
-        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where(ready.device)["id"]}).rows
+        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.place(ready.device)["id"]}).rows
     except LedgerError as error:
         return estimate, f"the pace of this machine is unknown: {error}"
     seconds = dict(rows)
@@ -192,10 +192,10 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         runs: dict[str, list[str]] = {}
         for cell in cells:
             model, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
-            if dtype and environment.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
+            if dtype and processor.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
                 runs.setdefault(dtype, []).append(cell.variant.model)
         for dtype, models in runs.items():
-            slow = " and slow" * environment.emulated(dtype)
+            slow = " and slow" if processor.emulated(dtype) else ""
             named = ", ".join(dict.fromkeys(models))
             yield f"{what} of {named} are in {dtype}{slow}: this CPU emulates 16 bits ({switch} decides)"
 

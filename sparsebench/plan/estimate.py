@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sparsebench import benchmarks, devices, environment
+from sparsebench import benchmarks, devices
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.stages import MAKE, PROCESSES
@@ -152,10 +152,3 @@ def wall_seconds(jobs: Iterable[Job], estimate: Estimate, slots: int, gpus: int 
     for job in jobs:
         totals[job.kind] += estimate.seconds(job) / at_once(job, slots, gpus)
     return totals
-
-
-def calculated(cell: Cell, device: str = "cpu") -> str:
-    """Return the precision that a cell will run in on this machine: the one asked for, where that is not ``auto``."""
-    if "engine" in cell.settings:
-        return environment.arithmetic(cell.variant.dtype, cell.settings["dtype"], device)
-    return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"), device)

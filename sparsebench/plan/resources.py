@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize, at_once, calculated
+from sparsebench.plan.estimate import ModelSize, at_once
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, timed
@@ -123,7 +123,7 @@ def _held(job: Job, size: ModelSize) -> int:
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
     """Return a model's bytes in the widest precision in which the cells run it, which may be wider than its files'."""
     wide = any(
-        calculated(cell, size.device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"}
+        cell.compute_dtype(size.device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"}
     )
     return max(size.bytes, 4 * size.parameters * wide)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench import devices, environment
+from sparsebench import devices, environment, processor
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import (
@@ -153,7 +153,7 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
     made = [variant for variant in plan.variants.values() if not variant.is_dense]
     damaged = remaking(plan, made, lambda variant: variant.is_dense)
     assert sum(map(work, damaged)) == sum(map(work, first)) > 0
-    monkeypatch.setattr(environment, "arithmetic", lambda *given: "float32")
+    monkeypatch.setattr(processor, "compute_dtype", lambda *given: "float32")
     needed = [[job_bytes(job, SIZE) for job in found] for found in (first, again)]
     assert needed[0] == needed[1]
     assert {job_bytes(job, SIZE) for job in unpacked} == {min(needed[0])} != {max(needed[0])}

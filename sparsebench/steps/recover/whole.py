@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparsebench import devices, energy, environment, sources
+from sparsebench import devices, energy, processor, sources
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import precision
 from sparsebench.models.files.building import removed_on_error, temporary
@@ -290,7 +290,7 @@ class Training:
     def _arithmetic(self) -> str:
         """Return the precision of matrix products."""
         stored = precision.of_config(self.parent.config) or "float32"
-        return environment.training_arithmetic(stored, self.step.settings.precision, self.context.device)
+        return processor.training_dtype(stored, self.step.settings.precision, self.context.device)
 
     @contextmanager
     def _kept(self, folder: Path) -> Iterator[ResumeFolder]:
