@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sparsebench import devices
+from sparsebench import devices, proc, processor
 
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -41,90 +41,6 @@ def versions() -> dict[str, str]:
 def major_minor(library: str) -> str:
     """Return the part of a library's version that is taken to change results: ``5.24`` of ``5.24.0``."""
     return ".".join(versions()[library].split("+")[0].split(".")[:2])
-
-
-def kernel_value(file: str | Path, field: str) -> str:
-    """Return the first value of a field in a kernel file, such as ``VmRSS:  1024 kB``; empty where there is none."""
-    try:
-        match = re.search(rf"^{field}[ \t]*[: \t][ \t]*(.*\S)", Path(file).read_text(), re.MULTILINE)
-    except OSError:
-        return ""
-    return match[1] if match else ""
-
-
-@cache
-def cpu_model() -> str:
-    """Return the processor's name, as the system gives it."""
-    return kernel_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
-
-
-@cache
-def generation() -> str:
-    """Return an x86 processor's family and model, such as ``26.2``; empty elsewhere.
-
-    A virtual machine often gives one name to all of a maker's processors: Zen 4 (25.17) and Zen 5 are ``AMD EPYC``.
-    """
-    numbers = [kernel_value("/proc/cpuinfo", field) for field in ("cpu family", "model")]
-    return ".".join(numbers) if all(numbers) else ""
-
-
-@cache
-def _flags() -> frozenset[str]:
-    """Return the instruction sets that an x86 processor reports; empty elsewhere."""
-    return frozenset(kernel_value("/proc/cpuinfo", "flags").split())
-
-
-_AVX512 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
-_LEVELS = {
-    "AMX": {"amx_bf16"},
-    "AVX-512 BF16": _AVX512 | {"avx512_bf16"},
-    "AVX-512": _AVX512,
-    "AVX2": {"avx2"},
-}
-_NATIVE = {
-    "bfloat16": (_AVX512, frozenset({"avx_ne_convert"})),
-    "float16": (_AVX512 | {"avx512_fp16"}, frozenset({"avx_ne_convert"})),
-}
-"""By precision, alternative instruction sets: with any of them oneDNN, PyTorch's library, multiplies such matrices."""
-
-
-@cache
-def instructions() -> str:
-    """Return the widest vector instructions that matter to matrix products, such as ``AVX-512 BF16``; empty if unknown.
-
-    Processors of the same name can differ in them, and in speed by ten times.
-    """
-    return next((name for name, needed in _LEVELS.items() if needed <= _flags()), "")
-
-
-@cache
-def emulated(dtype: str) -> bool:
-    """Whether PyTorch has no instructions for matrix products of ``dtype`` on this CPU.
-
-    It then goes through them number by number: bfloat16 at 10 GFLOP/s where float32 reaches 85 (one AVX2 core).
-    ``auto`` counts as bfloat16, since what it will become is unknown. False where the CPU does not say.
-    """
-    ways = _NATIVE.get("bfloat16" if dtype == "auto" else dtype, ())
-    return bool(ways and _flags()) and not any(way <= _flags() for way in ways)
-
-
-def arithmetic(dtype: str, asked: str = "auto", device: str = "cpu") -> str:
-    """Return the precision to calculate in on a resolved device, for weights of ``dtype``.
-
-    It is the one asked for; for ``auto`` that of the weights, or float32 where the CPU would emulate it. A GPU runs
-    what the CPU beside it would emulate.
-    """
-    if asked != "auto":
-        return asked
-    return "float32" if not devices.is_gpu(device) and emulated(dtype) else dtype
-
-
-def training_arithmetic(stored: str, asked: str, device: str = "cpu") -> str:
-    """Return the precision of matrix products in a training, whose weights are float32.
-
-    It is as in ``arithmetic``, but float16 only if asked for.
-    """
-    return arithmetic("bfloat16" if stored == "bfloat16" else "float32", asked, device)
 
 
 def cores() -> int:
@@ -158,6 +74,16 @@ def memory() -> tuple[int, int]:
     return min(total, limit), min(available, max(0, limit - used + _reclaimable(_GROUP)))
 
 
+def peak_rss() -> int:
+    """Return this process's peak RSS in bytes; 0 on Windows."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def free_disk(path: Path) -> int:
     """Return the free bytes of the disk that ``path``, which need not exist yet, is or will be on."""
     whole = path.absolute()
@@ -166,28 +92,33 @@ def free_disk(path: Path) -> int:
 
 def _reclaimable(group: Path) -> int:
     """Return the bytes of idle cached files in a control group: they count as used, but the kernel takes them back."""
-    return int(kernel_value(group / "memory.stat", "inactive_file") or 0)
+    return int(proc.value(group / "memory.stat", "inactive_file") or 0)
 
 
 @cache
-def machine(device: str = "cpu") -> str:
+def hardware_class(device: str = "cpu") -> str:
     """Return the class of hardware within which latencies may be compared: ``AMD EPYC (AVX2, model 25.1) ×2, 23 GiB``.
 
     GPUs count by name, however many there are: how many a measurement takes is a setting, and the others are idle.
     """
-    details = ", ".join(filter(None, [instructions(), generation() and f"model {generation()}"]))
-    words = [f"{cpu_model()}{details and f' ({details})'} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
-    return ", ".join(words + [devices.hardware(device)] * devices.is_gpu(device))
+    details = [processor.instructions()] if processor.instructions() else []
+    if processor.generation():
+        details.append(f"model {processor.generation()}")
+    cpu = f"{processor.cpu_model()} ({', '.join(details)})" if details else processor.cpu_model()
+    words = [f"{cpu} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
+    if devices.is_gpu(device):
+        words.append(devices.hardware(device))
+    return ", ".join(words)
 
 
 @cache
-def where(device: str = "cpu") -> dict[str, str]:
+def place(device: str = "cpu") -> dict[str, str]:
     """Return the place where something is measured, for a resolved device; ``id`` is a hash of the rest.
 
     Times and memory of two places are not compared.
     """
     facts = {
-        "machine": machine(device),
+        "machine": hardware_class(device),
         "device": devices.hardware(device),
         "cuda": devices.cuda_version() if devices.is_gpu(device) else "",
     }
@@ -209,7 +140,7 @@ def git_state(folder: Path | None = None) -> tuple[str, bool]:
     return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
-def as_json(device: str = "cpu") -> dict[str, object]:
+def environment_record(device: str = "cpu") -> dict[str, object]:
     """Return this machine and its libraries now, as a record stores them, for what is calculated on ``device``.
 
     ``id`` covers what is stable (hardware, libraries, git state); ``load`` and ``available_bytes`` are of the moment.
@@ -219,9 +150,9 @@ def as_json(device: str = "cpu") -> dict[str, object]:
     commit, dirty = git_state()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # in a list, the outermost level is first
     facts: dict[str, object] = {
-        "machine": machine(device),
+        "machine": hardware_class(device),
         "platform": platform.platform(),
-        "cpu": cpu_model(),
+        "cpu": processor.cpu_model(),
         "cores": cores(),
         "memory_bytes": total,
         "gpus": devices.names(),
@@ -233,10 +164,10 @@ def as_json(device: str = "cpu") -> dict[str, object]:
         "load": os.getloadavg()[0],
         "available_bytes": available,
     }
-    return {"id": stable_id(facts), **facts}
+    return {"id": environment_id(facts), **facts}
 
 
-def stable_id(described: Mapping[str, Any]) -> str:
+def environment_id(described: Mapping[str, Any]) -> str:
     """Return the id of what is stable in an environment: hardware, libraries and the state of the code."""
     words = [described[name] for name in ("machine", "platform", "python")]
     stable = (*words, sorted(described["libraries"].items()), described["git_commit"], described["git_dirty"])

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
-from sparsebench import benchmarks, bounded, devices, runtime, sources, storage
+from sparsebench import benchmarks, bounded, devices, processor, runtime, sources, storage
 from sparsebench.arguments import checked
 from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, ModelError, SparsebenchError, UserError
@@ -162,7 +162,7 @@ class Chain:
                 context = Context(
                     model.family,
                     self.text.seed,
-                    model.calculated(dtype, device),
+                    processor.compute_dtype(model.dtype, dtype, device),
                     calibration_tokens=partial(tokens, parent, model.family, self.text, cache),
                     training_tokens=partial(tokens, parent, model.family, cache=cache, training=True),
                     progress=progress,
@@ -265,9 +265,9 @@ def score_tasks(
         else:
             results[spec.task] = result
 
-    run_in = model.calculated(dtype, device)
+    compute_dtype = processor.compute_dtype(model.dtype, dtype, device)
     with progress(f"score {model.name}") as advance:
-        scored_model = ScoredModel(model.folder, model.family, run_in, device)
+        scored_model = ScoredModel(model.folder, model.family, compute_dtype, device)
         benchmarks.score(scored_model, list(specs), cache or Cache(), emit, advance)
     return results
 
@@ -294,8 +294,8 @@ def measure(
     work, there = Workload(batch, prompt, generate), devices.resolve(device)
     for each in (model, against or model):
         runtime.check_model(bounded.read_object(each.folder / "config.json"), Setting(engine, ranks, work))
-    run_in = model.calculated("auto", there)
-    setting = Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
+    compute_dtype = processor.compute_dtype(model.dtype, device=there)
+    setting = Setting(engine, ranks, work, compute_dtype, samples, processes=processes, device=there)
     measured = measure_pair(model, against or model, setting)
     if measured.failure:
         warnings.warn(f"peak_bytes: {measured.failure}", stacklevel=2)

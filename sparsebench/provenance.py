@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench.benchmarks import ScoreResult, row_of
-from sparsebench.environment import stable_id
+from sparsebench.benchmarks import ScoreResult, benchmark_of
+from sparsebench.environment import environment_id
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.stages import names, timed
@@ -92,7 +92,7 @@ def misfit(record: Mapping[str, Any]) -> str:
     keys = {cell_id, f"{cell_id}-{record['where']['id']}"} if timed(stage) else {cell_id}
     if not re.fullmatch(r"[\w-]+", record["key"]) or record["key"] not in keys:
         return f"its key {record['key']!r} is not that of its cell {cell_id!r}"
-    if environment["id"] != stable_id(environment):
+    if environment["id"] != environment_id(environment):
         return f"the id of its environment {environment['id']!r} is not that of what the environment says"
     if environment["machine"] != record["where"]["machine"]:
         return "it names two machines"
@@ -113,11 +113,11 @@ def _misfit_of_result(stage: str, settings: Mapping[str, Any], result: Mapping[s
 
 
 def _misfit_of_score(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    row, limit = row_of(settings), settings["limit"]
-    if row and row.metric and result["metric"] != row.metric:
-        return f"its metric is {result['metric']!r}, that of {row.name} is {row.metric!r}"
+    benchmark, limit = benchmark_of(settings), settings["limit"]
+    if benchmark and benchmark.metric and result["metric"] != benchmark.metric:
+        return f"its metric is {result['metric']!r}, that of {benchmark.name} is {benchmark.metric!r}"
     if limit is None and result["limited"]:
         return "its score is of some documents, its settings are of all"
-    if limit is not None and row and result["n"] > limit:
+    if limit is not None and benchmark and result["n"] > limit:
         return f"its score is of {result['n']} documents, its settings are of {limit}"
     return ""

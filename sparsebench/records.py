@@ -55,7 +55,7 @@ class CellOutcome:
 
 def key(cell: Cell, device: str = "cpu") -> str:
     """Return what a cell's record is filed under: its id and, for a timed cell, the id of the place it holds for."""
-    return f"{cell.id}-{environment.where(device)['id']}" if timed(cell.stage) else cell.id
+    return f"{cell.id}-{environment.place(device)['id']}" if timed(cell.stage) else cell.id
 
 
 def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", origin: str = "") -> dict[str, Any]:
@@ -69,9 +69,9 @@ def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu", o
         "manifest": manifest,
         "origin": origin,
         "content": outcome.content,
-        "where": {**environment.where(device), "dtype": outcome.dtype},
+        "where": {**environment.place(device), "dtype": outcome.dtype},
         "versions": environment.versions(),
-        "environment": environment.as_json(device),
+        "environment": environment.environment_record(device),
         "started_at": started.isoformat(timespec="milliseconds"),
         "seconds": round(outcome.seconds, 3),
         "result": outcome.result,
@@ -102,7 +102,7 @@ def write_plan(
         "kind": "plan",
         "manifest": manifest,
         "origin": origin,
-        "machine": environment.machine(device),
+        "machine": environment.hardware_class(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "cells": [{**_asked(cell, device, variants[cell.variant.id]), "label": cell.label} for cell in listed],
     }

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from sparsebench import environment, sources
+from sparsebench import processor, sources
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import Workload, memory
@@ -212,7 +212,7 @@ def main() -> None:
     clock = time.perf_counter if chosen.wall else clock
     torch.set_num_threads(chosen.threads)
     print(
-        f"{environment.cpu_model()}, torch {torch.__version__}, threads: {chosen.threads}, load {os.getloadavg()[0]:.1f}\n"
+        f"{processor.cpu_model()}, torch {torch.__version__}, threads: {chosen.threads}, load {os.getloadavg()[0]:.1f}\n"
     )
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=chosen.folder) as work:
         for name in chosen.model or ["1b", "smollm2"]:

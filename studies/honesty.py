@@ -192,7 +192,7 @@ def main() -> None:
     setting = Setting("hf", 1, Workload(), processes=given.processes)
     asked = {
         "model": given.folder.resolve().name, "family": given.family, "processes": given.processes,
-        "slowdown": given.slowdown, "machine": environment.where("cpu")["id"],
+        "slowdown": given.slowdown, "machine": environment.place("cpu")["id"],
     }  # fmt: skip
     trials = read(given.out, asked) if given.out else []
     meta_model(given.family, json.loads((given.folder / "config.json").read_text()))  # imports what each process needs

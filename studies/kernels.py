@@ -23,7 +23,7 @@ from statistics import median
 import torch
 from torch.nn import functional as F
 
-from sparsebench import environment
+from sparsebench import processor
 from sparsebench.models.files.quantized import Codes, stored_parts
 from sparsebench.native import Missing
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, kernels
@@ -167,7 +167,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     wall = chosen.wall or chosen.threads > 1
     print(
-        f"{environment.cpu_model()}, {library.level}, torch {torch.__version__}, threads: {chosen.threads}, "
+        f"{processor.cpu_model()}, {library.level}, torch {torch.__version__}, threads: {chosen.threads}, "
         f"tokens: {chosen.tokens}, {'wall' if wall else 'CPU'} time, load {os.getloadavg()[0]:.1f}\n"
     )
     print("| layer | weights | zeros | µs | of read | × ours | bytes | × torch |\n|---|---|--:|--:|--:|--:|--:|--:|")

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 from shapes import SHAPES
 
-from sparsebench import environment, sources
+from sparsebench import processor, sources
 from sparsebench.benchmarks import ScoredModel
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.benchmarks.scoring import score
@@ -73,16 +73,16 @@ def made(
         found.append((*named[one], told))
 
     tokens: Any = (lambda: read) if read else None
-    context = Context(family, dtype=calculated(parent), calibration_tokens=tokens)
+    context = Context(family, dtype=compute_dtype(parent), calibration_tokens=tokens)
     quantize_model(parent, {one: folder for one, (_, folder) in named.items()}, context, emit)
     return found
 
 
-def calculated(folder: Path) -> str:
+def compute_dtype(folder: Path) -> str:
     """The precision to calculate in, as in a run: float32 where this machine emulates that of the weights."""
     names = {"BF16": "bfloat16", "F16": "float16"}
     stored = {names.get(info.dtype, "float32") for info in Checkpoint(folder).tensors.values()}
-    return environment.arithmetic(min(stored))
+    return processor.compute_dtype(min(stored))
 
 
 def kept(parent: Path, folder: Path, family: Any) -> bool:
@@ -144,7 +144,7 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
     length = min(512, 64 if name == "g2p" else 256 if name == "minilm" else 512)
     read = tokens(dense, family, replace(DEFAULT, samples=asked.samples, length=length), cache)
     pruned = work / "sparsegpt"
-    dtype = calculated(dense)
+    dtype = compute_dtype(dense)
     Sweep(dense, family, {Target("sparsegpt", 0.5, "layer"): pruned}, 0, read, dtype=dtype).run(lambda *_: None)
     titles = (name, task.task, "over dense", "over its parent", "error", "bits", "zeros kept", "rounded to zero", "s")
     print(f"| {' | '.join(titles)} |")
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     asked = parser.parse_args()
-    print(f"{environment.cpu_model()}\n")
+    print(f"{processor.cpu_model()}\n")
     for name in [asked.shape] if asked.shape else asked.model or list(NAMES):
         with tempfile.TemporaryDirectory(dir=asked.folder) as work:
             if asked.sizes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from sparsebench import processor
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import ManifestCalibration
 from sparsebench.plan.expand import resolved
@@ -46,7 +47,7 @@ def main() -> None:
         if isinstance(result, SparsebenchError):
             raise SystemExit(f"{step.name}: {result}")
 
-    context = Context(model.family, asked.seed, model.calculated("auto", "cpu"), read)
+    context = Context(model.family, asked.seed, processor.compute_dtype(model.dtype), read)
     kinds()["prune"].load()(model.folder, folders, context, emit)
 
 

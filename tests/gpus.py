@@ -31,5 +31,5 @@ class Driver:
     @staticmethod
     def forget() -> None:
         """What was read of a driver that is not there any more."""
-        for cached in (devices.names, environment.machine, environment.where):
+        for cached in (devices.names, environment.hardware_class, environment.place):
             cached.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sparsebench.environment import stable_id
+from sparsebench.environment import environment_id
 from tests.ledger import samples
 
 CANARY = b"what lies beside the ledger and is nobody's business"
@@ -28,7 +28,7 @@ def records(suffix: str) -> list[dict[str, Any]]:
         record.update(status="failed", result=None, reason="it broke")
     told = [_told(record, suffix) for record in found]
     for environment in (record["environment"] for record in told if "environment" in record):
-        environment["id"] = stable_id(environment)
+        environment["id"] = environment_id(environment)
     return [{key: value for key, value in record.items() if key != "checksum"} for record in told]
 
 

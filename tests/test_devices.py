@@ -120,16 +120,16 @@ def test_a_place_names_the_device_and_its_cuda_and_not_how_many_gpus_there_are(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "cuda_version", lambda: "13.0")
-    here = environment.where.__wrapped__("cpu")
+    here = environment.place.__wrapped__("cpu")
     assert (here["device"], here["cuda"]) == ("cpu", "")
     driver.lists([("GPU-a0", H100, "1"), ("GPU-b1", H100, "1")])
-    assert environment.where.__wrapped__("cpu") == here, "a GPU that is not used is no part of the place"
-    both = environment.where.__wrapped__("cuda")
+    assert environment.place.__wrapped__("cpu") == here, "a GPU that is not used is no part of the place"
+    both = environment.place.__wrapped__("cuda")
     assert (both["device"], both["cuda"]) == (H100, "13.0") and H100 in both["machine"]
     driver.lists([("GPU-a0", H100, "1")])
-    assert environment.where.__wrapped__("cuda") == environment.where.__wrapped__("cuda:0") == both
+    assert environment.place.__wrapped__("cuda") == environment.place.__wrapped__("cuda:0") == both
     monkeypatch.setattr(devices, "cuda_version", lambda: "12.8")
-    assert environment.where.__wrapped__("cuda")["id"] != both["id"] != here["id"]
+    assert environment.place.__wrapped__("cuda")["id"] != both["id"] != here["id"]
 
 
 def test_a_child_sees_the_device_that_it_was_given_and_no_other(driver: Driver) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import environment
+from sparsebench import environment, processor
 
 ZEN3 = frozenset({"sse2", "avx", "avx2", "fma"})
 SKYLAKE = ZEN3 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
@@ -28,10 +28,10 @@ SAPPHIRE = ZEN4 | {"avx512_fp16", "amx_bf16", "amx_tile"}
 def test_the_instructions_decide_what_is_emulated(
     flags: frozenset[str], level: str, slow: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_flags", lambda: flags)
+    monkeypatch.setattr(processor, "instruction_sets", lambda: flags)
     dtypes = ("bfloat16", "float16", "auto", "float32", "float64")
-    assert environment.instructions.__wrapped__() == level
-    assert {dtype for dtype in dtypes if environment.emulated.__wrapped__(dtype)} == slow
+    assert processor.instructions.__wrapped__() == level
+    assert {dtype for dtype in dtypes if processor.emulated.__wrapped__(dtype)} == slow
 
 
 @pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("8,1", 8), ("", None), ("many", None)])
@@ -39,32 +39,32 @@ def test_threads_are_those_of_the_outermost_level(
     asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert environment.as_json()["threads"] == (threads or environment.cores())
+    assert environment.environment_record()["threads"] == (threads or environment.cores())
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the CPU is not asked")
 def test_pytorch_says_the_same_of_this_machine() -> None:
     import torch
 
-    assert environment.emulated("bfloat16") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert environment.emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    assert processor.emulated("bfloat16") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert processor.emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def test_a_class_of_machines_has_one_set_of_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "instructions", lambda: "AVX2")
-    one = environment.machine.__wrapped__()
-    monkeypatch.setattr(environment, "instructions", lambda: "AVX-512 BF16")
-    assert one != environment.machine.__wrapped__()
+    monkeypatch.setattr(processor, "instructions", lambda: "AVX2")
+    one = environment.hardware_class.__wrapped__()
+    monkeypatch.setattr(processor, "instructions", lambda: "AVX-512 BF16")
+    assert one != environment.hardware_class.__wrapped__()
 
 
 def test_generations_of_one_name_are_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "generation", lambda: "25.17")
-    one = environment.machine.__wrapped__()
+    monkeypatch.setattr(processor, "generation", lambda: "25.17")
+    one = environment.hardware_class.__wrapped__()
     assert "model 25.17) ×" in one
-    monkeypatch.setattr(environment, "generation", lambda: "26.2")
-    assert one.replace("25.17", "26.2") == environment.machine.__wrapped__()
-    monkeypatch.setattr(environment, "generation", lambda: "")
-    assert "model" not in environment.machine.__wrapped__()
+    monkeypatch.setattr(processor, "generation", lambda: "26.2")
+    assert one.replace("25.17", "26.2") == environment.hardware_class.__wrapped__()
+    monkeypatch.setattr(processor, "generation", lambda: "")
+    assert "model" not in environment.hardware_class.__wrapped__()
 
 
 def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:

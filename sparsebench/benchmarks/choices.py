@@ -49,7 +49,7 @@ def documents(task: str, path: str, fields: list[str], **_: Any) -> DatasetDict:
     """
     records = [
         _document(task, f"{path}: record {number}", *row)
-        for number, row in enumerate(own.rows(task, Path(path), tuple(fields)), 1)
+        for number, row in enumerate(own.records(task, Path(path), tuple(fields)), 1)
     ]
     return DatasetDict({"test": Dataset.from_list(records)})
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sparsebench.benchmarks.catalog import LM_EVAL_FAMILIES, Benchmark, all_tasks
-from sparsebench.benchmarks.own import OwnData
+from sparsebench.benchmarks.catalog import LM_EVAL_FAMILIES, Benchmark
+from sparsebench.benchmarks.own import OwnData, find_benchmark
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
@@ -44,26 +44,26 @@ class TaskSpec:
     divergence: bool = False
 
     @property
-    def row(self) -> Benchmark | None:
-        """The task's row, from the table or of the user's own data; None for a task that only lm-eval has."""
-        return self.own.row(self.task) if self.own else all_tasks().get(self.task)
+    def benchmark(self) -> Benchmark | None:
+        """The task's benchmark, of the table or over the user's own data; None for a task that only lm-eval has."""
+        return find_benchmark(self.task, self.own)
 
     @property
     def known(self) -> Benchmark:
-        """The task's row. Raises BenchmarkError if there is none."""
-        if row := self.row:
-            return row
+        """The task's benchmark. Raises BenchmarkError if there is none."""
+        if benchmark := self.benchmark:
+            return benchmark
         raise BenchmarkError(f"there is no task {self.task!r}", "list the names with `sparsebench score --list`")
 
     @property
     def adapter(self) -> str:
-        """The module that scores the task, as in its row; ``harness`` for a task that only lm-eval has."""
-        return self.row.adapter if self.row else "harness"
+        """The module that scores the task; ``harness`` for a task that only lm-eval has."""
+        return self.benchmark.adapter if self.benchmark else "harness"
 
     @property
     def families(self) -> tuple[Family, ...]:
         """The families that the task is for. An encoder needs a masked-language-model head for lm-eval's tasks."""
-        return self.row.families if self.row else LM_EVAL_FAMILIES
+        return self.benchmark.families if self.benchmark else LM_EVAL_FAMILIES
 
 
 DRAW = 0

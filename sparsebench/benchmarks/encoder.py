@@ -190,7 +190,7 @@ def documents(
     """
     if own_data or data:
         path = own_data.fetch(cache) if own_data else sources.fetch(sources.parse(data or ""), cache)
-        records = [dict(zip(task.fields, row, strict=True)) for row in own.rows(task.name, path, task.fields)]
+        records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
         for number, record in enumerate(records if own_data else (), 1):
             for name, value in record.items():
                 if value is None or (isinstance(value, str) and not value.strip()):

@@ -235,7 +235,7 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
     """Read the user's own inputs, each with one answer or a list. Raises BenchmarkError for a value that is no text."""
     task, path = spec.known, spec.own.fetch(cache) if spec.own else Path()
     examples = []
-    for number, (text, target) in enumerate(own.rows(task.name, path, task.fields), 1):
+    for number, (text, target) in enumerate(own.records(task.name, path, task.fields), 1):
         answers = target if isinstance(target, list) else [target]
         for column, value in ((task.fields[0], text), *((task.fields[1], answer) for answer in answers or [None])):
             if not isinstance(value, str) or not value.strip():

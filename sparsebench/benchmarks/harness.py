@@ -154,7 +154,9 @@ class Harness:
             "fewshot_seed": SEEDS["fewshot"],
             "chat_template": "none",
             "filter": chosen.filter,
-            "chance_rule": spec.row.chance if spec.row and spec.row.metric else "1/choices, or 0 for open answers",
+            "chance_rule": spec.benchmark.chance
+            if spec.benchmark and spec.benchmark.metric
+            else "1/choices, or 0 for open answers",
             "batch_size": self.batch_size,
             "prefix_sharing": self.lm.sharing,
             "dtype": dtype,
@@ -210,7 +212,7 @@ def _set_fewshot(task: Any, spec: TaskSpec) -> None:
     if spec.num_fewshot is not None and default == 0 != spec.num_fewshot:
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
     # Examples of records are other records; a folder of lm-eval's task files names a split of its own for them.
-    records = spec.row is not None and spec.row.form == "records"
+    records = spec.benchmark is not None and spec.benchmark.form == "records"
     if records and spec.num_fewshot and spec.num_fewshot >= (there := len(task.eval_docs)):
         raise BenchmarkError(
             f"task {spec.task}: `num_fewshot` is {spec.num_fewshot}, but there are {there} records, and none is its own example",
@@ -233,7 +235,7 @@ def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, A
 def _choose(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
     """Choose our table's metric, else the first of _PREFERRED that has one number per document in every subtask."""
     reported = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
-    for metric in [spec.row.metric] if spec.row and spec.row.metric else _PREFERRED:
+    for metric in [spec.benchmark.metric] if spec.benchmark and spec.benchmark.metric else _PREFERRED:
         for key in reported[0]:
             label, _, filtered = key.partition(",")
             if label == metric and all(key in keys for keys in reported) and _scalar(loaded, results, metric):
@@ -285,7 +287,7 @@ def _chance(
     It is the majority class's share if our table says so, else the mean of 1/choices over documents, else 0 for open
     answers.
     """
-    if spec.row and spec.row.chance == "majority":
+    if spec.benchmark and spec.benchmark.chance == "majority":
         return max(Counter(sample["target"] for _, sample in samples).values()) / len(samples)
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
     if kinds == {"multiple_choice"} and metric.startswith("acc"):

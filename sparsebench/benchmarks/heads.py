@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import all_tasks
-from sparsebench.benchmarks.own import OwnData, part
+from sparsebench.benchmarks.own import OwnData, column_values
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
@@ -54,22 +54,23 @@ def data_misfit(own_data: OwnData, config: Mapping[str, Any], labels: Sequence[s
     ``labels`` are the names of the head's outputs if the manifest gives them. Of a file on this machine, the first
     labels are read too.
     """
-    row, number = own_data.row(""), lacks_choice(config)
-    if row.metric in REGRESSION and not number:
+    metric, number = own_data.metric_used, lacks_choice(config)
+    if metric in REGRESSION and not number:
         return "metric", "its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`"
-    if row.metric not in REGRESSION and number:
+    if metric not in REGRESSION and number:
         return (
             "metric" if own_data.metric else "task",
             number,
             "`metric: spearman` or `metric: pearson`, for a single number",
         )
     source = sources.parse(own_data.source)
-    if source.kind != "path" or row.metric in REGRESSION:
+    if source.kind != "path" or metric in REGRESSION:
         return "", "", ""
     path = Path(source.location)
     try:
-        records = islice(enumerate(read_records(path, *row.fields), 1), _FIRST)
-        stated = [str(part("classify", path.name, number, record, row.fields)[1]) for number, record in records]
+        records = islice(enumerate(read_records(path, *own_data.fields), 1), _FIRST)
+        columns = (column_values("classify", path.name, number, record, own_data.fields) for number, record in records)
+        stated = [str(values[1]) for values in columns]
         class_numbers(labels or head_outputs(config), [label for label in stated if label.strip()])
     except SparsebenchError as error:
         return "source", error.message, error.hint or ""

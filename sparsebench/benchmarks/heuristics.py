@@ -47,7 +47,7 @@ def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: EmitScore) -> N
 
 
 def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    if not fits(spec.row):
+    if not fits(spec.benchmark):
         raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
     if spec.adapter in _RANKED:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")

@@ -83,7 +83,7 @@ def _entry(path: Path) -> tuple[str, bool] | None:
 
 def serves(spec: TaskSpec) -> bool:
     """Return whether the task can be scored from local data; examples in its prompt may need a split on the hub."""
-    task = spec.row
+    task = spec.benchmark
     return task is not None and bool(task.examples or not spec.num_fewshot)
 
 

@@ -161,7 +161,7 @@ def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | 
 
 
 def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
-    task = spec.row
+    task = spec.benchmark
     if spec.own:
         return None if task and not task.form else [spec.own.fetch(cache)]
     # CMUdict's file also holds the training words.

@@ -1,4 +1,4 @@
-"""Benchmarks over the user's own data: a manifest's entry with a ``source``, turned into a row like those of the table.
+"""Benchmarks over the user's own data: a manifest's entry with a ``source``, as a `Benchmark` like those of the table.
 
 A cell's settings hold the hash of the data's content, not their path.
 """
@@ -41,7 +41,7 @@ WINDOW, MASKED_WINDOW = 1024, 128
 class OwnTaskKind:
     """A kind of benchmark that the user's own data can be scored with.
 
-    ``columns`` are the parts of a record, and the names of its columns unless an entry renames them. ``takes`` are the
+    ``columns`` are the roles of a record's values, and the names of its columns unless an entry renames them. ``takes`` are the
     manifest keys that such an entry accepts. ``length`` is the default length in tokens, which for a window of passages
     is cut to the model's maximum. ``source`` is the default data. ``optional`` are columns that a file may lack, and
     ``metrics`` what an entry may choose from.
@@ -125,7 +125,7 @@ def kind_of(task: str) -> str:
 class OwnData:
     """The user's own data and how they are scored.
 
-    ``content`` is the hash of the data; ``source`` is where they are on this machine. ``columns`` are pairs (part of a
+    ``content`` is the hash of the data; ``source`` is where they are on this machine. ``columns`` are pairs (role in a
     record, name of its column), only for columns that are renamed.
     """
 
@@ -141,7 +141,7 @@ class OwnData:
     @classmethod
     def read(cls, settings: Mapping[str, Any], source: str = "") -> OwnData:
         """Restore an instance from the part of a cell's settings that ``settings`` returned."""
-        columns = tuple((part, name) for part, name in settings.get("columns", {}).items())
+        columns = tuple((role, name) for role, name in settings.get("columns", {}).items())
         return cls(**{**settings, "columns": columns}, source=source)
 
     def settings(self) -> dict[str, Any]:
@@ -155,23 +155,42 @@ class OwnData:
         kept = sources.parse(self.source)
         return f"path:{Path(kept.location).name}" if kept.kind == "path" else kept.text
 
-    def row(self, name: str) -> Benchmark:
-        """Return its row for the table, under a name. The number of documents is 0: it is not known."""
+    @property
+    def metric_used(self) -> str:
+        """The metric: the entry's or its kind's."""
+        return self.metric or KINDS[self.kind].metric
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns that are read."""
         kind, named = KINDS[self.kind], dict(self.columns)
-        parts = (*kind.columns, *(part for part in kind.optional if part in named))
-        fields = tuple(named.get(part, part) for part in parts) or ((self.field,) if self.field else ())
-        metric = self.metric or kind.metric
+        roles = (*kind.columns, *(role for role in kind.optional if role in named))
+        return tuple(named.get(role, role) for role in roles) or ((self.field,) if self.field else ())
+
+    @property
+    def form(self) -> Form:
+        """The form of the data."""
+        return KINDS[self.kind].form
+
+    @property
+    def tokens(self) -> int | None:
+        """The length of a window or of an output: the entry's or its kind's."""
+        return self.length or KINDS[self.kind].length
+
+    def benchmark(self, name: str) -> Benchmark:
+        """Return the benchmark under a name. The number of documents is 0: it is not known."""
+        kind, metric = KINDS[self.kind], self.metric_used
         scale: Scale = "continuous" if metric != kind.metric else kind.scale
         chance = _CHANCE.get(metric, kind.chance)
         return Benchmark(
             name, kind.families, kind.adapter, metric, chance, 0, kind.description, scale,
-            tokens=self.length or kind.length, data=(self.source,), fields=fields, form=kind.form, stride=self.stride,
+            tokens=self.tokens, data=(self.source,), fields=self.fields, form=self.form, stride=self.stride,
         )  # fmt: skip
 
     @property
     def window(self) -> int | None:
         """The window in tokens that a model must take: the entry's or the published one; None if it may be cut."""
-        return self.length or (KINDS[self.kind].length if KINDS[self.kind].form == "published" else None)
+        return self.tokens if self.form == "published" else self.length
 
     def fetch(self, cache: sources.Cache) -> Path:
         """Return the file or folder. Raises BenchmarkError if its content has changed since the plan was made."""
@@ -189,7 +208,7 @@ class OwnData:
         source = sources.parse(self.source)
         if source.kind != "path":
             return
-        path, row = sources.fetch(source, cache), self.row(name)
+        path = sources.fetch(source, cache)
         if self.kind == LM_EVAL:
             if path.is_file():
                 files = [kind for kind in KINDS if kind != LM_EVAL]
@@ -199,32 +218,35 @@ class OwnData:
                     f"{near} tasks that take a file: {', '.join(files)}".strip(),
                 )
             definitions(path, name)
-        elif row.form in ("passages", "published"):
-            next(each_text(path, *row.fields), None)
+        elif self.form in ("passages", "published"):
+            next(each_text(path, *self.fields), None)
         else:
-            record = next(read_records(path, *row.fields), None)
-            part(name, str(path), 1, record, row.fields)
+            record = next(read_records(path, *self.fields), None)
+            column_values(name, str(path), 1, record, self.fields)
 
     def about(self, cache: sources.Cache) -> int:
         """Estimate the number of documents, or windows of text, from the size of a local file; 0 if unknown."""
-        source, row = sources.parse(self.source), self.row("")
+        source = sources.parse(self.source)
         if source.kind != "path" or self.kind == LM_EVAL:
             return 0
         path = sources.fetch(source, cache)
         size = path.stat().st_size * (_UNPACKED if path.suffix in (".gz", ".zst") else 1)
-        if row.form != "records":
-            return max(1, size // _TOKEN // (self.stride or row.tokens or WINDOW))
+        if self.form != "records":
+            return max(1, size // _TOKEN // (self.stride or self.tokens or WINDOW))
         if suffix_of(path) not in (".jsonl", ".ndjson", ".csv", ".tsv"):
             return 0
         first = [len(line.encode()) for line in islice(bounded.lines(path, BenchmarkError), _FIRST)]
         return size * len(first) // max(1, sum(first))
 
 
-def row_of(settings: Mapping[str, Any]) -> Benchmark | None:
-    """Return the row of the task in a cell's settings; None for a task that only lm-eval has."""
-    if "own" in settings:
-        return OwnData.read(settings["own"]).row(settings["task"])
-    return all_tasks().get(settings["task"])
+def find_benchmark(task: str, own_data: OwnData | None) -> Benchmark | None:
+    """Return the benchmark of a name: that of the user's own data, or the table's; None if only lm-eval has it."""
+    return own_data.benchmark(task) if own_data else all_tasks().get(task)
+
+
+def benchmark_of(settings: Mapping[str, Any]) -> Benchmark | None:
+    """Return the benchmark in a cell's settings; None for a task that only lm-eval has."""
+    return find_benchmark(settings["task"], OwnData.read(settings["own"]) if "own" in settings else None)
 
 
 def default_name(task: str, source: sources.Source) -> str:
@@ -244,7 +266,7 @@ def content(source: sources.Source, cache: sources.Cache) -> str:
     return hashlib.sha256(f"{fingerprint}\0{read_by}".encode()).hexdigest()[:20]
 
 
-def part(task: str, where: str, number: int, record: Any, fields: tuple[str, ...]) -> list[Any]:
+def column_values(task: str, where: str, number: int, record: Any, fields: tuple[str, ...]) -> list[Any]:
     """Return the values of a record's columns. Raises BenchmarkError, naming a missing column and those there are."""
     columns = record if isinstance(record, Mapping) else {}
     missing = [name for name in fields if name not in columns]
@@ -257,11 +279,12 @@ def part(task: str, where: str, number: int, record: Any, fields: tuple[str, ...
     return [columns[name] for name in fields]
 
 
-def rows(task: str, path: Path, fields: tuple[str, ...]) -> list[list[Any]]:
+def records(task: str, path: Path, fields: tuple[str, ...]) -> list[list[Any]]:
     """Return every record's columns, in order. Raises BenchmarkError for a file without records."""
-    records = [
-        part(task, str(path), number, record, fields) for number, record in enumerate(read_records(path, *fields), 1)
+    values = [
+        column_values(task, str(path), number, record, fields)
+        for number, record in enumerate(read_records(path, *fields), 1)
     ]
-    if not records:
+    if not values:
         raise BenchmarkError(f"task {task}: {path} holds no record", "name a file with data")
-    return records
+    return values

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsebench import bounded, devices
+from sparsebench import bounded, devices, processor
 from sparsebench.cli.options import (
     COMPUTE_DTYPE,
     DEVICE,
@@ -71,10 +71,10 @@ def measure(
     model = open_model(source, family, dtype, offline, check)
     dense = open_model(against, family, dtype, offline, check) if against else model
     device = devices.resolve(device)
-    run_in = model.calculated(compute_dtype, device)
+    precision = processor.compute_dtype(model.dtype, compute_dtype, device)
     note(f"timing {model.name} against {dense.name if against else 'itself'}, then measuring its memory …", "dim")
     measured = measure_pair(
-        model, dense, Setting(engine, ranks, work, run_in, samples, processes=processes, device=device)
+        model, dense, Setting(engine, ranks, work, precision, samples, processes=processes, device=device)
     )
     if as_json:
         latency = asdict(measured.latency) | {"differences": measured.speedups()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from sparsebench import devices, environment
-from sparsebench.benchmarks import all_tasks, row_of
+from sparsebench import devices, environment, processor
+from sparsebench.benchmarks import all_tasks, benchmark_of
 from sparsebench.cli.options import (
     EXECUTOR,
     EXECUTORS,
@@ -27,13 +27,13 @@ from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
 from sparsebench.ledger.statistics import ASSUMED, detectable, needed
 from sparsebench.manifest.names import FAMILIES
-from sparsebench.plan import estimate
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, wall_seconds
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import crowded, needs, slots
 from sparsebench.plan.stages import MAKE
+from sparsebench.plan.tokens import document_count
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
 from sparsebench.run.workspace import Workspace
 
@@ -105,7 +105,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     for (where, why), count in unable.items():
         note(f"  {where}: {why}: {_cells(count)} cannot run here", "yellow")
     if not cells:
-        return Estimate(ready.sizes)
+        return Estimate(ready.sizes, ready.device)
     estimate, learned = _learned(ready)
     for text in [*_times(ready, cells, work, estimate), learned, *_conditions(ready, cells)]:
         if text:
@@ -142,7 +142,7 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         shares = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
         yield f"sparsities are shares of what is prunable: {shares}"
     if gpus := len(devices.chosen(ready.device)):
-        name = environment.where(ready.device)["device"]
+        name = environment.place(ready.device)["device"]
         yield f"on {gpus} GPU{'s' * (gpus > 1)} ({name}), assumed as fast as an H100"
     if not devices.is_gpu(ready.device):
         yield from _emulated(ready, cells)
@@ -167,11 +167,11 @@ def _announce_needs(ready: Prepared, work: Sequence[Job]) -> None:
 
 def _learned(ready: Prepared) -> tuple[Estimate, str]:
     """Return estimates that know what this machine took for those of the plan's cells that it has done, and a note."""
-    estimate = Estimate(ready.sizes)
+    estimate = Estimate(ready.sizes, ready.device)
     if not ready.ledger.is_file():
         return estimate, ""
     try:
-        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where(ready.device)["id"]}).rows
+        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.place(ready.device)["id"]}).rows
     except LedgerError as error:
         return estimate, f"the pace of this machine is unknown: {error}"
     seconds = dict(rows)
@@ -192,10 +192,10 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         runs: dict[str, list[str]] = {}
         for cell in cells:
             model, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
-            if dtype and environment.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
+            if dtype and processor.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
                 runs.setdefault(dtype, []).append(cell.variant.model)
         for dtype, models in runs.items():
-            slow = " and slow" * environment.emulated(dtype)
+            slow = " and slow" if processor.emulated(dtype) else ""
             named = ", ".join(dict.fromkeys(models))
             yield f"{what} of {named} are in {dtype}{slow}: this CPU emulates 16 bits ({switch} decides)"
 
@@ -214,9 +214,9 @@ def _unseen(cell: Cell) -> str:
     return f"{task}, {documents:,} documents: {least}{whole}{enough} (if {ASSUMED:.0%} of the answers change)"
 
 
-def _documents(cell: Cell) -> int:
-    """Return how many documents a benchmark cell scores as right or wrong; 0 where unknown or not so scored."""
+def _documents(cell: Cell) -> int | None:
+    """Return how many documents a benchmark cell scores as right or wrong; None where unknown or not so scored."""
     if cell.stage != "benchmarks":
-        return 0
-    task = row_of(cell.settings)
-    return 0 if task and task.scale != "0/1" else estimate.documents(cell)
+        return None
+    benchmark = benchmark_of(cell.settings)
+    return None if benchmark and benchmark.scale != "0/1" else document_count(cell)

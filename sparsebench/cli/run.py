@@ -196,14 +196,16 @@ def _failed_before(decided: list[Decision]) -> int:
 def command_like(verb: str, ready: Prepared, address: str | None) -> str:
     """Return the command that asks ``verb`` for the same cells as this run."""
     asked = ready.request
-    words = ["sparsebench", verb, str(asked.path), *["--rehearse"] * asked.rehearse, *["--full"] * asked.full]
+    words = ["sparsebench", verb, str(asked.path)]
+    words += ["--rehearse"] if asked.rehearse else []
+    words += ["--full"] if asked.full else []
     words += ["--device", asked.device] if asked.device else []
     words += ["--ledger", str(asked.ledger)] if asked.ledger else []
     if verb != "status":
         words += [word for key, value in asked.only for word in ("--only", f"{key}={value}")]
         words += ["--executor", asked.executor] if asked.executor != "local" else []
         words += ["--address", address] if address else []
-        words += ["--offline"] * asked.offline
+        words += ["--offline"] if asked.offline else []
     return shlex.join(words)
 
 

@@ -21,7 +21,7 @@ from sparsebench.models.files.families import PER_LAYER, dimensions, has_classif
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.gguf_vocabulary import add_vocabulary
-from sparsebench.models.modules.skipping import skips
+from sparsebench.models.modules.skipping import skips_weights
 from sparsebench.models.shape.topology import parts, weight_tensors
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
         )
     if config.get(PER_LAYER):
         return UNEVEN
-    if skips(config):
+    if skips_weights(config):
         return Refusal("llama.cpp computes with all weights of a GGUF file", "leave out `skip` and `moefy`")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if (scaling := rope.get("rope_type", rope.get("type", "default"))) != "default":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sparsebench import processor
 from sparsebench.manifest.schema import is_nm
 from sparsebench.steps import registry
 from sparsebench.steps.contract import Step
@@ -158,6 +159,11 @@ class Cell:
     def nodes(self) -> int:
         """On how many nodes of a cluster its ranks are; 0 where they stay with the job."""
         return int(self.settings.get("nodes", 0))
+
+    def compute_dtype(self, device: str = "cpu") -> str:
+        """Return the precision that it will run in on this machine: the one asked for, where that is not ``auto``."""
+        asked = self.settings["dtype"] if "engine" in self.settings else self.settings.get("compute_dtype", "auto")
+        return processor.compute_dtype(self.variant.dtype, asked, device)
 
     @property
     def label(self) -> str:

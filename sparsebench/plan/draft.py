@@ -177,7 +177,7 @@ def _kinds(family: Family, config: Mapping[str, Any]) -> list[str]:
         return ["choices", "generation", "perplexity"]
     if has_tagger(config):
         return ["tags"]
-    return ["similarity", "probe", *["pseudo_perplexity"] * has_masked_lm(config)]
+    return ["similarity", "probe", *(["pseudo_perplexity"] if has_masked_lm(config) else [])]
 
 
 def _parts(kind: str) -> tuple[str, ...]:

@@ -137,15 +137,15 @@ def unfit_tasks(
 def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the key of an entry that does not fit a model, the reason and a hint; both are empty where all keys fit."""
     data = own_of(task)
-    row = data.row("") if data else benchmarks.all_tasks().get(task.task)
-    # Tasks without a row are lm-eval's.
-    if missing := lacking(row.adapter if row else "harness", config, model.family):
+    benchmark = benchmarks.find_benchmark(task.name or task.task, data)
+    # Tasks that are not in the table are lm-eval's.
+    if missing := lacking(benchmark.adapter if benchmark else "harness", config, model.family):
         words = f"it needs {missing}, and its config.json has {config.get('architectures')}"
         return "task", words, f"for this model: {', '.join(fitting(config, model.family))}"
     if data and data.kind == "classify":
         return data_misfit(data, config, model.labels)
     # Only transformers knows how long an input may be, and it takes a second to import.
-    longest = longest_input(config) if data and row and data.window and row.form in ("passages", "published") else None
+    longest = longest_input(config) if data and data.window and data.form in ("passages", "published") else None
     if data and data.window and longest and data.window > longest:
         return "length" if data.length else "task", f"windows of {data.window:,} tokens, where it takes {longest:,}", ""
     return "task", "", ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsebench import bounded, devices, sources
@@ -94,8 +94,8 @@ def prepare(request: PlanRequest) -> Prepared:
     work = home_path(manifest.work_dir) if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
-        size = model_size(model, resolved.configs.get(model.name), plan.dense[model.name].folder(work))
-        sizes[model.name] = replace(size, device=device)
+        folder = plan.dense[model.name].folder(work)
+        sizes[model.name] = model_size(model, resolved.configs.get(model.name), folder)
     return Prepared(
         request=request,
         manifest=manifest,

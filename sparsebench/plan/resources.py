@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize, at_once, calculated
+from sparsebench.plan.estimate import ModelSize, at_once
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import COMPARE, MAKE, PROCESSES, TIME, timed
@@ -54,8 +54,8 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
             waiting += stay
             widest = max(widest, size.bytes * len(job.makes) - stay + _held(job, size))
             kept += int(size.bytes * len(job.makes) * PACKED_SHARE) if ready.keep == "packed" else 0
-        pair = job_bytes(job, size)
-        fitting = pair if pair <= free else job_bytes(job, size, apart=True)
+        pair = job_bytes(job, size, ready.device)
+        fitting = pair if pair <= free else job_bytes(job, size, ready.device, apart=True)
         memory = max(memory, fitting * at_once(job, beside, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
@@ -85,7 +85,7 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
         model, ranks = job.variants[0].model, ranks_of(job)
         on_gpu = calculates(job) and not any(_offloads(cell) for cell in job.cells)
         for apart in (False, True) if job.kind == TIME.name else (True,):
-            whole = job_bytes(job, ready.sizes[model], apart)
+            whole = job_bytes(job, ready.sizes[model], ready.device, apart)
             share = (whole - PROCESS_BYTES * ranks) // ranks
             for gpu, needed, room in ((False, whole, free), (True, share, gpu_memory if on_gpu else None)):
                 if room is not None and needed > room:
@@ -99,14 +99,14 @@ def _offloads(cell: Cell) -> bool:
     return bool(row and row.offloads)
 
 
-def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
-    """Return the bytes of memory that a job takes; ``apart``, with the sides of a timed pair one by one.
+def job_bytes(job: Job, size: ModelSize, device: str = "cpu", apart: bool = False) -> int:
+    """Return the bytes of memory that a job takes on a device; ``apart``, with the sides of a timed pair one by one.
 
     A timed pair is two models beside the mapped files. Ranks that shard hold shares of both.
     """
     kind = PROCESSES[job.kind]
     copies = kind.models - (1 if apart and kind.timed and kind.paired else 0)
-    return int(_running_bytes(job.cells, size) * copies) + PROCESS_BYTES * ranks_of(job) + _held(job, size)
+    return int(_running_bytes(job.cells, size, device) * copies) + PROCESS_BYTES * ranks_of(job) + _held(job, size)
 
 
 def _done(job: Job) -> list[Step]:
@@ -120,11 +120,9 @@ def _held(job: Job, size: ModelSize) -> int:
     return int(size.parameters * max(bytes_per_parameter, default=0.0))
 
 
-def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
+def _running_bytes(cells: Iterable[Cell], size: ModelSize, device: str) -> int:
     """Return a model's bytes in the widest precision in which the cells run it, which may be wider than its files'."""
-    wide = any(
-        calculated(cell, size.device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"}
-    )
+    wide = any(cell.compute_dtype(device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"})
     return max(size.bytes, 4 * size.parameters * wide)
 
 
@@ -170,7 +168,7 @@ def slots(ready: Prepared) -> int:
     for cell in ready.plan.cells:
         if not timed(cell.stage) or devices.is_gpu(ready.device):
             cells[cell.variant.model].append(cell)
-    largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
+    largest = max(_running_bytes(cells[name], size, ready.device) for name, size in ready.sizes.items())
     gpus = len(devices.chosen(ready.device))
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES) // (2 if gpus else 1)
     return max(1, min(environment.cores(), max(MOST_SLOTS, gpus), fitting))

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from sparsebench import bounded, environment, sources
+from sparsebench import bounded, sources
 from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
@@ -39,13 +39,6 @@ class SingleModel:
     folder: Path
     family: Family
     dtype: Dtype = "auto"
-
-    def calculated(self, asked: Dtype, device: str) -> Dtype:
-        """Return the precision to calculate in: the one asked for.
-
-        For ``auto`` it is the weights', or float32 where this CPU would emulate that.
-        """
-        return environment.arithmetic(self.dtype, asked, device)  # type: ignore[return-value]
 
 
 def single(

@@ -13,6 +13,7 @@ from sparsebench import benchmarks, environment, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW
 from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.tokens import compared_tokens, scored_tokens, timed_tokens
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import Calibration
@@ -58,8 +59,9 @@ class Stage:
     """One kind of measurement, done by ``module``, whose VERSION is part of its cells' ids.
 
     ``settings`` gives what a manifest asks of a variant, one mapping per cell. ``libraries`` and ``versions`` (of a
-    task or an engine) say what else can change a result. Cells of equal ``job_key`` are done by one job. A stage that
-    ``reads_text`` reads another draw of the calibration text, which is then part of its cells' settings.
+    task or an engine) say what else can change a result. Cells of equal ``job_key`` are done by one job. ``tokens`` is how
+    many tokens go through the model for a cell; 1 stands for reading its weights. A stage that ``reads_text`` reads
+    another draw of the calibration text, which is then part of its cells' settings.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Stage:
     libraries: Callable[[CellSettings], tuple[str, ...]] = lambda _: ()
     versions: Callable[[CellSettings], list[Any]] = lambda _: []
     job_key: Callable[[Cell], object] = lambda _: ""
+    tokens: Callable[[Cell], float] = lambda _: 1.0
     reads_text: bool = False
 
 
@@ -133,7 +136,7 @@ def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Itera
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
             settings = _task(task, model)
-            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.row_of(settings)):
+            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.benchmark_of(settings)):
                 yield settings
 
 
@@ -229,7 +232,7 @@ def _ranks(engine: str, asked: list[int]) -> list[int]:
 
 
 def _task_version(settings: CellSettings) -> list[Any]:
-    task = benchmarks.row_of(settings)
+    task = benchmarks.benchmark_of(settings)
     return [task.version] if task and task.version > 1 else []
 
 
@@ -249,14 +252,14 @@ _TIMING = ("torch", "transformers", "deepspeed")
 _STAGES = (
     Stage("structure", ASSESS, structure, _structure),
     Stage("storage", ASSESS, storage, _storage, _format_libraries),
-    Stage("outputs", COMPARE, outputs, _outputs, lambda _: _RUNNING, reads_text=True),
+    Stage("outputs", COMPARE, outputs, _outputs, lambda _: _RUNNING, tokens=compared_tokens, reads_text=True),
     Stage(
         "benchmarks", SCORE, benchmarks, _scores, lambda _: (*_RUNNING, "lm-eval"), _task_version,
-        lambda cell: cell.variant.id,
+        lambda cell: cell.variant.id, scored_tokens,
     ),
     Stage(
         "latency", TIME, runtime, _latencies, lambda _: _TIMING, _engine_version,
-        lambda cell: repr(sorted(cell.settings.items())),
+        lambda cell: repr(sorted(cell.settings.items())), timed_tokens,
     ),
     Stage(
         "memory", MEMORY, runtime, _memories, lambda _: _TIMING,

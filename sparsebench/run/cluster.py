@@ -132,7 +132,7 @@ class Cluster:
 
     def _resources(self, job: Job) -> dict[str, float]:
         size = self.settings.sizes.get(job.variants[0].model)
-        return resources(job, self.settings, self.nodes, job_bytes(job, size) if size else 0)
+        return resources(job, self.settings, self.nodes, job_bytes(job, size, self.settings.device) if size else 0)
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RayTask:
         """Return a task that Ray starts when a node has room.

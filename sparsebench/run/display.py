@@ -18,7 +18,7 @@ from rich.text import Text
 from sparsebench.durations import duration
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import Estimate, at_once, job_seconds, pace
+from sparsebench.plan.estimate import Estimate, at_once, pace_of
 from sparsebench.plan.jobs import alone
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
@@ -46,7 +46,7 @@ class Clock:
         for job in jobs:
             self.skipped(job)
             self.jobs[job.id] = job
-            self.uncorrected[pace(job)] += self._share(job)
+            self.uncorrected[pace_of(job)] += self._share(job)
 
     def started(self, job: Job) -> None:
         """Note that a job has begun."""
@@ -67,12 +67,12 @@ class Clock:
         self.starts.pop(job.id, None)
         self.shares.pop(job.id, None)
         if known := self.jobs.pop(job.id, None):
-            self.uncorrected[pace(known)] -= self._share(known)
+            self.uncorrected[pace_of(known)] -= self._share(known)
 
     def left(self) -> float:
         """Return the seconds to go if the rest compares with its estimates as the finished part did."""
         now = time.monotonic()
-        left = sum(seconds * self.estimate.ratio(kind) for kind, seconds in self.uncorrected.items())
+        left = sum(seconds * self.estimate.ratio(pace) for pace, seconds in self.uncorrected.items())
         for name, start in self.starts.items():
             job = self.jobs[name]
             expected = self.estimate.seconds(job)
@@ -86,7 +86,7 @@ class Clock:
         return (now - began) * (1 - share) / share if share >= TELLING_SHARE else 0.0
 
     def _share(self, job: Job) -> float:
-        return job_seconds(job, self.estimate.sizes) / at_once(job, self.slots, self.gpus)
+        return self.estimate.uncorrected(job) / at_once(job, self.slots, self.gpus)
 
 
 class Display:

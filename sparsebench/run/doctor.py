@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sparsebench import devices, environment
+from sparsebench import devices, environment, processor
 from sparsebench.errors import SparsebenchError, first_line, redacted
 from sparsebench.native import Missing, library
 from sparsebench.runtime import group, shm
@@ -62,8 +62,8 @@ def examine(offline: bool = False) -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     total, available = environment.memory()
-    emulated = environment.emulated("bfloat16")
-    words = [environment.cpu_model(), f"{environment.cores()} cores", environment.instructions()]
+    emulated = processor.emulated("bfloat16")
+    words = [processor.cpu_model(), f"{environment.cores()} cores", processor.instructions()]
     words += ["no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)"] * emulated
     yield _judged("cpu", emulated, "slower", ", ".join(filter(None, words)))
     free_memory = f"{available / GIB:.1f} of {total / GIB:.1f} GiB free"

@@ -25,7 +25,7 @@ from sparsebench.models.files.gguf_variant import FILE
 from sparsebench.models.files.quantized import KEY, METHOD, encoding_of, open_checkpoint, scheme_of
 from sparsebench.models.files.safety import NOTES
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
-from sparsebench.models.modules.skipping import skips
+from sparsebench.models.modules.skipping import skips_weights
 from sparsebench.runtime import Setting, Workload, engine_refusal
 from sparsebench.sources.cache import read_json
 from sparsebench.storage import is_packed, unpack
@@ -90,7 +90,7 @@ def _no_stock_code(config: Mapping[str, Any]) -> Refusal | None:
     """Return why stock transformers cannot run a model, whatever its weights."""
     if config.get(PER_LAYER):
         return Refusal("its blocks differ in width, which stock transformers refuses", "shrink it without `uneven`")
-    if skips(config):
+    if skips_weights(config):
         return Refusal("stock transformers would calculate with all of its weights", "use it with sparsebench")
     return None
 

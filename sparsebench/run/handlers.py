@@ -12,7 +12,6 @@ from typing import Any
 from sparsebench import devices, environment
 from sparsebench.errors import ModelError, SparsebenchError, StorageError, UnsupportedError
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import calculated
 from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
 from sparsebench.plan.stages import beside_dense
 from sparsebench.run.recorder import JobSpec, Recorder
@@ -66,7 +65,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     context = Context(
         family=family,
         seed=wanted[0].seed,
-        dtype=_dtype(spec),
+        dtype=spec.compute_dtype,
         calibration_tokens=lambda: tokens(parent, family, calibration, cache),
         fetch_file=lambda text: sources.fetch(sources.parse(text), cache),
         progress=recorder.progress,
@@ -91,11 +90,6 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
 
     make_variants = kinds()[wanted[0].steps[-1].verb].load()
     make_variants(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
-
-
-def _dtype(spec: JobSpec) -> str:
-    """Return the precision that the job makes variants and scores in."""
-    return environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
 
 
 def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
@@ -163,7 +157,7 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
     from sparsebench.steps.calibration import Calibration, tokens
     from sparsebench.structure.outputs import WAY_OUT, compare_outputs
 
-    dense, family, dtype = spec.workspace.folder(spec.dense), spec.model.family, _dtype(spec)
+    dense, family, dtype = spec.workspace.folder(spec.dense), spec.model.family, spec.compute_dtype
     # A manifest asks the same of all its variants.
     asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
     text = Calibration(**{**asked, "source": spec.calibration.source})
@@ -199,7 +193,7 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
     read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
     dense = None if variant.is_dense else spec.workspace.folder(spec.dense)
-    model = benchmarks.ScoredModel(folder, spec.model.family, _dtype(spec), spec.device, dense)
+    model = benchmarks.ScoredModel(folder, spec.model.family, spec.compute_dtype, spec.device, dense)
     benchmarks.score(model, list(tasks), cache, record, recorder.progress, fitted)
 
 
@@ -246,7 +240,7 @@ def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
         engine=wanted["engine"],
         ranks=wanted["ranks"],
         workload=runtime.Workload(**wanted["workload"]),
-        dtype=calculated(cell, spec.device),
+        dtype=cell.compute_dtype(spec.device),
         samples=wanted.get("samples", 1),
         processes=wanted.get("processes", 1),
         forced=wanted.get("forced", False),

@@ -41,7 +41,7 @@ class NodeIdentity:
     def here(cls, device: str) -> NodeIdentity:
         """Return the identity of this process, for a resolved device."""
         versions = {"sparsebench": __version__, **environment.versions()}
-        where = environment.where(device)
+        where = environment.place(device)
         return cls(tuple(versions.items()), where["id"], where["machine"])
 
     def differs(self, other: NodeIdentity, exclusive: bool) -> str:

@@ -13,12 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench import records
+from sparsebench import processor, records
 from sparsebench.errors import SparsebenchError, UnsupportedError, redacted
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import calculated
 from sparsebench.run.workspace import Workspace
 from sparsebench.sources.cache import Cache
 from sparsebench.steps.calibration import Calibration
@@ -52,6 +51,11 @@ class JobSpec:
     group: str = ""
     origin: str = ""
     threads: Path | None = None
+
+    @property
+    def compute_dtype(self) -> str:
+        """The precision that the job makes variants and scores in."""
+        return processor.compute_dtype(self.model.dtype, self.model.compute_dtype, self.device)
 
     def save(self, path: Path) -> Path:
         """Pickle the specification for the worker; only the worker's own parent writes these files."""
@@ -92,7 +96,7 @@ class Recorder:
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None, reason: str | None) -> None:
         seconds = time.perf_counter() - self.mark
-        content, dtype = self.spec.workspace.content(cell.variant), calculated(cell, self.spec.device)
+        content, dtype = self.spec.workspace.content(cell.variant), cell.compute_dtype(self.spec.device)
         outcome = records.CellOutcome(status, result, reason, self.started, seconds, content, dtype)
         record = records.make(cell, self.spec.manifest, outcome, self.spec.device, self.spec.origin)
         records.write(self.spec.workspace.records, record)

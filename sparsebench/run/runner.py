@@ -186,7 +186,7 @@ class Runner:
         log = self.space.logs / f"{job.kind}-{job.id}.log"
         task = self.executor.start(job, spec, log, self._tasks)
         now = time.monotonic()
-        limit = self.settings.silence or silence_seconds(job, self.settings.sizes)
+        limit = self.settings.silence or silence_seconds(job, self.settings.sizes, self.settings.device)
         child = Child(task, log, now, Silence(limit, now, now))
         self.children.append(child)
         self.executor.share_cores(self._tasks)

@@ -19,7 +19,7 @@ from sparsebench.models.files.families import PER_LAYER, has_classifier, output_
 from sparsebench.models.files.quantized import FLOAT, encoding_of, scheme_of
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.gguf_writer import gguf_refusal
-from sparsebench.models.modules.skipping import skips
+from sparsebench.models.modules.skipping import skips_weights
 from sparsebench.models.shape.topology import STATE_SPACE, refuse_text
 from sparsebench.runtime.engines import EngineInfo, engine_info, engines
 from sparsebench.runtime.results import Setting, Workload
@@ -116,7 +116,7 @@ def _combinations(config: Mapping[str, Any], encoding: str, setting: Setting) ->
     integers, several = encoding != FLOAT, setting.ranks > 1
     if several:
         yield from _lacking(setting, f"run at {setting.ranks} ranks", lambda row: row.shards)
-    if skips(config):
+    if skips_weights(config):
         if integers:
             yield Refusal("no engine can skip the weights of a quantized model", "score it, or do not quantize it")
         yield from _lacking(setting, "skip weights: it would compute with all of them", lambda row: row.skips_weights)

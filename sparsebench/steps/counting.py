@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,32 @@ from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import parts, weight_tensors
-from sparsebench.steps.contract import StepReport, TensorCount
+from sparsebench.steps.contract import StepReport, TensorCount, WeightCounts
 from sparsebench.steps.zeroing import zeros_in
+
+ZerosInParent = Callable[[Checkpoint, str], int]
+"""Counts, in a tensor of the written checkpoint, by name, the zeros that it has in common with the parent's."""
 
 
 def step_report(
     folder: Path,
     family: str,
+    *,
     seconds: float = 0.0,
     sweep_size: int = 1,
     note: str = "",
     provenance: Mapping[str, Any] | None = None,
-    already: Callable[[Checkpoint, str], int] | None = None,
+    zeros_in_parent: ZerosInParent | None = None,
 ) -> StepReport:
     """Count zeros in the written files, among prunable weights and among all parameters (``weight_tensors``).
 
-    ``provenance`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts the
-    zeros that a tensor of the written checkpoint has in common with the parent's; what it raises is raised here.
+    ``provenance`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. What
+    ``zeros_in_parent`` raises is raised here.
     """
     checkpoint = open_checkpoint(folder)
     model_parts = parts(checkpoint, family)
     tensors: list[TensorCount] = []
-    parameters = total_zeros = before = 0
+    parameters = total_zeros = already_zero = 0
     for info in weight_tensors(checkpoint, model_parts).values():
         part = model_parts[info.name]
         parameters += info.numel
@@ -40,30 +44,15 @@ def step_report(
             counts = [zeros_in(checkpoint.load(info.name, expert)) for expert in range(part.experts)]
         else:
             counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
-        if already and part.prunable:
-            before += already(checkpoint, info.name)
+        if zeros_in_parent and part.prunable:
+            already_zero += zeros_in_parent(checkpoint, info.name)
         total_zeros += sum(counts)
         for view, zeros in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)
             tensors.append(TensorCount(view.name, part.layer, part.side, part.kind, size, zeros))
-    provenance = provenance or {}
-    prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return StepReport(
-        prunable=prunable,
-        zeros=zeros,
-        parameters=parameters,
-        total_zeros=total_zeros,
-        achieved=zeros / prunable if prunable else 0.0,
-        achieved_all=total_zeros / parameters if parameters else 0.0,
-        seconds=seconds,
-        sweep_size=sweep_size,
-        peak_rss_bytes=peak_rss(),
-        tensors=tuple(tensors),
-        note=note,
-        calibration_tokens=provenance.get("calibration_tokens", 0),
-        calibration_sha256=provenance.get("calibration_sha256", ""),
-        already_zero=before,
-    )
+    counted = WeightCounts(sum(t.count for t in tensors), sum(t.zeros for t in tensors), parameters, total_zeros)
+    report = StepReport.of(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
+    return replace(report, already_zero=already_zero)
 
 
 def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
@@ -81,13 +70,3 @@ def zero_in_both(first: Checkpoint, second: Checkpoint, name: str) -> int:
     """Count the entries of a tensor that are zero in both checkpoints."""
     pairs = zip(first.pieces(name), second.pieces(name), strict=True)
     return sum(int(((left == 0) & (right == 0)).sum()) for left, right in pairs)
-
-
-def peak_rss() -> int:
-    """Return the process's peak RSS in bytes; 0 on Windows."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -69,7 +69,7 @@ def make_floor(parent: Path, targets: Mapping[Step, Path], context: Context, emi
                 for info in layout:
                     writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
                 writer.close()
-        report = step_report(folder, context.family, time.perf_counter() - started)
+        report = step_report(folder, context.family, seconds=time.perf_counter() - started)
         if step.name == "zero-weights":
             # Embedding tables of zeros look tied in the written file, so the parent says which ones are.
             weights = weight_tensors(model, parts(model, context.family))

@@ -111,7 +111,7 @@ class VariantWriters:
         pieces = self.checkpoint.pieces
         return frozenset(name for name in self.layout if any(zeros_in(piece) for piece in pieces(name)))
 
-    def _already(self, written: Checkpoint, name: str) -> int:
+    def _zeros_in_parent(self, written: Checkpoint, name: str) -> int:
         """Count the entries of a tensor that are zero both in the checkpoint and in a variant."""
         if name not in self._zeroed:
             return 0
@@ -151,7 +151,15 @@ class VariantWriters:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder = self.folders[target]
         note = "; ".join(sorted(self.notes[target]))
-        report = step_report(folder, family, seconds, len(self.folders), note, made, self._already)
+        report = step_report(
+            folder,
+            family,
+            seconds=seconds,
+            sweep_size=len(self.folders),
+            note=note,
+            provenance=made,
+            zeros_in_parent=self._zeros_in_parent,
+        )
         if report.zeros < self.removed[target]:
             raise ModelError(
                 f"{folder}: the written files have {report.zeros} zeros, fewer than the "

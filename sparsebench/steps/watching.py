@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import Refusal, UnsupportedError
-from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.modules.hooks import hooked
 from sparsebench.models.shape.architectures import is_mixture
 
 if TYPE_CHECKING:

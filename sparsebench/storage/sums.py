@@ -48,7 +48,7 @@ def seal(folder: Path, device: str = "cpu") -> None:
     """
     made = read_json(folder / NOTES) or {}
     if "content" not in made:
-        made |= {"content": checksum(folder), "made_on": environment.where(device)}
+        made |= {"content": checksum(folder), "made_on": environment.place(device)}
         forget(folder)  # a process that opens the folder now would take the note for damage
         write_json(folder / NOTES, made, indent=1)
     write(folder)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.modules.hooks import hooked
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sparsebench import provenance, records
-from sparsebench.environment import stable_id
+from sparsebench.environment import environment_id
 from sparsebench.errors import RecordError
 from sparsebench.ledger import query
 from sparsebench.ledger.incoming import unbundle
@@ -138,7 +138,7 @@ def with_score(record: Record, values: list[int], **more: Any) -> Record:
 def on_another_machine(record: Record) -> Record:
     """The same record of another machine, some days later."""
     moved = elsewhere(record, "other", days=9)
-    return moved | {"environment": moved["environment"] | {"id": stable_id(moved["environment"])}}
+    return moved | {"environment": moved["environment"] | {"id": environment_id(moved["environment"])}}
 
 
 FORGED: dict[str, Callable[[Record], Record]] = {

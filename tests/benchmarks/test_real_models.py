@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import environment, sources
+from sparsebench import processor, sources
 from sparsebench.benchmarks import all_tasks, encoder
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import ManifestModel
@@ -48,7 +48,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    dtype = environment.arithmetic("bfloat16")  # emulated it takes minutes
+    dtype = processor.compute_dtype("bfloat16")  # emulated it takes minutes
     return folder(SMOLLM2, "decoder", dtype, tmp_path_factory.mktemp("models") / "smollm2")
 
 

@@ -7,24 +7,23 @@ from typing import Any
 
 import pytest
 
-from sparsebench import devices, environment
+from sparsebench import devices, environment, processor
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import (
     DAMPING_SECONDS,
     FILE_TOKENS,
-    NEW_TOKEN,
-    READINGS,
     Estimate,
     ModelSize,
     job_seconds,
-    pace,
+    pace_of,
     silence_seconds,
     tokens,
 )
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs, remaking
 from sparsebench.plan.resources import crowded, job_bytes
+from sparsebench.plan.tokens import NEW_TOKEN, READINGS
 from sparsebench.steps.registry import single
 
 SIZE = ModelSize(10**8, 2 * 10**8)
@@ -99,13 +98,12 @@ def test_a_request_costs_its_prompt_its_new_tokens_and_its_batch_in_each_process
 
 
 def test_a_gpu_is_faster_where_a_job_calculates_on_it() -> None:
-    on_gpu = ModelSize(SIZE.parameters, SIZE.bytes, device="cuda")
     for job, faster in (
         (making("recover", "finetune", text=0), True),
         (making("prune", "wanda", sparsity=0.5, text=10**6), True),
         (making("prune", "magnitude", sparsity=0.5, text=0), False),
     ):
-        assert (job_seconds(job, {"m": SIZE}) > 10 * job_seconds(job, {"m": on_gpu})) == faster
+        assert (job_seconds(job, {"m": SIZE}) > 10 * job_seconds(job, {"m": SIZE}, "cuda")) == faster
 
 
 def test_what_finished_jobs_took_corrects_those_of_their_pace() -> None:
@@ -119,7 +117,7 @@ def test_what_finished_jobs_took_corrects_those_of_their_pace() -> None:
     assert estimate.seconds(jobs[0]) == pytest.approx(ratio * expected)
     assert 3 < ratio < 4, "so little says that the first jobs may have fetched something"
     rounded, trained = making("quantize", "int8", text=0), making("recover", "finetune", text=0)
-    assert pace(rounded) != pace(trained)
+    assert pace_of(rounded) != pace_of(trained)
     estimate.learn(rounded, 1000.0)
     assert estimate.seconds(trained) == job_seconds(trained, sizes), "a rounding says nothing of a training"
 
@@ -153,7 +151,7 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
     made = [variant for variant in plan.variants.values() if not variant.is_dense]
     damaged = remaking(plan, made, lambda variant: variant.is_dense)
     assert sum(map(work, damaged)) == sum(map(work, first)) > 0
-    monkeypatch.setattr(environment, "arithmetic", lambda *given: "float32")
+    monkeypatch.setattr(processor, "compute_dtype", lambda *given: "float32")
     needed = [[job_bytes(job, SIZE) for job in found] for found in (first, again)]
     assert needed[0] == needed[1]
     assert {job_bytes(job, SIZE) for job in unpacked} == {min(needed[0])} != {max(needed[0])}
@@ -170,7 +168,7 @@ def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch:
     def short(free: int | None, found: list[Job], device: str = "cuda") -> list[tuple[bool, int, bool]]:
         gpus = (devices.Gpu(0, "a", free=free), devices.Gpu(1, "a", free=free)) if device == "cuda" else ()
         monkeypatch.setattr(devices, "chosen", lambda _: gpus)
-        ready: Any = SimpleNamespace(device=device, sizes={"m": ModelSize(10**10, 2 * 10**10, device=device)})
+        ready: Any = SimpleNamespace(device=device, sizes={"m": ModelSize(10**10, 2 * 10**10)})
         return [(one.alone, one.needed, one.gpu) for one in crowded(ready, found)]
 
     def of(engine: str, ranks: int) -> list[Job]:

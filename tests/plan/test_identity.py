@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsebench import environment
+from sparsebench import environment, processor
 from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest, ManifestCalibration
 from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
@@ -17,7 +17,7 @@ from tests.plan.planning import CALIBRATED, ids, planned
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
 
 
 def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:

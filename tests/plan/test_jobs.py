@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsebench import environment
+from sparsebench import environment, processor
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
@@ -18,7 +18,7 @@ from tests.plan.planning import CALIBRATED, ids, planned, stages
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
 
 
 @pytest.mark.parametrize("other", [{"dtype": "float32"}, {"samples": 8}, {"workloads": {"batch": 2}}])

@@ -11,10 +11,11 @@ import pytest
 
 from sparsebench.benchmarks import index
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.plan.estimate import documents, tokens
+from sparsebench.plan.estimate import tokens
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.single import SingleModel, tasks
+from sparsebench.plan.tokens import document_count
 from sparsebench.sources import Cache
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-data.md").read_text(encoding="utf-8")
@@ -108,9 +109,9 @@ def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
         "perplexity-notes": 136,
         "choices-quiz": 50,
     }
-    assert documents(plan.cells[1]) == 50
+    assert document_count(plan.cells[1]) == 50
     asked = planned(folder, f"  decoder:\n    - {{task: choices, source: path:quiz.jsonl, limit: 5000, {columns}}}\n")
-    assert documents(asked.cells[0]) == 50, "a limit above what there is"
+    assert document_count(asked.cells[0]) == 50, "a limit above what there is"
     assert tokens(plan.cells[0]) == 136 * 64
 
 

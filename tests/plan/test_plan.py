@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import environment
+from sparsebench import processor
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import alone, jobs, nodes_of
@@ -18,7 +18,7 @@ from tests.plan.planning import CALIBRATED, ids, planned
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
 
 
 def test_every_list_is_swept() -> None:

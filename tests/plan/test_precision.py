@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsebench import environment, records
-from sparsebench.plan.estimate import ModelSize, calculated
+from sparsebench import environment, processor, records
+from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import crowded
@@ -18,19 +18,19 @@ from tests.plan.planning import CALIBRATED, planned
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU without instructions for 16 bits."""
-    monkeypatch.setattr(environment, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
+    monkeypatch.setattr(processor, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
 
 
 def precisions(plan: Plan, device: str = "cpu") -> dict[str, set[str]]:
     """By stage, the precision that its cells will be calculated in on this machine's device."""
     found: dict[str, set[str]] = {}
     for cell in plan.cells:
-        found.setdefault(cell.stage, set()).add(calculated(cell, device))
+        found.setdefault(cell.stage, set()).add(cell.compute_dtype(device))
     return found
 
 
@@ -41,7 +41,7 @@ def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.Monkey
     before = planned(models=HALF, variants=CALIBRATED)
     assert precisions(before)["benchmarks"] == precisions(before)["latency"] == {"bfloat16"}
     lacking(monkeypatch)
-    monkeypatch.setattr(environment, "machine", lambda device: "another CPU")
+    monkeypatch.setattr(environment, "hardware_class", lambda device: "another CPU")
     after = planned(models=HALF, variants=CALIBRATED)
     assert precisions(after)["benchmarks"] == precisions(after)["latency"] == precisions(after)["memory"] == {"float32"}
     assert before.cells == after.cells
@@ -50,7 +50,7 @@ def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.Monkey
 def test_times_are_asked_for_again_in_another_place_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned()
     here = {records.key(cell) for cell in plan.cells}
-    monkeypatch.setattr(environment, "where", lambda device: {"id": "elsewhere"})
+    monkeypatch.setattr(environment, "place", lambda device: {"id": "elsewhere"})
     moved = {cell.stage for cell in plan.cells if records.key(cell) not in here}
     assert moved == {"latency", "memory"}
 

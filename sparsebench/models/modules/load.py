@@ -36,7 +36,7 @@ def load_model(
         replace = expanding(weights)
     model: Any = build_model(weights, family, dtype, replace=replace, kind=kind)
     moefied.install(model, weights)
-    skipping.install(model, weights.config)
+    skipping.install_thresholds(model, weights.config)
     loaded: PreTrainedModel = model.to(device)
     return loaded
 

@@ -11,8 +11,7 @@ router chooses some; ``moefied`` computes with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 KEY, EXPERTS_KEY = "sparsebench_skip", "sparsebench_moe"
 INPUTS, OUTPUTS = "inputs", "outputs"
 ROUTERS = ("oracle", "centroid", "representative", "learned")
-COUNTED = ("coactivation", "cmoe")
-"""The grouping methods that count how often neurons are active."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
     if not all(isinstance(table, dict) and all(map(_is_magnitude, table.values())) for table in tables):
         raise ModelError(f"config.json: `{KEY}` is damaged", "make the variant again")
     return SkipThresholds(*tables)
-
-
-def active_experts(experts: int, share: float) -> int:
-    """Return how many experts a ``share`` of them is, at least one."""
-    return max(1, round(experts * share))
 
 
 @dataclass(frozen=True)
@@ -97,6 +89,24 @@ class ExpertsConfig:
         """Return the entry in config.json."""
         return {EXPERTS_KEY: asdict(self)}
 
+    @classmethod
+    def parse(cls, entry: Any) -> ExpertsConfig:
+        """Return what an entry in config.json says.
+
+        Raises KeyError, TypeError or ValueError for an entry that ``config`` would not write.
+        """
+        parts = tuple(FeedForward(**part) for part in entry["parts"])
+        grouping = cls(**{**entry, "parts": parts})
+        if grouping.router not in ROUTERS:
+            raise ValueError(grouping.router)
+        if not all(type(number) is int for number in (grouping.experts, grouping.active, grouping.shared)):
+            raise ValueError("a number of experts is no integer")
+        if not 1 <= grouping.active <= grouping.experts or grouping.shared < 0:
+            raise ValueError("more or fewer experts than there are")
+        if not all(isinstance(path, str) for part in parts for path in asdict(part).values()):
+            raise ValueError("the path of a layer is no text")
+        return grouping
+
 
 def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
     """Return how the model of a config.json groups its neurons; None where it does not.
@@ -107,20 +117,12 @@ def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
     if entry is None:
         return None
     try:
-        parts = tuple(FeedForward(**part) for part in entry["parts"])
-        grouping = ExpertsConfig(**{**entry, "parts": parts})
-        numbers = (grouping.experts, grouping.active, grouping.shared)
-        known = grouping.router in ROUTERS and all(type(number) is int for number in numbers)
-        known = known and 1 <= grouping.active <= grouping.experts and grouping.shared >= 0
-        known = known and all(isinstance(text, str) for part in parts for text in asdict(part).values())
-    except (KeyError, TypeError):
-        known = False
-    if not known:
-        raise ModelError(f"config.json: `{EXPERTS_KEY}` is damaged", "make the variant again")
-    return grouping
+        return ExpertsConfig.parse(entry)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"config.json: `{EXPERTS_KEY}` is damaged", "make the variant again") from error
 
 
-def skips(config: Mapping[str, Any]) -> bool:
+def skips_weights(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json's model computes with only some of its weights, chosen by thresholds or a router."""
     return bool(skip_of(config) or experts_of(config))
 
@@ -129,7 +131,7 @@ def _is_magnitude(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
-def install(model: Any, config: Mapping[str, Any]) -> None:
+def install_thresholds(model: Any, config: Mapping[str, Any]) -> None:
     """Hook the masks of config.json's thresholds into ``model``, in place.
 
     Raises ModelError where a module that config.json names is missing.
@@ -139,14 +141,6 @@ def install(model: Any, config: Mapping[str, Any]) -> None:
         module_at(model, path, KEY).register_forward_pre_hook(partial(_mask_input, magnitude))
     for path, magnitude in skip.outputs.items():
         module_at(model, path, KEY).register_forward_hook(partial(_mask_output, magnitude))
-
-
-def hooked(handles: Iterable[Any]) -> ExitStack:
-    """Return a context that removes the hooks of these torch ``handles`` when it ends."""
-    stack = ExitStack()
-    for handle in handles:
-        stack.enter_context(handle)
-    return stack
 
 
 def module_at(model: Any, path: str, key: str) -> nn.Module:

@@ -152,7 +152,7 @@ class Block:
 
     def given(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the block's input states of these samples: (group, length, width)."""
-        return self._stack.states.read(stream if self.index else 0, rows)
+        return self._stack.states.read(stream, rows)
 
     def output(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the output states of these samples, after ``observe`` or ``advance``: (group, length, width)."""
@@ -162,7 +162,7 @@ class Block:
         """Return these samples' mask on this or the encoder's side: bool, (group, length), False for padding."""
         stack = self._stack.encoder if encoder else self._stack
         assert stack is not None, "cross-attention without an encoder"
-        return stack.texts.mask[rows]
+        return stack.tokens.mask[rows]
 
     def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Gatherer | None) -> None:
         with torch.no_grad():
@@ -244,7 +244,7 @@ class Replay:
                 for stream in running.live:
                     if stream not in block.done:
                         block.advance(stream, {})
-                running.swap()
+                running.states.swap()
                 block.tensors = {}
                 diverged = diverged or block.changed
                 if not running.live:
@@ -292,18 +292,18 @@ class Replay:
         return tensors
 
     def _begun(self, stack: Stack, encoder: StackReplay | None) -> StackReplay:
-        """Return the replay of a stack, with its texts embedded."""
+        """Return the replay of a stack, with its tokens embedded."""
         batch = self.batch
         ids, mask = batch.input_ids, batch.attention_mask
         if encoder is not None:
             assert batch.decoder_input_ids is not None
             ids, mask = batch.decoder_input_ids, batch.mask("decoder")
-        texts = StackTokens(ids.to(self.device), mask.to(self.device).bool())
+        tokens = StackTokens(ids.to(self.device), mask.to(self.device).bool())
         samples = len(ids)
         size = self.group or max(1, GROUP // self._longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         states = States(self.streams, samples, self._spill, self.device)
-        begun = StackReplay(stack, texts, states, groups, encoder)
+        begun = StackReplay(stack, tokens, states, groups, encoder)
         begun.begin()
         return begun
 

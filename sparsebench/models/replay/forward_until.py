@@ -7,7 +7,7 @@ blocks are thus computed by the model's own code, for a few samples only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
 
 Extras = tuple[Any, ...] | None
 """The values that a block returns beside its hidden states; None where it returns a bare tensor."""
+BlockOutput = tuple[torch.Tensor, Extras]
+"""A block's hidden states, (group, length, width), and its extras."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,18 @@ class Call:
             return Call((states, *self.args[1:]), self.kwargs)
         return Call((), {**self.kwargs, "hidden_states": states})
 
-    def lacks(self, known: list[torch.Tensor]) -> bool:
-        """Return whether an argument beside the ``known`` ones (hidden and encoder states) has NaN: it was not kept."""
+    def lacks(self, states: list[torch.Tensor]) -> bool:
+        """Return whether an argument other than the hidden and encoder ``states`` has NaN: it was not kept."""
         return any(
             tensor.is_floating_point() and bool(tensor.isnan().any())
             for tensor in tensors_in([self.args, self.kwargs])
-            if not any(tensor is other for other in known)
+            if not any(tensor is other for other in states)
         )
 
-    def storages(self, known: list[torch.Tensor]) -> set[int]:
-        """Return the storages' addresses of arguments other than the ``known`` ones (hidden and encoder states)."""
+    def storages(self, states: list[torch.Tensor]) -> set[int]:
+        """Return the storages' addresses of arguments other than the hidden and encoder ``states``."""
         storages = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
-        return storages - {tensor.untyped_storage().data_ptr() for tensor in known}
+        return storages - {tensor.untyped_storage().data_ptr() for tensor in states}
 
 
 class BlockReached(Exception):
@@ -65,17 +67,17 @@ class BlockReached(Exception):
 class StandIn(torch.nn.Module):
     """A replacement of a block; attributes that the model's code reads from it are the block's own."""
 
-    def __init__(self, running: ForwardUntil, index: int, block: torch.nn.Module) -> None:
+    def __init__(self, stepper: ForwardUntil, index: int, block: torch.nn.Module) -> None:
         super().__init__()
         # Not as a submodule: its parameters have no storage.
-        self.__dict__.update(running=running, index=index, block=block)
+        self.__dict__.update(stepper=stepper, index=index, block=block)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what is known of this block's outputs. Raises BlockReached at the chosen block."""
-        return self.__dict__["running"].answer(self.__dict__["index"], Call(args, kwargs))
+        return self.__dict__["stepper"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
 class ForwardUntil:
@@ -88,7 +90,8 @@ class ForwardUntil:
         """For each block, the number of values that it returns beside its hidden states; None for a bare tensor."""
         self._target = 0
         self._next = 0
-        self._known: tuple[torch.Tensor, Extras] | None = None
+        self._before: BlockOutput | None = None
+        self._module = stack.module
         for block in stack.blocks:
             parent, _, number = block.path.removeprefix(stack.prefix).rpartition(".")
             blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
@@ -96,20 +99,28 @@ class ForwardUntil:
         self.outside = {name: tensor for name, tensor in stack.module.named_parameters() if not tensor.is_meta}
         """The parameters outside the blocks, by name."""
 
-    def forward_until(self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any]) -> Any:
-        """Run the stack's forward (``run``) where the block before ``block`` returned ``known``.
+    def call_of(self, block: int, before: BlockOutput | None, arguments: Mapping[str, torch.Tensor]) -> Call:
+        """Return the stack's call of ``block`` on these arguments, where the block before it returned ``before``.
 
-        Return the `Call` of that block or, past the last one, the stack's result (group, length, width) with final
-        norm. Raises UnsupportedError when the model never runs the block, or runs blocks out of order.
+        Raises UnsupportedError when the model never runs the block, or runs blocks out of order.
         """
-        self._target, self._next, self._known = block, 0, known
         try:
-            result = run()
+            self._run(block, before, arguments)
         except BlockReached as reached:
             return reached.call
-        if block < self.length:
-            raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
-        return result[0]
+        raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
+
+    def result_after(self, before: BlockOutput, arguments: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the stack's result (group, length, width), with final norm, where its last block returned ``before``.
+
+        Raises UnsupportedError when the model runs blocks out of order.
+        """
+        result: torch.Tensor = self._run(self.length, before, arguments)[0]
+        return result
+
+    def _run(self, target: int, before: BlockOutput | None, arguments: Mapping[str, torch.Tensor]) -> Any:
+        self._target, self._next, self._before = target, 0, before
+        return self._module(**arguments)
 
     def answer(self, index: int, call: Call) -> Any:
         """Return what the stand-in of block ``index`` returns. Raises BlockReached at the chosen block."""
@@ -119,8 +130,8 @@ class ForwardUntil:
         if index == self._target:
             raise BlockReached(call)
         if index == self._target - 1:
-            assert self._known is not None
-            states, extras = self._known
+            assert self._before is not None
+            states, extras = self._before
         else:
             form = self.forms[index]
             states = call.hidden.new_full((), torch.nan).expand(call.hidden.shape)
@@ -128,7 +139,7 @@ class ForwardUntil:
         return states if extras is None else (states, *extras)
 
 
-def split(returned: Any) -> tuple[torch.Tensor, Extras]:
+def split(returned: Any) -> BlockOutput:
     """Return a block's hidden states and the other values that it returned."""
     if isinstance(returned, torch.Tensor):
         return returned, None

@@ -16,7 +16,7 @@ from scipy.linalg.blas import ssyrk
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.modules.experts import Experts
-from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.modules.hooks import hooked
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
 
 _PANEL = 512

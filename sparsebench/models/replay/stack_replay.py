@@ -1,11 +1,11 @@
-"""Replaying one side of a model: its samples in small groups, and every stream's hidden states between two blocks."""
+"""Replaying one side of a model: its samples in small groups, and every stream's states between two blocks."""
 
 from __future__ import annotations
 
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.replay.forward_until import Call, Extras, ForwardUntil, split
+from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, ForwardUntil, split
 from sparsebench.models.replay.gather import Gatherer, InputsSeen
 from sparsebench.models.replay.skeleton import SkeletonBlock, Stack
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
@@ -23,6 +23,8 @@ from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS
 
 class States:
     """For each stream, the states that the next block reads and those that it writes, each (samples, length, width).
+
+    Beside them are the extras of each group of samples.
 
     With a ``folder`` they are memory-mapped files there, unlinked at once and freed with their last tensor, so that
     anonymous memory does not grow. A buffer is made when it is first written. Copies that are read are on ``device``,
@@ -36,10 +38,18 @@ class States:
         self.streams = streams
         self._read: list[torch.Tensor | None] = [None] * streams
         self._write: list[torch.Tensor | None] = [None] * streams
+        # By the group's first sample.
+        self._extras_read: list[dict[int, Extras]] = [{} for _ in range(streams)]
+        self._extras_write: list[dict[int, Extras]] = [{} for _ in range(streams)]
+        self._shared = False
 
     def read(self, stream: int, rows: slice) -> torch.Tensor:
         """Return a copy of the states (group, length, width) of a group of samples; the model may write into it."""
-        return self._copy(self._read[stream], rows)
+        return self._copy(self._read[0 if self._shared else stream], rows)
+
+    def output(self, stream: int, rows: slice) -> BlockOutput:
+        """Return what the last finished block returned for a group of samples; the states are a copy, as in ``read``."""
+        return self.read(stream, rows), self._extras_read[stream].get(rows.start)
 
     def written(self, stream: int, rows: slice) -> torch.Tensor:
         """Return a copy of a group's states that were written since the last ``swap``."""
@@ -49,8 +59,8 @@ class States:
         assert states is not None, "read before anything was written"
         return states[rows].to(self.device, copy=True)
 
-    def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
-        """Keep a group's new states until ``swap`` makes them readable.
+    def write(self, stream: int, rows: slice, values: torch.Tensor, extras: Extras = None) -> None:
+        """Keep a group's new states and extras until ``swap`` makes them readable.
 
         Raises UnsupportedError when groups differ in dtype, length or width.
         """
@@ -63,14 +73,22 @@ class States:
                 f"hidden states of a block are {before} in one group of samples and {here} in another"
             )
         states[rows] = values
+        self._extras_write[stream][rows.start] = extras
 
     def swap(self) -> None:
         """Make the written states those that are read from now on."""
         self._read, self._write = self._write, self._read
+        self._extras_read, self._extras_write = self._extras_write, self._extras_read
+        self._shared = False
         # Embeddings may have a lower precision than the outputs of the first block.
         for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
             if new is not None and old is not None and _form(new) != _form(old):
                 self._write[stream] = None
+
+    def share(self) -> None:
+        """Make the first stream's written states those that every stream reads, until the next ``swap``."""
+        self.swap()
+        self._shared = True
 
     def shrink(self) -> None:
         """Free the write buffers."""
@@ -107,7 +125,7 @@ class StackTokens:
 class StackReplay:
     """The blocks of one side, run one after another for several streams over ``groups`` of samples.
 
-    Every block reads the kept outputs of the one before it. The first reads the embeddings of the texts, which
+    Every block reads the kept outputs of the one before it. The first reads the embeddings of the tokens, which
     ``begin`` looks up once for all streams. On a decoder's side, ``encoder`` is the finished encoder. ``dropped``
     streams do not run.
     """
@@ -115,28 +133,25 @@ class StackReplay:
     def __init__(
         self,
         stack: Stack,
-        texts: StackTokens,
+        tokens: StackTokens,
         states: States,
         groups: Sequence[slice],
         encoder: StackReplay | None = None,
     ) -> None:
         self.stack = stack
-        self.texts = texts
+        self.tokens = tokens
         self.states = states
         self.groups = groups
         self.encoder = encoder
         self.dropped: set[int] = set() if encoder is None else encoder.dropped
-        self.running = ForwardUntil(stack)
-        streams = states.streams
-        self._extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
-        self._next_extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
+        self.stepper = ForwardUntil(stack)
         self._passed: tuple[bool, ...] | None = None
         self._pool: list[torch.Tensor] = []
 
     @property
     def device(self) -> torch.device:
         """The device that the blocks run on."""
-        return self.texts.ids.device
+        return self.tokens.ids.device
 
     @property
     def live(self) -> list[int]:
@@ -144,14 +159,14 @@ class StackReplay:
         return [stream for stream in range(self.states.streams) if stream not in self.dropped]
 
     def begin(self) -> None:
-        """Embed the texts and keep the first block's inputs, in the first stream's states."""
+        """Embed the tokens and keep the first block's inputs, in the first stream's states."""
         for rows in self.groups:
-            forward, _ = self._forward(self.live[0], rows)  # a decoder's forward reads a live stream's encoder states
-            hidden = self.running.forward_until(0, None, forward).hidden
-            if not _finite(hidden, self.texts.mask[rows]):
+            # A decoder's forward reads a live stream's encoder states.
+            hidden = self.stepper.call_of(0, None, self._arguments(self.live[0], rows)).hidden
+            if not _finite(hidden, self.tokens.mask[rows]):
                 raise self._broken(f"inputs of {self.stack.side} block 0")
             self.states.write(0, rows, hidden)
-        self.states.swap()
+        self.states.share()
 
     def run(
         self, block: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
@@ -160,12 +175,12 @@ class StackReplay:
 
         A gatherer that needs inputs only may end the run before there are outputs.
         """
-        for number, rows in enumerate(self.groups):
-            call, known = self._call(block.index, stream, number)
+        for rows in self.groups:
+            call, states = self._call(block.index, stream, rows)
             context: Any = nullcontext()
             if gatherer:
-                encoder = None if self.encoder is None else self.encoder.texts.mask[rows]
-                context = gatherer.group(self.texts.mask[rows], encoder, call.storages(known))
+                encoder = None if self.encoder is None else self.encoder.tokens.mask[rows]
+                context = gatherer.group(self.tokens.mask[rows], encoder, call.storages(states))
             with context:
                 try:
                     returned = functional_call(block.module, dict(weights), call.args, call.kwargs)
@@ -173,31 +188,23 @@ class StackReplay:
                     continue
             hidden, extras = split(returned)
             self._check(block, hidden, rows)
-            self.running.forms[block.index] = None if extras is None else len(extras)
+            self.stepper.forms[block.index] = None if extras is None else len(extras)
             if extras is not None:
                 extras = self._kept(block.index, stream, rows, hidden, extras)
-            self.states.write(stream, rows, hidden)
-            self._next_extras[stream][number] = extras
+            self.states.write(stream, rows, hidden, extras)
 
     def forward(
         self, block: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, number: int
     ) -> torch.Tensor:
         """Return a block's outputs for one group of a stream's states, (group, length, width); nothing is kept."""
         with torch.no_grad():
-            call, _ = self._call(block.index, stream, number)
+            call, _ = self._call(block.index, stream, self.groups[number])
         return split(functional_call(block.module, dict(weights), call.args, call.kwargs))[0]
-
-    def swap(self) -> None:
-        """Finish a block: its outputs become the next block's inputs."""
-        self.states.swap()
-        self._extras, self._next_extras = self._next_extras, self._extras
 
     def result(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the side's final states of these samples, after final norm and projection: (group, length, width)."""
-        forward, _ = self._forward(stream, rows)
-        known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
-        result: torch.Tensor = self.running.forward_until(self.running.length, known, forward)
-        if not _finite(result, self.texts.mask[rows]):
+        result = self.stepper.result_after(self.states.output(stream, rows), self._arguments(stream, rows))
+        if not _finite(result, self.tokens.mask[rows]):
             raise self._broken(f"what the {self.stack.side} makes of its last block")
         return result
 
@@ -210,35 +217,34 @@ class StackReplay:
         self.states.swap()
         self.states.shrink()
 
-    def _forward(self, stream: int, rows: slice) -> tuple[Callable[[], Any], list[torch.Tensor]]:
-        """Return a call of the side's own forward on a group, and the encoder's states that it gets, if any."""
-        given = {"input_ids": self.texts.ids[rows], "attention_mask": self.texts.mask[rows].long()}
-        if self.encoder is None:
-            return (lambda: self.stack.module(**given)), []
-        given["encoder_hidden_states"] = self.encoder.states.read(stream, rows)
-        given["encoder_attention_mask"] = self.encoder.texts.mask[rows].long()
-        return (lambda: self.stack.module(**given)), [given["encoder_hidden_states"]]
+    def _arguments(self, stream: int, rows: slice) -> dict[str, torch.Tensor]:
+        """Return the arguments of the side's own forward on a group of samples."""
+        arguments = {"input_ids": self.tokens.ids[rows], "attention_mask": self.tokens.mask[rows].long()}
+        if self.encoder is not None:
+            arguments["encoder_hidden_states"] = self.encoder.states.read(stream, rows)
+            arguments["encoder_attention_mask"] = self.encoder.tokens.mask[rows].long()
+        return arguments
 
-    def _call(self, index: int, stream: int, number: int) -> tuple[Call, list[torch.Tensor]]:
+    def _call(self, index: int, stream: int, rows: slice) -> tuple[Call, list[torch.Tensor]]:
         """Return how the model calls a block on a group of samples, and the call's hidden and encoder states."""
-        rows = self.groups[number]
-        forward, encoder = self._forward(stream, rows)
-        states = self.states.read(stream if index else 0, rows)
-        before = states, self._extras[stream][number]
-        call: Call = self.running.forward_until(index, before, forward)
-        call = call if index else call.reading(states)
-        known = [call.hidden, *encoder]
-        if not _finite(call.hidden, self.texts.mask[rows]) or call.lacks(known):
+        arguments = self._arguments(stream, rows)
+        before = self.states.output(stream, rows)
+        call = self.stepper.call_of(index, before, arguments)
+        call = call if index else call.reading(before[0])
+        states = [call.hidden]
+        if self.encoder is not None:
+            states.append(arguments["encoder_hidden_states"])
+        if not _finite(call.hidden, self.tokens.mask[rows]) or call.lacks(states):
             raise UnsupportedError(
                 f"{self.stack.side} block {index}: it needs values from earlier blocks than the one before it, "
                 "so it cannot be run block by block",
                 LOOKS_AT_WEIGHTS,
             )
-        return call, known
+        return call, states
 
     def _broken(self, what: str) -> ModelError:
         """Return the error for ``what``, which is not finite; it names the stored tensor that is not finite, if any."""
-        for name, tensor in self.running.outside.items():
+        for name, tensor in self.stepper.outside.items():
             if not bool(tensor.isfinite().all()):
                 what = f"{self.stack.prefix}{name}"
                 break
@@ -246,9 +252,9 @@ class StackReplay:
 
     def _check(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
         name = f"{block.side} block {block.index}"
-        if hidden.shape[:2] != self.texts.ids[rows].shape:
+        if hidden.shape[:2] != self.tokens.ids[rows].shape:
             raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")
-        if not _finite(hidden, self.texts.mask[rows]):
+        if not _finite(hidden, self.tokens.mask[rows]):
             raise ModelError(f"{name}: what it returns is NaN or infinite", "use bfloat16 or float32")
 
     def _kept(self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]) -> Extras:
@@ -259,9 +265,9 @@ class StackReplay:
         """
         if self._passed is None:
             used: set[int] = set()
-            if index + 1 < self.running.length:
-                forward, _ = self._forward(stream, rows)
-                used = self.running.forward_until(index + 1, (hidden, extras), forward).storages([])
+            if index + 1 < self.stepper.length:
+                call = self.stepper.call_of(index + 1, (hidden, extras), self._arguments(stream, rows))
+                used = call.storages([])
             self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
         return tuple(self._pooled(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
 

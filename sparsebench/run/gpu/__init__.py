@@ -86,7 +86,7 @@ def run_checks(device: str, ranks: int) -> Iterator[Check]:
 def report(device: str, checks: list[Check]) -> dict[str, Any]:
     """Return the content of gpu-acceptance.json."""
     return {
-        "where": environment.where(device),
-        "environment": environment.as_json(device),
+        "where": environment.place(device),
+        "environment": environment.environment_record(device),
         "checks": [asdict(check) for check in checks],
     }

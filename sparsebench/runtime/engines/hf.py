@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.modules.skipping import skips
+from sparsebench.models.modules.skipping import skips_weights
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
@@ -33,7 +33,7 @@ class HuggingFace(Wrapping):
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """Load and wrap the model, noting whether it skips weights."""
-        self.masks = skips(Checkpoint(source.folder).config)
+        self.masks = skips_weights(Checkpoint(source.folder).config)
         return super().load(source, tokens, baseline)
 
     @property

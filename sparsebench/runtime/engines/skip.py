@@ -10,7 +10,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules import moefied
-from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips
+from sparsebench.models.modules.skipping import FeedForward, SkipThresholds, experts_of, skip_of, skips_weights
 from sparsebench.models.shape.topology import LINEAR_TYPES, module_path, part
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import DENSE, SavedModel, check_dtype
@@ -56,7 +56,7 @@ class SkipEngine:
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare with the same model by masks and dense float32 arithmetic; return None where nothing is skipped."""
-        if not skips(Checkpoint(source.folder).config):
+        if not skips_weights(Checkpoint(source.folder).config):
             return None
 
         masked = PlainOutputs.of(
@@ -92,7 +92,7 @@ class SkipEngine:
     def _replace_layers(self, model: Any, source: SavedModel) -> None:
         """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype without a kernel."""
         config, self.tallies = Checkpoint(source.folder).config, []
-        if not skips(config):
+        if not skips_weights(config):
             return
         check_dtype("skip", model.dtype)
         replacing = _LayerReplacer(model, self.kernels)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsebench.environment import emulated
 from sparsebench.errors import MeasureError
+from sparsebench.processor import emulated
 from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, MatrixFields
 
 TILE_BYTES = 2 << 20

@@ -16,7 +16,7 @@ from sparsebench.models.files.checkpoint import Checkpoint, safetensors_dtype
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.moefied import ExpertRouter
-from sparsebench.models.modules.skipping import COUNTED, ExpertsConfig, FeedForward, active_experts, skips
+from sparsebench.models.modules.skipping import ExpertsConfig, FeedForward, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.replay.skeleton import SkeletonBlock, fill_skeleton, survey
 from sparsebench.models.shape.topology import Part, prunable_parts
@@ -25,7 +25,7 @@ from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
-from sparsebench.steps.moefy.settings import Moefy
+from sparsebench.steps.moefy.settings import COUNTED, Moefy, active_experts
 from sparsebench.steps.moefy.use import activity
 from sparsebench.steps.share import read_share
 from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
@@ -83,7 +83,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     """
     started = time.perf_counter()
     checkpoint = float_checkpoint(parent, "start from the model that it was made from")
-    if skips(checkpoint.config):
+    if skips_weights(checkpoint.config):
         raise ModelError(f"{parent}: it leaves weights out already", "start from the model that it was made from")
     first = next(iter(targets))
     experts, shared, partition = first.settings.experts, first.settings.shared, first.settings.partition
@@ -121,7 +121,9 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
             share = read_share(Checkpoint(folder), context.family)
             rows = tuple(routing.activity.get(step, ()))
             note = _note(step, config, share, rows)
-            result = step_report(folder, context.family, seconds, len(targets), note, provenance)
+            result = step_report(
+                folder, context.family, seconds=seconds, sweep_size=len(targets), note=note, provenance=provenance
+            )
             emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=rows))
         except SparsebenchError as error:
             emit(step, error)

@@ -9,13 +9,19 @@ from pydantic import Field
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.models.modules.skipping import COUNTED, active_experts
 from sparsebench.models.shape.architectures import feed_forward_widths
 from sparsebench.models.shape.topology import REFUSED, refusal
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.watching import unwatched
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
+COUNTED = ("coactivation", "cmoe")
+"""The grouping methods that count how often neurons are active."""
+
+
+def active_experts(experts: int, share: float) -> int:
+    """Return how many experts a ``share`` of them is, at least one."""
+    return max(1, round(experts * share))
 
 
 class Moefy(Settings):

@@ -93,7 +93,7 @@ def make(
                 sums.error += float((before - values).double().square().sum())
                 zero, earlier = stored == 0, before == 0
                 sums.zeros += int(zero.sum())
-                sums.already += int((zero & earlier).sum())
+                sums.already_zero += int((zero & earlier).sum())
                 sums.lost += int((~zero & earlier).sum())
 
         kinds = write_gguf(checkpoint.folder, writer.partial / FILE, type, squares, written)
@@ -102,11 +102,13 @@ def make(
         writer.close({"family": family, "step": "quantize", "gguf": type, "tensors": dict(kinds)})
     tensors = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common())
     lost = f"; {sums.lost:,} zeros of the parent are no zeros any more" if sums.lost else ""
-    report = step_report(folder, family, time.perf_counter() - started, note=f"tensors in the file: {tensors}{lost}")
+    report = step_report(
+        folder, family, seconds=time.perf_counter() - started, note=f"tensors in the file: {tensors}{lost}"
+    )
     return replace(
         report,
         bits=8 * sums.bytes / report.prunable,
         relative_error=sums.relative_error,
-        rounded_to_zero=sums.zeros - sums.already,
-        already_zero=report.zeros - (sums.zeros - sums.already),
+        rounded_to_zero=sums.zeros - sums.already_zero,
+        already_zero=report.zeros - (sums.zeros - sums.already_zero),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpo
 from sparsebench.models.files.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
 from sparsebench.models.files.writing import lay_out
 from sparsebench.models.shape.topology import Part, weight_tensors
-from sparsebench.steps.contract import StepReport
-from sparsebench.steps.counting import peak_rss
+from sparsebench.steps.contract import StepReport, WeightCounts
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune.contract import Target
@@ -38,10 +37,10 @@ class QuantizeTarget(Target):
 
 @dataclass
 class RoundingSums:
-    """Sums over the weights of one variant: their zeros, those that the parent had ``already``, and squared errors."""
+    """Sums over the weights of one variant: their zeros, those that the parent had too, and squared errors."""
 
     zeros: int = 0
-    already: int = 0
+    already_zero: int = 0
     error: float = 0.0
     size: float = 0.0
 
@@ -97,7 +96,7 @@ class QuantizedWriters(VariantWriters):
         sums, wide = self.sums[target], weights.float()
         zero = codes.values == 0
         sums.zeros += int(zero.sum())
-        sums.already += int((zero & (weights == 0)).sum())
+        sums.already_zero += int((zero & (weights == 0)).sum())
         sums.size += float(wide.square().sum(dtype=torch.float64))
         sums.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
@@ -120,24 +119,14 @@ class QuantizedWriters(VariantWriters):
         parameters = sum(info.numel for info in weights.values())
         rest = [name for name in weights if name not in self.prunable]
         total_zeros = zeros + sum(zeros_in(piece) for name in rest for piece in again.pieces(name))
-        return StepReport(
-            prunable=prunable,
-            zeros=zeros,
-            parameters=parameters,
-            total_zeros=total_zeros,
-            achieved=zeros / prunable,
-            achieved_all=total_zeros / parameters,
-            seconds=seconds,
-            sweep_size=len(self.folders),
-            peak_rss_bytes=peak_rss(),
-            tensors=(),
-            note="; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target)))),
-            calibration_tokens=made.get("calibration_tokens", 0),
-            calibration_sha256=made.get("calibration_sha256", ""),
+        counted = WeightCounts(prunable, zeros, parameters, total_zeros)
+        note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
+        return replace(
+            StepReport.of(counted, seconds, len(self.folders), note, made),
             bits=8 * stored / prunable,
-            rounded_to_zero=zeros - sums.already,
+            rounded_to_zero=zeros - sums.already_zero,
             relative_error=sums.relative_error,
-            already_zero=sums.already,
+            already_zero=sums.already_zero,
         )
 
     def _unreadable(self, target: QuantizeTarget) -> str:

@@ -207,7 +207,13 @@ class Reconstruction:
         note = "; ".join(filter(None, words))
         family = self.context.family
         with removed_on_error(folder):
-            result = step_report(folder, family, 0.0, 1, note, self.text.provenance(), partial(kept_zeros, self.parent))
+            result = step_report(
+                folder,
+                family,
+                note=note,
+                provenance=self.text.provenance(),
+                zeros_in_parent=partial(kept_zeros, self.parent),
+            )
         tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
         return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)

@@ -10,7 +10,7 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions
 from sparsebench.models.files.quantized import float_checkpoint
-from sparsebench.models.modules.skipping import experts_of, skips
+from sparsebench.models.modules.skipping import experts_of, skips_weights
 from sparsebench.steps.calibration import first
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover import whole
@@ -47,7 +47,7 @@ def make_recovered(
         raise ModelError(f"{name} needs the dense model", "use it in a manifest")
     checkpoint = float_checkpoint(parent, "recover first, then quantize")
     dense = Checkpoint(context.dense)
-    if skips(checkpoint.config):
+    if skips_weights(checkpoint.config):
         grouped = experts_of(checkpoint.config)
         if name != "reconstruct" or grouped is None:
             raise ModelError(f"{parent}: it leaves weights out already", "recover first, then leave weights out")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparsebench import devices, energy, environment, sources
+from sparsebench import devices, energy, processor, sources
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files import precision
 from sparsebench.models.files.building import removed_on_error, temporary
@@ -87,8 +87,8 @@ class Training:
     pruner: Callable[..., Pruning] | None = None
     """Takes the step's settings and a ``Pruner``'s arguments; returns the hooks that prune in training, if any."""
 
-    def run(self, folder: Path, zeros: Callable[[Checkpoint, str], int] | None = None) -> StepReport:
-        """Train the model, write it, and count its zeros; ``zeros`` counts the parent's in it.
+    def run(self, folder: Path) -> StepReport:
+        """Train the model, write it, and count its zeros.
 
         Raises UnsupportedError for a model without such a loss; ModelError where the loss is not finite, or a pruned
         weight came back.
@@ -129,7 +129,14 @@ class Training:
         }
         note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, provenance)]))
         with removed_on_error(folder):
-            report = step_report(folder, family, trained.seconds, 1, note, text.provenance(), zeros)
+            report = step_report(
+                folder,
+                family,
+                seconds=trained.seconds,
+                note=note,
+                provenance=text.provenance(),
+                zeros_in_parent=self.zeros_in_parent,
+            )
         kept.remove()
         lost = trained.joules is None and spent.meter.counts
         return replace(
@@ -140,6 +147,10 @@ class Training:
             joules=trained.joules,
             energy_source=energy.UNCOUNTED if lost else spent.source,
         )
+
+    def zeros_in_parent(self, written: Checkpoint, name: str) -> int:
+        """Count the parent's zeros in a matrix. Raises ModelError where one of them is not zero in ``written``."""
+        return kept_zeros(self.parent, written, name)
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the trained tensors and, unchanged, all others; return notes for a reader, such as on omitted code."""
@@ -279,7 +290,7 @@ class Training:
     def _arithmetic(self) -> str:
         """Return the precision of matrix products."""
         stored = precision.of_config(self.parent.config) or "float32"
-        return environment.training_arithmetic(stored, self.step.settings.precision, self.context.device)
+        return processor.training_dtype(stored, self.step.settings.precision, self.context.device)
 
     @contextmanager
     def _kept(self, folder: Path) -> Iterator[ResumeFolder]:
@@ -307,10 +318,10 @@ def train_model(
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
     described = getattr(step.settings, "student", None)
     if not described:
-        return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))
+        return Training(dense, checkpoint, step, context, pruner).run(folder)
     with temporary(folder.parent / ".student") as scratch:
         settings = described.model_dump(exclude_none=True)
         description = student.write_student(checkpoint, context.family, settings, context.seed, scratch / "model")
         untrained = Checkpoint(scratch / "model")
-        report = Training(dense, untrained, step, context, pruner).run(folder, partial(kept_zeros, untrained))
+        report = Training(dense, untrained, step, context, pruner).run(folder)
     return replace(report, note=f"{description}; {report.note}")

@@ -56,7 +56,10 @@ def make(
             emit(step, error)
     seconds = time.perf_counter() - started
     for step, note in notes.items():
-        emit(step, step_report(targets[step], context.family, seconds, len(notes), note, provenance))
+        report = step_report(
+            targets[step], context.family, seconds=seconds, sweep_size=len(notes), note=note, provenance=provenance
+        )
+        emit(step, report)
 
 
 def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:

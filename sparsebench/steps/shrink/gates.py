@@ -212,6 +212,10 @@ class GateTraining(Training):
 
     plan: GatePlan = field(kw_only=True)
 
+    def zeros_in_parent(self, written: Checkpoint, name: str) -> int:
+        """Return 0: the smaller matrices have no counterparts in the parent."""
+        return 0
+
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
         assert self.plan.pruning is not None, "the training has begun"

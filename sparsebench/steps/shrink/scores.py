@@ -28,7 +28,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sparsebench.models.modules.experts import Experts
-from sparsebench.models.modules.skipping import hooked
+from sparsebench.models.modules.hooks import hooked
 from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.contract import StepProgress, reported
 from sparsebench.steps.finite import check_finite

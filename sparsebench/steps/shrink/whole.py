@@ -18,8 +18,8 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import has_classifier, output_family
 from sparsebench.models.modules.build import stored_views
 from sparsebench.models.modules.experts import split_with_weights
+from sparsebench.models.modules.hooks import hooked
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.modules.skipping import hooked
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
 from sparsebench.models.replay.skeleton import survey

@@ -79,10 +79,15 @@ def make(
         labels = documents.note(plan.step) if documents else ""
         words = (choosing.note(shape, left), labels, unseen, draft.smaller.loads, left_out_note(draft.writer.left_out))
         note = "; ".join(filter(None, words))
-        emit(
-            plan.step,
-            step_report(targets[plan.step], context.family, seconds, sharing, note, work.provenance(plan.step)),
+        counted = step_report(
+            targets[plan.step],
+            context.family,
+            seconds=seconds,
+            sweep_size=sharing,
+            note=note,
+            provenance=work.provenance(plan.step),
         )
+        emit(plan.step, counted)
 
     at_once = [plan for plan in plans if _cuts(plan.step) == 1]
     drafts = work.cut({plan.step: (plan, targets[plan.step]) for plan in at_once}, emit) if at_once else {}

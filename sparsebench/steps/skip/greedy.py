@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from sparsebench.models.modules.skipping import hooked, masked
+from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.skipping import masked
 from sparsebench.models.replay.blockwise import Block
 from sparsebench.steps.skip.magnitudes import SkipSite
 

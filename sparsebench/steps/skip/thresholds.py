@@ -20,7 +20,7 @@ from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.files.writing import CheckpointWriter
-from sparsebench.models.modules.skipping import SkipThresholds, skips
+from sparsebench.models.modules.skipping import SkipThresholds, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
@@ -93,7 +93,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
     already.
     """
     started, checkpoint = time.perf_counter(), open_checkpoint(parent)
-    if skips(checkpoint.config):
+    if skips_weights(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
     parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, parts)
@@ -113,7 +113,14 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
             thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
             _copy(parent, folder, thresholds, {**settings, **notes, **text.provenance()})
-            report = step_report(folder, context.family, seconds, len(targets), notes["note"], text.provenance())
+            report = step_report(
+                folder,
+                context.family,
+                seconds=seconds,
+                sweep_size=len(targets),
+                note=notes["note"],
+                provenance=text.provenance(),
+            )
             emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
         except SparsebenchError as error:  # fails this share only
             emit(step, error)

@@ -101,7 +101,7 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _Chos
         writer.close(
             {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
         )
-    return step_report(folder, context.family, time.perf_counter() - started, note="; ".join(notes))
+    return step_report(folder, context.family, seconds=time.perf_counter() - started, note="; ".join(notes))
 
 
 def _note(usage: Usage, reading: Any) -> str:

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.modules.skipping import COUNTED, EXPERTS_KEY, ROUTERS, experts_of
+from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
+from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.moefy.use import inside, together
 from sparsebench.steps.registry import label, single
 from tests.models.replaying import written
