@@ -156,7 +156,7 @@ class _Decoder:
 
 
 @cached
-def _with_steps(plain: type) -> type:
+def _with_steps(plain: Any) -> Any:
     """Return the class of a decoder with its forward as in ``_Decoder``."""
     return type(plain.__name__, (_Decoder, plain), {"__module__": plain.__module__})
 
@@ -168,8 +168,8 @@ def install(model: Any, kernels: Kernels, taken: Counter[int]) -> None:
     """
     decoder = getattr(model, "model", None)
     if decoder is not None and _fits(decoder):
-        steps = SingleTokens(decoder, kernels, taken)
-        decoder.__class__ = _with_steps(type(decoder))
+        steps, plain = SingleTokens(decoder, kernels, taken), decoder.__class__
+        decoder.__class__ = _with_steps(plain)
         decoder.single_tokens = steps
 
 
