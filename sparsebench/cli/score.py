@@ -128,11 +128,15 @@ def score(
 def _refuse_unknown(tasks: Iterable[str]) -> None:
     """Raise UserError for a task that does not exist, or that a manifest must describe."""
     for name in tasks:
+        if known(name):
+            continue
         if name in KINDS:
-            hint = "it scores data of yours: name them in a manifest, see `sparsebench init --model`"
-            raise UserError(f"--task {name}: no such task", hint)
-        if not known(name):
-            raise UserError(f"--task {name}: no such task", did_you_mean(name, names()) or None)
+            hint = (
+                "sparsebench init my.yaml --model MODEL --data FILE, then: sparsebench score MODEL --manifest my.yaml"
+            )
+            raise UserError(f"--task {name}: it scores data of your own, which a manifest names", hint)
+        hint = did_you_mean(name, names()) or "see the tasks: sparsebench score --list"
+        raise UserError(f"--task {name}: no such task", hint)
 
 
 def _list_tasks(as_json: bool) -> None:

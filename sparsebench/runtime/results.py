@@ -192,14 +192,9 @@ class Machine:
     stolen_s: float | None = None
 
 
-@dataclass(frozen=True)
-class LatencyResult:
-    """Latency of one variant beside its dense model (``paired``: in the same processes, in alternating blocks).
-
-    ``placement`` says what decides where in memory a model is, and on which processors it runs. ``stolen`` is the share
-    of the processors' time that a hypervisor gave to others meanwhile, None where the system does not say.
-    ``energy_source`` names the counters behind the phases' ``energy_j``, or says why there are none.
-    """
+@dataclass(frozen=True, kw_only=True)
+class EngineResult:
+    """What every measurement of a running model states: how it ran, the check of its outputs, and the machine around it."""
 
     engine: str
     kernel: str
@@ -207,14 +202,25 @@ class LatencyResult:
     threads: int
     device: str
     dtype: str
-    baseline: Baseline
-    phases: tuple[PhaseSummary, ...]
-    differences: tuple[PhaseDifference, ...]
-    samples: tuple[TimingSample, ...]
     parity: Parity | None
     before: Machine
     after: Machine
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyResult(EngineResult):
+    """Latency of one variant beside its dense model (``paired``: in the same processes, in alternating blocks).
+
+    ``placement`` says what decides where in memory a model is, and on which processors it runs. ``stolen`` is the share
+    of the processors' time that a hypervisor gave to others meanwhile, None where the system does not say.
+    ``energy_source`` names the counters behind the phases' ``energy_j``, or says why there are none.
+    """
+
+    baseline: Baseline
+    phases: tuple[PhaseSummary, ...]
+    differences: tuple[PhaseDifference, ...]
+    samples: tuple[TimingSample, ...]
     energy_source: str = ""
     placement: str = ""
     stolen: float | None = None
@@ -254,25 +260,15 @@ class PhaseMemory:
     peak_bytes: int
 
 
-@dataclass(frozen=True)
-class MemoryResult:
+@dataclass(frozen=True, kw_only=True)
+class MemoryResult(EngineResult):
     """Peak memory of one variant alone.
 
     ``peak_bytes`` is the largest of the phases that compute, summed over ranks; loading is a phase of its own, because
     the mapped file counts there as resident.
     """
 
-    engine: str
-    kernel: str
-    ranks: int
-    threads: int
-    device: str
-    dtype: str
     source: str
     peak_bytes: int
     phases: tuple[PhaseMemory, ...]
     per_rank: tuple[RankMemory, ...]
-    parity: Parity | None
-    before: Machine
-    after: Machine
-    notes: tuple[str, ...]

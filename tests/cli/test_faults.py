@@ -249,3 +249,13 @@ def test_streams_that_are_closed_or_narrow(shared: Path) -> None:
             env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)},
         )
         assert done.returncode == code and b"Traceback" not in done.stderr, (command, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [("perplexity", "no such folder"), ("classify", "--manifest"), ("picqa", "piqa"), ("zzz", "score --list")],
+)
+def test_a_task_that_score_cannot_take_by_name_has_a_way_out(task: str, named: str, run: Callable[..., Any]) -> None:
+    """A kind of one's own data may be a task as well."""
+    code, shown = run("score", "no-such-model", "--task", task)
+    assert code == 2 and named in shown

@@ -36,7 +36,7 @@ ROWS = {
     "steps/registry.py": 'StepKind("newest", newest.settings, f"{_STEPS}.newest:run"),',
     "runtime/engines/__init__.py": 'EngineInfo("newest", "sparsebench.runtime.engines.newest:Newest"),',
     "storage/formats.py": 'Format("newest", None, newest.sizes, None),',
-    "benchmarks/catalog.py": '_squad("newest", "exact_match", "0/1", "again"),',
+    "benchmarks/catalog.py": '_squad("newest", metric="exact_match", scale="0/1", description="again"),',
 }
 """A row for the table ``BUILT_IN`` of each file."""
 IMPORTS = {

@@ -258,20 +258,20 @@ def timed(cell: Cell) -> runtime.LatencyResult:
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")
     return runtime.LatencyResult(
-        cell.settings["engine"],
-        "AutoTP",
-        ranks,
-        2 // ranks,
-        "cpu",
-        "bfloat16",
-        "paired",
-        tuple(summaries),
-        tuple(differences),
-        tuple(samples),
-        parity,
-        state,
-        state,
-        ("a note",),
+        engine=cell.settings["engine"],
+        kernel="AutoTP",
+        ranks=ranks,
+        threads=2 // ranks,
+        device="cpu",
+        dtype="bfloat16",
+        baseline="paired",
+        phases=tuple(summaries),
+        differences=tuple(differences),
+        samples=tuple(samples),
+        parity=parity,
+        before=state,
+        after=state,
+        notes=("a note",),
     )
 
 
@@ -288,20 +288,20 @@ def weighed(cell: Cell) -> runtime.MemoryResult:
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 1, "")
     return runtime.MemoryResult(
-        cell.settings["engine"],
-        "AutoTP",
-        ranks,
-        1,
-        "cpu",
-        "bfloat16",
-        "VmHWM less baseline",
-        size + 10**7 * ranks,
-        phases,
-        tuple(each),
-        parity,
-        state,
-        state,
-        (),
+        engine=cell.settings["engine"],
+        kernel="AutoTP",
+        ranks=ranks,
+        threads=1,
+        device="cpu",
+        dtype="bfloat16",
+        source="VmHWM less baseline",
+        peak_bytes=size + 10**7 * ranks,
+        phases=phases,
+        per_rank=tuple(each),
+        parity=parity,
+        before=state,
+        after=state,
+        notes=(),
     )
 
 

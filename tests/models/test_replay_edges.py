@@ -76,7 +76,7 @@ def test_a_gram_matrix_is_the_sum_of_outer_products(tokens: int, width: int, see
 
 
 @pytest.mark.parametrize("shape", ["llama", "t5:gated"])
-def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path) -> None:
+def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     folder, family = written(shape, tmp_path / "model")
@@ -92,7 +92,8 @@ def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path) -> 
     results = []
     for memory in (2 << 30, 0):
         seen: list[dict[str, Any]] = []
-        replay = Replay(Checkpoint(folder), family, batch(family), streams=2, spill=spill, memory=memory)
+        monkeypatch.setattr("sparsebench.models.replay.blockwise.IN_MEMORY", memory)
+        replay = Replay(Checkpoint(folder), family, batch(family), streams=2, spill=spill)
         replay.run(visit)
         results.append((seen, replay.outputs(1)))
     assert used == [False] * (len(used) // 2) + [True] * (len(used) // 2)

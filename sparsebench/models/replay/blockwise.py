@@ -30,6 +30,9 @@ GROUP = 2048
 STATISTICS = 2 << 30
 """Bytes of experts' Gram matrices that are held at once: where all take more, the block runs several times."""
 
+IN_MEMORY = 2 << 30
+"""Bytes of hidden states that are held in memory where there is a folder to keep more in."""
+
 
 class Block:
     """One transformer block with its weights in memory, valid while it is visited.
@@ -176,7 +179,7 @@ class Replay:
     It calculates in ``dtype`` (``auto``: the checkpoint's) on ``device``, which holds a block's tensors while it is
     visited. Memory: one block's weights (with a GPU also the next one's in main memory), activations of ``group``
     samples (default: of about `GROUP` tokens) and two copies of every stream's hidden states in that dtype. When these
-    would take more than ``memory`` bytes, they are files under ``spill``. Raises UnsupportedError or ModelError, with a
+    would take more than IN_MEMORY bytes, they are files under ``spill``. Raises UnsupportedError or ModelError, with a
     name, before any work when the model cannot be replayed.
     """
 
@@ -188,7 +191,6 @@ class Replay:
         streams: int = 1,
         spill: Path | None = None,
         dtype: str = "auto",
-        memory: int = 2 << 30,
         group: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -209,7 +211,7 @@ class Replay:
         self._longest = max(lengths)
         width = max(stack.module.config.hidden_size for stack in self._skeleton.stacks)
         states = 2 * streams * len(batch.input_ids) * sum(lengths) * width * model.dtype.itemsize
-        self._spill = spill if states > memory else None
+        self._spill = spill if states > IN_MEMORY else None
         self._last: StackReplay | None = None
 
     def run(self, visit: Callable[[Block], None], progress: Callable[[int, int], None] | None = None) -> None:
