@@ -18,7 +18,7 @@ from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.statistics.contract import Floats
-from sparsebench.ledger.statistics.resampling import WHOLE
+from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
 from sparsebench.records import located, statuses, write
 
@@ -105,14 +105,14 @@ def _misfit(result: Mapping[str, Any]) -> str:
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
     right = _stderr(metric.pooling, score, values, labels)
-    allowed = DRAWN * right if metric.pooling in WHOLE else SCORE * max(1.0, right)
+    allowed = SCORE * max(1.0, right) if metric.pooling in WITHOUT_DRAWS else DRAWN * right
     return "" if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:
     """Return the standard error of a score as the benchmarks compute it (``sparsebench/benchmarks/statistics.py``)."""
-    if pooling in WHOLE:
-        return pooled(WHOLE[pooling], values, labels)[1]
+    if pooling not in WITHOUT_DRAWS:
+        return pooled(POOLINGS[pooling], values, labels)[1]
     n, scale = len(values), 1.0
     if pooling == "per token":
         values, scale = values / labels, score
