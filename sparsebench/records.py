@@ -171,13 +171,24 @@ def doubt(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str:
     return "" if recorded == wanted else f"{name}.{status}.json: the record of another cell"
 
 
-def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """Return the cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
+@dataclass(frozen=True)
+class AskedCell:
+    """A cell that a manifest asks for: the ``key`` of its record, its stage, and its variant and setting in words."""
+
+    key: str
+    stage: str
+    label: str
+
+
+def planned(folder: Path) -> dict[str, list[AskedCell]]:
+    """Return the cells of every manifest that was run here, by manifest, in the plan's order."""
     plans = {}
     for where, plan in located(_below(folder, "plan-*.json")):
         try:
             plans[str(plan["manifest"])] = [
-                (str(cell["key"]), str(cell["stage"]), f"{Variant.read(cell['variant']).label} · {cell['label']}")
+                AskedCell(
+                    str(cell["key"]), str(cell["stage"]), f"{Variant.read(cell['variant']).label} · {cell['label']}"
+                )
                 for cell in plan["cells"]
             ]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
