@@ -13,7 +13,7 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.schema import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
-from sparsebench.models.files.labels import lacks_choice
+from sparsebench.models.files.labels import choice_problem
 from sparsebench.models.files.text import LENGTH_KEYS
 from sparsebench.models.shape.topology import REFUSED
 from sparsebench.plan.checks import flow
@@ -151,7 +151,7 @@ def _tasks(
         entry |= {"columns": renamed} if renamed else {}
     elif renamed:
         entry["field"] = columns_of_parts["text"]
-    if kind == "classify" and lacks_choice(config):
+    if kind == "classify" and choice_problem(config):
         entry["metric"] = REGRESSION[-1]
     own_data = OwnData(
         kind, "", entry.get("field"), tuple(renamed.items()), metric=entry.get("metric"), source=data.text

@@ -84,7 +84,7 @@ def _gpus() -> Finding:
     names = devices.names()
     if not names:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
-    reason = devices.unseen(len(names))
+    reason = devices.visibility_problem(len(names))
     fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or set device: cpu"
     return _judged("gpu", bool(reason), "missing", ": ".join(filter(None, (", ".join(names), reason))), fix)
 
