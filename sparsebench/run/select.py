@@ -23,7 +23,7 @@ from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import names, same, timed
-from sparsebench.records import key, read_cell, file_problem, statuses
+from sparsebench.records import file_problem, key, read_cell, statuses
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
