@@ -5,9 +5,10 @@
 DENSE and each VARIANT are model folders; a VARIANT holds `model.gguf`, as `{quantize: gguf}` leaves it, and DENSE is written as
 F32. Both score the same windows of the text of the task `perplexity`: transformers in float32, llama.cpp by its logits. Printed
 are both perplexities; the second also with the variant's floats in llama.cpp's float32 kernels, which leaves its rounding of
-activations, to 8 bits beside integers and to 16 beside BF16; and of each variant's floats the mean Kullback-Leibler divergence from the dense model
-and the share of tokens with the same likeliest successor. ``--server`` also asks llama.cpp's own server, which the package
-has, how long a prompt of 128 tokens and 32 more take, beside the same through our engine.
+activations, to 8 bits beside integers and to 16 beside BF16; and of each variant's floats the mean Kullback-Leibler divergence
+from the dense model and the share of tokens with the same likeliest successor.
+``--server`` also asks llama.cpp's own server, which the package has, how long a prompt of 128 tokens and 32 more take,
+beside the same through our engine.
 """
 
 from __future__ import annotations

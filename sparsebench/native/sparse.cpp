@@ -1,111 +1,12 @@
 // Matrices of weights times vectors, on a CPU: y = W x + b. Sums are in float32 and rounded once at the end. sparse/matrix.h
 // says how weights are stored; integers are multiplied with inputs rounded to 8 bits (sparse/inputs.h). One vector or a few
-// go through sparse/products.h, many through sparse/tiles.h. Matrices that are read in part are in sparse/skip.h.
+// go through sparse/products.h, many through sparse/tiles.h; sparse/multiply.h shares them out to threads. sparse/decoder.h
+// has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
 
-#include <thread>
-
+#include "sparse/decoder.h"
 #include "sparse/skip.h"
-#include "sparse/tiles.h"
 
 namespace {
-
-// ---- inputs and outputs ----------------------------------------------------------------------------------------------
-
-#if defined(__x86_64__)
-template <class E>
-AVX512 void prepare_avx512(const E* x, i64 cols, int offset, const Inputs& in) { prepare(x, cols, offset, in); }
-#endif
-
-template <class E>
-void prepare_here(const E* x, i64 cols, int offset, const Inputs& in) {
-#if defined(__x86_64__)
-    if (level >= WITH_AVX512) return prepare_avx512(x, cols, offset, in);
-#endif
-    prepare(x, cols, offset, in);
-}
-
-template <class E>
-ALWAYS void finish(const float* sums, const E* bias, i64 rows, i64 tokens, E* y) {
-    for (i64 token = 0; token < tokens; ++token, sums += rows, y += rows)
-        for (i64 row = 0; row < rows; ++row) put(bias ? sums[row] + widen(bias[row]) : sums[row], y + row);
-}
-
-#if defined(__x86_64__)
-template <class E>
-AVX512 void finish_avx512(const float* sums, const E* bias, i64 rows, i64 tokens, E* y) {
-    finish(sums, bias, rows, tokens, y);
-}
-#endif
-
-template <class E>
-void finish_here(const float* sums, const E* bias, i64 rows, i64 tokens, E* y) {
-#if defined(__x86_64__)
-    if (level >= WITH_AVX512) return finish_avx512(sums, bias, rows, tokens, y);
-#endif
-    finish(sums, bias, rows, tokens, y);
-}
-
-// Memory of this thread for vectors in a kernel's form, on a whole line, and for their sums behind.
-u8* scratch(i64 bytes) {
-    thread_local std::vector<u8> held;
-    if (i64(held.size()) < bytes + LINE) held.resize(bytes + LINE);
-    return held.data() + (LINE - reinterpret_cast<std::uintptr_t>(held.data()) % LINE);
-}
-
-i64 lines(i64 bytes) { return (bytes + LINE - 1) / LINE * LINE; }
-
-// ---- threads ---------------------------------------------------------------------------------------------------------
-
-// torch's own OpenMP threads, by address: a second runtime would spin against them.
-using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-using Number = int (*)();
-Parallel parallel = nullptr;
-Number thread_number = nullptr, thread_count = nullptr;
-
-struct Shared {
-    void (*act)(void*, i64 part, i64 parts);
-    void* data;
-};
-
-void enter(void* given) {
-    auto* shared = static_cast<Shared*>(given);
-    shared->act(shared->data, thread_number(), thread_count());
-}
-
-void on_threads(void (*act)(void*, i64, i64), void* data, int threads) {
-    if (threads <= 1) return act(data, 0, 1);
-    Shared shared{act, data};
-    if (parallel) return parallel(enter, &shared, unsigned(threads), 0);
-    std::vector<std::thread> others;
-    for (int part = 1; part < threads; ++part) others.emplace_back(act, data, part, threads);
-    act(data, 0, threads);
-    for (auto& other : others) other.join();
-}
-
-// The first row of a part, such that all parts read about as many bytes.
-i64 cut(const Matrix& m, i64 part, i64 parts) {
-    if (part >= parts) return m.rows;
-    if (!m.masks) return m.rows * part / parts;
-    auto before = [&](i64 row) { return bytes_of(int(m.type), m.starts[row]) + row * groups_of(m.cols) * 8; };
-    const i64 wanted = before(m.rows) / parts * part;
-    i64 low = 0, high = m.rows;
-    while (low < high) {
-        i64 middle = (low + high) / 2;
-        if (before(middle) < wanted) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
-struct Multiplying {
-    Job job;
-    Kernel kernel;
-};
-
-void multiply_part(void* data, i64 part, i64 parts) {
-    auto& work = *static_cast<Multiplying*>(data);
-    work.kernel(work.job, cut(*work.job.matrix, part, parts), cut(*work.job.matrix, part + 1, parts));
-}
 
 struct Expanding {
     const Matrix* matrix;
@@ -129,7 +30,7 @@ struct Skipped {
     Skipping job;
     Skipper act;      // columns: ranges of outputs, or of panels; rows: ranges of those that are read
     i64 all, each;    // how many to share out, in units that one thread writes
-    Multiplying bits; // rows of a bitmask: the kernel for each
+    Product bits;     // rows of a bitmask: the kernel for each
 };
 
 void skip_part(void* data, i64 part, i64 parts) {
@@ -203,7 +104,7 @@ i64 skip(const void* weights, int item, bool by_columns, const E* x, const E* de
                 sum = !needs[one * tokens + token] ? 0.f : bias ? sum + widen(bias[read[one]]) : sum;
             }
     for (i64 token = 0; token < tokens; ++token)
-        finish_here(sums + token * apart, by_columns ? bias : nullptr, outs, 1, y + token * outs);
+        finish(sums + token * apart, by_columns ? bias : nullptr, outs, 1, y + token * outs);
     return count;
 }
 
@@ -225,31 +126,30 @@ void sparse_threads(void* start, void* number, void* count_of) {
     thread_count = reinterpret_cast<Number>(count_of);
 }
 
-// y (tokens, rows) = x (tokens, cols) · Wᵀ + bias (rows, or null); x, y and bias are of `type`, contiguous. `tiles` says that
-// rows are expanded to bfloat16 and inputs not rounded; it has an effect on bfloat16 x where the processor multiplies these.
+// y (tokens, rows) = x (tokens, cols) · Wᵀ + bias (rows, or null); x, y and bias are of `type`, contiguous. sparse/multiply.h
+// says what `tiles` are.
 void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* bias, i64 tokens, int type, int threads,
                      int tiles) {
-    const Matrix& m = *matrix;
-    Choice choice = choose(m, type);
-#if defined(__x86_64__)
-    if (tiles && type == BFLOAT && m.type != FLOAT && level >= WITH_BF16) choice = {rows_by_tiles, WORDS, WITH_BF16};
-#endif
-    const i64 groups = groups_of(m.cols);
-    const bool tiled = choice.kernel == rows_by_tiles;
-    const i64 stride = tiled ? tile_stride(m.cols) : choice.form == BYTES ? groups : groups * GROUP;
-    const i64 taken = lines(tokens * (tiled ? stride * 2 : input_bytes(choice.form, groups)));
-    u8* base = scratch(taken + lines(tokens * m.rows * 4));
-    const Inputs in{choice.form, tokens, stride, base, reinterpret_cast<float*>(base + tokens * groups * i64(sizeof(Bytes)))};
-    const int offset = m.type == INT8 ? 128 : 8;
-    if (type == BFLOAT) prepare_here(static_cast<const u16*>(x), m.cols, offset, in);
-    else prepare_here(static_cast<const float*>(x), m.cols, offset, in);
-    float* sums = type == FLOAT && !bias ? static_cast<float*>(y) : reinterpret_cast<float*>(base + taken);
-    Multiplying work{{&m, in, sums}, choice.kernel};
-    on_threads(multiply_part, &work, m.rows * m.cols * tokens < 65536 ? 1 : threads);
-    if (type == BFLOAT)
-        finish_here(sums, static_cast<const u16*>(bias), m.rows, tokens, static_cast<u16*>(y));
-    else if (bias)
-        finish_here(sums, static_cast<const float*>(bias), m.rows, tokens, static_cast<float*>(y));
+    const Layer layer{matrix, bias};
+    auto act = [&](auto kind) {
+        using E = decltype(kind);
+        E* out = static_cast<E*>(y);
+        multiply(&layer, 1, static_cast<const E*>(x), &out, tokens, threads, tiles != 0);
+    };
+    type == BFLOAT ? act(u16()) : act(float());
+}
+
+// One new token through a decoder's blocks and its last norm: `hidden` (width), of `type`, which becomes the output. `caches`
+// has the keys and values of each block, (shared heads, room, size) with `before` tokens, where the new ones are added; `cos`
+// and `sin` (size) are the rotation of the token's position.
+void sparse_decode(const Decoder* decoder, void* hidden, const void* cos, const void* sin, void* const* caches, i64 before,
+                   i64 room, int type, int threads) {
+    auto act = [&](auto kind) {
+        using E = decltype(kind);
+        const Position<E> position{static_cast<const E*>(cos), static_cast<const E*>(sin), before, room, threads};
+        decode(*decoder, static_cast<E*>(hidden), position, reinterpret_cast<E* const*>(caches));
+    };
+    type == BFLOAT ? act(u16()) : act(float());
 }
 
 // Writes rows first..last of the matrix into `out` as dense bfloat16 (`words`) or float32, scales included.

@@ -68,7 +68,7 @@ BUILT_IN = (
         encodings=ALL,
         skips_zeros=True,
         reads_packed=True,
-        version=2,
+        version=3,
     ),
 )
 

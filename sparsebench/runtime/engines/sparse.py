@@ -29,6 +29,7 @@ from sparsebench.runtime.kernels import (
     Matrix,
     TorchCsr,
     attention,
+    decoder,
     kernels,
     semi_structured,
 )
@@ -66,6 +67,7 @@ class Sparse:
         self.kernels: Kernels | Missing = Missing("not started")
         self.cuda = self.bitmask = False
         self.choices = Choices()
+        self.steps: Counter[int] = Counter()
         # Names and numbers of the last model only, not its layers: it must be freed before the next one is loaded.
         self.layers: Counter[tuple[str, str]] = Counter()
         self.rounded = ""
@@ -117,6 +119,7 @@ class Sparse:
             parity = torch_products.check(sparse, source.family, prompt, "a kernel is wrong for it")
         finally:
             self.choices.faster.clear()  # choices for the few tokens of parity do not hold for the workload
+            self.steps.clear()
         return replace(parity, wraps_only=not self.kinds)
 
     @property
@@ -130,8 +133,8 @@ class Sparse:
             roles.setdefault(layer, Counter())[role] = count
         dense_last = sorted(roles, key=lambda layer: (layer.startswith("dense torch"), layer))
         parts = [f"{layer} ×{roles[layer].total()} ({_counted(roles[layer])})" for layer in dense_last]
-        several = self._many_tokens()
-        return ", ".join(parts) + (f"; {self.rounded}" if self.rounded else "") + (f"; {several}" if several else "")
+        single = "".join(f"single tokens: {blocks} blocks in one call" for blocks in self.steps)
+        return "; ".join(filter(None, (", ".join(parts), self.rounded, single, self._many_tokens())))
 
     def _many_tokens(self) -> str:
         """Say what multiplied more than FEW tokens: each way with its number of layers."""
@@ -159,6 +162,8 @@ class Sparse:
             )
         self._replace_dense(model)
         self._describe(model)
+        if isinstance(self.kernels, Kernels):
+            decoder.install(model, self.kernels, self.steps)
         return model.to("cuda") if self.cuda else model
 
     def _replace_dense(self, model: Any) -> None:

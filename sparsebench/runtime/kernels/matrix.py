@@ -57,6 +57,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "sparse_needs": ([_P, _I], _I),
     "sparse_threads": ([_P, _P, _P], None),
     "sparse_multiply": ([_P, _P, _P, _P, _L, _I, _I, _I], None),
+    "sparse_decode": ([_P, _P, _P, _P, _P, _L, _L, _I, _I], None),
     "sparse_expand": ([_P, _L, _L, _P, _I, _I], None),
     "sparse_skip": ([_P, _I, _I, _P, _P, ctypes.c_float, _I, _L, _L, _L, _P, _P, _I, _P], _L),
 }
