@@ -34,8 +34,10 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
 
 def make_recovered(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every recovered model of one pass, each in its folder, by ``make_reconstructed`` or ``make_trained``."""
-    make = make_reconstructed if next(iter(targets)).name == "reconstruct" else make_trained
-    make(parent, targets, context, emit)
+    if next(iter(targets)).name == "reconstruct":
+        make_reconstructed(parent, targets, context, emit)
+    else:
+        make_trained(parent, targets, context, emit)
 
 
 def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

@@ -47,7 +47,7 @@ def token_axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
     """
     from transformers import AutoModelForMaskedLM
 
-    config, axes = checkpoint.config, {}
+    config, axes = checkpoint.config, dict[str, int]()
     size = rows_of_vocabulary(config)
     classes = [auto_class(family, config)]
     if family == "encoder" and has_masked_lm(config):
