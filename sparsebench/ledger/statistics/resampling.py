@@ -115,9 +115,9 @@ def average_precision_interval(side: ValuesAndLabels, clusters: Integers | None)
 def p_value(shifts: Floats, n: int) -> float:
     """Return the two-sided p value: twice the smaller share of ``shifts`` on a side of 0.
 
-    It is expanded as in ``percentile_interval``. Where no resample crosses 0, the number of resamples would set the p value, and few documents could not bring it
-    below 5%. Then the distance of 0 in standard deviations counts, where it is larger. For a mean, that is Student's
-    paired t test.
+    It is expanded as in ``percentile_interval``. Where no resample crosses 0, the number of resamples would set the p
+    value, and few documents could not bring it below 5%. Then the distance of 0 in standard deviations counts, where it
+    is larger. For a mean, that is Student's paired t test.
     """
     crossing = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
     share = (1 + crossing) / (1 + len(shifts))
