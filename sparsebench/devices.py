@@ -168,7 +168,7 @@ def resolve(asked: str = "auto") -> str:
             f"device: {asked}: {len(gpus)} GPU{'s are' if len(gpus) > 1 else ' is'} visible, counted from 0",
             f"cuda:0{f' to cuda:{len(gpus) - 1}' if len(gpus) > 1 else ''}, or cuda for all",
         )
-    if why := unseen(len(gpus)):
+    if why := visibility_problem(len(gpus)):
         raise UserError(
             f"device: {asked}: the driver lists {len(gpus)} GPU{'s' * (len(gpus) > 1)} ({gpus[0].name}), and {why}",
             "install a torch that was built for this driver (https://pytorch.org/get-started), or say `device: cpu`",
@@ -181,8 +181,8 @@ def _silent() -> bool:
     return Path(children.GPUS[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
 
 
-def unseen(count: int) -> str:
-    """Say why torch does not see the ``count`` GPUs that the driver lists; empty where it sees them."""
+def visibility_problem(count: int) -> str | None:
+    """Say why torch does not see the ``count`` GPUs that the driver lists; None where it sees them."""
     if not cuda_version():
         return "the installed torch was built for a CPU only"
     state, seen, last_line = _seen_by_torch(os.environ.get(VISIBLE))
@@ -190,7 +190,7 @@ def unseen(count: int) -> str:
         return f"torch could not be asked: {last_line}"
     if seen < count:
         return f"torch sees {seen or 'none'} (torch built for {cuda_version()}{f'; {last_line}' if last_line else ''})"
-    return ""
+    return None
 
 
 @cache

@@ -80,8 +80,8 @@ def intact(record: Mapping[str, Any], text: str) -> bool:
     return untouched(text) or sealed(record)["checksum"] == record["checksum"]
 
 
-def misfit(record: Mapping[str, Any]) -> str:
-    """Say what in a cell's record does not fit the rest of it; empty where all does.
+def record_problem(record: Mapping[str, Any]) -> str | None:
+    """Say what in a cell's record does not fit the rest of it; None where all does.
 
     Raises LookupError, TypeError, ValueError or AttributeError for a value that is not of the type that it must have.
     """
@@ -96,10 +96,10 @@ def misfit(record: Mapping[str, Any]) -> str:
         return f"the id of its environment {environment['id']!r} is not that of what the environment says"
     if environment["machine"] != record["where"]["machine"]:
         return "it names two machines"
-    return _misfit_of_result(stage, record["settings"], record["result"]) if record["status"] == "done" else ""
+    return _result_problem(stage, record["settings"], record["result"]) if record["status"] == "done" else None
 
 
-def _misfit_of_result(stage: str, settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _result_problem(stage: str, settings: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
     kind, repeated = _RESULTS[stage]
     needed = (field.name for field in fields(kind) if field.default is MISSING)
     if missing := [name for name in needed if name not in result]:
@@ -109,10 +109,10 @@ def _misfit_of_result(stage: str, settings: Mapping[str, Any], result: Mapping[s
             return f"its result is of {name} {result[name]!r}, its settings are of {settings[name]!r}"
     if stage == "storage" and not {size["format"] for size in result["sizes"]} >= set(settings["formats"]):
         return "its result lacks a format of its settings"
-    return _misfit_of_score(settings, result) if stage == "benchmarks" else ""
+    return _score_problem(settings, result) if stage == "benchmarks" else None
 
 
-def _misfit_of_score(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _score_problem(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
     benchmark, limit = benchmark_of(settings), settings["limit"]
     if benchmark and benchmark.metric and result["metric"] != benchmark.metric:
         return f"its metric is {result['metric']!r}, that of {benchmark.name} is {benchmark.metric!r}"
@@ -120,4 +120,4 @@ def _misfit_of_score(settings: Mapping[str, Any], result: Mapping[str, Any]) -> 
         return "its score is of some documents, its settings are of all"
     if limit is not None and benchmark and result["n"] > limit:
         return f"its score is of {result['n']} documents, its settings are of {limit}"
-    return ""
+    return None

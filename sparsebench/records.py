@@ -151,8 +151,8 @@ def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
     return record
 
 
-def doubt(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str:
-    """Say why a cell's file does not hold what was asked of the cell; empty where it does.
+def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str | None:
+    """Say why a cell's file does not hold what was asked of the cell; None where it does.
 
     Of a record that is as it was made, only the beginning is parsed: what was asked stands before the ``status``.
     """
@@ -168,16 +168,27 @@ def doubt(folder: Path, cell: Cell, status: str, device: str = "cpu") -> str:
     except (LookupError, TypeError, ValueError) as error:
         return f"{name}.{status}.json: not a record as sparsebench writes it ({error!r})"
     wanted = [name, cell.stage, json.loads(json.dumps(cell.settings)), cell.variant.id]
-    return "" if recorded == wanted else f"{name}.{status}.json: the record of another cell"
+    return None if recorded == wanted else f"{name}.{status}.json: the record of another cell"
 
 
-def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """Return the cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
+@dataclass(frozen=True)
+class AskedCell:
+    """A cell that a manifest asks for: the ``key`` of its record, its stage, and its variant and setting in words."""
+
+    key: str
+    stage: str
+    label: str
+
+
+def planned(folder: Path) -> dict[str, list[AskedCell]]:
+    """Return the cells of every manifest that was run here, by manifest, in the plan's order."""
     plans = {}
     for where, plan in located(_below(folder, "plan-*.json")):
         try:
             plans[str(plan["manifest"])] = [
-                (str(cell["key"]), str(cell["stage"]), f"{Variant.read(cell['variant']).label} · {cell['label']}")
+                AskedCell(
+                    str(cell["key"]), str(cell["stage"]), f"{Variant.read(cell['variant']).label} · {cell['label']}"
+                )
                 for cell in plan["cells"]
             ]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -302,16 +313,16 @@ def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[st
     if len(text) > bounded.TEXT:
         bounded.refuse_long(record, where, RecordError, _WAY_OUT)
     try:
-        wrong = _misfit(record, text)
+        problem = _content_problem(record, text)
     except (LookupError, TypeError, ValueError, AttributeError, SparsebenchError) as error:
-        wrong = f"not a record as sparsebench writes it ({error!r})"
-    if wrong:
-        raise RecordError(f"{where}: {wrong[:500]}", _WAY_OUT)
+        problem = f"not a record as sparsebench writes it ({error!r})"
+    if problem:
+        raise RecordError(f"{where}: {problem[:500]}", _WAY_OUT)
     return record
 
 
-def _misfit(record: dict[str, Any], text: str) -> str:
-    """Say why a record is not as it was made, or what in it does not fit the rest; empty where all is right."""
+def _content_problem(record: dict[str, Any], text: str) -> str | None:
+    """Say why a record is not as it was made, or what in it does not fit the rest; None where all is right."""
     kind = record.get("kind", "cell")
     if kind not in list(_NEEDED):  # a list, because a kind may be unhashable
         return f"a record of an unknown kind, {kind!r}"
@@ -323,5 +334,5 @@ def _misfit(record: dict[str, Any], text: str) -> str:
     if kind == "plan":
         cells = record["cells"] if isinstance(record["cells"], list) else [None]
         whole = all(isinstance(cell, dict) and "cell_id" in cell for cell in cells)
-        return "" if whole else "a plan whose cells are not as they must be"
-    return provenance.misfit(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"
+        return None if whole else "a plan whose cells are not as they must be"
+    return provenance.record_problem(record) if record["status"] in STATUSES else f"no status: {record['status']!r}"

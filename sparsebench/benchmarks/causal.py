@@ -149,20 +149,20 @@ class CausalScorer(HFLM):
         beyond = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
         nodes = batching.tokens_at_once(self.model, prefixes.NODES)
         batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length, nodes)
-        obstacle = prefixes.obstacle(self.model) if batches else f"all inputs have {beyond} tokens or more"
-        if not obstacle and not self._shown:
+        problem = prefixes.tree_problem(self.model) if batches else f"all inputs have {beyond} tokens or more"
+        if not problem and not self._shown:
             probe = max(batches, key=len)[:_PROBE]
-            obstacle = self._difference(probe, asked)
-            self._shown = not obstacle and len(probe) > 1
-        if obstacle:
-            self.sharing = f"off: {obstacle}"
+            problem = self._sharing_problem(probe, asked)
+            self._shown = not problem and len(probe) > 1
+        if problem:
+            self.sharing = f"off: {problem}"
             return []
         rest = len(asked) - sum(map(len, batches))
         self.sharing = f"on, but for {rest} of {len(asked)} inputs, of {beyond} tokens or more" if rest else "on"
         return batches
 
-    def _difference(self, rows: list[TokenIds], asked: Asked) -> str:
-        """Return what goes wrong when these inputs share tokens; empty when their logits only round differently.
+    def _sharing_problem(self, rows: list[TokenIds], asked: Asked) -> str | None:
+        """Return what goes wrong when these inputs share tokens; None when their logits only round differently.
 
         In bfloat16, rounding moves a 135M Llama's logits by up to 0.4% (relative L2). Ignored positions or masks move
         them by 7 to 60%.
@@ -177,7 +177,7 @@ class CausalScorer(HFLM):
         stock = self._logits(rows, kept, False).float()
         moved = float((ours - stock).norm() / stock.norm())
         if moved <= max(1e-4, 4 * torch.finfo(self.model.dtype).eps):
-            return ""
+            return None
         return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
 
     def _answers(self, rows: list[TokenIds], asked: Asked, together: bool) -> Iterator[tuple[int, LogLikelihood]]:

@@ -13,7 +13,7 @@ from sparsebench.benchmarks.own import OwnData, column_values
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
-from sparsebench.models.files.labels import class_numbers, head_outputs, lacks_choice
+from sparsebench.models.files.labels import choice_problem, class_numbers, head_outputs
 from sparsebench.sources.text import read_records
 
 _ENCODER_HEADS = {
@@ -28,24 +28,26 @@ _FIRST = 10_000
 """The records of a user's own file whose labels are read before a run."""
 
 
-def lacking(adapter: str, config: Mapping[str, Any], family: Family = "encoder") -> str:
-    """Return, in words, the head that an adapter needs and a model with this config.json lacks; empty if none.
+def missing_head(adapter: str, config: Mapping[str, Any], family: Family = "encoder") -> str | None:
+    """Return, in words, the head that an adapter needs and a model with this config.json lacks; None if none.
 
     An encoder without its head, and a plugin, take any model.
     """
     if adapter == "classification":
-        return "" if has_classifier(config) else "a sequence-classification head"
+        return None if has_classifier(config) else "a sequence-classification head"
     if family != "encoder":
-        return "a head that predicts tokens" if has_classifier(config) and ":" not in adapter else ""
+        return "a head that predicts tokens" if has_classifier(config) and ":" not in adapter else None
     words, has_head = _ENCODER_HEADS.get(adapter, ("", has_classifier))
-    return words if words and not has_head(config) else ""
+    return words if words and not has_head(config) else None
 
 
 def fitting(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
     """Return the names of the tasks in the table that a model with this config.json can be scored on."""
     rows = all_tasks().values()
     own_task = ["{task: classify, source: path:FILE}"] if has_classifier(config) else []
-    return own_task + [row.name for row in rows if family in row.families and not lacking(row.adapter, config, family)]
+    return own_task + [
+        row.name for row in rows if family in row.families and not missing_head(row.adapter, config, family)
+    ]
 
 
 def data_misfit(own_data: OwnData, config: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[str, str, str]:
@@ -54,13 +56,13 @@ def data_misfit(own_data: OwnData, config: Mapping[str, Any], labels: Sequence[s
     ``labels`` are the names of the head's outputs if the manifest gives them. Of a file on this machine, the first
     labels are read too.
     """
-    metric, number = own_data.metric_used, lacks_choice(config)
-    if metric in REGRESSION and not number:
+    metric, problem = own_data.metric_used, choice_problem(config)
+    if metric in REGRESSION and not problem:
         return "metric", "its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`"
-    if metric not in REGRESSION and number:
+    if metric not in REGRESSION and problem:
         return (
             "metric" if own_data.metric else "task",
-            number,
+            problem,
             "`metric: spearman` or `metric: pearson`, for a single number",
         )
     source = sources.parse(own_data.source)

@@ -164,14 +164,14 @@ def _gather(states: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
     return states[0].index_select(1, nodes.flatten()).unflatten(1, nodes.shape).transpose(0, 1)
 
 
-def obstacle(model: Any) -> str:
-    """Return why the model cannot compute a tree, as far as its class and configuration tell; empty if it may."""
+def tree_problem(model: Any) -> str | None:
+    """Return why the model cannot compute a tree, as far as its class and configuration tell; None if it may."""
     kernel = model.config.get_text_config(decoder=True)._attn_implementation
     if kernel != "sdpa":
         return f"its attention is {kernel}, not sdpa"
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return f"{type(model).__name__} takes no position_ids"
-    return ""
+    return None
 
 
 def reach(model: Any) -> int | None:

@@ -13,7 +13,7 @@ from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command
-from sparsebench.ledger.naming import known, resolve
+from sparsebench.ledger.naming import measured_variants, resolve
 from sparsebench.manifest.names import Family
 from sparsebench.paths import ledger_path, vacant
 from sparsebench.plan.single import single
@@ -61,7 +61,7 @@ def export(
 
 def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
-    variant = resolve(name, known(ledger))
+    variant = resolve(name, measured_variants(ledger))
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
     folder = located(Cache().root / "work", variant.id)
     if folder is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +17,13 @@ from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
 from sparsebench.paths import ledger_path
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
+from sparsebench.records import AskedCell, planned, read_cell, statuses
 from sparsebench.records import key as record_key
-from sparsebench.records import planned, read_cell, statuses
 from sparsebench.run.workspace import Workspace, holder
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")
+FINE = ("done", "left")
+"""The states that need no reason."""
 
 
 def status(
@@ -52,20 +54,20 @@ def status(
         cells = _planned(ready)
     else:
         path = ledger_path(ledger)
-        cells = _held(path)
-    troubles = [cell for cell in cells if cell.status not in ("done", "left")]
+        cells = _in_ledger(path)
+    unfinished = [cell for cell in cells if cell.status not in FINE]
     counts = _counts(cells)
     running = holder(path)
     if as_json:
         why = [
             {"manifest": cell.manifest, "status": cell.status, "cell": cell.label, "reason": cell.reason}
-            for cell in troubles
+            for cell in unfinished
         ]
         emit_json({"stages": counts, "troubles": why, "running": running})
         return
     emit_table(["manifest", "stage", *STATES], [list(row.values()) for row in counts])
     by_reason: dict[tuple[str, str, str], list[str]] = {}  # skipped cells have the reason of what they depend on
-    for cell in troubles:
+    for cell in unfinished:
         by_reason.setdefault((cell.manifest, cell.status, cell.reason), []).append(cell.label)
     for (name, state, reason), labels in by_reason.items():
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
@@ -98,13 +100,13 @@ def _planned(ready: Prepared) -> list[_CellStatus]:
     """Return the cells of a plan, with their status by the records beside its ledger."""
     folder = Workspace.of(ready.ledger, ready.work).records
     asked = [
-        (record_key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}")
+        AskedCell(record_key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}")
         for cell in ready.plan.cells
     ]
     return _recorded(folder, {ready.plan.manifest: asked})
 
 
-def _held(ledger: Path) -> list[_CellStatus]:
+def _in_ledger(ledger: Path) -> list[_CellStatus]:
     """Return the cells in a ledger; without a ledger, those of the records beside it.
 
     Raises NoLedgerError where there is neither.
@@ -118,18 +120,26 @@ def _held(ledger: Path) -> list[_CellStatus]:
     return _recorded(folder, planned(folder))
 
 
-def _recorded(folder: Path, plans: Mapping[str, list[tuple[str, str, str]]]) -> list[_CellStatus]:
-    """Return the cells of each manifest, given as (key, stage, label), with their status by the records in a folder."""
-    known, cells = statuses(folder), []
-    for manifest, planned_cells in plans.items():
-        for key, stage, label in planned_cells:
-            status, reason = known.get(key, "left"), ""
-            try:
-                if status not in ("done", "left"):
-                    reason = str(read_cell(folder, key, status).get("reason"))
-            except RecordError:
-                if statuses(folder).get(key) == status:
-                    raise
-                status = statuses(folder).get(key, "left")  # a run has just replaced it
-            cells.append(_CellStatus(manifest, stage, label, status, reason))
-    return cells
+def _recorded(folder: Path, asked: Mapping[str, Sequence[AskedCell]]) -> list[_CellStatus]:
+    """Return the cells that each manifest asks for, with their status by the records in a folder."""
+    known = statuses(folder)
+    return [
+        _CellStatus(
+            manifest, cell.stage, cell.label, *_status_and_reason(folder, cell.key, known.get(cell.key, "left"))
+        )
+        for manifest, cells in asked.items()
+        for cell in cells
+    ]
+
+
+def _status_and_reason(folder: Path, key: str, status: str) -> tuple[str, str]:
+    """Return the status of a cell, which was ``status`` when the folder was listed, and why it is not done."""
+    if status in FINE:
+        return status, ""
+    try:
+        return status, str(read_cell(folder, key, status).get("reason"))
+    except RecordError:
+        now = statuses(folder).get(key, "left")
+        if now == status:
+            raise
+        return now, ""  # a run has just replaced it

@@ -12,7 +12,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.errors import UserError
 from sparsebench.ledger import query, sqlfiles
-from sparsebench.ledger.naming import MeasuredVariant, known, resolve
+from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve
 from sparsebench.manifest.problems import did_you_mean, one_of
 from sparsebench.plan.checks import flow
 from sparsebench.sources.reference import Reference
@@ -32,7 +32,7 @@ def choose(
     the columns of the query, and ``name``, ``make`` and ``export`` (None for what only sparsebench runs). Raises
     UserError for a model or an ``engine`` without such variants.
     """
-    variants = known(ledger)
+    variants = measured_variants(ledger)
     models = sorted({variant.model for variant in variants})
     if model not in models:
         raise UserError(f"no model {model!r} in the ledger", did_you_mean(model, models) or one_of(models))

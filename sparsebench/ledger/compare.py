@@ -12,7 +12,7 @@ import duckdb
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
-from sparsebench.ledger.naming import MeasuredVariant, known, resolve
+from sparsebench.ledger.naming import MeasuredVariant, measured_variants, resolve
 from sparsebench.ledger.statistics import Comparison, Standing
 from sparsebench.manifest.problems import did_you_mean
 
@@ -59,7 +59,7 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
 
     Raises UserError for a name that fits no variant or several, or a task that not both were scored on.
     """
-    variants = known(ledger)
+    variants = measured_variants(ledger)
     first, second = resolve(a, variants), resolve(b, variants)
     scores_a, scores_b = (_by_task(_rows(ledger, "scores", {"id": variant.id})) for variant in (first, second))
     shared = sorted(scores_a.keys() & scores_b.keys())
@@ -71,7 +71,7 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
                 f"{first.name} and {second.name} do not share a task {task!r}", did_you_mean(task, names) or both
             )
     with query.reader(ledger) as connection:
-        compared = [_compare(connection, scores_a[key], scores_b[key]) for key in shared]
+        compared = [_compare(connection, *_most_alike(scores_a[key], scores_b[key])) for key in shared]
     # Every shared task counts in the correction, whichever are shown.
     verdicts = statistics.judged([task.paired for task in compared], [task.standing for task in compared])
     judged = [replace(task, p_holm=p, verdict=word) for task, (p, word) in zip(compared, verdicts, strict=True)]
@@ -95,13 +95,17 @@ def _by_task(rows: Sequence[Values]) -> dict[tuple[str, str], list[Values]]:
     return tasks
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, scores_a: list[Values], scores_b: list[Values]) -> TaskComparison:
-    """Compare the two most similar records of one task: same settings, then most documents, same machine, newest."""
+def _most_alike(scores_a: list[Values], scores_b: list[Values]) -> tuple[Values, Values]:
+    """Return the two most similar records of one task: same settings, then most documents, same machine, newest."""
     pairs = list(product(scores_a, scores_b))
     alike = [(a, b) for a, b in pairs if a["settings"] == b["settings"]]
-    a, b = max(
+    return max(
         alike or pairs, key=lambda pair: (min(pair[0]["n"], pair[1]["n"]), pair[0]["machine"] == pair[1]["machine"])
     )
+
+
+def _compare(connection: duckdb.DuckDBPyConnection, a: Values, b: Values) -> TaskComparison:
+    """Compare two records of one task."""
     notes = []
     if a["num_fewshot"] != b["num_fewshot"]:
         notes.append("different numbers of examples in the prompt")
@@ -117,9 +121,18 @@ def _compare(connection: duckdb.DuckDBPyConnection, scores_a: list[Values], scor
         notes.append(paired.method.removeprefix("none: "))
     separable = False not in (a["separable"], b["separable"])
     return TaskComparison(
-        a["task"], a["metric"], a["score"], b["score"], a["n"], b["n"], a["limited"] or b["limited"], a["chance"], paired,
-        Standing(separable, b["collapsed"] and not a["collapsed"], b["at_chance"]), note="; ".join(notes),
-    )  # fmt: skip
+        task=a["task"],
+        metric=a["metric"],
+        a=a["score"],
+        b=b["score"],
+        n_a=a["n"],
+        n_b=b["n"],
+        limited=a["limited"] or b["limited"],
+        chance=a["chance"],
+        paired=paired,
+        standing=Standing(separable, b["collapsed"] and not a["collapsed"], b["at_chance"]),
+        note="; ".join(notes),
+    )
 
 
 def _notes(

@@ -18,7 +18,7 @@ from sparsebench.errors import RecordError, SparsebenchError
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.statistics.contract import Floats
-from sparsebench.ledger.statistics.resampling import WHOLE
+from sparsebench.ledger.statistics.resampling import POOLINGS, WITHOUT_DRAWS
 from sparsebench.plan import fingerprint
 from sparsebench.records import located, statuses, write
 
@@ -39,11 +39,11 @@ def check(record: Mapping[str, Any], where: str) -> None:
     if record.get("stage") != "benchmarks" or record["status"] != "done":
         return
     try:
-        wrong = _misfit(record["result"])
+        problem = _score_problem(record["result"])
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        wrong = f"not a score as sparsebench writes it ({str(error)[:200]!r})"
-    if wrong:
-        raise RecordError(f"{where}: {wrong}", _HINT)
+        problem = f"not a score as sparsebench writes it ({str(error)[:200]!r})"
+    if problem:
+        raise RecordError(f"{where}: {problem}", _HINT)
 
 
 def unbundle(bundled: Path, folder: Path, wrong: Wrong | None = None) -> tuple[int, int]:
@@ -90,8 +90,8 @@ def _check_id(record: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _misfit(result: Mapping[str, Any]) -> str:
-    """Say what of a score its outcomes do not give; empty where they give all."""
+def _score_problem(result: Mapping[str, Any]) -> str | None:
+    """Say what of a score its outcomes do not give; None where they give all."""
     outcomes, score, stderr = result["outcomes"], float(result["score"]), float(result["stderr"])
     if result["n"] != len(outcomes):
         return f"a score of {result['n']} documents with the outcomes of {len(outcomes)}"
@@ -99,20 +99,20 @@ def _misfit(result: Mapping[str, Any]) -> str:
         return f"a score of {score!r} with a standard error of {stderr!r}"
     metric = Metric.named(result["metric"])
     if metric.scale == "unknown":
-        return ""
+        return None
     values = np.array([outcome["value"] for outcome in outcomes], dtype=np.float64)
     labels = np.array([outcome["label"] for outcome in outcomes], dtype=np.float64)  # None becomes NaN
     if not statistics.explains(result["metric"], score, values, labels):
         return f"its {result['metric']} of {score!r} is not what its outcomes give"
     right = _stderr(metric.pooling, score, values, labels)
-    allowed = DRAWN * right if metric.pooling in WHOLE else SCORE * max(1.0, right)
-    return "" if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
+    allowed = SCORE * max(1.0, right) if metric.pooling in WITHOUT_DRAWS else DRAWN * right
+    return None if abs(right - stderr) <= allowed else f"its standard error of {stderr!r} should be {right!r}"
 
 
 def _stderr(pooling: str, score: float, values: Floats, labels: Floats) -> float:
     """Return the standard error of a score as the benchmarks compute it (``sparsebench/benchmarks/statistics.py``)."""
-    if pooling in WHOLE:
-        return pooled(WHOLE[pooling], values, labels)[1]
+    if pooling not in WITHOUT_DRAWS:
+        return pooled(POOLINGS[pooling], values, labels)[1]
     n, scale = len(values), 1.0
     if pooling == "per token":
         values, scale = values / labels, score

@@ -63,7 +63,7 @@ class MeasuredVariant:
         return (omitted if named else 0, not in_order)
 
 
-def known(ledger: Path) -> list[MeasuredVariant]:
+def measured_variants(ledger: Path) -> list[MeasuredVariant]:
     """Return the measured variants of a ledger. Raises LedgerError when it cannot be opened."""
     return [MeasuredVariant(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
 

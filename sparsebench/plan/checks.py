@@ -347,11 +347,11 @@ def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folde
     if isinstance(metric := entry.get("metric"), str) and "metric" in kind.takes and metric not in kind.metrics:
         yield positions.problem((*at, "metric"), f"`{task}` has no `{metric}`", one_of(list(kind.metrics)))
     columns, known = entry.get("columns"), [*kind.columns, *kind.optional]
-    for part in columns if isinstance(columns, dict) and "columns" in kind.takes else ():
-        if part not in known:
-            hint = did_you_mean(part, known)
-            message = f"a record of `{task}` has no `{part}`"
-            yield positions.problem((*at, "columns", part), message, one_of(known), hint, on_key=True)
+    for role in columns if isinstance(columns, dict) and "columns" in kind.takes else ():
+        if role not in known:
+            hint = did_you_mean(role, known)
+            message = f"a record of `{task}` has no `{role}`"
+            yield positions.problem((*at, "columns", role), message, one_of(known), hint, on_key=True)
     length, stride = entry.get("length") or kind.length, entry.get("stride")
     if isinstance(length, int) and isinstance(stride, int) and stride > length:
         message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"

@@ -13,7 +13,7 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.schema import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
-from sparsebench.models.files.labels import lacks_choice
+from sparsebench.models.files.labels import choice_problem
 from sparsebench.models.files.text import LENGTH_KEYS
 from sparsebench.models.shape.topology import REFUSED
 from sparsebench.plan.checks import flow
@@ -35,7 +35,7 @@ USUAL = {
     "input": "input question prompt source instruction text",
     "target": "target answer output response summary completion",
 }
-"""By part of a record, the names that its column usually has, likeliest first."""
+"""By role in a record, the names that its column usually has, likeliest first."""
 DOCUMENTS, WINDOWS, PROMPT = 1000, 64, 128
 """The most documents, and windows of text, that are scored unless the manifest is changed; the tokens of a timed prompt."""
 TEMPLATE = """\
@@ -71,7 +71,7 @@ def draft(
     """Return a manifest, to stand in ``folder``, for a model with this config.json that is scored on the ``data``.
 
     ``labels`` are the names of a head's outputs where config.json does not give them. ``columns`` names columns of the
-    data by their part of a record; the others are found by their usual names. Raises UserError where the data fit no
+    data by their role in a record; the others are found by their usual names. Raises UserError where the data fit no
     task of such a model, SourceError where they cannot be read.
     """
     written, name = _written(model, folder), name_of(model)
@@ -136,22 +136,22 @@ def _tasks(
             raise UserError(f"{path}: no column {column!r}", hint.strip())
     kinds = _kinds(family, config)
     fitting = [
-        (kind, columns_of_parts) for kind in kinds if (columns_of_parts := _columns(kind, names, columns)) is not None
+        (kind, columns_by_role) for kind in kinds if (columns_by_role := _columns(kind, names, columns)) is not None
     ]
     if not fitting:
-        asked = "; ".join(f"`{kind}` asks for {', '.join(_parts(kind))}" for kind in kinds)
+        asked = "; ".join(f"`{kind}` asks for {', '.join(_roles(kind))}" for kind in kinds)
         raise UserError(
             f"{path}: it has {', '.join(names) or 'no columns'}, which fits no task for this model: {asked}",
-            f'say which is which: --columns "{", ".join(f"{part}: NAME" for part in _parts(kinds[0]))}"',
+            f'say which is which: --columns "{", ".join(f"{role}: NAME" for role in _roles(kinds[0]))}"',
         )
-    kind, columns_of_parts = fitting[0]
-    renamed = {part: name for part, name in columns_of_parts.items() if part != name}
+    kind, columns_by_role = fitting[0]
+    renamed = {role: name for role, name in columns_by_role.items() if role != name}
     entry: dict[str, Any] = {"task": kind}
     if KINDS[kind].columns:
         entry |= {"columns": renamed} if renamed else {}
     elif renamed:
-        entry["field"] = columns_of_parts["text"]
-    if kind == "classify" and lacks_choice(config):
+        entry["field"] = columns_by_role["text"]
+    if kind == "classify" and choice_problem(config):
         entry["metric"] = REGRESSION[-1]
     own_data = OwnData(
         kind, "", entry.get("field"), tuple(renamed.items()), metric=entry.get("metric"), source=data.text
@@ -180,21 +180,21 @@ def _kinds(family: Family, config: Mapping[str, Any]) -> list[str]:
     return ["similarity", "probe", *(["pseudo_perplexity"] if has_masked_lm(config) else [])]
 
 
-def _parts(kind: str) -> tuple[str, ...]:
+def _roles(kind: str) -> tuple[str, ...]:
     return KINDS[kind].columns or ("text",)
 
 
 def _columns(kind: str, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the column of each part of a record of this kind; None where one is not found.
+    """Return the column of each role in a record of this kind; None where one is not found.
 
-    A text without columns, and one for a task of running text, is a part by itself.
+    A text without columns, and one for a task of running text, has one role.
     """
-    columns_of_parts: dict[str, str] = {}
-    for part in (*_parts(kind), *KINDS[kind].optional):
-        free = [name for name in names if name not in (*columns_of_parts.values(), *given.values())]
-        usual = (name for wanted in USUAL[part].split() for name in free if name.lower() == wanted)
-        if name := given.get(part) or next(usual, None):
-            columns_of_parts[part] = name
-        elif part in _parts(kind) and (names or KINDS[kind].columns):
+    columns_by_role: dict[str, str] = {}
+    for role in (*_roles(kind), *KINDS[kind].optional):
+        free = [name for name in names if name not in (*columns_by_role.values(), *given.values())]
+        usual = (name for wanted in USUAL[role].split() for name in free if name.lower() == wanted)
+        if name := given.get(role) or next(usual, None):
+            columns_by_role[role] = name
+        elif role in _roles(kind) and (names or KINDS[kind].columns):
             return None
-    return columns_of_parts
+    return columns_by_role

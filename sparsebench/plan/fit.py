@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, environment, sources
-from sparsebench.benchmarks.heads import data_misfit, fitting, lacking
+from sparsebench.benchmarks.heads import data_misfit, fitting, missing_head
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
@@ -139,7 +139,7 @@ def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, An
     data = own_of(task)
     benchmark = benchmarks.find_benchmark(task.name or task.task, data)
     # Tasks that are not in the table are lm-eval's.
-    if missing := lacking(benchmark.adapter if benchmark else "harness", config, model.family):
+    if missing := missing_head(benchmark.adapter if benchmark else "harness", config, model.family):
         words = f"it needs {missing}, and its config.json has {config.get('architectures')}"
         return "task", words, f"for this model: {', '.join(fitting(config, model.family))}"
     if data and data.kind == "classify":

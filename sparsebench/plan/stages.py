@@ -156,7 +156,7 @@ def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
     if task.source is None:
         return None
     text = Reference.parse(str(task.source))
-    columns = tuple(sorted((part, name) for part, name in (task.columns or {}).items() if part != name))
+    columns = tuple(sorted((role, name) for role, name in (task.columns or {}).items() if role != name))
     return benchmarks.OwnData(
         benchmarks.kind_of(task.task),
         text.identity,

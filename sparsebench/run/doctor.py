@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sparsebench import devices, environment, processor
 from sparsebench.errors import SparsebenchError, first_line, redacted
 from sparsebench.native import Missing, library
-from sparsebench.runtime import group, shm
+from sparsebench.runtime import all_reduce, group
 from sparsebench.sources import Cache
 
 GIB = 2**30
@@ -50,7 +50,7 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
         version = environment.versions()[name]
         yield _judged(name, version == "absent", "missing", version, "pip install -r requirements.txt")
-    for what, there, fix in shm.needs():
+    for what, there, fix in all_reduce.requirements():
         detail = "found" if there else "DeepSpeed's all-reduce between ranks falls back to plain gloo"
         yield _judged(what, not there, "slower", detail, fix)
     if not offline:
@@ -73,8 +73,8 @@ def _machine() -> Iterator[Finding]:
         "free disk space, or set SPARSEBENCH_CACHE to a folder on a larger disk",
     )
     yield _judged("disk", free < 10 * GIB, "slower", f"{free / GIB:.0f} GiB free for the cache", fix)
-    if shm.BUFFERS.is_dir():
-        free, fix = environment.free_disk(shm.BUFFERS), "enlarge it (docker: --shm-size 1g)"
+    if all_reduce.BUFFERS.is_dir():
+        free, fix = environment.free_disk(all_reduce.BUFFERS), "enlarge it (docker: --shm-size 1g)"
         detail = f"{free / 1e6:.0f} MB free; two ranks need {2 * SHM_BYTES / 1e6:.0f} MB"
         yield _judged("/dev/shm", free < 2 * SHM_BYTES, "missing", detail, fix)
 
@@ -84,7 +84,7 @@ def _gpus() -> Finding:
     names = devices.names()
     if not names:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
-    reason = devices.unseen(len(names))
+    reason = devices.visibility_problem(len(names))
     fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or set device: cpu"
     return _judged("gpu", bool(reason), "missing", ": ".join(filter(None, (", ".join(names), reason))), fix)
 

@@ -23,7 +23,7 @@ from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import names, same, timed
-from sparsebench.records import doubt, key, read_cell, statuses
+from sparsebench.records import file_problem, key, read_cell, statuses
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
@@ -95,7 +95,7 @@ def verified(decided: list[Decision], records: Path, device: str) -> tuple[list[
     checked, reasons = [], []
     for decision in decided:
         status = known.get(key(decision.cell, device)) if decision.why in RECORDED and not decision.runs else None
-        if status and (reason := doubt(records, decision.cell, status, device)):
+        if status and (reason := file_problem(records, decision.cell, status, device)):
             reasons.append(reason)
             decision = replace(decision, runs=True, why="damaged")
         checked.append(decision)

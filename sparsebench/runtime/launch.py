@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import children, devices, leftovers
-from sparsebench.runtime import shm
+from sparsebench.runtime import all_reduce
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting
 from sparsebench.runtime.watch import LOOK_SECONDS, RankWatchdog, innermost_calls, oom_kills
@@ -124,7 +124,7 @@ class NodeRanks:
 
     def _unlink(self) -> None:
         for port in self.spec["ports"]:
-            shm.unlink(LOOPBACK, port, self.ranks)
+            all_reduce.remove_buffers(LOOPBACK, port, self.ranks)
 
     def _start(self, rank: int) -> None:
         """Start a rank in a session of its own, with stdout and stderr into its log."""
@@ -168,7 +168,8 @@ class NodeRanks:
 
     def _silence(self, watch: RankWatchdog, running: Sequence[int], over: bool) -> Event:
         """Return what to say after a silence: who does nothing, or where all are, once the timeout is ``over``."""
-        locks = [f"process {owner} holds {lock}" for lock, owner in shm.free(Path(self.variables[EXTENSIONS])).items()]
+        held = all_reduce.remove_stale_locks(Path(self.variables[EXTENSIONS]))
+        locks = [f"process {owner} holds {lock}" for lock, owner in held.items()]
         if not over:
             return {"kind": "idle", "ranks": watch.idle(running)}
         where = [f"rank {rank} {innermost_calls(stack)}" for rank, stack in watch.stacks(running).items()]
@@ -209,17 +210,19 @@ def variables(setting: Setting, index: int = 0) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "PATH": shm.path_with_tools(),
+        "PATH": all_reduce.path_with_tools(),
         "WORLD_SIZE": str(setting.ranks),
         "MASTER_ADDR": setting.nodes[0] if setting.nodes else LOOPBACK,
-        EXTENSIONS: str(shm.extensions_dir(cache)),
+        EXTENSIONS: str(all_reduce.extensions_dir(cache)),
     }
     if setting.device != "auto":
         settings |= devices.only(setting.device)
     if setting.nodes:
-        return settings | interface(setting.nodes[index]) | {shm.DISABLED: "the ranks are on several nodes"}
-    if shm.used(setting.engine, setting.ranks, setting.device):
-        settings[shm.DISABLED] = shm.ensure(cache)
+        return (
+            settings | interface(setting.nodes[index]) | {all_reduce.REASON_DISABLED: "the ranks are on several nodes"}
+        )
+    if all_reduce.is_used(setting.engine, setting.ranks, setting.device):
+        settings[all_reduce.REASON_DISABLED] = all_reduce.compile_once(cache) or ""
     return settings | {"GLOO_SOCKET_IFNAME": "lo"}  # the host's name need not resolve
 
 

@@ -20,15 +20,15 @@ UNHURRIED = {"env_vars": {"RAY_worker_niceness": "0"}}
 """Ray runs tasks at a niceness of 15: whatever else a node does would go before what is timed."""
 
 
-def join(ray: Any, address: str | None, **more: Any) -> None:
-    """Have this process join the cluster at ``address``. Raises what ``ray.init`` raises."""
+def join(ray: Any, address: str | None, include_dashboard: bool | None = None) -> None:
+    """Have this process join the cluster at ``address``, or start one. Raises what ``ray.init`` raises."""
     ray.init(
         address=address,
         namespace=NAMESPACE,
         log_to_driver=False,
         logging_level="ERROR",
         runtime_env=UNHURRIED,
-        **more,
+        include_dashboard=include_dashboard,
     )
     # Ray prints a lost node's whole state to our standard output; no setting stops it. The loss is reported by us.
     if worker := getattr(getattr(ray, "_private", None), "worker", None):
@@ -44,16 +44,21 @@ def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def check_alive(ray: Any, group: Any) -> None:
+    """Raise MeasureError where a node of a placement group is gone."""
+    state = ray.util.placement_group_table(group)["state"]
+    if state != "CREATED":
+        raise MeasureError(f"a node of the placement group is gone: Ray calls the group {state}")
+
+
 def addresses(ray: Any, group: Any) -> tuple[str, ...]:
     """Return the addresses by which other nodes reach a placement group's nodes, in the order of its bundles.
 
     Raises MeasureError where one of them is gone.
     """
-    table = ray.util.placement_group_table(group)
-    if table["state"] != "CREATED":
-        raise MeasureError(f"a node of the placement group is gone: Ray calls the group {table['state']}")
+    check_alive(ray, group)
     known = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
-    nodes = table["bundles_to_node_id"]
+    nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
     return tuple(known[nodes[index]] for index in sorted(nodes))
 
 
@@ -73,7 +78,7 @@ class RemoteRanks(NodeRanks):
             group = ray.util.get_placement_group(name)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise MeasureError(f"no way to the cluster at {cluster}: {error}", "see `ray status`") from error
-        addresses(ray, group)
+        check_alive(ray, group)
         task = ray.remote(node_events).options(**on_bundle(ray, group, self.index), num_returns="streaming")
         self.stream: Any = task.remote(self.spec, self.setting, self.index, self.entry)
         return self
@@ -99,10 +104,11 @@ class RemoteRanks(NodeRanks):
                     left.discard(event["rank"])
                 yield event
         except ray.exceptions.RayError as error:
-            code, what = -signal.SIGKILL, "is gone"
             if isinstance(error, ray.exceptions.RayTaskError):
-                error, code, what = error.cause or error, 1, "cannot run its ranks"
-            why = f"node {self.setting.nodes[self.index]} {what}: {type(error).__name__}: {first_line(error)}"
+                cause, code, what = error.cause or error, 1, "cannot run its ranks"
+            else:
+                cause, code, what = error, -signal.SIGKILL, "is gone"
+            why = f"node {self.setting.nodes[self.index]} {what}: {type(cause).__name__}: {first_line(cause)}"
             yield from ({"kind": "ended", "rank": rank, "code": code, "lines": [why], "short": False} for rank in left)
 
 

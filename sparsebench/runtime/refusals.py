@@ -15,7 +15,7 @@ from sparsebench import devices, environment
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.families import PER_LAYER, has_classifier, output_family
+from sparsebench.models.files.families import PER_LAYER, has_classifier, output_family, text_config
 from sparsebench.models.files.quantized import FLOAT, encoding_of, scheme_of
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.gguf_writer import gguf_refusal
@@ -156,12 +156,6 @@ def _types(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
         reason = NOT_SHARDED.get(kind, "")
     if reason:
         yield Refusal(f"{reason}: not measured at {ranks} ranks", ONE_RANK)
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a config.json that describes the language model (multimodal ones nest it)."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, Mapping) else config
 
 
 def check_positions(config: Mapping[str, Any], family: Family, workload: Workload) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from sparsebench.models.files.families import cache_name
-from sparsebench.runtime.refusals import text_config
+from sparsebench.models.files.families import cache_name, text_config
 from sparsebench.runtime.results import Workload
 
 SEED = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Generic, Protocol, Self
 from pydantic import ConfigDict
 from typing_extensions import TypeVar
 
-from sparsebench import environment
 from sparsebench.errors import ModelError, Refusal, SparsebenchError
 from sparsebench.manifest.schema import Family, Strict, wrong
 from sparsebench.steps.calibration import Calibrated, Calibration
@@ -250,16 +249,6 @@ class Activity:
 
 
 @dataclass(frozen=True)
-class WeightCounts:
-    """How many weights a model has, and how many of them are zero: the prunable ones, and all (tied ones once)."""
-
-    prunable: int
-    zeros: int
-    parameters: int
-    total_zeros: int
-
-
-@dataclass(frozen=True)
 class StepReport:
     """What a step achieved, counted in the written files.
 
@@ -304,30 +293,6 @@ class StepReport:
     activity: tuple[Activity, ...] = ()
     joules: float | None = None
     energy_source: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        counted: WeightCounts,
-        seconds: float,
-        sweep_size: int,
-        note: str,
-        provenance: Mapping[str, Any],
-        tensors: tuple[TensorCount, ...] = (),
-    ) -> StepReport:
-        """Return the report of a pass that ends now; ``provenance`` may have the two ``calibration_`` fields."""
-        return cls(
-            **asdict(counted),
-            achieved=counted.zeros / counted.prunable if counted.prunable else 0.0,
-            achieved_all=counted.total_zeros / counted.parameters if counted.parameters else 0.0,
-            seconds=seconds,
-            sweep_size=sweep_size,
-            peak_rss_bytes=environment.peak_rss(),
-            tensors=tensors,
-            note=note,
-            calibration_tokens=provenance.get("calibration_tokens", 0),
-            calibration_sha256=provenance.get("calibration_sha256", ""),
-        )
 
 
 Emit = Callable[[Step, "StepReport | SparsebenchError"], None]

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparsebench import environment
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
 from sparsebench.models.shape.topology import parts, weight_tensors
-from sparsebench.steps.contract import StepReport, TensorCount, WeightCounts
+from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.steps.zeroing import zeros_in
 
 ZerosInParent = Callable[[Checkpoint, str], int]
 """Counts, in a tensor of the written checkpoint, by name, the zeros that it has in common with the parent's."""
+
+
+@dataclass(frozen=True)
+class WeightCounts:
+    """How many weights a model has, and how many of them are zero: the prunable ones, and all (tied ones once)."""
+
+    prunable: int
+    zeros: int
+    parameters: int
+    total_zeros: int
 
 
 def step_report(
@@ -51,8 +62,31 @@ def step_report(
             size = info.numel // len(counts)
             tensors.append(TensorCount(view.name, part.layer, part.side, part.kind, size, zeros))
     counted = WeightCounts(sum(t.count for t in tensors), sum(t.zeros for t in tensors), parameters, total_zeros)
-    report = StepReport.of(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
+    report = report_of(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
     return replace(report, already_zero=already_zero)
+
+
+def report_of(
+    counted: WeightCounts,
+    seconds: float,
+    sweep_size: int,
+    note: str,
+    provenance: Mapping[str, Any],
+    tensors: tuple[TensorCount, ...] = (),
+) -> StepReport:
+    """Return the report of a pass that ends now; ``provenance`` may have the two ``calibration_`` fields."""
+    return StepReport(
+        **asdict(counted),
+        achieved=counted.zeros / counted.prunable if counted.prunable else 0.0,
+        achieved_all=counted.total_zeros / counted.parameters if counted.parameters else 0.0,
+        seconds=seconds,
+        sweep_size=sweep_size,
+        peak_rss_bytes=environment.peak_rss(),
+        tensors=tensors,
+        note=note,
+        calibration_tokens=provenance.get("calibration_tokens", 0),
+        calibration_sha256=provenance.get("calibration_sha256", ""),
+    )
 
 
 def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:

@@ -30,7 +30,7 @@ def store(folder: Path, out: Path, coding: Coding) -> None:
     folder, out = Path(folder), Path(out)
     checkpoint = Checkpoint(folder)
     others = [path for path in sorted(folder.iterdir()) if path.name not in checkpoint.files and path.name[0] != "."]
-    left_out = [path for path in others if path.is_file() and path.suffix in WEIGHT_FILES]
+    left_out = [path for path in others if path.is_file() and path.suffix.lower() in WEIGHT_FILES]
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
         # The index is renamed too: a loader that finds it would look for its shards.
         _copy(

@@ -69,7 +69,7 @@ def test_a_decoder_that_cannot_share_is_stock_up_to_rounding(
 ):
     from sparsebench.benchmarks import prefixes
 
-    monkeypatch.setattr(prefixes, "obstacle", lambda model: "it is told so")
+    monkeypatch.setattr(prefixes, "tree_problem", lambda model: "it is told so")
     asked, model = requests(14, 90), load_model(tiny_llama, "decoder", dtype)
     scorer = sharing(tiny_llama, model)
     assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"rel": rounding})

@@ -117,7 +117,7 @@ def test_protocol_says_whether_beginnings_are_shared(
     assert sharing(tiny_llama, "decoder") == "on"
     assert sharing(tiny_llama, "decoder", batch_size=16) == "off: a batch size is given"
     assert sharing(tiny_t5, "encoder-decoder") == "off: lm-eval's own loop"
-    monkeypatch.setattr("sparsebench.benchmarks.prefixes.obstacle", lambda model: "it was told not to")
+    monkeypatch.setattr("sparsebench.benchmarks.prefixes.tree_problem", lambda model: "it was told not to")
     assert sharing(tiny_llama, "decoder") == "off: it was told not to"
 
 

@@ -83,7 +83,7 @@ def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds
 )
 def test_logits_are_those_of_inputs_computed_one_by_one(model_type: str, settings: dict[str, Any]):
     model = make(model_type, **settings)
-    assert prefixes.obstacle(model) == ""
+    assert prefixes.tree_problem(model) is None
     draw = random.Random(1)
     starts = [tuple(draw.choices(range(64), k=length)) for length in (1, 9, 20)]
     rows = sorted({(*start, *draw.choices(range(64), k=draw.randint(1, 12))) for start in starts for _ in range(5)})

@@ -29,7 +29,7 @@ def worn(ledger: Path) -> SideBySide:
 @pytest.fixture(scope="module")
 def known(ledger: Path) -> list[naming.MeasuredVariant]:
     """The ledger's variants."""
-    return naming.known(ledger)
+    return naming.measured_variants(ledger)
 
 
 def test_against_dense_it_says_what_the_view_says(ledger: Path, worn: SideBySide) -> None:

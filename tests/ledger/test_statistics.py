@@ -81,7 +81,7 @@ def test_average_precision_of_a_resample_is_scikit_learn_s(data: st.DataObject) 
     values = np.array(data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.5, 0.9]), min_size=n, max_size=n)))
     labels = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=n, max_size=n)))
     drawn = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=n, max_size=n)))
-    found = resampling.statistic("ranking", values, labels, np.bincount(drawn, minlength=n)[None].astype(float))[0]
+    found = resampling.POOLINGS["ranking"](values, labels, np.bincount(drawn, minlength=n)[None].astype(float))[0]
     if labels[drawn].any():
         assert found == pytest.approx(average_precision_score(labels[drawn], values[drawn]))
     else:

@@ -30,7 +30,7 @@ SEVEN = ModelSize(6_740_000_000, 13_480_000_000)
 def eight(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Eight GPUs that torch is taken to see, in a machine with cores and memory for as many jobs."""
     driver.lists([(f"GPU-{number}", H100, "80000") for number in range(8)])
-    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     monkeypatch.setattr(environment, "cores", lambda: 64)
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 2**40))
     return driver
@@ -90,7 +90,7 @@ runtime:
 def test_an_engine_without_kernels_for_gpus_is_refused_there(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([("GPU-a", H100, "80000")])
     path = tmp_path / "m.yaml"
     path.write_text(MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip"))
@@ -105,7 +105,7 @@ def test_an_engine_without_kernels_for_gpus_is_refused_there(
 def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    monkeypatch.setattr(devices, "visibility_problem", lambda count: None)
     driver.lists([("GPU-a", H100, "80000")])
     path = tmp_path / "m.yaml"
     path.write_text(MIXED)

@@ -14,7 +14,7 @@ import pytest
 from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
+from sparsebench.runtime import LatencyResult, Setting, Workload, all_reduce, measure, measure_latency, measure_memory
 from sparsebench.runtime.group import try_ranks
 from tests.gpus import H100, Driver
 from tests.models.replaying import written
@@ -227,13 +227,16 @@ def test_more_ranks_than_gpus_are_refused_before_any_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(shm.missing()), reason="the shared-memory operation cannot be compiled here")
+@pytest.mark.skipif(
+    not all(there for _, there, _ in all_reduce.requirements()),
+    reason="the shared-memory operation cannot be compiled here",
+)
 @pytest.mark.long
 def test_ranks_add_up_over_shared_memory_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX")
-    before = set(shm.BUFFERS.iterdir())
+    before = set(all_reduce.BUFFERS.iterdir())
     assert try_ranks(2) == "shared memory"
-    assert set(shm.BUFFERS.iterdir()) <= before
+    assert set(all_reduce.BUFFERS.iterdir()) <= before
 
 
 def test_ranks_without_a_compiler_say_what_they_used() -> None:

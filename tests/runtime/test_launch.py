@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import Setting, Workload, launch, shm, watch
+from sparsebench.runtime import Setting, Workload, all_reduce, launch, watch
 from sparsebench.runtime import group as groups
 from sparsebench.runtime.group import RankGroup
 from sparsebench.sources import Cache
@@ -137,7 +137,7 @@ def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_pa
 def test_a_lock_that_a_dead_rank_left_holds_nobody_up(
     hasty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shm, "extensions_dir", lambda _: tmp_path)
+    monkeypatch.setattr(all_reduce, "extensions_dir", lambda _: tmp_path)
     lock = tmp_path / "operation" / "lock"
     lock.parent.mkdir()
     lock.touch()
@@ -147,7 +147,7 @@ def test_a_lock_that_a_dead_rank_left_holds_nobody_up(
 
 
 def test_who_holds_a_lock_for_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shm, "extensions_dir", lambda _: tmp_path)
+    monkeypatch.setattr(all_reduce, "extensions_dir", lambda _: tmp_path)
     lock = tmp_path / "operation" / "lock"
     lock.parent.mkdir()
     said = rf"said nothing for 3 seconds; .*process {os.getpid()} holds {lock}"
@@ -206,7 +206,7 @@ def test_an_unknown_error_shows_the_end_of_the_log() -> None:
 
 
 def test_exactly_our_buffers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shm, "BUFFERS", tmp_path)
+    monkeypatch.setattr(all_reduce, "BUFFERS", tmp_path)
     other = tmp_path / f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_1_0"
     other.touch()
     with group("buffer", "buffer", buffers=str(tmp_path)) as ranks:

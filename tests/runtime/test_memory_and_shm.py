@@ -14,7 +14,7 @@ import pytest
 from sparsebench import children
 from sparsebench.manifest.schema import Family
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.runtime import Setting, Workload, memory, shm
+from sparsebench.runtime import Setting, Workload, all_reduce, memory
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.workload import inputs, phases
@@ -139,12 +139,12 @@ def test_a_large_request_needs_its_cache_and_its_activations(tiny_llama: Path) -
 def test_a_missing_compiler_is_named_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled"))
-    assert "no C++ compiler" in shm.ensure(Cache())
+    assert "no C++ compiler" in all_reduce.compile_once(Cache())
 
 
 def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, calls = Cache(), []
-    stale = shm.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
+    stale = all_reduce.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
     stale.parent.mkdir(parents=True)
     stale.touch()
 
@@ -153,52 +153,52 @@ def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch
         assert not stale.exists()
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(shm, "missing", tuple)
+    monkeypatch.setattr(all_reduce, "requirements", tuple)
     monkeypatch.setattr(children, "run", compiled)
-    assert shm.ensure(cache) == ""
-    assert shm.ensure(cache) == ""
-    assert calls == [str(shm.extensions_dir(cache))]
+    assert all_reduce.compile_once(cache) is None
+    assert all_reduce.compile_once(cache) is None
+    assert calls == [str(all_reduce.extensions_dir(cache))]
 
 
 def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shm, "missing", tuple)
+    monkeypatch.setattr(all_reduce, "requirements", tuple)
     failed = subprocess.CompletedProcess([], 1, "", "building\nerror: unknown flag")
     monkeypatch.setattr(children, "run", lambda *_, **__: failed)
-    assert "error: unknown flag" in shm.ensure(Cache())
+    assert "error: unknown flag" in all_reduce.compile_once(Cache())
     monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled again"))
-    assert "error: unknown flag" in shm.ensure(Cache())
+    assert "error: unknown flag" in all_reduce.compile_once(Cache())
 
 
 @pytest.mark.parametrize(
     ("code", "said"), [(-9, ""), (1, "g++: fatal error: Killed signal terminated program cc1plus")]
 )
 def test_a_compilation_that_was_killed_is_tried_again(code: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shm, "missing", tuple)
+    monkeypatch.setattr(all_reduce, "requirements", tuple)
     found = iter(
         [subprocess.CompletedProcess([], code, said, "ninja failed"), subprocess.CompletedProcess([], 0, "", "")]
     )
     monkeypatch.setattr(children, "run", lambda *_, **__: next(found))
-    assert "ninja failed" in shm.ensure(Cache())
-    assert shm.ensure(Cache()) == ""
+    assert "ninja failed" in all_reduce.compile_once(Cache())
+    assert all_reduce.compile_once(Cache()) is None
 
 
 def test_the_lock_of_a_rank_that_died_is_removed_and_that_of_a_living_one_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shm, "missing", tuple)
+    monkeypatch.setattr(all_reduce, "requirements", tuple)
     cache = Cache()
-    lock = shm.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
+    lock = all_reduce.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)
-    (shm.extensions_dir(cache) / "outcome.txt").touch()
+    (all_reduce.extensions_dir(cache) / "outcome.txt").touch()
     taken = f"import os, signal; os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL); "
     died = subprocess.run([sys.executable, "-c", taken + "os.kill(os.getpid(), signal.SIGKILL)"], check=False)
     assert died.returncode == -signal.SIGKILL and lock.exists()
-    assert shm.ensure(cache) == ""
+    assert all_reduce.compile_once(cache) is None
     assert not lock.exists()
     held = os.open(lock, os.O_CREAT | os.O_EXCL)
     try:
-        assert shm.ensure(cache) == ""
+        assert all_reduce.compile_once(cache) is None
         assert lock.exists()
-        assert shm.free(lock.parents[1]) == {lock: os.getpid()}
+        assert all_reduce.remove_stale_locks(lock.parents[1]) == {lock: os.getpid()}
     finally:
         os.close(held)

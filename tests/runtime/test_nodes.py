@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import Setting, Workload, launch, nodes, shm, watch
+from sparsebench.runtime import Setting, Workload, all_reduce, launch, nodes, watch
 from sparsebench.runtime import group as groups
 from sparsebench.runtime.group import RankGroup
 from sparsebench.runtime.launch import Event, NodeRanks
@@ -56,7 +56,7 @@ def test_the_ranks_of_all_nodes_are_one_group(imitated: None) -> None:
     for name, value in {"WORLD_SIZE": "4", "LOCAL_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         assert {environment[name] for environment in seen.values()} == {value}
     assert len({environment["MASTER_PORT"] for environment in seen.values()}) == 1
-    assert all(environment[shm.DISABLED] for environment in seen.values()), "they share no memory"
+    assert all(environment[all_reduce.REASON_DISABLED] for environment in seen.values()), "they share no memory"
 
 
 @pytest.mark.parametrize("dying", [0, 1])

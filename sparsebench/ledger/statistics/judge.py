@@ -47,12 +47,14 @@ def interval(
         effect = design_effect(values, clusters)
         return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(n_clusters, n)}")
     if pooling == "ranking":
-        ends = resampling.jackknife((values, labels), clusters)
+        ends = resampling.average_precision_interval((values, labels), clusters)
         if ends is None:
             return Interval(None, None, "none: leaving out documents does not show how much they vary")
         return Interval(*ends, f"jackknife of the logit{_in(n_clusters, n)}")
-    drawn = resampling.resampled(pooling, [(values, labels)], clusters, seed)[:, 0]
-    return Interval(*resampling.quantiles(drawn, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}")
+    drawn = resampling.resampled_scores(pooling, [(values, labels)], clusters, seed)[:, 0]
+    return Interval(
+        *resampling.percentile_interval(drawn, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}"
+    )
 
 
 def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
@@ -105,7 +107,7 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
     """Return whether ``score`` follows from its outcomes; one that is computed in an unknown way gets no interval."""
     if not len(values):
         return False
-    pooled = resampling.value(Metric.named(metric).pooling, values, labels)
+    pooled = resampling.score(Metric.named(metric).pooling, values, labels)
     return bool(abs(pooled - score) <= 1e-6 * max(1.0, abs(score)))
 
 
@@ -158,26 +160,26 @@ def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None)
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """Compare all other outcomes by scoring both sides on the same resamples."""
     n, n_clusters = len(pairs.variant), pairs.clusters
-    drawn = resampling.resampled(metric.pooling, pairs.sides, pairs.cluster, seed)
+    drawn = resampling.resampled_scores(metric.pooling, pairs.sides, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
-    low, high = resampling.quantiles(shifts, n_clusters)
-    least, worst = resampling.quantiles(shifts, n_clusters, 0.95)
-    variant, dense = (resampling.value(metric.pooling, *side) for side in pairs.sides)
+    low, high = resampling.percentile_interval(shifts, n_clusters)
+    least, worst = resampling.percentile_interval(shifts, n_clusters, 0.95)
+    variant, dense = (resampling.score(metric.pooling, *side) for side in pairs.sides)
     retained: dict[str, float | None] = {}
     if metric.pooling == "ranking":
-        around = resampling.jackknife(pairs.sides[1], pairs.cluster)
+        around = resampling.average_precision_interval(pairs.sides[1], pairs.cluster)
     else:
-        around = resampling.quantiles(drawn[:, 1], n_clusters)
+        around = resampling.percentile_interval(drawn[:, 1], n_clusters)
     if chance is not None and around and (around[0] > chance if metric.higher_is_better else around[1] < chance):
         base = drawn[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, which differs between resamples.
             chance = float(pairs.label.mean())
-            base = resampling.resampled("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
+            base = resampling.resampled_scores("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
         above = drawn - base
         # A resample in which dense is exactly at chance retains no share; `quantiles` leaves NaN out.
         shares = np.divide(above[:, 0], above[:, 1], out=np.full(len(above), np.nan), where=above[:, 1] != 0)
-        ratio_low, ratio_high = resampling.quantiles(shares, n_clusters)
+        ratio_low, ratio_high = resampling.percentile_interval(shares, n_clusters)
         ratio = (variant - chance) / (dense - chance)
         retained = {"retained": ratio, "retained_low": ratio_low, "retained_high": ratio_high}
     return Comparison(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -17,39 +18,49 @@ CHUNK = 1 << 21
 """Numbers drawn at once, so that memory stays bounded."""
 LARGEST = math.log(sys.float_info.max)
 _NORMAL = NormalDist()
-WHOLE = {
+ResampledScores = Callable[[Floats, Floats, Floats], Floats]
+"""Makes the score (r,) of each resample of values and labels (n,); weights (r, n) say how often each was drawn."""
+
+
+def _mean(values: Floats, _: Floats, weights: Floats) -> Floats:
+    mean: Floats = weights @ values / weights.sum(axis=1)
+    return mean
+
+
+def _per_token(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A collapsed model's perplexity may lie beyond a double: the largest double stands for it.
+        mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
+    return np.exp(mean_nll)
+
+
+def _per_symbol(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    whole = weights @ labels
+    # A resample without a symbol has none wrong, and no entity right.
+    rate: Floats = np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
+    return rate
+
+
+POOLINGS: dict[str, ResampledScores] = {
+    "mean": _mean,
+    "per token": _per_token,
+    "per symbol": _per_symbol,
     "ranking": average_precision,
     "correlation": spearman,
     "linear correlation": pearson,
     "classes": macro_f1,
 }
-"""Ways to pool that need all documents at once."""
+"""How documents make a score (``Metric.pooling``)."""
+WITHOUT_DRAWS = ("mean", "per token", "per symbol")
+"""Those whose standard error has a formula."""
 
 
-def value(pooling: str, values: Floats, labels: Floats) -> float:
-    """Return the score of the documents themselves, each counted once, computed as ``pooling`` says (``Metric``)."""
-    return float(statistic(pooling, values, labels, np.ones((1, len(values))))[0])
+def score(pooling: str, values: Floats, labels: Floats) -> float:
+    """Return the score of the documents themselves, each counted once."""
+    return float(POOLINGS[pooling](values, labels, np.ones((1, len(values))))[0])
 
 
-def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Return the score (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
-    if pooling == "per token":
-        with np.errstate(invalid="ignore", divide="ignore"):
-            # A collapsed model's perplexity may lie beyond a double: the largest double stands for it.
-            mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
-        return np.exp(mean_nll)
-    if pooling == "per symbol":
-        whole = weights @ labels
-        # A resample without a symbol has none wrong, and no entity right.
-        rate: Floats = np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
-        return rate
-    if pooling in WHOLE:
-        return WHOLE[pooling](values, labels, weights)
-    mean: Floats = weights @ values / weights.sum(axis=1)
-    return mean
-
-
-def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | None, seed: int) -> Floats:
+def resampled_scores(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | None, seed: int) -> Floats:
     """Return the score of each side (its values and labels) on the same resamples: (RESAMPLES, sides).
 
     The same ``seed`` and the same numbers of documents and clusters draw the same resamples.
@@ -65,11 +76,11 @@ def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | N
         weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
         if clusters is not None:
             weights = weights[:, clusters]
-        scores.append(np.stack([statistic(pooling, values, labels, weights) for values, labels in sides], axis=1))
+        scores.append(np.stack([POOLINGS[pooling](values, labels, weights) for values, labels in sides], axis=1))
     return np.concatenate(scores)
 
 
-def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, float]:
+def percentile_interval(values: Floats, n: int, upper: float = 0.975) -> tuple[float, float]:
     """Return the interval (95% by default) of resamples of ``n`` documents or clusters: percentiles, wider for small n.
 
     Hesterberg's expanded percentile interval (The American Statistician 69, 371-386, 2015): the normal quantile is
@@ -80,33 +91,33 @@ def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, floa
     return float(low), float(high)
 
 
-def jackknife(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, float] | None:
+def average_precision_interval(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, float] | None:
     """Return the 95% interval of an average precision: Student's t of its logit, with the jackknife's standard error.
 
     The jackknife leaves out one document or cluster at a time, or one of RESAMPLES groups where there are more. None at
     0 and 1, which have no logit, and where the score is the same whatever is left out. The bootstrap of a share is
     skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, this in 93% (studies/power.py).
     """
-    n, score = len(side[0]), value("ranking", *side)
+    n, precision = len(side[0]), score("ranking", *side)
     group = (np.arange(n) if clusters is None else clusters) % RESAMPLES
     groups, rows = int(group.max()) + 1, max(1, CHUNK // n)
     left = np.concatenate([
-        statistic("ranking", *side, (group != np.arange(start, min(start + rows, groups))[:, None]).astype(np.float64))
+        average_precision(*side, (group != np.arange(start, min(start + rows, groups))[:, None]).astype(np.float64))
         for start in range(0, groups, rows)
     ])  # fmt: skip
     error = math.sqrt((groups - 1) / groups * float(np.nansum((left - np.nanmean(left)) ** 2)))
-    if not error or not 0 < score < 1:
+    if not error or not 0 < precision < 1:
         return None
-    away = float(stdtrit(groups - 1, 0.975)) * error / (score * (1 - score))
-    return float(expit(logit(score) - away)), float(expit(logit(score) + away))
+    away = float(stdtrit(groups - 1, 0.975)) * error / (precision * (1 - precision))
+    return float(expit(logit(precision) - away)), float(expit(logit(precision) + away))
 
 
 def p_value(shifts: Floats, n: int) -> float:
-    """Return the two-sided p value: twice the smaller share of ``shifts`` on a side of 0, expanded as in ``quantiles``.
+    """Return the two-sided p value: twice the smaller share of ``shifts`` on a side of 0.
 
-    Where no resample crosses 0, the number of resamples would set the p value, and few documents could not bring it
-    below 5%. Then the distance of 0 in standard deviations counts, where it is larger. For a mean, that is Student's
-    paired t test.
+    It is expanded as in ``percentile_interval``. Where no resample crosses 0, the number of resamples would set the p
+    value, and few documents could not bring it below 5%. Then the distance of 0 in standard deviations counts, where it
+    is larger. For a mean, that is Student's paired t test.
     """
     crossing = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
     share = (1 + crossing) / (1 + len(shifts))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.escape import is_text
+from sparsebench.models.files.families import transformers_config, vocabulary_size
 from sparsebench.paths import INDEX, WEIGHTS, check, shards
 
 if TYPE_CHECKING:
@@ -220,9 +221,8 @@ class Checkpoint:
         compared: two matrices of a block that were pruned to nothing are equal, not tied. Whether two tables of zeros
         are tied, the configuration decides.
         """
-        text = self.config.get("text_config")
-        vocabulary = self.config.get("vocab_size") or (text if isinstance(text, dict) else {}).get("vocab_size")
-        if not isinstance(vocabulary, int) or vocabulary <= 0:
+        vocabulary = vocabulary_size(self.config)
+        if vocabulary is None or vocabulary <= 0:
             return {}
         tables = [
             info
@@ -251,8 +251,6 @@ class Checkpoint:
                 zeros = zeros and piece.count(0) == len(piece)
         if not zeros:
             return True
-        from sparsebench.models.files.families import transformers_config
-
         return bool(getattr(transformers_config(self.config).get_text_config(), "tie_word_embeddings", True))
 
 

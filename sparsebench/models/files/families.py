@@ -147,6 +147,8 @@ def cache_name(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+VOCABULARY, NESTED = "vocab_size", "text_config"
+"""The keys of the vocabulary's size, and of the language model's configuration in that of a multimodal model."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers")
 DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim")
@@ -194,9 +196,21 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
         heads=heads,
         key_heads=_first(config, ("num_key_value_heads",), heads),
         head_size=_first(config, ("head_dim", "d_kv"), hidden // max(1, heads)) if heads else 0,
-        vocabulary=_required(config, ("vocab_size",)),
+        vocabulary=_required(config, (VOCABULARY,)),
         experts=expert_count(config),
     )
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config.json that describes the language model: multimodal ones nest it."""
+    nested = config.get(NESTED)
+    return nested if isinstance(nested, Mapping) else config
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """Return the number of rows of the embeddings; None where config.json does not state it."""
+    size = config.get(VOCABULARY) or text_config(config).get(VOCABULARY)
+    return size if isinstance(size, int) else None
 
 
 def expert_count(config: Mapping[str, Any]) -> int:

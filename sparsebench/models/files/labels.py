@@ -22,13 +22,13 @@ def head_outputs(config: Mapping[str, Any]) -> list[str]:
     return [named.get(position, f"LABEL_{position}") for position in range(count)]
 
 
-def lacks_choice(config: Mapping[str, Any]) -> str:
-    """Return why the head does not choose one class of several; empty where it does."""
+def choice_problem(config: Mapping[str, Any]) -> str | None:
+    """Return why the head does not choose one class of several; None where it does."""
     if config.get("problem_type") == "multi_label_classification":
         return "its head gives several classes at once (`problem_type: multi_label_classification`)"
     if len(head_outputs(config)) < 2 or config.get("problem_type") == "regression":
         return "its head gives a number, not a class"
-    return ""
+    return None
 
 
 def class_numbers(outputs: Sequence[str], labels: Sequence[str]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import TensorInfo
+from sparsebench.models.files.families import NESTED, text_config
 
 NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The safetensors dtype of each precision (by torch's name)."""
@@ -15,7 +16,7 @@ NAMES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16
 
 def of_config(config: Mapping[str, Any]) -> str | None:
     """Return the precision that config.json states, by torch's name; None when it states none."""
-    for part in (config, config.get("text_config") or {}):
+    for part in (config, text_config(config)):
         value = part.get("dtype") or part.get("torch_dtype")
         if value:
             return str(value).removeprefix("torch.")
@@ -45,6 +46,6 @@ def resolve(dtype: str, config: Mapping[str, Any], tensors: Mapping[str, TensorI
 def with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a copy of the config that states the precision ``name`` and no quantization."""
     changed = {key: value for key, value in config.items() if key not in ("torch_dtype", "quantization_config")}
-    if isinstance(changed.get("text_config"), dict):
-        changed["text_config"] = with_dtype(changed["text_config"], name)
+    if isinstance(changed.get(NESTED), dict):
+        changed[NESTED] = with_dtype(changed[NESTED], name)
     return {**changed, "dtype": name}

@@ -29,19 +29,19 @@ _BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None
 def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
     """Return a JSON value, found at path ``at``, without the keys that name code at any depth, and their paths."""
     if isinstance(settings, list):
-        items, names = without_code({str(index): value for index, value in enumerate(settings)}, at)
-        return list(items.values()), names
+        items = [without_code(value, f"{at}{index}.") for index, value in enumerate(settings)]
+        return [item for item, _ in items], [name for _, names in items for name in names]
     if not isinstance(settings, dict):
         return settings, []
     kept: dict[Any, Any] = {}
-    left: list[str] = []
+    removed: list[str] = []
     for key, value in settings.items():
         if _names_code(str(key), value):
-            left.append(f"{at}{key}")
+            removed.append(f"{at}{key}")
         else:
             kept[key], inner = without_code(value, f"{at}{key}.")
-            left += inner
-    return kept, left
+            removed += inner
+    return kept, removed
 
 
 def _names_code(key: str, value: Any) -> bool:
@@ -64,7 +64,7 @@ def companions(folder: Path) -> list[Path]:
         if not path.name.startswith(".")
         and path.name not in (NOTES, *_FOREIGN_FOLDERS)
         and not path.name.endswith(".index.json")
-        and (path.suffix not in WEIGHT_FILES or path.name == kept)
+        and (path.suffix.lower() not in WEIGHT_FILES or path.name == kept)
     ]
 
 
@@ -81,12 +81,13 @@ def copy_companion(path: Path, target: Path) -> list[str]:
         return [f"{path.name}/{name}" for names in copied.values() for name in names]
     if path.suffix.lower() in _CODE_FILES:
         return [path.name]
-    settings, left = without_code(bounded.read_json(path) if path.name.endswith("config.json") else None)
-    if left:
-        target.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    else:
-        shutil.copy2(path, target)
-    return [f"{path.name}: {key}" for key in left]
+    if path.name.endswith("config.json"):
+        settings, removed = without_code(bounded.read_json(path))
+        if removed:
+            target.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+            return [f"{path.name}: {key}" for key in removed]
+    shutil.copy2(path, target)
+    return []
 
 
 def left_out(folder: Path) -> list[str]:
@@ -95,16 +96,16 @@ def left_out(folder: Path) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def note_left_out(folder: Path, left: list[str]) -> None:
-    """Add the names in ``left``, which were left out of a folder, to its ``sparsebench.json``."""
-    if left:
-        notes = {**(read_json(folder / NOTES) or {}), "left_out": list(dict.fromkeys([*left_out(folder), *left]))}
+def note_left_out(folder: Path, removed: list[str]) -> None:
+    """Add the names of what was ``removed`` from a folder to its ``sparsebench.json``."""
+    if removed:
+        notes = {**(read_json(folder / NOTES) or {}), "left_out": list(dict.fromkeys([*left_out(folder), *removed]))}
         write_json(folder / NOTES, notes, indent=1)
 
 
-def left_out_note(left: list[str]) -> str:
+def left_out_note(removed: list[str]) -> str:
     """Return a note of what was left out; empty where nothing was."""
-    return f"left out, because code of a model is never run: {', '.join(left)}" if left else ""
+    return f"left out, because code of a model is never run: {', '.join(removed)}" if removed else ""
 
 
 def refuse_adapter(folder: Path) -> None:

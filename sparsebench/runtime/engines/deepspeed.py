@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsebench.errors import MeasureError
 from sparsebench.models.files.checkpoint import FLOATS, Checkpoint
-from sparsebench.runtime import shm
+from sparsebench.runtime import all_reduce
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.footprint import cut_first
@@ -37,7 +37,7 @@ class DeepSpeed(Wrapping):
         self.ranks, self.cuda = ranks, torch.cuda.is_available()
         if ranks == 1:
             return ()
-        reason = os.environ.get(shm.DISABLED)
+        reason = os.environ.get(all_reduce.REASON_DISABLED)
         join(rank, "the ranks are on GPUs" if self.cuda else reason)
         return (f"plain gloo: {reason}",) if reason and not self.cuda else ()
 
@@ -108,7 +108,7 @@ def join(rank: int, without_shm: str | None) -> None:
     deepspeed.init_distributed(verbose=False)
     # After the barrier all ranks have mapped all buffers: names removed now are not left behind, even by SIGKILL.
     dist.barrier()
-    shm.unlink(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], [rank])
+    all_reduce.remove_buffers(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], [rank])
 
 
 def block_parameters(model: Any) -> int:

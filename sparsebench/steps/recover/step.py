@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.families import dimensions
+from sparsebench.models.files.families import dimensions, text_config
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.modules.skipping import experts_of, skips_weights
 from sparsebench.steps.calibration import first
@@ -23,48 +23,74 @@ def check_vocabulary(step: Step, checkpoint: Checkpoint, dense: Checkpoint) -> N
 
     Two models whose config.json names no size count as equal.
     """
-    learns = isinstance(step.settings, TrainingSettings) and DENSE in step.settings.teachers()
-    configs = ({**(model.config.get("text_config") or {}), **model.config} for model in (checkpoint, dense))
-    ours, theirs = (dimensions(config).vocabulary for config in configs)
-    if learns and ours != theirs:
+    if not isinstance(step.settings, TrainingSettings) or DENSE not in step.settings.teachers():
+        return
+    ours, theirs = (
+        dimensions({**text_config(model.config), **model.config}).vocabulary for model in (checkpoint, dense)
+    )
+    if ours != theirs:
         raise UnsupportedError("the vocabulary is not the dense model's", f"{step.verb} first, then trim")
 
 
-def make_recovered(
-    parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
-) -> None:
-    """Make every recovered model of one pass, each in its folder.
+def make_recovered(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Make every recovered model of one pass, each in its folder, by ``make_reconstructed`` or ``make_trained``."""
+    if next(iter(targets)).name == "reconstruct":
+        make_reconstructed(parent, targets, context, emit)
+    else:
+        make_trained(parent, targets, context, emit)
 
-    A ``pruner``, that of ``prune: gradual`` or ``prune: elsa``, prunes meanwhile.
+
+def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Make every model of one pass whose blocks are trained one by one.
 
     Raises ModelError without the dense model or the calibration text, for a quantized parent, and for one that leaves
-    weights out. Grouped neurons, which leave weights out, are allowed in ``reconstruct`` alone. Raises UnsupportedError
-    where an oracle chooses its neurons. A step that fails later, for example because its blocks do not match the dense
-    model's, is emitted as an error.
+    weights out other than by grouped neurons; UnsupportedError where an oracle chooses these. A step that fails later,
+    for example because its blocks do not match the dense model's, is emitted as an error.
     """
-    name = next(iter(targets)).name
-    if context.dense is None:
-        raise ModelError(f"{name} needs the dense model", "use it in a manifest")
-    checkpoint = float_checkpoint(parent, "recover first, then quantize")
-    dense = Checkpoint(context.dense)
-    if skips_weights(checkpoint.config):
-        grouped = experts_of(checkpoint.config)
-        if name != "reconstruct" or grouped is None:
-            raise ModelError(f"{parent}: it leaves weights out already", "recover first, then leave weights out")
-        if grouped.router == "oracle":
-            raise UnsupportedError(
-                f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained",
-                "another `router` in `moefy`",
-            )
-    text = context.text(name) if name == "reconstruct" else None
+    checkpoint, dense = _opened(parent, targets, context)
+    grouped = experts_of(checkpoint.config)
+    if grouped is None:
+        _refuse_skipping(checkpoint)
+    elif grouped.router == "oracle":
+        raise UnsupportedError(
+            f"{parent}: its oracle router reads all neurons, so it cannot be kept while they are trained",
+            "another `router` in `moefy`",
+        )
+    text = context.text("reconstruct")
     for number, (step, folder) in enumerate(targets.items()):
         try:
-            check_vocabulary(step, checkpoint, dense)
-            if text is None:
-                emit(step, whole.train_model(checkpoint, dense, step, context, folder, pruner))
-            else:
-                read = first(text, step.settings.tokens) if step.settings.tokens else text
-                job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
-                emit(step, job.run(folder))
+            read = first(text, step.settings.tokens) if step.settings.tokens else text
+            job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
+            emit(step, job.run(folder))
         except SparsebenchError as error:
             emit(step, error)
+
+
+def make_trained(
+    parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
+) -> None:
+    """Make every model of one pass that is trained as a whole.
+
+    A ``pruner``, that of ``prune: gradual`` or ``prune: elsa``, prunes meanwhile. Raises ModelError without the dense
+    model, for a quantized parent, and for one that leaves weights out. A step that fails later is emitted as an error.
+    """
+    checkpoint, dense = _opened(parent, targets, context)
+    _refuse_skipping(checkpoint)
+    for step, folder in targets.items():
+        try:
+            check_vocabulary(step, checkpoint, dense)
+            emit(step, whole.train_model(checkpoint, dense, step, context, folder, pruner))
+        except SparsebenchError as error:
+            emit(step, error)
+
+
+def _opened(parent: Path, targets: Mapping[Step, Path], context: Context) -> tuple[Checkpoint, Checkpoint]:
+    """Return the parent and the dense model."""
+    if context.dense is None:
+        raise ModelError(f"{next(iter(targets)).name} needs the dense model", "use it in a manifest")
+    return float_checkpoint(parent, "recover first, then quantize"), Checkpoint(context.dense)
+
+
+def _refuse_skipping(checkpoint: Checkpoint) -> None:
+    if skips_weights(checkpoint.config):
+        raise ModelError(f"{checkpoint.folder}: it leaves weights out already", "recover first, then leave weights out")

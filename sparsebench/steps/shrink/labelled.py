@@ -10,7 +10,7 @@ from typing import Any
 from sparsebench.errors import SourceError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import has_classifier
-from sparsebench.models.files.labels import class_numbers, head_outputs, lacks_choice
+from sparsebench.models.files.labels import choice_problem, class_numbers, head_outputs
 from sparsebench.models.files.text import longest_input
 from sparsebench.sources.reference import Reference
 from sparsebench.steps import samples
@@ -31,12 +31,12 @@ class Labelled:
         return f"scored by the labels of {len(self.classes)} documents of {Reference.parse(step.settings.source).name}"
 
 
-def lacking(config: Mapping[str, Any]) -> str:
-    """Return why a model has no loss on labelled documents; empty where it has one."""
+def labels_problem(config: Mapping[str, Any]) -> str | None:
+    """Return why a model has no loss on labelled documents; None where it has one."""
     if not has_classifier(config):
         return f"`labels: task` needs a sequence-classification head, and its config.json has {config.get('architectures')}"
-    reason = lacks_choice(config)
-    return f"`labels: task` needs a head that chooses one class: {reason}" if reason else ""
+    problem = choice_problem(config)
+    return f"`labels: task` needs a head that chooses one class: {problem}" if problem else None
 
 
 def read_documents(folder: Path, step: Step, context: Context) -> Labelled:

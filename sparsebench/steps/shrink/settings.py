@@ -14,7 +14,7 @@ from sparsebench.models.shape.architectures import architecture_of
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, REAP, kinds_of
-from sparsebench.steps.shrink.labelled import lacking
+from sparsebench.steps.shrink.labelled import labels_problem
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
 WIDTH = ("flap", "taylor", "activation", "l2")
@@ -306,8 +306,8 @@ class Taylor(Width):
         """Refuse next tokens to encoders, and labels to a model without a head for classes."""
         if self.labels == "text" and (family_of(config) == "encoder" or has_classifier(config)):
             return Refusal("labels: text: this model predicts no next token of a text", "`labels: own`")
-        if self.by_labels() and (why := lacking(config)):
-            return Refusal(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")
+        if self.by_labels() and (problem := labels_problem(config)):
+            return Refusal(problem, "`labels: own`, or a checkpoint that was fine-tuned to classify")
         return super().refuses(config)
 
 

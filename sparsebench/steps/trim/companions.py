@@ -12,10 +12,10 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models.files.families import transformers_config
+from sparsebench.models.files.families import NESTED, transformers_config
 from sparsebench.models.files.text import OFFSET_TYPES, ORIGINAL, original_ids
 from sparsebench.steps.trim.vocabulary import FILE
-from sparsebench.steps.trim.weights import NESTED, resized
+from sparsebench.steps.trim.weights import resized
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 REPEATS = (

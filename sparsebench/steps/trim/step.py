@@ -83,7 +83,7 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _Chos
     kept = vocabulary.closed(chosen.ids | companions.named_ids(parent), step.settings.characters)
     new = {token_id: number for number, token_id in enumerate(kept)}
     notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
-    with weights.cut(parent, context.family, kept, folder) as writer:
+    with weights.open_trimmed(parent, context.family, kept, folder) as writer:
         companions.rewrite(writer.partial, new, vocabulary.without(kept))
         tokenizer = load_tokenizer(writer.partial)
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}

@@ -23,7 +23,7 @@ from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
 from sparsebench.steps.prune.settings import removed
 from sparsebench.steps.prune.trained import Elsa
-from sparsebench.steps.recover.step import make_recovered
+from sparsebench.steps.recover.step import make_trained
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 
@@ -83,4 +83,4 @@ class ElsaPruning(Pruning):
 
 def make_elsa(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every model of one pass, each in its folder. Raises as ``recover`` does."""
-    make_recovered(parent, targets, context, emit, ElsaPruning)
+    make_trained(parent, targets, context, emit, ElsaPruning)

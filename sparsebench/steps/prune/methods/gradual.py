@@ -25,7 +25,7 @@ from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
 from sparsebench.steps.prune.settings import removed
 from sparsebench.steps.prune.trained import Gradual
-from sparsebench.steps.recover.step import make_recovered
+from sparsebench.steps.recover.step import make_trained
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import MaskedParameter, TrainedWeights
 
@@ -123,4 +123,4 @@ def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 def make_gradual(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Make every gradually pruned model of one pass, each in its folder. Raises as ``recover`` does."""
-    make_recovered(parent, targets, context, emit, GradualPruning)
+    make_trained(parent, targets, context, emit, GradualPruning)

@@ -1,6 +1,6 @@
 """DeepSpeed's shared-memory all-reduce: checks that it can be compiled, compiles it once, removes the files it leaves.
 
-``python -m sparsebench.runtime.shm`` compiles it.
+``python -m sparsebench.runtime.all_reduce`` compiles it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from sparsebench import children, devices, environment
+from sparsebench import children, devices, environment, proc
 from sparsebench.sources import Cache
 
-DISABLED = "SPARSEBENCH_PLAIN_GLOO"
+REASON_DISABLED = "SPARSEBENCH_PLAIN_GLOO"
 """Environment variable of a rank with the reason why the operation is not used; unset or empty where it is used."""
 ALL_REDUCE = "DeepSpeed's shared-memory all-reduce"
 BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
-def used(engine: str, ranks: int, device: str = "cpu") -> bool:
+def is_used(engine: str, ranks: int, device: str = "cpu") -> bool:
     """Return whether ranks on one machine use the operation: ``deepspeed``'s, where they share its CPU."""
     return engine == "deepspeed" and ranks > 1 and not devices.is_gpu(device)
 
@@ -36,7 +36,7 @@ def path_with_tools() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-def needs() -> tuple[tuple[str, bool, str], ...]:
+def requirements() -> tuple[tuple[str, bool, str], ...]:
     """List what compiling the operation needs, whether each part is installed, and how to install it."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return (
@@ -47,48 +47,44 @@ def needs() -> tuple[tuple[str, bool, str], ...]:
     )
 
 
-def missing() -> tuple[str, ...]:
-    """List what is missing here to compile the operation, each with the fix; empty where nothing is."""
-    return tuple(f"no {what} ({fix})" for what, there, fix in needs() if not there)
-
-
 def extensions_dir(cache: Cache) -> Path:
     """Return the folder of the compiled operation: one for each set of libraries and kind of processor."""
     versions = environment.versions()
-    key = (versions["torch"], versions["deepspeed"], platform.python_version(), platform.machine(), _cpu_flags())
+    flags = proc.value("/proc/cpuinfo", "flags") or proc.value("/proc/cpuinfo", "Features")
+    key = (versions["torch"], versions["deepspeed"], platform.python_version(), platform.machine(), flags)
     return cache.root / "torch_extensions" / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 
 
-def ensure(cache: Cache) -> str:
-    """Compile the operation if that was not tried before; return "" or the reason why it cannot be used.
+def compile_once(cache: Cache) -> str | None:
+    """Compile the operation if that was not tried before; return why it cannot be used, or None.
 
     Only one process compiles at a time, under a lock that dies with its holder. Where the compiler was killed, for
     example for lack of memory, the outcome is not kept, and the next call tries again.
     """
-    if lacks := missing():
-        return "; ".join(lacks)
+    if missing := [f"no {what} ({fix})" for what, there, fix in requirements() if not there]:
+        return "; ".join(missing)
     folder = extensions_dir(cache)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = folder / "outcome.txt"  # empty, or why it does not compile
-    free(folder)
+    remove_stale_locks(folder)
     with cache.lock("torch_extensions"):
         if outcome.is_file():
-            return outcome.read_text()
+            return outcome.read_text() or None
         settings = {**os.environ, **children.imports(), "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
-        command = children.command("sparsebench.runtime.shm")
+        command = children.command("sparsebench.runtime.all_reduce")
         try:
             built = children.run(command, COMPILE_SECONDS, settings)
         except subprocess.TimeoutExpired:
             return f"compiling {ALL_REDUCE} took over {COMPILE_SECONDS} seconds"
         lines = (built.stderr or built.stdout).strip().splitlines() or [f"exit code {built.returncode}"]
         failed = f"{ALL_REDUCE} does not compile here ({lines[-1]}; remove {folder} to try again)"
-        reason = failed if built.returncode else ""
+        reason = failed if built.returncode else None
         if built.returncode >= 0 and "killed" not in built.stderr.lower() + built.stdout.lower():
-            outcome.write_text(reason)
+            outcome.write_text(reason or "")
         return reason
 
 
-def free(folder: Path) -> dict[Path, int]:
+def remove_stale_locks(folder: Path) -> dict[Path, int]:
     """Remove torch's lock files below ``folder`` whose owner is dead; return the others, each with its process.
 
     A process that loads a compiled operation makes such a file, keeps it open, and removes it some milliseconds later.
@@ -114,15 +110,10 @@ def _owner(path: Path) -> int | None:
     return None
 
 
-def unlink(address: str, port: str, ranks: Iterable[int]) -> None:
+def remove_buffers(address: str, port: str, ranks: Iterable[int]) -> None:
     """Remove exactly the buffers of a group's ``ranks`` from /dev/shm; ranks that have mapped one keep it."""
     for rank in ranks:
         (BUFFERS / f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
-
-
-def _cpu_flags() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 if __name__ == "__main__":
