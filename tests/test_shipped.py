@@ -14,6 +14,8 @@ import yaml
 from sparsebench import benchmarks, environment, sources
 from sparsebench.plan.preflight import PlanRequest, prepare
 from tests.docs.test_quotes import quotes
+from tests.models.replaying import written
+from tests.steps.shrink.test_labelled import classifier, documents
 
 ROOT = Path(__file__).parent.parent
 MANIFESTS = ["quickstart.yaml", "examples/small.yaml"]
@@ -71,6 +73,28 @@ def test_examples_of_one_question_pass_the_preflight_offline(
     # A task without offline data would fail in the run.
     tasks = {str(cell.settings["task"]) for cell in ready.plan.cells if cell.stage == "benchmarks"}
     assert [task for task in tasks if not benchmarks.data_sources(task)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["examples/features.yaml", "examples/features-text.yaml", "examples/features-experts.yaml"]
+)
+def test_the_features_pass_the_preflight_offline(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(environment.versions(), "xllamacpp", "2026.10.0")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    out = tmp_path / "out" / "features"
+    out.mkdir(parents=True)
+    # Stand-ins for what examples/features/prepare.py makes in minutes.
+    shutil.copytree(ROOT / "examples" / "g2p" / "model", out / "assistant")
+    classifier("bert", out / "classifier")
+    written("mixtral", out / "mixture")
+    for half in ("train", "test"):
+        documents(out / f"questions-{half}.jsonl")
+    for text in ("spelled", "spoken"):
+        (out / f"{text}.jsonl").write_text('{"text": "abbot AE B AH T"}\n')
+    for file in ("masks.safetensors", "elements.json", "tokens.txt"):
+        (out / file).write_text("{}")
+    ready = prepare(PlanRequest(tmp_path / name, offline=True))
+    assert {cell.stage for cell in ready.plan.cells} == {"make", "storage", "benchmarks"}
 
 
 def test_every_example_is_checked() -> None:

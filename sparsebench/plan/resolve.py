@@ -192,9 +192,10 @@ class Resolver:
     def _calibration(self, manifest: Manifest, resolved: Resolved, is_read: bool) -> ManifestCalibration:
         """Return the calibration with its source resolved; its fingerprint is taken only where the text ``is_read``."""
         calibration, at = manifest.calibration, ("calibration", "source")
-        source = sources.parse(calibration.source or DEFAULT.source, self.loaded.folder)
+        written = calibration.source or DEFAULT.source
+        source = sources.parse(written, self.loaded.folder)
         if is_read:
-            pinned = self._source(at, source.text)
+            pinned = self._source(at, written)
             if pinned is None:
                 return calibration
             source = pinned

@@ -168,6 +168,15 @@ def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_cali
     assert [variant.recipe for variant in first.variants.values()][1:3] == ["trim text", "trim one min_count=2"]
 
 
+def test_paths_start_from_the_manifests_folder_however_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts, read = {"text": "x", "one": "y", "other": "z"}, "  - {prune: wanda, sparsity: 0.5}\n"
+    relative, absolute = (trimmed(folder, texts, read) for folder in (Path("a"), tmp_path / "a"))
+    assert [*relative.variants] == [*absolute.variants]
+
+
 def test_a_text_can_be_selected_as_it_is_written(tmp_path: Path) -> None:
     plan = trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, "runtime: {select: {source: 'path:other'}}\n")
     timed = {cell.variant.recipe for cell in plan.cells if cell.stage == "latency"}

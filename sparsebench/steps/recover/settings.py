@@ -10,9 +10,11 @@ from pydantic import Field
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.files.families import family_of, has_classifier, output_family
+from sparsebench.models.files.quantized import Scheme
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Settings, setting_words
+from sparsebench.steps.grid import GROUP, Quantize
 
 DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""
@@ -120,6 +122,10 @@ class TrainingSettings(Recovery):
         """Return the teachers; none for a training on the model's own loss alone."""
         return []
 
+    def qat_scheme(self) -> Scheme | None:
+        """Return the format to which each forward pass rounds the weights; None where it does not."""
+        return None
+
     def on_device(self) -> bool:
         """Return True."""
         return True
@@ -147,7 +153,27 @@ class TrainingSettings(Recovery):
         return [*filter(None, words), *setting_words(changed)]
 
 
-class Finetune(TrainingSettings):
+class QuantizationAware(TrainingSettings):
+    """A training for a model that is quantized afterwards."""
+
+    qat: Literal["none", "int8", "int4"] = "none"
+    """Quantization-aware training: every forward pass rounds the linear weights of the blocks as a `quantize` step of
+    that name does (nearest), and their gradients pass the rounding unchanged. What is stored are the weights before
+    rounding: let `{quantize: int8}` or `{quantize: int4}` follow."""
+    group: Count = GROUP
+    """With `qat: int4`: the number of columns that share a scale, the `group` of the `quantize` step to come."""
+
+    def idle(self) -> Collection[str]:
+        """Return what no rounding uses, too."""
+        unused = {"none": ("qat", "group"), "int8": ("group",), "int4": ()}
+        return (*super().idle(), *unused[self.qat])
+
+    def qat_scheme(self) -> Scheme | None:
+        """Return the format of `qat`."""
+        return None if self.qat == "none" else Quantize(self.qat, self.group if self.qat == "int4" else None).scheme
+
+
+class Finetune(QuantizationAware):
     """Train the whole model on its own loss: next token, masked words, or decoder output. Zeros stay zeros."""
 
 
@@ -268,7 +294,7 @@ class Student(Strict):
             raise wrong(f"{self.heads} heads beside {self.key_heads} key_heads", "a divisor of `heads`", at="student")
 
 
-class DistillInto(Distill):
+class DistillInto(QuantizationAware, Distill):
     """Train the whole model, or a smaller `student` of it, to reproduce the outputs of the dense model or other
     teachers. Zeros stay zeros. The model may be smaller in any dimension but the vocabulary."""
 

@@ -18,26 +18,24 @@ from sparsebench.models.shape.topology import View, parts
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter of the model: its module and attribute, and the view of the stored tensor that it holds."""
+    """A parameter of the model, and the view of the stored tensor that it holds."""
 
-    module: nn.Module
-    attribute: str
+    parameter: nn.Parameter
     view: View
-
-    def value(self) -> torch.Tensor:
-        """Return the parameter."""
-        parameter: torch.Tensor = getattr(self.module, self.attribute)
-        return parameter
 
 
 @dataclass(frozen=True)
 class MaskedParameter:
-    """A prunable parameter whose entries stay zero where ``gone`` is true; ``transposed`` where its layout is (in, out)."""
+    """A prunable parameter whose entries stay zero where ``gone`` is true; ``transposed`` where its layout is (in, out).
+
+    ``dtype`` is the precision in which the checkpoint stores it.
+    """
 
     name: str
     parameter: nn.Parameter
     gone: torch.Tensor
     transposed: bool
+    dtype: torch.dtype
 
     def matrices(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield views of a tensor of the parameter's shape, (out, in) each: one, or one for each expert."""
@@ -62,20 +60,19 @@ class TrainedWeights:
             )
         model.requires_grad_(False)
         self.trained: list[Weight] = []
-        self.leaves: list[nn.Parameter] = []
         self.held: list[MaskedParameter] = []
         for name, parameter in list(model.named_parameters()):
             if name not in views or not parameter.is_floating_point():
                 continue
-            path, _, attribute = name.rpartition(".")
-            weight = Weight(model.get_submodule(path), attribute, views[name])
-            part = model_parts[weight.view.tensor]
+            view = views[name]
+            part = model_parts[view.tensor]
             parameter.requires_grad_(True)
-            self.leaves.append(parameter)
+            self.trained.append(Weight(parameter, view))
             if part.prunable:
-                transposed = part.transposed != weight.view.transposed
-                self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, transposed))
-            self.trained.append(weight)
+                gone, transposed = parameter.detach() == 0, part.transposed != view.transposed
+                dtype = torch_dtype(parent.tensors[view.tensor].dtype)
+                self.held.append(MaskedParameter(view.name, parameter, gone, transposed, dtype))
+        self.leaves = [weight.parameter for weight in self.trained]
 
     def hold(self) -> None:
         """Set the gradients of masked entries to zero: AdamW then leaves a weight that is zero exactly at zero."""
@@ -89,7 +86,7 @@ class TrainedWeights:
         with torch.no_grad():
             for weight in self.trained:
                 view, info = weight.view, self.parent.tensors[weight.view.tensor]
-                value = weight.value().detach().to("cpu", torch_dtype(info.dtype), copy=True)
+                value = weight.parameter.detach().to("cpu", torch_dtype(info.dtype), copy=True)
                 if view.rows is not None:
                     whole = tensors.setdefault(view.tensor, self.parent.load(view.tensor))
                     whole[slice(*view.rows)] = view.stored(value)

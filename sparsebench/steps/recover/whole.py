@@ -33,7 +33,7 @@ from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.counting import kept_zeros, step_report
-from sparsebench.steps.recover import student
+from sparsebench.steps.recover import qat, student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 from sparsebench.steps.recover.settings import DENSE
@@ -222,7 +222,9 @@ class Training:
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, self.context.family)
         belongs |= {"step": self.step.record(), "seed": seed, "held": held}
-        belongs["weights"] = content(*(weight.value() for weight in weights.trained))
+        belongs["weights"] = content(*(weight.parameter for weight in weights.trained))
+        if scheme := settings.qat_scheme():
+            qat.round_forward(weights, scheme)
         return Trainer(
             weights, loss, text, held, plan, self.step, self.context, accelerator, arithmetic, extra,
             kept if self.context.resume else None, belongs, partial(self.pruner, settings) if self.pruner else None,

@@ -109,7 +109,7 @@ def test_its_steps_are_those_of_the_paper() -> None:
     start, goal = torch.randn(2, 6, 8, generator=draw)
     x = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.AdamW([x], lr=0.01, weight_decay=0.0)
-    held = MaskedParameter("w", x, torch.zeros(6, 8, dtype=torch.bool), False)
+    held = MaskedParameter("w", x, torch.zeros(6, 8, dtype=torch.bool), False, torch.float32)
     asked = Elsa(sparsity=0.75, penalty=0.3, interval=5)
     weights: Any = SimpleNamespace(held=[held])
     pruning = ElsaPruning(asked, weights, optimizer, 40)

@@ -111,7 +111,7 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
 def test_of_a_pattern_the_smallest_go_first() -> None:
     """Half way to 1:4, those go that the pattern removes as the weights are now, the smallest of them first."""
     weights = torch.nn.Parameter(torch.tensor([[1.0, 2.0, 3.0, 9.0, 10.0, 20.0, 30.0, 40.0]]))
-    held = MaskedParameter("w", weights, torch.zeros(1, 8, dtype=torch.bool), False)
+    held = MaskedParameter("w", weights, torch.zeros(1, 8, dtype=torch.bool), False, torch.float32)
     asked = Gradual(sparsity=0.75, pattern="1:4", initial=0.25, end=0.5, frequency=1)
     some: Any = SimpleNamespace(held=[held])
     growing = GradualPruning(asked, some, torch.optim.AdamW([weights]), 4)
