@@ -6,7 +6,8 @@
 ``1b`` is a decoder of 1.2B weights with a head of 50k words and random weights; ``smollm2`` is quickstart.yaml's
 SmolLM2-135M. Both are pruned by magnitude, per layer. Prints Markdown: the median time per token (CPU time of the calling
 thread, or with ``--wall`` wall time), the prefill of 128 tokens, both beside torch's dense bfloat16 in the same turns, the
-tensors' bytes and the seconds of loading. `ours` is the dense model by our kernels; × names what a row is compared with.
+tensors' bytes and the seconds of loading. `products ms` is the time of our matrices' products alone, one after another; the
+rest of a token is the step around them. `ours` is the dense model by our kernels; × names what a row is compared with.
 """
 
 from __future__ import annotations
@@ -112,6 +113,17 @@ class Runner:
     times: list[float]
     prefills: list[float]
 
+    def products(self) -> str:
+        """Milliseconds of one token's products by our kernels, the median of ten; empty where there are none."""
+        layers = [layer for layer in self.model.module.modules() if isinstance(layer, linear.KernelLinear)]
+        inputs = [torch.randn(1, layer.in_features).to(torch.bfloat16) for layer in layers]
+
+        def multiply() -> None:
+            for layer, x in zip(layers, inputs, strict=True):
+                layer.by_kernel(x)
+
+        return f"{median(seconds(multiply) for _ in range(10)) * 1e3:.2f}" if layers else ""
+
     def turn(self) -> None:
         """One prefill, some tokens."""
         self.prefill.begin()
@@ -136,6 +148,7 @@ def compare(name: str, found: list[Row], rounds: int) -> None:
     titles = [
         name,
         "decode ms",
+        "products ms",
         "bf16's beside",
         "× bf16",
         "×",
@@ -158,7 +171,7 @@ def compare(name: str, found: list[Row], rounds: int) -> None:
         took, scale = median(one.times), median(beside.times)
         speed[row.name] = scale / took
         cells = [
-            row.name, f"{took * 1e3:.2f}", f"{scale * 1e3:.2f}", f"{speed[row.name]:.2f}",
+            row.name, f"{took * 1e3:.2f}", one.products(), f"{scale * 1e3:.2f}", f"{speed[row.name]:.2f}",
             f"{speed[row.name] / speed[row.base]:.2f} × {row.base}", f"{median(one.prefills) * 1e3:.0f}",
             f"{median(beside.prefills) / median(one.prefills):.2f}", f"{memory.tensor_bytes(one.model) / 1e6:.0f}",
             f"{one.loading:.2f}", one.engine.kernel,

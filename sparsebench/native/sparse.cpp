@@ -140,8 +140,8 @@ void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* b
 }
 
 // One new token through a decoder's blocks and its last norm: `hidden` (width), of `type`, which becomes the output. `caches`
-// has the keys and values of each block, (shared heads, room, size) with `before` tokens, where the new ones are added; `cos`
-// and `sin` (size) are the rotation of the token's position.
+// has of each block the keys (shared heads, size, room) and values (shared heads, room, size) of the `before` tokens before it,
+// where the new ones are added; `cos` and `sin` (size) are the rotation of the token's position.
 void sparse_decode(const Decoder* decoder, void* hidden, const void* cos, const void* sin, void* const* caches, i64 before,
                    i64 room, int type, int threads) {
     auto act = [&](auto kind) {

@@ -36,7 +36,7 @@ struct Decoder {
 template <class E>
 struct Position {
     const E *cos, *sin;
-    i64 before, room;  // tokens in the cache, and for which it has room
+    i64 before, room;  // tokens in the cache, and for which it has room: a multiple of 2 · LANES
     int threads;
 };
 
@@ -44,12 +44,13 @@ struct Position {
 
 // eˣ within two units in the last place, and without branches; x is held between -87 and 88.
 ALWAYS float exponential(float x) {
-    x = std::min(std::max(x, -87.f), 88.f);
+    x = x < -87.f ? -87.f : x;
+    x = x > 88.f ? 88.f : x;
     const float whole = (x * 1.44269504f + 12582912.f) - 12582912.f;  // to the nearest, by adding 1.5 · 2²³
     const float rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    float sum = 1.9875691500e-4f;
-    for (float factor : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-        sum = sum * rest + factor;
+    float sum = 1.9875691500e-4f * rest + 1.3981999507e-3f;
+    sum = (sum * rest + 8.3334519073e-3f) * rest + 4.1665795894e-2f;
+    sum = (sum * rest + 1.6666665459e-1f) * rest + 5.0000001201e-1f;
     const i32 bits = (i32(whole) + 127) << 23;
     float power;
     std::memcpy(&power, &bits, 4);
@@ -70,7 +71,7 @@ ALWAYS float dot(const A* a, const B* b, i64 size) {
     i64 i = 0;
     for (; i + LANES <= size; i += LANES)
         for (int lane = 0; lane < LANES; ++lane) lanes[lane] += widen(a[i + lane]) * widen(b[i + lane]);
-    for (; i < size; ++i) lanes[i % LANES] += widen(a[i]) * widen(b[i]);
+    for (int lane = 0; i < size; ++i, ++lane) lanes[lane] += widen(a[i]) * widen(b[i]);
     return total(lanes);
 }
 
@@ -102,46 +103,77 @@ ALWAYS void add(E* x, const E* y, i64 size) {
     for (i64 i = 0; i < size; ++i) put(widen(x[i]) + widen(y[i]), x + i);
 }
 
-// A head's norm and rotation by the position.
+// A head's norm and rotation by the position, in place.
 template <class E>
-ALWAYS void turn(const Norm& norm, const Position<E>* position, E* x, i64 size, E* y) {
+ALWAYS void turn(const Norm& norm, const Position<E>* position, E* x, i64 size) {
     if (norm.weight) normalize(norm, x, size, x);
     const i64 half = size / 2;
-    for (i64 i = 0; i < half; ++i) {
+    for (i64 i = 0; position && i < half; ++i) {
         const float low = widen(x[i]), high = widen(x[half + i]);
-        if (position) {
-            put(low * widen(position->cos[i]) - high * widen(position->sin[i]), y + i);
-            put(high * widen(position->cos[half + i]) + low * widen(position->sin[half + i]), y + half + i);
-        } else {
-            put(low, y + i), put(high, y + half + i);
-        }
+        put(low * widen(position->cos[i]) - high * widen(position->sin[i]), x + i);
+        put(high * widen(position->cos[half + i]) + low * widen(position->sin[half + i]), x + half + i);
     }
 }
 
-// Attention of one head to `length` tokens; `scores` has room for as many.
-template <class E>
-ALWAYS void attend(const E* query, const E* keys, const E* values, i64 length, i64 size, float scaling, float* scores, E* y) {
-    float most = -INFINITY, lanes[LANES] = {};
-    for (i64 at = 0; at < length; ++at) {
-        scores[at] = dot(query, keys + at * size, size) * scaling;
-        most = std::max(most, scores[at]);
+// Vectors that any compiler target has, in one register or several. They are passed by reference: no ABI has them all.
+using Floats = float __attribute__((vector_size(LANES * 4)));
+using Words = u16 __attribute__((vector_size(LANES * 2)));
+using Bits = u32 __attribute__((vector_size(LANES * 4)));
+
+ALWAYS void load(const float* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
+ALWAYS void load(const u16* from, Floats& to) {
+    Words words;
+    std::memcpy(&words, from, sizeof(words));
+    const Bits wide = __builtin_convertvector(words, Bits) << 16;
+    std::memcpy(&to, &wide, sizeof(to));
+}
+
+// y (2 · LANES) = Σ factors_i · the row i of `count` rows of x, which are `stride` apart.
+template <class A, class E>
+ALWAYS void combine(const A* factors, const E* x, i64 count, i64 stride, float* y) {
+    Floats sums[4] = {}, row[4];
+    i64 i = 0;
+    for (; i + 2 <= count; i += 2, x += 2 * stride) {
+        load(x, row[0]), load(x + LANES, row[1]), load(x + stride, row[2]), load(x + stride + LANES, row[3]);
+        const float even = widen(factors[i]), odd = widen(factors[i + 1]);
+        sums[0] += row[0] * even, sums[1] += row[1] * even, sums[2] += row[2] * odd, sums[3] += row[3] * odd;
     }
-    for (i64 at = 0; at < length; ++at) scores[at] = exponential(scores[at] - most);
-    i64 at = 0;
-    for (; at + LANES <= length; at += LANES)
-        for (int lane = 0; lane < LANES; ++lane) lanes[lane] += scores[at + lane];
-    for (; at < length; ++at) lanes[0] += scores[at];
-    const float inverse = 1 / total(lanes);
-    for (i64 begin = 0; begin < size; begin += 2 * LANES) {
-        float sums[2 * LANES] = {};
-        const i64 width = std::min<i64>(2 * LANES, size - begin);
-        for (i64 at = 0; at < length; ++at) {
-            const E* value = values + at * size + begin;
-            if (width == 2 * LANES)
-                for (int i = 0; i < 2 * LANES; ++i) sums[i] += scores[at] * widen(value[i]);
-            else
-                for (i64 i = 0; i < width; ++i) sums[i] += scores[at] * widen(value[i]);
+    if (i < count) {
+        load(x, row[0]), load(x + LANES, row[1]);
+        sums[0] += row[0] * widen(factors[i]), sums[1] += row[1] * widen(factors[i]);
+    }
+    sums[0] += sums[2], sums[1] += sums[3];
+    std::memcpy(y, sums, 2 * sizeof(Floats));
+}
+
+// Attention of one head to `length` tokens: keys (size, room), values (length, size); `scores` (room).
+template <class E>
+ALWAYS void attend(const E* query, const E* keys, const E* values, i64 length, i64 room, i64 size, float scaling, float* scores,
+                   E* y) {
+    constexpr i64 WIDTH = 2 * LANES;
+    const i64 whole = (length + WIDTH - 1) / WIDTH * WIDTH;
+    float lanes[LANES], sums[WIDTH], most = -INFINITY;
+    for (i64 at = 0; at < whole; at += WIDTH) combine(query, keys + at, size, room, scores + at);
+    std::fill(scores + length, scores + whole, -INFINITY);
+    std::fill(lanes, lanes + LANES, -INFINITY);
+    for (i64 at = 0; at < whole; at += LANES)
+        for (int lane = 0; lane < LANES; ++lane) lanes[lane] = scores[at + lane] > lanes[lane] ? scores[at + lane] : lanes[lane];
+    for (float lane : lanes) most = std::max(most, lane);
+    std::fill(lanes, lanes + LANES, 0.f);
+    for (i64 at = 0; at < whole; at += LANES)
+        for (int lane = 0; lane < LANES; ++lane) {
+            scores[at + lane] = exponential((scores[at + lane] - most) * scaling);
+            lanes[lane] += scores[at + lane];
         }
+    const float inverse = 1 / total(lanes);
+    for (i64 begin = 0; begin < size; begin += WIDTH) {
+        const i64 width = std::min(WIDTH, size - begin);
+        if (width == WIDTH) combine(scores, values + begin, length, size, sums);
+        else
+            for (i64 i = 0; i < width; ++i) {
+                sums[i] = 0;
+                for (i64 at = 0; at < length; ++at) sums[i] += scores[at] * widen(values[at * size + begin + i]);
+            }
         for (i64 i = 0; i < width; ++i) put(sums[i] * inverse, y + begin + i);
     }
 }
@@ -162,8 +194,8 @@ void attend_part(void* data, i64 part, i64 parts) {
     widest([&]() __attribute__((always_inline)) {
         for (i64 head = work.heads * part / parts; head < work.heads * (part + 1) / parts; ++head) {
             const i64 at = head * work.size, begin = head / work.groups * work.room * work.size;
-            attend(work.queries + at, work.keys + begin, work.values + begin, work.length, work.size, work.scaling,
-                   work.scores + head * work.length, work.y + at);
+            attend(work.queries + at, work.keys + begin, work.values + begin, work.length, work.room, work.size, work.scaling,
+                   work.scores + head * work.room, work.y + at);
         }
     });
 }
@@ -174,7 +206,7 @@ struct Vectors {
     E *normal, *query, *key, *value, *mixed, *gate, *up;
     float* scores;
 
-    Vectors(const Decoder& d, i64 length, std::vector<u8>& held) {
+    Vectors(const Decoder& d, i64 room, std::vector<u8>& held) {
         i64 heads = 0, shared = 0, inner = 0;
         for (const Block* block = d.blocks; block < d.blocks + d.count; ++block) {
             heads = std::max(heads, block->heads(d.size));
@@ -182,14 +214,14 @@ struct Vectors {
             inner = std::max(inner, block->inner());
         }
         const i64 all = d.width + 2 * (heads + shared) * d.size + 2 * inner;
-        held.resize(all * sizeof(E) + heads * length * 4 + 16 * LINE);
+        held.resize(all * sizeof(E) + heads * room * 4 + 16 * LINE);
         u8* next = held.data();
         auto take = [&](auto*& part, i64 count) {
             part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(next);
             next += lines(count * i64(sizeof(*part)));
         };
         take(normal, d.width), take(query, heads * d.size), take(key, shared * d.size), take(value, shared * d.size);
-        take(mixed, heads * d.size), take(gate, inner), take(up, inner), take(scores, heads * length);
+        take(mixed, heads * d.size), take(gate, inner), take(up, inner), take(scores, heads * room);
     }
 };
 
@@ -204,14 +236,12 @@ void decode_block(const Decoder& d, const Block& block, E* hidden, const Positio
     const i64 heads = block.heads(d.size), shared = block.shared(d.size), length = position.before + 1;
     const Position<E>* turns = block.rotates ? &position : nullptr;
     widest([&]() __attribute__((always_inline)) {
-        for (i64 head = 0; head < heads; ++head) {
-            E* query = v.query + head * d.size;
-            turn(block.queries, turns, query, d.size, query);
-        }
+        for (i64 head = 0; head < heads; ++head) turn(block.queries, turns, v.query + head * d.size, d.size);
         for (i64 head = 0; head < shared; ++head) {
-            const i64 at = (head * position.room + position.before) * d.size;
-            turn(block.keys, turns, v.key + head * d.size, d.size, keys + at);
-            std::memcpy(values + at, v.value + head * d.size, d.size * sizeof(E));
+            const i64 begin = head * d.size;
+            turn(block.keys, turns, v.key + begin, d.size);
+            for (i64 i = 0; i < d.size; ++i) keys[(begin + i) * position.room + position.before] = v.key[begin + i];
+            std::memcpy(values + begin * position.room + position.before * d.size, v.value + begin, d.size * sizeof(E));
         }
     });
     Attending<E> work{v.query, keys, values, heads, heads / shared, d.size, length, position.room, float(d.scaling),
@@ -231,7 +261,7 @@ void decode_block(const Decoder& d, const Block& block, E* hidden, const Positio
 template <class E>
 void decode(const Decoder& d, E* hidden, const Position<E>& position, E* const* caches) {
     thread_local std::vector<u8> held;
-    const Vectors<E> vectors(d, position.before + 1, held);
+    const Vectors<E> vectors(d, position.room, held);
     for (i64 i = 0; i < d.count; ++i)
         decode_block(d, d.blocks[i], hidden, position, caches[2 * i], caches[2 * i + 1], vectors);
     widest([&]() __attribute__((always_inline)) { normalize(d.last, hidden, d.width, hidden); });

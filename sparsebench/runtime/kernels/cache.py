@@ -9,36 +9,50 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 32
-"""Tokens for which a cache gets room at a time."""
+"""Tokens for which a cache gets room at a time; the library takes no less."""
 
 
 @dataclass(eq=False)
 class Store:
-    """The ``keys`` and ``values`` (1, heads, room, size) of each block of a cache, of which ``length`` tokens are in use."""
+    """The keys (1, heads, size, room) and values (1, heads, room, size) of each block of a cache, for ``length`` tokens."""
 
-    buffers: list[dict[str, torch.Tensor]]
+    blocks: list[tuple[torch.Tensor, torch.Tensor]]
     length: int
+    complete = True
+    """Whether all layers still are parts of it."""
+    fresh = True
+    """Whether no token has been added since it was made or grew."""
 
     @property
     def room(self) -> int:
         """The tokens for which there is memory."""
-        return self.buffers[0]["keys"].shape[2]
+        return self.blocks[0][1].shape[2]
+
+    def add(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Copy a block's keys and values (1, heads, length, size), with room for more."""
+        self.blocks.append(self._with_room(keys, values))
 
     def grow(self) -> None:
-        """Get room for one token at least, block by block, so that little is held twice."""
-        if self.length < self.room:
-            return
-        for parts in self.buffers:
-            for name, part in parts.items():
-                parts[name] = _with_room(part)
+        """Get room for more tokens, block by block, so that little is held twice."""
+        self.fresh = True
+        for number in range(len(self.blocks)):
+            self.blocks[number] = self._with_room(self.keys(number), self.values(number))
 
+    def keys(self, block: int) -> torch.Tensor:
+        """Return the keys of a block (1, heads, length, size)."""
+        return self.blocks[block][0].transpose(2, 3)[:, :, : self.length]
 
-def _with_room(part: torch.Tensor) -> torch.Tensor:
-    """Return a copy of keys or values with room for ROOM more tokens."""
-    _, heads, length, size = part.shape
-    larger = part.new_empty(1, heads, length + ROOM, size)
-    larger[:, :, :length] = part
-    return larger
+    def values(self, block: int) -> torch.Tensor:
+        """Return the values of a block (1, heads, length, size)."""
+        return self.blocks[block][1][:, :, : self.length]
+
+    def _with_room(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        _, heads, length, size = values.shape
+        room = (length // ROOM + 1) * ROOM
+        more_keys, more_values = keys.new_empty(1, heads, size, room), values.new_empty(1, heads, room, size)
+        more_keys[..., :length] = keys.transpose(2, 3)
+        more_values[:, :, :length] = values
+        return more_keys, more_values
 
 
 class GrowingLayer(DynamicLayer):
@@ -50,26 +64,35 @@ class GrowingLayer(DynamicLayer):
     def join(self, store: Store) -> None:
         """Move the keys and values to the end of ``store``."""
         self.leave()
-        self.number = len(store.buffers)
-        store.buffers.append({name: _with_room(self.__dict__.pop(name)) for name in ("keys", "values")})
+        self.number = len(store.blocks)
+        store.add(self.__dict__.pop("keys"), self.__dict__.pop("values"))
         self.store = store
 
     def leave(self) -> None:
         """Keep what the store has as tensors of this layer's own."""
         if self.store:
+            self.store.complete = False
             self.__dict__.update(keys=self.keys, values=self.values, store=None)
 
-    def _part(self, name: str) -> Any:
-        if self.store:
-            return self.store.buffers[self.number][name][:, :, : self.store.length]
-        return self.__dict__[name]
+    @property  # type: ignore[override]
+    def keys(self) -> Any:
+        """The keys (1, heads, tokens, size), or None."""
+        return self.store.keys(self.number) if self.store else self.__dict__["keys"]
 
-    def _put(self, name: str, tensor: torch.Tensor | None) -> None:
+    @keys.setter
+    def keys(self, tensor: Any) -> None:
         self.leave()
-        self.__dict__[name] = tensor
+        self.__dict__["keys"] = tensor
 
-    keys = property(lambda self: self._part("keys"), lambda self, tensor: self._put("keys", tensor))
-    values = property(lambda self: self._part("values"), lambda self, tensor: self._put("values", tensor))
+    @property  # type: ignore[override]
+    def values(self) -> Any:
+        """The values (1, heads, tokens, size), or None."""
+        return self.store.values(self.number) if self.store else self.__dict__["values"]
+
+    @values.setter
+    def values(self, tensor: Any) -> None:
+        self.leave()
+        self.__dict__["values"] = tensor
 
 
 def store_of(cache: Any, dtype: torch.dtype, heads: list[int], size: int) -> Store | None:
@@ -78,11 +101,13 @@ def store_of(cache: Any, dtype: torch.dtype, heads: list[int], size: int) -> Sto
     Return None where it holds no tokens, several sequences, or anything but layers that only grow.
     """
     layers = cache.layers
-    if len(layers) != len(heads) or any(type(layer) not in (DynamicLayer, GrowingLayer) for layer in layers):
+    if len(layers) != len(heads):
         return None
     store: Store | None = getattr(layers[0], "store", None)
-    if store and all(getattr(layer, "store", None) is store for layer in layers):
+    if store and store.complete and len(store.blocks) == len(layers):
         return store
+    if any(type(layer) not in (DynamicLayer, GrowingLayer) for layer in layers):
+        return None
     length = cache.get_seq_length()
     if not length:
         return None

@@ -73,7 +73,7 @@ class SingleTokens:
         self.norms = [norm for block in self.blocks for norm in _norms(block) if norm] + [decoder.norm]
         self.dtype, self.size = decoder.norm.weight.dtype, self.blocks[0].self_attn.head_dim
         self.shared = [block.self_attn.k_proj.out_features // self.size for block in self.blocks]
-        self.known: list[int] = []
+        self.known = (0, 0)
         self.fields = DecoderFields()
 
     def __call__(self, decoder: Any, given: dict[str, Any]) -> torch.Tensor | None:
@@ -91,14 +91,16 @@ class SingleTokens:
         cos, sin = decoder.rotary_emb(hidden, positions)
         if cos.numel() != self.size or {hidden.dtype, cos.dtype} != {self.dtype}:
             return None
-        store.grow()
-        self._refresh(decoder)
-        parts = [part.data_ptr() for block in store.buffers for part in block.values()]
+        if store.length == store.room:
+            store.grow()
+        if store.fresh or self.known != self._addresses():
+            self._describe(decoder)
+        parts = [part.data_ptr() for block in store.blocks for part in block]
         self.multiply(
             ctypes.byref(self.fields), hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), (_P * len(parts))(*parts),
             store.length, store.room, CODES[self.dtype], torch.get_num_threads(),
         )  # fmt: skip
-        store.length += 1
+        store.length, store.fresh = store.length + 1, False
         self.taken[len(self.blocks)] += 1
         return hidden
 
@@ -115,12 +117,12 @@ class SingleTokens:
             return None
         return store_of(cache, self.dtype, self.shared, self.size)
 
-    def _refresh(self, decoder: Any) -> None:
-        """Make the library's structs anew where the weights have moved."""
-        now = [layer._buffers["values"].data_ptr() for layer in self.layers]
-        now += [norm._parameters["weight"].data_ptr() for norm in self.norms]
-        if now == self.known:
-            return
+    def _addresses(self) -> tuple[int, int]:
+        """Return where the first weights and the last are: to look at all takes as long as a block."""
+        return self.layers[0]._buffers["values"].data_ptr(), self.norms[-1]._parameters["weight"].data_ptr()
+
+    def _describe(self, decoder: Any) -> None:
+        """Make the library's structs anew, and keep the memory that they point to."""
         made = (BlockFields * len(self.blocks))()
         for block, fields in zip(self.blocks, made, strict=True):
             for norm, part in zip(_norms(block), fields.norms, strict=True):
@@ -133,7 +135,11 @@ class SingleTokens:
             ctypes.addressof(made), len(made), len(decoder.norm.weight), self.size, self.blocks[0].self_attn.scaling
         )
         _describe_norm(decoder.norm, self.fields.last)
-        self.made, self.known = made, now
+        tensors = [
+            tensor for module in (*self.layers, *self.norms) for tensor in (*module.buffers(), *module.parameters())
+        ]
+        self.held = made, [layer.fields for layer in self.layers], [tensor.untyped_storage() for tensor in tensors]
+        self.known = self._addresses()
 
 
 def _describe_norm(norm: Any, fields: NormFields) -> None:
