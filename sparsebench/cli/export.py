@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from sparsebench import sources
 from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, check_name, writes_folder
 from sparsebench.cli.output import emit_json, note, size
 from sparsebench.cli.pack import folder_bytes
-from sparsebench.errors import UserError
+from sparsebench.errors import SourceError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command
 from sparsebench.ledger.naming import measured_variants, resolve
@@ -21,7 +22,10 @@ from sparsebench.run.export import FORMATS, located
 from sparsebench.run.export import export as write
 from sparsebench.sources import Cache
 
-VARIANT = "A variant of the ledger, MODEL/RECIPE or the beginning of its id (see choose); or a folder that apply or pack made."
+VARIANT = (
+    "A variant of the ledger, MODEL/RECIPE or the beginning of its id (see choose); or a folder that apply or pack made, an "
+    "alias (see models) or another source of a model."
+)
 
 
 def export(
@@ -38,7 +42,8 @@ def export(
 
     hf is a folder for stock transformers, with weights as floats: zeros are
     stored, and int8 and int4 are expanded. compressed-tensors keeps the integers;
-    stock transformers and vLLM read it where that package is installed.
+    stock transformers and vLLM read it where that package is installed. gguf is a
+    file for llama.cpp.
 
     \b
     sparsebench export my-bert/int8 --format compressed-tensors --out my-bert-int8
@@ -46,7 +51,7 @@ def export(
     """
     check_name("format", form, FORMATS)
     vacant(out)
-    if Path(variant).is_dir():
+    if Path(variant).is_dir() or _is_source(variant):
         model = single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family
     else:
@@ -56,7 +61,18 @@ def export(
         emit_json({"folder": str(out), "format": form, "bytes": folder_bytes(out), "distance": distance})
     else:
         same = f"the variant's outputs within {distance:.0e}" if distance else "the variant's own outputs"
-        note(f"{out}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {same}")
+        files = [*out.iterdir()]
+        written = files[0] if len(files) == 1 else out
+        note(f"{written}: {size(folder_bytes(out))}; {FORMATS[form].program} loads it, with {same}")
+
+
+def _is_source(text: str) -> bool:
+    """Whether ``text`` is an alias or a source of a model, as other commands take it; no variant has such a name."""
+    try:
+        sources.parse(text)
+    except SourceError:
+        return False
+    return True
 
 
 def _measured(ledger: Path, name: str) -> tuple[Path, Family]:

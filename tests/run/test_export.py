@@ -50,6 +50,13 @@ def test_llama_cpp_loads_the_file_and_gives_the_variants_outputs(tiny_llama: Pat
     assert file.read_bytes()[:4] == b"GGUF"
 
 
+def test_a_source_is_exported_as_a_folder_is(tiny_bert: Path, tmp_path: Path) -> None:
+    assert call("export", f"path:{tiny_bert}", "--out", tmp_path / "out").returncode == 0
+    assert torch.equal(
+        logits(AutoModel.from_pretrained(tmp_path / "out").eval()), logits(load_model(tiny_bert, "encoder"))
+    )
+
+
 def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path) -> None:
     folder = made(tiny_bert, "encoder", {"prune": "magnitude", "sparsity": 0.9}, tmp_path / "made")
     write = formats()["packed"].write
