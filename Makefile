@@ -56,6 +56,7 @@ report: $(VENV)/.installed
 	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
 	$(BIN)/sparsebench figures shapes removed training --format png --ledger ledger/published.duckdb --out docs
 	$(BIN)/python docs/quotes.py ledger/published.duckdb
+	$(BIN)/python docs/systems.py ledger/published.duckdb
 
 # The pages and the JSON Schema that are made from the code; a test compares them.
 reference: $(VENV)/.installed
