@@ -72,14 +72,25 @@ WITH easy AS (
     WHERE d.manifest = 'kinds' AND s.format = 'packed'
     GROUP BY ALL
 ), passing AS (
+    -- As the report's first table: over the fastest engine that ran the dense model, where most did.
     SELECT variant_id, g.model, v.recipe, 100 * g.retained AS skill, g.ratio, 100 * min(s.share) AS file,
            max(speedup) AS request
     FROM gate g
     JOIN variants v USING (variant_id)
     JOIN sizes s USING (variant_id)
-    LEFT JOIN (SELECT variant_id, speedup FROM latency WHERE phase = 'generate' AND verdict = 'faster') USING (variant_id)
-    WHERE passes AND s.format = 'packed'
+    LEFT JOIN (SELECT variant_id, if(gains, speedup, NULL) AS speedup FROM _headlines WHERE phase = 'generate' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
+    WHERE passes AND s.format IN ('dense', 'packed')
     GROUP BY ALL
+), dense_engines AS (
+    SELECT name, min(ms) FILTER (phase = 'decode') AS token, min(ms) FILTER (phase = 'prefill') AS prompt
+    FROM _dense_times
+    JOIN (SELECT DISTINCT model, machine, workload FROM throughput WHERE manifest = 'llamacpp' AND workload LIKE 'b1 p128 %') USING (model, machine, workload)
+    GROUP BY name
+), per_second AS (
+    SELECT v.recipe, t.tokens_per_second, t.ms
+    FROM throughput t
+    JOIN variants v USING (variant_id)
+    WHERE t.manifest = 'llamacpp' AND t.workload LIKE 'b1 p128 %' AND t.phase = 'decode' AND t.dtype = 'bfloat16'
 ), answer AS (
     -- Of variants whose recipes read alike, trained for longer or made elsewhere, the better one.
     SELECT model, recipe, what, max(said) AS said
@@ -104,6 +115,12 @@ UNION ALL SELECT 'coder_int4_prefill', format('{:.1f}', 1 / speedup) FROM coder 
 UNION ALL SELECT 'coder_wanda_50_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
 UNION ALL SELECT 'coder_wanda_50_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'prefill'
 UNION ALL SELECT 'coder_wanda_50_zeros', format('{:.1f}', zeros) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
+UNION ALL SELECT 'smol_llamacpp_token', format('{:.1f}', max(token) FILTER (name = 'plain torch') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
+UNION ALL SELECT 'smol_torch_prompt', format('{:.1f}', max(prompt) FILTER (name = 'llama.cpp') / max(prompt) FILTER (name = 'plain torch')) FROM dense_engines
+UNION ALL SELECT 'smol_int8_behind', format('{:.1f}', (SELECT max(ms) FROM per_second WHERE recipe = 'int8') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
+UNION ALL SELECT 'smol_sparse_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'magnitude/layer 50%'
+UNION ALL SELECT 'smol_int8_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'int8'
+UNION ALL SELECT 'smol_q8_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'gguf Q8_0'
 UNION ALL SELECT 'coder_int8_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'generate'
 UNION ALL SELECT 'coder_int4_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int4' AND phase = 'generate'
 UNION ALL SELECT 'coder_wanda_50_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'generate'
@@ -261,7 +278,9 @@ JOIN (VALUES
     ('smol_int8_skill', 'smollm2-135m', 'skill', 'int8'),
     ('smol_int8_ratio', 'smollm2-135m', 'ratio', 'int8'),
     ('smol_int8_file', 'smollm2-135m', 'file', 'int8'),
-    ('smol_int8_request', 'smollm2-135m', 'request', 'int8'),
+    ('smol_q8_request', 'smollm2-135m', 'request', 'gguf Q8_0'),
+    ('smol_q8_ratio', 'smollm2-135m', 'ratio', 'gguf Q8_0'),
+    ('smol_q8_file', 'smollm2-135m', 'file', 'gguf Q8_0'),
     ('smol_zeros_skill', 'smollm2-135m', 'skill', 'magnitude/layer 10%'),
     ('smol_zeros_ratio', 'smollm2-135m', 'ratio', 'magnitude/layer 10%'),
     ('smol_zeros_file', 'smollm2-135m', 'file', 'magnitude/layer 10%')

@@ -1,63 +1,62 @@
 -- title: Quality against time: zeros, bits, smaller shapes, training
--- about: the quality that each kind of recipe keeps for the time of a token
+-- about: the quality that each kind of recipe keeps for the time of a token, and what passes the quality gate
 -- finding: finding
 -- kind: scatter
 -- x: relative
 -- xlow: relative_low
 -- xhigh: relative_high
--- y: score
+-- y: ratio
 -- low: low
 -- high: high
 -- series: kind
 -- place: place
+-- bound: bound
 -- facet: panel
 -- columns: 1
 -- text: label
 -- texts: all
--- reference: dense = dense
+-- reference: gate = quality gate; dense = dense
+-- xshare: yes
 -- yscale: log
--- xlabel: time of a decoded token / that of the dense model
--- ylabel: perplexity (lower is better)
--- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Dense is plain torch, not the machine's fastest dense engine. All gain over torch's product counts, whether bytes or a faster kernel bring it. Whiskers: 95% intervals; where one crosses 1, or the noise hides it, no difference is shown. Models above ten times the dense perplexity are left out. Brackets: the number of a calibration text that is not a method's usual one (d: dense inputs).
+-- xlabel: time of a token, % of the fastest dense engine's
+-- ylabel: perplexity / dense's
+-- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in our kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
 
 WITH fastest AS (
-    SELECT variant_id, engine, speedup, speedup_low, speedup_high, verdict IN ('faster', 'slower') AS shown, record_id,
-           concat(machine_label(machine), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, split_part(machine_label(machine), ',', 1) AS short
-    FROM latency
-    WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND speedup > 1 DESC, speedup DESC, engine) = 1
-), beside AS (
-    -- The prompt and the whole request of the same job.
-    SELECT record_id, 1 / any_value(speedup) FILTER (phase = 'prefill') AS prompt, 1 / any_value(speedup) FILTER (phase = 'generate') AS request FROM latency GROUP BY record_id
+    SELECT variant_id, engine, 100 / speedup AS relative, 100 / speedup_high AS relative_low, 100 / speedup_low AS relative_high, gains, rival, rivals, machine_label(machine) AS machine,
+           regexp_extract(workload, 'p(\d+)', 1) AS prompt
+    FROM _headlines
+    WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL AND weights <> 'random'
+    -- On each machine the job whose dense model most engines ran, then the fastest.
+    QUALIFY row_number() OVER (PARTITION BY variant_id, machine ORDER BY rivals DESC, gains DESC, speedup DESC, engine, record_id) = 1
 ), points AS (
-    SELECT DISTINCT c.model, c.panel || ', ' || setting AS panel, weights = 'dequantized' AND words LIKE '%int4%' AS again, prompt, request, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, replace(words, '(text ', '(') || ' (' || engine || ')' AS label, kind, shown, short, 1 / speedup AS relative, 1 / speedup_high AS relative_low, 1 / speedup_low AS relative_high
+    SELECT DISTINCT c.model, concat(model_label(c.model, c.weights), ', ', f.machine, chr(10), c.n, ' windows, a prompt of ', prompt, ' tokens') AS panel, kind, replace(words, '(text ', '(') || ' (' || engine || ')' AS label,
+           relative, relative_low, relative_high, gains, rival, rivals, c.score / c.dense AS ratio, c.low / c.dense AS low, c.high / c.dense AS high, coalesce(passes, false) AS passes, c.n
     FROM curves c
-    JOIN fastest USING (variant_id)
-    LEFT JOIN beside USING (record_id)
+    JOIN fastest f USING (variant_id)
     JOIN _recipes r USING (variant_id)
-    WHERE scale = 'perplexity' AND score <= 10 * c.dense AND NOT r.chance
-), told AS (
-    -- The fastest that stays within a tenth of the dense perplexity.
-    SELECT panel, model, count(DISTINCT model) OVER () > 1 AS several, any_value(short) AS short, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,
-           arg_min(concat(format('; its prompt {:.0f}%', 100 * prompt), format(', a request {:.0f}%', 100 * request)), relative) FILTER (close) AS rest, arg_min(again, relative) FILTER (close) AS again,
-           min(relative) FILTER (shown) AS quickest, arg_min(label, relative) FILTER (shown) AS quick, arg_min(score, relative) FILTER (shown) / any_value(dense) AS cost
-    FROM (SELECT *, score <= 1.1 * dense AND shown AS close FROM points)
-    GROUP BY panel, model
-    HAVING count(DISTINCT kind) > 1
-), said AS (
-    SELECT 'Time of a token within a tenth of the dense perplexity: '
-           || string_agg(concat(if(several, model || ', ', ''), short, ': ',
-                                CASE WHEN least < 1 THEN format('{} {:.0f}%{}', best, 100 * least, if(rest = '', '', ' (' || ltrim(rest, '; ,') || ')'))
-                                     WHEN quickest < 1 THEN format('nothing is faster ({} takes {:.0f}% at {:.1f} times the perplexity)', quick, 100 * quickest, cost)
-                                     ELSE 'nothing is shown to be faster' END), '; ' ORDER BY panel) || if(bool_or(coalesce(again, false) AND least < 1), '. Dense came out of 4 bits, which favours int4', '') AS finding
-    FROM told
+    LEFT JOIN (SELECT variant_id, passes FROM gate) g USING (variant_id)
+    WHERE scale = 'perplexity' AND c.score <= 3 * c.dense AND NOT r.chance
+    QUALIFY c.n = max(c.n) OVER (PARTITION BY variant_id)
+), shown AS (
+    -- Of a model the machine on which most engines ran dense; what does not pass is shown where it is the best of its kind at this time.
+    FROM (SELECT *, max(rivals) OVER (PARTITION BY panel) AS ran, count(*) OVER (PARTITION BY panel) AS points FROM points)
+    QUALIFY panel = first_value(panel) OVER (PARTITION BY model ORDER BY ran DESC, points DESC, panel)
+        AND (passes OR row_number() OVER (PARTITION BY panel, kind, round(relative / 10) ORDER BY ratio, label) = 1) AND dense_rank() OVER (ORDER BY ran DESC, points DESC, panel) <= 4
 ), drawn AS (
-    FROM points
+    FROM shown
     UNION ALL BY NAME
-    SELECT panel, whole AS score, whole AS dense, 'dense' AS label, 'dense' AS kind, 1.0 AS relative FROM told
+    SELECT DISTINCT panel, 'dense' AS kind, concat('dense in ', rival) AS label, 100::DOUBLE AS relative, 1::DOUBLE AS ratio, true AS passes FROM shown
+), told AS (
+    -- By what ran dense fastest: the least time of a token of fewer bits, where it is shown to gain.
+    SELECT rival, min(least) AS least, max(least) AS most, min(zeros) AS zeros
+    FROM (SELECT panel, rival, min(relative) FILTER (passes AND gains AND kind = 'bits') AS least, min(relative) FILTER (passes AND gains AND kind = 'zeros') AS zeros FROM shown GROUP BY ALL)
+    GROUP BY rival
 )
-SELECT panel, label, kind, relative, relative_low, relative_high, score, low, high, dense, _kind_place(kind) AS place, finding
+SELECT panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1::DOUBLE AS dense, 1.1::DOUBLE AS gate,
+       _kind_place(if(passes, kind, 'below the gate')) AS place,
+       (SELECT concat('Of what passes the quality gate, ', string_agg(if(least IS NULL, format('no bits are shown to gain over {}', rival), format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival)), ', ' ORDER BY least),
+                      if(count(zeros) > 0, format('; zeros {:.0f}%', min(zeros)), '; no zeros gain')) FROM told HAVING count(least) > 0) AS finding
 FROM drawn
-JOIN told USING (panel)
-CROSS JOIN said
-ORDER BY panel, kind = 'dense', place, relative, label;
+ORDER BY panel, bound, kind = 'dense', place, relative, label;

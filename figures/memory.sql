@@ -1,4 +1,4 @@
--- title: Peak memory per rank, by what fills it
+-- title: Peak memory of the largest rank, by what fills it
 -- finding: finding
 -- about: what a process needs at its peak, and how much of it is weights, by engine and ranks
 -- kind: bars
@@ -13,8 +13,9 @@
 -- columns: 2
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
--- ylabel: peak of the largest rank, MB
--- note: The peak of all phases but loading, above the process's size before the model. Pale: weights and buffers. The line adds keys and values that are kept for the next token; the rest is workspace. Whiskers reach down to the smallest rank. Only pruned models are shown; of several methods in one engine, the one with the most sparsities. 1×128+16 tokens: sequences at once, prompt tokens, new tokens.
+-- yscale: percent
+-- ylabel: peak, % of dense
+-- note: The largest rank's peak, of dense's on one rank: in all phases but loading, above the process's size before the model. Pale: weights and buffers. The line adds keys and values that are kept for the next token; the rest is workspace. Whiskers reach down to the smallest rank. Only pruned models are shown; of several methods in one engine, the one with the most sparsities. 1×128+16 tokens: sequences at once, prompt tokens, new tokens. Of more than four panels those with most bars are drawn.
 
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, dtype, machine, started_at, rank,
@@ -49,11 +50,13 @@ WITH ranked AS (
     -- The dense model is the first bar of every series.
     SELECT *, engine_label(engine, ranks) AS series FROM named WHERE method = 'dense'
 )
-SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, peak, held, kept, series, facet,
+SELECT DISTINCT ON (facet, series, sparsity) sparsity, least / whole AS least, points.peak / whole AS peak, held / whole AS held, kept / whole AS kept, series, facet,
        (SELECT format('Zeros lower the largest rank''s peak where kernels skip them, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (NOT plain), percent_label(arg_min(sparsity, ratio) FILTER (NOT plain)))
                || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (plain), 100 * max(ratio) FILTER (plain))), '')
         FROM (SELECT p.sparsity, p.plain, p.peak / d.peak AS ratio FROM points p JOIN points d USING (manifest, facet, series)
               WHERE p.method <> 'dense' AND d.method = 'dense' AND p.weights <> 'random')
         HAVING min(ratio) FILTER (NOT plain) < 1) AS finding
 FROM points
+JOIN (SELECT facet, max(peak) FILTER (method = 'dense' AND ranks = 1) AS whole, dense_rank() OVER (ORDER BY count(*) DESC, facet) AS number FROM points GROUP BY facet) USING (facet)
+WHERE number <= 4 AND whole IS NOT NULL
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -1,51 +1,54 @@
--- title: Score against size: which variants are worth their bytes
+-- title: Skill against size: which variants are worth their bytes
 -- finding: finding
--- about: the score that a number of packed megabytes buys, with the Pareto front
+-- about: the skill that each variant keeps on its weakest task for its share of dense's bytes, with the Pareto front
 -- kind: scatter
--- x: megabytes
--- y: score
--- low: low
--- high: high
--- series: series
+-- x: share
+-- y: retained
+-- series: kind
 -- place: place
 -- facet: panel
 -- bound: bound
 -- front: high_wins
--- text: text
--- reference: chance = chance; dense = dense
--- xlabel: weight files in the packed format, MB
--- ylabel: score
--- note: Numbers: percent of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file that was fetched; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF takes no part in that front. The front joins measured values: within their 95% intervals (whiskers) neighbours may change places.
--- boundnote: Grey: random masks, the baseline; they take no part in the front.
+-- text: label
+-- texts: all
+-- columns: 2
+-- xshare: yes
+-- yscale: percent
+-- reference: gate = quality gate; dense = dense
+-- xlabel: weight files, zeros packed, % of dense
+-- ylabel: least skill kept, %
+-- note: Skill: (score - chance) / (dense score - chance), of the task that keeps least. Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file that the model's weights came out of. Joined: of what passes the gate, no other variant is as good and smaller. Below half of the skill nothing is shown. Of more than four models the largest are drawn. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- boundnote: Grey: below the quality gate, 95% of dense's skill on every task and 1.1 times its perplexity.
 
-WITH points AS (
-    SELECT DISTINCT z.bytes / 1e6 AS megabytes, verdict, score, low, high, if(format = 'source' OR bound AND method <> 'dense', NULL, higher_is_better) AS high_wins, chance, dense,
-           bound AND method <> 'dense' AS bound, panel, model, weights, task, metric, n,
-           CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' WHEN bound THEN 'random zeros' ELSE kind END AS series, _kind_place(series) AS place,
-           CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' WHEN NOT bound THEN replace(words, '%', '') END AS text
-    FROM curves
-    JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
-    LEFT JOIN (SELECT variant_id, kind, words FROM _recipes) USING (variant_id)
-    WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
-      -- A task on which dense itself is not above chance cannot tell variants apart.
-      AND NOT dense_at_chance
-), shown AS (
-    -- Of a task that was scored on several samples: the largest, and the one with the most kinds of recipes.
-    SELECT * EXCLUDE (model, weights, task, metric, n, kinds)
-    FROM (SELECT p.*, count(DISTINCT series) OVER (PARTITION BY panel) AS kinds FROM points p)
-    WINDOW one AS (PARTITION BY model, weights, task, metric)
-    QUALIFY n = max(n) OVER one OR (kinds, n) = max((kinds, n)) OVER one
-), kept AS (
-    -- The smallest file of each panel whose variant shows no loss.
-    SELECT min(p.megabytes / d.megabytes) AS share, any_value(g.megabytes / d.megabytes) AS fetched
-    FROM shown d
-    JOIN shown p ON p.panel = d.panel AND NOT p.bound AND (p.series = 'dense' OR NOT _lost(p.verdict))
-    LEFT JOIN shown g ON g.panel = d.panel AND g.series = 'as fetched'
-    WHERE d.series = 'dense'
-    GROUP BY d.panel
+WITH files AS (
+    SELECT model, weights, variant_id, min(bytes) FILTER (format IN ('dense', 'packed')) AS bytes, min(bytes) FILTER (format = 'source' AND weights = 'dequantized') AS fetched, bool_or(method = 'dense') AS whole
+    FROM sizes
+    GROUP BY ALL
+), plain AS (
+    SELECT model, weights, max(bytes) FILTER (whole) AS whole, max(fetched) AS fetched FROM files GROUP BY ALL
+), points AS (
+    SELECT g.model, g.weights, kind, replace(words, '(text ', '(') AS label, g.retained, passes, f.bytes / p.whole AS share, p.whole
+    FROM gate g
+    JOIN _recipes k USING (variant_id)
+    JOIN files f USING (variant_id)
+    JOIN plain p ON p.model = g.model AND p.weights = g.weights
+    -- A variant that skips keeps every byte (bytes_read shows it); chains of three kinds crowd the others.
+    WHERE g.retained >= 0.5 AND NOT ruined AND NOT k.chance AND NOT regexp_matches(kind, 'skipped inputs|experts|\+.*\+')
+), chosen AS (
+    -- What does not pass is shown where it is the best of its kind at these bytes; what passes where it is the smallest or the best.
+    FROM points QUALIFY row_number() OVER (PARTITION BY model, weights, passes, kind, round(share, if(passes, 2, 1)) ORDER BY retained DESC, label) = 1
+), drawn AS (
+    FROM chosen
+    UNION ALL BY NAME
+    SELECT model, weights, 'dense' AS kind, 'dense' AS label, 1::DOUBLE AS retained, true AS passes, 1::DOUBLE AS share, whole FROM plain WHERE model IN (SELECT model FROM chosen)
+    UNION ALL BY NAME
+    SELECT model, weights, 'as fetched' AS kind, 'GGUF' AS label, 1::DOUBLE AS retained, true AS passes, fetched / whole AS share, whole FROM plain WHERE fetched IS NOT NULL AND model IN (SELECT model FROM chosen)
+), least AS (
+    SELECT model, weights, min(share) AS share FROM chosen WHERE passes GROUP BY ALL
 )
-SELECT * EXCLUDE (verdict) REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
-       (SELECT format('In each panel, the smallest file made here that shows no loss takes {}% of dense''s bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
-               || coalesce(format('; the GGUF {}%', range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched))), '') FROM kept) AS finding
-FROM shown
-ORDER BY panel, bound, series = 'dense', series, text;
+SELECT round(100 * share, 1) AS share, retained, if(passes, kind, 'below the gate') AS kind, _kind_place(if(passes, kind, 'below the gate')) AS place, NOT passes AS bound,
+       if(kind = 'as fetched' OR NOT passes, NULL, true) AS high_wins, label, 0.95::DOUBLE AS gate, 1::DOUBLE AS dense, model_label(model, weights) AS panel,
+       (SELECT format('The smallest file that passes the quality gate has {}% of dense''s bytes, by model', range_label('{:.0f}', 100 * min(share), 100 * max(share))) FROM least HAVING count(*) > 0) AS finding
+FROM drawn
+QUALIFY dense_rank() OVER (ORDER BY whole DESC, model) <= 4
+ORDER BY panel, bound, kind IN ('dense', 'as fetched'), place, share, label;

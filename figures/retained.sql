@@ -1,45 +1,43 @@
--- title: Retained: what is left of the dense model's skill
+-- title: How much of each task's skill the best pruning method keeps
 -- finding: finding
--- about: the same as score, with chance at 0 and the dense model at 100%, so that benchmarks compare
+-- about: what pruning keeps of dense's skill, task by task, with chance at 0 and dense at 100%, so that tasks compare
 -- kind: line
 -- x: sparsity
 -- y: retained
--- low: retained_low
--- high: retained_high
--- series: line
+-- low: low
+-- high: high
+-- series: task
 -- place: place
 -- facet: panel
--- bound: bound
--- apart: apart
--- reference: zero = chance; one = dense
+-- reference: zero = chance; gate = quality gate; one = dense
 -- columns: 2
+-- yshare: yes
 -- xscale: sparsity
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
--- ylabel: retained, %
--- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown, each method as usually calibrated; brackets name another calibration, where it has sparsities of its own (d: dense inputs). How far below chance a model is means little: values below -50% are drawn there.
--- boundnote: Grey: random masks, the baseline: where they retain much, the benchmark does not see the damage.
+-- ylabel: skill kept, %
+-- note: (score - chance) / (dense score - chance) of the method that keeps most at each sparsity, by pruning alone. Whiskers: 95% intervals of that ratio, paired by document. A line ends at chance, or where a score is not told from it; what is far below is drawn at -25%. Tasks on which dense itself is not above chance are left out. Of more than four models those with most points are drawn.
 
 WITH sampled AS (
     -- Of a task that was scored on several samples: the largest on which 90% zeros or more were, or the largest.
-    SELECT *, max(sparsity) OVER (PARTITION BY panel) >= 0.9 AS covered FROM _pruned_curves WHERE retained IS NOT NULL
-), shown AS (
-    SELECT * EXCLUDE (covered) FROM sampled
-    QUALIFY (covered, n) = max((covered, n)) OVER (PARTITION BY model, weights, task, metric)
-    -- A line whose variants are left out would be its dense point alone.
-        AND max(sparsity) OVER (PARTITION BY panel, line) > 0
+    SELECT *, max(sparsity) OVER (PARTITION BY panel) >= 0.9 AS covered FROM _pruned_curves WHERE retained IS NOT NULL AND pattern = 'unstructured' AND NOT bound
 ), best AS (
-    SELECT model, task, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
-    FROM shown
-    WHERE pattern = 'unstructured' AND NOT bound
-    GROUP BY ALL
+    FROM (FROM sampled QUALIFY (covered, n) = max((covered, n)) OVER (PARTITION BY model, weights, task, metric))
+    QUALIFY row_number() OVER (PARTITION BY model, weights, task, sparsity ORDER BY retained DESC, line) = 1
+), ended AS (
+    SELECT *, coalesce(retained_low, retained) <= 0.01 AS gone, coalesce(bool_or(gone) OVER (PARTITION BY model, weights, task ORDER BY sparsity ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false) AS after
+    FROM best
+), drawn AS (
+    SELECT *, dense_rank() OVER (ORDER BY task) AS number, count(*) OVER (PARTITION BY model, weights) AS points FROM ended WHERE NOT after
 ), benchmarks AS (
     -- Two metrics of one task are one benchmark, at chance where both are.
-    SELECT model, _benchmark(task) AS benchmark, bool_and(low <= 0) AS lost FROM best WHERE sparsity = 0.9 GROUP BY ALL
+    SELECT model, _benchmark(task) AS benchmark, bool_and(gone) AS lost FROM ended WHERE sparsity = 0.9 GROUP BY ALL
 )
-SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_low < -0.5, -0.5, retained_low) AS retained_low, if(retained_high < -0.5, -0.5, retained_high) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel, apart,
-       (SELECT format('With pruning alone the best method keeps {}% of dense''s score above chance at 50% zeros; at 90% it is at chance on {} of the {} benchmarks that have a chance level',
+SELECT sparsity, greatest(retained, -0.25) AS retained, greatest(retained_low, -0.25) AS low, greatest(retained_high, -0.25) AS high, task, 4 + number AS place,
+       0::DOUBLE AS zero, 0.95::DOUBLE AS gate, 1::DOUBLE AS one, model_label(model, weights) AS panel,
+       (SELECT format('By pruning alone the best method keeps {}% of dense''s skill at 50% zeros; at 90% it is at chance on {} of {} benchmarks',
                       range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)),
                       (SELECT count(*) FROM benchmarks WHERE lost), (SELECT count(*) FROM benchmarks)) FROM best) AS finding
-FROM shown
-ORDER BY panel, bound, line, sparsity;
+FROM drawn
+QUALIFY dense_rank() OVER (ORDER BY points DESC, model, weights) <= 4
+ORDER BY panel, task, sparsity;

@@ -55,7 +55,8 @@ class Canvas:
         bounds = {self.series(row) for row in rows if self.value(row, "bound")}
         places = ((self.series(row), self.value(row, "place")) for row in rows)
         wanted = {name: int(place) for name, place in places if place is not None}
-        names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: name in bounds)  # grey ones come last
+        # Grey ones come last; a legend lists the others by their places.
+        names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: (name in bounds, wanted.get(name, 0)))
         self.looks = style.looks(names, bounds, wanted)
         self.apart = {self.series(row) for row in rows if self.value(row, "apart")}
         self.knee = float(spec.get("knee", "inf"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 from matplotlib.transforms import blended_transform_factory
 
 from sparsebench.figures import style
@@ -65,11 +67,8 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
         beside = blended_transform_factory(axes.transData, axes.transAxes)
         for at, (end, name) in zip(apart([end for end, _ in ordered], gap, weights), ordered, strict=True):
-            if name.x is not None:  # behind the end of its line, without a thread: threads would cross in a fan
-                axes.annotate(
-                    name.text, (name.x, at), xycoords=beside, xytext=(6, 0), textcoords="offset points", va="center",
-                    fontsize=7, color=name.colour, annotation_clip=False,
-                )  # fmt: skip
+            if name.x is not None:  # beside the end of its line, without a thread: threads would cross in a fan
+                _write_beside(axes, name, at, beside)
                 continue
             moved = abs(at - end) > 0.4 * gap
             thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
@@ -78,6 +77,28 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
                 name.text, (1, name.y), xycoords=edge, xytext=(1.035 if moved else 1.015, at), textcoords="axes fraction",
                 va="center", fontsize=6.5, color=name.colour, annotation_clip=False, arrowprops=thread if moved else None,
             )  # fmt: skip
+
+
+def _write_beside(axes: Axes, name: PointLabel, at: float, transform: Any) -> None:
+    """Write a name behind the end of its line, or before it where only there nothing runs through it."""
+    text = axes.annotate(
+        name.text, (name.x, at), xycoords=transform, xytext=(6, 0), textcoords="offset points", va="center", fontsize=7,
+        color=name.colour, annotation_clip=False,
+    )  # fmt: skip
+    if _crossed(axes, text):
+        text.set(position=(-6, 0), horizontalalignment="right")
+        if _crossed(axes, text) or text.get_window_extent().x0 < axes.get_window_extent().x0:
+            text.set(position=(6, 0), horizontalalignment="left")
+
+
+def _crossed(axes: Axes, text: Annotation) -> bool:
+    """Whether a line of the panel, or another text, runs through a text."""
+    box = text.get_window_extent()
+    paths = [
+        line.get_transform().transform_path(line.get_path()) for line in axes.lines if line.get_linestyle() != "None"
+    ]
+    others = [other.get_window_extent() for other in axes.texts if other is not text]
+    return any(path.intersects_bbox(box, filled=False) for path in paths) or any(map(box.overlaps, others))
 
 
 def apart(wanted: Sequence[float], gap: float, weights: Sequence[float] | None = None) -> list[float]:

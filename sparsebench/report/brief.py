@@ -11,8 +11,6 @@ from sparsebench.report.answer import Answer
 from sparsebench.report.lookup import query_named
 from sparsebench.report.words import cell
 
-ROWS = 8
-"""The most rows of the table."""
 COLUMNS: Mapping[str, str] = {
     "skill": "{retained:pct0}",
     "perplexity": "×{ratio:.3f}",
@@ -31,7 +29,7 @@ def answer_table(ledger: Path, manifests: Sequence[str] = (), models: Sequence[s
     all). Raises LedgerError where there is no ledger.
     """
     rows = query.run(ledger, query_named("decision", manifests)).dicts()
-    rows = [row for row in rows if not models or row["model"] in models][:ROWS]
+    rows = [row for row in rows if (row["model"] in models if models else row["first"])]
     if not rows:
         return ""
     names = max(len(visible(row[name])) for row in rows for name in ("model", "recipe")) + 2

@@ -49,7 +49,8 @@ class Pictures:
         self.run, self.whole = run, whole
 
     def title(self, name: str) -> words.LedgerText | str:
-        """Return the sentence above the figure: its finding, if the report covers the whole ledger, else its title."""
+        """Return the sentence above the figure, for readers who cannot see it: its finding, if the report covers the whole
+        ledger, else its title."""
         spec = self.specs.get(name)
         if self.whole and spec and spec.get("finding"):
             for row in self.run(spec.query).dicts()[:1]:
@@ -58,12 +59,15 @@ class Pictures:
         return self.subject(name)
 
     def subject(self, name: str) -> words.LedgerText | str:
-        """Return what the figure shows, whatever it finds, for readers who cannot see it.
-
-        Only titles of shipped figures may hold Markdown.
-        """
+        """Return the figure's title whatever it finds. Only titles of shipped figures may hold Markdown."""
         spec = self.specs.get(name)
         return spec.title if spec and spec.shipped else words.LedgerText(spec.title if spec else name)
+
+    def caption(self, name: str) -> words.LedgerText | str:
+        """Return what the figure shows, in other words than the title above it."""
+        spec = self.specs.get(name)
+        about = spec.get("about") if spec else ""
+        return words.LedgerText(about[:1].upper() + about[1:]) if about else self.subject(name)
 
     def place(self, name: str) -> str | None:
         """Return the link to a figure from the folder ``beside``, and mark it as placed. None where there is no such

@@ -89,17 +89,17 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def spread(shares: Sequence[float], digits: int = 0) -> str:
-    """Return the least and the largest of some shares: ``57 to 78%``, or ``61%`` where both look the same; a dash without any."""
+    """Return the least and the largest of some shares: ``57–78%``, or ``61%`` where both look the same; a dash without any."""
     if not shares:
         return DASH
     least, most = (percent(share, digits) for share in (min(shares), max(shares)))
-    return most if least == most else f"{least.removesuffix('%')} to {most}"
+    return most if least == most else f"{least.removesuffix('%')}–{most}"
 
 
 def seconds(times: Sequence[float]) -> str:
-    """Return the least and the largest of some times, in seconds: ``0.1 to 12``; nothing without any."""
+    """Return the least and the largest of some times, in seconds: ``0.1–12``; nothing without any."""
     shown = [f"{time:.1f}" if time < 10 else f"{time:,.0f}" for time in (min(times), max(times))] if times else []
-    return " to ".join(dict.fromkeys(shown))
+    return "–".join(dict.fromkeys(shown))
 
 
 def sparsity(share: float) -> str:

@@ -8,11 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from scipy import stats
 
-from sparsebench.ledger import query
+from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell
 from sparsebench.report import build
@@ -187,6 +188,82 @@ def test_two_metrics_of_the_same_answers_are_one_benchmark(
     assert {row["task"] for row in asked(ledger, "written")} == {"piqa"}, "only known metrics of choosing are choosing"
 
 
+def test_a_task_has_a_row_with_dense_beside_each_sparsity(small: Callable[..., Path]) -> None:
+    some = [{"prune": name, "sparsity": [0.5, 0.9]} for name in ("magnitude", "wanda", "random")]
+    path = small(variants=[*some, CHAIN], benchmarks={"decoder": [{"task": "piqa", "limit": 400}]}, structure=None)
+    compared = "SELECT method, sparsity, score, dense_score, retained, verdict FROM vs_dense WHERE method <> 'random'"
+    known = {
+        (row["method"], row["sparsity"]): row
+        for row in query.run(path, f"{compared} AND variant_id NOT IN (FROM _more_than_zeros)").dicts()
+    }
+    rows = asked(path, "grid")
+    assert [(row["task"], row["sparsity"], row["methods"]) for row in rows] == [
+        ("piqa", sparsity, ["magnitude", "wanda"]) for sparsity in (0.5, 0.9)
+    ]
+    for row in rows:
+        cells = row["shown"].split(" / ")
+        assert row["dense"] == f"{known['magnitude', 0.5]['dense_score']:.3f}"
+        for cell, method in zip(cells, row["methods"], strict=len(cells) > 1):
+            one = known[method, row["sparsity"]]
+            mark = "✓" if one["retained"] >= 0.95 else "✗" if one["verdict"] == "worse" else "≈"
+            assert cell in (f"{mark} {one['score']:.3f}", "☠")
+    assert rows[-1]["shown"] == "☠", "one mark for all methods"
+
+
+def test_deepspeed_has_times_and_memory_of_dense_and_of_each_sparsity(small: Callable[..., Path]) -> None:
+    path = small(structure=None)
+    rows = {row["sparsity"]: row for row in asked(path, "deepspeed")}
+    assert set(rows) == {0, 0.5, 0.9}
+    timed = "SELECT sparsity, phase, ms FROM latency WHERE engine = 'deepspeed' AND ranks = 1"
+    for sparsity, phase, ms in query.run(path, timed).rows:
+        if phase in ("prefill", "decode"):
+            assert rows[sparsity]["prompt" if phase == "prefill" else "each"] == pytest.approx(ms)
+    held = "SELECT sparsity, peak_bytes FROM memory WHERE ranks = 1 AND phase = 'overall'"
+    assert {sparsity: rows[sparsity]["peak"] for sparsity, _ in query.run(path, held).rows} == dict(
+        query.run(path, held).rows
+    )
+
+
+def test_a_headline_is_over_the_fastest_dense_engine() -> None:
+    """Torch reads the prompt faster, llama.cpp writes a token faster; another job of torch is no other engine."""
+    with duckdb.connect() as connection:
+        connection.execute("""
+            CREATE TABLE latency (model TEXT, weights TEXT, machine TEXT, workload TEXT, phase TEXT, engine TEXT, method TEXT,
+                ms DOUBLE, dense_ms DOUBLE, speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE, verdict TEXT)""")
+        for name in ("_dense_engine", "_dense_times", "_headlines"):
+            connection.execute(f"CREATE {sqlfiles.definitions()[name]}")
+        rows = [
+            ("decode", "hf", "dense", 40.0, 40.0, 1.0), ("decode", "sparse", "dense", 30.0, 30.0, 1.0),
+            ("decode", "llamacpp", "dense", 10.0, 10.0, 1.0),
+            ("prefill", "hf", "dense", 100.0, 100.0, 1.0), ("prefill", "llamacpp", "dense", 300.0, 300.0, 1.0),
+            ("decode", "hf", "int8", 20.0, 40.0, 2.0), ("decode", "llamacpp", "gguf", 8.0, 10.0, 1.25),
+            ("prefill", "hf", "int8", 125.0, 125.0, 1.0), ("prefill", "llamacpp", "gguf", 200.0, 300.0, 1.5),
+        ]  # fmt: skip
+        for phase, engine, method, ms, dense, speedup in rows:
+            row = [
+                "m",
+                "real",
+                "here",
+                "w",
+                phase,
+                engine,
+                method,
+                ms,
+                dense,
+                speedup,
+                speedup,
+                speedup,
+                "faster" if speedup > 1 else "",
+            ]
+            connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
+        columns = "phase, method, rival, rivals, paired, speedup, gains"
+        found = connection.execute(f"SELECT {columns} FROM _headlines WHERE method <> 'dense' ORDER BY ALL").fetchall()
+        assert found == [
+            ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True), ("decode", "int8", "llama.cpp", 2, 2.0, 0.5, False),
+            ("prefill", "gguf", "plain torch", 2, 1.5, 0.5, False), ("prefill", "int8", "plain torch", 2, 1.0, 1.0, False),
+        ]  # fmt: skip
+
+
 def test_a_floor_is_told_from_chance(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "skill", lambda variant: 0.4 if "weights" in variant.recipe else 1.0)
     tasks = [{"task": "piqa", "limit": 400}]
@@ -256,7 +333,7 @@ def test_a_small_sample_that_shows_no_loss_does_not_beat_a_large_one_that_does(
 
 def test_the_finding_of_a_whole_ledger_stands_above_no_picture_of_a_part(ledger: Path, tmp_path: Path) -> None:
     (tmp_path / "size.png").write_bytes(b"")
-    title = "*Size on disk by format, beside its bounds and the file that the model came from*"
+    title = "![Size on disk by format, beside its bounds and the file that the model came from]"
     whole, part = (
         "".join(path.read_text() for path in build(ledger, tmp_path / "report.md", tmp_path, some))
         for some in ((), ("sample",))

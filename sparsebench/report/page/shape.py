@@ -10,6 +10,8 @@ from markdown_it.token import Token
 
 LONG = 32
 """A cell of more characters is running text, which needs room and may be wrapped."""
+SHADES = (("✓", "kept"), ("✗", "lost"), ("≈", "lost"), ("☠", "gone"))
+"""Marks of the quality gate, and the class of a cell whose best mark it is."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
     """Make a cell a heading of ``scope`` unless that is empty; its class says how it may be wrapped."""
     numeric = "right" in str(token.attrs.get("style", ""))
     kind = "number" if numeric else "text" if len(inline.content) > LONG else "name"
-    token.attrs = {"class": kind, "scope": scope} if scope else {"class": kind}
+    shade = next(
+        (f" {name}" for mark, name in SHADES if inline.content.startswith(mark) or f" {mark}" in inline.content), ""
+    )
+    token.attrs = {"class": kind, "scope": scope} if scope else {"class": kind + shade}
     token.tag = end.tag = "th" if scope else "td"
 
 

@@ -1,31 +1,44 @@
--- What a variant costs beside dense, on one rank in one job: the file, the peak of memory, loading, and the time of prompt, token and
--- request. Of zeros at one sparsity the method that loses least. Dense kernels do not skip zeros: they are counted in another row.
+-- What a variant costs on one rank: the file, the peak of memory and loading, over dense in the same engine, and how many times as fast
+-- prompt, token and request are as in the fastest engine that ran the dense model there (`rival`). Of zeros at one sparsity the method that
+-- loses least. Dense kernels do not skip zeros: table `deepspeed` has them. Dense has a row for each that ran it, in bytes and milliseconds. `widest`: of a
+-- model's machines the one where most did.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), times AS (
-    SELECT variant_id, model, weights, machine, engine, workload, method, sparsity, max(started_at) AS started_at, bool_and(_dense_kernel(kernel)) AS plain,
+    SELECT variant_id, model, weights, machine, engine, workload, method, sparsity, max(started_at) AS started_at, bool_and(_dense_kernel(kernel)) AS plain, max(rivals) AS rivals, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
            any_value(speedup) FILTER (phase IN ('prefill', 'encode')) AS prompt, any_value(speedup) FILTER (phase = 'decode') AS token,
            any_value(speedup) FILTER (phase IN ('generate', 'forward')) AS request, any_value(ms / dense_ms) FILTER (phase = 'load') AS loading,
-           any_value(dense_ms) FILTER (phase = 'load') AS dense_load,
-           any_value(dense_ms) FILTER (phase IN ('prefill', 'encode')) AS dense_prompt, any_value(dense_ms) FILTER (phase = 'decode') AS dense_token,
-           any_value(dense_ms) FILTER (phase IN ('generate', 'forward')) AS dense_request,
-           any_value(verdict) FILTER (phase IN ('generate', 'forward')) AS verdict, any_value(verdict) FILTER (phase = 'decode') AS token_verdict
-    FROM latency
+           any_value(verdict) FILTER (phase IN ('generate', 'forward')) AS verdict,
+           coalesce(bool_or(gains) FILTER (phase IN ('decode', 'forward')), false) AS gains
+    FROM _headlines
     JOIN asked USING (variant_id)
     WHERE ranks = 1 AND verdict IS NOT NULL OR ranks = 1 AND phase = 'load'
     GROUP BY variant_id, model, weights, machine, engine, workload, method, sparsity, record_id
 ), peaks AS (
     SELECT variant_id, machine, engine, max(peak_bytes) AS peak, max(ratio) AS of_dense FROM memory WHERE phase = 'overall' AND rank IS NULL AND ranks = 1 GROUP BY ALL
 ), files AS (
-    SELECT variant_id, min(share) AS share FROM sizes WHERE format = 'packed' GROUP BY ALL
+    SELECT variant_id, min(share) AS share FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
+), found AS (
+    SELECT t.model, t.weights, machine_label(machine) AS processor, engine, rival, rivals, workload, words AS variant, r.kind, t.sparsity, share, of_dense AS peak, loading, prompt, token, request,
+           verdict, gains, g.ratio, coalesce(g.passes, false) AS passes, coalesce(g.ruined, false) AS ruined, plain
+    FROM times t
+    JOIN _recipes r USING (variant_id)
+    LEFT JOIN peaks p USING (variant_id, machine, engine)
+    LEFT JOIN files USING (variant_id)
+    LEFT JOIN gate g USING (variant_id)
+    WHERE t.method <> 'dense' AND NOT r.chance
+    QUALIFY row_number() OVER (PARTITION BY t.model, machine, engine, if(r.kind = 'zeros', t.sparsity::VARCHAR, words) ORDER BY rivals DESC, g.ratio, workload, request DESC NULLS LAST, t.started_at DESC, variant_id) = 1
+    UNION ALL BY NAME
+    SELECT model, weights, machine_label(machine) AS processor, name AS engine, any_value(workload) AS workload, any_value(rivals) AS rivals, 'dense' AS variant, 'dense' AS kind, 0 AS sparsity,
+           max(bytes) AS bytes, any_value(h.peak) AS peak_bytes, min(ms) FILTER (phase = 'load') AS load_ms, min(ms) FILTER (phase IN ('encode', 'prefill')) AS prompt_ms,
+           min(ms) FILTER (phase = 'decode') AS token_ms, min(ms) FILTER (phase IN ('generate', 'forward')) AS request_ms, true AS passes, false AS ruined, false AS plain, false AS gains
+    FROM _dense_times d
+    -- The workload that most ran dense on.
+    JOIN (SELECT model, weights, machine, arg_min(workload, (-rivals, workload)) AS workload, max(rivals) AS rivals FROM _headlines JOIN asked USING (variant_id) WHERE phase <> 'load' AND ranks = 1 GROUP BY ALL) w USING (model, weights, machine, workload)
+    LEFT JOIN (SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model) USING (model)
+    LEFT JOIN (SELECT model, machine, workload, _dense_engine(engine) AS name, min(peak_bytes) AS peak FROM memory WHERE method = 'dense' AND phase = 'overall' AND rank IS NULL AND ranks = 1 GROUP BY ALL) h USING (model, machine, workload, name)
+    GROUP BY model, weights, machine, name
 )
-SELECT t.model, t.weights, machine_label(machine) AS processor, engine, workload, words AS variant, r.kind, t.sparsity, share, of_dense AS peak, loading, prompt, token, request,
-       verdict, token_verdict, coalesce(g.passes, false) AS passes, coalesce(g.ruined, false) AS ruined, plain, dense_load, dense_prompt, dense_token, dense_request
-FROM times t
-JOIN _recipes r USING (variant_id)
-LEFT JOIN peaks p USING (variant_id, machine, engine)
-LEFT JOIN files USING (variant_id)
-LEFT JOIN gate g USING (variant_id)
-WHERE t.method <> 'dense' AND NOT r.chance
-QUALIFY row_number() OVER (PARTITION BY t.model, machine, engine, if(r.kind = 'zeros', t.sparsity::VARCHAR, words) ORDER BY g.ratio, t.started_at DESC, variant_id) = 1
-ORDER BY t.model, machine, engine <> 'hf', engine, r.kind <> 'bits', t.sparsity, words
+SELECT *, rivals = max(rivals) OVER (PARTITION BY model) AS widest, coalesce(rivals > 1 AND token_ms = min(token_ms) OVER (PARTITION BY model, processor), false) AS quickest
+FROM found
+ORDER BY model, processor, kind <> 'dense', engine <> 'hf', engine, kind <> 'bits', sparsity, variant

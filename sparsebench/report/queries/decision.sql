@@ -1,7 +1,7 @@
 -- For each model and each kind of recipe (zeros, zeros + recovery, smaller shapes, …; fewer bits width by width): the variant with the
 -- smallest file that passes the quality gate. Of files that differ by less than a hundredth of dense, the better one. Only variants
 -- scored on as many tasks as any of their kind count, and only those that save bytes or time. The speed is that of a whole request, or
--- of an encoder's pass, in the job where it gains most, over dense in the same job. `again`: bits of weights that a file of about four
+-- of an encoder's pass, over the fastest engine that ran the dense model there (`rival`). `again`: bits of weights that a file of about four
 -- bits gave, which has their grid.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
@@ -16,28 +16,33 @@ WITH asked AS (
     SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), timed AS (
     SELECT variant_id, engine, split_part(machine_label(machine), ',', 1) AS processor,
-           any_value(speedup) FILTER (phase IN ('generate', 'forward') AND verdict = 'faster') AS request,
-           any_value(speedup) FILTER (phase IN ('decode', 'forward') AND verdict = 'faster') AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
+           any_value(speedup) FILTER (phase IN ('generate', 'forward') AND gains) AS request, max(rivals) AS ran, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
+           any_value(speedup) FILTER (phase IN ('decode', 'forward') AND gains) AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
            any_value(regexp_replace(workload, '^b1 p(\d+) g(\d+).*', 'a prompt of \1 tokens, an answer of \2')) AS workload
-    FROM latency
+    FROM _headlines l
     WHERE verdict IS NOT NULL
     GROUP BY variant_id, record_id, engine, processor
-    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
+    -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
+    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
+), chosen AS (
+    SELECT variant_id, g.model, g.weights, k.kind, k.words AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
+           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
+    FROM gate g
+    JOIN asked USING (variant_id)
+    JOIN _recipes k USING (variant_id)
+    JOIN files f USING (variant_id)
+    JOIN plain p ON p.model = g.model
+    LEFT JOIN losses USING (variant_id)
+    LEFT JOIN timed USING (variant_id)
+    -- Chains of three kinds and more stand in the results alone; an oracle is a bound, not a choice.
+    WHERE g.passes AND NOT k.chance AND k.kind NOT LIKE '% + % + %'
+          AND variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
+          AND (k.kind NOT LIKE '%skipped inputs%' OR request IS NOT NULL OR token IS NOT NULL)
+    QUALIFY (share < 0.995 OR request IS NOT NULL OR token IS NOT NULL)
+        AND row_number() OVER (PARTITION BY g.model, g.weights, if(k.kind = 'bits', k.words, k.kind)
+                               ORDER BY g.tasks DESC, round(share, 2), coalesce(g.ratio, 1), g.retained DESC, k.words) = 1
 )
-SELECT variant_id, g.model, g.weights, k.kind, k.words AS recipe, coalesce(replace(what, ' -', ' −'), 'none shown') AS what, g.tasks, g.retained, g.weakest, g.ratio,
-       f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, workload, engine, processor, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
-FROM gate g
-JOIN asked USING (variant_id)
-JOIN _recipes k USING (variant_id)
-JOIN files f USING (variant_id)
-JOIN plain p ON p.model = g.model
-LEFT JOIN losses USING (variant_id)
-LEFT JOIN timed USING (variant_id)
--- Chains of three kinds and more stand in the results alone; an oracle is a bound, not a choice.
-WHERE g.passes AND NOT k.chance AND k.kind NOT LIKE '% + % + %'
-      AND variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
-      AND (k.kind NOT LIKE '%skipped inputs%' OR request IS NOT NULL OR token IS NOT NULL)
-QUALIFY (share < 0.995 OR request IS NOT NULL OR token IS NOT NULL)
-    AND row_number() OVER (PARTITION BY g.model, g.weights, if(k.kind = 'bits', k.words, k.kind)
-                           ORDER BY g.tasks DESC, round(share, 2), coalesce(g.ratio, 1), g.retained DESC, k.words) = 1
-ORDER BY g.model, list_position(['bits', 'zeros'], k.kind) NULLS LAST, k.kind, share
+-- `first`: those of the first table, the smallest files of every model before the next ones.
+SELECT *, row_number() OVER (ORDER BY nth, model) <= 10 AS first
+FROM (SELECT *, row_number() OVER (PARTITION BY model, weights ORDER BY share, recipe) AS nth FROM chosen)
+ORDER BY model, list_position(['bits', 'zeros'], kind) NULLS LAST, kind, share

@@ -1,5 +1,5 @@
--- Every variant that was scored: its file, the least skill that it keeps, its perplexity over dense, its best shown speed-ups, whether it
--- passes the quality gate, and the steps that make it, as a manifest has them.
+-- Every variant that was scored: its file, the least skill that it keeps, its perplexity over dense, its best shown speed-ups over the
+-- fastest engine that ran the dense model, whether it passes the quality gate, and the steps that make it, as a manifest has them.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), written AS (
@@ -12,8 +12,8 @@ WITH asked AS (
     SELECT variant_id, min(share) AS share FROM sizes WHERE format = 'packed' GROUP BY variant_id
 ), times AS (
     SELECT variant_id, max(speedup) FILTER (phase IN ('decode', 'forward')) AS token, max(speedup) FILTER (phase IN ('generate', 'forward')) AS request
-    FROM latency
-    WHERE verdict = 'faster'
+    FROM (FROM _headlines QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id))
+    WHERE gains
     GROUP BY variant_id
 )
 SELECT g.model, g.weights, r.kind, r.words AS recipe, f.share, g.retained, g.ratio, token, request, CASE WHEN g.ruined THEN 'ruined' WHEN g.passes THEN 'passes' ELSE 'fails' END AS gate, line

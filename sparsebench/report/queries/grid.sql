@@ -1,23 +1,38 @@
--- Pruning alone, method by method (random masks are left out), at the sparsities that most methods have: whether the best variant passes the quality gate (✓), fails it
--- without a loss that a test shows (≈), shows a loss (✗), or is ruined (☠), and the least skill that it keeps, or its perplexity over dense.
+-- Pruning alone, task by task: dense's score beside that of the methods that were measured most (random masks are left out), at five
+-- sparsities. A cell has a score for each of `methods`, in that order: it passes the quality gate on this task (✓), is below it without
+-- a loss that a test shows (≈), shows a loss (✗), or is ruined (☠: at chance, less than 5% of the skill, three times the perplexity); the best granularity and calibration text of each method counts.
 WITH asked AS (
-    SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' AND pattern = 'unstructured' AND method <> 'dense' /* manifests */
-    AND variant_id NOT IN (FROM _more_than_zeros)
-), lost AS (
-    SELECT variant_id, bool_or(_lost(verdict)) AS lost FROM vs_dense WHERE verdict <> 'invalid' GROUP BY variant_id
+    SELECT DISTINCT variant_id, method, round(sparsity, 4) AS sparsity
+    FROM cells
+    WHERE weights <> 'random' AND pattern = 'unstructured' AND NOT regexp_matches(method, '^(dense|random|elsa)|\+') /* manifests */
+    AND round(sparsity, 4) IN (0.1, 0.5, 0.9, 0.95, 0.99) AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
-    SELECT g.*, v.method, round(v.sparsity, 4) AS sparsity, lost,
-           CASE WHEN g.ruined THEN '☠' WHEN g.passes THEN '✓' WHEN lost THEN '✗' ELSE '≈' END AS mark
-    FROM gate g
-    JOIN asked USING (variant_id)
-    JOIN (SELECT DISTINCT variant_id, method, sparsity FROM cells) v USING (variant_id)
-    LEFT JOIN lost USING (variant_id)
-    WHERE g.tasks > 0 AND NOT regexp_matches(v.method, '^random|^elsa|\+')
-    -- Of several granularities and texts the best; a variant with fewer tasks has fewer chances to fail.
-    QUALIFY row_number() OVER (PARTITION BY g.model, v.method, sparsity ORDER BY g.tasks DESC, g.passes DESC, g.ruined, g.retained DESC, g.ratio, variant_id) = 1
+    SELECT s.model, s.weights, s.task, s.n, s.scale, s.higher_is_better, s.variant_id, a.method, a.sparsity, s.score, v.dense_score,
+           CASE WHEN s.collapsed OR s.at_chance OR coalesce(v.ratio > 3, false) OR coalesce(v.retained < 0.05, false) THEN '☠' WHEN coalesce(v.retained >= 0.95, v.ratio <= 1.1) THEN '✓'
+                WHEN _lost(v.verdict) THEN '✗' ELSE '≈' END AS mark
+    FROM scores s
+    JOIN vs_dense v USING (manifest, record_id)
+    JOIN asked a ON a.variant_id = s.variant_id
+    -- A second metric of the same answers (g2p_per) says little more.
+    WHERE NOT s.dense_at_chance AND coalesce(v.retained, v.ratio) IS NOT NULL AND _benchmark(s.task) = s.task
+), sampled AS (
+    -- One sample for a task: the one with most cells, then the largest.
+    FROM (SELECT *, count(DISTINCT concat(method, sparsity)) OVER (PARTITION BY model, weights, task, n) AS cells FROM judged)
+    QUALIFY (cells, n) = max((cells, n)) OVER (PARTITION BY model, weights, task)
+), best AS (
+    FROM sampled
+    QUALIFY row_number() OVER (PARTITION BY model, weights, task, method, sparsity ORDER BY _goodness(score, higher_is_better) DESC, variant_id) = 1
+), compared AS (
+    SELECT method, row_number() OVER (ORDER BY list_position(['magnitude', 'wanda', 'sparsegpt'], method) NULLS LAST, method) AS place
+    FROM (SELECT method FROM best GROUP BY method ORDER BY count(*) DESC, method LIMIT 3)
+), cells AS (
+    SELECT p.*, method, place, mark, if(mark = '☠', mark, concat(mark, ' ', format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), score))) AS cell
+    FROM (SELECT model, weights, task, scale, n, sparsity, max(dense_score) AS whole, any_value(higher_is_better) AS higher_is_better FROM best GROUP BY model, weights, task, scale, n, sparsity) p
+    CROSS JOIN compared
+    LEFT JOIN (SELECT model, weights, task, sparsity, method, mark, score FROM best) USING (model, weights, task, sparsity, method)
 )
-SELECT model, weights, method, sparsity, mark, retained, ratio, tasks, weakest,
-       if(ratio > 10 OR mark = '☠', mark, concat(mark, ' ', coalesce(format('{:.0f}%', 100 * retained), ''), format(if(retained IS NULL, '×{:.2f}', ' ×{:.2f}'), ratio))) AS shown
-FROM judged
-WHERE sparsity IN (0.1, 0.5, 0.7, 0.9, 0.95, 0.99)
-ORDER BY model, list_position(['magnitude', 'wanda', 'sparsegpt'], method) NULLS LAST, method, sparsity
+SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, sparsity,
+       list(method ORDER BY place) AS methods, if(bool_and(coalesce(mark, '☠') = '☠'), '☠', string_agg(coalesce(cell, '–'), ' / ' ORDER BY place)) AS shown
+FROM cells
+GROUP BY model, weights, task, scale, n, higher_is_better, whole, sparsity
+ORDER BY model, scale = 'perplexity', task, sparsity

@@ -1,0 +1,12 @@
+-- title: Speed-up over dense by engine and ranks
+-- kind: forest
+-- x: speedup
+-- xlow: speedup_low
+-- xhigh: speedup_high
+-- y: label
+-- series: sparsity
+-- facet: facet
+-- xshare: yes
+-- reference: dense = break-even
+-- xlabel: speed-up over dense
+SELECT 1

@@ -1,0 +1,16 @@
+-- title: Score against size: which variants are worth their bytes
+-- kind: scatter
+-- x: megabytes
+-- y: score
+-- low: low
+-- high: high
+-- series: series
+-- place: place
+-- facet: panel
+-- bound: bound
+-- front: high_wins
+-- text: text
+-- reference: chance = chance; dense = dense
+-- xlabel: weight files in the packed format, MB
+-- ylabel: score
+SELECT 1
