@@ -253,7 +253,6 @@ def test_what_is_no_file_is_no_text(what: str, tmp_path: Path) -> None:
 
 
 def test_a_member_of_a_wheel(tmp_path: Path) -> None:
-    from sparsebench.sources.notation import WheelPart
     from sparsebench.sources.wheel import _members
 
     path = wheel(tmp_path, "pack", "1.0", {})
@@ -262,7 +261,7 @@ def test_a_member_of_a_wheel(tmp_path: Path) -> None:
         archive.writestr("pack/odd.bin", b"a", zipfile.ZIP_LZMA)
     for name in ("pack/bomb.bin", "pack/odd.bin"):
         with zipfile.ZipFile(path) as archive, refused("pack", name, kind=SourceError):
-            _members(archive, WheelPart("pack", "1.0", name, ""))
+            _members(archive, name, "wheel:pack==1.0")
 
 
 @pytest.mark.parametrize("form", ["parquet", "dictionary.parquet", "arrow", "stream.arrow", "repeated.arrow"])

@@ -23,7 +23,9 @@ from sparsebench.storage import pack, sums
 def job(names: list[str]) -> Any:
     settings = {"engine": "hf", "ranks": 1, "workload": {"batch": 1, "prompt": 8, "generate": 2}, "dtype": "float32"}
     cells = [
-        SimpleNamespace(stage="latency", variant=SimpleNamespace(id=name, dtype="auto"), settings=settings)
+        SimpleNamespace(
+            stage="latency", variant=SimpleNamespace(id=name), settings=settings, compute_dtype=lambda device: "float32"
+        )
         for name in names
     ]
     return SimpleNamespace(
@@ -66,9 +68,9 @@ def test_outputs_are_refused_with_a_way_out_of_their_own(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("sparsebench.steps.calibration.tokens", refusing)
     cell = SimpleNamespace(settings={"samples": 1, "length": 8})
-    model = SimpleNamespace(family="decoder", dtype="float32", compute_dtype="float32")
+    model = SimpleNamespace(family="decoder")
     spec = SimpleNamespace(
-        job=SimpleNamespace(cells=[cell]), dense="dense", model=model, device="cpu", cache=None,
+        compute_dtype="float32", job=SimpleNamespace(cells=[cell]), dense="dense", model=model, device="cpu", cache=None,
         workspace=SimpleNamespace(folder=Path), calibration=SimpleNamespace(source="path:text"),
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match="one by one") as told:
