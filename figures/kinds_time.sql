@@ -20,7 +20,7 @@
 -- yscale: log
 -- xlabel: time of a token, % of the fastest dense engine's
 -- ylabel: perplexity / dense's
--- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in our kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in torch's integer kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
 -- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
 
 WITH fastest AS (
