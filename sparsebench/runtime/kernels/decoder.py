@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
-from functools import cache as cached
 from typing import Any
 
 import torch
@@ -161,12 +160,6 @@ class _Decoder:
         return BaseModelOutputWithPast(last_hidden_state=hidden, **{name: given[name]})
 
 
-@cached
-def _with_steps(plain: Any) -> Any:
-    """Return the class of a decoder with its forward as in ``_Decoder``."""
-    return type(plain.__name__, (_Decoder, plain), {"__module__": plain.__module__})
-
-
 def install(model: Any, kernels: Kernels, taken: Counter[int]) -> None:
     """Let the decoder of a causal ``model`` of a KNOWN kind pass single tokens to the library.
 
@@ -174,9 +167,9 @@ def install(model: Any, kernels: Kernels, taken: Counter[int]) -> None:
     """
     decoder = getattr(model, "model", None)
     if decoder is not None and _fits(decoder):
-        steps, plain = SingleTokens(decoder, kernels, taken), decoder.__class__
-        decoder.__class__ = _with_steps(plain)
-        decoder.single_tokens = steps
+        decoder.single_tokens = SingleTokens(decoder, kernels, taken)
+        plain = type(decoder)
+        decoder.__class__ = type(plain.__name__, (_Decoder, plain), {"__module__": plain.__module__})
 
 
 def _fits(decoder: Any) -> bool:
