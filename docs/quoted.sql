@@ -285,3 +285,13 @@ JOIN (VALUES
     ('smol_zeros_ratio', 'smollm2-135m', 'ratio', 'magnitude/layer 10%'),
     ('smol_zeros_file', 'smollm2-135m', 'file', 'magnitude/layer 10%')
 ) AS asked(key, model, what, recipe) USING (model, what, recipe)
+UNION ALL
+SELECT 'mpnet_' || variant.key || '_' || task_of.key, format('{:.3f}', any_value(score))
+FROM results
+JOIN (VALUES
+    ('dense', 'dense'), ('int8', 'int8'), ('int4_32', 'int4 group=32'), ('int4', 'int4'), ('int4_128', 'int4 group=128'),
+    ('sparsegpt_50', 'sparsegpt/layer 50%'), ('magnitude_50', 'magnitude/layer 50%')
+) AS variant(key, recipe) USING (recipe)
+JOIN (VALUES ('passage', 'sciq_retrieval'), ('sentiment', 'sst2_probe'), ('paraphrase', 'mrpc_pair')) AS task_of(key, task) USING (task)
+WHERE manifest = 'mpnet'
+GROUP BY ALL
