@@ -229,7 +229,7 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
     with duckdb.connect() as connection:
         connection.execute("""
             CREATE TABLE latency (model TEXT, weights TEXT, machine TEXT, workload TEXT, phase TEXT, engine TEXT, method TEXT,
-                ms DOUBLE, dense_ms DOUBLE, speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE, verdict TEXT)""")
+                ms DOUBLE, dense_ms DOUBLE, speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE, verdict TEXT, dtype TEXT)""")
         for name in ("_dense_engine", "_dense_times", "_headlines"):
             connection.execute(f"CREATE {sqlfiles.definitions()[name]}")
         rows = [
@@ -238,6 +238,7 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
             ("prefill", "hf", "dense", 100.0, 100.0, 1.0), ("prefill", "llamacpp", "dense", 300.0, 300.0, 1.0),
             ("decode", "hf", "int8", 20.0, 40.0, 2.0), ("decode", "llamacpp", "gguf", 8.0, 10.0, 1.25),
             ("prefill", "hf", "int8", 125.0, 125.0, 1.0), ("prefill", "llamacpp", "gguf", 200.0, 300.0, 1.5),
+            ("decode", "llamacpp", "float16", 8.0, 12.0, 1.5),
         ]  # fmt: skip
         for phase, engine, method, ms, dense, speedup in rows:
             row = [
@@ -254,11 +255,13 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
                 speedup,
                 speedup,
                 "faster" if speedup > 1 else "",
+                "float16" if method == "float16" else "bfloat16",
             ]
             connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
         columns = "phase, method, rival, rivals, paired, speedup, gains"
         found = connection.execute(f"SELECT {columns} FROM _headlines WHERE method <> 'dense' ORDER BY ALL").fetchall()
         assert found == [
+            ("decode", "float16", "llama.cpp", 2, 1.5, 1.25, True),
             ("decode", "gguf", "llama.cpp", 2, 1.25, 1.25, True), ("decode", "int8", "llama.cpp", 2, 2.0, 0.5, False),
             ("prefill", "gguf", "plain torch", 2, 1.5, 0.5, False), ("prefill", "int8", "plain torch", 2, 1.0, 1.0, False),
         ]  # fmt: skip

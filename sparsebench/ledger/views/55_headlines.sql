@@ -3,18 +3,18 @@ CREATE OR REPLACE MACRO _dense_engine(engine) AS
     CASE WHEN engine = 'llamacpp' THEN 'llama.cpp' WHEN regexp_matches(engine, '^(hf|sparse|skip|deepspeed)') THEN 'plain torch' ELSE engine END;
 
 CREATE OR REPLACE VIEW _dense_times AS
-SELECT model, weights, machine, workload, phase, ms, _dense_engine(engine) AS name FROM latency WHERE method = 'dense';
+SELECT model, weights, machine, workload, phase, ms, dtype, _dense_engine(engine) AS name FROM latency WHERE method = 'dense';
 
 -- Speed-ups for headlines: over the fastest that ran the dense model in floats on the same machine and workload, in whatever manifest
--- (`rival`). Where that ran the dense model of the pair too, or is within a tenth of it (jobs of one setting differ by a few percent), the
--- paired ratio counts. `gains`: a gain is shown over both. `rivals`: how many ran the dense model there.
+-- (`rival`). Where that ran the dense model of the pair too, in the same number format, the paired ratio counts: jobs of one setting differ.
+-- `gains`: a gain is shown over both. `rivals`: how many ran the dense model there.
 CREATE OR REPLACE VIEW _headlines AS
 WITH fastest AS (
-    SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival, count(DISTINCT name) AS rivals
+    SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival, arg_min(dtype, ms) AS rival_dtype, count(DISTINCT name) AS rivals
     FROM _dense_times
     GROUP BY ALL
 )
-SELECT l.* EXCLUDE (speedup, speedup_low, speedup_high), rival, rivals, if(rival <> _dense_engine(engine) AND 1.1 * best_ms < dense_ms, best_ms / dense_ms, 1) AS rate,
+SELECT l.* EXCLUDE (speedup, speedup_low, speedup_high), rival, rivals, if((rival, rival_dtype) <> (_dense_engine(engine), dtype), best_ms / dense_ms, 1) AS rate,
        l.speedup AS paired, l.speedup * rate AS speedup, l.speedup_low * rate AS speedup_low, l.speedup_high * rate AS speedup_high,
        coalesce(verdict = 'faster' AND (rate = 1 OR l.speedup * rate > 1.1), false) AS gains
 FROM latency l

@@ -3,6 +3,8 @@ WITH made AS (
     SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, achieved_sparsity
     FROM results
     WHERE method <> 'dense' AND achieved_sparsity IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
+          -- ELSA read no token at 95%: its file is magnitude's, byte for byte.
+          AND (method, round(sparsity, 4)) <> ('elsa', 0.95)
 ), everything AS (
     SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
 )

@@ -15,28 +15,32 @@ WITH asked AS (
 ), plain AS (
     SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
 ), timed AS (
-    SELECT variant_id, engine, split_part(machine_label(machine), ',', 1) AS processor,
+    SELECT l.model, words, engine, split_part(machine_label(machine), ',', 1) AS processor,
            any_value(speedup) FILTER (phase IN ('generate', 'forward') AND gains) AS request, max(rivals) AS ran, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
            any_value(speedup) FILTER (phase IN ('decode', 'forward') AND gains) AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
+           any_value(shown) FILTER (phase IN ('decode', 'forward')) AS token_shown, any_value(shown) FILTER (phase = 'prefill') AS prompt_shown, any_value(shown) FILTER (phase IN ('generate', 'forward')) AS request_shown,
            any_value(regexp_replace(workload, '^b1 p(\d+) g(\d+).*', 'a prompt of \1 tokens, an answer of \2')) AS workload
-    FROM _headlines l
+    -- A question mark: neither a gain nor a loss is shown.
+    FROM (SELECT *, format('×{:.2f}{}', speedup, if(gains OR speedup_high < 1, '', '?')) AS shown FROM _headlines) l
+    JOIN _recipes USING (variant_id)
     WHERE verdict IS NOT NULL
-    GROUP BY variant_id, record_id, engine, processor
+    GROUP BY l.model, words, record_id, engine, processor
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
-    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.model, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
 ), chosen AS (
-    SELECT variant_id, g.model, g.weights, k.kind, k.words AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
-           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
+    SELECT g.variant_id, g.model, g.weights, k.kind, k.words AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
+           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
     FROM gate g
     JOIN asked USING (variant_id)
     JOIN _recipes k USING (variant_id)
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = g.model
     LEFT JOIN losses USING (variant_id)
-    LEFT JOIN timed USING (variant_id)
+    -- A variant made with other libraries is another, but the same recipe.
+    LEFT JOIN timed ON timed.model = g.model AND timed.words = k.words
     -- Chains of three kinds and more stand in the results alone; an oracle is a bound, not a choice.
     WHERE g.passes AND NOT k.chance AND k.kind NOT LIKE '% + % + %'
-          AND variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
+          AND g.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
           AND (k.kind NOT LIKE '%skipped inputs%' OR request IS NOT NULL OR token IS NOT NULL)
     QUALIFY (share < 0.995 OR request IS NOT NULL OR token IS NOT NULL)
         AND row_number() OVER (PARTITION BY g.model, g.weights, if(k.kind = 'bits', k.words, k.kind)

@@ -16,9 +16,9 @@ WITH asked AS (
     -- A second metric of the same answers (g2p_per) says little more.
     WHERE NOT s.dense_at_chance AND coalesce(v.retained, v.ratio) IS NOT NULL AND _benchmark(s.task) = s.task
 ), sampled AS (
-    -- One sample for a task: the one with most cells, then the largest.
+    -- One sample for a task: the one with most cells, then the largest; where it has no cell, the next.
     FROM (SELECT *, count(DISTINCT concat(method, sparsity)) OVER (PARTITION BY model, weights, task, n) AS cells FROM judged)
-    QUALIFY (cells, n) = max((cells, n)) OVER (PARTITION BY model, weights, task)
+    QUALIFY (cells, n) = max((cells, n)) OVER (PARTITION BY model, weights, task, sparsity)
 ), best AS (
     FROM sampled
     QUALIFY row_number() OVER (PARTITION BY model, weights, task, method, sparsity ORDER BY _goodness(score, higher_is_better) DESC, variant_id) = 1
@@ -26,13 +26,13 @@ WITH asked AS (
     SELECT method, row_number() OVER (ORDER BY list_position(['magnitude', 'wanda', 'sparsegpt'], method) NULLS LAST, method) AS place
     FROM (SELECT method FROM best GROUP BY method ORDER BY count(*) DESC, method LIMIT 3)
 ), cells AS (
-    SELECT p.*, method, place, mark, if(mark = '☠', mark, concat(mark, ' ', format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), score))) AS cell
+    SELECT p.*, method, place, mark, if(mark IS NULL OR mark = '☠', mark, concat(mark, ' ', format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), score))) AS cell
     FROM (SELECT model, weights, task, scale, n, sparsity, max(dense_score) AS whole, any_value(higher_is_better) AS higher_is_better FROM best GROUP BY model, weights, task, scale, n, sparsity) p
     CROSS JOIN compared
     LEFT JOIN (SELECT model, weights, task, sparsity, method, mark, score FROM best) USING (model, weights, task, sparsity, method)
 )
 SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, sparsity,
-       list(method ORDER BY place) AS methods, if(bool_and(coalesce(mark, '☠') = '☠'), '☠', string_agg(coalesce(cell, '–'), ' / ' ORDER BY place)) AS shown
+       list(method ORDER BY place) AS methods, if(count(mark) = count(*) AND bool_and(mark = '☠'), '☠', string_agg(coalesce(cell, '–'), ' / ' ORDER BY place)) AS shown
 FROM cells
 GROUP BY model, weights, task, scale, n, higher_is_better, whole, sparsity
 ORDER BY model, scale = 'perplexity', task, sparsity

@@ -12,11 +12,12 @@ WITH asked AS (
 ), counted AS (
     SELECT variant_id, sum(count)::BIGINT AS parameters, sum(count) FILTER (prunable)::BIGINT AS prunable,
            string_agg(DISTINCT dtype, ', ' ORDER BY dtype) AS formats, count(DISTINCT (side, layer)) FILTER (layer IS NOT NULL AND prunable) AS layers,
+           count(DISTINCT layer) FILTER (side = 'encoder' AND layer IS NOT NULL AND prunable) AS encoding,
            any_value(shape[1]) FILTER (kind = 'down') AS width, variant_id IN (SELECT variant_id FROM twice) AS stored_twice
     FROM (SELECT DISTINCT variant_id, name, count, prunable, dtype, side, layer, kind, shape FROM tensors WHERE method = 'dense' AND (variant_id, name) NOT IN (SELECT (variant_id, name) FROM twice))
     GROUP BY variant_id
 )
-SELECT model, family, weights, parameters, layers, width, prunable, prunable / parameters AS prunable_share,
+SELECT model, family, weights, parameters, layers, if(encoding BETWEEN 1 AND layers - 1, format('{} + {}', encoding, layers - encoding), layers::VARCHAR) AS depth, width, prunable, prunable / parameters AS prunable_share,
        1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit, coalesce(stored_twice, false) AS stored_twice, unprunable_share AS kept_file_share,
        coalesce(formats, dtype) AS formats,
        -- A file in many parts is named by the first, with their number.

@@ -16,7 +16,7 @@ WITH asked AS (
 SELECT model, recipe, words, sparsity, task, benchmark, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
        if(lost_in_logs, NULL, after) AS after, if(lost_in_logs, after, NULL) AS after_perplexity,
        if(lost_in_logs, NULL, dense_score) AS dense_score, if(lost_in_logs, dense_score, NULL) AS dense_perplexity,
-       regained, trained_tokens, budget, hours, trained_tokens / nullif(hours, 0) AS hourly, recovered_per_hour, 'real' AS weights,
+       regained, trained_tokens, budget, hours, words LIKE '%distilled' AS whole, trained_tokens / nullif(hours, 0) AS hourly, recovered_per_hour, 'real' AS weights,
        row_number() OVER (PARTITION BY model, task, sparsity ORDER BY if(higher_is_better, -after, after), recipe) = 1 AS best
 FROM found
 ORDER BY model, NOT lost_in_logs, task, sparsity, recipe, after
