@@ -100,7 +100,7 @@ WITH easy AS (
           ON skill, ratio, file, request INTO NAME what VALUE said)
     GROUP BY ALL
 )
-SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
+SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random' AND manifest NOT LIKE 'features%'
 UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
 UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
 UNION ALL SELECT 'coder_int8_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'decode'
