@@ -19,8 +19,8 @@
 -- yscale: log
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: perplexity / dense's
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the 4-bit file that the model's weights came out of. Joined: of what passes, no other variant is as good and smaller. Whiskers: 95% intervals of the score. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
--- boundnote: Grey and open: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the 4-bit file that the model's weights came out of. Joined: of what passes, no other variant is as good and smaller (open: another is). Whiskers: 95% intervals of the score. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
