@@ -288,12 +288,30 @@ JOIN (VALUES
     ('smol_zeros_file', 'smollm2-135m', 'file', 'magnitude/layer 10%')
 ) AS asked(key, model, what, recipe) USING (model, what, recipe)
 UNION ALL
-SELECT 'mpnet_' || variant.key || '_' || task_of.key, format('{:.3f}', any_value(score))
+SELECT asked.key, format('{:.3f}', any_value(score))
 FROM results
 JOIN (VALUES
-    ('dense', 'dense'), ('int8', 'int8'), ('int4_32', 'int4 group=32'), ('int4', 'int4'), ('int4_128', 'int4 group=128'),
-    ('sparsegpt_50', 'sparsegpt/layer 50%'), ('magnitude_50', 'magnitude/layer 50%')
-) AS variant(key, recipe) USING (recipe)
-JOIN (VALUES ('passage', 'sciq_retrieval'), ('sentiment', 'sst2_probe'), ('paraphrase', 'mrpc_pair')) AS task_of(key, task) USING (task)
+    ('mpnet_dense_passage', 'dense', 'sciq_retrieval'),
+    ('mpnet_dense_sentiment', 'dense', 'sst2_probe'),
+    ('mpnet_dense_paraphrase', 'dense', 'mrpc_pair'),
+    ('mpnet_int8_passage', 'int8', 'sciq_retrieval'),
+    ('mpnet_int8_sentiment', 'int8', 'sst2_probe'),
+    ('mpnet_int8_paraphrase', 'int8', 'mrpc_pair'),
+    ('mpnet_int4_32_passage', 'int4 group=32', 'sciq_retrieval'),
+    ('mpnet_int4_32_sentiment', 'int4 group=32', 'sst2_probe'),
+    ('mpnet_int4_32_paraphrase', 'int4 group=32', 'mrpc_pair'),
+    ('mpnet_int4_passage', 'int4', 'sciq_retrieval'),
+    ('mpnet_int4_sentiment', 'int4', 'sst2_probe'),
+    ('mpnet_int4_paraphrase', 'int4', 'mrpc_pair'),
+    ('mpnet_int4_128_passage', 'int4 group=128', 'sciq_retrieval'),
+    ('mpnet_int4_128_sentiment', 'int4 group=128', 'sst2_probe'),
+    ('mpnet_int4_128_paraphrase', 'int4 group=128', 'mrpc_pair'),
+    ('mpnet_sparsegpt_50_passage', 'sparsegpt/layer 50%', 'sciq_retrieval'),
+    ('mpnet_sparsegpt_50_sentiment', 'sparsegpt/layer 50%', 'sst2_probe'),
+    ('mpnet_sparsegpt_50_paraphrase', 'sparsegpt/layer 50%', 'mrpc_pair'),
+    ('mpnet_magnitude_50_passage', 'magnitude/layer 50%', 'sciq_retrieval'),
+    ('mpnet_magnitude_50_sentiment', 'magnitude/layer 50%', 'sst2_probe'),
+    ('mpnet_magnitude_50_paraphrase', 'magnitude/layer 50%', 'mrpc_pair')
+) AS asked(key, recipe, task) USING (recipe, task)
 WHERE manifest = 'mpnet'
 GROUP BY ALL

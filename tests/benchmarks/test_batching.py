@@ -56,7 +56,7 @@ def test_another_error_is_its_own() -> None:
 
 
 def test_a_gpu_takes_what_fits_and_a_cpu_what_is_fastest() -> None:
-    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 50000}
+    sizes = {"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 50000}
     config = SimpleNamespace(to_dict=lambda: sizes)
     model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16, config=config)
     assert tokens_at_once(model, 512) == 512
