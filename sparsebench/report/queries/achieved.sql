@@ -3,8 +3,11 @@ WITH made AS (
     SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, achieved_sparsity
     FROM results
     WHERE method <> 'dense' AND achieved_sparsity IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
-          -- ELSA read no token at 95%: its file is magnitude's, byte for byte.
-          AND (method, round(sparsity, 4)) <> ('elsa', 0.95)
+          -- A training that helped nowhere keeps the weights that it began with: they are another method's, byte for byte.
+          AND variant_id NOT IN (
+              SELECT t.variant_id FROM variants t JOIN variants p ON p.model = t.model AND p.content = t.content AND p.trained_tokens IS NULL
+              WHERE t.trained_tokens > 0
+          )
 ), everything AS (
     SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
 )

@@ -1,14 +1,15 @@
 -- What a variant costs on one rank: the file, the peak of memory and loading, over dense in the same engine, and how many times as fast
 -- prompt, token and request are as in the fastest engine that ran the dense model there (`rival`); `prompt_paired` is over dense in the same. Of zeros at one sparsity the method that
 -- loses least. Dense kernels do not skip zeros: table `deepspeed` has them. Dense has a row for each that ran it, in bytes and milliseconds. `widest`: of a
--- model's machines the one where most did.
+-- model's machines the one where most did. `narrow`: llama.cpp was compiled for fewer instructions than the machine has.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), times AS (
     SELECT variant_id, model, weights, machine, engine, workload, method, sparsity, max(started_at) AS started_at, bool_and(_dense_kernel(kernel)) AS plain, max(rivals) AS rivals, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
            any_value(speedup) FILTER (phase IN ('prefill', 'encode')) AS prompt, any_value(paired) FILTER (phase = 'prefill') AS prompt_paired, any_value(speedup) FILTER (phase = 'decode') AS token,
            any_value(speedup) FILTER (phase IN ('generate', 'forward')) AS request, any_value(ms / dense_ms) FILTER (phase = 'load') AS loading,
-           any_value(verdict) FILTER (phase IN ('generate', 'forward')) AS verdict,
+           any_value(shown) FILTER (phase IN ('prefill', 'encode')) AS prompt_shown, any_value(shown) FILTER (phase = 'decode') AS token_shown, any_value(shown) FILTER (phase IN ('generate', 'forward')) AS request_shown,
+           bool_or(engine = 'llamacpp' AND machine LIKE '%AVX-512%' AND kernel NOT LIKE '%avx512%') AS narrow,
            coalesce(bool_or(gains) FILTER (phase IN ('decode', 'forward')), false) AS gains
     FROM _headlines
     JOIN asked USING (variant_id)
@@ -20,7 +21,7 @@ WITH asked AS (
     SELECT variant_id, min(share) AS share FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
 ), found AS (
     SELECT t.model, t.weights, machine_label(machine) AS processor, engine, rival, rivals, workload, words AS variant, r.kind, t.sparsity, share, of_dense AS peak, loading, prompt, prompt_paired, token, request,
-           verdict, gains, g.ratio, coalesce(g.passes, false) AS passes, coalesce(g.ruined, false) AS ruined, plain
+           prompt_shown, token_shown, request_shown, narrow, gains, g.ratio, coalesce(g.passes, false) AS passes, coalesce(g.ruined, false) AS ruined, plain
     FROM times t
     JOIN _recipes r USING (variant_id)
     LEFT JOIN peaks p USING (variant_id, machine, engine)

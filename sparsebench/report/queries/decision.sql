@@ -20,8 +20,7 @@ WITH asked AS (
            any_value(speedup) FILTER (phase IN ('decode', 'forward') AND gains) AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
            any_value(shown) FILTER (phase IN ('decode', 'forward')) AS token_shown, any_value(shown) FILTER (phase = 'prefill') AS prompt_shown, any_value(shown) FILTER (phase IN ('generate', 'forward')) AS request_shown,
            any_value(regexp_replace(workload, '^b1 p(\d+) g(\d+).*', 'a prompt of \1 tokens, an answer of \2')) AS workload
-    -- A question mark: neither a gain nor a loss is shown.
-    FROM (SELECT *, format('×{:.2f}{}', speedup, if(gains OR speedup_high < 1, '', '?')) AS shown FROM _headlines) l
+    FROM _headlines l
     JOIN _recipes USING (variant_id)
     WHERE verdict IS NOT NULL
     GROUP BY l.model, words, record_id, engine, processor
