@@ -5,11 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sparsebench.errors import QueryError, UserError
@@ -19,8 +17,8 @@ from sparsebench.figures.draw import Rendered, draw
 from sparsebench.figures.names import apart
 from sparsebench.figures.spec import SHIPPED, listing, parse
 from sparsebench.ledger import query
-from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.store import Ledger
+from tests.figures.pictures import NAMES, SAMPLED, SPECS, exploding
 
 NOWHERE = Path("nowhere")
 
@@ -30,22 +28,6 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
     return list(drawing.render(*asked, **settings))
 
 
-SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
-NAMES = [
-    "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "magnitudes",
-    "memory", "near_zero", "pareto_bytes", "perplexity", "recovered", "removed", "retained", "rms", "score", "shapes",
-    "size", "structure", "training",
-]  # fmt: skip
-
-
-SAMPLED = [
-    name
-    for name in NAMES
-    if name not in ("block_error", "bytes_read", "kinds", "kinds_time", "recovered", "removed", "shapes", "training")
-]
-"""Figures that the sample has rows for: it has zeros only, and nothing was trained."""
-SPECS = Path(__file__).parent / "specs"
-"""Headers that no shipped figure has any more, for what they make the drawing do."""
 SAMPLE = ("perplexity", "engines", "structure")
 """Figures of different kinds; the others are looked at by the long tests."""
 
@@ -146,131 +128,6 @@ def test_listing_and_help_do_without_matplotlib() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("across", [1, 3])
-def test_the_sparsity_axis_keeps_its_points_apart(across: int) -> None:
-    places = style.spread(np.array(SPARSITIES))
-    inches = (style.WIDTH / across - 0.6) * np.diff(places) / np.ptp(places)
-    assert (inches > 0.12).all()
-    assert style.gather(places) == pytest.approx(SPARSITIES)
-
-
-def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
-    """Lines that fall and cross, with intervals, chance and dense."""
-    generator = np.random.default_rng(series)
-    found = []
-    for facet in range(facets):
-        for name in range(series):
-            for sparsity in SPARSITIES:
-                score = 0.7 - 0.2 * sparsity**3 + 0.02 * generator.normal()
-                found.append(
-                    {
-                        "sparsity": sparsity, "score": score, "low": score - 0.03, "high": score + 0.03, "chance": 0.5,
-                        "dense": 0.7, "int8": 0.69, "line": f"method-{name}/layer", "bound": name == 2, "place": name,
-                        "apart": False,
-                        "panel": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
-                    }
-                )  # fmt: skip
-    return found
-
-
-def overlaps(figure: Any) -> list[str]:
-    """Texts that leave the sheet, and pairs of texts that touch."""
-    from matplotlib.text import Text
-
-    figure.draw_without_rendering()
-    undrawn = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in _beyond(axis)}
-    boxes = [
-        (text.get_text(), Text.get_window_extent(text))  # without an annotation's thread
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip() and id(text) not in undrawn
-    ]
-    sheet = figure.bbox
-    wrong = [
-        f"{text!r} is clipped"
-        for text, box in boxes
-        if box.x0 < -1 or box.y0 < -1 or box.x1 > sheet.x1 + 1 or box.y1 > sheet.y1 + 1
-    ]
-    for place, (text, box) in enumerate(boxes):
-        for other, rival in boxes[place + 1 :]:
-            across = min(box.x1, rival.x1) - max(box.x0, rival.x0)
-            down = min(box.y1, rival.y1) - max(box.y0, rival.y0)
-            if across > 1 and down > 1.5:
-                wrong.append(f"{text!r} lies on {other!r}")
-    return wrong
-
-
-def _beyond(axis: Any) -> list[Any]:
-    """Labels of the spare ticks outside of an axis' limits, which are not drawn."""
-    low, high = sorted(axis.get_view_interval())
-    slack = 1e-6 * (high - low)
-    return [tick.label1 for tick in axis.get_major_ticks() if not low - slack <= tick.get_loc() <= high + slack]
-
-
-@pytest.mark.parametrize("facets", [1, 2, 6])
-@pytest.mark.parametrize("series", [1, 3, 10, 40])
-@pytest.mark.long
-def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
-    rows = rows_of(series, facets)
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    assert overlaps(draw(parse(SHIPPED / "score.sql"), table, [])) == []
-
-
-def exploding(series: int, facets: int, dense: float = 25.0, worst: float = 1e9) -> list[dict[str, Any]]:
-    """Perplexities from ``dense`` to ``worst``: lines of different lengths, holes, missing intervals."""
-    found = []
-    for facet in range(facets):
-        for name in range(series):
-            for place, sparsity in enumerate(SPARSITIES[: len(SPARSITIES) - name % 3]):
-                score = dense * (worst / dense) ** (sparsity ** (1 + name))
-                known = (place + name) % 4 != 3
-                found.append(
-                    {
-                        "sparsity": sparsity, "score": score if known else None, "low": score / 1.1 if place % 2 else None,
-                        "high": min(score * 1.1, 1.79e308) if place % 2 else None, "dense": dense,
-                        "collapsed": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1,
-                        "place": name, "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows", "apart": False,
-                    }
-                )  # fmt: skip
-    return found
-
-
-def labels(axes: Any) -> list[str]:
-    """What is written along the vertical axis, from below."""
-    undrawn = {id(label) for label in _beyond(axes.yaxis)}
-    return [label.get_text() for label in axes.get_yticklabels() if id(label) not in undrawn]
-
-
-@pytest.mark.parametrize("facets", [1, 3])
-@pytest.mark.parametrize("series", [1, 3, 8, 12, 20])
-@pytest.mark.long
-def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None:
-    rows = exploding(series, facets)
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    figure = draw(parse(SPECS / "levels.sql"), table, [])
-    assert overlaps(figure) == []
-    assert labels(figure.axes[0]) == ["100", "1000", "10000", "1e6", "1e10"]
-    named = {text.get_text() for text in figure.axes[0].texts}
-    assert {"dense", "collapsed"} <= named
-    assert ({row["line"] for row in rows} <= named) == (series <= (12 if facets == 1 else 7))
-
-
-@pytest.mark.parametrize(
-    ("worst", "shown"),
-    [
-        (26, ["24", "26", "28"]),
-        (60, ["30", "50", "70"]),
-        (1e3, ["30", "100", "300", "1000"]),
-        (1e300, ["100", "1000", "10000", "1e6", "1e10", "1e20", "1e50", "1e150", "1e300"]),
-    ],
-)
-def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: list[str]) -> None:
-    rows = exploding(3, 1, worst=worst)
-    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
-    figure = draw(parse(SPECS / "levels.sql"), table, [])
-    assert labels(figure.axes[0]) == shown
-    assert overlaps(figure) == []
-
-
 def test_a_log_axis_that_panels_share_holds_all_of_them(tmp_path: Path) -> None:
     path = tmp_path / "perplexity.sql"
     path.write_text((SPECS / "levels.sql").read_text().replace("-- yscale: log", "-- yscale: log\n-- yshare: yes"))
@@ -300,22 +157,6 @@ def test_points_of_a_series_apart_are_not_joined(apart: int) -> None:
     assert len(joined) == 3 - apart
 
 
-def test_the_axis_is_packed_together_from_where_models_have_collapsed() -> None:
-    knee = parse(SPECS / "levels.sql").get("knee")
-    assert (
-        float(knee) == Metric.named("perplexity").collapsed_above == Metric.named("pseudo_perplexity").collapsed_above
-    )
-
-
-@pytest.mark.parametrize("knee", [1e4, float("inf")])
-def test_the_packed_axis_keeps_the_order_and_comes_back(knee: float) -> None:
-    values = np.array([1.0, 25, 9999, 1e4, 1.0001e4, 1e6, 1e9, 1e100, 1e300])
-    places = style.fold(values, knee)
-    assert (np.diff(places) > 0).all()
-    assert style.unfold(places, knee) == pytest.approx(values, rel=1e-6)
-    assert np.diff(style.fold(np.array([25.0, 250.0, 2500.0]), knee)) == pytest.approx([1, 1])
-
-
 def test_random_is_drawn_in_grey_and_leaves_the_colours_to_others() -> None:
     found = style.looks(["a", "random/layer", "b"], {"random/layer"})
     assert found["random/layer"].colour == style.BOUND
@@ -332,34 +173,6 @@ def test_a_series_that_asks_for_a_place_looks_alike_in_every_figure_where_its_co
     many = [str(number) for number in range(40)]
     alike = style.looks(many, (), dict.fromkeys(many, 7)).values()
     assert len({(look.colour, look.marker, str(look.dashes)) for look in alike}) == 40
-
-
-@pytest.mark.parametrize("wanted", [[0.5] * 12, [0.0, 0.01, 0.02, 0.9, 1.0], [-0.2, 0.3, 1.4], [0.7]])
-def test_names_are_moved_apart_no_further_than_needed(wanted: list[float]) -> None:
-    found = apart(wanted, 0.06)
-    assert all(after - before > 0.06 - 1e-9 for before, after in pairwise(found))
-    assert -1e-9 <= found[0] <= found[-1] <= 1 + 1e-9
-    assert apart(found, 0.06) == pytest.approx(found)
-    far = max(abs(place - found[at]) for at, place in enumerate(wanted) if 0 <= place <= 1)
-    assert far <= 0.06 * (len(wanted) - 1) / 2 + 1e-9
-
-
-def test_no_line_runs_through_the_name_of_another(figure: Callable[..., Any]) -> None:
-    """A line that ends early, below another that goes on: its name stands before its end."""
-    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\nSELECT 1")
-    rows = (
-        (0.0, 0.0, "low"),
-        (5.0, 0.0, "low"),
-        (0.0, -1.0, "high"),
-        (9.0, 1.0, "high"),
-        (4.9, -0.5, "early"),
-        (5.0, 0.24, "early"),
-    )
-    (axes,) = draw(spec, query.Table(("x", "y", "s"), rows), []).axes
-    (early,) = (text for text in axes.texts if text.get_text() == "early")
-    (high,) = (line for line in axes.lines if list(line.get_ydata()) == [-1.0, 1.0])
-    path = high.get_transform().transform_path(high.get_path())
-    assert not path.intersects_bbox(early.get_window_extent(), filled=False)
 
 
 def test_the_name_of_a_level_stays_and_the_others_make_room() -> None:
@@ -401,46 +214,6 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     # The other text's line is shown where it has a sparsity of its own, by the name of its calibration.
     assert {row["line"] for row in rows if row["line"].startswith("wanda ")} == {"wanda N:M", "wanda N:M (text 2)"}
     assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
-
-
-@pytest.fixture(scope="session")
-def answers(ledger: Path) -> dict[str, query.Table]:
-    """The rows of each sampled figure, asked for in one session, which makes each view once."""
-    with query.session(ledger) as ask:
-        return {name: ask(parse(SHIPPED / f"{name}.sql").sql) for name in SAMPLED}
-
-
-@pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
-@pytest.mark.parametrize("name", SAMPLED)
-def test_shipped_figures_clip_and_overlap_nothing(answers: dict[str, query.Table], name: str, width: float) -> None:
-    figure = draw(parse(SHIPPED / f"{name}.sql"), answers[name], [], width)
-    assert figure.get_figwidth() == width
-    assert overlaps(figure) == []
-
-
-@pytest.mark.parametrize(("layers", "models"), [(6, 1), (30, 2), (48, 3)])
-def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
-    kinds = ["encoder q", "encoder k", "decoder cross_q", "decoder gate_up", "decoder down"]
-    rows = tuple(
-        (layer, kind, 0.08 + 0.001 * layer, f"model-{model}")
-        for model in range(models)
-        for kind in kinds
-        for layer in range(layers)
-    )
-    table = query.Table(("layer", "kind", "near_share", "facet"), rows)
-    assert overlaps(draw(parse(SHIPPED / "structure.sql"), table, [])) == []
-
-
-@pytest.mark.parametrize("scale", ["linear", "log", "category", "sparsity"])
-@pytest.mark.parametrize("points", [1, 4])
-def test_lines_on_every_scale_with_any_number_of_points(figure: Callable[..., Any], scale: str, points: int) -> None:
-    spec = figure(
-        f"-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\n-- xscale: {scale}\n-- yscale: log\nSELECT 1"
-    )
-    rows = tuple((0.2 * (place + 1), 10.0 ** (place - 2), name) for place in range(points) for name in "ab")
-    drawn = draw(spec, query.Table(("x", "y", "s"), rows), [])
-    assert overlaps(drawn) == []
-    assert {text.get_text() for text in drawn.axes[0].texts} == {"a", "b"}
 
 
 def test_a_line_over_words_goes_in_their_order(figure: Callable[..., Any]) -> None:

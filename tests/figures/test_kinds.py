@@ -16,7 +16,7 @@ from sparsebench.figures.scatter import front
 from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.store import Ledger
-from tests.figures.test_draw import overlaps, rows_of
+from tests.figures.pictures import overlaps, rows_of
 from tests.ledger import samples
 
 SPECS = Path(__file__).parent / "specs"

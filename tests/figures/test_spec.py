@@ -12,7 +12,7 @@ from sparsebench.errors import UserError
 from sparsebench.figures.spec import KEYS, SHIPPED, listing, parse
 from sparsebench.figures.values import fitting
 from sparsebench.ledger.query import Table
-from tests.figures.test_draw import NAMES
+from tests.figures.pictures import NAMES
 
 GOOD = "-- title: Mine\n-- kind: line\n-- x: a\n-- y: b\n-- note: one\n-- note: two\n\n-- a comment\nSELECT 1 AS a, 2 AS b\n"
 

@@ -22,7 +22,7 @@ from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
+from sparsebench.steps.recover.reading import TrainingText, draw
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import fitted_to, kinds, label, single
 from tests.models.replaying import batch, written
@@ -387,16 +387,6 @@ def test_settings() -> None:
             single("recover", name, **wrong)
 
 
-def test_every_sample_is_read_once_an_epoch_in_an_order_of_its_own() -> None:
-    steps = schedule([3, 4, 5, 6, 7], 60, 2, 1)
-    flat = [place for rows in steps for place in rows]
-    assert sorted(flat[:5]) == sorted(flat[5:10]) == [0, 1, 2, 3, 4]
-    assert flat[:5] != flat[5:10]
-    counts = [sum([3, 4, 5, 6, 7][place] for place in rows) for rows in steps]
-    assert sum(counts) >= 60 > sum(counts[:-1])
-    assert steps == schedule([3, 4, 5, 6, 7], 60, 2, 1) != schedule([3, 4, 5, 6, 7], 60, 2, 2)
-
-
 def test_a_field_of_the_default_text_is_drawn() -> None:
     asked: list[Calibration] = []
 
@@ -407,18 +397,3 @@ def test_a_field_of_the_default_text_is_drawn() -> None:
     own = single("recover", "finetune", field="question", tokens=100, length=16)
     draw(own, Context("decoder", training_tokens=take), {})
     assert {one.field for one in asked} == {"question"}
-
-
-def test_words_are_masked_as_bert_does() -> None:
-    words = WordMasking(1, frozenset({2}), 500)
-    ids, mask = torch.full((200, 50), 7), torch.ones(200, 50)
-    ids[:, 0], mask[:, 40:] = 2, 0
-    seen, labels = words.masked(ids, mask, 4)
-    asked = labels != -100
-    assert not asked[:, 0].any() and not asked[:, 40:].any()
-    assert float(asked[:, 1:40].float().mean()) == pytest.approx(0.15, abs=0.01)
-    assert (labels[asked] == 7).all() and torch.equal(seen[~asked], ids[~asked])
-    assert float((seen[asked] == 1).float().mean()) == pytest.approx(0.8, abs=0.04)
-    assert float((seen[asked] == 7).float().mean()) == pytest.approx(0.1, abs=0.03)
-    short = words.masked(torch.tensor([[2, 7, 2]]), torch.ones(1, 3), 0)[1]
-    assert short.tolist() == [[-100, 7, -100]]  # never nothing

@@ -1,0 +1,151 @@
+"""Room in pictures: axes, names and lines that clip and overlap nothing, however many series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsebench.figures import style
+from sparsebench.figures.draw import draw
+from sparsebench.figures.names import apart
+from sparsebench.figures.spec import SHIPPED, parse
+from sparsebench.ledger import query
+from sparsebench.ledger.statistics import Metric
+from tests.figures.pictures import SAMPLED, SPARSITIES, SPECS, exploding, labels, overlaps, rows_of
+
+
+@pytest.mark.parametrize("across", [1, 3])
+def test_the_sparsity_axis_keeps_its_points_apart(across: int) -> None:
+    places = style.spread(np.array(SPARSITIES))
+    inches = (style.WIDTH / across - 0.6) * np.diff(places) / np.ptp(places)
+    assert (inches > 0.12).all()
+    assert style.gather(places) == pytest.approx(SPARSITIES)
+
+
+@pytest.mark.parametrize("facets", [1, 2, 6])
+@pytest.mark.parametrize("series", [1, 3, 10, 40])
+@pytest.mark.long
+def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
+    rows = rows_of(series, facets)
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    assert overlaps(draw(parse(SHIPPED / "score.sql"), table, [])) == []
+
+
+@pytest.mark.parametrize("facets", [1, 3])
+@pytest.mark.parametrize("series", [1, 3, 8, 12, 20])
+@pytest.mark.long
+def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None:
+    rows = exploding(series, facets)
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    figure = draw(parse(SPECS / "levels.sql"), table, [])
+    assert overlaps(figure) == []
+    assert labels(figure.axes[0]) == ["100", "1000", "10000", "1e6", "1e10"]
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert {"dense", "collapsed"} <= named
+    assert ({row["line"] for row in rows} <= named) == (series <= (12 if facets == 1 else 7))
+
+
+@pytest.mark.parametrize(
+    ("worst", "shown"),
+    [
+        (26, ["24", "26", "28"]),
+        (60, ["30", "50", "70"]),
+        (1e3, ["30", "100", "300", "1000"]),
+        (1e300, ["100", "1000", "10000", "1e6", "1e10", "1e20", "1e50", "1e150", "1e300"]),
+    ],
+)
+def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: list[str]) -> None:
+    rows = exploding(3, 1, worst=worst)
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    figure = draw(parse(SPECS / "levels.sql"), table, [])
+    assert labels(figure.axes[0]) == shown
+    assert overlaps(figure) == []
+
+
+def test_the_axis_is_packed_together_from_where_models_have_collapsed() -> None:
+    knee = parse(SPECS / "levels.sql").get("knee")
+    assert (
+        float(knee) == Metric.named("perplexity").collapsed_above == Metric.named("pseudo_perplexity").collapsed_above
+    )
+
+
+@pytest.mark.parametrize("knee", [1e4, float("inf")])
+def test_the_packed_axis_keeps_the_order_and_comes_back(knee: float) -> None:
+    values = np.array([1.0, 25, 9999, 1e4, 1.0001e4, 1e6, 1e9, 1e100, 1e300])
+    places = style.fold(values, knee)
+    assert (np.diff(places) > 0).all()
+    assert style.unfold(places, knee) == pytest.approx(values, rel=1e-6)
+    assert np.diff(style.fold(np.array([25.0, 250.0, 2500.0]), knee)) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("wanted", [[0.5] * 12, [0.0, 0.01, 0.02, 0.9, 1.0], [-0.2, 0.3, 1.4], [0.7]])
+def test_names_are_moved_apart_no_further_than_needed(wanted: list[float]) -> None:
+    found = apart(wanted, 0.06)
+    assert all(after - before > 0.06 - 1e-9 for before, after in pairwise(found))
+    assert -1e-9 <= found[0] <= found[-1] <= 1 + 1e-9
+    assert apart(found, 0.06) == pytest.approx(found)
+    far = max(abs(place - found[at]) for at, place in enumerate(wanted) if 0 <= place <= 1)
+    assert far <= 0.06 * (len(wanted) - 1) / 2 + 1e-9
+
+
+def test_no_line_runs_through_the_name_of_another(figure: Callable[..., Any]) -> None:
+    """A line that ends early, below another that goes on: its name stands before its end."""
+    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\nSELECT 1")
+    rows = (
+        (0.0, 0.0, "low"),
+        (5.0, 0.0, "low"),
+        (0.0, -1.0, "high"),
+        (9.0, 1.0, "high"),
+        (4.9, -0.5, "early"),
+        (5.0, 0.24, "early"),
+    )
+    (axes,) = draw(spec, query.Table(("x", "y", "s"), rows), []).axes
+    (early,) = (text for text in axes.texts if text.get_text() == "early")
+    (high,) = (line for line in axes.lines if list(line.get_ydata()) == [-1.0, 1.0])
+    path = high.get_transform().transform_path(high.get_path())
+    assert not path.intersects_bbox(early.get_window_extent(), filled=False)
+
+
+@pytest.fixture(scope="session")
+def answers(ledger: Path) -> dict[str, query.Table]:
+    """The rows of each sampled figure, asked for in one session, which makes each view once."""
+    with query.session(ledger) as ask:
+        return {name: ask(parse(SHIPPED / f"{name}.sql").sql) for name in SAMPLED}
+
+
+@pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_shipped_figures_clip_and_overlap_nothing(answers: dict[str, query.Table], name: str, width: float) -> None:
+    figure = draw(parse(SHIPPED / f"{name}.sql"), answers[name], [], width)
+    assert figure.get_figwidth() == width
+    assert overlaps(figure) == []
+
+
+@pytest.mark.parametrize(("layers", "models"), [(6, 1), (30, 2), (48, 3)])
+def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
+    kinds = ["encoder q", "encoder k", "decoder cross_q", "decoder gate_up", "decoder down"]
+    rows = tuple(
+        (layer, kind, 0.08 + 0.001 * layer, f"model-{model}")
+        for model in range(models)
+        for kind in kinds
+        for layer in range(layers)
+    )
+    table = query.Table(("layer", "kind", "near_share", "facet"), rows)
+    assert overlaps(draw(parse(SHIPPED / "structure.sql"), table, [])) == []
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "category", "sparsity"])
+@pytest.mark.parametrize("points", [1, 4])
+def test_lines_on_every_scale_with_any_number_of_points(figure: Callable[..., Any], scale: str, points: int) -> None:
+    spec = figure(
+        f"-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\n-- xscale: {scale}\n-- yscale: log\nSELECT 1"
+    )
+    rows = tuple((0.2 * (place + 1), 10.0 ** (place - 2), name) for place in range(points) for name in "ab")
+    drawn = draw(spec, query.Table(("x", "y", "s"), rows), [])
+    assert overlaps(drawn) == []
+    assert {text.get_text() for text in drawn.axes[0].texts} == {"a", "b"}
