@@ -26,6 +26,13 @@ CREATE OR REPLACE MACRO noise_bound(ratio, low, high, n) AS
 -- The runs that show how comparisons vary: processes, or the pairs of blocks of one process, which say nothing about another process.
 CREATE OR REPLACE MACRO _runs(processes, pairs) AS if(coalesce(processes, 1) > 1, processes, pairs);
 
+-- The dense model in the dense kernels of an engine that skips zeros. In `latency` that engine's dense model is plain torch's.
+CREATE OR REPLACE VIEW _own_dense AS
+SELECT manifest, variant_id, model, weights, method, sparsity, engine, ranks, workload, phase, 1000 * median_s AS ms, 1 / ratio AS speedup,
+       kernel, dtype, threads, steady, machine, started_at, record_id
+FROM _latency_phases
+WHERE forced AND phase <> 'load';
+
 CREATE OR REPLACE VIEW latency AS
 WITH unforced AS (
     SELECT * EXCLUDE (forced) FROM _latency_phases WHERE NOT forced

@@ -18,6 +18,7 @@ LEFT JOIN quantized USING (variant_id)
 LEFT JOIN made USING (variant_id)
 GROUP BY z.variant_id;
 
+-- An engine that skips zeros runs the dense model in its own dense kernels here (`own`), where that was timed.
 CREATE OR REPLACE VIEW throughput AS
 WITH timed AS (
     SELECT l.*, coalesce(rounded, 16) AS bits, if(engine = 'sparse' AND method <> 'dense', packed_bytes, dense_bytes) AS weight_bytes, parameters,
@@ -25,9 +26,9 @@ WITH timed AS (
            method = 'dense' OR (alone AND rounded IS NOT NULL) AS whole,
            CAST(regexp_extract(workload, '^b(\d+)', 1) AS INTEGER) AS sequences, CAST(regexp_extract(workload, ' p(\d+)', 1) AS INTEGER) AS prompt,
            CAST(regexp_extract(workload, ' g(\d+)', 1) AS INTEGER) AS generated
-    FROM latency l
+    FROM (FROM latency UNION ALL BY NAME SELECT *, true AS own FROM _own_dense) l
     LEFT JOIN _formats USING (variant_id)
-    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id, engine, ranks, workload, l.dtype, phase, machine ORDER BY started_at DESC, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id, engine, ranks, workload, l.dtype, phase, machine ORDER BY own, started_at DESC, record_id) = 1
 ), best AS (
     SELECT manifest, model, machine, workload, phase, min(ms) FILTER (bits = 16) AS best_16_ms, arg_min(engine || ', ' || dtype, ms) FILTER (bits = 16) AS best_16,
            min(ms) FILTER (bits = 8) AS best_8_ms, arg_min(engine, ms) FILTER (bits = 8) AS best_8,
@@ -46,7 +47,7 @@ SELECT manifest, variant_id, model, weights, method, sparsity, engine, ranks, wo
 FROM timed
 LEFT JOIN best USING (manifest, model, machine, workload, phase);
 
-COMMENT ON VIEW throughput IS 'times in the units of llama.cpp''s users, and beside the fastest engine that was measured for the dense model on the same machine and workload: one row per variant, engine, ranks, workload, number format and phase, the newest';
+COMMENT ON VIEW throughput IS 'times in the units of llama.cpp''s users, and beside the fastest engine that was measured for the dense model on the same machine and workload (that of sparse in its own dense kernels, where these were timed): one row per variant, engine, ranks, workload, number format and phase, the newest';
 COMMENT ON COLUMN throughput.phase IS 'as in latency';
 COMMENT ON COLUMN throughput.test IS 'pp N: a prompt of N tokens; tg: one new token; N + M: a whole request of N prompt and M new tokens; load';
 COMMENT ON COLUMN throughput.ms IS 'wall time of one step, ms, as in latency; of generate the whole request without loading';

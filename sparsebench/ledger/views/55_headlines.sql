@@ -3,7 +3,9 @@ CREATE OR REPLACE MACRO _dense_engine(engine) AS
     CASE WHEN engine = 'llamacpp' THEN 'llama.cpp' WHEN regexp_matches(engine, '^(hf|sparse|skip|deepspeed)') THEN 'plain torch' ELSE engine END;
 
 CREATE OR REPLACE VIEW _dense_times AS
-SELECT model, weights, machine, workload, phase, ms, dtype, _dense_engine(engine) AS name FROM latency WHERE method = 'dense';
+SELECT model, weights, machine, workload, phase, ms, dtype, _dense_engine(engine) AS name FROM latency WHERE method = 'dense'
+UNION ALL
+SELECT model, weights, machine, workload, phase, ms, dtype, 'our dense kernels' FROM _own_dense;
 
 -- Speed-ups for headlines: over the fastest that ran the dense model in floats on the same machine and workload, in whatever manifest
 -- (`rival`). Where that ran the dense model of the pair too, in the same number format, the paired ratio counts: jobs of one setting differ.
@@ -11,7 +13,7 @@ SELECT model, weights, machine, workload, phase, ms, dtype, _dense_engine(engine
 -- where neither a gain nor a loss is shown.
 CREATE OR REPLACE VIEW _headlines AS
 WITH fastest AS (
-    SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival, arg_min(dtype, ms) AS rival_dtype, count(DISTINCT name) AS rivals
+    SELECT model, weights, machine, workload, phase, min(ms) AS best_ms, arg_min(name, ms) AS rival, arg_min(dtype, ms) AS rival_dtype, count(DISTINCT name) FILTER (name <> 'our dense kernels') AS rivals
     FROM _dense_times
     GROUP BY ALL
 )
