@@ -53,11 +53,11 @@ def cores() -> int:
         return allowed
 
 
-def busy_cores(seconds: float = 0.5) -> float:
-    """Return how many of the machine's cores were busy, on average, over some seconds from now."""
+def busy_cores() -> float:
+    """Return how many of the machine's cores are busy, on average, over half a second from now."""
     import psutil
 
-    return float(psutil.cpu_percent(seconds)) / 100 * (os.cpu_count() or 1)
+    return float(psutil.cpu_percent(0.5)) / 100 * (os.cpu_count() or 1)
 
 
 def memory() -> tuple[int, int]:
@@ -126,9 +126,9 @@ def place(device: str = "cpu") -> dict[str, str]:
 
 
 @cache
-def git_state(folder: Path | None = None) -> tuple[str, bool]:
+def git_state() -> tuple[str, bool]:
     """Return the commit of the checkout that this package lies in, and whether files differ; ("", False) elsewhere."""
-    root = folder or Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "", False
 

@@ -50,7 +50,7 @@ class Encoder:
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype, device)
         self.config = bounded.read_object(self.folder / "config.json")
-        self.tokenizer: Any = padding(load_tokenizer(folder), self.config)
+        self.tokenizer: Any = with_padding_token(load_tokenizer(folder), self.config)
         self.dtype, self.device = dtype, device
         self.asked_batch_size = batch_size
         rows = tokens_at_once(self.model, 0) // self.max_length
@@ -117,9 +117,9 @@ class Encoder:
         return self._logits[key]
 
     def rows(
-        self, texts: Sequence[tuple[str, ...]], limit: int, of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
+        self, texts: Sequence[tuple[str, ...]], limit: int, forward: Callable[[dict[str, torch.Tensor]], torch.Tensor]
     ) -> list[Any]:
-        """Return what ``of`` gives for each text, cut to ``limit`` tokens, from padded batches, longest texts first."""
+        """Return what ``forward`` gives for each text, cut to ``limit`` tokens, from padded batches, longest texts first."""
         import torch
 
         columns = [list(column) for column in zip(*texts, strict=True)]
@@ -130,8 +130,8 @@ class Encoder:
             rows = {name: [values[number] for number in numbers] for name, values in encoded.items()}
             batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.model.device)
             with torch.inference_mode():
-                made: np.ndarray = of(dict(batch)).cpu().numpy()
-            return made
+                outputs: np.ndarray = forward(dict(batch)).cpu().numpy()
+            return outputs
 
         results: list[Any] = [None] * len(texts)
         done = 0
@@ -149,8 +149,8 @@ class Encoder:
         """Return what every encoder task records. ``rows`` are its documents in order; None for running text."""
         from importlib.metadata import version
 
-        asked: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
-        return asked | {
+        hashed: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
+        return hashed | {
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
             "task_version": str(task.version),
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
@@ -171,7 +171,7 @@ class Encoder:
         return min(int(self.tokenizer.model_max_length), longest_input(self.config) or DEFAULT_LENGTH)
 
 
-def padding(tokenizer: Any, config: Mapping[str, Any]) -> Any:
+def with_padding_token(tokenizer: Any, config: Mapping[str, Any]) -> Any:
     """Return the tokenizer with a padding token; what stands there is masked, except where config.json names it."""
     if tokenizer.pad_token is None:
         named = config.get("pad_token_id")
@@ -189,29 +189,40 @@ def documents(
     ``own_data`` is empty.
     """
     if own_data or data:
-        path = own_data.fetch(cache) if own_data else sources.fetch(sources.parse(data or ""), cache)
-        records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
-        for number, record in enumerate(records if own_data else (), 1):
-            for name, value in record.items():
-                if value is None or (isinstance(value, str) and not value.strip()):
-                    message = f"task {task.name}: record {number}: {name} is empty"
-                    raise BenchmarkError(message, "fill it in, or leave the record out")
-        return records
+        return _own_documents(task, cache, data, own_data)
     if task.hub is None:
         import pyarrow as pa
 
         with pa.memory_map(str(sources.fetch(sources.parse(task.data[0]), cache))) as file:
             rows: list[dict[str, Any]] = pa.ipc.open_stream(file).read_all().to_pylist()
         return rows
+    return _hub_documents(task, cache)
+
+
+def _own_documents(
+    task: Benchmark, cache: sources.Cache, data: str | None, own_data: own.OwnData | None
+) -> list[dict[str, Any]]:
+    path = own_data.fetch(cache) if own_data else sources.fetch(sources.parse(data or ""), cache)
+    records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
+    for number, record in enumerate(records if own_data else (), 1):
+        for name, value in record.items():
+            if value is None or (isinstance(value, str) and not value.strip()):
+                message = f"task {task.name}: record {number}: {name} is empty"
+                raise BenchmarkError(message, "fill it in, or leave the record out")
+    return records
+
+
+def _hub_documents(task: Benchmark, cache: sources.Cache) -> list[dict[str, Any]]:
     import datasets
 
+    assert task.hub is not None
     data_set, name, split = task.hub
+    folder = str(cache.root / "datasets")
     try:
-        kept = str(cache.root / "datasets")
-        rows_of_hub = datasets.load_dataset(data_set, name, split=split, cache_dir=kept, trust_remote_code=False)
+        rows = datasets.load_dataset(data_set, name, split=split, cache_dir=folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BenchmarkError(
             f"task {task.name}: {data_set}/{name} cannot be had from the hub: {type(error).__name__}: {error}",
             "check HF_ENDPOINT, HF_HUB_OFFLINE and the network, or choose a task with offline data",
         ) from error
-    return [dict(row) for row in rows_of_hub]
+    return [dict(row) for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.own import OwnData, column_values
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import Refusal, SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger
 from sparsebench.models.files.labels import choice_problem, class_numbers, head_outputs
@@ -50,24 +50,23 @@ def fitting(config: Mapping[str, Any], family: Family = "encoder") -> list[str]:
     ]
 
 
-def data_misfit(own_data: OwnData, config: Mapping[str, Any], labels: Sequence[str] | None) -> tuple[str, str, str]:
-    """Return the key of an entry that does not fit a classification head, the reason and the way out; else empty texts.
+def data_misfit(
+    own_data: OwnData, config: Mapping[str, Any], labels: Sequence[str] | None
+) -> tuple[str, Refusal] | None:
+    """Return the key of an entry that does not fit a classification head, and why; None where all keys fit.
 
     ``labels`` are the names of the head's outputs if the manifest gives them. Of a file on this machine, the first
     labels are read too.
     """
     metric, problem = own_data.metric_used, choice_problem(config)
     if metric in REGRESSION and not problem:
-        return "metric", "its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`"
+        return "metric", Refusal("its head chooses a class, not a number", "`metric: acc` or `metric: macro_f1`")
     if metric not in REGRESSION and problem:
-        return (
-            "metric" if own_data.metric else "task",
-            problem,
-            "`metric: spearman` or `metric: pearson`, for a single number",
-        )
+        way_out = "`metric: spearman` or `metric: pearson`, for a single number"
+        return "metric" if own_data.metric else "task", Refusal(problem, way_out)
     source = sources.parse(own_data.source)
     if source.kind != "path" or metric in REGRESSION:
-        return "", "", ""
+        return None
     path = Path(source.location)
     try:
         records = islice(enumerate(read_records(path, *own_data.fields), 1), _FIRST)
@@ -75,5 +74,5 @@ def data_misfit(own_data: OwnData, config: Mapping[str, Any], labels: Sequence[s
         stated = [str(values[1]) for values in columns]
         class_numbers(labels or head_outputs(config), [label for label in stated if label.strip()])
     except SparsebenchError as error:
-        return "source", error.message, error.hint or ""
-    return "", "", ""
+        return "source", Refusal(error.message, error.hint or "")
+    return None

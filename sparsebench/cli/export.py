@@ -18,7 +18,7 @@ from sparsebench.ledger.naming import measured_variants, resolve
 from sparsebench.manifest.names import Family
 from sparsebench.paths import ledger_path, vacant
 from sparsebench.plan.single import single
-from sparsebench.run.export import FORMATS, located
+from sparsebench.run.export import FORMATS, variant_folder
 from sparsebench.run.export import export as write
 from sparsebench.sources import Cache
 
@@ -79,7 +79,7 @@ def _measured(ledger: Path, name: str) -> tuple[Path, Family]:
     """Return the folder and family of a variant that a run has made. Raises UserError where its folder is gone."""
     variant = resolve(name, measured_variants(ledger))
     (row,) = query.run(ledger, "SELECT * FROM variants WHERE variant_id = $id", {"id": variant.id}).dicts()
-    folder = located(Cache().root / "work", variant.id)
+    folder = variant_folder(Cache().root / "work", variant.id)
     if folder is None:
         again = make_command(ledger, row) if row["recipe"] != "dense" else f"sparsebench run with {row['source']}"
         raise UserError(

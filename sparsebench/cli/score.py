@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -87,11 +87,9 @@ def score(
     if list_them:
         _list_tasks(as_json)
         return
-    _refuse_unknown(task or ())
-    if not source or not (task or manifest):
-        raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
-    if manifest and not task and (num_fewshot is not None or batch or data):
-        raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
+    _check_tasks(task or [], manifest, num_fewshot is not None or bool(batch or data))
+    if not source:
+        raise UserError("no model is given", "such as: sparsebench score path:my-model --task piqa")
     if documents and not as_json:
         raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
     model = open_model(source, family, dtype, offline, refuse_text)
@@ -110,14 +108,9 @@ def score(
         return score_tasks(scored_model, specs, device, failing, compute_dtype, cache)
 
     baseline, results = results_of(dense) if dense else None, results_of(model)
-    rows = scored.rows(results, baseline)
-    if as_json:
-        emit_json([row | (scored.whole(results[row["task"]]) if documents else {}) for row in rows])
-    elif rows:
-        emit_table(list(rows[0]), [list(row.values()) for row in rows], title=model.name)
+    _show(scored.rows(results, baseline), model.name, as_json, results if documents else {})
     # Written after the scores are shown: a full disk does not lose them.
     if outcomes:
-        outcomes.parent.mkdir(parents=True, exist_ok=True)
         scored.write_outcomes(outcomes, results, baseline)
     for failure in failures:
         note(failure, "red")
@@ -125,8 +118,23 @@ def score(
         raise typer.Exit(1)
 
 
-def _refuse_unknown(tasks: Iterable[str]) -> None:
-    """Raise UserError for a task that does not exist, or that a manifest must describe."""
+def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: Mapping[str, ScoreResult]) -> None:
+    """Show a row for each task; in JSON with every document's outcome where the task's result is given."""
+    if as_json:
+        emit_json([row | (scored.whole(with_outcomes[row["task"]]) if with_outcomes else {}) for row in rows])
+    elif rows:
+        emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
+
+
+def _check_tasks(tasks: list[str], manifest: Path | None, with_settings: bool) -> None:
+    """Raise UserError for a task that does not exist or that a manifest must describe, and where no task is named.
+
+    ``with_settings``: whether there are options that set a named task.
+    """
+    if not tasks and not manifest:
+        raise UserError("no --task is given", "see the tasks: sparsebench score --list")
+    if not tasks and with_settings:
+        raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
     for name in tasks:
         if known(name):
             continue

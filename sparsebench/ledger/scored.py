@@ -88,6 +88,7 @@ def write_outcomes(path: Path, results: Results, against: Results | None = None)
 
     With ``against``, a line also holds the other model's outcome (null: the document was not shown to it).
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for task, result in results.items():
             others = against[task].outcomes if against and task in against else ()

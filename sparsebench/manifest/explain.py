@@ -27,7 +27,7 @@ _EXPECTED = {
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
 }
-"""What each kind of pydantic error expected; the rest is in ``_words``."""
+"""What each kind of pydantic error expected; the rest is in ``_describe``."""
 _BOUNDS = ("gt", "ge", "lt")
 
 
@@ -37,46 +37,46 @@ def explain(
     positions: Positions,
     base: At = (),
     model: type[BaseModel] = Manifest,
-    more: Collection[str] = (),
+    extra_keys: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Yield the first errors as problems; ``data``, at ``base`` in the file, was validated as ``model``.
 
-    ``more`` are keys that are allowed besides the model's. A missing key that is there, but misspelt, is reported once,
+    ``extra_keys`` are allowed besides the model's. A missing key that is there, but misspelt, is reported once,
     as the misspelling.
     """
-    details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
+    details = [(detail, _path_in_file(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
-    known = {at: {**keys(at[:-1], model), **dict.fromkeys(more, "")} for at in [at for _, at in details if at]}
+    known = {at: {**keys(at[:-1], model), **dict.fromkeys(extra_keys, "")} for at in [at for _, at in details if at]}
     misspelt = {(*at[:-1], closest(str(at[-1]), known[at])) for at in unknown}
     for detail, at in details:
         if detail["type"] != "missing" or at not in misspelt:
-            words = _words(detail, at, positions.text((*base, *at)), known.get(at, {}))
+            words = _describe(detail, at, positions.text((*base, *at)), known.get(at, {}))
             yield positions.problem((*base, *at), *words, on_key=at in unknown)
 
 
-def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
+def _describe(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
     """Return what is wrong, what was expected and a hint.
 
     ``written`` is the value as the file has it, ``known`` are the keys that are allowed there.
     """
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
-    called = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
-    value = _said(given, written)
+    key_name = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
+    value = _shown(given, written)
     if kind == "manifest":
         return context["message"], context["expected"], context["hint"]
     if kind == "missing":
-        return f"{called} is missing", known[str(at[-1])], ""
+        return f"{key_name} is missing", known[str(at[-1])], ""
     if kind == "extra_forbidden":
-        return f"unknown key {called}", one_of(sorted(known)), did_you_mean(str(at[-1]), known)
+        return f"unknown key {key_name}", one_of(sorted(known)), did_you_mean(str(at[-1]), known)
     if kind == "literal_error":
         listed = re.split(", | or ", context["expected"])  # text in quotes, numbers without
         options = [option.strip("'") for option in listed]
         bare = isinstance(given, str) and given in listed
         hint = f"write it without quotes: {given}" if bare else did_you_mean(str(given), options)
-        return f"{called} is {value}", one_of(options), hint
+        return f"{key_name} is {value}", one_of(options), hint
     if kind == "too_short":
         kind, part = ("mapping", "key") if isinstance(given, dict) else ("list", "item")
-        return f"{called} is an empty {kind}", f"at least one {part}", ""
+        return f"{key_name} is an empty {kind}", f"at least one {part}", ""
     hint = ""
     if kind == "string_type" and isinstance(given, int | float):
         hint = f'write it in quotes: "{written}"'
@@ -88,7 +88,7 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
         if key in _BOUNDS
     }
     expected = _EXPECTED[kind].format(**bounds) if kind in _EXPECTED else detail["msg"]
-    return f"{called} is {'the text ' if isinstance(given, str) else ''}{value}", expected, hint
+    return f"{key_name} is {'the text ' if isinstance(given, str) else ''}{value}", expected, hint
 
 
 def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dic
     return alternatives
 
 
-def _place(detail: ErrorDetails, data: Any) -> At:
+def _path_in_file(detail: ErrorDetails, data: Any) -> At:
     """Return an error's path in the file, without pydantic's own parts: union tags, the index of a single value."""
     at: list[str | int] = []
     for part in detail["loc"]:
@@ -137,7 +137,7 @@ def _place(detail: ErrorDetails, data: Any) -> At:
     return tuple(at)
 
 
-def _said(given: Any, written: str) -> str:
+def _shown(given: Any, written: str) -> str:
     if given is None:
         return "empty"
     if isinstance(given, dict | list):

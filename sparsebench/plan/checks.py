@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from sparsebench import benchmarks, sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.load import Document, LoadedManifest, parse_document, read_document, siblings, validated
+from sparsebench.manifest.load import LoadedManifest, read_document, siblings, validated
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import MOST, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
@@ -38,18 +38,7 @@ OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
 
 def load(path: Path) -> LoadedManifest:
     """Load and check the manifest at ``path``. Raises ManifestError with every problem found."""
-    return _checked(read_document(path))
-
-
-def load_text(text: str, name: str) -> LoadedManifest:
-    """Load and check the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
-
-    Raises ManifestError with every problem found.
-    """
-    return _checked(parse_document(text, name))
-
-
-def _checked(document: Document) -> LoadedManifest:
+    document = read_document(path)
     problems = islice(cross_checks(document.data, document.positions, document.folder), MOST)
     return validated(document, [*problems])
 

@@ -156,10 +156,9 @@ def _tasks(
     own_data = OwnData(
         kind, "", entry.get("field"), tuple(renamed.items()), metric=entry.get("metric"), source=data.text
     )
-    if kind == "classify":
-        _, words, hint = data_misfit(own_data, config, labels)
-        if words:
-            raise UserError(f"{path}: {words}", hint)
+    if kind == "classify" and (misfit := data_misfit(own_data, config, labels)):
+        _, refusal = misfit
+        raise UserError(f"{path}: {refusal.reason}", refusal.way_out or None)
     most = DOCUMENTS if KINDS[kind].columns else WINDOWS
     entry |= {"limit": most} if own_data.about(cache) > most else {}
     yield entry

@@ -25,7 +25,6 @@ from sparsebench.plan.resolve import Resolved
 from sparsebench.plan.stages import own_of
 from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import label
 
 Recipes = Sequence[Sequence[tuple[Step, ...]]]
 """The recipes of each entry of ``variants``, written out."""
@@ -59,9 +58,9 @@ def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs,
         config = configs.get(model.name)
         runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
         # Most types are in our own table, so that transformers, which takes a second to import, need not be asked.
-        asked = config and runs and str(config.get("model_type")) not in MODEL_TYPES
-        if words := unknown_type(config, f"{model.source}: config.json") if config and asked else None:
-            yield loaded.problem(("models", index, "source"), words[0], "", words[1])
+        listed = config is None or str(config.get("model_type")) in MODEL_TYPES
+        if config and runs and not listed and (unknown := unknown_type(config, f"{model.source}: config.json")):
+            yield loaded.problem(("models", index, "source"), unknown.reason, "", unknown.way_out)
 
 
 def _unfit_steps(
@@ -76,10 +75,10 @@ def _unfit_steps(
         reported: set[tuple[int, str]] = set()
         for recipe in recipes:
             for number, step in enumerate(recipe):
-                for key, words, hint in (*_refused(recipe, number, entry_configs), *_not_installed(step)):
-                    if (number, key) not in reported:
-                        reported.add((number, key))
-                        yield loaded.problem(paths[number], words, "", hint)
+                for refused in (*_refusals(recipe, number, entry_configs), *_not_installed(step)):
+                    if (number, refused.reason) not in reported:
+                        reported.add((number, refused.reason))
+                        yield loaded.problem(paths[number], refused.reason, "", refused.way_out)
 
 
 def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterator[Problem]:
@@ -93,8 +92,8 @@ def _unreplayed(loaded: LoadedManifest, index: int, configs: Configs) -> Iterato
             )  # fmt: skip
 
 
-def _refused(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterator[tuple[str, str, str]]:
-    """Yield why a model's config.json rules out a step of a recipe: what is said once, the reason and a hint."""
+def _refusals(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterator[Refusal]:
+    """Yield why a model's config.json rules out a step of a recipe."""
     step = recipe[number]
     reshaped = any(before.settings.reshapes() for before in recipe[:number])
     for name, config in configs.items():
@@ -102,20 +101,16 @@ def _refused(recipe: tuple[Step, ...], number: int, configs: Configs) -> Iterato
         if not refusal and not reshaped:
             refusal = step.settings.refuses_shape(config)
         if refusal:
-            words = f"{name}: {refusal.reason}"
-            hints = "; or ".join(filter(None, (refusal.way_out, "keep this entry to other `models:`")))
-            yield words, words, hints
+            ways_out = filter(None, (refusal.way_out, "keep this entry to other `models:`"))
+            yield Refusal(f"{name}: {refusal.reason}", "; or ".join(ways_out))
 
 
-def _not_installed(step: Step) -> Iterator[tuple[str, str, str]]:
-    """Yield what is not installed of the libraries that a step's result depends on: no id could hold its version.
-
-    The form is that of ``_refused``.
-    """
+def _not_installed(step: Step) -> Iterator[Refusal]:
+    """Yield what is not installed of the libraries that a step's result depends on: no id could hold its version."""
     for library in step.settings.libraries():
         if environment.versions()[library] == "absent":
-            hint = f"pip install {environment.EXTRAS.get(library, library)}"
-            yield library, f"{label(step)}: {library} is not installed", hint
+            way_out = f"pip install {environment.EXTRAS.get(library, library)}"
+            yield Refusal(f"{step.verb}: {step.name} takes {library}: {library} is not installed", way_out)
 
 
 def unfit_tasks(
@@ -126,29 +121,29 @@ def unfit_tasks(
         for index, task in enumerate(tasks.of(family)):
             for model in manifest.models:
                 config = configs.get(model.name) if model.source != "random" else None
-                asked = model.family == family and (task.models is None or model.name in task.models)
-                if config and asked:
-                    key, words, hint = _ruled_out(task, model, config)
-                    if words:
-                        at = ("benchmarks", family, index, key)
-                        yield loaded.problem(at, f"{model.name}: {words}", "", hint)
+                is_scored = model.family == family and (task.models is None or model.name in task.models)
+                if config and is_scored and (misfit := _task_misfit(task, model, config)):
+                    key, refusal = misfit
+                    at = ("benchmarks", family, index, key)
+                    yield loaded.problem(at, f"{model.name}: {refusal.reason}", "", refusal.way_out)
 
 
-def _ruled_out(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the key of an entry that does not fit a model, the reason and a hint; both are empty where all keys fit."""
+def _task_misfit(task: ManifestTask, model: ManifestModel, config: Mapping[str, Any]) -> tuple[str, Refusal] | None:
+    """Return the key of an entry that does not fit a model, and why; None where all keys fit."""
     data = own_of(task)
     benchmark = benchmarks.find_benchmark(task.name or task.task, data)
     # Tasks that are not in the table are lm-eval's.
     if missing := missing_head(benchmark.adapter if benchmark else "harness", config, model.family):
-        words = f"it needs {missing}, and its config.json has {config.get('architectures')}"
-        return "task", words, f"for this model: {', '.join(fitting(config, model.family))}"
+        reason = f"it needs {missing}, and its config.json has {config.get('architectures')}"
+        return "task", Refusal(reason, f"for this model: {', '.join(fitting(config, model.family))}")
     if data and data.kind == "classify":
         return data_misfit(data, config, model.labels)
     # Only transformers knows how long an input may be, and it takes a second to import.
     longest = longest_input(config) if data and data.window and data.form in ("passages", "published") else None
     if data and data.window and longest and data.window > longest:
-        return "length" if data.length else "task", f"windows of {data.window:,} tokens, where it takes {longest:,}", ""
-    return "task", "", ""
+        reason = f"windows of {data.window:,} tokens, where it takes {longest:,}"
+        return "length" if data.length else "task", Refusal(reason)
+    return None
 
 
 def _same_checkpoint(loaded: LoadedManifest, resolved: Resolved) -> Iterator[Problem]:
@@ -210,10 +205,10 @@ def _cannot_teach(
     """Return why a teacher with this ``config`` cannot teach the model whose config is ``model_config``."""
     if config and family_of(config) not in (None, model.family):
         return Refusal(f"`{model.name}` is of another family, {model.family}", "a teacher of the same family")
-    rows = [dimensions(known).vocabulary for known in (config, model_config) if known and "vocab_size" in known]
-    if len(rows) == 2 and rows[0] != rows[1]:
-        words = f"its vocabulary has {rows[0]:,} tokens, that of `{model.name}` has {rows[1]:,}"
-        return Refusal(words, "a teacher with the same tokenizer")
+    sizes = [dimensions(known).vocabulary for known in (config, model_config) if known and "vocab_size" in known]
+    if len(sizes) == 2 and sizes[0] != sizes[1]:
+        reason = f"its vocabulary has {sizes[0]:,} tokens, that of `{model.name}` has {sizes[1]:,}"
+        return Refusal(reason, "a teacher with the same tokenizer")
     folders = [Path(source.location) for source in (teacher, sources.parse(model.source)) if source.kind == "path"]
     if len(folders) == 2 and same_tokens(*folders) is False:
         return Refusal(f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer")
@@ -227,11 +222,11 @@ def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs
         student = step.get("student")
         for described in student if isinstance(student, list) else [student]:
             layers = described.get("layers") if isinstance(described, dict) else None
-            asked = max(layers) + 1 if isinstance(layers, list) else layers or 0
+            blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
             for name, config in configs.items():
                 size = dimensions(config)
                 fewest = min(size.layers, size.decoder_layers or size.layers)
-                if is_for(entry, name) and asked > fewest:
-                    words = f"block {asked - 1}" if isinstance(layers, list) else f"{asked} blocks"
-                    message = f"{words}, where a stack of `{name}` has {fewest}"
+                if is_for(entry, name) and blocks > fewest:
+                    wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
+                    message = f"{wanted}, where a stack of `{name}` has {fewest}"
                     yield loaded.problem((*at, "student"), message, "fewer `layers`")

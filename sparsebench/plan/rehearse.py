@@ -6,6 +6,7 @@ It shows memory, time and disk before tens of gigabytes are downloaded. Nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from sparsebench.errors import UserError
@@ -22,16 +23,17 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
 
     Raises UserError naming the models that have no ``architecture:``.
     """
-    bare = [model.name for model in manifest.models if model.architecture is None]
-    if bare:
+    shapeless = [model.name for model in manifest.models if model.architecture is None]
+    if shapeless:
         raise UserError(
-            f"cannot rehearse {', '.join(bare)}: no `architecture:`",
+            f"cannot rehearse {', '.join(shapeless)}: no `architecture:`",
             "put the model's config.json under `architecture:` in the manifest",
         )
+    identity = attrgetter("architecture", "family", "dtype")
     models: list[ManifestModel] = []
     for model in manifest.models:
         drawn = model.model_copy(update={"source": "random"})
-        if any(_alike(drawn, other) for other in models):
+        if identity(drawn) in map(identity, models):
             # Models of one shape would get one id, and its results would be filed under only one of the names.
             named = {**(model.architecture or {}), "_name_or_path": model.name}
             drawn = drawn.model_copy(update={"architecture": named})
@@ -41,21 +43,17 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
         # Random weights come without the tokenizer that calibration text needs.
         update["variants"] = [recipe for entry in manifest.variants for recipe in _without_text(entry)]
     else:
-        update["variants"] = [_one(manifest.variants)] if manifest.variants else []
+        update["variants"] = [_one_sparsity(manifest.variants)] if manifest.variants else []
         if manifest.runtime:
             update["runtime"] = [runtime.model_copy(update={"select": None}) for runtime in manifest.runtime]
     return manifest.model_copy(update=update)
 
 
-def _alike(first: ManifestModel, other: ManifestModel) -> bool:
-    return (first.architecture, first.family, first.dtype) == (other.architecture, other.family, other.dtype)
-
-
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
     """Return the recipes of an entry that read no text, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
-    left = [recipe for recipe in recipes(entry) if not any(_needs_tokenizer(step) for step in recipe)]
-    return [[{step.verb: step.name, **step.settings.record(), **only} for step in recipe] for recipe in left]
+    without_text = [recipe for recipe in recipes(entry) if not any(_needs_tokenizer(step) for step in recipe)]
+    return [[{step.verb: step.name, **step.settings.record(), **only} for step in recipe] for recipe in without_text]
 
 
 def _needs_tokenizer(step: Step) -> bool:
@@ -63,10 +61,10 @@ def _needs_tokenizer(step: Step) -> bool:
     return bool(step.settings.reads_text() or step.verb == "trim" or step.settings.text_keys)
 
 
-def _one(entries: Sequence[Any]) -> dict[str, Any]:
+def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
     first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
-    sparsities = first.get("sparsity") or REHEARSED_SPARSITY
-    shares = sparsities if isinstance(sparsities, list) else [sparsities]
-    share = REHEARSED_SPARSITY if REHEARSED_SPARSITY in shares else shares[len(shares) // 2]
-    return {"prune": "magnitude", "sparsity": share}
+    swept = first.get("sparsity") or REHEARSED_SPARSITY
+    sparsities = swept if isinstance(swept, list) else [swept]
+    middle = sparsities[len(sparsities) // 2]
+    return {"prune": "magnitude", "sparsity": REHEARSED_SPARSITY if REHEARSED_SPARSITY in sparsities else middle}

@@ -41,16 +41,16 @@ class NodeIdentity:
     def here(cls, device: str) -> NodeIdentity:
         """Return the identity of this process, for a resolved device."""
         versions = {"sparsebench": __version__, **environment.versions()}
-        where = environment.place(device)
-        return cls(tuple(versions.items()), where["id"], where["machine"])
+        place = environment.place(device)
+        return cls(tuple(versions.items()), place["id"], place["machine"])
 
     def differs(self, other: NodeIdentity, exclusive: bool) -> str:
         """Say how another node differs, if at all; for times (``exclusive``) its machine must be of the same class."""
-        theirs = dict(other.versions)
+        other_versions = dict(other.versions)
         reasons = [
-            f"{name} {theirs.get(name, 'absent')} instead of {version}"
+            f"{name} {other_versions.get(name, 'absent')} instead of {version}"
             for name, version in self.versions
-            if theirs.get(name) != version
+            if other_versions.get(name) != version
         ]
         if exclusive and self.machine_id != other.machine_id:
             machines = f"{other.machine} instead of {self.machine}"
@@ -88,7 +88,7 @@ def done_on_node(
         os.chdir(start)
     identity.check(socket.gethostname(), NodeIdentity.here(settings.device), PROCESSES[job.kind].timed)
     if group:
-        spec = _placed(spec, settings.device, identity, group)
+        spec = _with_nodes(spec, settings.device, identity, group)
     local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
     with tempfile.TemporaryDirectory(dir=local.temporary) as name:
         home = Path(name)
@@ -112,7 +112,7 @@ def _identity(device: str) -> NodeIdentity:
     return NodeIdentity.here(device)
 
 
-def _placed(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -> JobSpec:
+def _with_nodes(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -> JobSpec:
     """Return a job's specification with the nodes of its placement group ``name``; this node is the first.
 
     Raises UserError for a node that is not as ``identity``, MeasureError for one that is gone or does not answer.
@@ -122,9 +122,9 @@ def _placed(spec: JobSpec, device: str, identity: NodeIdentity, name: str) -> Jo
     group = ray.util.get_placement_group(name)
     nodes = addresses(ray, group)
     task = ray.remote(_identity)
-    asked = [task.options(**on_bundle(ray, group, index)).remote(device) for index in range(1, len(nodes))]
+    pending = [task.options(**on_bundle(ray, group, index)).remote(device) for index in range(1, len(nodes))]
     try:
-        others = ray.get(asked, timeout=ANSWER_SECONDS)
+        others = ray.get(pending, timeout=ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError as error:
         silence = f"no answer from one of {', '.join(nodes[1:])} in {ANSWER_SECONDS} seconds"
         raise MeasureError(silence, "see `ray status`") from error

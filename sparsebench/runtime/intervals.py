@@ -131,12 +131,12 @@ def wide(differences: Iterable[PhaseDifference], precision: float) -> bool:
     return any(math.log(each.high / each.low) / 2 > math.log1p(precision) for each in differences)
 
 
-def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) -> bool:
-    """Return whether the medians of the last two windows differ by at most ``tolerance`` of the smaller."""
+def steady(values: Sequence[float], window: int = 3) -> bool:
+    """Return whether the medians of the last two windows differ by at most 5% of the smaller."""
     if len(values) < 2 * window:
         return False
     first, second = median(values[-2 * window : -window]), median(values[-window:])
-    return abs(first - second) <= tolerance * min(first, second)
+    return abs(first - second) <= 0.05 * min(first, second)
 
 
 def _interval(logs: Sequence[float]) -> tuple[float, float]:

@@ -68,21 +68,22 @@ def measure(
     that cannot be read back, ModelError for a folder that cannot be read.
     """
     file = gguf_file(Path(folder))
+    known = known_formats()
     for name in formats:
-        if name not in (known := known_formats()):
+        if name not in known:
             raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(known)}")
     checkpoint = open_checkpoint(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
     stored = {part for name in prunable for part in checkpoint.parts(name)}
     sizes = []
-    with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
+    with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as scratch:
         for name in formats:
-            out = keep_packed if keep_packed and name == "packed" else Path(passing) / name
+            out = keep_packed if keep_packed and name == "packed" else Path(scratch) / name
             if file:
                 sizes.append(Size(name, file.stat().st_size, None, 0.0, None))
             else:
-                sizes.append(_size(known_formats()[name], checkpoint, stored, out))
+                sizes.append(_size(known[name], checkpoint, stored, out))
     if keep_packed is not None and not file and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
@@ -105,12 +106,12 @@ def _size(row: Format, checkpoint: Checkpoint, stored: Set[str], out: Path) -> S
         start = time.perf_counter()
         row.write(checkpoint.folder, out)
         seconds = time.perf_counter() - start
-    total, each = row.sizes(out)
-    same = None if row.read is None else _same(row.read(out), checkpoint)
-    return Size(row.name, total, sum(each[name] for name in stored), seconds, same)
+    total, tensor_bytes = row.sizes(out)
+    round_trip = None if row.read is None else _is_checkpoint(row.read(out), checkpoint)
+    return Size(row.name, total, sum(tensor_bytes[name] for name in stored), seconds, round_trip)
 
 
-def _same(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
+def _is_checkpoint(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
     """Return whether the restored tensors equal all of the checkpoint's in dtype, shape and bytes."""
     seen = set()
     for info, bits in restored:

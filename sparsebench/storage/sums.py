@@ -46,11 +46,11 @@ def seal(folder: Path, device: str = "cpu") -> None:
 
     The checksums of all its files are written beside it, for ``damage``.
     """
-    made = read_json(folder / NOTES) or {}
-    if "content" not in made:
-        made |= {"content": checksum(folder), "made_on": environment.place(device)}
+    notes = read_json(folder / NOTES) or {}
+    if "content" not in notes:
+        notes |= {"content": checksum(folder), "made_on": environment.place(device)}
         forget(folder)  # a process that opens the folder now would take the note for damage
-        write_json(folder / NOTES, made, indent=1)
+        write_json(folder / NOTES, notes, indent=1)
     write(folder)
 
 
@@ -75,10 +75,10 @@ def damage(folder: Path) -> str | None:
     if other := sorted(set(known) ^ set(_names(folder))):
         return f"{folder / other[0]} {'is missing' if other[0] in known else 'was added'}"
     for name in sorted(known, key=lambda name: (folder / name).stat().st_size):
-        wanted = tuple(known[name])
-        if (size := (folder / name).stat().st_size) != wanted[0]:
-            return f"{folder / name} has {size:,} bytes, not {wanted[0]:,}"
-        if _sum(folder / name) != wanted:
+        noted_size, noted_sum = known[name]
+        if (size := (folder / name).stat().st_size) != noted_size:
+            return f"{folder / name} has {size:,} bytes, not {noted_size:,}"
+        if _sum(folder / name) != (noted_size, noted_sum):
             return f"the checksum of {folder / name} differs"
     return None
 
@@ -94,9 +94,10 @@ def _names(folder: Path) -> list[str]:
 
 def _sum(path: Path) -> tuple[int, str]:
     """Return a file's size in bytes and its checksum."""
-    size, digest, piece = 0, xxhash.xxh3_64(), memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
+    size, digest = 0, xxhash.xxh3_64()
+    piece = memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
     with path.open("rb", buffering=0) as file:
-        while got := file.readinto(piece):
-            size += got
-            digest.update(piece[:got])
+        while count := file.readinto(piece):
+            size += count
+            digest.update(piece[:count])
     return size, digest.hexdigest()

@@ -32,8 +32,6 @@ VERSION = 2
 """Bumped by hand when a change here can change a result."""
 GROUP = 1024
 """Tokens that run at once, in whole samples; the outputs of all blocks for them are held in memory."""
-
-
 ENCODED = "the encoder's output"
 """A key beside the blocks' paths: the input of the decoder's cross-attentions."""
 WAY_OUT = "remove `outputs` from the manifest, or accept that this variant has no outputs result"
@@ -116,7 +114,7 @@ def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
 
 
 def _difference(states: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor) -> float:
-    """Return the sum over the tokens in ``mask`` of ‖states - wanted‖ / ‖wanted‖, in double precision."""
+    """Return the sum over the tokens in ``mask`` of ‖states - expected‖ / ‖expected‖, in double precision."""
     left, right = states[mask].double(), expected[mask].double()
     return float(((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(sys.float_info.min)).sum())
 

@@ -17,8 +17,9 @@ from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.recover import reading, teacher, trainer
 from sparsebench.steps.registry import kinds, single
 from tests.models.replaying import written
+from tests.steps.recover.making import training_text
 from tests.steps.recover.test_teachers import tokenizer
-from tests.steps.recover.test_whole import Killed, killer, text
+from tests.steps.recover.test_whole import Killed, killer
 
 USUAL = {"tokens": 450, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 2}
 TAUGHT = {**USUAL, "top_k": 8}
@@ -69,8 +70,8 @@ class Case:
         if kept is not None:
             options |= {"resume": lambda _: self.folder / kept, "note": self.notes.append}
         context = Context(
-            self.family, 0, "auto", lambda: text(self.family), dense=self.folder / "dense",
-            training_tokens=lambda wanted: text(self.family, min(wanted.samples, 24)),
+            self.family, 0, "auto", lambda: training_text(self.family), dense=self.folder / "dense",
+            training_tokens=lambda wanted: training_text(self.family, min(wanted.samples, 24)),
             fetch_file=lambda source: self.folder / source.removeprefix("path:"), **options,
         )  # fmt: skip
         run = kinds()[asked.verb].load()

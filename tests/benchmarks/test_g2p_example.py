@@ -71,26 +71,6 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert tokenizer.decode(tokenizer("AA B NG")["input_ids"], skip_special_tokens=True) == "AA B NG"
 
 
-def test_batches_are_full_and_hold_every_pair_once(script: ModuleType) -> None:
-    data = [([1] * (n % 7 + 2), [1] * (n % 5 + 1)) for n in range(500)]
-    for epoch in (0, 1):
-        made = list(script.batches(data, epoch))
-        assert sorted(pair for batch in made for pair in batch) == sorted(data)
-        for batch in made:
-            assert (max(len(a) for a, _ in batch) + max(len(b) for _, b in batch)) * len(batch) <= script.BATCH
-    first, second = list(script.batches(data, 0)), list(script.batches(data, 1))
-    assert [len(batch[0][0]) for batch in first] == sorted(len(batch[0][0]) for batch in first)
-    assert first != second == list(script.batches(data, 1))
-
-
-def test_the_rate_rises_stays_and_falls_to_zero(script: ModuleType) -> None:
-    rates = [script.rate(step, 100) for step in range(101)]
-    assert rates[0] == 1 / script.WARMUP
-    assert set(rates[script.WARMUP : 75]) == {1.0}
-    assert rates[75:] == sorted(rates[75:], reverse=True)
-    assert rates[100] == 0
-
-
 def test_the_model_in_the_repository_is_small_and_whole() -> None:
     folder = FOLDER / "model"
     assert (folder / "model.safetensors").stat().st_size < 12e6

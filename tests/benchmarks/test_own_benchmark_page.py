@@ -11,8 +11,8 @@ import pytest
 from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks, known, sampled, score
 from sparsebench.errors import SparsebenchError
 from sparsebench.plan import checks
-from sparsebench.plan.checks import load_text
 from sparsebench.sources import Cache
+from tests.manifest.loading import load_text
 from tests.steps.plugin_page import install, length
 
 WHOLE = (Path(__file__).parents[2] / "docs" / "howto" / "own-benchmark.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, perp
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import cut, likelihoods
-from sparsebench.benchmarks.running_text import pooled_perplexity, wikitext
+from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.families import MODEL_TYPES, transformers_config
 from sparsebench.models.files.text import load_tokenizer
@@ -194,21 +194,6 @@ def test_a_likelihood_beyond_a_double_is_named_and_a_huge_one_is_a_number(tiny_l
     assert math.isfinite(pooled_perplexity([7000.0], [10]))
 
 
-def test_overlapping_windows_score_every_token_once_with_more_before_it(tiny_llama: Path) -> None:
-    model = load_model(tiny_llama, "decoder", "float32")
-    ids = [4 + (place * place + 7) % 90 for place in range(100)]
-    windows = cut(ids, 20, stride=5)
-    total = 0.0
-    with torch.no_grad():
-        for place in range(1, 100):
-            # A token's window is the first that reaches it.
-            begin = 0 if place < 20 else 5 * math.ceil((place - 19) / 5)
-            logits = model(torch.tensor([ids[begin:place]])).logits[0, -1]
-            total -= float(torch.log_softmax(logits.double(), -1)[ids[place]])
-    assert sum(windows.scored) == 99
-    assert sum(likelihoods(model, windows)) == pytest.approx(total, rel=1e-5)
-
-
 @given(st.integers(0, 90), st.integers(1, 30), st.integers(1, 40) | st.none(), st.integers(0, 1))
 def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, bos: int) -> None:
     ids, before, room = list(range(n)), [-1] * bos, size - bos
@@ -242,11 +227,6 @@ def test_a_script_may_give_text_or_ids(tiny_llama: Path, tmp_path: Path) -> None
         assert score == pytest.approx(math.exp(sum(wanted) / 6), rel=1e-5)
     score, each = perplexity.perplexity(with_bos(tiny_llama, tmp_path / "bos"), text, 64, limit=6)
     assert score == pytest.approx(math.exp(sum(plain(model, ids, 64, [1])[:6]) / 6), rel=1e-5)
-
-
-def test_wikitext_is_joined_as_published(tmp_path: Path) -> None:
-    (tmp_path / "raw").write_text(" \n = Title = \n \n A line . \n", encoding="utf-8")
-    assert wikitext(tmp_path / "raw") == "\n\n = Title = \n\n\n\n\n A line . \n"
 
 
 def test_only_decoders_and_no_examples() -> None:

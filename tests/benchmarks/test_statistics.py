@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsebench.benchmarks.statistics import average_precision, mean_stderr, pooled, spearman
+from sparsebench.benchmarks.statistics import average_precision, mean_stderr, pooled
 
 RANKED = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -51,13 +51,3 @@ def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():
     found = pooled(average_precision, scores, labels)
     assert found == pooled(average_precision, scores, labels)
     assert found[1] == pytest.approx(spread, rel=0.25)
-
-
-def test_spearman_is_scipy_s_and_zero_without_order():
-    from scipy.stats import spearmanr
-
-    generator = np.random.default_rng(2)
-    scores = generator.normal(size=200).round(1)
-    labels = (scores + generator.normal(size=200)).round(0)
-    assert pooled(spearman, scores, labels)[0] == pytest.approx(spearmanr(scores, labels).statistic, abs=1e-12)
-    assert pooled(spearman, np.ones(200), labels) == (0.0, 0.0)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.cli.conftest import HALF
 from tests.command import call
 
 
@@ -38,9 +39,6 @@ def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> N
     refused = call("init", tmp_path / "third.yaml", "--editor")
     assert refused.returncode == 2 and "--force" in refused.stderr and named.name in refused.stderr
     assert named.read_text() == "{}" and not (tmp_path / "third.yaml").exists()
-
-
-HALF = "prune: magnitude, sparsity: 0.5"
 
 
 def test_apply_inspect_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
@@ -216,7 +214,7 @@ def test_a_plan_lists_what_only_asks_for_and_counts_the_rest(tmp_path: Path, tin
     assert len(json.loads(call("plan", path, "--only", "stage=structure", "--json").stdout)) == 2
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path: Path) -> None:
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
     """``sparsebench schema | head -c 1``."""
     reading, writing = os.pipe()
     done = subprocess.Popen(

@@ -118,8 +118,6 @@ def test_an_error_does_not_either(
 def test_a_crash_of_a_library_is_told_in_a_sentence(
     error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sparsebench.cli import app as program
-
     def crashes() -> None:
         raise error
 

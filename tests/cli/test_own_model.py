@@ -17,12 +17,12 @@ import yaml
 from sparsebench.benchmarks.own import KINDS
 from sparsebench.ledger.store import Ledger
 from sparsebench.models.files.text import load_tokenizer
-from sparsebench.plan.checks import load_text
 from sparsebench.plan.draft import draft
 from sparsebench.sources import Cache, parse, read_config
 from tests.benchmarks.conftest import sentence
 from tests.command import call
 from tests.ledger import samples
+from tests.manifest.loading import load_text
 
 NAMES = ("negative", "positive")
 

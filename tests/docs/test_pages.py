@@ -11,11 +11,11 @@ from sparsebench.benchmarks import probe, pseudo_perplexity
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.perplexity import WINDOW
 from sparsebench.models.files.text import JOINER
-from sparsebench.plan.checks import load_text
 from sparsebench.steps import calibration, factor
 from sparsebench.steps.prune import settings
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.registry import BUILT_IN
+from tests.manifest.loading import load_text
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

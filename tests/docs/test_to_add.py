@@ -44,16 +44,18 @@ IMPORTS = {
     "storage/formats.py": "from sparsebench.storage import newest\n",
 }
 CHECK = """
+from pathlib import Path
+
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.figures.spec import listing
-from sparsebench.plan.checks import load_text
+from sparsebench.plan.checks import load
 from sparsebench.plan.expand import recipes
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.registry import label
 from sparsebench.storage.formats import formats
 
-manifest = load_text('''
+Path("added.yaml").write_text('''
 version: 1
 models: [{name: m, source: "path:.", family: decoder}]
 variants:
@@ -62,7 +64,8 @@ variants:
 benchmarks: {decoder: [{task: newest}]}
 runtime: {engines: newest, workloads: {batch: 1, prompt: 8, generate: 2}}
 storage: {formats: [newest]}
-''', "added.yaml").manifest
+''')
+manifest = load(Path("added.yaml")).manifest
 print([label(step) for entry in manifest.variants for recipe in recipes(entry) for step in recipe])
 assert engine("newest").name == "newest" and methods()["newest"].load_score()
 assert all("newest" in table for table in (all_tasks(), engines(), formats(), [spec.name for spec in listing()]))

@@ -278,7 +278,7 @@ def test_a_task_that_is_not_shared_is_named(ledger: Path) -> None:
         side_by_side(ledger, "smol/dense", WORN, ["piqua"])
 
 
-def test_on_the_command_line(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(ledger: Path) -> None:
     from typer.testing import CliRunner
 
     from sparsebench.cli.app import app

@@ -24,7 +24,7 @@ def tables(path: Path) -> tuple[tuple[Any, ...], ...]:
 
 
 @pytest.fixture
-def step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Adds a file of SQL to the schema, as a later version would."""
     files, folder, read = sqlfiles.folder("schema"), sqlfiles.folder, sqlfiles.read
 

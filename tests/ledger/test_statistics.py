@@ -148,32 +148,6 @@ def test_pairing_sees_what_two_intervals_hide() -> None:
     assert alone.high - alone.low > 5 * (found.high - found.low)
 
 
-def test_no_shared_document_is_said() -> None:
-    empty = np.array([])
-    found = statistics.compare("acc", Pairs(empty, empty, empty))
-    assert found.n == 0
-    assert found.method == "none: no document in common"
-    assert found.p is None
-
-
-@pytest.mark.parametrize(
-    ("metric", "better"), [("acc", True), ("ap", True), ("word_perplexity", False), ("perplexity", False)]
-)
-def test_which_way_is_better(metric: str, better: bool) -> None:
-    values = np.array([0.2, 0.9, 0.4])
-    assert statistics.compare(metric, Pairs(values, values, np.array([0.0, 1.0, 1.0]))).higher_is_better is better
-
-
-def test_the_bootstrap_p_value_is_uniform_enough_without_a_difference() -> None:
-    generator = np.random.default_rng(3)
-    ps = []
-    for _ in range(60):
-        dense = generator.normal(size=80)
-        ps.append(statistics.compare("f1", Pairs(dense + generator.normal(size=80), dense, dense)).p or 0.0)
-    assert 0.25 < np.mean(ps) < 0.75
-    assert np.mean(np.array(ps) < 0.05) < 0.17
-
-
 def test_rank_correlation_of_resamples_is_scipy_s() -> None:
     from scipy.stats import spearmanr
 

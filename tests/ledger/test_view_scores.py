@@ -85,34 +85,6 @@ def test_what_nobody_scored_fails_the_gate_where_fewer_zeros_do(
     assert len(more) > 1 and told == dict.fromkeys(more, False), "and fewer zeros have no row"
 
 
-@pytest.mark.parametrize(
-    ("dense", "variant", "verdict", "retained"),
-    [
-        ([1] * 80 + [0] * 20, [1] * 80 + [0] * 20, "no difference detected", 1.0),
-        ([1] * 80 + [0] * 20, [0] * 20 + [1] * 60 + [0] * 20, "worse", 1 / 3),
-        ([1] * 70 + [0] * 30, [1] * 90 + [0] * 10, "better", 2.0),
-        ([1] * 80 + [0] * 20, [0, 1] * 10 + [1] * 60 + [0] * 20, "worse", 2 / 3),
-        ([1, 0] * 50, [1, 0] * 50, "at chance", None),  # a dense model at chance has nothing to retain
-    ],
-)
-def test_verdict_and_what_is_retained(
-    scored: list[dict[str, Any]],
-    tmp_path: Path,
-    dense: list[int],
-    variant: list[int],
-    verdict: str,
-    retained: float | None,
-) -> None:
-    for record, values in zip(scored, (dense, variant), strict=True):
-        record["result"] = outcomes(values)
-    Ledger(tmp_path / "v.duckdb").ingest(scored)
-    row = query.run(tmp_path / "v.duckdb", "FROM vs_dense").dicts()[0]
-    assert row["verdict"] == verdict
-    assert row["retained"] == pytest.approx(retained)
-    changes = [v - d for v, d in zip(variant, dense, strict=True)]
-    assert (row["gained"], row["lost"]) == (changes.count(1), changes.count(-1))
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
     scored: list[dict[str, Any]], tmp_path: Path, late: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.plan.checks import load_text
+from tests.manifest.loading import load_text
 
 HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
 ENTRY = HEAD + "variants:\n  - "

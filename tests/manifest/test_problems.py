@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.plan.checks import families_against_configs, load, load_text
+from sparsebench.plan.checks import families_against_configs, load
 from tests.manifest.broken import ENTRY, HEAD, MODEL, problems_of
+from tests.manifest.loading import load_text
 
 
 def test_what_a_person_sees() -> None:

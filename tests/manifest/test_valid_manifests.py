@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from sparsebench.manifest.nodes import read
 from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, pattern_sparsity
-from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
+from tests.manifest.loading import load_text
 
 SCALARS = {
     "1e-4": 1e-4, "1E3": 1e3, "-1.5e+2": -150.0, ".5": 0.5, "5.": 5.0, "-.inf": float("-inf"), "0.10": 0.1,
@@ -184,7 +185,7 @@ def test_pattern_sparsity() -> None:
             pattern_sparsity(text)
 
 
-def test_loading_is_quick_and_light() -> None:
+def test_loading_is_quick_and_light(tmp_path: Path) -> None:
     lines = "".join(f"      key_{number}: 1e-{number}\n" for number in range(100))
     text = starter().replace(
         "    family: encoder\n", "    family: encoder\n    architecture:\n      model_type: bert\n" + lines
@@ -195,9 +196,12 @@ def test_loading_is_quick_and_light() -> None:
         load_text(text, "m.yaml")
         times.append(time.process_time() - begin)
     assert min(times) < 0.1
+    (tmp_path / "m.yaml").write_text(starter())
     code = (
-        "import sys; from sparsebench.plan.checks import load_text; from sparsebench.manifest.published import starter;"
-        "load_text(starter(), 'm.yaml'); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+        "import sys; from pathlib import Path; from sparsebench.plan.checks import load;"
+        "load(Path(sys.argv[1])); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m.yaml")], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from sparsebench.ledger import query
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.run.executor import RunSettings
+from sparsebench.run.workspace import Workspace
+from sparsebench.sources.cache import Cache
 
 HEAD = """\
 version: 1
@@ -66,6 +70,13 @@ def experiment(tiny_llama: Path, tmp_path: Path) -> Experiment:
     return Experiment(
         tmp_path, tiny_llama, text, "\n\n".join(f"a big dog ran to one red tree {n} times" for n in range(200))
     )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> RunSettings:
+    """A run of two slots in folders of its own."""
+    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
+    return RunSettings(space, Cache(tmp_path / "cache"), slots=2, sizes={"m": ModelSize(1000, 4000)})
 
 
 @pytest.fixture

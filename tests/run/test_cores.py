@@ -20,8 +20,7 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.recorder import JobSpec, Recorder
-from tests.run.test_executor import CONTENT
-from tests.run.test_executor import settings as settings  # a fixture
+from tests.run.test_executor import CONTENT, specification
 
 
 @pytest.fixture
@@ -35,14 +34,11 @@ def test_a_job_that_measures_takes_the_cores_that_are_free(
     monkeypatch.setattr(environment, "cores", lambda: 8)
     monkeypatch.setattr(Local, "_process", lambda *_: SimpleNamespace(pid=1))
     settings.workspace.logs.mkdir(parents=True)
-    model = plan.model("m")
     with Local(replace(settings, slots=4)) as local:
         running: list[Any] = []
         grows: dict[str, bool] = {}
         for job in jobs(plan, plan.cells, lambda _: False):
-            spec = JobSpec(
-                "test", job, model, plan.dense["m"], settings.workspace, settings.cache, "packed", plan.calibration
-            )
+            spec = specification(plan, settings, job)
             running.append(local.start(job, spec, settings.workspace.logs / job.id, running))
             written: JobSpec = pickle.loads((settings.workspace.logs / job.id).with_suffix(".job").read_bytes())
             grows[job.kind] = written.threads is not None
@@ -63,9 +59,7 @@ def test_a_job_that_measures_takes_the_cores_that_are_free(
 def test_the_next_cell_has_the_threads_that_are_free_then(plan: Plan, settings: RunSettings, tmp_path: Path) -> None:
     job = next(job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "benchmarks")
     threads, before = tmp_path / "threads", torch.get_num_threads()
-    spec = JobSpec(
-        "test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, "packed", plan.calibration
-    )
+    spec = specification(plan, settings, job)
     reading, writing = os.pipe()
     try:
         for number in (2, 1):

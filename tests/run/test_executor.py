@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ from sparsebench import records
 from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import Estimate, ModelSize
+from sparsebench.plan.estimate import Estimate
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import cluster, node
@@ -29,8 +28,6 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import LOSSES, Runner
-from sparsebench.run.workspace import Workspace
-from sparsebench.sources.cache import Cache
 
 CONTENT = {
     "version": 1,
@@ -90,10 +87,10 @@ def plan() -> Plan:
     return expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> RunSettings:
-    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
-    return RunSettings(space, Cache(tmp_path / "cache"), slots=2, sizes={"m": ModelSize(1000, 4000)})
+def specification(plan: Plan, settings: RunSettings, job: Job) -> JobSpec:
+    """What a job of the plan is told."""
+    space, cache = settings.workspace, settings.cache
+    return JobSpec("test", job, plan.model("m"), plan.dense["m"], space, cache, "packed", plan.calibration)
 
 
 def run(
@@ -268,8 +265,7 @@ def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
 
 def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunSettings) -> None:
     job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
-    spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, "packed",
-                plan.calibration)  # fmt: skip
+    spec = specification(plan, settings, job)
     first, *rest = done_on_node(spec, settings, 1, NodeIdentity.here("cpu"))
     events = [
         event for event in rest if event["event"] != "used"

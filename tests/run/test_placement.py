@@ -26,8 +26,7 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
 from sparsebench.run.placement import PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
-from tests.run.test_executor import FakeRay, RayError, done, run
-from tests.run.test_executor import settings as settings  # a fixture
+from tests.run.test_executor import FakeRay, RayError, done, run, specification
 
 SPREAD = {
     "version": 1,
@@ -232,19 +231,6 @@ def test_jobs_share_the_nodes_that_there_are(
 
     assert room(two) and room(two, one) and room(one, two)
     assert not room(two, two) and not room(two, one, one) and not room(one, one, two)
-
-
-def specification(plan: Plan, settings: RunSettings, job: Job) -> JobSpec:
-    return JobSpec(
-        "test",
-        job,
-        plan.model("m"),
-        plan.dense["m"],
-        settings.workspace,
-        settings.cache,
-        "packed",
-        plan.calibration,
-    )
 
 
 def test_ranks_are_measured_on_the_nodes_that_ray_gave(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-from sparsebench import provenance
 from tests.command import call
 from tests.run.conftest import CALIBRATION, Experiment
 
@@ -91,30 +90,6 @@ def _prunable(experiment: Experiment) -> int:
     ((found,),) = experiment.rows("SELECT max(prunable) FROM variants")
     assert isinstance(found, int)
     return found
-
-
-@pytest.mark.long
-def test_variants_of_another_making_do_not_mix(experiment: Experiment, sparsebench: Call) -> None:
-    """A record of other weights under the same id stands in the ledger, and in no view."""
-    assert sparsebench("run", experiment.write(CALIBRATION + REST)).returncode == 1
-    home, rows = experiment.home, experiment.rows
-    before = rows("SELECT variant_id, format, bytes FROM sizes ORDER BY ALL")
-    record = next(
-        json.loads(path.read_text())
-        for path in (home / "ledger" / "records").glob("*.done.json")
-        if '"stage":"storage"' in path.read_text() and '"steps":[{' in path.read_text()
-    )
-    assert record["content"]
-    other = json.loads(json.dumps(record).replace(record["content"], "0badc0de-1"))
-    other["started_at"] = "2099-01-01T00:00:00.000+00:00"
-    for size in other["result"]["sizes"]:
-        size["bytes"] = 1
-    folder = home / "theirs"
-    folder.mkdir()
-    sealed = provenance.sealed(other | {"origin": "f" * len(other["origin"])})
-    (folder / "a.json").write_text(json.dumps(sealed, separators=(",", ":")))
-    assert sparsebench("ingest", folder, "--ledger", experiment.ledger).returncode == 0
-    assert rows("SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
 
 
 MASKS = """\
@@ -207,22 +182,3 @@ def test_other_teachers_and_smaller_students_from_manifest_to_ledger(experiment:
     assert all(row[:2] == (True, True) for row in found.values())
     assert "a student of" in found[into][2]
     assert experiment.rows("SELECT value FROM steps WHERE field = 'student' AND value IS NOT NULL")
-
-
-GRADUAL = """\
-calibration: {source: path:text.txt, samples: 8, length: 16}
-variants:
-  - {prune: gradual, sparsity: 0.6, frequency: 2, batch: 2, tokens: 500, length: 16}
-structure: null
-storage: {formats: [dense], keep: none}
-"""
-
-
-@pytest.mark.long
-def test_gradual_pruning_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
-    done = sparsebench("run", experiment.write(GRADUAL))
-    assert done.returncode == 0, done.stderr
-    made = experiment.rows("SELECT trained_tokens >= 500, operations > 0 FROM variants WHERE zeros > 0")
-    assert made == [(True, True)]
-    ((points,),) = experiment.rows("SELECT count(*) FROM training_curves")
-    assert int(str(points)) > 3

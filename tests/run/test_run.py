@@ -77,7 +77,7 @@ def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: P
 
 
 @pytest.mark.long
-def test_a_new_cell_of_a_variant_that_was_not_kept_sweepscommand_like(
+def test_a_new_cell_of_a_variant_that_was_not_kept_makes_it_again(
     manifest: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense], keep: none}\n")

@@ -17,7 +17,6 @@ from sparsebench.run.display import Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
 from tests.run.test_executor import CONTENT, done, run
-from tests.run.test_executor import settings as settings  # a fixture
 
 CHAIN = [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}]
 

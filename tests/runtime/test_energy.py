@@ -27,6 +27,15 @@ def zone(root: Path, name: str, label: str, value: int) -> Path:
     return folder / "energy_uj"
 
 
+def nvml(monkeypatch: pytest.MonkeyPatch, gpus: str, **functions: Any) -> SimpleNamespace:
+    """Put a library of NVIDIA's in place that knows ``GPU-x`` for each letter of ``gpus``, torch's numbers in order."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=gpus[index]))
+    known = {"nvmlInit": lambda: None, "nvmlDeviceGetHandleByUUID": lambda uuid: uuid, "NVMLError": Exception}
+    fake = SimpleNamespace(**known, **functions)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    return fake
+
+
 def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path: Path) -> None:
     first = zone(tmp_path, "intel-rapl:0", "package-0", 100)
     second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
@@ -117,15 +126,8 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = {"GPU-b": 5000, "GPU-c": 7000, "GPU-a": 0}
-    visible = {0: "b", 1: "c"}  # as under CUDA_VISIBLE_DEVICES=1,2
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=visible[index]))
-    fake = SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__,
-        NVMLError=RuntimeError,
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    # Those that torch sees under CUDA_VISIBLE_DEVICES=1,2.
+    fake = nvml(monkeypatch, "bc", nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__)
     found = energy.meter("cuda:0", ranks=2)
     counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
     assert (found.source, found.joules(), found.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
@@ -142,14 +144,8 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     running = [SimpleNamespace(pid=os.getpid() + 1, usedGpuMemory=5), SimpleNamespace(pid=os.getpid(), usedGpuMemory=7)]
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="abc"[index]))
-    fake = SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetComputeRunningProcesses={"GPU-b": running, "GPU-c": running[:1]}.__getitem__,
-        NVMLError=KeyError,
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    by_gpu = {"GPU-b": running, "GPU-c": running[:1]}
+    nvml(monkeypatch, "abc", nvmlDeviceGetComputeRunningProcesses=by_gpu.__getitem__)
     assert (machine.process_bytes(1), machine.process_bytes(2)) == (7, None), "in a container numbers may be others"
     assert machine.process_bytes(0) is None, "NVML refuses"
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -157,19 +153,16 @@ def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeyp
 
 
 def test_a_gpus_clock_cap_and_what_slows_it_down_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="ab"[index]))
     reasons = {"GPU-a": 0x1, "GPU-b": 0x5}
-    fake = SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+    nvml(
+        monkeypatch,
+        "ab",
         NVML_CLOCK_SM=1,
         nvmlDeviceGetClockInfo=lambda device, kind: 1200,
         nvmlDeviceGetMaxClockInfo=lambda device, kind: 1980,
         nvmlDeviceGetEnforcedPowerLimit=lambda device: 350_000,
         nvmlDeviceGetCurrentClocksThrottleReasons=reasons.__getitem__,
-        NVMLError=KeyError,
     )
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
     assert machine.gpu_state([0]) == "GPU 0: 1200 of 1980 MHz, 350 W at most"
     assert machine.gpu_state([1]).endswith("slowed down (NVML's reasons 0x4)")
     del reasons["GPU-a"]

@@ -13,10 +13,10 @@ import torch
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import expand
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.registry import kinds, label, single
+from tests.manifest.loading import load_text
 from tests.steps.plugin_page import block, install, length
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-step.md").read_text(encoding="utf-8")

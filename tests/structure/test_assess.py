@@ -17,8 +17,8 @@ from sparsebench.models.shape.axes import shape_of
 from sparsebench.models.shape.topology import prunable_share
 from sparsebench.steps.registry import single
 from sparsebench.structure import EDGES, StructureResult, assess, summary
-from tests.steps.recover.test_whole import made
-from tests.steps.recover.test_whole import step as training
+from tests.steps.recover.making import made
+from tests.steps.recover.making import step as training
 
 FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
 ABSOLUTE, RELATIVE = (0.001, 0.01, 0.1), (0.1, 0.5, 1.0)

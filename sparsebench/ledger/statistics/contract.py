@@ -52,13 +52,13 @@ class Pairs:
         return count_clusters(len(self.variant), self.cluster)
 
     @property
-    def sides(self) -> list[ValuesAndLabels]:
+    def with_labels(self) -> list[ValuesAndLabels]:
         """The outcomes with their labels: the variant's, then the dense model's."""
         variant_label = self.label if self.variant_label is None else self.variant_label
         return [(self.variant, variant_label), (self.dense, self.label)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Variant minus dense over ``n`` shared documents in ``clusters`` contexts: 95% interval, two-sided p value.
 
@@ -70,12 +70,12 @@ class Comparison:
     """
 
     n: int
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    gained: int | None
-    lost: int | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    gained: int | None = None
+    lost: int | None = None
     method: str
     higher_is_better: bool
     clusters: int = 0
@@ -102,17 +102,7 @@ class Standing:
 
 def not_compared(reason: str, higher_is_better: bool = True) -> Comparison:
     """Return a comparison that cannot be made, with the reason. It is recorded so that it is not tried again."""
-    return Comparison(
-        n=0,
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        gained=None,
-        lost=None,
-        method=f"none: {reason}",
-        higher_is_better=higher_is_better,
-    )
+    return Comparison(n=0, method=f"none: {reason}", higher_is_better=higher_is_better)
 
 
 def codes(names: Iterable[str | None]) -> Integers | None:

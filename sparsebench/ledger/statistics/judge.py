@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,7 @@ from sparsebench.ledger.statistics.rules import Metric, rows_of_views
 ALONE = "one document, or one cluster of them, does not show how much documents vary"
 
 
-def interval(
-    metric: str, score: float, values: Floats, labels: Floats, clusters: Integers | None = None, seed: int = 0
-) -> Interval:
+def interval(metric: str, score: float, values: Floats, labels: Floats, clusters: Integers | None = None) -> Interval:
     """Return the 95% interval of ``score`` from its outcomes ``values`` (n,) and, for pooled metrics, ``labels`` (n,).
 
     ``clusters`` (n,) numbers the documents' contexts (``codes``); None where each document has its own.
@@ -51,13 +50,13 @@ def interval(
         if ends is None:
             return Interval(None, None, "none: leaving out documents does not show how much they vary")
         return Interval(*ends, f"jackknife of the logit{_in(n_clusters, n)}")
-    drawn = resampling.resampled_scores(pooling, [(values, labels)], clusters, seed)[:, 0]
+    drawn = resampling.resampled_scores(pooling, [(values, labels)], clusters)[:, 0]
     return Interval(
         *resampling.percentile_interval(drawn, n_clusters), f"bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}"
     )
 
 
-def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
+def compare(metric: str, pairs: Pairs, chance: float | None = None) -> Comparison:
     """Compare two variants by the outcomes that make up their scores (``explains`` says whether they do).
 
     ``chance`` is the best score known to need no skill: the share retained is counted from there.
@@ -72,7 +71,7 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
         return replace(not_compared(ALONE, known.higher_is_better), n=n, clusters=1)
     if binary:
         return _counted(known, pairs, chance)
-    return _bootstrapped(known, pairs, chance, seed)
+    return _bootstrapped(known, pairs, chance)
 
 
 def unexplained(metric: str) -> Comparison:
@@ -144,7 +143,7 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     )
 
 
-def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None) -> dict[str, Any]:
     if chance is None:
         return {}
     n, right = table.n, table.both + table.lost
@@ -157,17 +156,17 @@ def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None)
     return {"retained": ratio, "retained_low": low, "retained_high": high}
 
 
-def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
+def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     """Compare all other outcomes by scoring both sides on the same resamples."""
     n, n_clusters = len(pairs.variant), pairs.clusters
-    drawn = resampling.resampled_scores(metric.pooling, pairs.sides, pairs.cluster, seed)
+    drawn = resampling.resampled_scores(metric.pooling, pairs.with_labels, pairs.cluster)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.percentile_interval(shifts, n_clusters)
     least, worst = resampling.percentile_interval(shifts, n_clusters, 0.95)
-    variant, dense = (resampling.score(metric.pooling, *side) for side in pairs.sides)
-    retained: dict[str, float | None] = {}
+    variant, dense = (resampling.score(metric.pooling, *side) for side in pairs.with_labels)
+    retained: dict[str, Any] = {}
     if metric.pooling == "ranking":
-        around = resampling.average_precision_interval(pairs.sides[1], pairs.cluster)
+        around = resampling.average_precision_interval(pairs.with_labels[1], pairs.cluster)
     else:
         around = resampling.percentile_interval(drawn[:, 1], n_clusters)
     if chance is not None and around and (around[0] > chance if metric.higher_is_better else around[1] < chance):
@@ -175,7 +174,7 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, which differs between resamples.
             chance = float(pairs.label.mean())
-            base = resampling.resampled_scores("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
+            base = resampling.resampled_scores("mean", [(pairs.label, pairs.label)], pairs.cluster)
         above = drawn - base
         # A resample in which dense is exactly at chance retains no share; `quantiles` leaves NaN out.
         shares = np.divide(above[:, 0], above[:, 1], out=np.full(len(above), np.nan), where=above[:, 1] != 0)
@@ -188,8 +187,6 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
         low=low,
         high=high,
         p=resampling.p_value(shifts, n_clusters),
-        gained=None,
-        lost=None,
         method=f"paired bootstrap, {RESAMPLES} resamples{_in(n_clusters, n)}",
         higher_is_better=metric.higher_is_better,
         clusters=n_clusters,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaln, nctdtrinc, stdtr, stdtrit
@@ -97,8 +98,6 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
         low=_exp(math.log(dense) + low) - dense,
         high=_exp(math.log(dense) + high) - dense,
         p=shift.p,
-        gained=None,
-        lost=None,
         method=f"paired t of log-losses, {_windows(n_windows)}",
         higher_is_better=False,
         clusters=n_windows,
@@ -108,7 +107,7 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     )
 
 
-def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+def _retained(pairs: Pairs, chance: float | None) -> dict[str, Any]:
     """Return the share left of dense's gain in log-loss over ``chance``, with Fieller's interval of a ratio of means.
 
     It holds each ratio r for which the mean of variant - r dense, both from chance, may be 0 by Student's t (Fieller,

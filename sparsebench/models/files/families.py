@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, foreign
+from sparsebench.errors import ModelError, Refusal, foreign
 from sparsebench.models.files.safety import without_code
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def transformers_config(config: Mapping[str, Any], path: str = "config.json") ->
     """
     from transformers import CONFIG_MAPPING
 
-    if words := unknown_type(config, path):
-        raise ModelError(*words)
+    if refusal := unknown_type(config, path):
+        raise ModelError(refusal.reason, refusal.way_out)
     settings, _ = without_code({key: value for key, value in config.items() if key != PER_LAYER})
     # Mistral and Ministral share a name; transformers itself tells them apart in this way.
     if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
@@ -129,14 +129,14 @@ def transformers_config(config: Mapping[str, Any], path: str = "config.json") ->
     return read
 
 
-def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:
-    """Return an error and its hint where transformers has no class for config.json's ``model_type``, else None."""
+def unknown_type(config: Mapping[str, Any], path: str) -> Refusal | None:
+    """Return why transformers has no class for config.json's ``model_type``; None where it has one."""
     from transformers import CONFIG_MAPPING
 
     if str(config.get("model_type")) in CONFIG_MAPPING:
         return None
     code = "; its `auto_map` names code of the model's own, which is never run" if "auto_map" in config else ""
-    return (
+    return Refusal(
         f"{path}: `model_type`: transformers has no model type {config.get('model_type')!r}{code}",
         "install a version of transformers that has it, or name a checkpoint converted to a type such as llama or t5",
     )

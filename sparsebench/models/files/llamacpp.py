@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PACKAGE = "xllamacpp"
-WAY = f"pip install {environment.EXTRAS[PACKAGE]}"
+INSTALL_HINT = f"pip install {environment.EXTRAS[PACKAGE]}"
 """The way out where the package is missing, or too new."""
 ROOM = 1024
 """Bytes passed for a structure of parameters: more than any release of llama.cpp has."""
@@ -115,19 +115,19 @@ def library() -> Any:
     spec = find_spec(PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     if not folders:
-        raise UnsupportedError(f"llama.cpp: the package {PACKAGE} is not installed", WAY)
+        raise UnsupportedError(f"llama.cpp: the package {PACKAGE} is not installed", INSTALL_HINT)
     try:
         opened = ctypes.CDLL(str(next(Path(folders[0]).glob(f"{PACKAGE}*.so"))))
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(opened, name)
             function.restype, function.argtypes = result, arguments
     except (StopIteration, OSError, AttributeError) as error:
-        raise UnsupportedError(f"llama.cpp: the library of {PACKAGE} cannot be used ({error})", WAY) from error
+        raise UnsupportedError(f"llama.cpp: the library of {PACKAGE} cannot be used ({error})", INSTALL_HINT) from error
     opened.llama_log_set(_keep_message, None)
     opened.llama_backend_init()
     usual = opened.llama_context_default_params()
     if (usual.n_ctx, usual.n_seq_max) != (512, 1):
-        raise UnsupportedError(f"llama.cpp: {PACKAGE} lays its parameters out in another way", WAY)
+        raise UnsupportedError(f"llama.cpp: {PACKAGE} lays its parameters out in another way", INSTALL_HINT)
     return opened
 
 

@@ -43,17 +43,17 @@ class EngineInfo:
     """Raise it when the engine's own code changes what is measured: only this engine's cells are then measured anew."""
 
 
-ALL = ("float", "int8", "int4")
+FLOAT_AND_INTEGERS = ("float", "int8", "int4")
 BUILT_IN = (
     EngineInfo(
         "deepspeed",
         "sparsebench.runtime.engines.deepspeed:DeepSpeed",
         shards=True,
         cuts_first=True,
-        encodings=ALL,
+        encodings=FLOAT_AND_INTEGERS,
     ),
     EngineInfo("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
-    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_weights=True),
+    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=FLOAT_AND_INTEGERS, skips_weights=True),
     EngineInfo(
         "llamacpp",
         "sparsebench.runtime.engines.llamacpp:LlamaCpp",
@@ -65,7 +65,7 @@ BUILT_IN = (
     EngineInfo(
         "sparse",
         "sparsebench.runtime.engines.sparse:Sparse",
-        encodings=ALL,
+        encodings=FLOAT_AND_INTEGERS,
         skips_zeros=True,
         reads_packed=True,
         version=3,

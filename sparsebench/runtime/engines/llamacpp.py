@@ -47,7 +47,9 @@ class LlamaContext:
         llamacpp.MESSAGES.clear()
         self.model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
         if not self.model:
-            raise UnsupportedError(f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", llamacpp.WAY)
+            raise UnsupportedError(
+                f"llama.cpp cannot load this model: {' '.join(llamacpp.MESSAGES)}", llamacpp.INSTALL_HINT
+            )
         asked = library.llama_context_default_params()
         asked.n_ctx, asked.n_batch, asked.n_seq_max = tokens, max(tokens, USUAL_BATCH), 1
         if encoder:  # every token reads all others: they cannot be computed in parts

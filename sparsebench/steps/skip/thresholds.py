@@ -50,7 +50,7 @@ class SkipStatistics:
     nonzeros: int = 0
     left: int = 0
 
-    def look(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
+    def visit(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
         """Run the text through one block as it is, and add its statistics."""
         matrices = paths(block)
         function = activation(block.module, f"{block.side} block {block.index}") if outputs else ""
@@ -106,7 +106,7 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
         replay = Replay(
             checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group, device=context.device
         )
-        replay.run(lambda block: statistics.look(block, parts, outputs), context.progress)
+        replay.run(lambda block: statistics.visit(block, parts, outputs), context.progress)
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         try:
@@ -133,16 +133,16 @@ def _chosen(
     magnitudes = {site.path: statistics.threshold(site, share) for site in statistics.sites}
     unread = sum(site.weights * magnitudes[site.path][1] for site in statistics.sites)
     multiplied = statistics.nonzeros - sum(site.nonzeros * magnitudes[site.path][1] for site in statistics.sites)
-    reached = [share for _, share in magnitudes.values()]
+    skipped = [share for _, share in magnitudes.values()]
     activity = tuple(
         Activity(site.side, site.layer, site.path, site.magnitudes.near_zero, *magnitudes[site.path])
         for site in statistics.sites
     )
     near = [row.near_zero for row in activity]
-    what = "activation functions give" if outputs else "layers read"
-    words = [
-        f"on the calibration text {min(reached):.1%} to {max(reached):.1%} of what {len(reached)} {what} counts as zero, so that "
-        f"{1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
+    source = "activation functions give" if outputs else "layers read"
+    sentences = [
+        f"on the calibration text {min(skipped):.1%} to {max(skipped):.1%} of what {len(skipped)} {source} counts as zero, so "
+        f"that {1 - unread / statistics.weights:.1%} of the blocks' weights are read for a token",
         _beside_zeros(statistics, statistics.weights - unread, multiplied),
         f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
         f"{statistics.left} layers read no rows of tokens, and skip nothing" if statistics.left else "",
@@ -153,7 +153,7 @@ def _chosen(
     }
     limits = {path: limit for path, (limit, _) in magnitudes.items()}
     skip = SkipThresholds({}, limits) if outputs else SkipThresholds(limits, {})
-    note = "; ".join(filter(None, words))
+    note = "; ".join(filter(None, sentences))
     shares = {"read": 1 - unread / statistics.weights, "multiplied": multiplied / statistics.weights}
     return skip, activity, {"note": note, **shares, "layers": layers}
 
@@ -173,7 +173,7 @@ def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) ->
 
 
 def _copy(parent: Path, folder: Path, skip: SkipThresholds, provenance: dict[str, Any]) -> None:
-    """Copy the parent's files to a folder what config.json has the thresholds."""
+    """Copy the parent's files to a folder whose config.json has the thresholds."""
     stored = Checkpoint(parent)
     with CheckpointWriter(folder, list(stored.tensors.values()), parent, skip.config()) as writer:
         for name in stored.tensors:

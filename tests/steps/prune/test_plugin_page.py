@@ -12,12 +12,12 @@ import torch
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.gather import InputStatistics
 from sparsebench.models.shape.topology import parts
-from sparsebench.plan.checks import load_text
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.contract import Layer, Quota, Target
 from sparsebench.steps.prune.methods.wanda import wanda_scores
 from sparsebench.steps.prune.sweep import target_of
+from tests.manifest.loading import load_text
 from tests.steps.plugin_page import block, install, length
 from tests.steps.prune.test_blockwise import swept
 

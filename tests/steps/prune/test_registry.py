@@ -1,17 +1,14 @@
-"""The table of methods: every row loads, plugins join, nothing heavy is imported to read it."""
+"""The table of methods: every row loads, nothing heavy is imported to read it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
-from sparsebench import plugins
 from sparsebench.errors import UserError
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.registry import BUILT_IN, Method
@@ -39,28 +36,6 @@ def test_every_file_of_a_method_has_its_row() -> None:
     folder = Path(registry.__file__).parent / "methods"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     assert files == {method.name for method in BUILT_IN}
-
-
-@pytest.fixture
-def fresh_table() -> Iterator[None]:
-    registry.methods.cache_clear()
-    yield
-    registry.methods.cache_clear()
-
-
-def test_a_plugin_joins(fresh_table: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("first", f"{__name__}:PLUGIN", "sparsebench.methods")
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [entry])
-    table = registry.methods()
-    assert set(table) == {*(method.name for method in BUILT_IN), "first"}
-    assert table["first"].granularities == ("layer",)
-    assert table["first"].load_score() is score
-
-
-def score() -> None: ...
-
-
-PLUGIN = Method("first", score=f"{__name__}:score", summary="removes the first weights")
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import label, single
 from tests.models.replaying import written
-from tests.steps.recover.test_reconstruct import zeros_stay
-from tests.steps.recover.test_whole import SAMPLES, made, pruned, step, text
+from tests.steps.recover.making import SAMPLES, made, pruned, step, training_text, zeros_stay
 
 
 @given(
@@ -74,7 +73,7 @@ def test_the_loss_of_the_training_is_that_of_the_quantized_model_and_zeros_stay(
 
 def held_out_loss(folder: Path, family: Any) -> float:
     """The loss of stock transformers' model on the samples that `step` holds out."""
-    model, given_text = load_model(folder, family), TrainingText(family, text(family).batch)
+    model, given_text = load_model(folder, family), TrainingText(family, training_text(family).batch)
     rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
     with torch.no_grad():
         logits = model(**given_text.given(rows)).logits

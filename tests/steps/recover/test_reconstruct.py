@@ -14,45 +14,15 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import parts
-from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.registry import kinds, label, single
-from tests.models.replaying import batch, written
-
-
-def text(family: str, samples: int) -> Calibrated:
-    """Random tokens as calibration text; every fifth sample is short."""
-    given = batch(family, samples, padded=False)
-    for mask in (given.attention_mask, given.decoder_attention_mask):
-        if mask is not None:
-            mask[::5, 10:] = False
-    return Calibrated(given, "sha", "text", int(given.attention_mask.sum()), ())
-
-
-def made(parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = 24, **options: Any) -> Any:
-    """What came of one step: its evidence, or why it failed."""
-    found: list[Any] = []
-
-    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
-        assert told == step
-        found.append(result)
-
-    context = Context(family, 0, "auto", lambda: text(family, samples), dense=dense, **options)
-    kinds()[step.verb].load()(parent, {step: folder}, context, emit)
-    return found[0]
-
-
-def pruned(kind: str, folder: Path) -> tuple[Path, Path, Any]:
-    """A model, half of whose prunable weights are zero in a copy, and its family."""
-    dense, family = written(kind, folder / "dense")
-    found = made(dense, family, folder / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
-    assert isinstance(found, StepReport), found
-    return dense, folder / "pruned", family
+from sparsebench.steps.contract import StepReport
+from sparsebench.steps.registry import label, single
+from tests.models.replaying import written
+from tests.steps.recover.making import calibration_text, made, pruned, zeros_stay
 
 
 def outputs(folder: Path, family: Any, depth: int = -1, rows: slice = slice(32, 40)) -> torch.Tensor:
     """Hidden states at a depth, (tokens, width), by stock transformers; of samples not trained on, if none are said."""
-    given = text(family, 40).batch
+    given = calibration_text(family, 40).batch
     model = load_model(folder, family)
     kwargs = {name: tensor[rows] for name, tensor in vars(given).items() if tensor is not None}
     with torch.no_grad():
@@ -61,20 +31,6 @@ def outputs(folder: Path, family: Any, depth: int = -1, rows: slice = slice(32, 
     mask = given.attention_mask if given.decoder_attention_mask is None else given.decoder_attention_mask
     kept: torch.Tensor = states[depth].float()[mask[rows].bool()]
     return kept
-
-
-def zeros_stay(parent: Path, folder: Path, family: Any, found: StepReport) -> None:
-    """Every zero is where it was, much else is not what it was, and the evidence counts so."""
-    old, new = Checkpoint(parent), Checkpoint(folder)
-    changed = 0
-    for name, part in parts(old, family).items():
-        assert new.tensors[name].dtype == old.tensors[name].dtype
-        one, other = old.load(name), new.load(name)
-        if part.prunable:
-            assert not other[one == 0].any(), name
-            changed += int((one != other).sum())
-    assert changed > found.prunable / 4
-    assert found.already_zero == found.zeros >= found.prunable // 2
 
 
 RECONSTRUCT = single("recover", "reconstruct", epochs=4, rate=3e-3)
@@ -93,7 +49,7 @@ def test_outputs_come_nearer_to_the_dense_models_and_zeros_stay(kind: str, tmp_p
     assert f"of the published run's {128 * 512:,}" in found.note
     notes = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
     if family != "encoder-decoder":  # of which each side has tokens of its own
-        wanted, total = 0, text(family, 24).tokens
+        wanted, total = 0, calibration_text(family).tokens
         for one in notes["fits"]:
             inside = [name for name, part in parts(old, family).items() if part.layer == one["block"]]
             size, unseen = sum(old.tensors[name].numel for name in inside), total - one["tokens"]
@@ -122,7 +78,7 @@ def test_no_more_tokens_are_read_than_asked_for(tmp_path: Path) -> None:
     assert "tokens=200" in label(step) and "tokens" not in RECONSTRUCT.settings
     found = made(parent, family, tmp_path / "out", step, dense)
     told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
-    counts = text(family, 24).batch.attention_mask.sum(1).cumsum(0)
+    counts = calibration_text(family).batch.attention_mask.sum(1).cumsum(0)
     assert found.calibration_tokens == told["calibration_tokens"] == max(one for one in counts.tolist() if one <= 200)
     assert all(one["tokens"] <= 200 for one in told["fits"])
     few = made(parent, family, tmp_path / "few", single("recover", "reconstruct", tokens=20), dense)

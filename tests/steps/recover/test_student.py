@@ -20,7 +20,7 @@ from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import label, single
 from tests.models.replaying import batch, written
-from tests.steps.recover.test_whole import made, step
+from tests.steps.recover.making import made, step
 
 EVERY = range(0, 32, 2)
 """Of 32 numbers, every other one."""

@@ -21,7 +21,7 @@ from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.teacher import Distillation, mapped
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
-from tests.steps.recover.test_whole import made, step
+from tests.steps.recover.making import made, step
 
 
 def tokenizer(folder: Path, first: str = "a") -> None:

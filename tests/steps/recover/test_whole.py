@@ -16,65 +16,17 @@ from sparsebench import energy
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.calibration import Calibrated, Calibration
-from sparsebench.steps.contract import Context, Step, StepReport
+from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, draw
 from sparsebench.steps.recover.teacher import Distillation
-from sparsebench.steps.registry import fitted_to, kinds, label, single
-from tests.models.replaying import batch, written
+from sparsebench.steps.registry import fitted_to, label, single
+from tests.models.replaying import written
 from tests.runtime.test_energy import zone
-from tests.steps.recover.test_reconstruct import zeros_stay
-
-SAMPLES = 24
-
-
-def text(family: str, samples: int = SAMPLES) -> Calibrated:
-    """Random tokens of which every fifth sample is short; few distinct ones, so that there is something to learn."""
-    given = batch(family, samples, padded=False)
-    ids = [None if one is None else 3 + one % 7 for one in (given.input_ids, given.decoder_input_ids)]
-    for mask in (given.attention_mask, given.decoder_attention_mask):
-        if mask is not None and family != "decoder":
-            mask[::5, 8:] = False
-    made = Batch(ids[0], given.attention_mask, ids[1], given.decoder_attention_mask)
-    return Calibrated(made, "sha", "text", int(made.attention_mask.sum()), ())
-
-
-def made(
-    parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = SAMPLES, **options: Any
-) -> Any:
-    """What came of one step: its evidence, or why it failed."""
-    found: list[Any] = []
-
-    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
-        assert told == step
-        found.append(result)
-
-    asked: list[Calibration] = []
-
-    def draw(wanted: Calibration) -> Calibrated:
-        asked.append(wanted)
-        return text(family, min(wanted.samples, samples))
-
-    context = Context(family, 0, "auto", lambda: text(family), dense=dense, **{"training_tokens": draw, **options})
-    kinds()[step.verb].load()(parent, {step: folder}, context, emit)
-    return found[0]
-
-
-def pruned(kind: str, folder: Path, **changes: Any) -> tuple[Path, Path, Any]:
-    """A model, half of whose prunable weights are zero in a copy, and its family."""
-    dense, family = written(kind, folder / "dense", **changes)
-    found = made(dense, family, folder / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
-    assert isinstance(found, StepReport), found
-    return dense, folder / "pruned", family
-
-
-def step(name: str, **changes: Any) -> Step:
-    usual = {"tokens": 1500, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 3}
-    return single("recover", name, **{**usual, **changes})
+from tests.steps.recover.making import SAMPLES, made, pruned, step, training_text, zeros_stay
 
 
 @pytest.fixture
@@ -128,7 +80,7 @@ def test_finetuned_models_predict_better_and_zeros_stay(kind: str, tmp_path: Pat
     check(parent, tmp_path / "out", family, found)
     assert len(held) >= 5 and not any(held)
     # The loss that is told is that of stock transformers.
-    model, given = load_model(parent, family), TrainingText(family, text(family).batch)
+    model, given = load_model(parent, family), TrainingText(family, training_text(family).batch)
     rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
     labels = given.next_tokens(rows)
     with torch.no_grad():
@@ -392,7 +344,7 @@ def test_a_field_of_the_default_text_is_drawn() -> None:
 
     def take(wanted: Calibration) -> Calibrated:
         asked.append(wanted)
-        return text("decoder")
+        return training_text("decoder")
 
     own = single("recover", "finetune", field="question", tokens=100, length=16)
     draw(own, Context("decoder", training_tokens=take), {})

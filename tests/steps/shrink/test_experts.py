@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -16,7 +15,6 @@ from sparsebench.models.modules.experts import is_fused
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape_of
 from sparsebench.steps.contract import StepReport
-from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores
 from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import written
@@ -272,26 +270,3 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
     llama, _ = four_blocks("llama", tmp_path / "llama")
     _, wrong = shrunk(llama, "decoder", tmp_path / "wrong", "l2", experts=2)
     assert isinstance(wrong, UnsupportedError) and "no mixture of experts" in wrong.message
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "key"),
-    [
-        ("taylor", {"experts": 2}, "of"),
-        ("l2", {"experts": 2, "heads": 2}, "experts"),
-        ("l2", {"experts": 2, "iterations": 2}, "iterations"),
-        ("reap", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
-        ("reap", {}, "parameters"),
-        ("reap", {"neurons": 16}, "neurons"),
-        ("reap", {"heads": 2}, "heads"),
-    ],
-)
-def test_settings_of_experts_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
-    with pytest.raises(PydanticCustomError) as told:
-        single("shrink", name, **settings)
-    assert told.value.context and told.value.context["at"] == key
-
-
-def test_labels_of_cuts_of_experts() -> None:
-    assert label(single("shrink", "reap", experts=6)) == "reap/experts to 6"
-    assert label(single("shrink", "l2", of="experts", keep=0.5)) == "l2/experts to 0.5"

@@ -27,7 +27,7 @@ from sparsebench.steps.registry import fitted_to, label, single
 from sparsebench.steps.shrink import gates
 from sparsebench.steps.shrink.gates import GatePlan, GatePruning
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import made, text
+from tests.steps.recover.making import made, training_text
 
 SETTINGS = {"tokens": 6000, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 4, "parameters": 0.6}
 
@@ -65,7 +65,7 @@ def test_gates_are_hard_concrete() -> None:
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "phi3"])
 def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "dense")
-    given = TrainingText(family, text(family, 4).batch).given(range(4))
+    given = TrainingText(family, training_text(family, 4).batch).given(range(4))
 
     def said(model: Any) -> torch.Tensor:
         with torch.no_grad():

@@ -304,6 +304,13 @@ def test_what_cannot_be_is_refused_by_name(
         ("random", {"blocks": 1, "heads": 2}, "heads"),
         ("random", {"blocks": 1, "compensation": "least_squares"}, "compensation"),
         ("random", {"blocks": 1, "of": "neurons"}, "of"),
+        ("taylor", {"experts": 2}, "of"),
+        ("l2", {"experts": 2, "heads": 2}, "experts"),
+        ("l2", {"experts": 2, "iterations": 2}, "iterations"),
+        ("reap", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
+        ("reap", {}, "parameters"),
+        ("reap", {"neurons": 16}, "neurons"),
+        ("reap", {"heads": 2}, "heads"),
     ],
 )
 def test_settings_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
@@ -373,6 +380,8 @@ def test_labels_and_what_the_seed_and_the_text_decide() -> None:
         single("shrink", "taylor", keep=0.5, of="neurons"): ("taylor/neurons to 0.5", True, True),
         single("shrink", "taylor", keep=0.5, labels="text"): ("taylor/both to 0.5, labels=text", True, False),
         single("shrink", "l2", keep=0.5): ("l2/both to 0.5", False, False),
+        single("shrink", "l2", of="experts", keep=0.5): ("l2/experts to 0.5", False, False),
+        single("shrink", "reap", experts=6): ("reap/experts to 6", True, False),
         single("shrink", "l2", keep=0.5, compensation="least_squares"): ("l2/both to 0.5, least squares", True, False),
     }
     for step, expected in table.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,3 @@ def trimmed(parent: Path, folder: Path, family: str, texts: list[str] = TEXT, **
     source = folder.parent / f"{folder.name}.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return step_of("trim", "corpus", parent, folder, family, source=f"path:{source}", **given)
-
-
-def tensors(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Every stored tensor."""
-    from sparsebench.models.files.checkpoint import Checkpoint
-
-    return ((info.name, tensor) for info, tensor in Checkpoint(folder).items())

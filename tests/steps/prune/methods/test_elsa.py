@@ -20,7 +20,7 @@ from sparsebench.steps.prune.trained import Elsa
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import details, label, single
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import made, step
+from tests.steps.recover.making import made, step
 
 SETTINGS = {"tokens": 6000, "batch": 4, "rate": 3e-3, "held_out": 0.1, "evaluations": 3, "interval": 4, "penalty": 0.1}
 

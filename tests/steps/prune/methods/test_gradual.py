@@ -18,7 +18,7 @@ from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover.weights import MaskedParameter
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import made
+from tests.steps.recover.making import made
 
 SETTINGS = {
     "tokens": 1500,
