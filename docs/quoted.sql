@@ -277,15 +277,14 @@ JOIN (VALUES
     ('coder_int8_skill', 'qwen2.5-coder-1.5b', 'skill', 'int8'),
     ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 10% propagate=dense'),
     ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 10% propagate=dense'),
-    ('smol_int8_skill', 'smollm2-135m', 'skill', 'int8'),
-    ('smol_int8_ratio', 'smollm2-135m', 'ratio', 'int8'),
-    ('smol_int8_file', 'smollm2-135m', 'file', 'int8'),
     ('smol_q8_request', 'smollm2-135m', 'request', 'gguf Q8_0'),
     ('smol_q8_ratio', 'smollm2-135m', 'ratio', 'gguf Q8_0'),
     ('smol_q8_file', 'smollm2-135m', 'file', 'gguf Q8_0'),
-    ('smol_zeros_skill', 'smollm2-135m', 'skill', 'magnitude/layer 10%'),
-    ('smol_zeros_ratio', 'smollm2-135m', 'ratio', 'magnitude/layer 10%'),
-    ('smol_zeros_file', 'smollm2-135m', 'file', 'magnitude/layer 10%')
+    ('smol_q4_request', 'smollm2-135m', 'request', 'gguf Q4_K_M'),
+    ('smol_q4_ratio', 'smollm2-135m', 'ratio', 'gguf Q4_K_M'),
+    ('smol_q4_file', 'smollm2-135m', 'file', 'gguf Q4_K_M'),
+    ('mpnet_int8_skill', 'mpnet-base', 'skill', 'int8'),
+    ('mpnet_int8_file', 'mpnet-base', 'file', 'int8')
 ) AS asked(key, model, what, recipe) USING (model, what, recipe)
 UNION ALL
 SELECT asked.key, format('{:.3f}', any_value(score))

@@ -44,7 +44,7 @@ WITH timed AS (
 ), told AS (
     -- Where several ran the dense model, and where plain torch alone did.
     SELECT rivals > 1 AS wide, any_value(rival) AS rival, max(speedup) FILTER (passes AND gains AND kind = 'bits') AS best, arg_max(words, speedup) FILTER (passes AND gains AND kind = 'bits') AS name,
-           max(speedup) FILTER (passes AND gains AND kind = 'zeros') AS zeros
+           max(speedup) FILTER (passes AND gains AND kind LIKE 'zeros%') AS zeros
     FROM numbered
     WHERE number <= 4 AND phase <> 'prefill'
     GROUP BY wide

@@ -1,4 +1,5 @@
 -- title: Share of near-zero weights (|w| below a tenth of their matrix's rms) in the dense models
+-- finding: finding
 -- about: where the small weights of the untouched models are
 -- kind: heatmap
 -- x: layer
@@ -8,12 +9,21 @@
 -- yscale: percent
 -- xlabel: layer
 -- ylabel: near zero, %
--- note: Weights from a normal distribution would have 8.0% below this threshold; more means a heavier tail.
+-- note: Near zero: |w| below a tenth of its matrix's rms; of a normal distribution 8.0%, more means a heavier tail. Of more than four models the largest.
 
-SELECT s.layer, if(s.family = 'encoder-decoder', s.side || ' ', '') || s.kind AS kind, arg_min(near_share, (variant_id, manifest)) AS near_share,
-       model_label(model, weights) AS facet
-FROM structure s
-WHERE method = 'dense' AND weights <> 'random' AND scope = 'layer and kind' AND scale = 'relative' AND threshold = 0.1
-GROUP BY facet, s.family, s.side, s.kind, s.layer
-ORDER BY facet, s.side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up',
-                                            'up', 'down'], s.kind), s.layer;
+WITH matrices AS (
+    SELECT model, weights, s.family, s.side, s.kind, s.layer, arg_min(near_share, (variant_id, manifest)) AS near_share
+    FROM structure s
+    WHERE method = 'dense' AND weights <> 'random' AND scope = 'layer and kind' AND scale = 'relative' AND threshold = 0.1
+    GROUP BY ALL
+), shown AS (
+    FROM matrices
+    LEFT JOIN (SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model) USING (model)
+    QUALIFY dense_rank() OVER (ORDER BY bytes DESC NULLS LAST, model) <= 4
+)
+SELECT layer, if(family = 'encoder-decoder', side || ' ', '') || kind AS kind, near_share, model_label(model, weights) AS facet,
+       (SELECT format('In the median matrix {:.0f}% of the weights are near zero, in the fullest {:.0f}% ({} of layer {}, {})', 100 * median(near_share), 100 * max(near_share),
+                      arg_max(if(family = 'encoder-decoder', side || ' ', '') || kind, near_share), arg_max(layer, near_share), arg_max(model, near_share)) FROM shown) AS finding
+FROM shown
+ORDER BY facet, side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up',
+                                          'up', 'down'], shown.kind), layer;

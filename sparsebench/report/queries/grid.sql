@@ -1,13 +1,14 @@
 -- Pruning alone, task by task: dense's score beside that of the methods that were measured most (random masks are left out), at five
 -- sparsities. A cell has a score for each of `methods`, in that order: it passes the quality gate on this task (✓), is below it without
--- a loss that a test shows (≈), shows a loss (✗), or is ruined (☠: at chance, less than 5% of the skill, three times the perplexity); the best granularity and calibration text of each method counts.
+-- a loss that a test shows (≈), shows a loss (✗), or is ruined (☠: at chance, less than 5% of the skill, three times the perplexity).
+-- Where all are ruined (`ruined`) the best of their scores stands for them, where all pass nearly alike their range. The best granularity and calibration text of each method counts.
 WITH asked AS (
     SELECT DISTINCT variant_id, method, round(sparsity, 4) AS sparsity
     FROM cells
     WHERE weights <> 'random' AND pattern = 'unstructured' AND NOT regexp_matches(method, '^(dense|random|elsa)|\+') /* manifests */
     AND round(sparsity, 4) IN (0.1, 0.5, 0.9, 0.95, 0.99) AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
-    SELECT s.model, s.weights, s.task, s.n, s.scale, s.higher_is_better, s.variant_id, a.method, a.sparsity, s.score, v.dense_score,
+    SELECT s.model, s.weights, s.task, s.n, s.scale, s.higher_is_better, s.chance, s.variant_id, a.method, a.sparsity, s.score, v.dense_score,
            CASE WHEN s.collapsed OR s.at_chance OR coalesce(v.ratio > 3, false) OR coalesce(v.retained < 0.05, false) THEN '☠' WHEN coalesce(v.retained >= 0.95, v.ratio <= 1.1) THEN '✓'
                 WHEN _lost(v.verdict) THEN '✗' ELSE '≈' END AS mark
     FROM scores s
@@ -15,24 +16,31 @@ WITH asked AS (
     JOIN asked a ON a.variant_id = s.variant_id
     -- A second metric of the same answers (g2p_per) says little more.
     WHERE NOT s.dense_at_chance AND coalesce(v.retained, v.ratio) IS NOT NULL AND _benchmark(s.task) = s.task
+    -- A task on which a model without skill did as well as some dense model says nothing of the others either.
+          AND s.task NOT IN (SELECT task FROM scores WHERE separable IS false)
 ), sampled AS (
     -- One sample for a task: the one with most cells, then the largest; where it has no cell, the next.
     FROM (SELECT *, count(DISTINCT concat(method, sparsity)) OVER (PARTITION BY model, weights, task, n) AS cells FROM judged)
     QUALIFY (cells, n) = max((cells, n)) OVER (PARTITION BY model, weights, task, sparsity)
 ), best AS (
+    SELECT *, CASE WHEN scale <> 'perplexity' THEN format('{:.3f}', score) WHEN score < 100 THEN format('{:.1f}', score)
+                   WHEN score < 1e4 THEN format('{:,.0f}', score) ELSE replace(format('{:.0e}', score), 'e+0', 'e') END AS written
     FROM sampled
     QUALIFY row_number() OVER (PARTITION BY model, weights, task, method, sparsity ORDER BY _goodness(score, higher_is_better) DESC, variant_id) = 1
 ), compared AS (
     SELECT method, row_number() OVER (ORDER BY list_position(['magnitude', 'wanda', 'sparsegpt'], method) NULLS LAST, method) AS place
     FROM (SELECT method FROM best GROUP BY method ORDER BY count(*) DESC, method LIMIT 3)
 ), cells AS (
-    SELECT p.*, method, place, mark, if(mark IS NULL OR mark = '☠', mark, concat(mark, ' ', format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), score))) AS cell
-    FROM (SELECT model, weights, task, scale, n, sparsity, max(dense_score) AS whole, any_value(higher_is_better) AS higher_is_better FROM best GROUP BY model, weights, task, scale, n, sparsity) p
+    SELECT p.*, method, place, mark, score, written, _goodness(score, higher_is_better) AS goodness
+    FROM (SELECT model, weights, task, scale, n, sparsity, max(dense_score) AS whole, max(chance) AS chance, any_value(higher_is_better) AS higher_is_better FROM best GROUP BY model, weights, task, scale, n, sparsity) p
     CROSS JOIN compared
-    LEFT JOIN (SELECT model, weights, task, sparsity, method, mark, score FROM best) USING (model, weights, task, sparsity, method)
+    LEFT JOIN (SELECT model, weights, task, sparsity, method, mark, score, written FROM best) USING (model, weights, task, sparsity, method)
 )
-SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, sparsity,
-       list(method ORDER BY place) AS methods, if(count(mark) = count(*) AND bool_and(mark = '☠'), '☠', string_agg(coalesce(cell, '–'), ' / ' ORDER BY place)) AS shown
+SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, format('{:.2g}', chance) AS chance, sparsity,
+       list(method ORDER BY place) AS methods, coalesce(bool_and(mark = '☠'), false) AS ruined,
+       CASE WHEN bool_and(mark = '☠') THEN '☠ ' || arg_max(written, goodness)
+            WHEN count(mark) > 1 AND bool_and(coalesce(mark, '') = '✓') AND max(score) - min(score) < 0.025 * whole THEN concat('✓ ', arg_min(written, score), '–', arg_max(written, score))
+            ELSE string_agg(coalesce(mark || ' ' || written, '–'), ' / ' ORDER BY place) END AS shown
 FROM cells
-GROUP BY model, weights, task, scale, n, higher_is_better, whole, sparsity
+GROUP BY model, weights, task, scale, n, higher_is_better, whole, chance, sparsity
 ORDER BY model, scale = 'perplexity', task, sparsity

@@ -1,21 +1,26 @@
--- What each kind of recipe costs on one model, that with most kinds: of the variants within a quarter of the dense perplexity the one whose
--- tokens read least, else the one that loses least. Perplexity and bytes are relative to dense.
+-- What each kind of recipe costs on two models, those with most kinds: one scored by perplexity, and one by skill alone. Of the variants
+-- within a quarter of dense's perplexity, or with 95% of its skill (`near`), the one whose tokens read least, else the one that loses least.
+-- Experts that an oracle picks are a kind of their own: a bound, not a method. Bytes are relative to dense.
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), priced AS (
-    SELECT r.kind, s.model, r.words, s.score / v.dense_score AS perplexity, share AS file, share * read_bytes / bytes AS read
-    FROM (FROM scores WHERE metric = 'perplexity') s
-    JOIN done ON done.variant_id = s.variant_id
-    JOIN vs_dense v USING (manifest, record_id)
-    JOIN sizes z ON z.variant_id = s.variant_id AND z.manifest = s.manifest AND z.format = 'packed'
-    JOIN _recipes r ON r.variant_id = s.variant_id
-    WHERE NOT r.chance
+    SELECT variant_id, min(share) AS file, arg_min(share * read_bytes / bytes, share) AS read FROM sizes WHERE format = 'packed' GROUP BY variant_id
+), judged AS (
+    SELECT g.model, g.weights, if(r.kind = 'experts' AND r.words LIKE '%oracle', 'experts by oracle', r.kind) AS kind, r.words, g.ratio AS perplexity, g.retained, file, read,
+           coalesce(g.ratio <= 1.25, g.retained >= 0.95) AS near, bool_or(g.ratio IS NOT NULL) OVER (PARTITION BY g.model) AS reads_on
+    FROM gate g
+    JOIN done USING (variant_id)
+    JOIN priced USING (variant_id)
+    JOIN _recipes r USING (variant_id)
+    WHERE g.tasks > 0 AND NOT r.chance
 ), ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY model, kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words) AS place FROM priced
+    -- Where the model has a perplexity, a variant without one says less.
+    FROM judged
+    QUALIFY row_number() OVER (PARTITION BY model, kind ORDER BY reads_on AND perplexity IS NULL, NOT near, if(near, round(read, 2), NULL), perplexity, words LIKE '%(text%', retained DESC, words) = 1
 ), counted AS (
-    SELECT *, count(*) OVER (PARTITION BY model) AS kinds FROM ranked WHERE place = 1
+    SELECT *, count(*) OVER (PARTITION BY model) AS kinds FROM ranked
 )
-SELECT * EXCLUDE (place, kinds)
+SELECT * EXCLUDE (near, kinds)
 FROM counted
-QUALIFY model = first_value(model) OVER (ORDER BY kinds DESC, model)
-ORDER BY kind
+QUALIFY model = first_value(model) OVER (PARTITION BY reads_on ORDER BY kinds DESC, model)
+ORDER BY NOT reads_on, kind

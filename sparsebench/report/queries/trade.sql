@@ -1,5 +1,5 @@
 -- Savings against losses: at each sparsity the fewest benchmarks on which an unstructured variant of the model shows a loss, and the
--- packed file's share of dense. Tasks on which dense itself is at chance do not count. A score that is not above chance counts as a loss,
+-- packed file's share of dense. Tasks on which some dense model is at chance do not count. A score that is not above chance counts as a loss,
 -- whatever the test says. Random masks are left out. A variant that was scored on smaller samples than another of its sparsity has fewer
 -- chances to show a loss, so the variants with the most tasks on the largest sample compete.
 WITH asked AS (
@@ -11,7 +11,7 @@ WITH asked AS (
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
-    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND NOT s.dense_at_chance
+    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND NOT s.dense_at_chance AND s.task NOT IN (SELECT task FROM scores WHERE separable IS false)
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), best AS (
     SELECT model, weights, variant_id, sparsity, count(DISTINCT benchmark) AS tasks, count(DISTINCT benchmark) FILTER (lost) AS losses
