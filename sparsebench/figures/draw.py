@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sparsebench.errors import QueryError, SparsebenchError, UserError, foreign
 from sparsebench.escape import visible
-from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
+from sparsebench.figures import bars, forest, heatmap, line, scales, scatter, style
 from sparsebench.figures.canvas import Canvas
 from sparsebench.figures.spec import LOCAL, FigureSpec, files, parse
 from sparsebench.figures.values import ROWS, fitting
@@ -25,8 +25,7 @@ DRAWN = {
     "curve": (line.curve_panel, line.finish),
     "bars": (bars.panel, bars.finish),
     "scatter": (scatter.panel, scatter.finish),
-    "strip": (rows.strip_panel, rows.strip_finish),
-    "forest": (rows.forest_panel, rows.forest_finish),
+    "forest": (forest.panel, forest.finish),
     "heatmap": (heatmap.panel, heatmap.finish),
 }
 """By kind, the function that draws a panel and the one that then finishes the sheet."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.transforms import ScaledTranslation, Transform
+from matplotlib.transforms import ScaledTranslation
 
 from sparsebench.figures import names, style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
@@ -34,10 +34,6 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         )  # fmt: skip
     if whiskers:
         _points(axes, rows, canvas, here)
-    else:
-        for row in rows:
-            if canvas.value(row, "mark"):
-                _ring(axes, canvas.across(row), canvas.value(row, "y"), axes.transData)
     levels(axes, rows, canvas)
 
 
@@ -84,9 +80,6 @@ def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None
     """
     # On a log axis most whiskers are shorter than a marker: the points are shifted less.
     room = 5 if canvas.spec.get("yscale") == "log" else 12
-    ringed = {
-        (canvas.across(row), canvas.value(row, "y"), canvas.series(row)) for row in rows if canvas.value(row, "mark")
-    }
     points: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
         if canvas.value(row, "y") is not None:
@@ -105,8 +98,6 @@ def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None
         if _known(ends):
             colour = canvas.looks[owners[0]].colour if alone else style.GREY
             axes.vlines([x], ends[0], ends[1], color=colour, linewidth=0.9, alpha=0.75, transform=shifted, zorder=2)
-        if any((x, y, name) in ringed for name in owners):
-            _ring(axes, x, y, shifted)
     # matplotlib leaves shifted artists out of the axis' limits.
     axes.update_datalim([(x, end) for x, _, *ends in points if _known(ends) for end in ends])
     axes.autoscale_view()
@@ -114,10 +105,3 @@ def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None
 
 def _known(ends: Sequence[float | None]) -> bool:
     return None not in ends
-
-
-def _ring(axes: Axes, x: float, y: float, transform: Transform) -> None:
-    axes.plot(
-        [x], [y], marker="o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8,
-        transform=transform, zorder=5,
-    )  # fmt: skip

@@ -18,15 +18,14 @@ KEYS: Mapping[str, str] = {
     "title": "one sentence above the figure",
     "finding": "column whose first value, where there is one, stands above the figure in the title's place: what it shows",
     "about": "the question that the figure answers, for `figures --list`",
-    "kind": "how it is drawn: line, curve, bars, scatter, strip, forest or heatmap",
+    "kind": "how it is drawn: line, curve, bars, scatter, forest or heatmap",
     "x": "column along the horizontal axis",
-    "y": "column along the vertical axis (heatmap, strip and forest: the rows)",
+    "y": "column along the vertical axis (heatmap and forest: the rows)",
     "value": "heatmap: the column that is coloured",
     "low": "lower end of an interval around y",
     "high": "upper end of an interval around y",
     "xlow": "scatter, forest: lower end of an interval around x",
     "xhigh": "scatter, forest: upper end of an interval around x",
-    "mark": "line: column that is true for points that get a ring",
     "front": "scatter: the better end of y, high or low, or a column that is true where it is high and NULL at points that "
     "take no part (of x, less is better): points that no other beats are joined",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
@@ -61,7 +60,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "curve": ("x", "y"),
     "bars": ("x", "y"),
     "scatter": ("x", "y"),
-    "strip": ("x", "y"),
     "forest": ("x", "y"),
     "heatmap": ("x", "y", "value"),
 }
@@ -89,10 +87,10 @@ NUMBERS = {
 """By key, the pattern that its values match, and the hint where one does not."""
 ENDS = {"high": 1, "low": -1}
 """The ends of y that `front` may call better, with the sign that makes greater values better."""
-NAMED_ROWS = ("heatmap", "strip", "forest")
+NAMED_ROWS = ("heatmap", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
-    "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet",
+    "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "text", "remark", "base", "series", "place", "facet",
     "row", "bound", "apart",
 )  # fmt: skip
 

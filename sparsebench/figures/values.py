@@ -12,7 +12,7 @@ from sparsebench.figures.spec import COLUMNS, KINDS, LONGEST, NAMED_ROWS, Figure
 from sparsebench.ledger.query import Table
 
 _ALWAYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
-_ALONG = ("line", "curve", "scatter", "strip", "forest")
+_ALONG = ("line", "curve", "scatter", "forest")
 """Kinds whose horizontal axis shows numbers unless its scale is `category`."""
 ROWS, PANELS = 50_000, 300
 """The most rows of a figure, and the most different values of its `facet`, `row` or `series`."""

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import combinations
 from pathlib import Path
 from urllib.parse import quote
@@ -129,7 +128,31 @@ def build(
     if brief and set(formats) != {"md"}:
         raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
     markdown = [out] if brief else [out, results] if "md" in formats else []
-    documents = [*markdown, *([html] if "html" in formats else ())]
+    _check_writable([*markdown, *([html] if "html" in formats else ())])
+    written: dict[Path, str] = {}
+    with query.session(ledger) as run:
+        check_manifests(ledger, run, manifests)
+        renderer = _Renderer(run, figures, manifests, cites=not brief)
+        if brief:
+            (written[out],), _ = renderer.render({"brief.md.j2": out})
+        elif "md" in formats:
+            link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
+            templates = {"paper.md.j2": out, "results.md.j2": results}
+            (written[out], written[results]), _ = renderer.render(templates, {"paper.md.j2": link})
+        if "html" in formats:
+            # All templates make one page, so citations link within it.
+            names = ("paper.md.j2", "explore.md.j2", "results.md.j2")
+            texts, pictures = renderer.render(dict.fromkeys(names, out))
+            written[html] = page("\n".join(texts), pictures.files)
+    for path, content in written.items():
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+        with create(path) as file:
+            file.write(content)
+    return list(written)
+
+
+def _check_writable(documents: Sequence[Path]) -> None:
+    """Raise UserError where a document cannot be written, or two of them would be one file."""
     for path in documents:
         writable(path, folder=False)
     for path, other in combinations(documents, 2):
@@ -137,43 +160,42 @@ def build(
             raise UserError(
                 f"{path}: two documents of the report would be this file", "name another --out or --results"
             )
-    written: dict[Path, str] = {}
-    with query.session(ledger) as run:
-        check_manifests(ledger, run, manifests)
 
-        @cache
-        def ask(name: str) -> Answer:
-            rows = run(query_named(name, manifests)).dicts()
-            return Answer(name, tuple({key: words.escaped(value) for key, value in row.items()} for row in rows))
 
-        def rendered(templates: Mapping[str, Path], results_link: str) -> tuple[list[str], Pictures]:
-            """Return each template's text, with links from the folder that its path is in, and the pictures placed."""
-            pictures, queries, texts = Pictures(figures, run, not manifests), Queries(manifests, cites=not brief), []
-            environment = _environment(ask, pictures, queries)
-            for name, path in templates.items():
-                pictures.beside = path.resolve().parent
-                queries.place = results_link if path == out else ""
-                text = environment.get_template(name).render(manifests=words.escaped(list(manifests)))
-                # No trailing spaces, and one blank line between blocks however the templates' branches fell.
-                text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
-                texts.append(text)
-            return texts, pictures
+class _Renderer:
+    """Fills templates with a ledger's answers, each of which is asked for once."""
 
-        if brief:
-            (written[out],), _ = rendered({"brief.md.j2": out}, "")
-        elif "md" in formats:
-            link = quote(Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix())
-            (written[out], written[results]), _ = rendered({"paper.md.j2": out, "results.md.j2": results}, link)
-        if "html" in formats:
-            # All templates make one page, so citations link within it.
-            names = ("paper.md.j2", "explore.md.j2", "results.md.j2")
-            whole, pictures = rendered(dict.fromkeys(names, out), "")
-            written[html] = page("\n".join(whole), pictures.files)
-    for path, content in written.items():
-        path.resolve().parent.mkdir(parents=True, exist_ok=True)
-        with create(path) as file:
-            file.write(content)
-    return list(written)
+    def __init__(self, run: Callable[[str], query.Table], figures: Path, manifests: Sequence[str], cites: bool) -> None:
+        self.run, self.figures, self.manifests, self.cites = run, figures, manifests, cites
+        self.answers: dict[str, Answer] = {}
+
+    def ask(self, name: str) -> Answer:
+        """Return the answer to a query, its texts escaped."""
+        if name not in self.answers:
+            rows = self.run(query_named(name, self.manifests)).dicts()
+            escaped = tuple({key: words.escaped(value) for key, value in row.items()} for row in rows)
+            self.answers[name] = Answer(name, escaped)
+        return self.answers[name]
+
+    def render(
+        self, templates: Mapping[str, Path], results_links: Mapping[str, str] | None = None
+    ) -> tuple[list[str], Pictures]:
+        """Return each template's text, with links from the folder that its path is in, and the pictures placed.
+
+        ``results_links`` has the link to the results for the templates that stand in another file.
+        """
+        pictures = Pictures(self.figures, self.run, whole=not self.manifests)
+        queries = Queries(self.manifests, self.cites)
+        environment = _environment(self.ask, pictures, queries)
+        texts = []
+        for name, path in templates.items():
+            pictures.beside = path.resolve().parent
+            queries.place = (results_links or {}).get(name, "")
+            text = environment.get_template(name).render(manifests=words.escaped(list(self.manifests)))
+            # No trailing spaces, and one blank line between blocks however the templates' branches fell.
+            text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+            texts.append(text)
+        return texts, pictures
 
 
 def skips_zeros(name: str) -> bool:

@@ -270,7 +270,7 @@ class Figures(Target):
         Ledger(self.ledger).ingest(benign.records(REPOSITORY))
         head = "-- title: t\n-- kind: {}\n-- x: x\n-- y: y\n-- series: s\n"
         rows = "select range as x, range * 2 as y, 'a' || range % 2 as s, range + 1 as value from range(4)"
-        self.texts = [head.format(kind) + rows for kind in ("line", "curve", "bars", "scatter", "strip", "forest")]
+        self.texts = [head.format(kind) + rows for kind in ("line", "curve", "bars", "scatter", "forest")]
         self.texts.append(head.format("heatmap") + "-- value: value\n" + rows)
         self.texts += [path.read_text() for path in sorted(SHIPPED.glob("*.sql"))[:4]]
 

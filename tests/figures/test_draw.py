@@ -263,7 +263,7 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ledger: Path) -> 
     assert {row["bound"] for row in rows} == {row["series"].endswith("below the gate") for row in rows}
 
 
-def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ledger: Path, tmp_path: Path) -> None:
+def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ledger: Path) -> None:
     sheet = style.Sheet(height=4.0, font="DejaVu Serif", title=False, note=False)
     table = query.run(ledger, parse(SHIPPED / "score.sql").sql)
     figure = draw(parse(SHIPPED / "size.sql"), query.run(ledger, parse(SHIPPED / "size.sql").sql), [], 3.3, sheet)

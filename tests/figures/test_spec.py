@@ -29,7 +29,7 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
     ("wrong", "words", "hint"),
     [
         ("-- titel: x", "line 5: unknown key `titel`", "did you mean `title`?"),
-        ("-- kind: pie", "line 5: `kind` is 'pie'", "choose from line, curve, bars, scatter, strip, forest, heatmap"),
+        ("-- kind: pie", "line 5: `kind` is 'pie'", "choose from line, curve, bars, scatter, forest, heatmap"),
         ("-- xscale: logit", "line 5: `xscale` is 'logit'", "sparsity"),
         ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
         ("-- columns: many", "line 5: `columns` is 'many'", "from 1 to 6"),

@@ -8,7 +8,6 @@
 -- high: speedup_high
 -- series: series
 -- facet: panel
--- mark: first_faster
 -- reference: dense = break-even
 -- columns: 2
 -- ymin: 0
