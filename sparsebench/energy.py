@@ -149,14 +149,14 @@ class EnergyMeter:
             return None
 
 
-def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMeter:
+def meter(device: str, ranks: int = 1) -> EnergyMeter:
     """Return the counter for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
-    return EnergyMeter(_counter(device, ranks, powercap))
+    return EnergyMeter(_counter(device, ranks))
 
 
-def _counter(device: str, ranks: int, powercap: Path | None) -> NoMeter | Rapl | Nvml:
+def _counter(device: str, ranks: int) -> NoMeter | Rapl | Nvml:
     if not devices.is_gpu(device):
-        return _rapl(powercap or POWERCAP)
+        return _rapl()
     try:
         with nvml() as library:
             first = int(device.partition(":")[2] or 0)
@@ -165,13 +165,13 @@ def _counter(device: str, ranks: int, powercap: Path | None) -> NoMeter | Rapl |
         return NoMeter(f"none: {error}")
 
 
-def _rapl(powercap: Path) -> NoMeter | Rapl:
+def _rapl() -> NoMeter | Rapl:
     """Return the counters of the packages, which are the top level of the tree.
 
     What lies under a package is part of it, and ``psys`` holds them all.
     """
     domains = []
-    for zone in sorted(powercap.glob("intel-rapl:*")):
+    for zone in sorted(POWERCAP.glob("intel-rapl:*")):
         if zone.name.count(":") != 1:
             continue
         try:
@@ -185,7 +185,7 @@ def _rapl(powercap: Path) -> NoMeter | Rapl:
             return NoMeter(f"none: only root may read {zone / 'energy_uj'}")
         except (OSError, ValueError) as error:
             return NoMeter(f"none: {zone} cannot be read: {error}")
-    return Rapl(domains) if domains else NoMeter(f"none: no RAPL counters in {powercap}")
+    return Rapl(domains) if domains else NoMeter(f"none: no RAPL counters in {POWERCAP}")
 
 
 class JouleCounter:

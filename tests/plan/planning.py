@@ -21,6 +21,12 @@ def planned(revision: str = "r1", **changes: object) -> Plan:
     return expand(Manifest.model_validate(content | changes), "test", {"m": revision, "other": revision})
 
 
+def bare(**changes: object) -> Plan:
+    """A plan of one model in bfloat16, with what is asked for and no more."""
+    content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]}
+    return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
+
+
 def ids(plan: Plan, stage: str = "") -> set[str]:
     return {cell.id for cell in plan.cells if stage in ("", cell.stage)}
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from sparsebench import devices, environment, processor
-from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import (
     DAMPING_SECONDS,
@@ -20,18 +19,13 @@ from sparsebench.plan.estimate import (
     silence_seconds,
     tokens,
 )
-from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs, remaking
 from sparsebench.plan.resources import crowded, job_bytes
 from sparsebench.plan.tokens import NEW_TOKEN, READINGS
 from sparsebench.steps.registry import single
+from tests.plan.planning import bare
 
 SIZE = ModelSize(10**8, 2 * 10**8)
-
-
-def planned(**changes: Any) -> Plan:
-    content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]}
-    return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
 
 
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "bfloat16")
@@ -52,7 +46,7 @@ def work(job: Job) -> float:
 def scored(family: str = "decoder", **task: Any) -> float:
     """The tokens of scoring one model in a task."""
     model = {"name": "m", "source": "path:m", "family": family, "dtype": "bfloat16"}
-    plan = planned(models=[model], benchmarks={family: [task]})
+    plan = bare(models=[model], benchmarks={family: [task]})
     return next(tokens(cell) for cell in plan.cells if cell.stage == "benchmarks")
 
 
@@ -90,7 +84,7 @@ def test_a_request_costs_its_prompt_its_new_tokens_and_its_batch_in_each_process
     def timed(**changes: int) -> float:
         load = {"batch": 1, "prompt": 128, "generate": 16} | changes
         processes = load.pop("processes", 1)
-        plan = planned(runtime={"workloads": [load], "processes": processes})
+        plan = bare(runtime={"workloads": [load], "processes": processes})
         return next(tokens(cell) for cell in plan.cells if cell.stage == "latency")
 
     assert timed(batch=4) == 4 * timed() == timed(processes=4)
@@ -130,7 +124,7 @@ def test_a_job_may_be_silent_for_an_hour_or_for_ten_times_its_estimate() -> None
 
 
 def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = planned(
+    plan = bare(
         variants=[
             {"recover": "finetune", "tokens": 10_000_000}, {"prune": "wanda", "sparsity": [0.5, 0.6]},
             {"shrink": "sleb", "blocks": 2},
@@ -158,7 +152,7 @@ def test_a_variant_that_is_made_again_takes_what_it_took(monkeypatch: pytest.Mon
 
 
 def test_a_gpu_that_is_too_small_is_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = planned(
+    plan = bare(
         variants=[{"prune": "magnitude", "sparsity": 0.5}], benchmarks={"decoder": [{"task": "piqa"}]},
         runtime={"engines": ["deepspeed", "deepspeed-zero3"], "ranks": [1, 2]},
     )  # fmt: skip

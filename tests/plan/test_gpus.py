@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sparsebench import devices, environment, sources
 from sparsebench.cli.plan import announce, show
-from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.checks import load
 from sparsebench.plan.estimate import ModelSize, at_once, job_seconds
-from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import alone, calculates, jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import decisions
 from tests.gpus import H100, Driver
+from tests.plan.planning import bare
 
 LAB = Path(__file__).parent.parent.parent / "experiments.yaml"
 SEVEN = ModelSize(6_740_000_000, 13_480_000_000)
@@ -34,11 +32,6 @@ def eight(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setattr(environment, "cores", lambda: 64)
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 2**40))
     return driver
-
-
-def planned(**changes: Any) -> Plan:
-    content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]}
-    return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
 
 
 def hours(text: str) -> float:
@@ -130,14 +123,14 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
 
 
 def test_seven_billion_parameters_take_sparsegpt_minutes_on_an_h100() -> None:
-    plan = planned(variants=[{"prune": "sparsegpt", "sparsity": 0.5}], calibration={"samples": 128, "length": 2048})
+    plan = bare(variants=[{"prune": "sparsegpt", "sparsity": 0.5}], calibration={"samples": 128, "length": 2048})
     (job,) = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "make"]
     assert 60 < job_seconds(job, {"m": SEVEN}, "cuda") < 20 * 60
     assert job_seconds(job, {"m": SEVEN}) > 20 * job_seconds(job, {"m": SEVEN}, "cuda")
 
 
 def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
-    plan = planned(
+    plan = bare(
         variants=[{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", "sparsity": 0.5}],
         benchmarks={"decoder": [{"task": "piqa"}]}, runtime={"engines": ["hf"]},
     )  # fmt: skip
@@ -149,13 +142,13 @@ def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
     }  # fmt: skip
     assert {at_once(job, slots=4) for job in found if not alone(job, False)} == {4}
     assert {at_once(job, slots=16, gpus=8) for job in found if job.kind in ("benchmarks", "memory")} == {8}
-    noisy = planned(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "device"})
+    noisy = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "device"})
     found = [job for job in jobs(noisy, noisy.cells, lambda _: False) if job.kind == "latency"]
     assert [at_once(job, slots=16, gpus=8) for job in found] == [8, 2]
     assert {at_once(job, slots=4) for job in found} == {1}, "on a CPU there is nothing beside which to run"
-    usual = planned(runtime={"engines": ["deepspeed"], "ranks": [1, 4]})
+    usual = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4]})
     assert not {cell.id for cell in usual.cells if "engine" in cell.settings} & {cell.id for cell in noisy.cells}
-    spelled = planned(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "machine"})
+    spelled = bare(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "machine"})
     assert [cell.id for cell in spelled.cells] == [cell.id for cell in usual.cells]
 
 

@@ -6,18 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from sparsebench import environment, processor
+from sparsebench import environment
 from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest, ManifestCalibration
 from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
 from sparsebench.runtime.engines import engines
 from tests.plan.planning import CALIBRATED, ids, planned
 
-
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
+pytestmark = pytest.mark.usefixtures("every_precision")
 
 
 def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsebench import environment, processor
+from sparsebench import environment
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.fingerprint import cell_id
@@ -14,11 +14,7 @@ from sparsebench.plan.jobs import alone, calculates, jobs, remaking
 from sparsebench.plan.resources import crowded, needs, slots
 from tests.plan.planning import CALIBRATED, ids, planned, stages
 
-
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
+pytestmark = pytest.mark.usefixtures("every_precision")
 
 
 @pytest.mark.parametrize("other", [{"dtype": "float32"}, {"samples": 8}, {"workloads": {"batch": 2}}])

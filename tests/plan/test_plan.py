@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import processor
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import alone, jobs, nodes_of
@@ -14,11 +13,7 @@ from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.sizes import PACKAGED, UNKNOWN, model_size, parameters
 from tests.plan.planning import CALIBRATED, ids, planned
 
-
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
+pytestmark = pytest.mark.usefixtures("every_precision")
 
 
 def test_every_list_is_swept() -> None:

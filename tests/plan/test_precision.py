@@ -14,11 +14,7 @@ from sparsebench.plan.resources import crowded
 from tests.gpus import H100, Driver
 from tests.plan.planning import CALIBRATED, planned
 
-
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that multiplies every precision, whatever this one is."""
-    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
+pytestmark = pytest.mark.usefixtures("every_precision")
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch) -> None:

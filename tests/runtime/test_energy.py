@@ -18,6 +18,12 @@ from sparsebench.runtime import machine
 LIMIT = 1_000_000
 
 
+@pytest.fixture(autouse=True)
+def _zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counters that a machine has are those of the test."""
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+
+
 def zone(root: Path, name: str, label: str, value: int) -> Path:
     folder = root / name
     folder.mkdir(parents=True)
@@ -41,7 +47,7 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
     inside = zone(tmp_path, "intel-rapl:0:0", "core", 50)
     around = zone(tmp_path, "intel-rapl:2", "psys", 500)
-    found = energy.meter("cpu", powercap=tmp_path)
+    found = energy.meter("cpu")
     assert found.source == "RAPL package-0, package-1"
     for file in (first, second, inside, around):
         file.write_text(str(int(file.read_text()) + 250_000))
@@ -51,7 +57,7 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
 
 def test_a_counter_that_wrapped_around_goes_on_from_its_limit(tmp_path: Path) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", LIMIT - 99)
-    found = energy.meter("cpu", powercap=tmp_path)
+    found = energy.meter("cpu")
     file.write_text("400")
     assert found.joules() == pytest.approx(500e-6)
 
@@ -60,7 +66,6 @@ def test_a_counter_that_wraps_around_again_and_again_is_read_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     monkeypatch.setattr(energy, "SECONDS", 0.005)
     read, plain = [0], energy.Rapl.joules
 
@@ -86,18 +91,17 @@ def test_a_counter_that_wraps_around_again_and_again_is_read_in_between(
 
 
 def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
-    found = energy.meter("cpu", powercap=tmp_path / "absent")
+    found = energy.meter("cpu")
     assert found.joules() is None
-    assert found.source == f"none: no RAPL counters in {tmp_path / 'absent'}"
+    assert found.source == f"none: no RAPL counters in {tmp_path}"
     broken = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     broken.write_text("nonsense")
     zone(tmp_path, "intel-rapl:1", "package-1", 1)
-    assert "intel-rapl:0 cannot be read" in energy.meter("cpu", powercap=tmp_path).source, "no sum of some packages"
+    assert "intel-rapl:0 cannot be read" in energy.meter("cpu").source, "no sum of some packages"
 
 
-def test_a_counter_that_fails_on_the_way_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_counter_that_fails_on_the_way_ends_no_training(tmp_path: Path) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
     with energy.spending("cpu") as spent:
         assert (spent.joules(), spent.source) == (0.0, "RAPL package-0")
         file.unlink()
@@ -119,7 +123,7 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(Path, "read_text", refused)
     else:
         file.chmod(0)
-    found = energy.meter("cpu", powercap=tmp_path)
+    found = energy.meter("cpu")
     assert found.source == f"none: only root may read {file}"
     assert found.joules() is None
 

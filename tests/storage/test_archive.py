@@ -165,17 +165,18 @@ def test_a_folder_comes_back(model: str, sparsity: float, request: pytest.Fixtur
         assert holds and holds(tmp_path / name) == (name == "archive")
 
 
+@pytest.mark.parametrize("coding", [CODING, PACKED], ids=lambda coding: coding.name)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_damage_is_found(data: st.DataObject) -> None:
+def test_damage_is_found(coding: Coding, data: st.DataObject) -> None:
     """A flipped bit anywhere is an error that names file and tensor or header, or changes nothing that is read."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "s.archive"
+        path = Path(folder) / "s.stored"
         tensors = {
             f"t{number}": ("BF16", [20, 20], weights(s, "BF16", n=400)) for number, s in enumerate((0, 0.5, 0.9, 0.99))
         }
         write_source(path.with_suffix(".safetensors"), tensors)
-        write(path.with_suffix(".safetensors"), path)
+        container.write(path.with_suffix(".safetensors"), path, coding)
         whole = path.read_bytes()
         damaged = bytearray(whole)
         place = data.draw(st.integers(0, len(damaged) - 1))
@@ -184,8 +185,8 @@ def test_damage_is_found(data: st.DataObject) -> None:
         else:
             del damaged[place:]
         path.write_bytes(damaged)
-        found = restored_or_error(path)
         start = 8 + struct.unpack("<Q", whole[:8])[0]
+        found = restored_or_error(path, coding)
         if isinstance(found, bytes):
             assert found == path.with_suffix(".safetensors").read_bytes()
         elif place >= start and len(damaged) == len(whole):
@@ -194,9 +195,9 @@ def test_damage_is_found(data: st.DataObject) -> None:
             assert str(path) in found.message
 
 
-def restored_or_error(path: Path) -> bytes | StorageError:
+def restored_or_error(path: Path, coding: Coding) -> bytes | StorageError:
     try:
-        return restored(path)
+        return restored(path, coding)
     except StorageError as error:
         return error
 

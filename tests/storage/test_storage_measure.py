@@ -99,12 +99,6 @@ def test_archive_beside_the_others(tiny_llama: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_workspace_is_left_empty(tiny_bert: Path, tmp_path: Path) -> None:
-    result = measure(tiny_bert, "encoder", ["packed"], tmp_path)
-    assert [size.format for size in result.sizes] == ["packed"]
-    assert not list(tmp_path.iterdir())
-
-
 def test_packed_is_kept_even_where_it_is_not_sized(tiny_bert: Path, tmp_path: Path) -> None:
     result = measure(tiny_bert, "encoder", ["dense"], tmp_path / "workspace", tmp_path / "kept")
     assert [size.format for size in result.sizes] == ["dense"]

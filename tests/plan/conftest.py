@@ -1,0 +1,13 @@
+"""What plans of this room's tests are made for."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsebench import processor
+
+
+@pytest.fixture
+def every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that multiplies every precision, whatever this one is."""
+    monkeypatch.setattr(processor, "emulated", lambda dtype: False)
