@@ -61,20 +61,23 @@ class MatrixHolder(nn.Module):
 
     def hold(self, matrix: Matrix) -> None:
         """Keep the parts of ``matrix``, under their names."""
-        self.describe, self._known = matrix.fields, (0, None)
+        self.describe, self._known = matrix.fields, ([], None)
         for name, part in matrix.tensors.items():
             self.register_buffer(name, part, persistent=False)
 
     @property
     def fields(self) -> Any:
-        """A pointer to the struct of the library, made anew where the buffers have moved."""
-        address = self._buffers["values"].data_ptr()  # type: ignore[union-attr]
-        if self._known[0] != address:
-            self._known = (address, ctypes.pointer(self.describe(self._buffers)))
+        """A pointer to the struct of the library, made anew where a buffer has moved.
+
+        Every address counts: after two moves one part may be where it was before, and the others not.
+        """
+        addresses = [part.data_ptr() for part in self._buffers.values()]  # type: ignore[union-attr]
+        if self._known[0] != addresses:
+            self._known = (addresses, ctypes.pointer(self.describe(self._buffers)))
         return self._known[1]
 
     describe: Callable[[Any], MatrixFields]
-    _known: tuple[int, Any]
+    _known: tuple[list[int], Any]
 
 
 class KernelLinear(MatrixHolder):

@@ -111,6 +111,16 @@ def test_a_layer_follows_its_buffers(compiled: Kernels) -> None:
     assert torch.equal(layer(x), before)
 
 
+def test_a_layer_follows_each_of_its_buffers(compiled: Kernels) -> None:
+    """After two moves the values may be where they were, and the masks not: the kernel then read freed memory."""
+    torch.manual_seed(0)
+    weight = torch.where(torch.rand(32, 256) < 0.5, torch.randn(32, 256), 0).bfloat16()
+    layer = KernelLinear(compiled, without_zeros(weight), None, Choices())
+    assert layer.layout == "bitmask" and layer.fields.contents.masks == layer.masks.data_ptr()
+    layer.masks.data = layer.masks.clone()
+    assert layer.fields.contents.masks == layer.masks.data_ptr()
+
+
 def test_the_faster_way_is_timed_once_and_kept() -> None:
     import time
 
