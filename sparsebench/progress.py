@@ -1,21 +1,44 @@
-"""A bar with the time left, on stderr, for what a person waits for at a terminal or in a notebook."""
+"""What a person waits for, with the time left, on stderr: a bar in a terminal or a notebook, else a line a minute."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sparsebench.durations import duration
+
 Advance = Callable[..., None]
 """Moves a bar: called with what is done, of how much, and further words."""
+LINE_SECONDS = 60.0
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
-    """Show a bar, and remove it when done; show nothing where stderr is neither a terminal nor a notebook's."""
+    """Show a bar, and remove it when done; where stderr is neither a terminal nor a notebook's, lines."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)) as bar:
+    if not (console.is_terminal or console.is_jupyter):
+        yield _lines(what)
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, words="": bar.update(task, completed=done, total=total)
+
+
+def _lines(what: str) -> Advance:
+    begun = shown = time.monotonic()
+
+    def advance(done: float, total: float, words: str = "") -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < LINE_SECONDS or not total:
+            return
+        shown = now
+        left = f", {duration((now - begun) * (total - done) / done)} left" if done else ""
+        print(f"… {what}: {100 * done / total:.0f}%{left}", file=sys.stderr, flush=True)
+
+    return advance

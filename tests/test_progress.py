@@ -1,0 +1,18 @@
+"""Progress that is redirected."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsebench import progress
+
+
+def test_a_redirected_log_has_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 30.0, 61.0, 90.0, 130.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("tiny") as advance:
+        for done in (1, 2, 3, 4):
+            advance(done, 8)
+    assert capsys.readouterr().err.splitlines() == ["… tiny: 25%, 3m left", "… tiny: 50%, 2m left"]
