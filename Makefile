@@ -45,7 +45,7 @@ test-gpu: $(VENV)/.installed
 setup: $(VENV)/.installed-dev
 
 # What the report tells of. Smaller shapes are in docs/shapes.md, with their own figure.
-REPORTED = small g2p coder methods kinds training g2p-recovery g2p-skipping minilm-recovery mpnet calibration engines rehearsal floors llamacpp
+REPORTED = small g2p coder methods kinds training g2p-recovery g2p-skipping minilm-recovery mpnet calibration engines rehearsal floors llamacpp llamacpp-coder
 
 # Rebuilds the tracked report, its pictures and the numbers that pages quote from the committed records.
 report: $(VENV)/.installed

@@ -49,7 +49,7 @@ WITH easy AS (
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'shapes' AND d.model = 'smollm2-135m'
 ), coder AS (
-    SELECT recipe, phase, speedup, ms / dense_ms AS slower, least(zeros_speedup, zeros_bound) AS zeros
+    SELECT recipe, phase, speedup
     FROM latency
     JOIN variants USING (variant_id)
     WHERE latency.manifest = 'coder' AND (baseline = 'paired' OR phase = 'load')
@@ -78,7 +78,7 @@ WITH easy AS (
     FROM gate g
     JOIN variants v USING (variant_id)
     JOIN sizes s USING (variant_id)
-    LEFT JOIN (SELECT variant_id, if(gains, speedup, NULL) AS speedup FROM _headlines WHERE phase = 'generate' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
+    LEFT JOIN (SELECT variant_id, if(gains OR speedup_high < 1, speedup, NULL) AS speedup FROM _headlines WHERE phase = 'generate' QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id)) USING (variant_id)
     WHERE passes AND s.format IN ('dense', 'packed')
     GROUP BY ALL
 ), dense_engines AS (
@@ -93,6 +93,12 @@ WITH easy AS (
     FROM throughput t
     JOIN variants v USING (variant_id)
     WHERE t.manifest = 'llamacpp' AND t.workload LIKE 'b1 p128 %' AND t.phase = 'decode' AND t.dtype = 'bfloat16'
+), ours AS (
+    -- Over the dense model in the same kernels.
+    SELECT v.recipe, phase, zeros_speedup, ms, dense_ms
+    FROM latency l
+    JOIN variants v USING (variant_id)
+    WHERE l.manifest = 'llamacpp' AND engine = 'sparse' AND workload LIKE 'b1 p128 %'
 ), answer AS (
     -- Of variants whose recipes read alike, trained for longer or made elsewhere, the better one.
     SELECT model, recipe, what, max(said) AS said
@@ -103,7 +109,6 @@ WITH easy AS (
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random' AND manifest NOT LIKE 'features%'
 UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
 UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
-UNION ALL SELECT 'coder_int8_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'decode'
 UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'
 UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int4'
 UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
@@ -112,21 +117,20 @@ UNION ALL SELECT 'coder_int8_file', format('{:.0f}%', 100 * share) FROM packed_c
 UNION ALL SELECT 'coder_gguf_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'coder' AND format = 'source'
 UNION ALL SELECT 'coder_int4_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int4'
 UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 50% propagate=dense'
-UNION ALL SELECT 'coder_int4_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int4' AND phase = 'decode'
 UNION ALL SELECT 'coder_int4_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int4' AND phase = 'prefill'
-UNION ALL SELECT 'coder_wanda_50_decode', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
-UNION ALL SELECT 'coder_wanda_50_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'prefill'
-UNION ALL SELECT 'coder_wanda_50_zeros', format('{:.1f}', zeros) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'decode'
 UNION ALL SELECT 'smol_llamacpp_token', format('{:.1f}', max(token) FILTER (name = 'plain torch') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
 UNION ALL SELECT 'smol_torch_prompt', format('{:.1f}', max(prompt) FILTER (name = 'llama.cpp') / max(prompt) FILTER (name = 'plain torch')) FROM dense_engines
-UNION ALL SELECT 'smol_int8_behind', format('{:.1f}', (SELECT max(ms) FROM per_second WHERE recipe = 'int8') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
+UNION ALL SELECT 'smol_int8_behind', format('{:.1f}', (SELECT min(ms) FROM per_second WHERE recipe = 'int8') / max(token) FILTER (name = 'llama.cpp')) FROM dense_engines
 UNION ALL SELECT 'smol_sparse_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'magnitude/layer 50%'
 UNION ALL SELECT 'smol_int8_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'int8'
 UNION ALL SELECT 'smol_q8_rate', format('{:.0f}', max(tokens_per_second)) FROM per_second WHERE recipe = 'gguf Q8_0'
-UNION ALL SELECT 'coder_int8_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int8' AND phase = 'generate'
-UNION ALL SELECT 'coder_int4_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'int4' AND phase = 'generate'
-UNION ALL SELECT 'coder_wanda_50_request', format('{:.1f}', speedup) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'generate'
-UNION ALL SELECT 'coder_wanda_50_load', format('{:.0f}', slower) FROM coder WHERE recipe = 'wanda/row 50% propagate=dense' AND phase = 'load'
+UNION ALL SELECT 'smol_own_token', format('{:.1f}', max(token) FILTER (name = 'plain torch') / max(token) FILTER (name = 'our dense kernels')) FROM dense_engines
+UNION ALL SELECT 'smol_zeros_token', format('{:.1f}', zeros_speedup) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'decode'
+UNION ALL SELECT 'smol_zeros_request', format('{:.2f}', zeros_speedup) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'generate'
+UNION ALL SELECT 'smol_zeros_prompt', format('{:.1f}', 1 / zeros_speedup) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'prefill'
+UNION ALL SELECT 'smol_zeros_load', format('{:.1f}', ms / dense_ms) FROM ours WHERE recipe = 'magnitude/layer 50%' AND phase = 'load'
+UNION ALL SELECT 'smol_int8_prompt', format('{:.1f}', 1 / zeros_speedup) FROM ours WHERE recipe = 'int8' AND phase = 'prefill'
+UNION ALL SELECT 'smol_int4_prompt', format('{:.1f}', 1 / zeros_speedup) FROM ours WHERE recipe = 'int4' AND phase = 'prefill'
 UNION ALL SELECT 'coder_zeros_10_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 10% propagate=dense'
 UNION ALL SELECT 'smol_zeros_20_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes JOIN variants USING (variant_id, model) WHERE manifest = 'shapes' AND model = 'smollm2-135m' AND recipe = 'sparsegpt/layer 20%' AND format = 'packed'
 UNION ALL SELECT 'kinds_gguf_file', format('{:.1f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'kinds' AND format = 'source'
@@ -274,12 +278,14 @@ JOIN (VALUES
     ('minilm_zeros_skill', 'minilm-l6', 'skill', 'sparsegpt/layer 50%'),
     ('minilm_zeros_file', 'minilm-l6', 'file', 'sparsegpt/layer 50%'),
     ('coder_int4_skill', 'qwen2.5-coder-1.5b', 'skill', 'int4'),
+    ('coder_int4_request', 'qwen2.5-coder-1.5b', 'request', 'int4'),
+    ('coder_int8_request', 'qwen2.5-coder-1.5b', 'request', 'int8'),
     ('coder_int8_skill', 'qwen2.5-coder-1.5b', 'skill', 'int8'),
     ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 10% propagate=dense'),
     ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 10% propagate=dense'),
-    ('smol_q8_request', 'smollm2-135m', 'request', 'gguf Q8_0'),
-    ('smol_q8_ratio', 'smollm2-135m', 'ratio', 'gguf Q8_0'),
-    ('smol_q8_file', 'smollm2-135m', 'file', 'gguf Q8_0'),
+    ('smol_int8_request', 'smollm2-135m', 'request', 'int8'),
+    ('smol_int8_ratio', 'smollm2-135m', 'ratio', 'int8'),
+    ('smol_int8_file', 'smollm2-135m', 'file', 'int8'),
     ('smol_q4_request', 'smollm2-135m', 'request', 'gguf Q4_K_M'),
     ('smol_q4_ratio', 'smollm2-135m', 'ratio', 'gguf Q4_K_M'),
     ('smol_q4_file', 'smollm2-135m', 'file', 'gguf Q4_K_M'),
