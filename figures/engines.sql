@@ -14,7 +14,7 @@
 -- reference: dense = as fast as dense
 -- xlabel: times as fast as the fastest dense engine
 -- note: Over the fastest engine that ran dense on that machine and workload; one rank, 95% intervals. hf: plain transformers, int8 and int4 in torch's integer kernels; sparse: our kernels that skip zeros; deepspeed: dense kernels; llamacpp: llama.cpp. Ruined models are not shown. One machine a model, that on which most engines ran dense; of more than four models the largest.
--- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
+-- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill, or not scored.
 
 WITH timed AS (
     SELECT l.model, l.weights, l.machine, l.dtype, engine, workload, phase, sparsity, variant_id, speedup, speedup_low, speedup_high, gains, rival, rivals, words, kind, l.started_at, _dense_kernel(kernel) AS plain,
