@@ -31,6 +31,9 @@ def main(path: Path, events: int) -> int:
         if not isinstance(error, Exception):
             raise
         traceback.print_exc()
+        if folders := damaged(spec):  # another job's finding may have removed them under this one
+            recorder.damaged(folders)
+            return 0
         for cell in list(recorder.open.values()):
             recorder.record(cell, error)
         recorder.broken(error)

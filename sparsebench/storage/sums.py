@@ -67,11 +67,19 @@ def written(folder: Path) -> bool:
 def damage(folder: Path) -> str | None:
     """Return what changed in a folder since its checksums were written, naming a file.
 
-    None where nothing changed, or no checksums are written.
+    None where nothing changed, or no checksums are written. A folder may be removed while it is read.
     """
     known = (read_json(beside(folder)) or {}).get(ALGORITHM)
     if not isinstance(known, dict):
         return None
+    try:
+        return _difference(folder, known)
+    except FileNotFoundError as error:  # another job found the damage first
+        return f"{error.filename} is gone"
+
+
+def _difference(folder: Path, known: dict[str, list[object]]) -> str | None:
+    """Return what differs between a folder and what is known of its files: the size in bytes and checksum of each."""
     if other := sorted(set(known) ^ set(_names(folder))):
         return f"{folder / other[0]} {'is missing' if other[0] in known else 'was added'}"
     for name in sorted(known, key=lambda name: (folder / name).stat().st_size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,8 @@ def test_a_damaged_folder_is_found_and_named(harm: Callable[[Path], None], tiny_
             assert sums.damage(folder) is None
         (folder / "more").write_text("")
         assert "more was added" in str(sums.damage(folder))
+        shutil.rmtree(folder)
+        assert str(folder) in str(sums.damage(folder)), "another job removed it while this one looked"
 
 
 def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,7 @@ from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.expand import expand
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import handlers
+from sparsebench.run import handlers, worker
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.run.workspace import Workspace
 from sparsebench.sources.cache import Cache
@@ -107,3 +110,38 @@ def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy
     weights.write_bytes(weights.read_bytes()[:-1])
     handlers.make(spec, recorder)  # type: ignore[arg-type]
     assert [[*one] for one in said] == [[parent.id]] and not space.kept(end)
+
+
+def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "variants": [{"prune": "magnitude", "sparsity": 0.5}],
+    }
+    plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+    dense = plan.dense["m"]
+    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
+    shutil.copytree(tiny_llama, space.folder(dense))
+    sums.seal(space.folder(dense))
+    (job,) = jobs(
+        plan,
+        [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense],
+        space.present,
+        space.kept,
+    )
+    spec = JobSpec("test", job, plan.model("m"), dense, space, Cache(tmp_path / "cache"), "packed", plan.calibration)
+
+    def removed(spec: JobSpec, recorder: Recorder) -> None:
+        space.discard(space.folder(dense))
+        raise FileNotFoundError(space.folder(dense))
+
+    monkeypatch.setitem(handlers.HANDLERS, "assess", removed)
+    monkeypatch.setattr(worker, "redact_stderr", lambda: None)
+    reading, writing = os.pipe()
+    assert worker.main(spec.save(tmp_path / "spec"), writing) == 0
+    os.close(writing)
+    (event,) = map(json.loads, os.fdopen(reading))
+    assert event["event"] == "damaged" and [*event["variants"]] == [dense.id]
+    assert not [*space.records.glob("*")]
