@@ -87,11 +87,8 @@ def score(
     if list_them:
         _list_tasks(as_json)
         return
-    _check_tasks(task or [], manifest, num_fewshot is not None or bool(batch or data))
-    if not source:
-        raise UserError("no model is given", "such as: sparsebench score path:my-model --task piqa")
-    if documents and not as_json:
-        raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
+    with_settings = num_fewshot is not None or bool(batch or data)
+    source = _check_request(source, task or [], manifest, with_settings, documents and not as_json)
     model = open_model(source, family, dtype, offline, refuse_text)
     dense = open_model(against, family, dtype, offline, refuse_text) if against else None
     cache, device = Cache(offline=offline), devices.resolve(device)
@@ -126,15 +123,22 @@ def _show(rows: list[dict[str, Any]], title: str, as_json: bool, with_outcomes: 
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=title)
 
 
-def _check_tasks(tasks: list[str], manifest: Path | None, with_settings: bool) -> None:
-    """Raise UserError for a task that does not exist or that a manifest must describe, and where no task is named.
+def _check_request(
+    source: str | None, tasks: list[str], manifest: Path | None, with_settings: bool, unseen_documents: bool
+) -> str:
+    """Return the source of the model. Raises UserError for what no score can be made or shown of.
 
-    ``with_settings``: whether there are options that set a named task.
+    That is a missing model, no task, or one that does not exist or that a manifest must describe. ``with_settings``:
+    whether there are options that set a named task. ``unseen_documents``: whether documents are asked for in a table.
     """
+    if not source:
+        raise UserError("no model is given", "such as: sparsebench score path:my-model --task piqa")
     if not tasks and not manifest:
         raise UserError("no --task is given", "see the tasks: sparsebench score --list")
     if not tasks and with_settings:
         raise UserError("--num-fewshot, --batch and --data are for a --task", "set them in the manifest")
+    if unseen_documents:
+        raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
     for name in tasks:
         if known(name):
             continue
@@ -145,6 +149,7 @@ def _check_tasks(tasks: list[str], manifest: Path | None, with_settings: bool) -
             raise UserError(f"--task {name}: it scores data of your own, which a manifest names", hint)
         hint = did_you_mean(name, names()) or "see the tasks: sparsebench score --list"
         raise UserError(f"--task {name}: no such task", hint)
+    return source
 
 
 def _list_tasks(as_json: bool) -> None:
