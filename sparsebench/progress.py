@@ -31,14 +31,18 @@ def progress(what: str) -> Iterator[Advance]:
 
 def _lines(what: str) -> Advance:
     begun = shown = time.monotonic()
+    before = 0.0
 
     def advance(done: float, total: float, words: str = "") -> None:
-        nonlocal shown
+        nonlocal begun, shown, before
         now = time.monotonic()
+        if done < before:  # the next step of a chain, or the next task
+            begun = now
+        before = done
         if now - shown < LINE_SECONDS or not total:
             return
         shown = now
-        left = f", {duration((now - begun) * (total - done) / done)} left" if done else ""
+        left = f", {duration((now - begun) * (total - done) / done)} left" if done and now > begun else ""
         print(f"… {what}: {100 * done / total:.0f}%{left}", file=sys.stderr, flush=True)
 
     return advance
