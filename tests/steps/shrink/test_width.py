@@ -35,18 +35,16 @@ def test_the_highest_scores_stay_by_a_slow_reference(name: str, tmp_path: Path) 
     out, result = shrunk(folder, family, tmp_path / "out", name, keep=0.5, of="neurons", compensation="none")
     assert isinstance(result, StepReport), result
     for layer in range(2):
-        gate, up, down = (
-            model.load(f"model.layers.{layer}.mlp.{kind}_proj.weight").double() for kind in ("gate", "up", "down")
-        )
-        values = read(folder, family, f"model.layers.{layer}.mlp.down_proj.weight")
+        mlp = f"model.layers.{layer}.mlp"
+        gate, up, down = (model.load(f"{mlp}.{kind}_proj.weight").double() for kind in ("gate", "up", "down"))
+        values = read(folder, family, f"{mlp}.down_proj.weight")
         expected = {
             "l2": gate.square().sum(1) + up.square().sum(1) + down.square().sum(0),
             "activation": values.square().mean(0) * down.square().sum(0),
             "flap": values.var(0, unbiased=False) * down.square().sum(0),
         }[name]
         stay = expected.topk(24).indices.sort().values
-        smaller = Checkpoint(out).load(f"model.layers.{layer}.mlp.down_proj.weight")
-        assert torch.equal(smaller, model.load(f"model.layers.{layer}.mlp.down_proj.weight")[:, stay])
+        assert torch.equal(Checkpoint(out).load(f"{mlp}.down_proj.weight").double(), down[:, stay])
     assert json.loads((out / "config.json").read_text())["intermediate_size"] == 24
 
 
