@@ -85,7 +85,7 @@ WITH easy AS (
     SELECT name, min(ms) FILTER (phase = 'decode') AS token, min(ms) FILTER (phase = 'prefill') AS prompt
     FROM _dense_times
     JOIN (SELECT DISTINCT model, machine, workload FROM throughput WHERE manifest = 'llamacpp' AND workload LIKE 'b1 p128 %') USING (model, machine, workload)
-    -- Of llama.cpp's formats the one that answers first, as in the report.
+    -- Of llama.cpp's formats the one that writes a token first, as in the report.
     WHERE (name, dtype) <> ('llama.cpp', 'bfloat16')
     GROUP BY name
 ), per_second AS (

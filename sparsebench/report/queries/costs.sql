@@ -72,8 +72,8 @@ WITH asked AS (
     LEFT JOIN dense_size USING (model)
     LEFT JOIN dense_peak h USING (model, machine, workload, dtype, name)
     GROUP BY model, weights, machine, name, d.dtype
-    -- Of number formats the one that answers a request first.
-    QUALIFY row_number() OVER (PARTITION BY model, weights, machine, name ORDER BY request_ms, d.dtype) = 1
+    -- Of number formats the one that writes a token first.
+    QUALIFY row_number() OVER (PARTITION BY model, weights, machine, name ORDER BY coalesce(token_ms, request_ms), d.dtype) = 1
 )
 SELECT *, rivals = max(rivals) OVER (PARTITION BY model) AS widest,
        coalesce(rivals > 1 AND token_ms = min(token_ms) OVER (PARTITION BY model, processor), false) AS quickest

@@ -33,7 +33,7 @@ WITH asked AS (
     WHERE verdict IS NOT NULL
     GROUP BY l.model, words, record_id, engine, processor
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
-    QUALIFY row_number() OVER (PARTITION BY l.model, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, engine, processor, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY l.model, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
 ), chosen AS (
     SELECT g.variant_id, g.model, g.weights, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
            f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
