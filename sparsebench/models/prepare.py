@@ -38,6 +38,7 @@ from sparsebench.models.files.checkpoint import (
 from sparsebench.models.files.families import family_of
 from sparsebench.models.files.gguf import load_gguf
 from sparsebench.models.files.masked import MASKED, Merged, masked_names
+from sparsebench.models.files.quantized import scheme_of
 from sparsebench.models.files.safety import refuse_adapter
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
@@ -74,9 +75,10 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     """Write ``out`` from a Hugging Face folder (safetensors or PyTorch's .bin) or a GGUF file; it appears whole.
 
     ``dtype`` is float32, bfloat16 or float16, or ``auto``: each tensor's own (float32 from a GGUF file). Files whose
-    weights all have it are copied, or hard-linked with ``link``, which is only for a source that nobody edits. A weight
-    that torch's prune left as ``weight_orig`` and ``weight_mask`` is written as their product. Raises ModelError for
-    unreadable or quantized files, values that do not fit in float16, or a family that does not fit.
+    weights all have it are copied, or hard-linked with ``link``, which is only for a source that nobody edits; so are
+    those that ``apply`` or ``export`` quantized. A weight that torch's prune left as ``weight_orig`` and ``weight_mask``
+    is written as their product. Raises ModelError for unreadable files, values that do not fit in float16, or a family
+    that does not fit, and UnsupportedError for weights that others quantized.
     """
     source, out = Path(source), Path(out)
     if dtype != "auto":
@@ -88,12 +90,12 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     config = bounded.read_object(source / "config.json")
     if (true := family_of(config)) and true != family:
         raise ModelError(f"{source}: a model of family {true}, not {family}", f"family: {true}")
-    if quantized := config.get("quantization_config"):
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        raise ModelError(
-            f"{source}: its weights are quantized ({method or 'by an unknown method'})",
-            "name the checkpoint it was made from",
-        )
+    if scheme_of(config):
+        if dtype != "auto":
+            raise ModelError(
+                f"{source}: its weights are integers, which do not become {dtype}", "leave the precision out"
+            )
+        return _copied(Checkpoint(source), out, link)
     pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
     pickled = bool(pickles) and not any((source / name).is_file() for name in (WEIGHTS, INDEX))
     if pickled:
@@ -155,7 +157,8 @@ def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
             original = (checkpoint.folder / name).resolve()
             if not (link and _linked(original, writer.partial / name)):
                 shutil.copyfile(original, writer.partial / name)
-        _state_precision(writer.partial, checkpoint.tensors.values())
+        if not scheme_of(checkpoint.config):  # beside integers, the config's precision is that of their scales
+            _state_precision(writer.partial, checkpoint.tensors.values())
         return writer.close()
 
 

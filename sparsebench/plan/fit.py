@@ -17,6 +17,7 @@ from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
+from sparsebench.models.files.quantized import KEY
 from sparsebench.models.files.text import longest_input, same_tokens
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.plan.checks import families_against_configs
@@ -42,6 +43,7 @@ def misfits(
     configs = resolved.configs
     yield from families_against_configs(loaded, configs)
     yield from _same_checkpoint(loaded, resolved)
+    yield from _of_integers(loaded, written, configs)
     calibrated = any(step.settings.reads_text() for entry in recipes_by_entry for recipe in entry for step in recipe)
     yield from _without_class(loaded, written, configs, calibrated)
     yield from _unfit_steps(loaded, written, recipes_by_entry, configs)
@@ -50,6 +52,15 @@ def misfits(
     yield from _unfit_teachers(loaded, written, resolved, cache)
     yield from _unfit_students(loaded, written, configs)
     yield from unfit_tasks(loaded, written, resolved.manifest.benchmarks, configs)
+
+
+def _of_integers(loaded: LoadedManifest, manifest: Manifest, configs: Configs) -> Iterator[Problem]:
+    """Report models whose weights are integers: variants are made of floats, and compared with them."""
+    for index, model in enumerate(manifest.models):
+        if (configs.get(model.name) or {}).get(KEY):
+            what = f"{model.source}: its weights are quantized"
+            way = "name the model that it was made from; `sparsebench score` and `measure` take what apply made"
+            yield loaded.problem(("models", index, "source"), what, "", way)
 
 
 def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: Configs, calibrated: bool) -> Iterator[Problem]:

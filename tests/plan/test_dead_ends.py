@@ -42,6 +42,7 @@ def home(tmp_path: Path) -> Path:
             "problem_type": "multi_label_classification",
             "id2label": {"0": "a", "1": "b"},
         },
+        "bits": {"quantization_config": {"quant_method": "gptq"}},
     }
     for name, head in heads.items():
         (tmp_path / name).mkdir()
@@ -71,6 +72,7 @@ MISTAKES = [
     ("path:plain", "encoder", "{task: classify, source: path:reviews.csv}", ("sequence-classification head", "BertModel")),
     ("path:head", "encoder", "{task: piqa}", ("masked-language-model head", "classify")),
     ("path:head", "decoder", "{task: piqa}", ("`decoder`", "`encoder`")),
+    ("path:bits", "encoder", "{task: sciq_retrieval}", ("path:bits", "quantized", "score")),
     ("smollm2-135m", "encoder-decoder", "{task: piqa}", ("smollm2-135m", "another family", "`decoder`")),
 ]  # fmt: skip
 
