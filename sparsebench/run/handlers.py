@@ -301,5 +301,9 @@ HANDLERS: dict[str, Callable[[JobSpec, Recorder], None]] = {
     "memory": memory,
 }
 
-LIBRARIES = dict.fromkeys(("benchmarks", "outputs"), ("torch", "transformers.modeling_utils", "lm_eval.evaluator"))
+_MODELS: tuple[str, ...] = ("torch", "transformers.modeling_utils")
+LIBRARIES = {
+    **dict.fromkeys(("prepare", "make", "assess"), _MODELS),
+    **dict.fromkeys(("outputs", "benchmarks"), (*_MODELS, "lm_eval.evaluator")),
+}
 """By kind of job, libraries that take seconds to import: a run has many such jobs, so they are forked after that."""

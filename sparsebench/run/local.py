@@ -57,7 +57,7 @@ class Local:
     def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.gpus = [gpu.handle for gpu in devices.chosen(settings.device)]
-        self.forkserver: ForkServer | None = None
+        self.forkservers: dict[tuple[str, ...], ForkServer] = {}
 
     def __enter__(self) -> Local:
         self.folder = leftovers.temporary()
@@ -65,8 +65,8 @@ class Local:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.forkserver:
-            self.forkserver.close()
+        for server in self.forkservers.values():
+            server.close()
         self.folder.cleanup()
 
     @property
@@ -121,9 +121,10 @@ class Local:
         """Start a process of the job's own that prints to ``log``; where ``gpu`` names some, it sees no other GPUs."""
         if job.kind in LIBRARIES and not gpu and children.may_fork():
             create(log, "ab").close()  # a fork server that dies leaves no log
-            if self.forkserver is None or not self.forkserver.alive:
-                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job, gpu))
-            return self.forkserver.start(spec, log, events)
+            libraries = LIBRARIES[job.kind]
+            if libraries not in self.forkservers or not self.forkservers[libraries].alive:
+                self.forkservers[libraries] = ForkServer(libraries, self._environment(job, gpu))
+            return self.forkservers[libraries].start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
                 children.command("sparsebench.run.worker", spec, events),

@@ -168,6 +168,6 @@ def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkey
     done = CliRunner().invoke(app, ["run", str(path)])
     assert done.exit_code == 0, done.output
     assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 7
-    assert len(begun) == forked
+    assert len(begun) == 2 * forked, "one for what is made, one for what is scored"
     logs = (log.read_text() for log in (tmp_path / "ledger" / "logs").glob("benchmarks*.log"))
     assert all("Traceback" not in log for log in logs)

@@ -23,7 +23,9 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan.preflight import PlanRequest
 from sparsebench.records import statuses, write
 from sparsebench.run.child import how_it_died
+from sparsebench.run.handlers import LIBRARIES
 from tests.command import call
+from tests.run.conftest import CALIBRATION, VARIANTS, Experiment
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -153,24 +155,20 @@ def test_what_lies_in_the_current_folder_is_not_imported(manifest: Path, tmp_pat
     assert "8 done" in done.stderr
 
 
-def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sparsebench", "run", str(manifest), "--jobs", "1", "--only", "method=dense"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    killed = False
-    while process.poll() is None and not killed:
-        found = subprocess.run(
-            ["pgrep", "-f", f"sparsebench.run.worker {tmp_path}.*assess"], capture_output=True, text=True
-        )
-        for pid in found.stdout.split():
-            subprocess.run(["kill", "-9", pid], check=False)
-            killed = True
-    _, said = process.communicate(timeout=600)
-    assert killed
-    assert process.returncode == 1, said
+def test_a_killed_job_becomes_a_failed_record(compared: Path, tmp_path: Path) -> None:
+    run = begin(compared)
+    importing(run).kill()
+    _, said = run.communicate(timeout=600)
+    assert run.returncode == 1, said
     assert "SIGKILL" in said
+    assert [*statuses(tmp_path / "ledger" / "records").values()].count("failed") == 2
+
+
+@pytest.fixture
+def compared(experiment: Experiment) -> Path:
+    """Two variants whose outputs are compared with the dense model's, by a job that takes seconds to import all."""
+    rest = "structure: null\noutputs: {samples: 2, length: 16}\nstorage: null\n"
+    return experiment.write(CALIBRATION + VARIANTS + rest)
 
 
 def begin(manifest: Path, *words: str) -> subprocess.Popen[str]:
@@ -178,39 +176,38 @@ def begin(manifest: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def worker(run: subprocess.Popen[str], kind: str) -> psutil.Process:
-    """The process of a run's first job of this kind, as soon as there is one; it still imports then."""
+def importing(run: subprocess.Popen[str]) -> psutil.Process:
+    """The process that a run's first job on outputs is to be forked from; the job is there once it has imported all."""
     while run.poll() is None:
         for child in psutil.Process(run.pid).children():
             with suppress(psutil.Error):  # one that has just begun, or ended
-                words = child.cmdline()
-                if "sparsebench.run.worker" in words and any(f"{kind}-" in word for word in words):
+                if {"sparsebench.run.forkserver", *LIBRARIES["outputs"]} <= {*child.cmdline()}:
                     return child
         time.sleep(0.005)
-    raise AssertionError(f"no job of kind {kind} began: {run.communicate()[1]}")
+    raise AssertionError(f"no such job began: {run.communicate()[1]}")
 
 
-def test_a_killed_run_leaves_no_process_and_no_failure(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    run = begin(manifest, "--only", "stage=make")
-    child = worker(run, "make")
+def test_a_killed_run_leaves_no_process_and_no_failure(compared: Path, tmp_path: Path, sparsebench: Call) -> None:
+    run = begin(compared)
+    child = importing(run)
     run.kill()
     run.communicate()
     child.wait(60)
     assert "failed" not in statuses(tmp_path / "ledger" / "records").values()
-    again = sparsebench("run", manifest, "--only", "stage=make")
+    again = sparsebench("run", compared)
     assert again.returncode == 0, again.stderr
-    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 2
+    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 4
     assert not list((tmp_path / "work" / "variants").iterdir())
 
 
-def test_a_stopped_worker_is_given_up_after_its_silence(manifest: Path, tmp_path: Path) -> None:
-    run = begin(manifest, "--silence", "3", "--only", "stage=make")
-    child = worker(run, "make")
+def test_a_stopped_worker_is_given_up_after_its_silence(compared: Path, tmp_path: Path) -> None:
+    run = begin(compared, "--silence", "3")
+    child = importing(run)
     child.suspend()
     _, said = run.communicate(timeout=600)
     assert run.returncode == 1, said
     assert not child.is_running()
-    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["failed"] * 2
+    assert [*statuses(tmp_path / "ledger" / "records").values()].count("failed") == 2
     assert "3 seconds" in said
 
 
