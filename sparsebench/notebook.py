@@ -362,7 +362,7 @@ def sql(
     """
     asked = sqlfiles.read("describe") if query is None else query
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
-        schema.stand_in(connection, asked)
+        schema.stand_in(connection, asked, set())
         result = connection.execute(asked)
         if result is None or result.description is None:
             raise UserError("there is no query in it", "give one SELECT")

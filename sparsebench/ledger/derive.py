@@ -23,7 +23,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     for part in _parts(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
-    schema.stand_in(connection, comparisons)
+    schema.stand_in(connection, comparisons, set())
     unexplained = {"unexplained": statistics.not_compared(statistics.UNEXPLAINED).method}
     for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
         _add_comparisons(connection, part)

@@ -72,7 +72,7 @@ def streaming(
     Also raises QueryError when DuckDB has worked on them for more than ``timeout`` seconds (0: no limit).
     """
     with reader(Path(path), patience) as connection:
-        schema.stand_in(connection, sql)
+        _Watched(connection, timeout).call(schema.stand_in, connection, sql, set())
         yield _asked(connection, sql, parameters, timeout)
 
 

@@ -17,7 +17,7 @@ from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 
 _LONG = frozenset({"samples", "structure", "tensors"})
-"""Views with many rows per record. They stay views even where others become tables, which lie in memory."""
+"""Views with many rows per record. They stay views; the others become tables, which lie in memory."""
 _REBUILD = "make a ledger from its records: sparsebench ingest FOLDER --ledger NEW.duckdb"
 
 
@@ -79,21 +79,20 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> tuple[int, st
     return number, views
 
 
-def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | None = None) -> None:
+def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str]) -> None:
     """Create our views and macros that ``sql`` names, for this connection: the file's own may be somebody else's.
 
-    ``made`` holds the names that the connection has already, and gets those created now. With it, a view becomes a table:
-    views are made of views, and planning them anew for each of many queries takes far longer than the queries.
+    ``made`` holds the names that the connection has already, and gets those created now. A view becomes a table: views
+    are made of views, and planning them takes far longer than their rows.
     """
     named, texts = _words(sql), []
     for name, text in reversed(sqlfiles.definitions().items()):
         if name in named:
             named |= _words(text)
-            if made is None or name not in made:
-                once = made is not None and text.startswith("VIEW ") and name not in _LONG
-                texts.append("TABLE " + text.removeprefix("VIEW ") if once else text)
-                if made is not None:
-                    made.add(name)
+            if name not in made:
+                becomes_table = text.startswith("VIEW ") and name not in _LONG
+                texts.append("TABLE " + text.removeprefix("VIEW ") if becomes_table else text)
+                made.add(name)
     for text in reversed(texts):
         connection.execute(f"CREATE OR REPLACE TEMP {text}")
 
