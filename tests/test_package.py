@@ -92,6 +92,7 @@ def test_it_plans_figures_and_reports_far_from_the_checkout(program: Path, tmp_p
     assert json.loads(call(program, tmp_path, "score", "--list", "--json"))
 
 
+@pytest.mark.long
 def test_its_native_code_and_templates_are_found(program: Path, tmp_path: Path, tiny_llama: Path) -> None:
     call(program, tmp_path, "apply", str(tiny_llama), "prune: magnitude, sparsity: 0.5", "--out", "made")
     call(program, tmp_path, "pack", "made")

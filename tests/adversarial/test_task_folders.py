@@ -76,7 +76,11 @@ def test_there_are_more_than_a_hundred_folders_and_each_has_its_name() -> None:
 @pytest.mark.parametrize(
     ("exit_code", "names"),
     [
-        (2, ["dataset_path pandas", "data_dir nowhere", "data_files 'http://127.0.0.1:9/x.jsonl'", "class"]),
+        pytest.param(
+            2,
+            ["dataset_path pandas", "data_dir nowhere", "data_files 'http://127.0.0.1:9/x.jsonl'", "class"],
+            marks=pytest.mark.long,
+        ),
         (
             1,
             [

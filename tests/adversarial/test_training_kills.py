@@ -92,6 +92,7 @@ def deaths(cases: Callable[[str], Case]) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "number", "point"), KILLED)
 def test_a_process_killed_while_it_writes(
     name: str, number: int, point: str, cases: Callable[[str], Case], deaths: None

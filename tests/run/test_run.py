@@ -331,6 +331,7 @@ def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, s
     assert set(statuses(tmp_path / "ledger" / "records").values()) == {"done"}
 
 
+@pytest.mark.long
 def test_fail_fast_ends_at_the_first_failure(manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call) -> None:
     first = f'models:\n  - {{name: broken, source: "path:{broken}", family: decoder}}\n'
     manifest.write_text(manifest.read_text().replace("models:\n", first))

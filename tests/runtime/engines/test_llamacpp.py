@@ -22,7 +22,7 @@ def setting(processes: int = 1, **workload: int) -> Setting:
     return Setting("llamacpp", 1, asked, samples=4, processes=processes, phase_seconds=0.2, timeout_seconds=100)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_is_timed_beside_the_dense_model_in_forks_with_several_threads(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason=ABSENT)
     dense = tiny("llama", tmp_path / "dense")
