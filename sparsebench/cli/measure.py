@@ -28,7 +28,7 @@ from sparsebench.runtime import Setting, Workload, check_model
 from sparsebench.runtime.engines import engines
 
 ENGINE = typer.Option(
-    help="deepspeed, deepspeed-zero3, hf, sparse, skip, or one added by a plugin.",
+    help="deepspeed, deepspeed-zero3, hf, sparse, skip, llamacpp, or one added by a plugin.",
     autocompletion=names_of("runtime.engines", "engines"),
 )
 PROCESSES = "Processes that time the models, each loading them anew. A wide interval adds half as many."
