@@ -177,7 +177,6 @@ class LiveDisplay(Display):
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
-        """Show the bar."""
         super().begin(cells, jobs)
         self.live.start()
 
@@ -186,19 +185,15 @@ class LiveDisplay(Display):
         return math.inf
 
     def tick(self) -> None:
-        """Redraw."""
         self.live.update(self._bar(), refresh=True)
 
     def changed(self) -> None:
-        """Redraw."""
         self.tick()
 
     def end(self) -> None:
-        """Remove the bar."""
         self.live.stop()
 
     def line(self, text: str, style: str) -> None:
-        """Write one line above the bar."""
         self.live.console.print(text, style=style, highlight=False, markup=False)
 
     def _bar(self) -> Table:

@@ -176,7 +176,6 @@ class UnknownSettings(Settings):
     model_config = ConfigDict(extra="allow")
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as the record has them."""
         return dict(self.model_extra or {})
 
     unusual = record

@@ -218,7 +218,6 @@ class QuantizedCheckpoint(Checkpoint):
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor of the model by name."""
         beside = {f"{name}_{end}" for name in self.quantized for end in ("scale", "shape")}
         tensors: dict[str, TensorInfo] = {}
         for name, info in self.stored.items():
@@ -232,7 +231,6 @@ class QuantizedCheckpoint(Checkpoint):
         return tensors
 
     def parts(self, name: str) -> tuple[str, ...]:
-        """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
         ends = ("", "_packed", "_scale", "_shape") if name in self.quantized else ("",)
         return tuple(name + end for end in ends if name + end in self.stored)
 

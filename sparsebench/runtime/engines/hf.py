@@ -32,7 +32,6 @@ class HuggingFace(Wrapping):
     """Whether the last loaded model skips weights; this engine masks values and computes with all weights."""
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
-        """Load and wrap the model, noting whether it skips weights."""
         self.masks = skips_weights(Checkpoint(source.folder).config)
         return super().load(source, tokens, baseline)
 
@@ -45,7 +44,6 @@ class HuggingFace(Wrapping):
         return ()
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
-        """Move the model to the GPU where there is one."""
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:

@@ -68,7 +68,6 @@ class Moefy(Settings):
         return self.experts // 8 if self.name == "cmoe" else 0
 
     def reads_text(self) -> bool:
-        """Return whether the grouping or the router needs calibration text."""
         return self.name in COUNTED or self.router == "learned"
 
     def draws(self) -> bool:
@@ -76,11 +75,9 @@ class Moefy(Settings):
         return True
 
     def pass_key(self) -> Hashable:
-        """Return what decides the grouping: steps with the same are grouped once."""
         return self.name, self.experts, self.shared, self.partition, self.reads_text()
 
     def libraries(self) -> tuple[str, ...]:
-        """Return the libraries that make the groups."""
         return ("scipy", "pymetis") if self.partition == "metis" else ("scipy",)
 
     def describe(self) -> str:
@@ -91,14 +88,12 @@ class Moefy(Settings):
         return f"{name}/{self.router} {active} of {self.experts} experts{shared}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse a model whose neurons cannot be grouped."""
         kind = str(config.get("model_type"))
         if kind in REFUSED and not self.reads_text():  # if the step reads text, the plan itself refuses these
             return Refusal(refusal(kind), "choose another model")
         return unwatched(config, activations=True)
 
     def refuses_shape(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse a number of neurons that makes no experts of equal size."""
         odd = [size for size in sorted(feed_forward_widths(config)) if size % self.experts]
         if not odd:
             return None

@@ -110,11 +110,9 @@ class Prune(Settings):
         return [{**given, "pattern": free}, {**rest, "pattern": fixed}]
 
     def reads_text(self) -> bool:
-        """Return whether the method, or the allocation of sparsity to blocks, needs activations of calibration text."""
         return self.calibrated or self.allocation != "uniform"
 
     def draws(self) -> bool:
-        """Return whether the weights are chosen at random."""
         return self.name == "random"
 
     def pass_key(self) -> Hashable:
@@ -187,7 +185,6 @@ class Magnitude(Prune):
         return super().completed().model_copy(update={"norm": norm})
 
     def idle(self) -> Collection[str]:
-        """Return the norm too, where no rows or columns are ranked."""
         return super().idle() if self.pattern in LINES else (*super().idle(), "norm")
 
 

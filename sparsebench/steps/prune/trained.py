@@ -39,7 +39,6 @@ class Gradual(Distill):
         return super().completed().model_copy(update={"sparsity": sparsity})
 
     def idle(self) -> Collection[str]:
-        """Return what only a growing sparsity uses, too."""
         return (*super().idle(), *(("initial", "end", "frequency") if self.schedule == "constant" else ()))
 
     def describe(self) -> str:

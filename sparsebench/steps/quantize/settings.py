@@ -24,21 +24,17 @@ class Grid8(Settings):
     """With `gptq`: the share of the Hessian's mean diagonal that is added to its diagonal."""
 
     def completed(self) -> Self:
-        """Raise PydanticCustomError for a damping that is not above 0."""
         if self.damping <= 0:
             raise wrong(f"a damping of {self.damping:g}", "a share above 0, such as 0.01", at="damping")
         return super().completed()
 
     def idle(self) -> Collection[str]:
-        """Return the damping for rounding to the nearest, which does not use it."""
         return ("damping",) if self.rounding == "nearest" else ()
 
     def reads_text(self) -> bool:
-        """Return whether GPTQ rounds."""
         return self.rounding == "gptq"
 
     def pass_key(self) -> Hashable:
-        """Return the rounding."""
         return self.rounding
 
 
@@ -52,7 +48,6 @@ class Grid4(Grid8):
     sign and clamping the largest weights where that helps (not with `gptq`)."""
 
     def completed(self) -> Self:
-        """Raise PydanticCustomError for a search beside GPTQ, which has its own errors to see to."""
         if self.scale == "search" and self.rounding == "gptq":
             raise wrong("`scale: search` beside `gptq`", "rounding: nearest", at="scale")
         return super().completed()
@@ -72,11 +67,9 @@ class Gguf(Settings):
     importance matrix)."""
 
     def reads_text(self) -> bool:
-        """Return whether the importance matrix is asked for."""
         return self.importance
 
     def describe(self) -> str:
-        """Return llama.cpp's name of the type."""
         return f"gguf {self.type}{' importance' * self.importance}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
@@ -84,7 +77,6 @@ class Gguf(Settings):
         return gguf_refusal(config) if config else None
 
     def refuses_chain(self, before: Sequence[Step]) -> Refusal | None:
-        """Return why GGUF cannot hold what the steps before leave."""
         return UNEVEN if any(getattr(step.settings, "uneven", False) for step in before) else None
 
     def closing_key(self) -> str:

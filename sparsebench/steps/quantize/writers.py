@@ -32,7 +32,6 @@ class QuantizeTarget(Target):
     quantize: Quantize = field(default_factory=Quantize)
 
     def record(self) -> dict[str, Any]:
-        """Return what the variant's folder says of it."""
         return {"step": "quantize", **asdict(self.quantize), "stock": STOCK}
 
 

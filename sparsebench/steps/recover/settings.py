@@ -49,17 +49,14 @@ class Reconstruct(Recovery):
     """The share of the text that is not trained on."""
 
     def completed(self) -> Self:
-        """Raise PydanticCustomError for a setting out of range."""
         _between(self, "rate", 0, 1, "5e-4")
         _between(self, "held_out", 0, 1, "0.125")
         return super().completed()
 
     def idle(self) -> Collection[str]:
-        """Return `tokens` where all of the text is read."""
         return ("tokens",) if self.tokens is None else ()
 
     def reads_text(self) -> bool:
-        """Return True: blocks are trained on the calibration text."""
         return True
 
     def forward_tokens(self, text: int) -> float:
@@ -107,7 +104,6 @@ class TrainingSettings(Recovery):
     machine has instructions for it."""
 
     def completed(self) -> Self:
-        """Raise PydanticCustomError for a setting out of range, or a `target` without a `field`."""
         _between(self, "rate", 0, 1, "1e-4")
         _between(self, "held_out", 0, 1, "0.05")
         _between(self, "clip", 0, 1e9, "1.0")
@@ -127,7 +123,6 @@ class TrainingSettings(Recovery):
         return None
 
     def on_device(self) -> bool:
-        """Return True."""
         return True
 
     def forward_tokens(self, text: int) -> float:
@@ -164,12 +159,10 @@ class QuantizationAware(TrainingSettings):
     """With `qat: int4`: the number of columns that share a scale, the `group` of the `quantize` step to come."""
 
     def idle(self) -> Collection[str]:
-        """Return what no rounding uses, too."""
         unused = {"none": ("qat", "group"), "int8": ("group",), "int4": ()}
         return (*super().idle(), *unused[self.qat])
 
     def qat_scheme(self) -> Scheme | None:
-        """Return the format of `qat`."""
         return None if self.qat == "none" else Quantize(self.qat, self.group if self.qat == "int4" else None).scheme
 
 
@@ -226,12 +219,10 @@ class Distill(TrainingSettings):
         return super().completed().model_copy(update={"teacher": named[0] if len(named) == 1 else named})
 
     def idle(self) -> Collection[str]:
-        """Return what only a `match` uses, and a schedule that changes nothing."""
         matched = () if self.match != "none" else ("match_weight", "layers")
         return matched if self.alpha_schedule != "none" else (*matched, "alpha_schedule")
 
     def teachers(self) -> list[str]:
-        """Return the teachers."""
         return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher)
 
     def bytes_per_parameter(self) -> float:
@@ -303,18 +294,15 @@ class DistillInto(QuantizationAware, Distill):
     let a criterion choose what is removed, use a `shrink` step before this one."""
 
     def completed(self) -> Self:
-        """Check the student's dimensions too."""
         if self.student:
             self.student.checked()
         return super().completed()
 
     def record(self) -> dict[str, Any]:
-        """Return the settings with the dimensions that the student has, if any."""
         student = {"student": self.student.model_dump(exclude_none=True)} if self.student else {}
         return self.model_dump(exclude={*self.idle(), "student"}) | student
 
     def reshapes(self) -> bool:
-        """Return whether a student is trained."""
         return self.student is not None
 
 

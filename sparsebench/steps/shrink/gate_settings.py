@@ -33,7 +33,6 @@ class Gates(Shrink, Distill):
     encoder-decoders."""
 
     def completed(self) -> Self:
-        """Check that one of `parameters` and `keep` is given."""
         given = [key for key in SHARES if getattr(self, key) is not None]
         if len(given) != 1:
             what = " beside ".join(f"`{key}`" for key in given) or "no share of what stays"
@@ -41,11 +40,9 @@ class Gates(Shrink, Distill):
         return super().completed()
 
     def idle(self) -> Collection[str]:
-        """Return the share that is not given, too."""
         return (*super().idle(), *(key for key in SHARES if getattr(self, key) is None))
 
     def on_device(self) -> bool:
-        """Return True: the whole model is trained."""
         return True
 
     def describe(self) -> str:
@@ -55,11 +52,9 @@ class Gates(Shrink, Distill):
         return ", ".join([f"{self.name}/{self.of} to {share}", f"tokens={self.tokens}", *words])
 
     def parts(self) -> Any:
-        """Return the kinds of axes."""
         return self.of
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse uneven widths that this architecture cannot hold, and a mixture of experts."""
         refusal = super().refuses(config) or (uneven_refusal(config) if self.uneven else None)
         if not refusal and architecture_of(config).mixture:
             words = f"{config.get('model_type')}: gates are not learned for mixtures of experts"

@@ -188,7 +188,6 @@ class GatePruning(Pruning):
         yield step >= self.settled
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return log α, its optimizer state, λ1 and λ2."""
         return [self.alphas.detach(), *self.optimizer.state[self.alphas].values(), self.multipliers]
 
     def kept(self) -> dict[Axis, list[int]]:

@@ -50,15 +50,12 @@ class Shrink(Settings):
         return False
 
     def reads_text(self) -> bool:
-        """Return whether the criterion or the compensation reads calibration text."""
         return self.name in self.reading or self.refits()
 
     def on_device(self) -> bool:
-        """Return False: only a training does."""
         return False
 
     def reshapes(self) -> bool:
-        """Return True."""
         return True
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
@@ -96,7 +93,6 @@ class Depth(Shrink):
     """The stacks of an encoder-decoder that lose blocks."""
 
     def parts(self) -> Any:
-        """Return `blocks`."""
         return "blocks"
 
     def forward_tokens(self, text: int) -> float:
@@ -176,7 +172,6 @@ class Width(Shrink):
         return super().completed().model_copy(update={"of": of, "compensation": self.compensation or self.compensates})
 
     def idle(self) -> Collection[str]:
-        """Return what is not given, and a multiple of neurons where none go."""
         absent = [key for key in type(self).model_fields if getattr(self, key) is None]
         return (*absent, *(("multiple_of",) if self.of in ("heads", "experts") else ()))
 
@@ -198,15 +193,12 @@ class Width(Shrink):
             raise wrong(f"`compensation: {self.compensation}` beside experts", "`none`", at="compensation")
 
     def parts(self) -> Any:
-        """Return the kinds of axes."""
         return self.of
 
     def refits(self) -> bool:
-        """Return whether `compensation` does."""
         return self.compensation == "least_squares"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse a compensation or uneven widths that this architecture cannot hold, too."""
         if refusal := super().refuses(config):
             return refusal
         if self.compensation == "bias":
@@ -220,11 +212,9 @@ class Width(Shrink):
         return uneven_refusal(config) if self.uneven else None
 
     def draws(self) -> bool:
-        """Return whether what goes is drawn."""
         return self.name == "random"
 
     def forward_tokens(self, text: int) -> float:
-        """Return the tokens that are read, for each of several cuts anew."""
         return 2.0 * text * self.iterations
 
     def describe(self) -> str:
@@ -270,11 +260,9 @@ class Taylor(Width):
         return super().completed()
 
     def idle(self) -> Collection[str]:
-        """Return what only labelled documents have, too."""
         return (*super().idle(), *(LABELLED if self.labels != "task" else ()))
 
     def by_labels(self) -> bool:
-        """Return whether the labels of documents give the loss."""
         return self.labels == "task"
 
     def reads_text(self) -> bool:
@@ -303,7 +291,6 @@ class Taylor(Width):
         return ", ".join([super().describe(), *([Reference.parse(self.source).name] if self.source else [])])
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse next tokens to encoders, and labels to a model without a head for classes."""
         if self.labels == "text" and (family_of(config) == "encoder" or has_classifier(config)):
             return Refusal("labels: text: this model predicts no next token of a text", "`labels: own`")
         if self.by_labels() and (problem := labels_problem(config)):
@@ -330,7 +317,6 @@ class Listed(Shrink):
     """How the removal is compensated: not at all, or by refitting the columns that stay to the calibration text."""
 
     def refits(self) -> bool:
-        """Return whether `compensation` does."""
         return self.compensation == "least_squares"
 
     def describe(self) -> str:
@@ -348,7 +334,6 @@ class RandomCut(Width):
     """With `blocks`: the stacks of an encoder-decoder that lose blocks."""
 
     def completed(self) -> Self:
-        """Check that nothing else is given where `blocks` is."""
         if self.blocks is None:
             return super().completed()
         if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
@@ -356,13 +341,11 @@ class RandomCut(Width):
         return self
 
     def idle(self) -> Collection[str]:
-        """Return all that is no block's where `blocks` is given."""
         if self.blocks is None:
             return (*super().idle(), "stacks")
         return type(self).model_fields.keys() - {"blocks", "stacks"}
 
     def parts(self) -> Any:
-        """Return `blocks` where these are given."""
         return "blocks" if self.blocks else self.of
 
     def describe(self) -> str:

@@ -21,7 +21,6 @@ class Skip(Settings):
     """The share of a layer's values that count as zero, by magnitude on the calibration text."""
 
     def completed(self) -> Self:
-        """Refuse a share of 1."""
         if self.share == 1:
             raise wrong("a `share` of 1", "less than 1: nothing would be computed", at="share")
         return super().completed()
@@ -35,7 +34,6 @@ class Skip(Settings):
         return f"{self.name} {100 * (self.share or 0):.4g}% of {self.of}"
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
-        """Refuse a model whose layers or activations are not watched."""
         return unwatched(config, activations=self.of == "activations")
 
 

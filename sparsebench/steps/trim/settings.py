@@ -41,7 +41,6 @@ class Corpus(Trim):
     removes those that the corpus does not use. Bytes, special and added tokens are always kept."""
 
     def completed(self) -> Self:
-        """Raise PydanticCustomError for a `target` without a `field`."""
         if self.target is not None and self.field is None:
             raise wrong("`target` without `field`", "`field` names the first column", at="target")
         return super().completed()

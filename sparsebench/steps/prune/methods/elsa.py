@@ -77,7 +77,6 @@ class ElsaPruning(Pruning):
                 held.parameter.data.copy_(values)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return z and u."""
         return [*self.copies, *self.duals]
 
 

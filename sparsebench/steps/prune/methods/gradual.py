@@ -101,11 +101,9 @@ class GradualPruning(Pruning):
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
-        """Yield whether the schedule has ended."""
         yield step > self.schedule.end
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return the masks."""
         return [held.gone for held in self.held]
 
 
