@@ -99,7 +99,7 @@ class Perplexity:
         every = cut([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
         numbers = sampled(len(every.ids), spec.limit)
         part = every.only(numbers)
-        batch = windows_at_once(self.model, size)
+        batch = BatchSize(max(1, tokens_at_once(self.model, 0) // size))
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         beside = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
         values = likelihoods(self.model, part, self.progress, batch, beside)
@@ -171,11 +171,6 @@ def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequen
         stride=step,
         dropped=len(ids) - begins[-1] - room,
     )
-
-
-def windows_at_once(model: PreTrainedModel, size: int) -> BatchSize:
-    """Return how many windows of ``size`` tokens a forward pass takes: one on a CPU, as many as fit on a GPU."""
-    return BatchSize(max(1, tokens_at_once(model, 0) // size))
 
 
 def likelihoods(

@@ -117,14 +117,11 @@ class Verb(TyperCommand):
         for parameter in parameters:
             given = ctx.params.get(parameter.name)
             for value in given if isinstance(given, list | tuple) else [given]:
-                wrong = "an empty text" if value == "" else "not finite" if _endless(value) else ""
+                endless = isinstance(value, float) and not math.isfinite(value)
+                wrong = "an empty text" if value == "" else "not finite" if endless else ""
                 if wrong and not ctx.resilient_parsing:
                     raise typer.BadParameter(wrong, ctx, parameter)
         return rest
-
-
-def _endless(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 @contextmanager
@@ -234,7 +231,3 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the program runs
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-if __name__ == "__main__":
-    main()

@@ -173,7 +173,9 @@ def _tidy(ready: Prepared, space: Workspace, variants: list[Variant]) -> None:
     """Remove the folders that a run would have removed at its end."""
     if ready.keep != "dense" and os.access(space.work, os.W_OK):
         with Leases(space, variants) as leases:
-            leases.tidy(variants)
+            space.sweep()
+            for variant in variants:
+                leases.release(variant)
 
 
 def _executor(name: str, address: str | None, settings: RunSettings) -> Executor:

@@ -192,9 +192,8 @@ def _maker(
     job = Job(name, MAKE.name, tuple(cells), tuple(variants), parent, after)
     asked = {cell.variant.id for cell in cells}
     again = [variant for variant in variants if variant.id not in asked and not unpacks(job, variant, packed)]
-    return replace(job, again=tuple(_again(plan, variant) for variant in again))
-
-
-def _again(plan: Plan, variant: Variant) -> Cell:
-    """Return the ``make`` cell of a variant as a plan has it, but without its id."""
-    return Cell("", MAKE.name, variant, reading(plan.model(variant.model), plan.calibration, variant))
+    # The ``make`` cells are as a plan has them, but without ids.
+    remade = [
+        Cell("", MAKE.name, variant, reading(plan.model(variant.model), plan.calibration, variant)) for variant in again
+    ]
+    return replace(job, again=tuple(remade))

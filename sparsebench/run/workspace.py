@@ -145,12 +145,6 @@ class Leases:
             shutil.rmtree(removed, ignore_errors=True)
             sums.forget(self.space.folder(variant))
 
-    def tidy(self, unneeded: Iterable[Variant]) -> None:
-        """Remove what killed runs have left, and release the ``unneeded`` variants."""
-        self.space.sweep()
-        for variant in unneeded:
-            self.release(variant)
-
 
 def leased(work: Path, name: str) -> bool:
     """Return whether a run uses the variant of this id just now."""

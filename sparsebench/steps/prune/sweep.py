@@ -70,7 +70,9 @@ class Sweep:
         """
         checkpoint = float_checkpoint(self.dense, "prune first, then quantize")
         parts = prunable_parts(checkpoint, self.family)
-        calibrated = [target for target in self.folders if reads_text(target)]
+        calibrated = [
+            target for target in self.folders if methods()[target.method].needs or target.allocation != "uniform"
+        ]
         plain = [target for target in self.folders if target not in calibrated]
 
         def tensorwise(outputs: VariantWriters) -> dict[str, Any]:
@@ -85,8 +87,3 @@ class Sweep:
 
         passes = ((plain, tensorwise), (calibrated, blockwise))
         run_passes(self.folders, passes, partial(VariantWriters, checkpoint), self.family, emit)
-
-
-def reads_text(target: Target) -> bool:
-    """Return whether a target needs activations of calibration text, for its method or its allocation."""
-    return bool(methods()[target.method].needs) or target.allocation != "uniform"

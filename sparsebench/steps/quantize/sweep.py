@@ -44,7 +44,7 @@ def quantize_model(parent: Path, targets: Mapping[Quantize, Path], context: Cont
     chosen: dict[QuantizeTarget, Path] = {}
     for quantize, folder in targets.items():
         if (quantize.group or 0) <= limit:
-            chosen[_target(quantize)] = folder
+            chosen[QuantizeTarget("sparsegpt", 0.0, "layer", quantize=quantize)] = folder
         else:
             emit(quantize, UnsupportedError(f"group: {quantize.group}: {reason}", f"choose at most {limit}"))
     rounded = [target for target in chosen if target.quantize.rounding == "nearest"]
@@ -86,10 +86,6 @@ def _widest_group(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> tuple[in
     columns = {name: shape[0 if parts[name].transposed else -1] for name, shape in shapes.items()}
     widest = max(columns, key=lambda name: columns[name])
     return max(columns[widest], GROUP), f"no matrix has as many columns; the widest, {widest}, has {columns[widest]}"
-
-
-def _target(quantize: Quantize) -> QuantizeTarget:
-    return QuantizeTarget("sparsegpt", 0.0, "layer", quantize=quantize)
 
 
 class GptqSweep(BlockSweep):

@@ -198,7 +198,8 @@ def taylor(
             handles.append(model.module(cut.name).register_forward_pre_hook(partial(products.watch_input, cut.name)))
     for name in dict.fromkeys(cut.name for cuts in rows_of.values() for cut in cuts):
         handles.append(model.module(name).register_forward_hook(partial(products.watch_output, name)))
-    handles += [table.register_forward_hook(_with_gradients) for table in _tables(model.model)]
+    for table in _tables(model.model):
+        handles.append(table.register_forward_hook(lambda module, args, states: states.detach().requires_grad_(True)))
     generator = torch.Generator().manual_seed(seed)
     with hooked(handles):
         for rows in reported(model.groups(TOKENS), progress):
@@ -266,10 +267,6 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
     if outputs.ndim == 3:
         targets = targets.masked_fill(~model.mask(rows, model.last).reshape(-1), -100)
     return cross_entropy(flat, targets, ignore_index=-100)
-
-
-def _with_gradients(module: Any, args: Any, returned: torch.Tensor) -> torch.Tensor:
-    return returned.detach().requires_grad_(True)
 
 
 def _tables(model: Any) -> list[Any]:

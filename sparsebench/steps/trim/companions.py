@@ -41,8 +41,9 @@ def named_ids(folder: Path) -> set[int]:
         ids.add(token_id)
         return token_id
 
-    for path in _present(folder):
-        _renumbered(bounded.read_object(path), note, str(path))
+    for path in (folder / CONFIG, folder / GENERATION):
+        if path.is_file():
+            _renumbered(bounded.read_object(path), note, str(path))
     config = bounded.read_object(folder / CONFIG)
     padding = transformers_config(config).pad_token_id if config.get("model_type") in OFFSET_TYPES else None
     return ids | set(_defaults(config).values()) | set(range((padding or 0) + 1) if padding is not None else ())
@@ -83,10 +84,6 @@ def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) 
     (folder / ORIGINAL).write_text(json.dumps(old if before is None else [before[token_id] for token_id in old]))
     for name in REPEATS:
         (folder / name).unlink(missing_ok=True)
-
-
-def _present(folder: Path) -> list[Path]:
-    return [folder / name for name in (CONFIG, GENERATION) if (folder / name).is_file()]
 
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, int]:
