@@ -117,13 +117,6 @@ def _asked(cell: Cell, device: str, variant: dict[str, Any]) -> dict[str, Any]:
     return asked | {"variant": variant}
 
 
-def sweep(folder: Path) -> None:
-    """Remove the partial records of processes that were killed while writing. Nobody may be writing there now."""
-    for partial in folder.glob(".*.json.*"):
-        if partial.name.rpartition(".")[2].isdigit():
-            partial.unlink(missing_ok=True)
-
-
 def statuses(folder: Path) -> dict[str, str]:
     """Return the status of every recorded cell by its ``key``, from the file names alone.
 

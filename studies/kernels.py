@@ -105,7 +105,7 @@ def ours(library: Kernels, matrix: Matrix, x: torch.Tensor) -> Contender:
 
     def make() -> Product:
         parts = {name: part.clone() for name, part in matrix.tensors.items()}
-        layer = KernelLinear(library, replace(matrix, **parts), None, choices, torch.bfloat16)
+        layer = KernelLinear(library, replace(matrix, **parts), choices, torch.bfloat16)
         return lambda: layer(x)
 
     return copies(matrix.nbytes, make)

@@ -76,9 +76,9 @@ class Perplexity:
         self,
         model: PreTrainedModel,
         tokenizer: Any,
-        progress: Progress | None = None,
-        original: Sequence[int] | None = None,
-        dense: Callable[[], PreTrainedModel] | None = None,
+        progress: Progress | None,
+        original: Sequence[int] | None,
+        dense: Callable[[], PreTrainedModel] | None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer

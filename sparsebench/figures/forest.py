@@ -31,4 +31,5 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Prepare a legend of series and levels. The rows carry their names."""
-    canvas.legend(line=True, levels=scales.row_levels(canvas), joined=False)
+    levels = [(label, "black", scales.LEVEL) for label in canvas.spec.references.values()]
+    canvas.legend(line=True, levels=levels, joined=False)

@@ -52,11 +52,6 @@ def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
     return down
 
 
-def row_levels(canvas: Canvas) -> list[tuple[str, str, Any]]:
-    """Return the levels of ``name_rows``, for a legend: label, colour, dashes."""
-    return [(label, "black", LEVEL) for label in canvas.spec.references.values()]
-
-
 def upward(axes: Axes, canvas: Canvas) -> None:
     """Make the vertical axis a log axis that has labelled ticks at any length and packs what is above the knee."""
     knee = canvas.knee

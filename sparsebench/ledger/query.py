@@ -77,12 +77,12 @@ def streaming(
 
 
 @contextmanager
-def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], Table]]:
+def session(path: Path) -> Iterator[Callable[[str], Table]]:
     """Yield a function that answers like ``run``, but on one connection, because a report makes dozens of queries.
 
     Writers wait as long as it is open.
     """
-    with reader(Path(path), patience) as connection:
+    with reader(Path(path)) as connection:
         made: set[str] = set()
 
         def ask(sql: str) -> Table:

@@ -47,7 +47,7 @@ class Ledger:
             with _blaming_records():
                 connection.execute("BEGIN")
                 connection.execute(sqlfiles.read("ingest/incoming"), asked)
-                row = connection.execute("SELECT count(*) FROM incoming").fetchone()
+                ((added,),) = connection.execute("SELECT count(*) FROM incoming").fetchall()
                 for name in sqlfiles.folder("ingest"):
                     if name != "ingest/incoming":
                         connection.execute(sqlfiles.read(name))
@@ -57,7 +57,7 @@ class Ledger:
                 connection.execute("DROP TABLE described")
                 derive.derive(connection)
             connection.execute("COMMIT")
-        return row[0] if row else 0
+        return int(added)
 
     def conflicts(self) -> list[str]:
         """Return a line for each record that says otherwise than the record of its cell that counts."""

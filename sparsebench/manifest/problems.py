@@ -37,16 +37,16 @@ class Problem:
     excerpt: str = ""
     span: int = 1
 
-    def render(self, width: int = WIDTH) -> str:
-        """Return plain text of at most ``width`` columns. Only the position is never broken: it can be clicked."""
+    def render(self) -> str:
+        """Return plain text of at most WIDTH columns. Only the position is never broken: it can be clicked."""
         position = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
-        lines = [f"{position}: {_short(self.key)}" if self.key else position, *_wrapped("  ", self.message, width)]
+        lines = [f"{position}: {_short(self.key)}" if self.key else position, *_wrapped("  ", self.message)]
         if self.line:
-            lines += _excerpt(self, width)
+            lines += _excerpt(self)
         if self.expected:
-            lines += _wrapped("  expected: ", self.expected, width)
+            lines += _wrapped("  expected: ", self.expected)
         if self.hint:
-            lines += _wrapped("  → ", self.hint, width)
+            lines += _wrapped("  → ", self.hint)
         return "\n".join(lines)
 
 
@@ -93,19 +93,19 @@ def one_of(words: Sequence[str]) -> str:
     return " or ".join(quoted) if len(quoted) < 3 else f"one of {', '.join(quoted)}"
 
 
-def _wrapped(lead: str, text: str, width: int) -> list[str]:
+def _wrapped(lead: str, text: str) -> list[str]:
     lines: list[str] = []
     for part in _short(text).splitlines():
         first = lead if not lines else " " * len(lead)
         lines += textwrap.wrap(
-            part, width, initial_indent=first, subsequent_indent=" " * len(lead), break_on_hyphens=False
+            part, WIDTH, initial_indent=first, subsequent_indent=" " * len(lead), break_on_hyphens=False
         )
     return lines
 
 
-def _excerpt(problem: Problem, width: int) -> list[str]:
+def _excerpt(problem: Problem) -> list[str]:
     gutter = f"  {problem.line} | "
-    room = width - len(gutter)
+    room = WIDTH - len(gutter)
     # A line may have a million characters: only those around the column are examined.
     left = max(0, problem.column - 1 - room)
     start = problem.column - 1 - left

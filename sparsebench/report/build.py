@@ -220,7 +220,6 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
         "normal_change": words.normal_change,
-        "sign_test": words.sign_test,
     }
     environment.tests["skips_zeros"] = skips_zeros
     named = ("amount", "points", "listed", "versions", "raw", "processor", "spread", "seconds")

@@ -204,14 +204,3 @@ def normal_change(share: float) -> float:
         return 1.0
     edge = NormalDist().inv_cdf((1 + share) / 2)
     return math.sqrt(share - 2 * edge * NormalDist().pdf(edge))
-
-
-def sign_test(wins: int, of: int) -> float:
-    """Return the two-sided p-value of ``wins`` out of ``of`` if both sides were equally good, by the exact binomial
-    test.
-
-    It ignores how large the differences are.
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, of).pvalue) if of else 1.0

@@ -148,6 +148,6 @@ def _sparse() -> Finding:
 def _ranks() -> Finding:
     """Have two ranks really add up a tensor; the finding also says whether the shared-memory op was used."""
     try:
-        return Finding("two ranks", "ok", group.try_ranks(2))
+        return Finding("two ranks", "ok", group.try_two_ranks())
     except SparsebenchError as error:
         return Finding("two ranks", "missing", error.message.splitlines()[0], error.hint or "")

@@ -140,7 +140,6 @@ def _distance(folder: Path, family: Family, out: Path) -> float:
 
     from sparsebench.models.modules.load import load_model
     from sparsebench.runtime.parity import distance
-    from sparsebench.runtime.results import Workload
     from sparsebench.runtime.workload import inputs
 
     logging.disable_progress_bar()

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebench import leftovers, records
+from sparsebench import leftovers
 from sparsebench.errors import UserError
 from sparsebench.models.files import building
 from sparsebench.paths import create, sweep_partial, unlinked
@@ -87,7 +87,7 @@ class Workspace:
     def sweep(self) -> None:
         """Remove what dead processes have left half built, half removed or half written."""
         leftovers.sweep()
-        records.sweep(self.records)
+        sweep_partial(self.records)
         for name in ("models", "variants", "packed", "training", "scratch"):
             building.sweep(self.work / name)
             sweep_partial(self.work / name)

@@ -85,7 +85,7 @@ class RankWorker:
         if self.setting.device == "cpu":
             return "cpu"
         if torch.cuda.is_available():
-            if refusal := rank_refusal(self.setting, torch.cuda.device_count(), "torch"):
+            if refusal := rank_refusal(self.setting, torch.cuda.device_count()):
                 raise refusal.error()
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)

@@ -86,9 +86,9 @@ def check_folder(folder: Path, family: Family, setting: Setting) -> None:
             raise replace(refusal, way_out=f"{refusal.way_out}, or `sparsebench unpack` it").error()
 
 
-def rank_refusal(setting: Setting, gpus: int, where: str) -> Refusal | None:
-    """Return why the ranks of one machine cannot run on its ``gpus``, as ``where`` has them; None where they can."""
-    return next(_gpus(setting, gpus, where), None)
+def rank_refusal(setting: Setting, gpus: int) -> Refusal | None:
+    """Return why the ranks of one machine cannot run on the ``gpus`` that torch sees there; None where they can."""
+    return next(_gpus(setting, gpus, "torch"), None)
 
 
 def _gpus(setting: Setting, gpus: int, where: str) -> Iterator[Refusal]:

@@ -188,7 +188,7 @@ class Packed(Target):
                 parts, kind = weights.bitmask(name), {"BF16": "bfloat16", "F32": "float32"}.get(info.dtype)
                 if parts is None or kind is None or len(info.shape) != 2 or isinstance(found, Missing):
                     continue
-                layer = KernelLinear(found, bitmask(kind, *info.shape, *parts), None, Choices())
+                layer = KernelLinear(found, bitmask(kind, *info.shape, *parts), Choices())
                 layer(torch.ones(1, info.shape[1]))
             except SparsebenchError:
                 continue

@@ -73,11 +73,12 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     theirs = tmp_path / f"{leftovers.ours()}{dead.pid}-x"
     elsewhere = tmp_path / f"sparsebench-another-{dead.pid}-x"
-    half, whole = space.records / f".{'2' * 20}.done.json.{dead.pid}", space.records / f"{'2' * 20}.done.json"
+    half, whole = space.records / f".{'2' * 20}.done.json.{dead.pid}123456", space.records / f"{'2' * 20}.done.json"
     with leftovers.temporary() as living:
         for folder in (*left, made, theirs, elsewhere, space.records):
             folder.mkdir(parents=True)
         half.touch()
+        os.utime(half, (0, 0))
         whole.touch()
         space.sweep()
         assert (

@@ -15,7 +15,7 @@ from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, all_reduce, measure, measure_latency, measure_memory
-from sparsebench.runtime.group import try_ranks
+from sparsebench.runtime.group import try_two_ranks
 from tests.gpus import H100, Driver
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk
@@ -235,9 +235,9 @@ def test_more_ranks_than_gpus_are_refused_before_any_starts(
 def test_ranks_add_up_over_shared_memory_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX")
     before = set(all_reduce.BUFFERS.iterdir())
-    assert try_ranks(2) == "shared memory"
+    assert try_two_ranks() == "shared memory"
     assert set(all_reduce.BUFFERS.iterdir()) <= before
 
 
 def test_ranks_without_a_compiler_say_what_they_used() -> None:
-    assert try_ranks(2) == "plain gloo: no C++ compiler (install g++)"
+    assert try_two_ranks() == "plain gloo: no C++ compiler (install g++)"

@@ -12,8 +12,8 @@ import torch
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError, first_line, out_of_memory
 from sparsebench.models.files import precision
-from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
-from sparsebench.models.files.quantized import QuantizedCheckpoint, scheme_of
+from sparsebench.models.files.checkpoint import torch_dtype
+from sparsebench.models.files.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.modules.build import StoredWeights, build_model
 from sparsebench.models.modules.experts import still_fused
 from sparsebench.models.modules.quantized_linear import expanding
@@ -176,7 +176,7 @@ class Sparse:
         for name, layer in layers.items():
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
-            made = KernelLinear(self.kernels, dense(layer.weight.detach()), None, self.choices)
+            made = KernelLinear(self.kernels, dense(layer.weight.detach()), self.choices)
             if made.tiled:  # without these instructions torch's product is as fast
                 made.register_parameter("bias", layer._parameters.get("bias"))
                 model.set_submodule(name, made)
@@ -215,7 +215,7 @@ class Sparse:
             raise type(error)(f"{view.name}: {error.message}", error.hint) from error
         if matrix.layout == "dense" and matrix.type not in INTEGERS and not (self.forced and matrix.values.numel()):
             return None
-        return KernelLinear(self.kernels, matrix, None, self.choices, dtype)
+        return KernelLinear(self.kernels, matrix, self.choices, dtype)
 
     def _on_gpu(self, weight: Any) -> Any:
         """Return the GPU layer for a matrix (out, in), or None where its zeros do not pay."""
@@ -257,8 +257,7 @@ def opened(source: SavedModel) -> StoredWeights:
     """Open the folder's tensors, packed, quantized or dense."""
     if is_packed(source.folder):
         return PackedCheckpoint(source.folder)
-    plain = Checkpoint(source.folder)
-    return QuantizedCheckpoint(source.folder) if scheme_of(plain.config) else plain
+    return open_checkpoint(source.folder)
 
 
 def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:

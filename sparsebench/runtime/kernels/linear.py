@@ -96,7 +96,6 @@ class KernelLinear(MatrixHolder):
         self,
         kernels: Kernels,
         matrix: Matrix,
-        bias: nn.Parameter | None,
         choices: Choices,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -106,7 +105,7 @@ class KernelLinear(MatrixHolder):
         self.kernels, self.choices, self.multiply = kernels, choices, kernels.library.sparse_multiply
         self.kind = (matrix.type, matrix.layout, matrix.rows, matrix.cols, bucket(matrix.nonzeros))
         self.hold(matrix)
-        self.register_parameter("bias", bias)
+        self.register_parameter("bias", None)
         held = torch.float32 if matrix.type == "float32" else torch.bfloat16
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or held, device="meta")
 

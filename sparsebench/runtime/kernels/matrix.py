@@ -33,8 +33,6 @@ TYPES = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 BITS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}
 GROUP = 64
 """Columns per word of a mask."""
-INT4_GROUPS = (32, 64, 128, 256)
-"""The columns that may share a scale of int4; one scale for a whole row is possible too."""
 PAYS = 0.9
 """A bitmask is used where it takes at most this share of the dense matrix's bytes."""
 DAMAGED = ("its packed index and values do not match: the file is damaged", "pack it again")

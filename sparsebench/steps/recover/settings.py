@@ -49,8 +49,8 @@ class Reconstruct(Recovery):
     """The share of the text that is not trained on."""
 
     def completed(self) -> Self:
-        _between(self, "rate", 0, 1, "5e-4")
-        _between(self, "held_out", 0, 1, "0.125")
+        _check_below(self, "rate", 1, "5e-4")
+        _check_below(self, "held_out", 1, "0.125")
         return super().completed()
 
     def idle(self) -> Collection[str]:
@@ -104,9 +104,9 @@ class TrainingSettings(Recovery):
     machine has instructions for it."""
 
     def completed(self) -> Self:
-        _between(self, "rate", 0, 1, "1e-4")
-        _between(self, "held_out", 0, 1, "0.05")
-        _between(self, "clip", 0, 1e9, "1.0")
+        _check_below(self, "rate", 1, "1e-4")
+        _check_below(self, "held_out", 1, "0.05")
+        _check_below(self, "clip", 1e9, "1.0")
         for key in ("warm_up", "weight_decay"):
             if not 0 <= getattr(self, key) < 1:
                 raise wrong(f"{key} is {getattr(self, key):g}", "0, or a share below 1, such as 0.05", at=key)
@@ -209,8 +209,8 @@ class Distill(TrainingSettings):
         """
         if not 0 <= self.alpha <= 1:
             raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
-        _between(self, "temperature", 0, 1000, "2.0")
-        _between(self, "match_weight", 0, 1e6, "1.0")
+        _check_below(self, "temperature", 1000, "2.0")
+        _check_below(self, "match_weight", 1e6, "1.0")
         if isinstance(self.layers, list) and not all(isinstance(pair, list) for pair in self.layers):
             raise wrong(f"layers is {self.layers}", "pairs of layers, such as [[1, 2], [2, 4]]", at="layers")
         named = self.teachers()
@@ -317,10 +317,10 @@ def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     return single
 
 
-def _between(settings: Settings, key: str, low: float, high: float, example: str) -> None:
-    value = getattr(settings, key)
-    if not low < value < high:
-        raise wrong(f"{key} is {value:g}", f"a number between {low:g} and {high:g}, such as {example}", at=key)
+def _check_below(given: Settings, key: str, high: float, example: str) -> None:
+    value = getattr(given, key)
+    if not 0 < value < high:
+        raise wrong(f"{key} is {value:g}", f"a number between 0 and {high:g}, such as {example}", at=key)
 
 
 def settings() -> dict[str, type[Settings]]:

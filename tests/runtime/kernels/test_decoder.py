@@ -61,7 +61,7 @@ def with_steps(plain: Any, kernels: Kernels, zeros: bool = False) -> tuple[Any, 
     for path, layer in list(model.named_modules()):
         if type(layer) is torch.nn.Linear and path != "lm_head":
             made = without_zeros(layer.weight) if zeros else dense(layer.weight.detach())
-            ours = KernelLinear(kernels, made, None, Choices(), layer.weight.dtype)
+            ours = KernelLinear(kernels, made, Choices(), layer.weight.dtype)
             ours.register_parameter("bias", layer.bias)
             model.set_submodule(path, ours)
     decoder.install(model, kernels, taken)

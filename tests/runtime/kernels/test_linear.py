@@ -36,7 +36,8 @@ def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, kind: str, layout
     dense = dense.to(dtype).requires_grad_(False)
     pruned(dense, 0.7)
     weight = dense.weight.t() if kind == "conv1d" else dense.weight
-    layer = KernelLinear(compiled, made(weight, layout), dense.bias, Choices())
+    layer = KernelLinear(compiled, made(weight, layout), Choices())
+    layer.register_parameter("bias", dense.bias)
     exact = nn.Linear(80, 96, bias=dense.bias is not None).double().requires_grad_(False)
     exact.weight.copy_(weight.double())
     if dense.bias is not None:
@@ -53,13 +54,13 @@ def test_any_batch_shape_as_the_dense_layer(compiled: Kernels, kind: str, layout
 
 def test_a_view_that_is_not_contiguous(compiled: Kernels) -> None:
     weight = torch.randn(32, 64)
-    layer = KernelLinear(compiled, made(weight, "bitmask"), None, Choices())
+    layer = KernelLinear(compiled, made(weight, "bitmask"), Choices())
     x = torch.randn(64, 3).t()
     assert torch.allclose(layer(x), x @ weight.T, atol=1e-5)
 
 
 def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, made(torch.eye(8), "bitmask"), None, Choices())
+    layer = KernelLinear(compiled, made(torch.eye(8), "bitmask"), Choices())
     with pytest.raises(MeasureError, match="float16"):
         layer(torch.zeros(1, 8, dtype=torch.float16))
     with pytest.raises(MeasureError, match="8 inputs"):
@@ -67,7 +68,7 @@ def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
 
 
 def test_a_layer_tells_dtype_and_shape_but_holds_no_dense_weight(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, made(torch.eye(64), "bitmask"), None, Choices())
+    layer = KernelLinear(compiled, made(torch.eye(64), "bitmask"), Choices())
     assert (layer.weight.dtype, tuple(layer.weight.shape), layer.weight.is_meta) == (torch.float32, (64, 64), True)
     assert {name for name, _ in layer.named_buffers()} == {"values", "masks", "starts"} and not list(layer.parameters())
 
@@ -86,7 +87,7 @@ def test_a_layer_tells_the_instructions_of_its_kernel(
     compiled: Kernels, kind: str, given: torch.dtype, best: str
 ) -> None:
     for matrix in stored(kind, torch.eye(64))[0].values():
-        layer = KernelLinear(compiled, matrix, None, Choices(), given)
+        layer = KernelLinear(compiled, matrix, Choices(), given)
         for level in levels(compiled):
             compiled.use(level)
             assert layer.instructions == min(level, best, key=LEVELS.index)
@@ -95,7 +96,7 @@ def test_a_layer_tells_the_instructions_of_its_kernel(
 def test_a_wide_matrix_multiplies(compiled: Kernels) -> None:
     weight = torch.zeros(3, 70001)
     weight[0, 70000], weight[1, 65536], weight[2, 0] = 1, 2, 3
-    layer = KernelLinear(compiled, without_zeros(weight), None, Choices())
+    layer = KernelLinear(compiled, without_zeros(weight), Choices())
     x = torch.arange(70001, dtype=torch.float32)[None]
     for level in levels(compiled):
         compiled.use(level)
@@ -103,7 +104,7 @@ def test_a_wide_matrix_multiplies(compiled: Kernels) -> None:
 
 
 def test_a_layer_follows_its_buffers(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, without_zeros(torch.eye(64)), None, Choices())
+    layer = KernelLinear(compiled, without_zeros(torch.eye(64)), Choices())
     x = torch.arange(64, dtype=torch.float32)[None]
     before = layer(x)
     for buffer in layer.buffers():
@@ -115,7 +116,7 @@ def test_a_layer_follows_each_of_its_buffers(compiled: Kernels) -> None:
     """After two moves the values may be where they were, and the masks not: the kernel then read freed memory."""
     torch.manual_seed(0)
     weight = torch.where(torch.rand(32, 256) < 0.5, torch.randn(32, 256), 0).bfloat16()
-    layer = KernelLinear(compiled, without_zeros(weight), None, Choices())
+    layer = KernelLinear(compiled, without_zeros(weight), Choices())
     assert layer.layout == "bitmask" and layer.fields.contents.masks == layer.masks.data_ptr()
     layer.masks.data = layer.masks.clone()
     assert layer.fields.contents.masks == layer.masks.data_ptr()

@@ -9,10 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparsebench.models.files.quantized import Codes, stored_parts
+from sparsebench.models.files.quantized import INT4_GROUPS, Codes, stored_parts
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
 from sparsebench.runtime.kernels.matrix import (
-    INT4_GROUPS,
     dense,
     integers,
     nonzero_codes,
@@ -105,7 +104,8 @@ def test_products_equal_the_dense_ones_within_rounding(
     # Kernels of integers see inputs in 8 bits; tiles see them as they are, and weights rounded to x's dtype.
     seen = round_to_bytes(x.float()) if kind.startswith("int") else x
     for matrix in matrices.values():
-        layer = KernelLinear(compiled, matrix, bias, Choices(), dtype)
+        layer = KernelLinear(compiled, matrix, Choices(), dtype)
+        layer.register_parameter("bias", bias)
         for level in levels(compiled):
             compiled.use(level)
             check(layer.by_kernel(x), weight, bias, seen, 0)
@@ -119,7 +119,7 @@ def test_products_equal_the_dense_ones_within_rounding(
 def test_expanding_gives_back_every_weight(compiled: Kernels, kind: str) -> None:
     matrices, weight = stored(kind, weights(150, 130, 0.3, 1))
     for matrix in matrices.values():
-        layer = KernelLinear(compiled, matrix, None, Choices())
+        layer = KernelLinear(compiled, matrix, Choices())
         for level in levels(compiled):
             compiled.use(level)
             for first, last in ((0, 150), (17, 101)):
@@ -133,7 +133,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
     matrices, _ = stored(kind, weights(1500, 300, 0.3, 2))
     x, before = torch.randn(3, 300).to(BF16), torch.get_num_threads()
     for matrix in matrices.values():
-        layer, results = KernelLinear(compiled, matrix, None, Choices()), []
+        layer, results = KernelLinear(compiled, matrix, Choices()), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             results.append((layer.by_kernel(x), layer.by_kernel(x, True)))
@@ -142,7 +142,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
 
 
 def test_threads_of_its_own_where_no_openmp_is_found(compiled: Kernels) -> None:
-    layer = KernelLinear(compiled, without_zeros(weights(1500, 300, 0.3, 3).to(BF16)), None, Choices())
+    layer = KernelLinear(compiled, without_zeros(weights(1500, 300, 0.3, 3).to(BF16)), Choices())
     x = torch.randn(2, 300).to(BF16)
     expected, before = layer.by_kernel(x), torch.get_num_threads()
     found, process = compiled.library, ctypes.CDLL(None)
@@ -160,7 +160,7 @@ def test_threads_of_its_own_where_no_openmp_is_found(compiled: Kernels) -> None:
 def test_an_input_that_is_no_number_is_not_lost(compiled: Kernels, kind: str, broken: float) -> None:
     """Decoding must not go on with made-up numbers."""
     for matrix in stored(kind, torch.ones(3, 130))[0].values():
-        layer = KernelLinear(compiled, matrix, None, Choices(), BF16)
+        layer = KernelLinear(compiled, matrix, Choices(), BF16)
         x = torch.ones(1, 130, dtype=BF16)
         x[0, 70] = broken
         for level in levels(compiled):
