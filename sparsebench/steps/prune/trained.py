@@ -7,39 +7,23 @@ from typing import Any, ClassVar, Literal, Self
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, wrong
 from sparsebench.steps.prune.settings import Prune, removed, sparsity_words
-from sparsebench.steps.recover.settings import Distill, TrainingSettings, together
+from sparsebench.steps.recover.settings import Distill, TrainingSettings, lists_as_values
 
 
-class Gradual(Distill):
-    """The settings of `distill`, and how the sparsity grows during the training."""
+class TrainedPruning(TrainingSettings):
+    """What every training that prunes has: the sparsity that it ends with."""
 
     sparsity: Share | None = None
     """Share of each prunable matrix to remove by the end, between 0 and 1; an N:M pattern fixes its own."""
     pattern: Pattern = "unstructured"
-    """`unstructured`, or `N:M` (N kept of every M along the input): each choice of masks removes the lowest of the
-    weights that the pattern would remove at that step."""
-    initial: Share = 0.0
-    """The sparsity of the first masks. Weights that are zero already stay zero."""
-    schedule: Literal["cubic", "constant"] = "cubic"
-    """How sparsity grows: ever slower, as TensorFlow's `PolynomialDecay` (`cubic`); at once at `start` (`constant`)."""
-    start: Share = 0.0
-    """The share of the steps before the sparsity begins to grow."""
-    end: Share = 0.75
-    """The share of the steps after which the masks change no more; the remaining steps train the weights that stay."""
-    frequency: Count = 10
-    """The number of steps between two choices of masks."""
+    """`unstructured`, or `N:M` (N kept of every M along the input)."""
 
     def completed(self) -> Self:
         """Fill in an N:M pattern's sparsity."""
-        sparsity = _aim(self.sparsity, self.pattern)
-        if self.schedule == "cubic" and self.initial > sparsity:
-            raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
-        if self.schedule == "cubic" and self.start > self.end:
-            raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
-        return super().completed().model_copy(update={"sparsity": sparsity})
-
-    def idle(self) -> Collection[str]:
-        return (*super().idle(), *(("initial", "end", "frequency") if self.schedule == "constant" else ()))
+        if self.pattern != "unstructured" and not is_nm(self.pattern):
+            message = f"pattern {self.pattern} while the model is trained"
+            raise wrong(message, "`unstructured`, or N:M such as 2:4", at="pattern")
+        return super().completed().model_copy(update={"sparsity": removed(self.sparsity, self.pattern)})
 
     def describe(self) -> str:
         """Return a label such as ``gradual 50% start=0.1``."""
@@ -49,11 +33,39 @@ class Gradual(Distill):
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Separate N:M patterns from the sparsities of a sweep, as other methods do."""
-        given = together(given)
+        given = lists_as_values(given)
         return Prune.alternatives(given) or [given]
 
 
-class Elsa(TrainingSettings):
+class Gradual(TrainedPruning, Distill):
+    """The settings of `distill`, and how the sparsity grows during the training."""
+
+    initial: Share = 0.0
+    """The sparsity of the first masks. Weights that are zero already stay zero."""
+    schedule: Literal["cubic", "constant"] = "cubic"
+    """How sparsity grows: ever slower, as TensorFlow's `PolynomialDecay` (`cubic`); at once at `start` (`constant`)."""
+    start: Share = 0.0
+    """The share of the steps before the sparsity begins to grow."""
+    end: Share = 0.75
+    """The share of the steps after which the masks change no more; the remaining steps train the weights that stay."""
+    frequency: Count = 10
+    """The number of steps between two choices of masks. Each removes the lowest of the weights that `pattern` would
+    remove at that step."""
+
+    def completed(self) -> Self:
+        completed = super().completed()
+        sparsity = completed.sparsity or 0.0
+        if self.schedule == "cubic" and self.initial > sparsity:
+            raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
+        if self.schedule == "cubic" and self.start > self.end:
+            raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
+        return completed
+
+    def idle(self) -> Collection[str]:
+        return (*super().idle(), *(("initial", "end", "frequency") if self.schedule == "constant" else ()))
+
+
+class Elsa(TrainedPruning):
     """The settings of ELSA: ADMM trains the whole model on its own loss and pulls it towards a sparse copy."""
 
     former: ClassVar = {**TrainingSettings.former, "schedule": "constant", "projection": "fisher"}
@@ -64,39 +76,20 @@ class Elsa(TrainingSettings):
     """The highest learning rate (Adam)."""
     warm_up: float = 0.0
     """The share of the steps in which the learning rate rises to `rate`."""
-    sparsity: Share | None = None
-    """Share of each prunable matrix to remove, between 0 and 1; an N:M pattern fixes its own."""
-    pattern: Pattern = "unstructured"
-    """`unstructured`, or `N:M` (N kept of every M along the input)."""
     penalty: float = 0.01
     """λ: how strongly weights are pulled towards their sparse copy."""
     interval: Count = 32
     """The number of optimizer steps between two choices of the sparse copy."""
 
     def completed(self) -> Self:
-        """Fill in an N:M pattern's sparsity."""
-        sparsity = _aim(self.sparsity, self.pattern)
         if not 0 < self.penalty < 1e6:
             raise wrong(f"penalty is {self.penalty:g}", "a number above 0, such as 0.01", at="penalty")
-        return super().completed().model_copy(update={"sparsity": sparsity})
+        return super().completed()
 
     def bytes_per_parameter(self) -> float:
         """Return those of a training; ADMM adds a sparse copy, multipliers and another copy of the weights."""
         return super().bytes_per_parameter() + 12.0
 
-    def describe(self) -> str:
-        """Return a label such as ``elsa 50% tokens=2000000``: the result of ADMM depends on its budget."""
-        words = [f"tokens={self.tokens}", *self.training_words("sparsity", "pattern", "tokens")]
-        return " ".join([self.name, *sparsity_words(self.pattern, self.sparsity), *words])
-
-    @classmethod
-    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """Separate N:M patterns from the sparsities of a sweep, as other methods do."""
-        return Prune.alternatives(given)
-
-
-def _aim(sparsity: float | None, pattern: str) -> float:
-    """Return the final sparsity. Raises PydanticCustomError for settings that contradict it."""
-    if pattern != "unstructured" and not is_nm(pattern):
-        raise wrong(f"pattern {pattern} while the model is trained", "`unstructured`, or N:M such as 2:4", at="pattern")
-    return removed(sparsity, pattern)
+    def training_words(self, *without: str) -> list[str]:
+        """Return the number of tokens too, even the default: the result of ADMM depends on its budget."""
+        return [f"tokens={self.tokens}", *super().training_words(*without, "tokens")]

@@ -255,7 +255,7 @@ class Distill(TrainingSettings):
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """Return the sweep, in which a plain list of teachers, or of pairs of layers, is a single value."""
-        return [together(given)]
+        return [lists_as_values(given)]
 
 
 class Student(Strict):
@@ -306,7 +306,7 @@ class DistillInto(QuantizationAware, Distill):
         return self.student is not None
 
 
-def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+def lists_as_values(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     """Return the values of a sweep, with a plain list of teachers, or of pairs of layers, as a single value."""
     teachers, layers = given.get("teacher", ()), given.get("layers", ())
     single = dict(given)
