@@ -7,11 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sparsebench.durations import duration
-
 Advance = Callable[..., None]
 """Moves a bar: called with what is done, of how much, and further words."""
 LINE_SECONDS = 60.0
+
+
+def duration(seconds: float) -> str:
+    """Format a duration as exactly as an estimate deserves: ``45s``, ``3m``, ``2h05m``."""
+    if seconds < 90:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 @contextmanager

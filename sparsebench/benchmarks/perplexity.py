@@ -3,6 +3,9 @@
 A window is what the model sees at once: the tokenizer's own first token, if it has one, then text. Every text token
 that has a token before it in its window is scored, so a window's first token never is. Windows that the text does not
 fill are dropped. By default no two windows overlap.
+
+With ``divergence``, the dense model reads the same windows. How far a variant's distributions over the next token are
+from its own shows a change before perplexity does.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from transformers import PreTrainedModel
 from sparsebench import sources
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec, sampled
-from sparsebench.benchmarks.divergence import Divergence
 from sparsebench.benchmarks.own import WINDOW
 from sparsebench.benchmarks.running_text import (
     RunningText,
@@ -40,6 +42,8 @@ from sparsebench.models.modules.load import load_model
 
 CHUNK = 1 << 24
 """Largest number of elements in a temporary float32 copy (64 MiB)."""
+ROWS = 256
+"""Tokens whose two distributions are held in float32 at once."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,32 @@ class Windows:
         """Return the windows at these positions alone."""
         kept = [(self.ids[number], self.starts[number]) for number in numbers]
         return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
+
+
+@dataclass
+class Divergence:
+    """Sums over ``tokens`` scored tokens, beside the model ``dense``.
+
+    The mean Kullback-Leibler divergence Σ p (log p - log q), p dense, q the variant, in nats, and the share of tokens
+    that both find likeliest: what llama.cpp's tools call KLD and same top p.
+    """
+
+    dense: Any
+    total: float = 0.0
+    same: int = 0
+    tokens: int = 0
+
+    def add(self, reference: torch.Tensor, given: torch.Tensor) -> None:
+        """Add the tokens whose float32 logits (n, vocabulary) the dense model and the variant gave."""
+        for whole, other in zip(reference.split(ROWS), given.split(ROWS), strict=True):
+            p, q = whole.log_softmax(-1), other.log_softmax(-1)
+            self.total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+            self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
+            self.tokens += len(p)
+
+    def protocol(self) -> dict[str, float]:
+        """Return what a result records."""
+        return {"divergence": self.total / self.tokens, "same_top": self.same / self.tokens}
 
 
 class Perplexity:

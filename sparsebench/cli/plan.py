@@ -21,7 +21,6 @@ from sparsebench.cli.options import (
     check_name,
 )
 from sparsebench.cli.output import emit_json_list, emit_table, note, size
-from sparsebench.durations import duration
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
@@ -34,6 +33,7 @@ from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import crowded, needs, slots
 from sparsebench.plan.stages import MAKE
 from sparsebench.plan.tokens import document_count
+from sparsebench.progress import duration
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
 from sparsebench.run.workspace import Workspace
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from rich.console import Console
@@ -15,11 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sparsebench.durations import duration
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate, at_once, pace_of
 from sparsebench.plan.jobs import alone
+from sparsebench.plan.stages import timed
+from sparsebench.progress import duration
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0
@@ -87,6 +88,36 @@ class Clock:
 
     def _share(self, job: Job) -> float:
         return self.estimate.uncorrected(job) / at_once(job, self.slots, self.gpus)
+
+
+class ModelAnswers:
+    """What came out of a model, shown once all of its cells are done but those that are timed.
+
+    ``answer`` gives a model's lines out of the ledger, none where it has none.
+    """
+
+    def __init__(self, answer: Callable[[str], str]) -> None:
+        self.answer = answer
+        self.open_cells: Counter[str] = Counter()
+        self.due: list[str] = []
+
+    def begin(self, cells: Iterable[Cell]) -> None:
+        """Begin a run of ``cells``."""
+        self.open_cells.update(cell.variant.model for cell in cells if not timed(cell.stage))
+
+    def ended(self, cell: Cell) -> None:
+        """Note that a cell has its record."""
+        if timed(cell.stage):
+            return
+        self.open_cells[cell.variant.model] -= 1
+        if not self.open_cells[cell.variant.model]:
+            self.due.append(cell.variant.model)
+
+    def take(self) -> Iterator[str]:
+        """Yield the lines that are due, each once."""
+        while self.due:
+            if lines := self.answer(self.due.pop(0)):
+                yield lines
 
 
 class Display:
@@ -202,8 +233,8 @@ class LiveDisplay(Display):
         elapsed, left = duration(time.monotonic() - self.start), duration(self.clock.left())
         grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
         for job, detail in self.running.values():
-            timed = " (quiet: being timed)" if self.quiet(job) else ""
-            grid.add_row("", Text(visible(f"{job.label} {detail}{timed}")))  # a name may look like markup
+            silent = " (quiet: being timed)" if self.quiet(job) else ""
+            grid.add_row("", Text(visible(f"{job.label} {detail}{silent}")))  # a name may look like markup
         return grid
 
 

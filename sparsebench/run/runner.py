@@ -24,9 +24,8 @@ from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
 from sparsebench.plan.stages import PROCESSES, beside_dense
-from sparsebench.run.answers import ModelAnswers
 from sparsebench.run.child import Child, how_it_died
-from sparsebench.run.display import Display
+from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import JobSpec

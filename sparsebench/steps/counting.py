@@ -1,4 +1,4 @@
-"""What a step achieved: zeros and parameters, counted in the files of the folder that it made."""
+"""What a step achieved, counted in the files of the folder that it made: zeros, parameters, what one token reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sparsebench import environment
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
-from sparsebench.models.shape.topology import parts, weight_tensors
+from sparsebench.models.modules.skipping import experts_of
+from sparsebench.models.shape.topology import parts, prunable_parts, weight_tensors
 from sparsebench.steps.contract import StepReport, TensorCount
 from sparsebench.steps.zeroing import zeros_in
 
@@ -104,3 +105,23 @@ def zero_in_both(first: Checkpoint, second: Checkpoint, name: str) -> int:
     """Count the entries of a tensor that are zero in both checkpoints."""
     pairs = zip(first.pieces(name), second.pieces(name), strict=True)
     return sum(int(((left == 0) & (right == 0)).sum()) for left, right in pairs)
+
+
+def read_share(checkpoint: Checkpoint, family: str) -> float:
+    """Return the weights that a token reads, router tables included, over the blocks' prunable weights.
+
+    The share is 1 for a model without grouped neurons.
+    """
+    config = experts_of(checkpoint.config)
+    if config is None:
+        return 1.0
+    sizes: dict[str, int] = {}
+    for name, part in prunable_parts(checkpoint, family).items():
+        if part.prunable:
+            sizes[part.kind] = sizes.get(part.kind, 0) + checkpoint.tensors[name].numel
+    # An oracle needs the values of all neurons: only the last matrix is read in part.
+    chosen = ("down",) if config.router == "oracle" else ("gate", "up", "gate_up", "down")
+    unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - config.active / config.experts)
+    tables = sum(info.numel for info in checkpoint.tensors.values() if ".moe.router." in info.name)
+    whole = sum(sizes.values())
+    return (whole - unread + tables) / whole

@@ -23,7 +23,7 @@ from sparsebench.steps.moefy import settings as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import settings as quantize
 from sparsebench.steps.recover import settings as recover
-from sparsebench.steps.shrink import criteria as shrink
+from sparsebench.steps.shrink import gate_settings as shrink
 from sparsebench.steps.skip import settings as skip
 from sparsebench.steps.trim import settings as trim
 
@@ -32,7 +32,7 @@ COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
 _STEPS = "sparsebench.steps"
 BUILT_IN = (
     StepKind("prune", prune.settings, f"{_STEPS}.prune.sweep:make_pruned"),
-    StepKind("quantize", quantize.settings, f"{_STEPS}.quantize.step:make_quantized"),
+    StepKind("quantize", quantize.settings, f"{_STEPS}.quantize.sweep:make_quantized"),
     StepKind("shrink", shrink.settings, f"{_STEPS}.shrink.step:make_smaller"),
     StepKind("trim", trim.settings, f"{_STEPS}.trim.step:make_trimmed"),
     StepKind("recover", recover.settings, f"{_STEPS}.recover.step:make_recovered"),

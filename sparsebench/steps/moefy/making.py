@@ -22,12 +22,11 @@ from sparsebench.models.replay.skeleton import SkeletonBlock, fill_skeleton, sur
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Activity, Context, Emit, Step
-from sparsebench.steps.counting import step_report
+from sparsebench.steps.counting import read_share, step_report
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.settings import COUNTED, Moefy, active_experts
 from sparsebench.steps.moefy.use import activity
-from sparsebench.steps.share import read_share
 from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
 
 

@@ -14,15 +14,31 @@ from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.contract import Context, StepReport, reported
+from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.finite import check_weights
 from sparsebench.steps.grid import GROUP, Quantize, nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
+from sparsebench.steps.quantize.gguf import make_gguf
+from sparsebench.steps.quantize.settings import Gguf
 from sparsebench.steps.quantize.writers import QuantizedWriters, QuantizeTarget
 
 EmitQuantize = Callable[[Quantize, "StepReport | SparsebenchError"], None]
+
+
+def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Make every quantized variant of one pass over the model in ``parent``, each in its folder."""
+    if all(isinstance(step.settings, Gguf) for step in targets):
+        return make_gguf(parent, targets, context, emit)
+    step_of = {Quantize(step.name, **step.settings.record()): step for step in targets}
+
+    def report(quantize: Quantize, result: StepReport | SparsebenchError) -> None:
+        if isinstance(result, StepReport):
+            result = replace(result, sweep_size=len(targets))
+        emit(step_of[quantize], result)
+
+    quantize_model(parent, {quantize: targets[step] for quantize, step in step_of.items()}, context, report)
 
 
 def quantize_model(parent: Path, targets: Mapping[Quantize, Path], context: Context, emit: EmitQuantize) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from sparsebench import energy, heap
-from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.building import removed_on_error, temporary
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
@@ -30,12 +29,12 @@ from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import parts, weight_tensors
+from sparsebench.progress import duration
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.counting import kept_zeros, step_report
+from sparsebench.steps.counting import kept_zeros, read_share, step_report
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
-from sparsebench.steps.share import read_share
 
 PUBLISHED = 128 * 512
 """Tokens that the first paper named above trains on."""

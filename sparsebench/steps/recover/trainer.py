@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from sparsebench import heap
-from sparsebench.durations import duration
 from sparsebench.errors import ModelError
+from sparsebench.progress import duration
 from sparsebench.steps.contract import Context, Point, Step
 from sparsebench.steps.recover.resume import ResumeFolder
 from sparsebench.steps.recover.weights import TrainedWeights

@@ -1,4 +1,4 @@
-"""The settings of gates: those of `distill`, and how much of the model stays."""
+"""The settings of gates: those of `distill`, and how much of the model stays; and the table of all criteria."""
 
 from __future__ import annotations
 
@@ -10,8 +10,23 @@ from pydantic import Field
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Share, wrong
 from sparsebench.models.shape.architectures import architecture_of
+from sparsebench.steps.contract import Settings
 from sparsebench.steps.recover.settings import Distill, TrainingSettings
-from sparsebench.steps.shrink.settings import SHARES, Shrink, uneven_refusal
+from sparsebench.steps.shrink.choosing import REAP
+from sparsebench.steps.shrink.settings import (
+    DEPTH,
+    SHARES,
+    WIDTH,
+    Depth,
+    Flap,
+    Listed,
+    RandomCut,
+    Reap,
+    Shrink,
+    Taylor,
+    Width,
+    uneven_refusal,
+)
 
 
 class Gates(Shrink, Distill):
@@ -60,3 +75,17 @@ class Gates(Shrink, Distill):
             words = f"{config.get('model_type')}: gates are not learned for mixtures of experts"
             return Refusal(words, "another criterion")
         return refusal
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Return each criterion's class of settings, by the criterion's name."""
+    return {
+        **dict.fromkeys(DEPTH, Depth),
+        **dict.fromkeys(WIDTH, Width),
+        "flap": Flap,
+        "taylor": Taylor,
+        REAP: Reap,
+        "random": RandomCut,
+        "list": Listed,
+        "gates": Gates,
+    }

@@ -17,7 +17,7 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.quantize import step
+from sparsebench.steps.quantize import sweep
 from sparsebench.steps.registry import single
 from sparsebench.storage import measure
 from tests.models.test_gguf_writer import ABSENT, tiny
@@ -34,7 +34,7 @@ def quantized(parent: Path, out: Path, text: Calibrated | None = None, **setting
     reports: list[StepReport | SparsebenchError] = []
     wanted = single("quantize", "gguf", **settings)
     context = Context("decoder", calibration_tokens=(lambda: text) if text else None)
-    step.make_quantized(parent, {wanted: out}, context, lambda _, report: reports.append(report))
+    sweep.make_quantized(parent, {wanted: out}, context, lambda _, report: reports.append(report))
     (report,) = reports
     if isinstance(report, SparsebenchError):
         raise report
