@@ -237,12 +237,15 @@ def perplexities(folder: Path, device: str) -> list[float]:
 
 
 def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
+    from transformers import AutoModelForMaskedLM
+
     from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
     from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_masked_lm
+    from sparsebench.models.modules.load import load_model
 
     tokenizer, config = load_tokenizer(folder), json.loads((folder / "config.json").read_text())
-    reader, scorer = PllTokenizer(tokenizer, config), PllScorer(load_masked_lm(folder, "float32", device), tokenizer, 3)
+    model = load_model(folder, "encoder", "float32", device, AutoModelForMaskedLM)
+    reader, scorer = PllTokenizer(tokenizer, config), PllScorer(model, tokenizer, 3)
     texts = [reader.continuation("the cat sat", f" on {word} mat") for word in ("the", "a", "big")]
     return [value for answers in scorer.score(texts) for value, _ in answers]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -68,6 +68,13 @@ class BatchSize:
                 start += len(part)
                 continue
             release()  # after the except clause, where nothing refers to the failed pass any more
+
+    def each(
+        self, rows: Sequence[Item], run: Callable[[Sequence[Item]], Iterable[Found]]
+    ) -> Iterator[tuple[Item, Found]]:
+        """Yield every row with what ``run`` returns for it, part by part as ``parts`` does."""
+        for part, results in self.parts(rows, run):
+            yield from zip(part, results, strict=True)
 
     def halve(self, rows: int, error: Exception) -> None:
         """Allow half of ``rows`` from now on, after a pass of ``rows`` failed with ``error``.

@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
+
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
@@ -21,12 +23,11 @@ from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.text import load_tokenizer, longest_input
-from sparsebench.models.modules.load import load_masked_lm, load_model, load_tagger
+from sparsebench.models.modules.load import load_model
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel
 
     from sparsebench.benchmarks.harness import Harness
 
@@ -73,16 +74,18 @@ class Encoder:
     @cached_property
     def masked(self) -> PreTrainedModel:
         """The model with its masked-language-model head. Raises ModelError when the files do not hold the head."""
-        masked = load_masked_lm(self.folder, self.dtype, self.device)
-        self.model = masked.base_model
-        return masked
+        return self._with_head(AutoModelForMaskedLM)
 
     @cached_property
     def tagger(self) -> PreTrainedModel:
         """The model with its token-classification head. Raises ModelError when the files do not hold the head."""
-        tagger = load_tagger(self.folder, self.dtype, self.device)
-        self.model = tagger.base_model
-        return tagger
+        return self._with_head(AutoModelForTokenClassification)
+
+    def _with_head(self, kind: Any) -> PreTrainedModel:
+        """Load the model with a head; tasks that need none use the same encoder from now on."""
+        headed = load_model(self.folder, "encoder", self.dtype, self.device, kind)
+        self.model = headed.base_model
+        return headed
 
     @cached_property
     def _harness(self) -> Harness:
@@ -134,11 +137,8 @@ class Encoder:
             return outputs
 
         results: list[Any] = [None] * len(texts)
-        done = 0
-        for numbers, rows in self.batch.parts(order, run):
-            for number, row in zip(numbers, rows, strict=True):
-                results[number] = row
-            done += len(numbers)
+        for done, (number, row) in enumerate(self.batch.each(order, run), 1):
+            results[number] = row
             if self.progress:
                 self.progress(done, len(order))
         return results

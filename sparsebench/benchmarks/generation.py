@@ -170,10 +170,9 @@ class Generation:
                 given = torch.tensor([rows[number] for number in numbers], device=self.model.device)
                 return self._decoded(given, longest, begun)
 
-            for numbers, written in self.batch.parts(by_length[length], run):
-                for number, output in zip(numbers, written, strict=True):
-                    outputs[number] = output
-                done += len(numbers)
+            for number, output in self.batch.each(by_length[length], run):
+                outputs[number] = output
+                done += 1
                 if self.progress:
                     self.progress(done, len(rows))
         return outputs

@@ -29,12 +29,7 @@ class Room:
 
 def test_what_does_not_fit_is_halved_and_nothing_is_lost() -> None:
     room, batch = Room(3), BatchSize(16)
-    found = [
-        (row, value)
-        for part, values in batch.parts(range(20), room.run)
-        for row, value in zip(part, values, strict=True)
-    ]
-    assert found == [(row, 10 * row) for row in range(20)]
+    assert list(batch.each(range(20), room.run)) == [(row, 10 * row) for row in range(20)]
     assert room.tried[:4] == [16, 8, 4, 2] and set(room.tried[4:]) == {2}, "what was too much is not tried again"
     assert batch.most == 2
 

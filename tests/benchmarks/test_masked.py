@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForMaskedLM
 
 from sparsebench.benchmarks import ScoredModel, TaskSpec, check
 from sparsebench.benchmarks.contract import sampled
@@ -18,7 +19,7 @@ from sparsebench.benchmarks.pseudo_perplexity import windows
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm
 from sparsebench.models.files.text import load_tokenizer
-from sparsebench.models.modules.load import load_masked_lm
+from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import Run, sentence
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small
@@ -55,7 +56,7 @@ def test_likelihoods_are_those_of_one_mask_at_a_time(folder: Path, slow: Slow, r
     from sparsebench.benchmarks.pll import PllScorer
 
     read, pairs = reader(folder), asked(12)
-    scorer = PllScorer(load_masked_lm(folder), load_tokenizer(folder), rows)
+    scorer = PllScorer(load_model(folder, "encoder", kind=AutoModelForMaskedLM), load_tokenizer(folder), rows)
     found = scorer.score([read.continuation(*pair) for pair in pairs])
     several = 0
     for (context, continuation), answers in zip(pairs, found, strict=True):
@@ -90,7 +91,9 @@ def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
     whole = slow.tokenizer(context + " big tree")["input_ids"]
     assert text.cut == len(whole) - 64
     assert list(text.ids[1:-1]) == whole[1:-1][text.cut :]
-    (answers,) = PllScorer(load_masked_lm(folder), load_tokenizer(folder)).score([text])
+    (answers,) = PllScorer(load_model(folder, "encoder", kind=AutoModelForMaskedLM), load_tokenizer(folder)).score(
+        [text]
+    )
     expected = slow.log_likelihoods(list(text.ids), list(range(text.begin, 63)))
     assert [likelihood for likelihood, _ in answers] == pytest.approx(expected, abs=2e-5)
     with pytest.raises(BenchmarkError, match="more than 62 tokens"):
@@ -102,7 +105,6 @@ def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
 @pytest.mark.parametrize("model_type", ENCODERS)
 def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
     import torch
-    from transformers import AutoModelForMaskedLM
 
     from sparsebench.benchmarks.pll import PllScorer
     from sparsebench.models.files.families import transformers_config
@@ -158,7 +160,7 @@ def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, run: Run, monkeypatch:
 def test_what_a_masked_model_cannot_do(folder: Path):
     from sparsebench.benchmarks.masked import MaskedScorer
 
-    scorer = MaskedScorer(load_masked_lm(folder), load_tokenizer(folder), None)
+    scorer = MaskedScorer(load_model(folder, "encoder", kind=AutoModelForMaskedLM), load_tokenizer(folder), None)
     with pytest.raises(UnsupportedError, match="generates no text"):
         scorer.generate_until([])
     with pytest.raises(UnsupportedError, match="no perplexity") as caught:

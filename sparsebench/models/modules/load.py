@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.schema import Family
@@ -25,7 +25,8 @@ def load_model(
 
     Quantized weights are expanded to floats; a model that skips weights gets its masks. An encoder with a
     sequence-classification head is loaded with it, a plain one as AutoModel, and one without pooler weights without a
-    pooler. ``kind`` is another auto class of transformers. Raises ModelError when weights are missing.
+    pooler. ``kind`` is another auto class of transformers, such as one with a head. Raises ModelError when weights are
+    missing: some checkpoints name a head that their files lack.
     """
     folder = Path(folder)
     refuse_adapter(folder)
@@ -39,19 +40,6 @@ def load_model(
     skipping.install_thresholds(model, weights.config)
     loaded: PreTrainedModel = model.to(device)
     return loaded
-
-
-def load_masked_lm(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
-    """Load an encoder with its masked-language-model head, as ``load_model`` does; ``base_model`` is the encoder.
-
-    Raises ModelError as ``load_model`` does: some checkpoints name a head that their files lack.
-    """
-    return load_model(folder, "encoder", dtype, device, AutoModelForMaskedLM)
-
-
-def load_tagger(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
-    """Load an encoder with its token-classification head, in the manner of ``load_masked_lm``."""
-    return load_model(folder, "encoder", dtype, device, AutoModelForTokenClassification)
 
 
 def load_expanded(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from sparsebench import devices, energy, processor, sources
 from sparsebench.errors import ModelError, UnsupportedError
@@ -27,7 +27,7 @@ from sparsebench.models.files.families import dimensions, has_masked_lm, output_
 from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.files.text import same_tokenizer
 from sparsebench.models.files.writing import CheckpointWriter
-from sparsebench.models.modules.load import load_masked_lm, load_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
@@ -190,7 +190,7 @@ class Training:
                 f"{self.parent.folder}: config.json names {config.get('architectures')}, which predicts no masked words",
                 "distill it instead: {recover: distill}",
             )
-        return load_masked_lm(self.parent.folder, "float32")
+        return load_model(self.parent.folder, "encoder", "float32", kind=AutoModelForMaskedLM)
 
     def _trainer(
         self, model: PreTrainedModel, text: TrainingText, held: int, kept: ResumeFolder, teachers: Sequence[Path]

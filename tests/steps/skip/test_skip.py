@@ -10,10 +10,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
+from transformers import AutoModelForMaskedLM
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.modules.load import load_masked_lm, load_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import KEY, skip_of
 from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.registry import label, single
@@ -119,9 +120,9 @@ def test_a_head_that_holds_the_encoder_is_masked_too(tmp_path: Path) -> None:
     made(parent, family, {single("skip", "teal", share=0.4): tmp_path / "out"})
     ids = text("encoder", 2).batch.input_ids
     with torch.no_grad():
-        model = load_masked_lm(tmp_path / "out")
+        model = load_model(tmp_path / "out", "encoder", kind=AutoModelForMaskedLM)
         masked = model.base_model(ids).last_hidden_state
-        plain = load_masked_lm(parent).base_model(ids).last_hidden_state
+        plain = load_model(parent, "encoder", kind=AutoModelForMaskedLM).base_model(ids).last_hidden_state
     assert (masked - plain).norm() > 0.01 * plain.norm()
 
 
