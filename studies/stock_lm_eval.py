@@ -23,7 +23,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, all_tasks, index
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 
 CHOICES = [name for name, task in all_tasks().items() if task.adapter == "harness" and task.parts == 1]
 STOCK_BATCH_SIZE = 16

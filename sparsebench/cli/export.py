@@ -18,8 +18,9 @@ from sparsebench.ledger.naming import measured_variants, resolve
 from sparsebench.manifest.names import Family
 from sparsebench.paths import ledger_path, vacant
 from sparsebench.plan.single import single
-from sparsebench.run.export import FORMATS, variant_folder
+from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
+from sparsebench.run.workspace import variant_folder
 from sparsebench.sources import Cache
 
 VARIANT = (

@@ -21,10 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from sparsebench import devices
-from sparsebench.manifest.names import FAMILIES as FAMILIES
-from sparsebench.manifest.names import LM_EVAL as LM_EVAL
-from sparsebench.manifest.names import Dtype as Dtype
-from sparsebench.manifest.names import Family as Family
+from sparsebench.manifest.names import FAMILIES, Dtype, Family
 
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")

@@ -22,7 +22,8 @@ import torch
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import Family, ManifestModel
+from sparsebench.manifest.names import Family
+from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.files import precision
 from sparsebench.models.files.building import reserve
 from sparsebench.models.files.checkpoint import (

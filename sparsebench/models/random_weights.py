@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.models.files.writing import CheckpointWriter, lay_out

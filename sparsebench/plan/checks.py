@@ -20,10 +20,10 @@ from sparsebench import benchmarks, sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.load import LoadedManifest, read_document, siblings, validated
+from sparsebench.manifest.names import FAMILIES, LM_EVAL
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import MOST, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
-from sparsebench.manifest.schema import FAMILIES, LM_EVAL
 from sparsebench.models.files.families import family_of
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step

@@ -10,8 +10,8 @@ from sparsebench import sources
 from sparsebench.benchmarks import KINDS, OwnData
 from sparsebench.benchmarks.heads import REGRESSION, data_misfit
 from sparsebench.errors import UserError
+from sparsebench.manifest.names import Family
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.manifest.schema import Family
 from sparsebench.models.files.families import has_classifier, has_masked_lm, has_tagger, output_family
 from sparsebench.models.files.labels import choice_problem
 from sparsebench.models.files.text import LENGTH_KEYS

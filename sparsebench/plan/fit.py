@@ -13,9 +13,10 @@ from sparsebench import benchmarks, environment, sources
 from sparsebench.benchmarks.heads import data_misfit, fitting, missing_head
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
+from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
-from sparsebench.manifest.schema import FAMILIES, Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.quantized import KEY
 from sparsebench.models.files.text import longest_input, same_tokens

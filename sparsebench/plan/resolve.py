@@ -16,12 +16,11 @@ from sparsebench import benchmarks, bounded, sources
 from sparsebench.benchmarks.own import content, default_name
 from sparsebench.errors import SourceError, SparsebenchError, UserError
 from sparsebench.manifest.load import LoadedManifest
+from sparsebench.manifest.names import FAMILIES, LM_EVAL
 from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import steps_of, verb_and_name
 from sparsebench.manifest.schema import (
-    FAMILIES,
-    LM_EVAL,
     Manifest,
     ManifestBenchmarks,
     ManifestCalibration,

@@ -18,8 +18,9 @@ from pydantic_core import PydanticCustomError
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
+from sparsebench.manifest.names import FAMILIES, Dtype, Family
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestBenchmarks, ManifestModel
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.models.files import building
 from sparsebench.models.files.families import family_of
 from sparsebench.plan.checks import load

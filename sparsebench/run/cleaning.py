@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sparsebench import leftovers
 from sparsebench.models.files import building
-from sparsebench.run.workspace import leased
+from sparsebench.run.workspace import FOLDERS, leased
 from sparsebench.storage import sums
 
 KINDS = {
@@ -21,7 +21,7 @@ KINDS = {
     "packed": "a variant's packed copy: a new cell of it makes the variant again",
     "training": "a training that was interrupted: a run that needs it begins it anew",
 }
-"""The folders of a work folder, and why what is in them can go."""
+"""The folders of a work folder whose content can go, and why."""
 _DEAD = "left by a process that is no more"
 
 
@@ -40,7 +40,7 @@ def removable(work: Path) -> list[Removable]:
 
     What a run uses just now is not among it.
     """
-    half_built = chain.from_iterable(building.of_the_dead(work / name) for name in (*KINDS, "scratch"))
+    half_built = chain.from_iterable(building.of_the_dead(work / name) for name in FOLDERS)
     items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*leftovers.of_the_dead(), *half_built)]
     for kind, why in KINDS.items():
         for path in _folders(work / kind):

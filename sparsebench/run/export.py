@@ -71,12 +71,6 @@ def export(folder: Path, family: Family, out: Path, name: str) -> float:
     return distance
 
 
-def variant_folder(work: Path, variant_id: str) -> Path | None:
-    """Return the folder of a measured variant in the cache, whole or packed; None where it is gone."""
-    folders = (work / kind / variant_id for kind in ("models", "variants", "packed"))
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
 @contextmanager
 def _unpacked(folder: Path) -> Iterator[Path]:
     if not is_packed(folder):

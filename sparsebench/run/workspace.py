@@ -17,6 +17,15 @@ from sparsebench.paths import create, sweep_partial, unlinked
 from sparsebench.plan.cells import Variant
 from sparsebench.storage import sums
 
+FOLDERS = ("models", "variants", "packed", "training", "scratch")
+"""The folders of a work folder; the first three hold models in folders named by their variants' ids."""
+
+
+def variant_folder(work: Path, variant_id: str) -> Path | None:
+    """Return the folder of a measured variant in the work folder, whole or packed; None where it is gone."""
+    folders = (work / name / variant_id for name in FOLDERS[:3])
+    return next((folder for folder in folders if folder.is_dir()), None)
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -88,7 +97,7 @@ class Workspace:
         """Remove what dead processes have left half built, half removed or half written."""
         leftovers.sweep()
         sweep_partial(self.records)
-        for name in ("models", "variants", "packed", "training", "scratch"):
+        for name in FOLDERS:
             building.sweep(self.work / name)
             sweep_partial(self.work / name)
 

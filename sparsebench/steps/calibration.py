@@ -14,7 +14,7 @@ from typing import Any
 
 from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, SourceError, UserError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens
 from sparsebench.models.replay.batch import Batch

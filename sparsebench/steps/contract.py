@@ -13,7 +13,8 @@ from pydantic import ConfigDict
 from typing_extensions import TypeVar
 
 from sparsebench.errors import ModelError, Refusal, SparsebenchError
-from sparsebench.manifest.schema import Family, Strict, wrong
+from sparsebench.manifest.names import Family
+from sparsebench.manifest.schema import Strict, wrong
 from sparsebench.steps.calibration import Calibrated, Calibration
 
 

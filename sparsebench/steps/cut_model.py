@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
 from sparsebench.models.files.families import PER_LAYER, transformers_config
 from sparsebench.models.files.writing import CheckpointWriter, lay_out

@@ -24,7 +24,7 @@ from sparsebench.models.modules.hooks import hooked
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.manifest.schema import Family
+    from sparsebench.manifest.names import Family
     from sparsebench.models.replay.batch import Batch
     from sparsebench.models.replay.skeleton import SkeletonBlock
 

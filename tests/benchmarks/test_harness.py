@@ -15,7 +15,7 @@ from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
 from sparsebench.errors import BenchmarkError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import LM_EVAL
+from sparsebench.manifest.names import LM_EVAL
 from tests.benchmarks.conftest import Run
 
 Documents = dict[str, list[dict[str, Any]]]

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.nodes import read
 from sparsebench.manifest.published import starter
 from sparsebench.manifest.recipes import models_of
-from sparsebench.manifest.schema import FAMILIES, Manifest, pattern_sparsity
+from sparsebench.manifest.schema import Manifest, pattern_sparsity
 from sparsebench.plan.expand import recipes
 from tests.manifest.loading import load_text
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import children
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, all_reduce, memory
 from sparsebench.runtime.engines.hf import Plain

@@ -13,7 +13,7 @@ from sparsebench.models.files.safety import without_code
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from sparsebench.manifest.schema import Family
+    from sparsebench.manifest.names import Family
 
 _TYPES: dict[Family, str] = {
     "decoder": (

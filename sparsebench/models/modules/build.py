@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError, foreign
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import DECODER_LAYERS, LAYERS, auto_class, transformers_config

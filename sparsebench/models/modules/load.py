@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import QuantizedCheckpoint, scheme_of
 from sparsebench.models.files.safety import refuse_adapter

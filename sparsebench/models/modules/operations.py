@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import MODEL_TYPES, expert_count
 from sparsebench.models.files.text import longest_input
 from sparsebench.models.modules.build import meta_model

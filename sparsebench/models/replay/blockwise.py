@@ -15,7 +15,7 @@ import torch
 
 from sparsebench import devices
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules import moefied

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files import precision
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.modules.build import (

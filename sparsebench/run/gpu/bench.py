@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsebench import devices
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
 from sparsebench.steps.contract import Context
 from sparsebench.steps.registry import kinds, single

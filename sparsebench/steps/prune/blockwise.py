@@ -27,7 +27,7 @@ from sparsebench.steps.zeroing import zeroed, zeros_in
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.manifest.schema import Family
+    from sparsebench.manifest.names import Family
     from sparsebench.models.replay.batch import Batch
     from sparsebench.models.replay.blockwise import Block, Replay
     from sparsebench.models.replay.gather import InputStatistics

@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.calibration import Calibrated

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import PER_LAYER, dimensions, has_masked_lm, transformers_config
 from sparsebench.models.modules.build import meta_model, stored_views

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.steps.recover import losses
 from sparsebench.steps.recover.reading import NONE, TrainingText
 from sparsebench.steps.recover.resume import ResumeFolder

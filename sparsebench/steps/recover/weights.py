@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.modules.build import stored_views
 from sparsebench.models.shape.topology import View, parts

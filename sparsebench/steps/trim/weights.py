@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.families import NESTED, VOCABULARY, auto_class, has_masked_lm, vocabulary_size
 from sparsebench.models.files.quantized import open_checkpoint

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.manifest.schema import Family
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import Context, StepReport
