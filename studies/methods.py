@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
 FIVE = ("0.1", "0.5", "0.9", "0.95", "0.99")
 FIVE_SHARES = f"sparsity: [{', '.join(FIVE)}]"
 
@@ -105,8 +106,8 @@ def reference(folder: Path, out: Path, *options: str) -> dict[str, float]:
 
 def evaluate(folder: Path, text: Path, windows: int) -> dict[str, Any]:
     """Perplexity on the first windows of 1024 tokens, with the mean log-likelihood of each window for intervals."""
-    from sparsebench.benchmarks.perplexity import perplexity
     from sparsebench.benchmarks.running_text import wikitext
+    from studies.perplexity import perplexity
 
     value, each = perplexity(folder, wikitext(text), 1024, limit=windows)
     return {"perplexity": value, "windows": [round(mean, 6) for mean in each]}

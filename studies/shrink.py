@@ -65,8 +65,8 @@ def scored(folder: Path, text: Path | None, given: argparse.Namespace) -> float:
     """Perplexity over the first windows."""
     from sparsebench import sources
     from sparsebench.benchmarks import TaskSpec
-    from sparsebench.benchmarks.perplexity import perplexity
     from sparsebench.benchmarks.running_text import RunningText, wikitext
+    from studies.perplexity import perplexity
 
     read = wikitext(text) if text else RunningText.of(TaskSpec("perplexity"), sources.Cache()).text
     return perplexity(folder, read[: given.windows * given.length * 12], given.length, None, given.windows)[0]

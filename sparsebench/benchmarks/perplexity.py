@@ -10,12 +10,10 @@ from its own shows a change before perplexity does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,12 +31,10 @@ from sparsebench.benchmarks.running_text import (
     bits_per_byte,
     check_finite,
     perplexity_result,
-    pooled_perplexity,
     window_length,
 )
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.files.text import load_tokenizer, longest_input, special_tokens, token_ids
-from sparsebench.models.modules.load import load_model
+from sparsebench.models.files.text import longest_input, special_tokens, token_ids
 
 CHUNK = 1 << 24
 """Largest number of elements in a temporary float32 copy (64 MiB)."""
@@ -159,25 +155,6 @@ class Perplexity:
                 **(beside.protocol() if beside else {}),
             },
         )
-
-
-def perplexity(
-    folder: Path, text: str | Sequence[int], window: int = WINDOW, stride: int | None = None, limit: int | None = None
-) -> tuple[float, list[float]]:
-    """Return the perplexity of the model in ``folder`` over any text or token ids, and each window's own perplexity.
-
-    ``stride`` is in text tokens and defaults to all that fit into a window. A smaller one makes windows overlap, and a
-    window then scores only the tokens that the one before it did not. Only the first ``limit`` windows count. Raises
-    BenchmarkError.
-    """
-    before: list[int] = []
-    if isinstance(text, str):
-        tokenizer = load_tokenizer(folder)
-        before, text = special_tokens(tokenizer)[0], token_ids(tokenizer, text)
-    every = cut(text, window, stride, before)
-    part = every.only(range(len(every.ids))[:limit])
-    values = likelihoods(load_model(folder, "decoder"), part)
-    return pooled_perplexity(values, part.scored), [math.exp(v / n) for v, n in zip(values, part.scored, strict=True)]
 
 
 def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, perplexity
+from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import cut, likelihoods
@@ -214,19 +214,6 @@ def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, b
     unscored = set() if bos else {place * step for place in range(len(found.ids))} if step == room else {0}
     assert scored == [token for token in range(covered) if token not in unscored]
     assert found.dropped == n - covered < step
-
-
-def test_a_script_may_give_text_or_ids(tiny_llama: Path, tmp_path: Path) -> None:
-    text = " ".join(STORIES)
-    tokenizer, model = load_tokenizer(tiny_llama), load_model(tiny_llama, "decoder")
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    wanted = plain(model, ids, 64, [])[:6]
-    for given_text in (text, ids):
-        score, each = perplexity.perplexity(tiny_llama, given_text, 64, limit=6)
-        assert each == pytest.approx([math.exp(value) for value in wanted], rel=1e-5)
-        assert score == pytest.approx(math.exp(sum(wanted) / 6), rel=1e-5)
-    score, each = perplexity.perplexity(with_bos(tiny_llama, tmp_path / "bos"), text, 64, limit=6)
-    assert score == pytest.approx(math.exp(sum(plain(model, ids, 64, [1])[:6]) / 6), rel=1e-5)
 
 
 def test_only_decoders_and_no_examples() -> None:
