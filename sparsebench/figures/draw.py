@@ -16,11 +16,11 @@ from sparsebench.escape import visible
 from sparsebench.figures import bars, forest, heatmap, line, scales, scatter, style
 from sparsebench.figures.canvas import Canvas
 from sparsebench.figures.spec import LOCAL, FigureSpec, files, parse
-from sparsebench.figures.values import ROWS, fitting
+from sparsebench.figures.values import ROWS, drawable
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
 
-DRAWN = {
+DRAWERS = {
     "line": (line.panel, line.finish),
     "curve": (line.curve_panel, line.finish),
     "bars": (bars.panel, bars.finish),
@@ -86,13 +86,13 @@ def render_file(
     except QueryError as error:
         raise QueryError(f"{path}: {error.message}", error.hint) from error
     spec.check_columns(table.columns)
-    drawn = fitting(spec, table)
-    if not drawn.rows:
+    table = drawable(spec, table)
+    if not table.rows:
         return Rendered(spec.name, spec.title, skipped="no rows in this ledger")
-    spec = spec.with_finding(drawn.dicts()[0])
+    spec = spec.with_finding(table.dicts()[0])
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
     with foreign(f"{path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
-        draw(spec, drawn, paths, width, sheet)
+        draw(spec, table, paths, width, sheet)
     return Rendered(spec.name, spec.title, paths)
 
 
@@ -104,13 +104,13 @@ def draw(
     sheet: style.Sheet = style.PLAIN,
 ) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
-    draw_panel, finish = DRAWN[spec.kind]
+    draw_panel, finish = DRAWERS[spec.kind]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a person's own matplotlibrc must not change a figure
         parameters: Any = matplotlib.rcParams
         parameters.update(style.RC)
         if sheet.font:
-            parameters["font.family"] = _known(sheet.font)
+            parameters["font.family"] = _installed_font(sheet.font)
         # Fonts have no control characters, and those of a ledger must not reach a vector drawing.
         shown = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -122,7 +122,7 @@ def draw(
             draw_panel(axes, facet, canvas)
             panels.append((axes, facet))
         for axes, facet in panels:  # once all are drawn: a shared axis has to hold what is in each
-            scales.dress(axes, facet, canvas)
+            scales.finish_axes(axes, facet, canvas)
         finish(panels, canvas)
         canvas.close()
         for path in paths:
@@ -130,7 +130,7 @@ def draw(
     return canvas.figure
 
 
-def _known(font: str) -> str:
+def _installed_font(font: str) -> str:
     """Return the family of a font that is installed. Raises UserError for another, which would be replaced silently."""
     from matplotlib.font_manager import findfont, get_font_names
 

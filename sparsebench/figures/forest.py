@@ -31,5 +31,5 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def finish(panels: Panels, canvas: Canvas) -> None:
     """Prepare a legend of series and levels. The rows carry their names."""
-    levels = [(label, "black", scales.LEVEL) for label in canvas.spec.references.values()]
+    levels = [(label, "black", scales.LEVEL_DASHES) for label in canvas.spec.references.values()]
     canvas.legend(line=True, levels=levels, joined=False)

@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Rows
 
-LEVEL: Any = (0, (1, 1.5))
+LEVEL_DASHES: Any = (0, (1, 1.5))
 """Dashes of a level across named rows."""
-FIRST = (0.0, 1.0, 0.99, 0.5, 0.9, 0.95, 0.1)
+LABELLED_FIRST = (0.0, 1.0, 0.99, 0.5, 0.9, 0.95, 0.1)
 """Sparsities that keep their tick label where there is no room for all, the most important first."""
 
 
-def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
+def finish_axes(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Scale and label the axes of a panel whose content is drawn."""
     spec = canvas.spec
     if spec.kind == "heatmap":
@@ -27,13 +27,13 @@ def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     cell = axes.get_subplotspec()
     if cell and cell.is_first_col():
         axes.set_ylabel(spec.get("ylabel"))
-    across(axes, rows, canvas)
+    scale_x(axes, rows, canvas)
     if canvas.named_rows:
         return
     if spec.get("yscale") == "log":
-        upward(axes, canvas)
+        scale_y_log(axes, canvas)
     elif (spec.get("ymin") or spec.kind == "bars") and axes.get_autoscaley_on():  # a shared axis once
-        bottom = float(spec.get("ymin") or min(0.0, _held(axes, "y")[0]))
+        bottom = float(spec.get("ymin") or min(0.0, _data_range(axes, "y")[0]))
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
     axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
 
@@ -48,15 +48,15 @@ def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
     axes.grid(True, axis="x")
     for column in canvas.spec.references:
         for value in {row[column] for row in rows if row[column] is not None}:
-            axes.axvline(value, color="black", linewidth=0.8, linestyle=LEVEL, zorder=1)
+            axes.axvline(value, color="black", linewidth=0.8, linestyle=LEVEL_DASHES, zorder=1)
     return down
 
 
-def upward(axes: Axes, canvas: Canvas) -> None:
+def scale_y_log(axes: Axes, canvas: Canvas) -> None:
     """Make the vertical axis a log axis that has labelled ticks at any length and packs what is above the knee."""
     knee = canvas.knee
     axes.set_yscale("function", functions=(partial(style.fold, knee=knee), partial(style.unfold, knee=knee)))
-    low, high = _ends(_held(axes, "y"), knee, (-0.06, 0.08))
+    low, high = _log_limits(_data_range(axes, "y"), knee, (-0.06, 0.08))
     axes.set_ylim(low, high)
     major, minor = style.log_ticks(low, high, knee)
     axes.set_yticks(major)
@@ -66,7 +66,7 @@ def upward(axes: Axes, canvas: Canvas) -> None:
         axes.axhspan(knee, high, color=style.GROUND, linewidth=0, zorder=0)
 
 
-def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
+def scale_x(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Scale and label the horizontal axis."""
     kind = canvas.spec.get("xscale", "linear")
     if canvas.spec.kind == "bars" or kind == "category":
@@ -78,7 +78,7 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     elif kind == "sparsity":
         _sparsities(axes, canvas)
     elif kind == "log":
-        low, high = _ends(_held(axes, "x"), float("inf"), (-0.07, 0.07))
+        low, high = _log_limits(_data_range(axes, "x"), float("inf"), (-0.07, 0.07))
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
@@ -93,14 +93,14 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: style.number(round(value, 12)))
 
 
-def _held(axes: Axes, which: str) -> tuple[float, float]:
+def _data_range(axes: Axes, which: str) -> tuple[float, float]:
     """Return the least and the greatest value drawn along one axis, in all panels that share it."""
     alike = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
     lows, highs = zip(*(getattr(sharing.dataLim, f"interval{which}") for sharing in alike), strict=True)
     return min(lows), max(highs)
 
 
-def _ends(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:
+def _log_limits(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:
     """Return the limits of a log axis around the data; ``room`` is the margins, as shares of the axis' length."""
     ends = style.fold(np.array(interval), knee)
     ends += np.array(room) * max(float(np.ptp(ends)), 0.05)
@@ -112,7 +112,7 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
     axes.set_xscale("function", functions=(style.spread, style.gather))
     values = canvas.categories
     positions = [float(position) for position in style.spread(np.array(values, dtype=float))]
-    ranks = [FIRST.index(value) if value in FIRST else len(FIRST) for value in values]
+    ranks = [LABELLED_FIRST.index(value) if value in LABELLED_FIRST else len(LABELLED_FIRST) for value in values]
     kept = [values[at] for at in _fitting(positions, list(map(style.percent, values)), canvas, ranks)]
     axes.set_xticks(kept, [style.percent(value) for value in kept])
     axes.set_xticks([value for value in values if value not in kept], minor=True)

@@ -63,7 +63,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "forest": ("x", "y"),
     "heatmap": ("x", "y", "value"),
 }
-"""Each kind of drawing (see ``draw.DRAWN``) with the keys that it needs."""
+"""Each kind of drawing (see ``draw.DRAWERS``) with the keys that it needs."""
 LONGEST = 1000
 """The most characters of a header's value, and of a text that a query gives."""
 SHIPPED, LOCAL = Path(__file__).parent / "shipped", Path("figures")

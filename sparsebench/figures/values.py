@@ -21,7 +21,7 @@ _TAKES = {"log": "numbers above 0", "sparsity": "numbers from 0 to 1"}
 _WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
 
 
-def fitting(spec: FigureSpec, table: Table) -> Table:
+def drawable(spec: FigureSpec, table: Table) -> Table:
     """Return the rows that can be drawn: those with a value in every needed column, finite where a number is needed.
 
     Decimals, and integers from 2⁵³ on where a number is drawn, become floats. Raises UserError, naming file and column,

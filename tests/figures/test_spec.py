@@ -10,7 +10,7 @@ import pytest
 
 from sparsebench.errors import UserError
 from sparsebench.figures.spec import KEYS, SHIPPED, listing, parse
-from sparsebench.figures.values import fitting
+from sparsebench.figures.values import drawable
 from sparsebench.ledger.query import Table
 from tests.figures.pictures import NAMES
 
@@ -58,14 +58,14 @@ def test_two_scales_of_one_colour_are_refused(figure: Callable[[str], Any]) -> N
 
 def test_a_middle_of_colours_means_nothing_to_a_line(figure: Callable[[str], Any]) -> None:
     spec = figure(GOOD.replace("-- note: one", "-- middle: 1 2"))
-    assert len(fitting(spec, Table(("a", "b"), ((0.5, 2),))).rows) == 1
+    assert len(drawable(spec, Table(("a", "b"), ((0.5, 2),))).rows) == 1
 
 
 def test_a_log_colour_takes_no_zero(figure: Callable[[str], Any]) -> None:
     keys = {"title": "T", "kind": "heatmap", "x": "a", "y": "b", "value": "c", "middle": "1 2"}
     spec = figure("\n".join(f"-- {key}: {value}" for key, value in keys.items()) + "\nSELECT 1")
     with pytest.raises(UserError, match="column 'c' gives float 0.0"):
-        fitting(spec, Table(("a", "b", "c"), ((1, "q", 0.0),)))
+        drawable(spec, Table(("a", "b", "c"), ((1, "q", 0.0),)))
 
 
 @pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("scatter", "y"), ("heatmap", "value")])
@@ -89,7 +89,7 @@ def test_a_column_that_the_query_does_not_give_is_named(figure: Callable[[str], 
 def test_a_value_outside_its_scale_is_named(figure: Callable[[str], Any], scale: str, bad: float, words: str) -> None:
     spec = figure(GOOD.replace("-- note: one", f"-- xscale: {scale}"))
     with pytest.raises(UserError, match=rf"column 'a' gives \w+ {bad}") as caught:
-        fitting(spec, Table(("a", "b"), ((0.5, 2), (bad, 2))))
+        drawable(spec, Table(("a", "b"), ((0.5, 2), (bad, 2))))
     assert words in (caught.value.hint or "")
 
 
