@@ -25,7 +25,7 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks.contract import TaskSpec
-from sparsebench.benchmarks.perplexity import cut
+from sparsebench.benchmarks.perplexity import windows_of
 from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.text import load_tokenizer, token_ids
@@ -98,7 +98,7 @@ def main() -> None:
     wanted = parser.parse_args()
     text = RunningText.of(TaskSpec("perplexity"), sources.Cache()).text
     dense = wanted.folders[0]
-    windows = cut(token_ids(load_tokenizer(dense), text[:200_000]), wanted.length).ids[: wanted.windows]
+    windows = windows_of(token_ids(load_tokenizer(dense), text[:200_000]), wanted.length).ids[: wanted.windows]
     reference = by_transformers(dense, windows)
     for folder in wanted.folders:
         with tempfile.TemporaryDirectory() as passing:

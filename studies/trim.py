@@ -19,7 +19,7 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import all_tasks
-from sparsebench.benchmarks.perplexity import cut, in_bytes, likelihoods
+from sparsebench.benchmarks.perplexity import bits_per_byte_fields, likelihoods, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.models.files.text import JOINER, load_tokenizer, original_ids, special_tokens, token_ids
 from sparsebench.models.modules.load import load_model
@@ -102,7 +102,7 @@ def decoder(folder: Path, options: argparse.Namespace) -> None:
             model, tokenizer = load_model(path, "decoder", "float32"), load_tokenizer(path)
             now = {name: len(token_ids(tokenizer, text)) for name, text in joined.items()}
             rows = torch.tensor(original_ids(path))
-            shown = cut(token_ids(tokenizer, joined["own"]), 1024).ids[0]
+            shown = windows_of(token_ids(tokenizer, joined["own"]), 1024).ids[0]
             with torch.inference_mode():
                 # The trimmed tokens by their old numbers: what the dense model says of the same tokens.
                 old = dense(input_ids=rows[torch.tensor(shown)][None]).logits[0][:, rows]
@@ -125,11 +125,11 @@ def said(
     words = []
     for name, text in joined.items():
         first, _ = special_tokens(tokenizer)
-        every = cut(token_ids(tokenizer, text), 1024, before=first)
+        every = windows_of(token_ids(tokenizer, text), 1024, before=first)
         places = range(len(every.ids))[: options.windows]
-        part = every.only(places)
+        part = every.selected(places)
         values = likelihoods(model, part)
-        size = in_bytes(tokenizer, text, part, places, (0, len(first)), values)
+        size = bits_per_byte_fields(tokenizer, text, part, places, (0, len(first)), values)
         words.append(
             f"{name} text {now[name] / whole[name] - 1:+.2%} tokens, perplexity {pooled_perplexity(values, part.scored):.4f}, "
             f"bits a byte {size['bits_per_byte']:.5f} ({size['scored_bytes']:,} bytes)"

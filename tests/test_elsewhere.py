@@ -229,11 +229,11 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
 
 def perplexities(folder: Path, device: str) -> list[float]:
     from sparsebench.benchmarks.batching import BatchSize
-    from sparsebench.benchmarks.perplexity import cut, likelihoods
+    from sparsebench.benchmarks.perplexity import likelihoods, windows_of
     from sparsebench.models.modules.load import load_model
 
     model = load_model(folder, "decoder", "float32", device)
-    return likelihoods(model, cut([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
+    return likelihoods(model, windows_of([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
 
 
 def pseudo_likelihoods(folder: Path, device: str) -> list[float]:

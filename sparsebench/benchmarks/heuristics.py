@@ -16,7 +16,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import EmitScore, ScoreResult, TaskSpec
-from sparsebench.benchmarks.scoring import noted
+from sparsebench.benchmarks.scoring import with_protocol
 from sparsebench.errors import SparsebenchError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: EmitScore) -> N
     """
     for spec in tasks:
         try:
-            emit(spec, noted(_score(spec, cache), spec))
+            emit(spec, with_protocol(_score(spec, cache), spec))
         except SparsebenchError as error:
             emit(spec, error)
 

@@ -59,7 +59,7 @@ class Windows:
         """The number of scored tokens of each window."""
         return tuple(len(ids) - start for ids, start in zip(self.ids, self.starts, strict=True))
 
-    def only(self, numbers: Iterable[int]) -> Windows:
+    def selected(self, numbers: Iterable[int]) -> Windows:
         """Return the windows at these positions alone."""
         kept = [(self.ids[number], self.starts[number]) for number in numbers]
         return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
@@ -67,7 +67,7 @@ class Windows:
 
 @dataclass
 class Divergence:
-    """Sums over ``tokens`` scored tokens, beside the model ``dense``.
+    """Sums over ``tokens`` scored tokens of the divergence from the model ``dense``.
 
     The mean Kullback-Leibler divergence Σ p (log p - log q), p dense, q the variant, in nats, and the share of tokens
     that both find likeliest: what llama.cpp's tools call KLD and same top p.
@@ -122,13 +122,13 @@ class Perplexity:
         size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
         lead, before = (first, []) if task.form == "published" else ([], first)
-        every = cut([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
+        every = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
         numbers = sampled(len(every.ids), spec.limit)
-        part = every.only(numbers)
+        part = every.selected(numbers)
         batch = BatchSize(max(1, tokens_at_once(self.model, 0) // size))
         # A trimmed vocabulary has no distribution over the dense model's tokens.
-        beside = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
-        values = likelihoods(self.model, part, self.progress, batch, beside)
+        divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
+        values = likelihoods(self.model, part, self.progress, batch, divergence)
         shown = [as_dense(ids, self.original) for ids in part.ids]
         scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, part.scored, strict=True)]
         return perplexity_result(
@@ -151,13 +151,13 @@ class Perplexity:
                 "batch_size": batch.most,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **in_bytes(self.tokenizer, running.text, part, numbers, (len(lead), len(before)), values),
-                **(beside.protocol() if beside else {}),
+                **bits_per_byte_fields(self.tokenizer, running.text, part, numbers, (len(lead), len(before)), values),
+                **(divergence.protocol() if divergence else {}),
             },
         )
 
 
-def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:
+def windows_of(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:
     """Cut ``ids`` into windows of ``size`` tokens, each beginning with ``before``.
 
     Raises BenchmarkError when ``ids`` do not fill one window.
@@ -185,18 +185,17 @@ def likelihoods(
     windows: Windows,
     progress: Progress | None = None,
     batch: BatchSize | None = None,
-    beside: Divergence | None = None,
+    divergence: Divergence | None = None,
 ) -> list[float]:
     """Return each window's negative log-likelihood, summed over its scored tokens, in nats.
 
-    The output head and everything after it compute in float32, ``batch`` windows at a time (default: one). ``beside``
-    runs the dense model on the same windows and adds up how far the two are apart. Raises
-    BenchmarkError for the first likelihood that is not finite, when one window does not fit into memory, and when the
-    model's logits still come out in another precision.
+    The output head and everything after it compute in float32, ``batch`` windows at a time (default: one). With a
+    ``divergence``, the dense model runs on the same windows. Raises BenchmarkError for the first likelihood that is not
+    finite, when one window does not fit into memory, and when the model's logits still come out in another precision.
     """
     sums: list[float] = []
     every = list(zip(windows.ids, windows.starts, strict=True))
-    for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part, beside)):
+    for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part, divergence)):
         for value in values:
             sums.append(value)
             check_finite("perplexity", value, len(sums), len(every))
@@ -206,7 +205,7 @@ def likelihoods(
 
 
 def _sums(
-    model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]], beside: Divergence | None
+    model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]], divergence: Divergence | None
 ) -> list[float]:
     """Return the negative log-likelihoods of windows of one length, each (tokens, position of the first scored one)."""
     tokens = torch.tensor([ids for ids, _ in windows], device=model.device)
@@ -216,11 +215,11 @@ def _sums(
             _summed(given[start - 1 : -1], ids[start:])
             for given, ids, (_, start) in zip(logits, tokens, windows, strict=True)
         ]
-    if beside:
-        with torch.inference_mode(), wide_head(beside.dense):
-            reference = beside.dense(input_ids=tokens, use_cache=False).logits
+    if divergence:
+        with torch.inference_mode(), wide_head(divergence.dense):
+            reference = divergence.dense(input_ids=tokens, use_cache=False).logits
             for whole, given, (_, start) in zip(reference, logits, windows, strict=True):
-                beside.add(whole[start - 1 : -1], given[start - 1 : -1])
+                divergence.add(whole[start - 1 : -1], given[start - 1 : -1])
     return sums
 
 
@@ -264,7 +263,7 @@ def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
     return total
 
 
-def in_bytes(
+def bits_per_byte_fields(
     tokenizer: Any,
     text: str,
     windows: Windows,
@@ -274,7 +273,7 @@ def in_bytes(
 ) -> dict[str, int | float]:
     """Return the UTF-8 bytes that the scored tokens stand for, and the mean negative log-likelihood in bits per byte.
 
-    Bytes do not depend on the tokenizer. ``places`` are the windows' numbers in the text. ``special`` is the number of
+    Bytes do not depend on the tokenizer. ``numbers`` are the windows' numbers in the text. ``special`` is the number of
     tokens put before the whole text, and before the text of each window. The result is empty if the tokenizer is a slow
     one, which gives no offsets.
     """

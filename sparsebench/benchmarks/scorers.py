@@ -33,10 +33,10 @@ class Scorer(Protocol):
 
 
 def load_scorers(
-    scored: ScoredModel, adapters: set[str], batch_size: int | None, progress: Progress | None
+    model_info: ScoredModel, adapters: set[str], batch_size: int | None, progress: Progress | None
 ) -> dict[str, Scorer]:
     """Return the scorer for each adapter's tasks, all around one loaded model."""
-    folder, family, dtype, device = scored.folder, scored.family, scored.dtype, scored.device
+    folder, family, dtype, device = model_info.folder, model_info.family, model_info.dtype, model_info.device
     if output_family(family, bounded.read_object(folder / "config.json")) == "encoder":
         return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype, device))
     scorers: dict[str, Scorer] = {}
@@ -49,8 +49,8 @@ def load_scorers(
             continue
         tokenizer = load_tokenizer(folder)  # for each its own: lm-eval modifies the one that it is given
         if adapter == "perplexity":
-            beside = partial(load_model, scored.dense, family, dtype, device) if scored.dense else None
-            scorers[adapter] = Perplexity(model, tokenizer, progress, original_ids(folder), beside)
+            load_dense = partial(load_model, model_info.dense, family, dtype, device) if model_info.dense else None
+            scorers[adapter] = Perplexity(model, tokenizer, progress, original_ids(folder), load_dense)
         elif adapter == "generation":
             scorers[adapter] = Generation(model, tokenizer, batch_size, progress)
         else:
@@ -58,7 +58,7 @@ def load_scorers(
     return scorers
 
 
-def repeats(model: Any) -> str:
+def repeatability(model: Any) -> str:
     """Compute one batch twice and return ``to the bit``, or by how much the two differ.
 
     This reveals sums in a varying order: threads that share the work differently, or a kernel that is chosen anew.

@@ -22,15 +22,17 @@ def check(spec: TaskSpec, family: Family) -> None:
 
     Raises BenchmarkError naming the task and what it does not take.
     """
-    fitting, adapter = spec.families, spec.adapter
-    if family not in fitting:
-        fit = ", ".join(name for name, other in all_tasks().items() if family in other.families)
+    families, adapter = spec.families, spec.adapter
+    if family not in families:
+        alternatives = ", ".join(name for name, other in all_tasks().items() if family in other.families)
         raise BenchmarkError(
-            f"task {spec.task} is for {' and '.join(fitting)} models, not for family {family}", f"for {family}: {fit}"
+            f"task {spec.task} is for {' and '.join(families)} models, not for family {family}",
+            f"for {family}: {alternatives}",
         )
     if spec.data and adapter != "pairs":
-        fit = ", ".join(name for name, task in all_tasks().items() if task.adapter == "pairs")
-        raise BenchmarkError(f"task {spec.task} does not accept `data`", f"remove `data`; tasks that accept it: {fit}")
+        alternatives = ", ".join(name for name, task in all_tasks().items() if task.adapter == "pairs")
+        hint = f"remove `data`; tasks that accept it: {alternatives}"
+        raise BenchmarkError(f"task {spec.task} does not accept `data`", hint)
     if spec.num_fewshot and adapter != "harness":
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
     if spec.divergence and adapter != "perplexity":
@@ -58,7 +60,7 @@ def score(
     """
     config = bounded.read_object(model.folder / "config.json")
     refuse_text(config)
-    fit: list[TaskSpec] = []
+    scorable: list[TaskSpec] = []
     for spec in tasks:
         try:
             check(spec, model.family)
@@ -67,17 +69,17 @@ def score(
                     f"task {spec.task} needs {missing}; {model.folder.name} is {config.get('architectures')}",
                     f"for this model: {', '.join(fitting(config, model.family))}",
                 )
-            fit.append(spec)
+            scorable.append(spec)
         except BenchmarkError as error:
             emit(spec, error)
     import torch
 
-    from sparsebench.benchmarks.scorers import load_scorers, repeats
+    from sparsebench.benchmarks.scorers import load_scorers, repeatability
 
-    for size in dict.fromkeys(spec.batch for spec in fit):
-        alike = [spec for spec in fit if spec.batch == size]
+    for size in dict.fromkeys(spec.batch for spec in scorable):
+        alike = [spec for spec in scorable if spec.batch == size]
         scorers = load_scorers(model, {spec.adapter for spec in alike}, size, progress)
-        machine: dict[str, str | int] = {"repeats": repeats(next(iter(scorers.values())).model)}
+        machine: dict[str, str | int] = {"repeats": repeatability(next(iter(scorers.values())).model)}
         for spec in alike:
             machine["threads"] = torch.get_num_threads()  # a run may have found free cores since the last task
             try:
@@ -86,7 +88,7 @@ def score(
             except SparsebenchError as error:
                 emit(spec, error)
             else:
-                emit(spec, noted(result, spec, copies | machine))
+                emit(spec, with_protocol(result, spec, copies | machine))
         del scorers  # before the next batch size's model is loaded
 
 
@@ -109,7 +111,7 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
     return {"calibration_copies": len(copies)}
 
 
-def noted(result: ScoreResult, spec: TaskSpec, more: Mapping[str, str | int] | None = None) -> ScoreResult:
+def with_protocol(result: ScoreResult, spec: TaskSpec, more: Mapping[str, str | int] | None = None) -> ScoreResult:
     """Add to a result's protocol ``more``, the user's data source, and one hash of all prompts, their ids and order."""
     data = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
     prompts = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)

@@ -20,7 +20,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.perplexity import cut, likelihoods
+from sparsebench.benchmarks.perplexity import likelihoods, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.families import MODEL_TYPES, transformers_config
@@ -132,9 +132,9 @@ def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(transformers_config(small(model_type)), dtype=dtype).eval()
     ids = [5 + (place * 37) % 90 for place in range(100)]
-    found = likelihoods(model, cut(ids, 32))
+    found = likelihoods(model, windows_of(ids, 32))
     batch = BatchSize(3)
-    assert likelihoods(model, cut(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6) and batch.most == 3
+    assert likelihoods(model, windows_of(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6) and batch.most == 3
     assert [value / 31 for value in found] == pytest.approx(plain(model, ids, 32, []), rel=1e-5)
     assert len(set(found)) == 3
 
@@ -185,7 +185,7 @@ def test_a_model_that_overflows_is_named(tiny_llama: Path) -> None:
     with torch.no_grad():
         model.model.norm.weight.fill_(math.nan)
     with pytest.raises(BenchmarkError, match="window 1 of 4 is not finite"):
-        likelihoods(model, cut(list(range(40)), 10))
+        likelihoods(model, windows_of(list(range(40)), 10))
 
 
 def test_a_likelihood_beyond_a_double_is_named_and_a_huge_one_is_a_number(tiny_llama: Path) -> None:
@@ -199,9 +199,9 @@ def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, b
     ids, before, room = list(range(n)), [-1] * bos, size - bos
     if size < 2 or n < room:
         with pytest.raises(BenchmarkError, match=f"a text of {n} tokens fills no window of {size}"):
-            cut(ids, size, stride, before)
+            windows_of(ids, size, stride, before)
         return
-    found = cut(ids, size, stride, before)
+    found = windows_of(ids, size, stride, before)
     step = min(stride or room, room)
     assert found.stride == step
     scored: list[int] = []
@@ -271,7 +271,7 @@ def test_the_divergence_from_dense_is_measured_in_the_same_pass(
     assert beside.score == alone.score and "divergence" not in alone.protocol
     assert "divergence" not in scored(asked, None).protocol, "the dense model itself has none"
     running = perplexity_text(stories, tiny_llama)
-    windows = cut(running, 256)
+    windows = windows_of(running, 256)
     total = same = tokens = 0.0
     models = [load_model(folder, "decoder") for folder in (tiny_llama, pruned)]
     for number in sampled(len(windows.ids), 2):

@@ -10,7 +10,7 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import ScoredModel, ScoreResult, TaskSpec, score
-from sparsebench.benchmarks.scorers import repeats
+from sparsebench.benchmarks.scorers import repeatability
 from sparsebench.models.modules.load import load_model
 
 MODELS = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
@@ -20,13 +20,13 @@ def test_what_differs_is_told_by_how_much(tiny_llama: Path) -> None:
     model = load_model(tiny_llama, "decoder", "float32")
     added = iter((0.0, 0.25))
     model.get_output_embeddings().register_forward_hook(lambda *given: given[-1] + next(added))
-    assert repeats(model) == "no: the same batch twice differs by up to 2.5e-01"
+    assert repeatability(model) == "no: the same batch twice differs by up to 2.5e-01"
 
 
 def test_nan_is_the_same_as_nan(tiny_llama: Path) -> None:
     model = load_model(tiny_llama, "decoder", "float32")
     model.get_output_embeddings().register_forward_hook(lambda *given: given[-1] * float("nan"))
-    assert repeats(model) == "to the bit"
+    assert repeatability(model) == "to the bit"
 
 
 @pytest.mark.parametrize(
