@@ -28,7 +28,7 @@ from sparsebench.cli.options import (
 from sparsebench.cli.output import note, notes, stderr
 from sparsebench.cli.plan import announce, show
 from sparsebench.errors import LedgerError, RecordError, UserError
-from sparsebench.ledger.connect import refuse_other
+from sparsebench.ledger.connect import check_is_ledger
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Variant
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
@@ -114,7 +114,7 @@ def _run(
     cells = [decision.cell for decision in decided if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in decided if decision.refused]
     clock = Clock(announce(ready, cells), settings.slots, len(devices.chosen(ready.device)))
-    refuse_other(space.ledger)
+    check_is_ledger(space.ledger)
     if cells or refused:
         space.work.mkdir(parents=True, exist_ok=True)
     with exclusive(space.ledger):

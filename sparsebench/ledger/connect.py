@@ -22,7 +22,7 @@ from sparsebench.paths import unlinked
 Config = dict[str, str | bool | int | float | list[str]]
 STORAGE = "v1.4.0"
 """The storage format of new ledgers, which older DuckDB clients can open."""
-BIRTH = 1.0
+CREATION_SECONDS = 1.0
 """Seconds for which a file without a valid header is taken for one that another process is just creating."""
 _INVALID = "not a valid DuckDB database"
 _DAMAGE = (
@@ -39,13 +39,13 @@ ABANDONED: list[duckdb.DuckDBPyConnection] = []
 """Connections whose call does not return: closing one would wait for that call."""
 MEMORY = 4_000_000_000
 """The most memory, in bytes, of a query; half of the machine's if that is less. Nothing is spilled to the disk."""
-_ALONE: Config = {
+_NO_EXTENSIONS: Config = {
     "max_temp_directory_size": "0B",
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
-_SEALED: Config = _ALONE | {"enable_external_access": "false", "lock_configuration": "true"}
+_SEALED: Config = _NO_EXTENSIONS | {"enable_external_access": "false", "lock_configuration": "true"}
 """A ledger may come from a stranger: whatever it holds, its connection reaches no other file."""
 
 
@@ -91,7 +91,8 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
         raise NoLedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
-    connection = _open(path, True, (_SEALED if outlet is None else _ALONE) | {"memory_limit": f"{memory()}B"}, patience)
+    config = (_SEALED if outlet is None else _NO_EXTENSIONS) | {"memory_limit": f"{query_memory()}B"}
+    connection = _open(path, True, config, patience)
     try:
         if outlet is not None:
             # DuckDB accepts no folder once access is off, and of options given together it turns access off first.
@@ -105,7 +106,7 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
             connection.close()
 
 
-def memory() -> int:
+def query_memory() -> int:
     """Return how many bytes of memory a query may take."""
     return min(MEMORY, environment.memory()[0] // 2)
 
@@ -123,14 +124,14 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
         except duckdb.Error as error:
             # A ConnectionException here means that this very process has the file open in the other mode.
             holder = _HOLDER.search(str(error))
-            unfinished = _INVALID in str(error) and time.monotonic() < started + BIRTH
+            unfinished = _INVALID in str(error) and time.monotonic() < started + CREATION_SECONDS
             if not holder and not unfinished and not isinstance(error, duckdb.ConnectionException):
                 reason = str(error).splitlines()[0].removeprefix("IO Error: ")
                 raise LedgerError(
                     f"{path}: cannot be opened ({reason})",
                     "see that its folder may be written, name another file with --ledger, or upgrade duckdb",
                 ) from error
-            if time.monotonic() >= started + max(patience, BIRTH if unfinished else 0.0):
+            if time.monotonic() >= started + max(patience, CREATION_SECONDS if unfinished else 0.0):
                 who = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
                 raise LedgerError(
                     f"{path}: locked by {who} for more than {patience:g} s", f"wait until {who} has finished, or end it"
@@ -139,7 +140,7 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
         pause = min(2 * pause, 0.5)
 
 
-def refuse_other(path: Path) -> None:
+def check_is_ledger(path: Path) -> None:
     """Raise UserError for a path that cannot be a ledger, before anything is written to it or beside it."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: a folder or a device, not a ledger", "name a file with --ledger")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import numpy as np
@@ -12,10 +12,21 @@ import numpy.typing as npt
 
 from sparsebench.ledger import schema, sqlfiles, statistics
 
-DerivedRows = list[tuple[Any, ...]]
+OpenRow = TypeVar("OpenRow", bound=tuple[Any, ...])
 
-HELD = 1_000_000
+DOCUMENTS_AT_ONCE = 1_000_000
 """Documents whose outcomes are in memory at once, at least those of one score. A query for each score would be slow."""
+
+
+class OpenComparison(NamedTuple):
+    """A comparison with the dense model that is missing; ``explained``: whether outcomes make up both scores."""
+
+    record_id: str
+    dense_id: str
+    metric: str
+    explained: bool
+    chance: float | None
+    documents: int
 
 
 def derive(connection: duckdb.DuckDBPyConnection) -> None:
@@ -25,11 +36,12 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     comparisons = sqlfiles.read("derive/open_comparisons")
     schema.stand_in(connection, comparisons, set())
     unexplained = {"unexplained": statistics.not_compared(statistics.UNEXPLAINED).method}
-    for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
-        _add_comparisons(connection, part)
+    rows = connection.execute(comparisons, unexplained).fetchall()
+    for missing in _parts([OpenComparison(*row) for row in rows]):
+        _add_comparisons(connection, missing)
 
 
-def _add_intervals(connection: duckdb.DuckDBPyConnection, part: DerivedRows) -> None:
+def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Sequence[tuple[Any, ...]]) -> None:
     ids = {"record_id": [record_id for record_id, *_ in part]}
     intervals = [
         statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
@@ -38,14 +50,16 @@ def _add_intervals(connection: duckdb.DuckDBPyConnection, part: DerivedRows) -> 
     connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(intervals))
 
 
-def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: DerivedRows) -> None:
-    outcomes = pairs(connection, [(record_id, dense_id) for record_id, dense_id, _, explained, *_ in part if explained])
+def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Sequence[OpenComparison]) -> None:
+    outcomes = pairs(connection, [(row.record_id, row.dense_id) for row in part if row.explained])
     comparisons = [
-        statistics.compare(metric, next(outcomes), chance) if explained else statistics.unexplained(metric)
-        for _, _, metric, explained, chance, _ in part
+        statistics.compare(row.metric, next(outcomes), row.chance)
+        if row.explained
+        else statistics.unexplained(row.metric)
+        for row in part
     ]
-    ids = {"record_id": [row[0] for row in part], "dense_id": [row[1] for row in part]}
-    chances = {"chance": [row[4] for row in part]}
+    ids = {"record_id": [row.record_id for row in part], "dense_id": [row.dense_id for row in part]}
+    chances = {"chance": [row.chance for row in part]}
     connection.execute(sqlfiles.read("derive/drop_comparisons"), ids)
     connection.execute(sqlfiles.read("derive/insert_comparisons"), ids | chances | _columns(comparisons))
 
@@ -60,12 +74,12 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
         yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
 
 
-def _parts(rows: DerivedRows) -> Iterator[DerivedRows]:
-    """Split the rows into parts of at most ``HELD`` documents, or one row. A row's last column counts its documents."""
-    part: DerivedRows = []
+def _parts(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
+    """Split rows into parts of at most ``DOCUMENTS_AT_ONCE`` documents, or one row; a row's last column counts its own."""
+    part: list[OpenRow] = []
     held = 0
     for row in rows:
-        if part and held + row[-1] > HELD:
+        if part and held + row[-1] > DOCUMENTS_AT_ONCE:
             yield part
             part, held = [], 0
         part.append(row)

@@ -197,7 +197,7 @@ def _explained(error: Exception) -> QueryError:
         what = f"line {line[1]}: {what}\n  {line[2]}\n  {mark}"
     if text.startswith("Out of Memory"):
         return QueryError(
-            f"the query needs more memory than it may have ({connect.memory() / 1e9:.1f} GB)",
+            f"the query needs more memory than it may have ({connect.query_memory() / 1e9:.1f} GB)",
             "select fewer rows or columns, or aggregate before you join and sort",
         )
     if "read-only mode" in what or "disabled by configuration" in what or "been locked" in what:

@@ -65,7 +65,7 @@ def test_rebuilt_from_files_and_bundles_in_any_order_it_is_equal(
 def test_what_is_derived_is_the_same_however_few_documents_are_held_at_once(
     found: list[dict[str, Any]], ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(derive, "HELD", 1)
+    monkeypatch.setattr(derive, "DOCUMENTS_AT_ONCE", 1)
     path = tmp_path / "parts.duckdb"
     Ledger(path).ingest(found)
     assert contents(path) == contents(ledger)
