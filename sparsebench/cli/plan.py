@@ -99,7 +99,7 @@ def show(ready: Prepared, as_json: bool) -> None:
 def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     """Print the estimate (cells, time, disk, memory, download) to stderr, and return it with what it has learned."""
     space = Workspace.of(ready.ledger, ready.work)
-    work = jobs(ready.plan, cells, space.present, space.kept)
+    work = jobs(ready.plan, cells, space.present, space.has_packed)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
     unable = Counter((f"{refused.path}:{refused.line}", refused.message) for refused in ready.refused.values())
     for (where, why), count in unable.items():

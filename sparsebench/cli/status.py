@@ -19,7 +19,7 @@ from sparsebench.paths import ledger_path
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.records import AskedCell, planned, read_cell, statuses
 from sparsebench.records import key as record_key
-from sparsebench.run.workspace import Workspace, holder
+from sparsebench.run.workspace import Workspace, running_process
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")
 FINE = ("done", "left")
@@ -57,7 +57,7 @@ def status(
         cells = _in_ledger(path)
     unfinished = [cell for cell in cells if cell.status not in FINE]
     counts = _counts(cells)
-    running = holder(path)
+    running = running_process(path)
     if as_json:
         why = [
             {"manifest": cell.manifest, "status": cell.status, "cell": cell.label, "reason": cell.reason}

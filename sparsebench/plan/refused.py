@@ -30,22 +30,24 @@ def refusals(
             continue
         ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
         engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
-        workload, alone = Workload(**cell.settings["workload"]), "alone" in cell.settings
-        question = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, alone
+        workload, shares_machine = Workload(**cell.settings["workload"]), "alone" in cell.settings
+        question = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, shares_machine
         if question not in known:
             setting = Setting(engine, ranks, workload, device=device)
             config = configs.get(cell.variant.model, {})
-            known[question] = _spread(cell.nodes, alone, device, executor) or engine_refusal(config, encoding, setting)
+            known[question] = _spread(cell.nodes, shares_machine, device, executor) or engine_refusal(
+                config, encoding, setting
+            )
         if refusal := known[question]:
             problems[cell.id] = loaded.problem(_path(loaded, manifest, cell), refusal.reason, "", refusal.way_out)
     return problems
 
 
-def _spread(nodes: int, beside: bool, device: str, executor: str) -> Refusal | None:
-    """Return why ranks cannot be spread over ``nodes``, or jobs not be timed ``beside`` others; None where they can."""
+def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Refusal | None:
+    """Return why ranks cannot be spread over ``nodes``, or a timed job not share its machine; None where they can."""
     if nodes and executor != "ray":
         return Refusal(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
-    if not beside or (devices.is_gpu(device) and not nodes):
+    if not shares_machine or (devices.is_gpu(device) and not nodes):
         return None
     why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
     return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")

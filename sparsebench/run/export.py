@@ -80,7 +80,7 @@ def _unpacked(folder: Path) -> Iterator[Path]:
         yield unpack(folder, Path(scratch) / "model")
 
 
-def _no_stock_code(config: Mapping[str, Any]) -> Refusal | None:
+def _hf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Return why stock transformers cannot run a model, whatever its weights."""
     if config.get(PER_LAYER):
         return Refusal("its blocks differ in width, which stock transformers refuses", "shrink it without `uneven`")
@@ -89,7 +89,7 @@ def _no_stock_code(config: Mapping[str, Any]) -> Refusal | None:
     return None
 
 
-def _no_integers(config: Mapping[str, Any]) -> Refusal | None:
+def _integer_refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Return why a model's weights cannot be handed over as integers."""
     if not scheme_of(config):
         return Refusal(
@@ -101,7 +101,7 @@ def _no_integers(config: Mapping[str, Any]) -> Refusal | None:
         return Refusal(
             "compressed-tensors is not installed, so nothing can load it back", "pip install compressed-tensors"
         )
-    return _no_stock_code(config)
+    return _hf_refusal(config)
 
 
 def _write_floats(folder: Path, family: Family, out: Path) -> float:
@@ -170,7 +170,7 @@ def _write_gguf(folder: Path, family: Family, out: Path) -> float:
     return parity.relative_l2
 
 
-def _no_gguf(config: Mapping[str, Any]) -> Refusal | None:
+def _gguf_refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Return why llama.cpp cannot load a model."""
     return engine_refusal(config, encoding_of(config), Setting("llamacpp", 1, Workload()))
 
@@ -178,8 +178,10 @@ def _no_gguf(config: Mapping[str, Any]) -> Refusal | None:
 FORMATS = {
     row.name: row
     for row in (
-        ExportFormat("hf", "stock transformers", _no_stock_code, _write_floats),
-        ExportFormat("gguf", "llama.cpp", _no_gguf, _write_gguf, math.inf),  # parity has its own: products are rounded
-        ExportFormat(METHOD, "stock transformers with compressed-tensors", _no_integers, _write_integers),
+        ExportFormat("hf", "stock transformers", _hf_refusal, _write_floats),
+        ExportFormat(
+            "gguf", "llama.cpp", _gguf_refusal, _write_gguf, math.inf
+        ),  # parity has its own: products are rounded
+        ExportFormat(METHOD, "stock transformers with compressed-tensors", _integer_refusal, _write_integers),
     )
 }

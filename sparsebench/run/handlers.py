@@ -50,7 +50,7 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     from sparsebench.steps.registry import kinds
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    kept = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.kept)]
+    kept = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.has_packed)]
     lost = [variant for variant in kept if not _unpacked(spec, recorder, variant)]
     wanted = [variant for variant in spec.job.makes if variant not in kept or variant in lost]
     if not wanted or spec.job.parent is None:
@@ -278,7 +278,7 @@ def _own(cell: Cell, spec: JobSpec) -> Any:
 def variants_read(spec: JobSpec) -> list[Variant]:
     """Return the variants whose folders a job reads."""
     if spec.job.makes:
-        made = [variant for variant in spec.job.makes if not unpacks(spec.job, variant, spec.workspace.kept)]
+        made = [variant for variant in spec.job.makes if not unpacks(spec.job, variant, spec.workspace.has_packed)]
         beside = [spec.dense] if any(map(reads_dense, made)) else []
         return [*dict.fromkeys([*([spec.job.parent] if made and spec.job.parent else []), *beside])]
     folders = [variant for variant in spec.job.variants if not variant.heuristic]

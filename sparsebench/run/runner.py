@@ -104,9 +104,9 @@ class Runner:
         )
         self.ingest([(f"{self.space.records}/plan-{self.plan.manifest}.json", asked)], self._left_out)
         self.answers.begin(todo)
-        self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
+        self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.has_packed))
         self.space.sweep()
-        self.space.seal(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
+        self.space.seal_missing(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
         self._release(made)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -158,7 +158,7 @@ class Runner:
     def _loss(self, job: Job, variant: Variant) -> str | None:
         """Return why a variant, or what it needs, is not available; None where nothing says so."""
         if variant in job.makes:
-            needed = () if unpacks(job, variant, self.space.kept) else made_from(variant)
+            needed = () if unpacks(job, variant, self.space.has_packed) else made_from(variant)
         else:
             beside = any(beside_dense(cell) for cell in job.cells if cell.variant == variant)
             needed = (variant.id, *(variant.parents[:1] if beside else ()))  # the dense model

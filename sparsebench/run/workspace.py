@@ -58,7 +58,7 @@ class Workspace:
         """Return the checksum of the variant's weights, taken when they were made; empty where there is none."""
         return sums.content(self.folder(variant))
 
-    def seal(self, variants: Iterable[Variant]) -> None:
+    def seal_missing(self, variants: Iterable[Variant]) -> None:
         """Note the checksum of their weights in those folders of ``variants`` that an earlier version left without it."""
         for variant in variants:
             if self.present(variant) and not self.content(variant) and not self.damage(variant):
@@ -89,7 +89,7 @@ class Workspace:
             os.close(os.open(self.folder(variant).parent, os.O_RDONLY))
         return building.whole(self.folder(variant))
 
-    def kept(self, variant: Variant) -> bool:
+    def has_packed(self, variant: Variant) -> bool:
         """Return whether there is a packed copy of the variant, which is unpacked in a moment."""
         return self.packed(variant).is_dir()
 
@@ -155,11 +155,11 @@ class Leases:
             sums.forget(self.space.folder(variant))
 
 
-def leased(work: Path, name: str) -> bool:
+def leased(work: Path, variant_id: str) -> bool:
     """Return whether a run uses the variant of this id just now."""
     try:
         with (work / "leases").open("r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(name))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant_id))
     except FileNotFoundError:
         return False
     except (OSError, ValueError):  # a lock that is held, or cannot be asked for; or no id
@@ -167,11 +167,11 @@ def leased(work: Path, name: str) -> bool:
     return False
 
 
-def _byte(name: str) -> int:
-    return int(name[:15], 16)
+def _byte(variant_id: str) -> int:
+    return int(variant_id[:15], 16)
 
 
-def holder(ledger: Path) -> int | None:
+def running_process(ledger: Path) -> int | None:
     """Return the id of the process that runs on a ledger just now; None if there is none that this user may inspect.
 
     The lock is not tried: a run that begins at that moment would find it taken.

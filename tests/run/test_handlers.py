@@ -95,7 +95,7 @@ def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy
     pack(tiny_llama, space.packed(end))
     sums.write(space.packed(end))
     cells = [cell for cell in plan.cells if cell.variant == end and cell.stage == "structure"]
-    (job, _) = jobs(plan, cells, space.present, space.kept)
+    (job, _) = jobs(plan, cells, space.present, space.has_packed)
     cache = Cache(tmp_path / "cache")
     spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], space, cache, "packed", plan.calibration)
     said: list[dict[str, str]] = []
@@ -104,12 +104,12 @@ def test_a_copy_is_unpacked_without_its_parent_which_is_asked_for_where_the_copy
     handlers.make(spec, recorder)  # type: ignore[arg-type]
     assert space.content(end) and not said
     handlers.make(spec, recorder)  # type: ignore[arg-type]
-    assert space.kept(end) and not said, "it is not unpacked twice"
+    assert space.has_packed(end) and not said, "it is not unpacked twice"
     space.discard(space.folder(end))
     weights = space.packed(end) / "model.safetensors.packed"
     weights.write_bytes(weights.read_bytes()[:-1])
     handlers.make(spec, recorder)  # type: ignore[arg-type]
-    assert [[*one] for one in said] == [[parent.id]] and not space.kept(end)
+    assert [[*one] for one in said] == [[parent.id]] and not space.has_packed(end)
 
 
 def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
@@ -129,7 +129,7 @@ def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
         plan,
         [cell for cell in plan.cells if cell.stage == "structure" and cell.variant == dense],
         space.present,
-        space.kept,
+        space.has_packed,
     )
     spec = JobSpec("test", job, plan.model("m"), dense, space, Cache(tmp_path / "cache"), "packed", plan.calibration)
 

@@ -16,7 +16,7 @@ import pytest
 
 from sparsebench import leftovers
 from sparsebench.plan.cells import Variant
-from sparsebench.run.workspace import Leases, Workspace, exclusive, holder
+from sparsebench.run.workspace import Leases, Workspace, exclusive, running_process
 from sparsebench.steps.registry import single
 from sparsebench.storage import sums
 
@@ -110,15 +110,15 @@ def test_a_model_that_was_left_without_its_checksum_gets_it_unless_it_is_damaged
     weights.write_bytes(b"weights")
     sums.write(folder)
     weights.write_bytes(b"weighty")
-    space.seal([DENSE])
+    space.seal_missing([DENSE])
     assert not space.content(DENSE), "the worker that opens it is to find this"
     weights.write_bytes(b"weights")
-    space.seal([DENSE, PRUNED])
+    space.seal_missing([DENSE, PRUNED])
     assert space.content(DENSE) == sums.checksum(folder) and space.damage(DENSE) is None
 
 
 def test_who_runs_on_a_ledger_is_known_while_it_does(space: Workspace) -> None:
-    assert holder(space.ledger) is None
+    assert running_process(space.ledger) is None
     with exclusive(space.ledger):
-        assert holder(space.ledger) == os.getpid()
-    assert holder(space.ledger) is None, "the file still names us"
+        assert running_process(space.ledger) == os.getpid()
+    assert running_process(space.ledger) is None, "the file still names us"
