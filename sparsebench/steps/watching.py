@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import Refusal, UnsupportedError
-from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.shape.architectures import is_mixture
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ActivationHooks:
 
     def advance(self) -> None:
         """Run the unchanged block with the hooks in place."""
-        with hooked(map(self._hook, self.takes)):
+        with removing_hooks(map(self._hook, self.takes)):
             self.block.advance(0, {})
 
     @property

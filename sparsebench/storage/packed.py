@@ -49,11 +49,11 @@ def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
     Of equal sizes the simpler encoding is taken: raw, then bitmask, then gaps. With ``scratch`` the result is in that
     memory.
     """
-    smaller = smallest(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
+    smaller = without_zeros(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
     return smaller or Encoded("raw", np.empty(0, np.uint8), (bits,))
 
 
-def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
+def without_zeros(words: Words, width: int, scratch: Scratch) -> Encoded | None:
     """Return the smallest encoding without the zeros, for values of ``width`` bits; None where raw is no larger."""
     scan = compiled.packing_kernels().scan(words, scratch)
     n, count = words.size, scan.count
@@ -99,7 +99,7 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
 
 def _encode_tensor(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     layout = quantized(info, near)
-    codes = smallest(layout.split(bits, scratch), layout.bits, scratch) if layout else None
+    codes = without_zeros(layout.split(bits, scratch), layout.bits, scratch) if layout else None
     if layout and codes:
         values = layout.packed(np.concatenate(codes.values))
         parts = [Section("U8", (part.size,), (part,)) for part in (codes.index, values)]
@@ -177,7 +177,7 @@ class PackedCheckpoint:
                 self._decoded = (name, self.load(name))
             return self._decoded[1][index]
         file, entry = self.entries[name]
-        return _tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
+        return _as_tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
     def bitmask(self, name: str) -> tuple[Bytes, Bytes] | None:
         """Return the mask and the values of a tensor as pages of its file; None where it is no bitmask.
@@ -201,7 +201,7 @@ class PackedCheckpoint:
         return index, values
 
 
-def _tensor(bits: Bytes, dtype: str) -> torch.Tensor:
+def _as_tensor(bits: Bytes, dtype: str) -> torch.Tensor:
     """Return bytes as a flat tensor of a safetensors dtype."""
     import torch
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.hooks import removing_hooks
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ def _run(
     outputs: dict[str, torch.Tensor] = {}
     # A KV cache is not needed here; plain encoders have no such switch.
     switch = {"use_cache": False} if getattr(model.config, "use_cache", False) else {}
-    with hooked(_hooks(model, blocks, reads, outputs, given)):
+    with removing_hooks(_hooks(model, blocks, reads, outputs, given)):
         model.base_model(**inputs, **switch)
     if missing := [block for block in blocks if block.path not in outputs]:
         raise UnsupportedError(

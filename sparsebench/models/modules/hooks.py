@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 
-def hooked(handles: Iterable[Any]) -> ExitStack:
+def removing_hooks(handles: Iterable[Any]) -> ExitStack:
     """Return a context that removes the hooks of these torch ``handles`` when it ends."""
     stack = ExitStack()
     for handle in handles:

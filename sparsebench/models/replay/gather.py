@@ -16,7 +16,7 @@ from scipy.linalg.blas import ssyrk
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.modules.experts import Experts
-from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, View
 
 _PANEL = 512
@@ -121,7 +121,7 @@ class Gatherer:
 
     def hooked(self) -> ExitStack:
         """Return a context in which the readers' inputs are seen by hooks."""
-        return hooked(
+        return removing_hooks(
             reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
             for reader in self.readers.values()
             if reader.experts is None or reader.name in self.sums

@@ -38,14 +38,14 @@ class DeepSpeed(Wrapping):
         if ranks == 1:
             return ()
         reason = os.environ.get(all_reduce.REASON_DISABLED)
-        join(rank, "the ranks are on GPUs" if self.cuda else reason)
+        join_ranks(rank, "the ranks are on GPUs" if self.cuda else reason)
         return (f"plain gloo: {reason}",) if reason and not self.cuda else ()
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """Load and wrap; where ``cut_first`` holds, cut the weights before they are widened to float32."""
         if not self._cuts_first(source):
             return super().load(source, tokens, baseline)
-        return self._cut_and_widen(SavedModel(source.folder, source.family).load_plain(), tokens)
+        return self._cut_and_widen(_as_stored(source), tokens)
 
     def _cuts_first(self, source: SavedModel) -> bool:
         stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
@@ -92,16 +92,20 @@ class DeepSpeed(Wrapping):
         if source.quantized:
             return source.against_floats(prompt, lambda model: self.wrap(model, model.dtype, TOKENS))
 
-        def made(model: Any) -> Any:
+        def wrapped(model: Any) -> Any:
             if self._cuts_first(source):
                 return self._cut_and_widen(model, TOKENS)
             return self.wrap(model, torch.float32, TOKENS)
 
-        plain = SavedModel(source.folder, source.family).load_plain()
-        return check_parity(plain, made, source.family, prompt, wraps_only=self.ranks == 1)
+        return check_parity(_as_stored(source), wrapped, source.family, prompt, wraps_only=self.ranks == 1)
 
 
-def join(rank: int, without_shm: str | None) -> None:
+def _as_stored(source: SavedModel) -> Any:
+    """Load the plain model in the precision of its files."""
+    return SavedModel(source.folder, source.family).load_plain()
+
+
+def join_ranks(rank: int, without_shm: str | None) -> None:
     """Join the group that the environment describes; a reason ``without_shm`` turns the shared-memory operation off."""
     if without_shm:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

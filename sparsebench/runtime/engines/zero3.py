@@ -17,7 +17,7 @@ from deepspeed.runtime.zero import parameter_offload
 
 from sparsebench.errors import MeasureError
 from sparsebench.runtime.engines.base import DENSE, SavedModel, Wrapping
-from sparsebench.runtime.engines.deepspeed import join
+from sparsebench.runtime.engines.deepspeed import join_ranks
 from sparsebench.runtime.failures import refused
 from sparsebench.runtime.parity import check_parity
 from sparsebench.runtime.results import Parity
@@ -37,7 +37,7 @@ class Zero3(Wrapping):
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the process group, also at one rank; return the notes for the record."""
         self.ranks, self.device = ranks, "cuda" if torch.cuda.is_available() else "cpu"
-        join(rank, without_shm="it gathers nothing")
+        join_ranks(rank, without_shm="it gathers nothing")
         return (NOTE,)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:

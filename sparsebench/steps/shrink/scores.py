@@ -28,7 +28,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sparsebench.models.modules.experts import Experts
-from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.shape.axes import Axis, Cut, ModelShape
 from sparsebench.steps.contract import StepProgress, reported
 from sparsebench.steps.finite import check_finite
@@ -161,7 +161,7 @@ class RoutedTokens:
             handles.append(experts.register_forward_pre_hook(enter))
             for number, expert in enumerate(experts):
                 handles.append(expert.register_forward_hook(partial(leave, experts, number)))
-        with hooked(handles):
+        with removing_hooks(handles):
             block.advance(0, {})
 
     def result(self) -> Scores:
@@ -201,7 +201,7 @@ def taylor(
     for table in _tables(model.model):
         handles.append(table.register_forward_hook(lambda module, args, states: states.detach().requires_grad_(True)))
     generator = torch.Generator().manual_seed(seed)
-    with hooked(handles):
+    with removing_hooks(handles):
         for rows in reported(model.groups(TOKENS), progress):
             _loss(model, rows, labels, generator, answers).backward()
             for axis in axes:

@@ -18,7 +18,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import has_classifier, output_family
 from sparsebench.models.modules.build import stored_views
 from sparsebench.models.modules.experts import split_with_weights
-from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
@@ -148,7 +148,7 @@ class WholeModel:
 
             return hook
 
-        with hooked(
+        with removing_hooks(
             block.register_forward_hook(note((side, index)), with_kwargs=True)
             for side, blocks in self.blocks.items()
             for index, block in enumerate(blocks)
@@ -175,7 +175,7 @@ class WholeModel:
 
         They run all the same, since T5's first block also makes the position biases of the whole stack.
         """
-        return hooked(self.block(block).register_forward_hook(_pass_on, with_kwargs=True) for block in skipped)
+        return removing_hooks(self.block(block).register_forward_hook(_pass_on, with_kwargs=True) for block in skipped)
 
     def block(self, block: BlockId) -> Any:
         """Return the module of a block."""

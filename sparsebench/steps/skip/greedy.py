@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sparsebench.models.modules.hooks import hooked
+from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.modules.skipping import masked
 from sparsebench.models.replay.blockwise import Block
 from sparsebench.steps.skip.magnitudes import SkipSite
@@ -71,4 +71,4 @@ class _Cost:
 
         paths = [site.path.removeprefix(f"{self.block.path}.") for site in self.sites]
         modules = map(self.block.module.get_submodule, paths)
-        return hooked(module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules))
+        return removing_hooks(module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules))
