@@ -34,6 +34,7 @@ class Gates(Shrink, Distill):
 
     calculates_with: ClassVar[tuple[str, ...]] = TrainingSettings.calculates_with
     file_keys: ClassVar[tuple[str, ...]] = ()
+    multiple_of: ClassVar[int] = 1
 
     parameters: Annotated[Share, Field(gt=0, lt=1)] | None = None
     """The share of the blocks' parameters that stays, between 0 and 1. The alternative is `keep`."""

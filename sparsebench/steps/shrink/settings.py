@@ -309,6 +309,8 @@ class Listed(Shrink):
     """Removes the neurons and heads that a file chooses, and no others."""
 
     needs: ClassVar = {"file": "a JSON file that names what goes, such as heads.json"}
+    iterations: ClassVar[int] = 1
+    uneven: ClassVar[bool] = False
 
     file: NonEmpty | None = None
     """A JSON file that lists, by kind and block, the elements to remove (`go`) or the only ones to keep (`stay`):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import Axis, AxisKind, Cut, ModelShape, shape_of
 from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores
 from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
@@ -40,7 +40,7 @@ class _Plan:
 
     @property
     def uneven(self) -> bool:
-        return bool(getattr(self.step.settings, "uneven", False))
+        return bool(self.step.settings.uneven)
 
 
 @dataclass
@@ -70,41 +70,11 @@ def make(
         except SparsebenchError as error:
             emit(step, error)
     work = _WidthPass(shape, context, text, next(iter(targets.values())).parent)
-
-    def report(plan: _Plan, draft: _Draft, seconds: float, sharing: int) -> None:
-        stay = (len(draft.smaller.kept.get(axis, range(axis.units))) for axis in draft.smaller.shape.axes)
-        left = {axis: count for axis, count in zip(shape.axes, stay, strict=True) if axis in plan.numbers}
-        unseen = f"{draft.unseen} experts that no token reached are scored by their weights" if draft.unseen else ""
-        documents = work.documents.get(_score_key(plan.step))
-        labels = documents.note(plan.step) if documents else ""
-        words = (choosing.note(shape, left), labels, unseen, draft.smaller.loads, left_out_note(draft.writer.left_out))
-        note = "; ".join(filter(None, words))
-        counted = step_report(
-            targets[plan.step],
-            context.family,
-            seconds=seconds,
-            sweep_size=sharing,
-            note=note,
-            provenance=work.provenance(plan.step),
-        )
-        emit(plan.step, counted)
-
-    at_once = [plan for plan in plans if _cuts(plan.step) == 1]
-    drafts = work.cut({plan.step: (plan, targets[plan.step]) for plan in at_once}, emit) if at_once else {}
-    seconds = time.perf_counter() - started
-    for plan in at_once:
-        if plan.step in drafts:
-            report(plan, drafts[plan.step], seconds, len(drafts))
+    at_once = {plan.step: (plan, targets[plan.step]) for plan in plans if plan.step.settings.iterations == 1}
+    _make_at_once(work, at_once, emit, started)
     for plan in plans:
-        if _cuts(plan.step) > 1:
-            started = time.perf_counter()
-            try:
-                last = _in_turn(work, plan, targets[plan.step], emit)
-            except SparsebenchError as error:
-                emit(plan.step, error)
-                continue
-            if last:
-                report(plan, last, time.perf_counter() - started, 1)
+        if plan.step not in at_once:
+            _make_in_turn(work, plan, targets[plan.step], emit)
 
 
 def _plan(shape: ModelShape, step: Step) -> _Plan:
@@ -120,16 +90,36 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     return _Plan(step, left, named)
 
 
-def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
+def _make_at_once(work: _WidthPass, plans: Mapping[Step, tuple[_Plan, Path]], emit: Emit, started: float) -> None:
+    """Make the widths of a single cut together; ``started`` is when their pass began."""
+    drafts = work.write_drafts(plans, emit) if plans else {}
+    seconds = time.perf_counter() - started
+    for step, draft in drafts.items():
+        emit(step, work.report(*plans[step], draft, seconds, len(drafts)))
+
+
+def _make_in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> None:
+    """Make a width of several cuts."""
+    started = time.perf_counter()
+    try:
+        last = _last_draft(work, plan, folder, emit)
+    except SparsebenchError as error:
+        emit(plan.step, error)
+        return
+    if last:
+        emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
+
+
+def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
     """Cut the model in equal parts, each scored on what the last one left. Return None where ``emit`` got an error."""
-    shape, cuts, last = work.shape, _cuts(plan.step), None
+    shape, cuts, last = work.shape, plan.step.settings.iterations, None
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
         for cut in range(1, cuts + 1):
             numbers = choosing.part_way(shape, plan.numbers, cut, cuts, plan.uneven)
             axis_now = dict(zip(shape.axes, work.shape.axes, strict=True))
             part = _Plan(plan.step, {axis_now[axis]: count for axis, count in numbers.items()}, plan.named)
             out = folder if cut == cuts else scratch / str(cut)
-            last = work.cut({plan.step: (part, out)}, emit).get(plan.step)
+            last = work.write_drafts({plan.step: (part, out)}, emit).get(plan.step)
             if last is None:
                 break
             if cut < cuts:
@@ -142,25 +132,26 @@ def cutting(step: Step) -> Cutting:
     """Return what a step's settings ask for."""
     settings = step.settings
     amounts = {key: getattr(settings, key, None) for key in ("parameters", "keep", "neurons", "heads", "experts")}
-    multiple_of = getattr(settings, "multiple_of", 1)
-    return Cutting(settings.of, **amounts, multiple_of=multiple_of, uneven=settings.uneven)
+    return Cutting(settings.of, **amounts, multiple_of=settings.multiple_of, uneven=settings.uneven)
 
 
-def _cuts(step: Step) -> int:
-    return int(getattr(step.settings, "iterations", 1))
+class ScoreKey(NamedTuple):
+    """Steps of one criterion with the same key share its scores; only Taylor's have more than one.
 
+    They are by its labels, for widths that stay ``even`` or not, and on documents with their settings.
+    """
 
-ScoreKey = tuple[str, bool, tuple[Any, ...]]
-"""Steps of one criterion with the same key share its scores: Taylor's labels, whether widths stay even, and the
-settings of labelled documents."""
+    labels: str = ""
+    even: bool = True
+    document_settings: tuple[Any, ...] = ()
 
 
 def _score_key(step: Step) -> ScoreKey:
     if step.name != "taylor":
-        return "", True, ()
+        return ScoreKey()
     settings: Taylor = step.settings
-    documents = tuple(getattr(settings, key) for key in LABELLED) if settings.by_labels() else ()
-    return settings.labels, not settings.uneven, documents
+    document_settings = tuple(getattr(settings, key) for key in LABELLED) if settings.by_labels() else ()
+    return ScoreKey(settings.labels, not settings.uneven, document_settings)
 
 
 @dataclass
@@ -196,7 +187,7 @@ class _WidthPass:
         shape = shape_of(Checkpoint(folder), self.context.family)
         return _WidthPass(shape, self.context, self.text, self.spill, origin, self.answers, documents=self.documents)
 
-    def cut(self, plans: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Draft]:
+    def write_drafts(self, plans: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Draft]:
         """Write each step's smaller model into its folder. Steps that fail are left out; ``emit`` gets their errors."""
         scores_of = self.score_axes(list(plans), emit)
         drafts: list[_Draft] = []
@@ -204,7 +195,7 @@ class _WidthPass:
             for step, (plan, folder) in plans.items():
                 if _score_key(step) in scores_of:
                     try:
-                        drafts.append(self.open(plan, scores_of[_score_key(step)], folder))
+                        drafts.append(self.begin_draft(plan, scores_of[_score_key(step)], folder))
                     except SparsebenchError as error:
                         emit(step, error)
             self.compensate(drafts)
@@ -229,38 +220,38 @@ class _WidthPass:
     def score_axes(self, steps: list[Step], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         """Score every axis that a step may cut, for each key of scores. Where Taylor fails for one key, ``emit`` gets
         the error for its steps."""
-        name = steps[0].name
+        name, key = steps[0].name, _score_key(steps[0])
         if name == "list":
-            return {_score_key(steps[0]): {}}
+            return {key: {}}
         kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings.of)}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name == "l2":
-            return {_score_key(steps[0]): scores.norms(self.shape, axes, progress)}
+            return {key: scores.norms(self.shape, axes, progress)}
         if name == "random":
-            return {_score_key(steps[0]): scores.drawn(axes, seed)}
+            return {key: scores.drawn(axes, seed)}
         if name == "taylor":
             return self._taylor(steps, axes, emit)
         if name == REAP:
             routing = scores.RoutedTokens(axes)
             self.replay(1).run(routing.visit, progress)
-            return {_score_key(steps[0]): routing.result()}
+            return {key: routing.result()}
         reading = scores.ActivationScorer(name, axes)
         self.replay(1).run(reading.visit, progress)
         self.means = reading.means
-        self.unseen = {_score_key(steps[0]): len(reading.unseen)}
-        return {_score_key(steps[0]): reading.result()}
+        self.unseen = {key: len(reading.unseen)}
+        return {key: reading.result()}
 
     def _taylor(self, steps: list[Step], axes: list[Axis], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         scores_of: dict[ScoreKey, scores.Scores] = {}
         models: dict[tuple[Any, ...], WholeModel] = {}
         progress, seed = self.context.progress, self.context.seed
         for key, step in {_score_key(step): step for step in steps}.items():
-            labels, even, documents = key
             try:
-                if documents not in models:
-                    models[documents] = self.whole(step)
-                scores_of[key] = scores.taylor(models[documents], axes, labels, seed, progress, self.answers, even)
+                if key.document_settings not in models:
+                    models[key.document_settings] = self.load_whole(step)
+                model = models[key.document_settings]
+                scores_of[key] = scores.taylor(model, axes, key.labels, seed, progress, self.answers, key.even)
             except SparsebenchError as error:
                 for failed in steps:
                     if _score_key(failed) == key:
@@ -271,13 +262,31 @@ class _WidthPass:
             scores_of[key] = by_axis | scores.norms(self.shape, unseen)
         return scores_of
 
-    def whole(self, step: Step) -> WholeModel:
+    def load_whole(self, step: Step) -> WholeModel:
         """Load the whole model, with the text on which a step is scored."""
         if not step.settings.by_labels():
             return WholeModel.load(self.folder, self.context.family, self.batch, self.context.dtype)
         documents = self.documents[_score_key(step)] = labelled.read_documents(self.folder, step, self.context)
         model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
         return replace(model, classes=documents.classes)
+
+    def report(self, plan: _Plan, folder: Path, draft: _Draft, seconds: float, sharing: int) -> StepReport:
+        """Return the report of a step whose folder is written, in a pass of ``seconds`` that ``sharing`` steps shared."""
+        stay = (len(draft.smaller.kept.get(axis, range(axis.units))) for axis in draft.smaller.shape.axes)
+        left = {axis: count for axis, count in zip(self.shape.axes, stay, strict=True) if axis in plan.numbers}
+        unseen = f"{draft.unseen} experts that no token reached are scored by their weights" if draft.unseen else ""
+        documents = self.documents.get(_score_key(plan.step))
+        labels = documents.note(plan.step) if documents else ""
+        code = left_out_note(draft.writer.left_out)
+        words = (choosing.note(self.shape, left), labels, unseen, draft.smaller.loads, code)
+        return step_report(
+            folder,
+            self.context.family,
+            seconds=seconds,
+            sweep_size=sharing,
+            note="; ".join(filter(None, words)),
+            provenance=self.provenance(plan.step),
+        )
 
     def provenance(self, step: Step) -> dict[str, Any]:
         """Return what is recorded about the text that a step read; empty where it read none."""
@@ -290,7 +299,7 @@ class _WidthPass:
         """Return a replay that runs the text through the model block by block."""
         return Replay(self.shape.checkpoint, self.context.family, self.batch, streams, self.spill, self.context.dtype)
 
-    def open(self, plan: _Plan, by_axis: scores.Scores, folder: Path) -> _Draft:
+    def begin_draft(self, plan: _Plan, by_axis: scores.Scores, folder: Path) -> _Draft:
         """Choose what stays, and begin to write the folder."""
         step = plan.step
         kept = self.kept(plan, by_axis)
