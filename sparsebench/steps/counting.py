@@ -63,11 +63,11 @@ def step_report(
             size = info.numel // len(counts)
             tensors.append(TensorCount(view.name, part.layer, part.side, part.kind, size, zeros))
     counted = WeightCounts(sum(t.count for t in tensors), sum(t.zeros for t in tensors), parameters, total_zeros)
-    report = report_of(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
+    report = report_of_counts(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
     return replace(report, already_zero=already_zero)
 
 
-def report_of(
+def report_of_counts(
     counted: WeightCounts,
     seconds: float,
     sweep_size: int,
@@ -90,7 +90,7 @@ def report_of(
     )
 
 
-def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
+def verified_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
     """Count the entries of a matrix that are zero in ``parent``.
 
     Raises ModelError where one of them is not zero in ``written``.

@@ -152,7 +152,7 @@ def details(step: Step) -> list[str]:
         if key in settings.text_keys:
             return recover.text_name(value)
         if key in settings.teacher_keys:
-            return recover.taught(settings.teachers())
+            return recover.teacher_words(settings.teachers())
         return f"{key}={value}"
 
     changed = {key: value for key, value in settings.unusual().items() if key not in (*COLUMNS, *text_columns)}

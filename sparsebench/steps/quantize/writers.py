@@ -16,7 +16,7 @@ from sparsebench.models.files.quantized import KEY, Codes, open_checkpoint, part
 from sparsebench.models.files.writing import lay_out
 from sparsebench.models.shape.topology import Part, weight_tensors
 from sparsebench.steps.contract import StepReport
-from sparsebench.steps.counting import WeightCounts, report_of
+from sparsebench.steps.counting import WeightCounts, report_of_counts
 from sparsebench.steps.grid import Quantize
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune.contract import Target
@@ -122,7 +122,7 @@ class QuantizedWriters(VariantWriters):
         counted = WeightCounts(prunable, zeros, parameters, total_zeros)
         note = "; ".join(filter(None, (*sorted(self.notes[target]), self._unreadable(target))))
         return replace(
-            report_of(counted, seconds, len(self.folders), note, made),
+            report_of_counts(counted, seconds, len(self.folders), note, made),
             bits=8 * stored / prunable,
             rounded_to_zero=zeros - sums.already_zero,
             relative_error=sums.relative_error,

@@ -32,7 +32,7 @@ from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.progress import duration
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.counting import kept_zeros, read_share, step_report
+from sparsebench.steps.counting import read_share, step_report, verified_zeros
 from sparsebench.steps.recover.losses import relative
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
 
@@ -211,7 +211,7 @@ class Reconstruction:
                 family,
                 note=note,
                 provenance=self.text.provenance(),
-                zeros_in_parent=partial(kept_zeros, self.parent),
+                zeros_in_parent=partial(verified_zeros, self.parent),
             )
         tokens = sum(fit.tokens * fit.epochs for fit in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)

@@ -142,7 +142,7 @@ class TrainingSettings(Recovery):
         changed = {key: value for key, value in self.unusual().items() if key not in ("field", "target", *without)}
         words = [text_name(changed.pop("source", None))]
         if changed.pop("teacher", None):
-            words.append(taught(self.teachers()))
+            words.append(teacher_words(self.teachers()))
         if student := changed.pop("student", None):
             words.append("into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items()))
         return [*filter(None, words), *setting_words(changed)]
@@ -227,8 +227,8 @@ class Distill(TrainingSettings):
 
     def bytes_per_parameter(self) -> float:
         """Return those of a training, and 4 for each teacher in memory: one at most where their outputs are kept."""
-        asked = len(self.teachers())
-        return super().bytes_per_parameter() + 4.0 * (min(1, asked) if self.top_k else asked)
+        count = len(self.teachers())
+        return super().bytes_per_parameter() + 4.0 * (min(1, count) if self.top_k else count)
 
     def refuses(self, config: Mapping[str, Any]) -> Refusal | None:
         """Refuse what ``refuses_family`` refuses, and heads for classes of two stacks."""
@@ -246,10 +246,8 @@ class Distill(TrainingSettings):
         if len(self.teachers()) > 1:
             return Refusal("an encoder can have only one teacher", "one `teacher`")
         if self.alpha < 1 or self.alpha_schedule != "none":
-            asked = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
-            return Refusal(
-                f"an encoder is distilled by its hidden states; {asked}", "alpha: 1, without `alpha_schedule`"
-            )
+            why = "`alpha` below 1 or `alpha_schedule` needs a loss on predictions"
+            return Refusal(f"an encoder is distilled by its hidden states; {why}", "alpha: 1, without `alpha_schedule`")
         return None
 
     @classmethod
@@ -334,7 +332,7 @@ def text_name(source: str | None) -> str:
     return text.name if text.source != DEFAULT.source else ""
 
 
-def taught(teachers: Sequence[str]) -> str:
+def teacher_words(teachers: Sequence[str]) -> str:
     """Return words such as ``taught by dense and wide``."""
     return "taught by " + " and ".join(Reference.parse(teacher).name for teacher in teachers)
 

@@ -32,7 +32,7 @@ from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts, weight_tensors
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.counting import kept_zeros, step_report
+from sparsebench.steps.counting import step_report, verified_zeros
 from sparsebench.steps.recover import qat, student
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.resume import ResumeFolder, content, versions
@@ -150,7 +150,7 @@ class Training:
 
     def zeros_in_parent(self, written: Checkpoint, name: str) -> int:
         """Count the parent's zeros in a matrix. Raises ModelError where one of them is not zero in ``written``."""
-        return kept_zeros(self.parent, written, name)
+        return verified_zeros(self.parent, written, name)
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the trained tensors and, unchanged, all others; return notes for a reader, such as on omitted code."""

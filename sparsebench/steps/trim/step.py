@@ -19,7 +19,7 @@ from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.counting import step_report
 from sparsebench.steps.trim import companions, usage, weights
 from sparsebench.steps.trim.settings import Corpus
-from sparsebench.steps.trim.usage import Usage, used
+from sparsebench.steps.trim.usage import Usage, token_usage
 from sparsebench.steps.trim.vocabulary import Vocabulary
 
 
@@ -55,7 +55,7 @@ def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens
     fetch = context.fetch_file or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
     read = read_texts(fetch(source), *(column for column in columns if column))
     texts = [text for row in read.rows for text in row]
-    usage = used(tokenizer, texts, context.family == "decoder")
+    usage = token_usage(tokenizer, texts, context.family == "decoder")
     often = frozenset(token_id for token_id, times in usage.counts.items() if times >= settings.min_count)
     return _ChosenTokens(often, texts, usage)
 
@@ -87,11 +87,11 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _Chos
         companions.rewrite(writer.partial, new, vocabulary.without(kept))
         tokenizer = load_tokenizer(writer.partial)
         numbers = {vocabulary.tokens[token_id]: number for token_id, number in new.items()}
-        usage.check_numbers(tokenizer, numbers, parent)
+        usage.check_ids(tokenizer, numbers, parent)
         reading = None
         if chosen.usage:
             joined = context.family == "decoder"
-            reading = usage.read_again(tokenizer, chosen.texts, joined, chosen.usage, new)
+            reading = usage.retokenized(tokenizer, chosen.texts, joined, chosen.usage, new)
             if set(chosen.usage.counts) <= set(new) and not reading.same:
                 raise ModelError(
                     f"{parent}: the trimmed tokenizer reads the text otherwise than before, though its tokens all stay",
