@@ -255,13 +255,13 @@ def _kind(kind: Any) -> str:
 
 def views() -> str:
     """The public views and their columns, from the comments of an empty ledger."""
-    from sparsebench.ledger import connect, query, schema
+    from sparsebench.ledger import connect, query, schema, sqlfiles
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.duckdb"
         with connect.writer(path, 1.0) as connection:
             schema.upgrade(connection, path)
-        rows = query.describe(path).dicts()
+        rows = query.run(path, sqlfiles.read("describe")).dicts()
     text = f"""{NOTE}
 # Views and columns
 

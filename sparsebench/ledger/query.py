@@ -22,7 +22,7 @@ import duckdb
 
 from sparsebench import escape
 from sparsebench.errors import QueryError
-from sparsebench.ledger import connect, schema, sqlfiles
+from sparsebench.ledger import connect, schema
 
 PATIENCE = 30.0
 """Seconds to wait for a writer to let go of the file."""
@@ -150,11 +150,6 @@ class _Watched:
         finally:
             if not answer.done():
                 connect.ABANDONED.append(self.connection)
-
-
-def describe(path: Path) -> Table:
-    """Return the public views with their columns, each with its type and meaning."""
-    return run(path, sqlfiles.read("describe"))
 
 
 def render(table: Table | Stream, shape: str) -> Iterator[str]:

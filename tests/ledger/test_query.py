@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from sparsebench.errors import QueryError, UserError
-from sparsebench.ledger import query
+from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.export import export
 
 RESULTS = """
@@ -51,7 +51,7 @@ def test_a_session_answers_as_single_queries_do_and_makes_each_view_once(ledger:
 
 
 def test_every_view_and_column_is_explained(ledger: Path) -> None:
-    described = query.describe(ledger)
+    described = query.run(ledger, sqlfiles.read("describe"))
     assert described.columns == ("view", "column", "type", "meaning")
     assert sorted({row[0] for row in described.rows}) == VIEWS
     assert [row for row in described.rows if not row[3]] == []

@@ -91,7 +91,9 @@ def test_changed_views_are_reissued_with_their_comments(found: list[dict[str, An
         connection.execute("CREATE OR REPLACE VIEW failures AS SELECT 1 AS one")
         connection.execute("UPDATE base.version SET views = 'older'")
     assert query.run(path, "FROM failures").columns[0] == "manifest"
-    assert ("failures", "", "", "cells without a result, with the reason") in query.describe(path).rows
+    assert ("failures", "", "", "cells without a result, with the reason") in query.run(
+        path, sqlfiles.read("describe")
+    ).rows
 
 
 def test_older_clients_can_open_it(tmp_path: Path) -> None:

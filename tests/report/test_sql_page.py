@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.ledger import query
+from sparsebench.ledger import query, sqlfiles
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sql.md").read_text(encoding="utf-8")
 QUESTIONS = re.findall(r"^## \d+\. (.+?)\n.*?```sql\n(.+?)\n```", PAGE, re.MULTILINE | re.DOTALL)
@@ -33,7 +33,7 @@ def test_the_last_line_holds(ask: Callable[[str], query.Table]) -> None:
 
 
 def test_what_the_page_says_of_columns_is_there(ledger: Path) -> None:
-    known = {(row["view"], row["column"]) for row in query.describe(ledger).dicts()}
+    known = {(row["view"], row["column"]) for row in query.run(ledger, sqlfiles.read("describe")).dicts()}
     assert {("pareto", "cost"), ("vs_dense", "gained"), ("vs_dense", "lost"), ("structure", "scale")} <= known
     costs = {row[0] for row in query.run(ledger, "SELECT DISTINCT cost FROM pareto").rows}
     assert costs == {"bytes", "prefill_ms", "decode_ms", "peak_bytes"}
