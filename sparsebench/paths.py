@@ -177,7 +177,7 @@ def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
 
 def home_path(text: str) -> Path:
     """Return a manifest's path with ``~`` expanded as by a shell. Raises UserError for the home of an unknown user."""
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
-        raise UserError(f"{text}: there is no user {found.split('/')[0][1:]}", "name the folder itself")
-    return Path(found)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise UserError(f"{text}: there is no user {expanded.split('/')[0][1:]}", "name the folder itself")
+    return Path(expanded)

@@ -87,7 +87,7 @@ def sampled(whole: int, limit: int | None) -> list[int]:
     """
     if limit is None or limit >= whole:
         return list(range(whole))
-    shuffled = sorted(range(whole), key=lambda place: hashlib.sha256(f"{DRAW} {place}".encode()).digest())
+    shuffled = sorted(range(whole), key=lambda number: hashlib.sha256(f"{DRAW} {number}".encode()).digest())
     return sorted(shuffled[:limit])
 
 

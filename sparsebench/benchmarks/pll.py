@@ -94,7 +94,7 @@ class PllTokenizer:
         """
         text = context + continuation if context else continuation.lstrip()
         ids, words, ends = self.tokens(text)
-        begin = next((place for place, end in enumerate(ends) if end > len(context)), len(ids))
+        begin = next((token for token, end in enumerate(ends) if end > len(context)), len(ids))
         cut = max(0, len(ids) - self.room)
         if begin == len(ids) or begin < cut:
             problem = "has no token" if begin == len(ids) else f"has more than {self.room} tokens"

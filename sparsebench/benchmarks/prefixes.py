@@ -109,8 +109,8 @@ class Tree:
         start = 0
         for call, part in zip(self._calls, parts, strict=True):
             for path, begin in part:
-                for place, node in enumerate(path[begin:], start):
-                    outputs[node] = place
+                for position, node in enumerate(path[begin:], start):
+                    outputs[node] = position
                 start += call.queries.shape[1]
         self._outputs = torch.tensor(outputs, device=device)
 

@@ -150,12 +150,12 @@ def _parts(tag: str) -> tuple[str, str]:
     return (_MARKS[mark], kind) if kind and mark in _MARKS else ("I", tag)
 
 
-def _sentence(task: Benchmark, place: int, row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _sentence(task: Benchmark, number: int, row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a record's words and their tags, each read from a list or from a text with spaces between them."""
     both = [value.split() if isinstance(value, str) else value for value in (row[name] for name in task.fields)]
-    what = f"task {task.name}: record {place + 1} of the data"
+    what = f"task {task.name}: record {number + 1} of the data"
     for name, value in zip(task.fields, both, strict=True):
-        if not isinstance(value, list) or not all(isinstance(one, str) and one.strip() for one in value):
+        if not isinstance(value, list) or not all(isinstance(word, str) and word.strip() for word in value):
             raise BenchmarkError(
                 f"{what} has {name} {str(value)[:40]}, which is no list of words", "tags are names, such as B-PER"
             )

@@ -35,12 +35,12 @@ def library(name: str, *more: str) -> ctypes.CDLL | Missing:
     Return Missing with the reason where it does not compile or load.
     """
     source = Path(__file__).with_name(f"{name}.cpp")
-    found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if found is None:
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if compiler is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
     flags = (*FLAGS, *more)
     try:
-        made = _compiled(source, found, flags, Cache())
+        made = _compiled(source, compiler, flags, Cache())
     except OSError as error:  # such as a cache that cannot be written
         return Missing(f"{source.name} is not compiled into the cache ({error})")
     if isinstance(made, Missing):

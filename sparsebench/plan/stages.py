@@ -50,7 +50,7 @@ SCORE = JobKind("benchmarks", 5.0, 60e9, 1.3, calculates=True)
 COMPARE = JobKind("outputs", 5.0, 25e9, 2.2, paired=True, calculates=True)
 TIME = JobKind("latency", 9.0, 50e9, 2.2, timed=True, paired=True, calculates=True)
 MEMORY = JobKind("memory", 5.0, 80e6, 1.2, timed=True, calculates=True)
-PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
+PROCESSES = {kind.name: kind for kind in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
 """The kinds of jobs by name, in the order in which a model's jobs follow one another."""
 
 

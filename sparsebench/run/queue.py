@@ -28,7 +28,7 @@ class Queue:
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
         self.waiting: dict[str, Job] = {}
         self.ended: set[str] = set()
-        self._places: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._open: dict[str, set[str]] = {}
         self._behind: dict[str, list[str]] = {}
         self._ready: dict[JobGroup, list[tuple[int, str]]] = {}
@@ -43,13 +43,13 @@ class Queue:
 
     def __iter__(self) -> Iterator[Job]:
         """Iterate over the waiting jobs in the order in which they would start."""
-        return iter([self.waiting[name] for name in sorted(self.waiting, key=self._places.__getitem__)])
+        return iter([self.waiting[name] for name in sorted(self.waiting, key=self._positions.__getitem__)])
 
     def add(self, jobs: Iterable[Job], first: bool = False) -> None:
         """Add jobs behind all others; ``first``: add one job before them."""
         for job in jobs:
             self.waiting[job.id] = job
-            self._places[job.id] = next(self._before if first else self._next)
+            self._positions[job.id] = next(self._before if first else self._next)
             self._drop(job.id)
             self._needs[job.id] = [variant.id for variant in variants(job)]
             self._users.update(self._needs[job.id])
@@ -68,9 +68,9 @@ class Queue:
         """
         refused: set[JobGroup] = set()
         while heads := [(heap[0], kind) for kind, heap in self._ready.items() if heap and kind not in refused]:
-            (place, name), kind = min(heads, key=_start_order)
+            (position, name), kind = min(heads, key=_start_order)
             job = self.waiting.get(name)
-            if job is None or self._places[name] != place:  # it was taken away, or now waits at another position
+            if job is None or self._positions[name] != position:  # it was taken away, or now waits at another position
                 heapq.heappop(self._ready[kind])
             elif room(job):
                 heapq.heappop(self._ready[kind])
@@ -103,15 +103,15 @@ class Queue:
 
     def _push(self, job: Job) -> None:
         kind = (job.kind, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
-        heapq.heappush(self._ready.setdefault(kind, []), (self._places[job.id], job.id))
+        heapq.heappush(self._ready.setdefault(kind, []), (self._positions[job.id], job.id))
 
     def _drop(self, name: str) -> None:
         self._users.subtract(self._needs.pop(name, ()))
 
 
 def _start_order(head: tuple[tuple[int, str], JobGroup]) -> tuple[bool, int]:
-    (place, _), group = head
-    return PROCESSES[group[0]].timed, place
+    (position, _), group = head
+    return PROCESSES[group[0]].timed, position
 
 
 def variants(job: Job) -> list[Variant]:

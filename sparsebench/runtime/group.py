@@ -135,13 +135,13 @@ class RankGroup:
         ranks = [rank for node in gone for rank in node.ranks if rank not in self.ends]
         self._blame_stuck(dict.fromkeys(ranks, "does not answer"))
 
-    def _blame_stuck(self, places: Mapping[int, str]) -> None:
-        """Raise MeasureError for the ranks in ``places``, with where each hangs; do nothing where there are none."""
-        if places:
-            verb = "hangs" if len(places) == 1 else "hang"
-            where = "; ".join(f"rank {rank} {place}" for rank, place in places.items())
+    def _blame_stuck(self, states: Mapping[int, str]) -> None:
+        """Raise MeasureError for the ranks in ``states``, with where each hangs; do nothing where there are none."""
+        if states:
+            verb = "hangs" if len(states) == 1 else "hang"
+            where = "; ".join(f"rank {rank} {state}" for rank, state in states.items())
             raise MeasureError(
-                f"{self._names(list(places))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
+                f"{self._names(list(states))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
             )
 
     def _blame(self, failed: Mapping[int, int | None]) -> SparsebenchError:

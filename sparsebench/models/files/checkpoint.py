@@ -230,8 +230,8 @@ class Checkpoint:
             if len(info.shape) == 2 and info.shape[0] >= vocabulary and not re.search(r"\.\d+\.", info.name)
         ]
         ties: dict[str, str] = {}
-        for place, info in enumerate(tables):
-            earlier = (other for other in tables[:place] if other.name not in ties and self._tied(other, info))
+        for index, info in enumerate(tables):
+            earlier = (other for other in tables[:index] if other.name not in ties and self._tied(other, info))
             if twin := next(earlier, None):
                 ties[info.name] = twin.name
         return ties

@@ -23,10 +23,10 @@ def attend(
     batch, heads, tokens, size = query.shape
     plain = more.get("position_bias") is None and more.get("softcap") is None and not more.get("dropout")
     if tokens > 1 or query.dtype != torch.bfloat16 or not plain or (attention_mask is not None and batch > 1):
-        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **more
         )
-        return found
+        return attended
     shared = key.shape[1]
     grouped = query.reshape(batch, shared, heads // shared, size).float() * (scaling or size**-0.5)
     scores = grouped @ key.float().transpose(-1, -2)

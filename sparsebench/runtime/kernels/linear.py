@@ -130,8 +130,7 @@ class KernelLinear(MatrixHolder):
         if x.numel() <= FEW * self.in_features:
             return self.by_kernel(x)
         flat = x.reshape(-1, self.in_features)
-        found = self.by_tiles(flat)
-        return found.reshape(*x.shape[:-1], self.out_features)
+        return self.by_tiles(flat).reshape(*x.shape[:-1], self.out_features)
 
     def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (tokens, in) to (tokens, out) by tiles of rows: of our kernel or of torch, whichever is faster."""

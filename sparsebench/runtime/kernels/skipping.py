@@ -211,8 +211,8 @@ class ThresholdedActivation(nn.Module):
 
     def taken(self) -> torch.Tensor | None:
         """Return the kept values and forget them: they say nothing about the next tokens."""
-        found, self.values = self.values, None
-        return found
+        values, self.values = self.values, None
+        return values
 
 
 class SkipRows(Skipping):

@@ -39,20 +39,20 @@ class Masks:
     """The masks of a file, by the name of the checkpoint's tensor (of a tied tensor stored twice, the original's)."""
 
     path: Path
-    found: Mapping[str, TensorInfo]
+    infos: Mapping[str, TensorInfo]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """Yield one mask's entries in order, flat, True where the weight stays.
 
         Raises ModelError for values other than 0 and 1.
         """
-        info = self.found[name]
+        info = self.infos[name]
         return (kept(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
 
     def note(self, parts: Mapping[str, Part]) -> str:
         """Return a note on the prunable weights without a mask; empty if there are none."""
         names = [name for name, part in parts.items() if part.prunable]
-        left = [name for name in names if name not in self.found]
+        left = [name for name in names if name not in self.infos]
         words = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
         return f"{words} (the first is {left[0]})" if left else ""
 
@@ -119,7 +119,7 @@ def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> N
     """Write one tensor of every variant. A stored copy of a tied tensor gets the mask of the original."""
     checkpoint = outputs.checkpoint
     original = checkpoint.ties.get(name, name)
-    marks = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].found}
+    marks = {step: masks[step].pieces(original) for step in outputs.writers if original in masks[step].infos}
     if not marks or not checkpoint.tensors[name].numel:
         outputs.copy(name)
         return
