@@ -19,15 +19,23 @@
 -- yscale: log
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: perplexity / dense's
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the 4-bit file that the model's weights came out of. Joined: of what passes, no other variant is as good and smaller (open: another is). Whiskers: 95% intervals of the score. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
--- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the 4-bit file that the model's weights came out of. Joined: of what passes, no other variant is as good and smaller (open: another is). Whiskers: 95% intervals of the score. Above three times dense's perplexity a model is ruined, and not shown.
+-- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill; the best at these bytes.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
+    UNION ALL BY NAME
+    -- A variant made with other libraries is another, but as large.
+    SELECT r.variant_id, 'packed' AS format, any_value(bytes) AS bytes
+    FROM _recipes r
+    JOIN (SELECT DISTINCT variant_id, model FROM scores) USING (variant_id)
+    JOIN (SELECT model, words, min(bytes) AS bytes FROM sizes JOIN _recipes USING (variant_id) WHERE format = 'packed' GROUP BY ALL) USING (model, words)
+    WHERE r.variant_id NOT IN (SELECT variant_id FROM sizes WHERE format = 'packed')
+    GROUP BY ALL
 ), points AS (
     SELECT DISTINCT c.model, c.weights, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes,
            concat(model_label(c.model, c.weights), ', ', n, ' windows') AS panel,
-           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(replace(words, '(text ', '('), 'dense') END AS label,
+           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(replace(regexp_replace(regexp_replace(words, ' \(text [^)]*\)', ''), 'blocks trained(, distilled)?', 'trained'), ', ', ',' || chr(10)), 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
     JOIN packed USING (variant_id)
@@ -44,16 +52,16 @@ WITH packed AS (
     WHERE score <= 3 * dense
     QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, bytes) = 1
 ), shown AS (
-    -- What does not pass is shown where it is the best of its kind at these bytes.
-    FROM named QUALIFY passes OR row_number() OVER (PARTITION BY panel, passes, if(kind = 'bits', label, kind), round(part, 2) ORDER BY score, label) = 1
+    -- Of what passes, the best of each kind at these bytes; of what does not, the best of all.
+    FROM named QUALIFY row_number() OVER (PARTITION BY panel, passes, if(passes, if(kind = 'bits', label, kind), ''), round(part, 2) ORDER BY score, label) = 1
 ), told AS (
-    SELECT panel, min(part) FILTER (kind = 'bits' AND passes) AS bits, min(part) FILTER (kind = 'zeros' AND passes) AS zeros, min(part) FILTER (kind = 'as fetched') AS fetched
+    SELECT panel, any_value(model) AS model, min(part) FILTER (kind = 'bits' AND passes) AS bits, min(part) FILTER (kind = 'zeros' AND passes) AS zeros, min(part) FILTER (kind = 'as fetched') AS fetched
     FROM named
     GROUP BY panel
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
-    SELECT concat('Of what passes the quality gate, files of fewer bits are ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of dense''s, of zeros alone ',
-                  coalesce(range_label('{:.0f}', 100 * min(zeros), 100 * max(zeros)) || '%', 'nothing'),
+    SELECT concat('Smallest file that passes, ', if(count(*) > 1, count(*) || ' decoders', any_value(model)), ': ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of dense''s by fewer bits, ',
+                  coalesce(range_label('{:.0f}', 100 * min(zeros), 100 * max(zeros)) || '%', 'none'), ' by zeros alone',
                   -- A grid of 16 values is easily met again.
                   '; dense came out of 4-bit files of ' || range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched)) || '%') AS finding
     FROM told

@@ -4,8 +4,6 @@
 -- kind: line
 -- x: sparsity
 -- y: ratio
--- low: low
--- high: high
 -- series: method
 -- place: place
 -- bound: bound
@@ -17,7 +15,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity / dense's
--- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Whiskers: 95% intervals of the score. The point at 0% is dense. Lines end behind the first point above three times dense's perplexity: the model is ruined, and by how much means nothing (above 30 times a point stands at 30).
+-- note: Pruning alone; of each method and sparsity the best granularity and calibration text, on the largest sample of text. Intervals: in the results. The point at 0% is dense. Lines end behind the first point above three times dense's perplexity: the model is ruined, and by how much means nothing (above 30 times a point stands at 30).
 -- boundnote: Grey: sparsities at which every method is ruined, drawn at 30; random masks.
 
 WITH scored AS (
@@ -31,15 +29,16 @@ WITH scored AS (
     SELECT *, score / dense AS times, coalesce(max(times) OVER (PARTITION BY model, weights, method ORDER BY sparsity ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 1) AS before
     FROM best
 ), drawn AS (
-    SELECT model, weights, method, sparsity, least(times, 30)::DOUBLE AS ratio, if(times > 30, NULL, low / dense) AS low, if(times > 30, NULL, high / dense) AS high, bound, n, false AS apart FROM ended WHERE before <= 3
+    SELECT model, weights, method, sparsity, least(times, 30)::DOUBLE AS ratio, bound, n, false AS apart FROM ended WHERE before <= 3
     UNION ALL BY NAME
     SELECT DISTINCT model, weights, method, 0::DOUBLE AS sparsity, 1::DOUBLE AS ratio, bound, n, false AS apart FROM ended
     UNION ALL BY NAME
     SELECT model, weights, 'all ruined' AS method, sparsity, 30::DOUBLE AS ratio, true AS bound, any_value(n) AS n, true AS apart FROM ended GROUP BY model, weights, sparsity HAVING min(before) > 3
 )
-SELECT sparsity, ratio, low, high, method, bound, apart, 1::DOUBLE AS dense, 1.1::DOUBLE AS gate, 3::DOUBLE AS ruined, concat(model_label(model, weights), chr(10), n, ' windows of text') AS panel,
+SELECT sparsity, ratio, method, bound, apart, 1::DOUBLE AS dense, 1.1::DOUBLE AS gate, 3::DOUBLE AS ruined, concat(model, ', ', n, ' windows', chr(10) || half) AS panel,
        coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps', 'ria', 'random'], method), 7) - 1 AS place,
        (SELECT format('Half of the weights at zero cost {} times dense''s perplexity at best; beyond, models are soon ruined', range_label('{:.1f}', min(times), max(times)))
         FROM (SELECT model, min(times) AS times FROM ended WHERE sparsity = 0.5 AND NOT bound GROUP BY model) HAVING min(times) > 1.1) AS finding
 FROM drawn
+LEFT JOIN (SELECT model, weights, '50%: ' || array_to_string(list(format('{} ×{:.2f}', method, times) ORDER BY times)[:2], ', ') AS half FROM ended WHERE sparsity = 0.5 AND NOT bound AND times <= 3 GROUP BY ALL) USING (model, weights)
 ORDER BY panel, bound, place, sparsity;

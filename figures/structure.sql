@@ -22,8 +22,9 @@ WITH matrices AS (
     QUALIFY dense_rank() OVER (ORDER BY bytes DESC NULLS LAST, model) <= 4
 )
 SELECT layer, if(family = 'encoder-decoder', side || ' ', '') || kind AS kind, near_share, model_label(model, weights) AS facet,
-       (SELECT format('In the median matrix {:.0f}% of the weights are near zero, in the fullest {:.0f}% ({} of layer {}, {})', 100 * median(near_share), 100 * max(near_share),
-                      arg_max(if(family = 'encoder-decoder', side || ' ', '') || kind, near_share), arg_max(layer, near_share), arg_max(model, near_share)) FROM shown) AS finding
+       (SELECT format('{}% of the weights of a q, k or v are near zero, {}% of a matrix of the MLP', range_label('{:.0f}', 100 * min(near_share) FILTER (within), 100 * max(near_share) FILTER (within)),
+                      range_label('{:.0f}', 100 * min(near_share) FILTER (NOT within), 100 * max(near_share) FILTER (NOT within)))
+        FROM (SELECT near_share, kind IN ('qkv', 'q', 'k', 'v') AS within FROM shown WHERE kind IN ('qkv', 'q', 'k', 'v', 'gate', 'gate_up', 'up', 'down')) HAVING count(DISTINCT within) = 2) AS finding
 FROM shown
 ORDER BY facet, side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up',
                                           'up', 'down'], shown.kind), layer;

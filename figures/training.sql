@@ -28,9 +28,11 @@ WITH asked AS (
     FROM longest
     GROUP BY variant_id
 )
-SELECT model, tokens / 1000 AS thousands, held_out / before AS share, percent_label(sparsity) || '% zeros' AS zeros,
+SELECT concat(model, chr(10), passing) AS model, tokens / 1000 AS thousands, held_out / before AS share, percent_label(sparsity) || '% zeros' AS zeros,
        (dense_rank() OVER (ORDER BY sparsity) - 1) AS place,
        (SELECT format('The first eighth of training brings {}% of its gain', range_label('{:.0f}', 100 * min(early), 100 * max(early))) FROM falls WHERE early IS NOT NULL HAVING min(early) > 0) AS finding
 FROM longest
+JOIN (SELECT model, 'pass the gate: ' || coalesce(string_agg(DISTINCT percent_label(sparsity) || '%', ', ' ORDER BY percent_label(sparsity) || '%') FILTER (passes), 'none') AS passing
+      FROM longest LEFT JOIN (SELECT variant_id, passes FROM gate) USING (variant_id) GROUP BY model) USING (model)
 WHERE held_out IS NOT NULL
-ORDER BY model, sparsity, tokens;
+ORDER BY 1, sparsity, tokens;

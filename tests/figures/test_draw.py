@@ -260,7 +260,7 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ledger: Path) -> 
     drawn = {(row["label"].split("(")[-1].rstrip(")"), row["place"] == 1, row["speedup"]) for row in rows}
     assert drawn and drawn <= known
     assert {engine for engine, *_ in drawn} >= {"sparse", "deepspeed"}
-    assert {row["bound"] for row in rows} == {row["series"].endswith("below the gate") for row in rows}
+    assert {row["bound"] for row in rows} == {row["series"].endswith("not passing") for row in rows}
 
 
 def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ledger: Path) -> None:

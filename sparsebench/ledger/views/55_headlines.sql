@@ -22,7 +22,7 @@ SELECT l.* EXCLUDE (speedup, speedup_low, speedup_high), rivals,
        if((fastest.rival, rival_dtype) <> (_dense_engine(engine), dtype), least(1, best_ms / dense_ms), 1) AS rate,
        CASE WHEN rate < 1 THEN fastest.rival WHEN fastest.rival IS NOT NULL THEN _dense_engine(engine) END AS rival,
        l.speedup AS paired, l.speedup * rate AS speedup, l.speedup_low * rate AS speedup_low, l.speedup_high * rate AS speedup_high,
-       coalesce(verdict = 'faster' AND (rate = 1 OR l.speedup * rate > 1.1), false) AS gains,
+       coalesce(verdict = 'faster' AND (rate = 1 OR l.speedup * rate > 1.1 AND l.speedup_low * rate > 1), false) AS gains,
        format('×{:.2f}{}', l.speedup * rate, if(gains OR l.speedup_high * rate < 1, '', '?')) AS shown
 FROM latency l
 LEFT JOIN fastest USING (model, weights, machine, workload, phase);
