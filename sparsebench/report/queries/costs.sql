@@ -46,7 +46,7 @@ WITH asked AS (
 ), found AS (
     SELECT t.model, t.weights, machine_label(machine) AS processor, engine, rival, rivals, workload, words AS variant,
            r.kind, t.sparsity, share, of_dense AS peak, loading, prompt, prompt_paired, token, request, prompt_shown,
-           token_shown, request_shown, narrow, gains, g.ratio, coalesce(g.passes, false) AS passes,
+           token_shown, request_shown, narrow, gains, g.retained, g.ratio, coalesce(g.passes, false) AS passes,
            coalesce(g.ruined, false) AS ruined, plain
     FROM times t
     JOIN _recipes r USING (variant_id)

@@ -4,7 +4,7 @@
 -- of an encoder's pass, over the fastest engine that ran the dense model there (`rival`). `again`: bits of weights that a file of about four
 -- bits gave, which has their grid.
 WITH asked AS (
-    SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
+    SELECT DISTINCT variant_id, sparsity FROM cells WHERE weights <> 'random' /* manifests */
 ), losses AS (
     SELECT variant_id, string_agg(task || if(ratio IS NULL, format(' {:+.3f}', difference), format(if(abs(ratio - 1) < 0.05, ' ×{:.3f}', ' ×{:.2f}'), ratio)), ', ' ORDER BY task) AS what
     FROM (FROM vs_dense JOIN asked USING (variant_id) QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest, record_id) = 1)
@@ -35,7 +35,7 @@ WITH asked AS (
     -- A job whose dense model other engines ran as well says more than one without; there one workload for all.
     QUALIFY row_number() OVER (PARTITION BY l.model, words ORDER BY max(rivals) DESC, if(max(rivals) > 1, min(l.workload), ''), coalesce(request, token, 0) DESC, any_value(speedup) FILTER (phase IN ('generate', 'forward')) DESC NULLS LAST, engine, processor, record_id) = 1
 ), chosen AS (
-    SELECT g.variant_id, g.model, g.weights, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
+    SELECT g.variant_id, g.model, g.weights, sparsity, k.kind, k.words || coalesce(wide, '') AS recipe, coalesce(replace(what, ' -', ' −'), 'none') AS what, g.tasks, g.retained, g.weakest, g.ratio,
            f.bytes / p.bytes AS share, request, token, if(coalesce(request, token) IS NULL, NULL, prompt) AS prompt, token_shown, prompt_shown, request_shown, workload, engine, processor, rival, ran AS rivals, g.weights = 'dequantized' AND k.words LIKE '%int4%' AS again
     FROM gate g
     JOIN asked USING (variant_id)
@@ -55,7 +55,8 @@ WITH asked AS (
         AND row_number() OVER (PARTITION BY g.model, g.weights, if(k.kind = 'bits', recipe, k.kind)
                                ORDER BY g.tasks DESC, few, round(share, 2), coalesce(g.ratio, 1), g.retained DESC, k.words) = 1
 )
--- `first`: those of the first table, the smallest files of every model before the next ones.
+-- `first`: those of the first table, each model's smallest file and the fastest of its others (else the next in size), before the rest.
 SELECT *, nth <= 2 OR row_number() OVER (ORDER BY nth, model) <= 8 AS first
-FROM (SELECT *, row_number() OVER (PARTITION BY model, weights ORDER BY share, recipe) AS nth FROM chosen)
+FROM (SELECT *, row_number() OVER (PARTITION BY model, weights ORDER BY size > 1, request DESC NULLS LAST, size) AS nth
+      FROM (SELECT *, row_number() OVER (PARTITION BY model, weights ORDER BY share, recipe) AS size FROM chosen))
 ORDER BY model, list_position(['bits', 'zeros'], kind) NULLS LAST, kind, share

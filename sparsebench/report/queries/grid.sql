@@ -31,16 +31,19 @@ WITH asked AS (
     SELECT method, row_number() OVER (ORDER BY list_position(['magnitude', 'wanda', 'sparsegpt'], method) NULLS LAST, method) AS place
     FROM (SELECT method FROM best GROUP BY method ORDER BY count(*) DESC, method LIMIT 3)
 ), cells AS (
-    SELECT p.*, method, place, mark, score, written, _goodness(score, higher_is_better) AS goodness
+    SELECT p.*, method, place, mark, score, written, _goodness(score, higher_is_better) AS goodness,
+           -- The best of several is bold.
+           if(goodness = max(goodness) OVER one AND goodness > min(goodness) OVER one, '**' || written || '**', written) AS marked
     FROM (SELECT model, weights, task, scale, n, sparsity, max(dense_score) AS whole, max(chance) AS chance, any_value(higher_is_better) AS higher_is_better FROM best GROUP BY model, weights, task, scale, n, sparsity) p
     CROSS JOIN compared
     LEFT JOIN (SELECT model, weights, task, sparsity, method, mark, score, written FROM best) USING (model, weights, task, sparsity, method)
+    WINDOW one AS (PARTITION BY p.model, p.weights, p.task, p.scale, p.n, p.sparsity)
 )
 SELECT model, weights, task, n, if(higher_is_better, '', ' ↓') AS arrow, format(if(scale = 'perplexity', '{:.1f}', '{:.3f}'), whole) AS dense, format('{:.2g}', chance) AS chance, sparsity,
        list(method ORDER BY place) AS methods, coalesce(bool_and(mark = '☠'), false) AS ruined,
        CASE WHEN bool_and(mark = '☠') THEN '☠ ' || arg_max(written, goodness)
             WHEN count(mark) > 1 AND bool_and(coalesce(mark, '') = '✓') AND max(score) - min(score) < 0.025 * whole THEN concat('✓ ', arg_min(written, score), '–', arg_max(written, score))
-            ELSE string_agg(coalesce(mark || ' ' || written, '–'), ' / ' ORDER BY place) END AS shown
+            ELSE string_agg(coalesce(mark || ' ' || marked, '–'), ' / ' ORDER BY place) END AS shown
 FROM cells
 GROUP BY model, weights, task, scale, n, higher_is_better, whole, chance, sparsity
 ORDER BY model, scale = 'perplexity', task, sparsity
