@@ -21,6 +21,8 @@
 WITH sampled AS (
     -- Of a task that was scored on several samples: the largest on which 90% zeros or more were, or the largest.
     SELECT *, max(sparsity) OVER (PARTITION BY panel) >= 0.9 AS covered FROM _pruned_curves WHERE retained IS NOT NULL AND pattern = 'unstructured' AND NOT bound
+          -- A task on which a model without skill did as well as some dense model says nothing of the others either.
+          AND task NOT IN (SELECT task FROM scores WHERE separable IS false)
 ), best AS (
     FROM (FROM sampled QUALIFY (covered, n) = max((covered, n)) OVER (PARTITION BY model, weights, task, metric))
     QUALIFY row_number() OVER (PARTITION BY model, weights, task, sparsity ORDER BY retained DESC, line) = 1

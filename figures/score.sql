@@ -23,6 +23,7 @@ WITH shown AS (
     -- Perplexity explodes and has a figure of its own; a task on which dense itself is not above chance shows nothing.
     SELECT *, split_part(method, '+', 1) AS name FROM curves
     WHERE scale <> 'perplexity' AND NOT dense_at_chance AND pattern = 'unstructured' AND NOT resized AND method NOT IN ('dense', 'elsa') AND variant_id NOT IN (FROM _more_than_zeros)
+          AND task NOT IN (SELECT task FROM scores WHERE separable IS false)
 ), counted AS (
     -- Two metrics of one task are one benchmark; of several samples the largest counts.
     SELECT model, _benchmark(task) AS benchmark, sparsity, bool_and(kept) AS kept

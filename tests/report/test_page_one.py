@@ -218,6 +218,7 @@ def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Call
         SELECT count(*) AS benchmarks, count(*) FILTER (chance) AS chance FROM (
             SELECT model, regexp_replace(task, '_per$', '') AS benchmark, bool_or(retained IS NOT NULL) AS chance FROM vs_dense
             WHERE pattern = 'unstructured' AND weights <> 'random' AND verdict <> 'invalid'
+              AND task NOT IN (SELECT task FROM scores WHERE separable IS false)
               AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
             GROUP BY ALL)""")
     zeros = bullets(page, "Zeros cost more.")[0]
