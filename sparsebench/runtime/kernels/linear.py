@@ -15,8 +15,8 @@ from sparsebench.errors import MeasureError
 from sparsebench.processor import emulated
 from sparsebench.runtime.kernels.matrix import LEVELS, TYPES, Kernels, Matrix, MatrixFields
 
-TILE_BYTES = 2 << 20
-"""Bytes of dense rows expanded at a time for torch: few enough to be read back from the cache."""
+TILE_BYTES = 4 << 20
+"""Bytes of dense rows expanded at a time for torch: few enough to be read back from the third-level cache."""
 CODES = {torch.float32: TYPES["float32"], torch.bfloat16: TYPES["bfloat16"]}
 TOKENS = 512
 """The most tokens that the library gets at once (its scratch stays small), and that ways are timed with."""
@@ -33,6 +33,14 @@ class Choices:
 
     def __init__(self) -> None:
         self.faster: dict[tuple[Any, ...], str] = {}
+        self._room = torch.empty(0, dtype=torch.uint8)
+
+    def room(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return a tile (rows, columns) to write, the same memory each time: new pages cost more than what fills them."""
+        size = rows * columns * dtype.itemsize
+        if self._room.nbytes < size:
+            self._room = torch.empty(size, dtype=torch.uint8)
+        return self._room[:size].view(dtype).view(rows, columns)
 
     def pick(self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]]) -> str:
         """Return the name of the fastest of ``ways`` for layers of this ``kind``; the first call times them."""
@@ -84,8 +92,7 @@ class KernelLinear(MatrixHolder):
     """y = x Wᵀ + b for x (…, in) in bfloat16 or float32; y (…, out) has x's dtype, the values may have another.
 
     Sums are in float32 and rounded once. Up to FEW tokens are multiplied by the kernels, which round the inputs of
-    integers to 8 bits. For more, rows are expanded to tiles of floats, which our kernel or torch multiplies, whichever
-    ``choices`` finds faster. No gradients.
+    integers to 8 bits. More go the way that ``choices`` finds the fastest (see ``by_fastest``). No gradients.
     """
 
     weight: torch.Tensor
@@ -130,16 +137,22 @@ class KernelLinear(MatrixHolder):
         if x.numel() <= FEW * self.in_features:
             return self.by_kernel(x)
         flat = x.reshape(-1, self.in_features)
-        return self.by_tiles(flat).reshape(*x.shape[:-1], self.out_features)
+        return self.by_fastest(flat).reshape(*x.shape[:-1], self.out_features)
 
-    def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply (tokens, in) to (tokens, out) by tiles of rows: of our kernel or of torch, whichever is faster."""
+    def by_fastest(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply (tokens, in) to (tokens, out) in the fastest way.
+
+        Tiles of rows are multiplied by our kernel or by torch; floats may also be expanded anew for each four tokens.
+        """
         some = x[:TOKENS]
         kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
-            ways["own"] = lambda: self.by_kernel(some, True)
-        return self.by_kernel(x, True) if self.choices.pick(kind, ways) == "own" else self.by_torch(x)
+            ways["tiles"] = lambda: self.by_kernel(some, True)
+        elif self.matrix_type in ("float32", "bfloat16"):  # for integers it would round the inputs to 8 bits
+            ways["fours"] = lambda: self.by_kernel(some)
+        way = self.choices.pick(kind, ways)
+        return self.by_torch(x) if way == "torch" else self.by_kernel(x, way == "tiles")
 
     def by_kernel(self, x: torch.Tensor, tiles: bool = False) -> torch.Tensor:
         """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.
@@ -166,13 +179,19 @@ class KernelLinear(MatrixHolder):
 
     def by_torch(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (tokens, in) to (tokens, out) by torch's dense products, with one tile of rows at a time."""
-        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
         # Neither side is rounded to the other's dtype, nor multiplied in a dtype that this CPU emulates.
         narrow = x.dtype == torch.bfloat16 and self.matrix_type != "float32"
         common = torch.bfloat16 if narrow and not emulated("bfloat16") else torch.float32
-        x, bias = x.to(common), None if self.bias is None else self.bias.to(common)
-        tile = max(1, TILE_BYTES // (self.in_features * common.itemsize))
-        room = torch.empty((min(tile, self.out_features), self.in_features), dtype=common)
+        dtype, x, bias = x.dtype, x.to(common), None if self.bias is None else self.bias.to(common)
+        if self.layout == "dense" and self.matrix_type == str(common).removeprefix("torch."):
+            stored = self.get_buffer("values").view(common).view(self.out_features, self.in_features)
+            return nn.functional.linear(x, stored, bias).to(dtype)
+        tiles = -(-self.out_features * self.in_features * common.itemsize // TILE_BYTES)
+        tile = -(-self.out_features // max(1, tiles))
+        room = self.choices.room(tile, self.in_features, common)
+        if tile == self.out_features:
+            return nn.functional.linear(x, self.expanded(0, tile, room), bias).to(dtype)
+        y = torch.empty((x.shape[0], self.out_features), dtype=dtype)
         for first in range(0, self.out_features, tile):
             last = min(first + tile, self.out_features)
             rows = self.expanded(first, last, room[: last - first])

@@ -109,7 +109,7 @@ def test_products_equal_the_dense_ones_within_rounding(
         for level in levels(compiled):
             compiled.use(level)
             check(layer.by_kernel(x), weight, bias, seen, 0)
-            assert layer.by_kernel(x).dtype == layer.by_tiles(x).dtype == dtype
+            assert layer.by_kernel(x).dtype == layer.by_fastest(x).dtype == dtype
             check(layer.by_torch(x), weight, bias, x, ROUNDING[dtype])
             if layer.tiled:
                 check(layer.by_kernel(x, True), weight, bias, x, ROUNDING[dtype])
