@@ -9,11 +9,6 @@ WITH easy AS (
     FROM sizes
     WHERE dtype = 'bfloat16' AND weights <> 'random'
     GROUP BY manifest, variant_id
-), sparse AS (
-    SELECT any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.9) AS decode_90,
-           any_value(speedup) FILTER (phase = 'prefill' AND round(sparsity, 2) = 0.9) AS prefill_90
-    FROM latency
-    WHERE manifest = 'engines' AND engine = 'sparse' AND model = 'smollm2-135m'
 ), deepspeed AS (
     SELECT count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster
     FROM (FROM latency QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1)
@@ -155,8 +150,6 @@ UNION ALL SELECT 'arc_easy_90', format('{:.2f}', score) FROM easy
 UNION ALL SELECT 'arc_easy_chance', format('{:.2f}', chance) FROM easy
 UNION ALL SELECT 'archive_least', format('{:.0f}%', 100 * min(share)) FROM archives
 UNION ALL SELECT 'archive_most', format('{:.0f}%', 100 * max(share)) FROM archives
-UNION ALL SELECT 'sparse_decode_90', format('{:.1f}', decode_90) FROM sparse
-UNION ALL SELECT 'sparse_prefill_90', format('{:.1f}', prefill_90) FROM sparse
 UNION ALL SELECT 'deepspeed_comparisons', format('{}', comparisons) FROM deepspeed
 UNION ALL SELECT 'deepspeed_faster', format('{}', faster) FROM deepspeed
 UNION ALL SELECT 'perplexity_dense', format('{:.1f}', dense) FROM perplexity

@@ -56,7 +56,7 @@ WITH asked AS (
     WHERE t.method <> 'dense' AND NOT r.chance
     QUALIFY row_number() OVER (
         PARTITION BY t.model, machine, engine, if(r.kind = 'zeros', t.sparsity::VARCHAR, words)
-        ORDER BY rivals DESC, g.ratio, workload, request DESC NULLS LAST, t.started_at DESC, variant_id
+        ORDER BY rivals DESC, g.ratio, g.retained DESC NULLS LAST, workload, request DESC NULLS LAST, t.started_at DESC, variant_id
     ) = 1
     UNION ALL BY NAME
     SELECT model, weights, machine_label(machine) AS processor, name AS engine, d.dtype,
