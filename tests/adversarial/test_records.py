@@ -271,10 +271,10 @@ def test_the_report_lists_conflicts(here: Workspace, found: list[Record], score:
     here.take(here.home / "records")
     paths = {"figures": here.home / "figures"}
     (paper, results) = build(here.ledger, here.home / "before.md", **paths)
-    assert "same cell" not in paper.read_text() and STRANGER not in results.read_text()
+    assert "disagree" not in paper.read_text() and STRANGER not in results.read_text()
     here.take(here.given(with_score(score, [1] * 40)))
     (paper, results) = build(here.ledger, here.home / "after.md", **paths)
-    assert STRANGER in results.read_text() and "same cell" in paper.read_text()
+    assert STRANGER in results.read_text() and "disagree" in paper.read_text()
 
 
 def test_unbundle_takes_no_record_under_another_cells_id(here: Workspace, found: list[Record]) -> None:
