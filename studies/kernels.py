@@ -1,6 +1,6 @@
 """How fast a layer of our kernels multiplies, beside torch's kernel for the same weights and beside reading their bytes.
 
-    python studies/kernels.py [--threads 2] [--tokens 1] [--shape 8192x2048 …] [--zeros 0.5 …] [--level avx2] [--wall]
+    python studies/kernels.py [--threads 2] [--tokens 1] [--shape 8192x2048 …] [--zeros 0.5 …] [--level avx2] [--float32] [--wall]
 
 Prints Markdown. Each contender has so many copies of its weights that they come from memory, as in a real model. They take
 turns; a number is the median over rounds of the CPU time per product, so that other programs disturb it little, or with
@@ -38,6 +38,7 @@ ROUNDS = 15
 SECONDS = 0.02
 """About how long a contender's turn is."""
 GROUP = 64
+FLOATS = {"bf16": torch.bfloat16, "f32": torch.float32}
 Product = Callable[[], object]
 
 
@@ -90,8 +91,9 @@ def quantized(weight: torch.Tensor, bits: int) -> Codes:
 
 def stored(kind: str, weight: torch.Tensor, sparse: bool) -> Matrix:
     """The matrix as our kernels read it."""
-    if kind == "bf16":
-        return without_zeros(weight.bfloat16()) if sparse else dense(weight.bfloat16())
+    if kind in FLOATS:
+        floats = weight.to(FLOATS[kind])
+        return without_zeros(floats) if sparse else dense(floats)
     codes = quantized(weight, int(kind[3:]))
     scheme = Quantize(kind, codes.group).scheme
     words = dict(stored_parts(codes, "w", scheme))["w_packed"]
@@ -105,7 +107,7 @@ def ours(library: Kernels, matrix: Matrix, x: torch.Tensor) -> Contender:
 
     def make() -> Product:
         parts = {name: part.clone() for name, part in matrix.tensors.items()}
-        layer = KernelLinear(library, replace(matrix, **parts), choices, torch.bfloat16)
+        layer = KernelLinear(library, replace(matrix, **parts), choices, x.dtype)
         return lambda: layer(x)
 
     return copies(matrix.nbytes, make)
@@ -113,9 +115,9 @@ def ours(library: Kernels, matrix: Matrix, x: torch.Tensor) -> Contender:
 
 def torchs(kind: str, weight: torch.Tensor, x: torch.Tensor) -> Contender:
     """torch's own product with dense weights of this kind."""
-    if kind == "bf16":
-        narrow = weight.bfloat16()
-        return copies(narrow.nbytes, lambda: partial(F.linear, x, narrow.clone()))
+    if kind in FLOATS:
+        floats = weight.to(FLOATS[kind])
+        return copies(floats.nbytes, lambda: partial(F.linear, x, floats.clone()))
     codes = quantized(weight, int(kind[3:]))
     if kind == "int8":
         scale = codes.scale[:, 0].contiguous()
@@ -126,13 +128,15 @@ def torchs(kind: str, weight: torch.Tensor, x: torch.Tensor) -> Contender:
     return copies(packed.nbytes, lambda: partial(multiply, x, packed.clone(), GROUP, scales))
 
 
-def table(library: Kernels, shape: str, zeros: Sequence[float], tokens: int, clock: Callable[[], float]) -> None:
+def table(
+    library: Kernels, shape: str, kinds: Sequence[str], zeros: Sequence[float], tokens: int, clock: Callable[[], float]
+) -> None:
     """The rows of one shape."""
     rows, cols = (int(part) for part in shape.split("x"))
     torch.manual_seed(0)
-    base, x = torch.randn(rows, cols) * 0.02, torch.randn(tokens, cols).bfloat16()
+    base, x = torch.randn(rows, cols) * 0.02, torch.randn(tokens, cols).to(FLOATS.get(kinds[0], torch.bfloat16))
     array = torch.zeros(STREAMED // 4)
-    for kind in ("bf16", "int8", "int4"):
+    for kind in kinds:
         contenders = {"read": Contender([array.sum], array.nbytes), "torch": torchs(kind, base, x)}
         for share in (0.0, *zeros):
             weight = torch.where(torch.rand(rows, cols) < share, 0.0, base)
@@ -157,6 +161,7 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help="rows x columns")
     parser.add_argument("--zeros", action="append", type=float)
     parser.add_argument("--level", help="an instruction set below the best one")
+    parser.add_argument("--float32", action="store_true", help="weights and inputs in float32")
     parser.add_argument("--wall", action="store_true", help="wall time, not CPU time")
     chosen = parser.parse_args()
     library = kernels()
@@ -174,7 +179,8 @@ def main() -> None:
     with torch.inference_mode():
         for shape in chosen.shape or SHAPES:
             clock = time.perf_counter if wall else time.process_time
-            table(library, shape, chosen.zeros or ZEROS, chosen.tokens, clock)
+            kinds = ("f32",) if chosen.float32 else ("bf16", "int8", "int4")
+            table(library, shape, kinds, chosen.zeros or ZEROS, chosen.tokens, clock)
 
 
 if __name__ == "__main__":
