@@ -179,9 +179,8 @@ FORMATS = {
     row.name: row
     for row in (
         ExportFormat("hf", "stock transformers", _hf_refusal, _write_floats),
-        ExportFormat(
-            "gguf", "llama.cpp", _gguf_refusal, _write_gguf, math.inf
-        ),  # parity has its own: products are rounded
+        # Parity has a limit of its own: llama.cpp rounds products.
+        ExportFormat("gguf", "llama.cpp", _gguf_refusal, _write_gguf, math.inf),
         ExportFormat(METHOD, "stock transformers with compressed-tensors", _integer_refusal, _write_integers),
     )
 }

@@ -184,7 +184,7 @@ class KernelLinear(MatrixHolder):
         common = torch.bfloat16 if narrow and not emulated("bfloat16") else torch.float32
         dtype, x, bias = x.dtype, x.to(common), None if self.bias is None else self.bias.to(common)
         if self.layout == "dense" and self.matrix_type == str(common).removeprefix("torch."):
-            stored = self.get_buffer("values").view(common).view(self.out_features, self.in_features)
+            stored = self.get_buffer("values").view(common)
             return nn.functional.linear(x, stored, bias).to(dtype)
         tiles = -(-self.out_features * self.in_features * common.itemsize // TILE_BYTES)
         tile = -(-self.out_features // max(1, tiles))
