@@ -28,6 +28,20 @@ def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict
         assert lost == (() if cannot else ((variant["variant"]["id"],),)), "a variant cannot be ruined by such a task"
 
 
+@pytest.mark.parametrize(("right", "ruined"), [(12, True), (35, False)])
+def test_a_variant_that_is_shown_to_keep_less_than_a_twentieth_of_the_skill_is_ruined(
+    scored: list[dict[str, Any]], tmp_path: Path, right: int, ruined: bool
+) -> None:
+    """Where chance is zero, a few right answers are above it. Of 35, which are 5%, that little is not shown."""
+    dense, variant = scored
+    for record, count in ((dense, 700), (variant, right)):
+        record["result"] = outcomes([1] * count + [0] * (1000 - count)) | {"chance": 0.0}
+    Ledger(tmp_path / "gate.duckdb").ingest(scored)
+    assert query.run(tmp_path / "gate.duckdb", "SELECT at_chance FROM scores WHERE sparsity > 0").rows == ((False,),)
+    (row,) = query.run(tmp_path / "gate.duckdb", "FROM gate").dicts()
+    assert row["ruined"] == ruined and not row["passes"]
+
+
 def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
     found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -32,13 +32,18 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        floor, test, limited, record_id
 FROM ranked;
 
--- Variants of no use, however small or fast: collapsed, at chance where the dense model is not, or above three times its perplexity;
--- and those without a score that have more zeros than one of these, made in the same way.
+-- Whether a score is of no use, on a task on which the dense model is above chance.
+CREATE OR REPLACE MACRO _useless(collapsed, at_chance, retained_high, ratio) AS
+    coalesce(collapsed, false) OR coalesce(at_chance, false) OR coalesce(retained_high < 0.05, false) OR coalesce(ratio > 3, false);
+
+-- Variants of no use, however small or fast: collapsed, at chance where the dense model is not, shown to keep less than 5% of its skill,
+-- or above three times its perplexity; and those without a score that have more zeros than one of these, made in the same way.
 CREATE OR REPLACE VIEW _ruined AS
 WITH shown AS (
-    SELECT variant_id FROM vs_dense WHERE ratio > 3
-    UNION
-    SELECT variant_id FROM scores WHERE method <> 'dense' AND (collapsed OR at_chance AND NOT dense_at_chance)
+    SELECT DISTINCT s.variant_id
+    FROM scores s
+    LEFT JOIN vs_dense v USING (manifest, record_id)
+    WHERE s.method <> 'dense' AND _useless(s.collapsed, s.at_chance AND NOT s.dense_at_chance, if(s.dense_at_chance, NULL, v.retained_high), v.ratio)
 ), made AS (
     SELECT DISTINCT variant_id, model, weights, line, sparsity FROM cells JOIN ways USING (variant_id) WHERE pattern = 'unstructured'
 )

@@ -32,4 +32,4 @@ COMMENT ON COLUMN gate.retained IS 'the least share of dense''s skill above chan
 COMMENT ON COLUMN gate.weakest IS 'the task of retained';
 COMMENT ON COLUMN gate.ratio IS 'perplexity over the dense model''s; NULL where none was measured on the same windows';
 COMMENT ON COLUMN gate.passes IS 'whether retained is at least 0.95 and ratio at most 1.1';
-COMMENT ON COLUMN gate.ruined IS 'whether it is of no use, however small or fast: collapsed, at chance where dense is not, or above three times its perplexity';
+COMMENT ON COLUMN gate.ruined IS 'whether it is of no use, however small or fast: collapsed, at chance where dense is not, shown to keep less than 5% of its skill, or above three times its perplexity';

@@ -1,6 +1,6 @@
 -- Pruning alone, task by task: dense's score beside that of the methods that were measured most (random masks are left out), at five
 -- sparsities. A cell has a score for each of `methods`, in that order: it passes the quality gate on this task (✓), is below it without
--- a loss that a test shows (≈), shows a loss (✗), or is ruined (☠: at chance, less than 5% of the skill, three times the perplexity).
+-- a loss that a test shows (≈), shows a loss (✗), or is ruined (☠).
 -- Where all are ruined (`ruined`) the best of their scores stands for them, where all pass nearly alike their range. The best granularity and calibration text of each method counts.
 WITH asked AS (
     SELECT DISTINCT variant_id, method, round(sparsity, 4) AS sparsity
@@ -9,7 +9,7 @@ WITH asked AS (
     AND round(sparsity, 4) IN (0.1, 0.5, 0.9, 0.95, 0.99) AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
     SELECT s.model, s.weights, s.task, s.n, s.scale, s.higher_is_better, s.chance, s.variant_id, a.method, a.sparsity, s.score, v.dense_score,
-           CASE WHEN s.collapsed OR s.at_chance OR coalesce(v.ratio > 3, false) OR coalesce(v.retained < 0.05, false) THEN '☠' WHEN coalesce(v.retained >= 0.95, v.ratio <= 1.1) THEN '✓'
+           CASE WHEN _useless(s.collapsed, s.at_chance, v.retained_high, v.ratio) THEN '☠' WHEN coalesce(v.retained >= 0.95, v.ratio <= 1.1) THEN '✓'
                 WHEN _lost(v.verdict) THEN '✗' ELSE '≈' END AS mark
     FROM scores s
     JOIN vs_dense v USING (manifest, record_id)
