@@ -93,10 +93,12 @@ def of_another_torch(path: Path, case: Case, patch: pytest.MonkeyPatch) -> None:
 
 def unreadable(path: Path, case: Case, patch: pytest.MonkeyPatch) -> None:
     """The disk cannot read the file; one that is written in its place is another."""
-    plain, broken = Path.open, path.stat().st_ino
+    broken = case.folder / f"broken {path.name}"  # a second name: while it stands, no new file gets the inode
+    os.link(path, broken)
+    plain = Path.open
 
     def opened(self: Path, *args: Any, **kwargs: Any) -> Any:
-        if self == path and path.stat().st_ino == broken:
+        if self == path and path.samefile(broken):
             raise OSError(5, "Input/output error", str(self))
         return plain(self, *args, **kwargs)
 
