@@ -25,24 +25,12 @@ from sparsebench.runtime.engines import EngineInfo, engine_info, engines
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.storage import is_packed
 
-NOT_SHARDED = {
-    "gpt2": "AutoTP refuses GPT-2, whose weights lie in Conv1D layers",
-    "bloom": "AutoTP cuts Bloom's attention but not its ALiBi biases, which stay those of all heads",
-    "falcon": "AutoTP cuts Falcon's fused query, key and value to shapes that are no whole heads",
-    "gpt_oss": "AutoTP cuts GPT-OSS's attention but not its sinks, which stay those of all heads",
-    **dict.fromkeys(
-        ("llama4", "llama4_text"), "AutoTP puts a plain layer in the place of Llama 4's router, which gives two things"
-    ),
-    **dict.fromkeys(
-        ("falcon_mamba", "jamba", "mamba", "mamba2"),
-        "AutoTP cuts what a state-space layer projects but not the sizes that it is split into",
-    ),
-    **dict.fromkeys(("olmo2", "olmoe"), "AutoTP cuts queries and keys but not the norms that span all heads"),
-    "phimoe": "AutoTP cuts PhiMoE's router but not what it reads",
-    "modernbert": "AutoTP cuts ModernBERT's fused projections to shapes that do not multiply",
-    "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
-}
-"""Model types that AutoTP cannot shard, and why."""
+NOT_SHARDED = frozenset(
+    ("bloom", "falcon", "falcon_mamba", "gpt2", "gpt_oss", "jamba", "llama4", "llama4_text", "mamba", "mamba2",
+     "modernbert", "olmo2", "olmoe", "phi3", "phimoe")
+)  # fmt: skip
+"""Model types that AutoTP cuts wrongly: fused matrices to shapes that are no whole heads, or projections without what
+belongs to them (biases and norms over all heads, a router's input, the sizes of a state-space layer)."""
 BY_HEADS = ("mt5", "t5", "umt5")
 """Model types in which AutoTP shards every layer by whole heads; in others it cuts at least the feed-forward part."""
 ONE_RANK = "measure it at one rank"
@@ -153,7 +141,7 @@ def _types(config: Mapping[str, Any], setting: Setting) -> Iterator[Refusal]:
     elif kind in BY_HEADS and heads < ranks:
         reason = f"AutoTP shares T5 out by whole heads, and {heads} are fewer than ranks"
     else:
-        reason = NOT_SHARDED.get(kind, "")
+        reason = f"AutoTP does not cut a {kind} right" if kind in NOT_SHARDED else ""
     if reason:
         yield Refusal(f"{reason}: not measured at {ranks} ranks", ONE_RANK)
 

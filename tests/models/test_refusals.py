@@ -15,7 +15,6 @@ from sparsebench.models.files.quantized import encoding_of
 from sparsebench.models.shape.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
 from sparsebench.plan.single import single
 from sparsebench.runtime import Setting, Workload, check_supported
-from sparsebench.runtime.refusals import NOT_SHARDED
 
 
 @pytest.mark.parametrize("kind", ["albert", "falcon_mamba", "jamba", "led", "longformer", "mamba", "whisper"])
@@ -26,14 +25,11 @@ def test_who_cannot_be_calibrated_is_told_why_and_what_to_choose(kind: str) -> N
     refuse_replay({"model_type": "mixtral"})
 
 
-@pytest.mark.parametrize(
-    "kind", ["falcon", "gpt_oss", "jamba", "llama4_text", "mamba", "mamba2", "olmo2", "olmoe", "phimoe"]
-)
+@pytest.mark.parametrize("kind", ["falcon", "gpt_oss", "llama4_text"])
 def test_who_cannot_be_sharded_is_told_so_at_two_ranks_only(kind: str) -> None:
     setting = Setting("deepspeed", 2, Workload(1, 4, 2))
-    with pytest.raises(UnsupportedError, match="2 ranks") as raised:
+    with pytest.raises(UnsupportedError, match=f"{kind} .* 2 ranks"):
         check_supported({"model_type": kind}, "decoder", setting)
-    assert NOT_SHARDED[kind] in raised.value.message
     check_supported({"model_type": kind}, "decoder", Setting("deepspeed", 1, Workload(1, 4, 2)))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.families import MODEL_TYPES, PER_LAYER, dimensions, expert_count, transformers_config
-from sparsebench.models.shape.topology import NO_TEXT
 
 _BIASES = {"o": "attention_bias", "down": "mlp_bias"}
 _BOTH = ("o", "down")
@@ -63,8 +62,7 @@ class Architecture:
     ``neurons`` are those of blocks without experts. ``heads`` is None where no head can be removed, ``layers`` empty
     where no block can. ``biases`` names the switches that give an output projection (``o``, ``down``) a bias where it
     has none; ``unbiased`` are the projections to which transformers gives none, whatever config.json says. The first
-    ``pinned`` blocks of a stack differ from the others and stay. ``why`` says, for ``heads``, ``neurons``, ``experts``
-    or ``blocks``, why none can be removed.
+    ``pinned`` blocks of a stack differ from the others and stay.
     """
 
     layers: Mapping[str, str]
@@ -74,12 +72,11 @@ class Architecture:
     unbiased: tuple[str, ...] = ()
     pinned: int = 0
     mixture: Mixture | None = None
-    why: Mapping[str, str] = field(default_factory=dict)
 
-    def why_not(self, kind: str) -> str:
-        """Return why no ``neurons``, ``heads``, ``experts`` or ``blocks`` can be removed; empty where they can."""
+    def loses(self, kind: str) -> bool:
+        """Return whether ``neurons``, ``heads``, ``experts`` or ``blocks`` can be removed."""
         has = {"neurons": self.neurons, "heads": self.heads, "experts": self.mixture, "blocks": self.layers}
-        return "" if has[kind] else self.why.get(kind, _WHY_NOT[kind])
+        return bool(has[kind])
 
     def alternative(self, kind: str) -> str:
         """Return the setting to suggest where nothing of a kind can be removed."""
@@ -90,14 +87,6 @@ class Architecture:
     def key(self, keys: Mapping[str, str], side: str) -> str:
         """Return the key for a side; empty where there is none."""
         return keys.get(side) or keys.get("", "")
-
-
-_WHY_NOT = {
-    "neurons": "its feed-forward width follows from its hidden size, so that no neuron can go",
-    "heads": "how its heads lie in its tensors is not declared, so that no head can go",
-    "experts": "it is no mixture of experts",
-    "blocks": "which kind a block is follows from its number, so that no block can go",
-}
 
 
 def _one_stack(
@@ -113,14 +102,6 @@ def _like_llama(*switches: str, heads: Heads | None = Heads(), **fields: Any) ->
     return _one_stack(heads=heads, biases={kind: _BIASES[kind] for kind in switches}, unbiased=unbiased, **fields)
 
 
-def _no_heads(why: str) -> dict[str, str]:
-    """Return the reason why heads stay."""
-    return {"heads": f"{why}, so that no head can go"}
-
-
-_NORMS = _no_heads("its norms of queries and keys span all heads")
-_SLOPES = _no_heads("the slopes of its position biases follow from the number of its heads")
-_ONE_GROUP = "all of its heads share one key and one value"
 _UNGROUPED = Heads(groups=None, size=None)
 _QWEN_MOE = Mixture("moe_intermediate_size", "num_experts")
 _SHARED_QWEN_MOE = replace(_QWEN_MOE, shared="shared_expert_intermediate_size")
@@ -134,7 +115,6 @@ _DEEPSEEK = Mixture(
 _BART = Architecture(
     {"encoder": "encoder_layers", "decoder": "decoder_layers"},
     {"encoder": "encoder_ffn_dim", "decoder": "decoder_ffn_dim"},
-    why=_no_heads("its config.json has no key for the size of a head, nor one for single blocks of two stacks"),
 )
 _T5 = Architecture(
     {"encoder": "num_layers", "decoder": "num_decoder_layers"},
@@ -151,30 +131,25 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": _like_llama("o", "down", heads=Heads(hidden_divisible=True)),
     **dict.fromkeys(("gemma2", "gemma3_text"), _like_llama("o", heads=Heads(hidden_divisible=True))),
     "cohere": _like_llama("o", heads=Heads(other_tensors=("q_norm", "k_norm"))),
-    "olmo2": _like_llama("o", heads=None, why=_NORMS),
-    "stablelm": _one_stack(unbiased=("down",), why=_no_heads("each of its heads may have norms of its own")),
-    "falcon": _one_stack(
-        "ffn_hidden_size", why=_no_heads(f"{_ONE_GROUP}, or lie group by group in one fused matrix")
-    ),
+    "olmo2": _like_llama("o", heads=None),
+    "stablelm": _one_stack(unbiased=("down",)),
+    "falcon": _one_stack("ffn_hidden_size"),
     "gpt_neo": _one_stack(layers="num_layers", heads=Heads("num_heads", groups=None, size=None)),
     "gpt_neox": _one_stack(heads=replace(_UNGROUPED, interleaved=True)),
     "phi": _one_stack(heads=Heads(size=None)),
-    "codegen": _one_stack(
-        "n_inner", layers="n_layer", why=_no_heads("its fused matrix has queries, values and keys in four parts")
-    ),
-    "gpt_bigcode": _one_stack("n_inner", layers="n_layer", why=_no_heads(_ONE_GROUP)),
+    **dict.fromkeys(("codegen", "gpt_bigcode"), _one_stack("n_inner", layers="n_layer")),
     **dict.fromkeys(
         ("gpt2", "gptj"), _one_stack("n_inner", layers="n_layer", heads=Heads("n_head", groups=None, size=None))
     ),
     "opt": _one_stack("ffn_dim", heads=_UNGROUPED),
     "xglm": _one_stack("ffn_dim", layers="num_layers", heads=Heads("attention_heads", groups=None, size=None)),
-    "bloom": _one_stack(None, layers="n_layer", why=_SLOPES),
-    "mpt": _one_stack(None, layers="n_layers", why=_SLOPES),
+    "bloom": _one_stack(None, layers="n_layer"),
+    "mpt": _one_stack(None, layers="n_layers"),
     **dict.fromkeys(
         ("bert", "camembert", "electra", "ernie", "megatron-bert", "roberta", "roberta-prelayernorm", "xlm-roberta",
          "xlm-roberta-xl"), _one_stack(heads=_UNGROUPED),
     ),
-    "mpnet": _one_stack(why=_no_heads("its heads share a table of positions outside the blocks")),
+    "mpnet": _one_stack(),
     "nomic_bert": _one_stack(heads=Heads(groups=None), unbiased=_BOTH),
     "distilbert": _one_stack("hidden_dim", layers="n_layers", heads=Heads("n_heads", groups=None, size=None)),
     "modernbert": _one_stack(pinned=1, heads=_UNGROUPED),
@@ -188,59 +163,33 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mixtral": _like_llama(mixture=Mixture()),
     "phimoe": _one_stack(heads=Heads(), mixture=Mixture(), unbiased=("down",)),
     "granitemoe": _like_llama("o", mixture=Mixture()),
-    "olmoe": _like_llama("o", heads=None, mixture=Mixture(count="num_experts"), why=_NORMS),
+    "olmoe": _like_llama("o", heads=None, mixture=Mixture(count="num_experts")),
     "qwen2_moe": _like_llama(mixture=_SHARED_QWEN_MOE),
     "qwen3_moe": _like_llama("o", mixture=_QWEN_MOE),
-    "deepseek_v3": _like_llama(
-        "o", heads=None, mixture=_DEEPSEEK, why=_no_heads("its heads are read out of one compressed state")
-    ),
+    "deepseek_v3": _like_llama("o", heads=None, mixture=_DEEPSEEK),
     "glm4_moe": _like_llama(mixture=_DEEPSEEK),
-    "qwen3_next": _like_llama(
-        "o", heads=None, mixture=_SHARED_QWEN_MOE,
-        why=_no_heads("three of four blocks have linear attention in place of heads"),
-    ),
+    "qwen3_next": _like_llama("o", heads=None, mixture=_SHARED_QWEN_MOE),
     "jamba": Architecture(
         {}, {"": "intermediate_size"}, mixture=Mixture(count="num_experts"), unbiased=("down",),
-        why=_no_heads("most of its blocks have a state-space layer in place of heads"),
     ),
     "gpt_oss": _one_stack(mixture=Mixture(interleaved=True), heads=Heads(other_tensors=("sinks",))),
     "llama4_text": _like_llama("o", neurons="intermediate_size_mlp", mixture=Mixture(shared="intermediate_size")),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
-    "longt5": replace(
-        _T5, heads=None, why=_no_heads("its attention over summaries of the text has a table of positions of its own")
-    ),
-    "switch_transformers": replace(
-        _T5, layers={}, why={"experts": "each of its experts takes a share of the tokens that changes with their number"}
-    ),
+    "longt5": replace(_T5, heads=None),
+    "switch_transformers": replace(_T5, layers={}),
     **dict.fromkeys(("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus"), _BART),
 }  # fmt: skip
 """By model type."""
 
 
-_STATES = "its blocks are state-space layers, whose channels run through convolutions and states that no key counts"
-_WINDOWS = (
-    "its local attention has a window of its own in each block, and a second set of projections for global attention"
-)
-_UNDECLARED = {
-    "albert": "all of its blocks are one, so that what goes from one goes from all",
-    "whisper": NO_TEXT["whisper"],
-    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv"), _STATES),
-    **dict.fromkeys(("led", "longformer"), _WINDOWS),
-    "lfm2": "its feed-forward width follows from its hidden size by a rule of its own, and most of its blocks are convolutions",
-    "t5gemma": "its config.json has a configuration in it for each stack",
-}
-"""Why a well-known model type is not declared."""
-
-
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Return the architecture of a config.json's model. Raises UnsupportedError, saying why, for an undeclared type."""
+    """Return the architecture of a config.json's model. Raises UnsupportedError for an undeclared type."""
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         family = MODEL_TYPES.get(kind)
         alike = sorted(name for name in ARCHITECTURES if family and MODEL_TYPES.get(name) == family)
-        why = _UNDECLARED.get(kind, "which of its rows and columns belong together is not declared")
         raise UnsupportedError(
-            f"{kind}: nothing can be cut out of it: {why}",
+            f"{kind}: nothing can be cut out of it: which of its rows and columns belong together is not declared",
             f"prune it instead, or choose one of {', '.join(alike or sorted(ARCHITECTURES))}",
         )
     return ARCHITECTURES[kind]

@@ -127,12 +127,11 @@ class ModelShape:
         return mixture.shared if axis.expert == "shared" and mixture.shared else mixture.neurons
 
     def of(self, kind: AxisKind) -> list[Axis]:
-        """Return the axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
+        """Return the axes of a kind. Raises UnsupportedError where the type has none that can be cut."""
         axes = [axis for axis in self.axes if axis.kind == kind]
         if not axes:
-            why = self.architecture.why_not(kind) or f"no block of it has {kind}"
             model_type = self.checkpoint.config.get("model_type")
-            raise UnsupportedError(f"{model_type}: {why}", self.architecture.alternative(kind))
+            raise UnsupportedError(f"{model_type}: it has no {kind} that can go", self.architecture.alternative(kind))
         return axes
 
 
@@ -346,5 +345,4 @@ def _input_dim(part: Part) -> int:
 
 
 def _output_dim(part: Part) -> int:
-    """Return the dimension of a matrix's outputs."""
     return (1 if part.transposed else 0) + (part.experts > 0)

@@ -66,7 +66,8 @@ class Shrink(Settings):
             return Refusal(error.message, error.hint or "")
         parts = self.parts()
         for kind in kinds_of(parts) if parts else ():
-            if why := architecture.why_not(kind):
+            if not architecture.loses(kind):
+                why = f"it has no {kind} that can go"
                 return Refusal(f"{config.get('model_type')}: {why}", architecture.alternative(kind))
         return super().refuses(config)
 
@@ -222,7 +223,7 @@ class Width(Shrink):
         counts = [key for key in COUNTS if getattr(self, key) is not None]
         numbers = [f"{getattr(self, key)}{f' {key}' * (self.of == 'both')}" for key in counts]
         share = f"{self.parameters:.4g} of parameters" if self.parameters is not None else f"{self.keep or 1:.4g}"
-        return ", ".join([f"{self.name}/{self.of} to {' and '.join(numbers) or share}", *_ways(self)])
+        return ", ".join([f"{self.name}/{self.of} to {' and '.join(numbers) or share}", *_unusual_words(self)])
 
 
 class Flap(Width):
@@ -360,7 +361,7 @@ def _without_blocks(name: str, blocks: int | None, stacks: str) -> str:
     return f"{name} -{blocks} blocks{where}"
 
 
-def _ways(cut: Width) -> list[str]:
+def _unusual_words(cut: Width) -> list[str]:
     """Return what a label says of the compensation, the file and other settings that are not usual."""
     compensation = "" if cut.compensation in (None, cut.compensates) else cut.compensation.replace("_", " ")
     file = Reference.parse(cut.file).name if cut.file else ""
