@@ -35,10 +35,9 @@ from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.kernels import linear
 from sparsebench.runtime.workload import Decode, Prefill, inputs
 from sparsebench.steps.contract import Context
-from sparsebench.steps.grid import Quantize
-from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import quantize_model
+from sparsebench.steps.prune.sweep import make_pruned
+from sparsebench.steps.quantize.sweep import make_quantized
+from sparsebench.steps.registry import single
 from sparsebench.storage import is_packed, pack
 
 ONE_BILLION = {
@@ -67,23 +66,23 @@ class Row:
 
 def rows(name: str, work: Path, zeros: list[float], layers: int) -> list[Row]:
     """Make the models; return torch's dense one first."""
-    dense, ways = work / name, (Quantize(), Quantize("int4", 64))
+    dense, ways = work / name, (single("quantize", "int8"), single("quantize", "int4", group=64))
     if name == "1b":
         write_random({**ONE_BILLION, "num_hidden_layers": layers}, dense, "decoder", "bfloat16")
     else:
         prepare(sources.fetch(sources.parse(SMOLLM2), sources.Cache()), dense, "decoder", "bfloat16")
 
     def quantized(folder: Path) -> dict[str, Path]:
-        made = {way: work / f"{folder.name}-{way.bits}" for way in ways}
-        quantize_model(folder, made, Context("decoder"), lambda *_: None)
-        return {way.bits: path for way, path in made.items()}
+        made = {way: work / f"{folder.name}-{way.name}" for way in ways}
+        make_quantized(folder, made, Context("decoder"), lambda *_: None)
+        return {way.name: path for way, path in made.items()}
 
     found = [Row("bf16", "hf", dense), Row("bf16 ours", "sparse", dense, forced=True)]
     for bits, folder in quantized(dense).items():
         found += [Row(f"{bits} torch", "hf", folder), Row(bits, "sparse", folder)]
     for share in zeros:
         pruned = work / f"{name}-{share}"
-        Sweep(dense, "decoder", {Target("magnitude", share, "layer"): pruned}, 0).run(lambda *_: None)
+        make_pruned(dense, {single("prune", "magnitude", sparsity=share): pruned}, Context("decoder"), lambda *_: None)
         pack(pruned, work / f"{name}-{share}.packed")
         found.append(Row(f"{share:.0%}", "sparse", work / f"{name}-{share}.packed", base="bf16 ours"))
         found += [Row(f"{share:.0%}, {bits}", "sparse", path, base=bits) for bits, path in quantized(pruned).items()]

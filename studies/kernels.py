@@ -24,11 +24,10 @@ import torch
 from torch.nn import functional as F
 
 from sparsebench import processor
-from sparsebench.models.files.quantized import Codes, stored_parts
+from sparsebench.models.files.quantized import Codes, Scheme, stored_parts
 from sparsebench.native import Missing
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix, kernels
 from sparsebench.runtime.kernels.matrix import dense, integers, without_zero_codes, without_zeros
-from sparsebench.steps.grid import Quantize
 
 SHAPES = ("8192x2048", "2048x8192", "1536x576", "576x1536")
 ZEROS = (0.5, 0.7, 0.9)
@@ -82,11 +81,11 @@ def compete(contenders: dict[str, Contender], clock: Callable[[], float]) -> dic
 
 def quantized(weight: torch.Tensor, bits: int) -> Codes:
     """The nearest integers, in one group a row or in groups of GROUP columns."""
-    way = Quantize(f"int{bits}", GROUP if bits == 4 else None)
-    grouped = weight.view(len(weight), -1, way.scheme.group or weight.shape[1])
+    group = GROUP if bits == 4 else None
+    grouped = weight.view(len(weight), -1, group or weight.shape[1])
     scale = (grouped.abs().amax(-1) / ((2**bits - 1) / 2)).bfloat16()
     values = (grouped / scale[..., None].float()).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return Codes(values.view(weight.shape).to(torch.int8), scale, way.scheme.group)
+    return Codes(values.view(weight.shape).to(torch.int8), scale, group)
 
 
 def stored(kind: str, weight: torch.Tensor, sparse: bool) -> Matrix:
@@ -95,7 +94,7 @@ def stored(kind: str, weight: torch.Tensor, sparse: bool) -> Matrix:
         floats = weight.to(FLOATS[kind])
         return without_zeros(floats) if sparse else dense(floats)
     codes = quantized(weight, int(kind[3:]))
-    scheme = Quantize(kind, codes.group).scheme
+    scheme = Scheme(int(kind[3:]), codes.group)
     words = dict(stored_parts(codes, "w", scheme))["w_packed"]
     whole = integers(words, kind, weight.shape[1], codes.scale, codes.group)
     return without_zero_codes(whole) if sparse else whole

@@ -37,44 +37,48 @@ from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated, tokens
-from sparsebench.steps.contract import Context
-from sparsebench.steps.grid import GROUP, Quantize
-from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import quantize_model
+from sparsebench.steps.contract import Context, Step
+from sparsebench.steps.prune.sweep import make_pruned
+from sparsebench.steps.quantize.sweep import make_quantized
+from sparsebench.steps.registry import single
 from sparsebench.storage import measure
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"smollm2": "smollm2-135m", "minilm": "minilm-l6", "g2p": "g2p-t5"}
 ALONE = {
-    "int8": Quantize(),
-    "int4": Quantize("int4", GROUP),
-    "int4 gptq": Quantize("int4", GROUP, "gptq"),
+    "int8": single("quantize", "int8"),
+    "int4": single("quantize", "int4"),
+    "int4 gptq": single("quantize", "int4", rounding="gptq"),
 }
 SIZED = {name: ALONE[name] for name in ("int8", "int4")}
 AFTER = {
-    "then int8": Quantize(),
-    "then int8 gptq": Quantize(rounding="gptq"),
-    "then int4": Quantize("int4", GROUP),
-    "then int4 gptq": Quantize("int4", GROUP, "gptq"),
+    "then int8": single("quantize", "int8"),
+    "then int8 gptq": single("quantize", "int8", rounding="gptq"),
+    "then int4": single("quantize", "int4"),
+    "then int4 gptq": single("quantize", "int4", rounding="gptq"),
 }
 
 
+def raising(step: Step, result: Any) -> None:
+    """Raise a step's error."""
+    if isinstance(result, Exception):
+        raise result
+
+
 def made(
-    parent: Path, family: Any, wanted: dict[str, Quantize], read: Calibrated | None, label: str, work: Path
+    parent: Path, family: Any, wanted: dict[str, Step], read: Calibrated | None, label: str, work: Path
 ) -> list[Any]:
     """(label, folder, evidence) of every version of ``parent``."""
     named = {one: (f"{label}{name}", work / f"{label}{name}".replace(" ", "-")) for name, one in wanted.items()}
     found: list[Any] = []
 
-    def emit(one: Quantize, told: Any) -> None:
-        if isinstance(told, Exception):
-            raise told
-        found.append((*named[one], told))
+    def emit(step: Step, result: Any) -> None:
+        raising(step, result)
+        found.append((*named[step], result))
 
     tokens: Any = (lambda: read) if read else None
     context = Context(family, dtype=compute_dtype(parent), calibration_tokens=tokens)
-    quantize_model(parent, {one: folder for one, (_, folder) in named.items()}, context, emit)
+    make_quantized(parent, {one: folder for one, (_, folder) in named.items()}, context, emit)
     return found
 
 
@@ -114,8 +118,8 @@ def storage(name: str, work: Path, asked: argparse.Namespace) -> None:
     """The sizes of one model."""
     dense, pruned = work / "dense", {sparsity: work / f"{sparsity:.0%}" for sparsity in (0.5, 0.9)}
     family = cut(asked, dense)[0] if asked.shape else fetched(name, dense, sources.Cache())[0]
-    targets = {Target("magnitude", sparsity, "layer"): folder for sparsity, folder in pruned.items()}
-    Sweep(dense, family, targets, 0, None).run(lambda *_: None)
+    targets = {single("prune", "magnitude", sparsity=sparsity): folder for sparsity, folder in pruned.items()}
+    make_pruned(dense, targets, Context(family), raising)
     print(
         f"| {name} | zeros | dense | raw-value bound | packed | over the bound | entropy bound | archive | over the bound |"
     )
@@ -145,7 +149,8 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
     read = tokens(dense, family, replace(DEFAULT, samples=asked.samples, length=length), cache)
     pruned = work / "sparsegpt"
     dtype = compute_dtype(dense)
-    Sweep(dense, family, {Target("sparsegpt", 0.5, "layer"): pruned}, 0, read, dtype=dtype).run(lambda *_: None)
+    context = Context(family, dtype=dtype, calibration_tokens=lambda: read)
+    make_pruned(dense, {single("prune", "sparsegpt", sparsity=0.5): pruned}, context, raising)
     titles = (name, task.task, "over dense", "over its parent", "error", "bits", "zeros kept", "rounded to zero", "s")
     print(f"| {' | '.join(titles)} |")
     print("|---" * 9 + "|")

@@ -28,7 +28,7 @@ ON_THE_CPU = {
     "steps/trim/weights.py": STAYS,
     "steps/samples.py": "texts in tokens, before a model reads them",
     "storage/packed.py": "the bytes of a file",
-    "steps/prune/methods/random.py": "draws by the CPU's generator, for methods that look at weights alone",
+    "steps/prune/methods/scores.py": "draws by the CPU's generator, for methods that look at weights alone",
 }
 """Files whose tensors are a CPU's, and why."""
 

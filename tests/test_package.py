@@ -16,7 +16,7 @@ import pytest
 from sparsebench import __version__
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def tracked() -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Generic, Protocol, Self
+from typing import Any, ClassVar, Generic, Protocol, Self, cast
 
 from pydantic import ConfigDict
 from typing_extensions import TypeVar
@@ -51,17 +51,13 @@ class Settings(Strict):
     """Libraries whose major.minor version can change the result, beside torch and those with which a model reads text.
     A plan refuses the step where one is not installed."""
 
-    named_from: ClassVar[tuple[type[Settings], str, tuple[tuple[str, Any], ...]] | None] = None
-    """What ``named`` made the class from, for other processes."""
-
     @classmethod
-    def named(cls, name: str, **attributes: Any) -> type[Self]:
+    @cache
+    def named(cls, name: str, **attributes: Any) -> type[Settings]:
         """Return the settings class of one name, with class attributes of its own: the same one for the same words."""
-        return _named(cls, name, tuple(attributes.items()))  # type: ignore[return-value]
-
-    def __reduce__(self) -> tuple[Callable[..., Settings], tuple[Any, ...]]:
-        """Pickle the record: the class of a name is made at run time."""
-        return _restored, (*(self.named_from or (type(self), "", ())), self.record())
+        meta: Any = type(cls)
+        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "name": name, **attributes}
+        return cast("type[Settings]", meta(cls.__name__, (cls,), body))
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
@@ -159,18 +155,6 @@ class Settings(Strict):
         return ""
 
 
-@cache
-def _named(base: type[Settings], name: str, attributes: tuple[tuple[str, Any], ...]) -> type[Settings]:
-    meta: Any = type(base)
-    body = {"__module__": base.__module__, "__doc__": base.__doc__, "named_from": (base, name, attributes)}
-    settings: type[Settings] = meta(base.__name__, (base,), {**body, "name": name, **dict(attributes)})
-    return settings
-
-
-def _restored(base: type[Settings], name: str, attributes: tuple[tuple[str, Any], ...], record: Any) -> Settings:
-    return (_named(base, name, attributes) if name else base)(**record)
-
-
 class UnknownSettings(Settings):
     """What a record says of a step that is not installed here, or that has a setting that is no more."""
 
@@ -196,6 +180,10 @@ class Step(Generic[S]):
     def record(self) -> dict[str, Any]:
         """Return the step as records hold it."""
         return {"verb": self.verb, "name": self.name, "settings": self.settings.record()}
+
+    def __reduce__(self) -> tuple[Callable[..., Step], tuple[Any, ...]]:
+        """Pickle the record: the class of the settings is made at run time (``Settings.named``)."""
+        return resolve_name("sparsebench.steps.registry:recorded"), (self.record(),)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ With ``scale: search`` it is the step with the least squared error of several (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsebench.models.files.quantized import Codes, Scheme, groups_of
@@ -22,27 +21,6 @@ CHUNK = 1 << 23
 """The number of weights rounded at once."""
 SHARES = tuple(0.6 + 0.05 * number for number in range(12))
 """The shares of the range's step that a search tries; below 1 the largest weights are clamped."""
-
-
-@dataclass(frozen=True)
-class Quantize:
-    """The settings of one quantized variant of a model.
-
-    In int4 ``group`` columns share a scale, in int8 a whole row. ``rounding`` is nearest, or gptq, which needs
-    calibration text. ``damping`` is the share of its mean diagonal that gptq adds to the Hessian's diagonal. ``scale``
-    is range, or search, with nearest in int4. The settings of a manifest (``quantize.settings``) check the values.
-    """
-
-    bits: str = "int8"
-    group: int | None = None
-    rounding: str = "nearest"
-    damping: float = 0.01
-    scale: str = "range"
-
-    @property
-    def scheme(self) -> Scheme:
-        """The format in which the weights are stored."""
-        return Scheme(4 if self.bits == "int4" else 8, self.group)
 
 
 def grid_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:

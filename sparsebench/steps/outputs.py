@@ -21,34 +21,39 @@ from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import NOTES, left_out_note, note_left_out
 from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.shape.topology import View
-from sparsebench.steps.contract import StepReport
+from sparsebench.steps.contract import Emit, Step, StepReport
 from sparsebench.steps.counting import step_report, zero_in_both
-from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.zeroing import zeros_in
 
-EmitTarget = Callable[[Any, "StepReport | SparsebenchError"], None]
-"""Called once for each variant, with its report or with the error that made this variant fail."""
+
+@contextmanager
+def failing_alone(step: Step, emit: Emit) -> Iterator[None]:
+    """Emit an error of the body as that of the step, so that the others go on."""
+    try:
+        yield
+    except SparsebenchError as error:
+        emit(step, error)
 
 
 class VariantWriters:
     """Writes one folder per target. As a context manager, on an error it removes every folder that was not emitted."""
 
-    def __init__(self, checkpoint: Checkpoint, folders: Mapping[Any, Path]) -> None:
+    def __init__(self, checkpoint: Checkpoint, folders: Mapping[Step, Path]) -> None:
         self.started = time.perf_counter()
         self.checkpoint = checkpoint
-        self.folders: dict[Any, Path] = dict(folders)
+        self.folders: dict[Step, Path] = dict(folders)
         self.layout = list(checkpoint.tensors)
-        self.writers: dict[Any, CheckpointWriter] = {
+        self.writers: dict[Step, CheckpointWriter] = {
             target: CheckpointWriter(folder, self._stored(target), checkpoint.folder, self._config(target))
             for target, folder in folders.items()
         }
-        self.removed: dict[Any, int] = dict.fromkeys(folders, 0)
+        self.removed: dict[Step, int] = dict.fromkeys(folders, 0)
         self.notes = {
             target: {left_out_note(writer.left_out), masked.masks_note(checkpoint.folder)} - {""}
             for target, writer in self.writers.items()
         }
-        self.unverified: dict[Any, Path] = {}
-        self.failed: dict[Any, SparsebenchError] = {}
+        self.unverified: dict[Step, Path] = {}
+        self.failed: dict[Step, SparsebenchError] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +65,7 @@ class VariantWriters:
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def fail(self, targets: Iterable[Target], error: SparsebenchError) -> None:
+    def fail(self, targets: Iterable[Step], error: SparsebenchError) -> None:
         """Give up some variants; the others go on. Raises the error where no other is left."""
         for target in targets:
             self.failed[target] = error
@@ -68,16 +73,16 @@ class VariantWriters:
         if not self.writers:
             raise error
 
-    def _stored(self, target: Target) -> list[TensorInfo]:
+    def _stored(self, target: Step) -> list[TensorInfo]:
         """Return the tensors in a variant's files: those of the checkpoint."""
         return list(self.checkpoint.tensors.values())
 
-    def _config(self, target: Target) -> Mapping[str, Any]:
+    def _config(self, target: Step) -> Mapping[str, Any]:
         """Return the entries of a variant's config.json that replace the checkpoint's."""
         return {}
 
     def write(
-        self, target: Target, view: View, stored: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
+        self, target: Step, view: View, stored: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
     ) -> None:
         """Write one matrix of one variant, as ``stored``; ``removed`` of its weights were set to zero."""
         self.writers[target].write(view.tensor, stored, view.expert)
@@ -117,7 +122,7 @@ class VariantWriters:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
-    def finish(self, family: str, made: Mapping[str, Any], emit: EmitTarget) -> None:
+    def finish(self, family: str, made: Mapping[str, Any], emit: Emit) -> None:
         """Give each folder its final name, count its zeros in its files, and emit its result.
 
         ``made`` has the settings that all variants share. The folder of a variant that fails now is removed.
@@ -137,7 +142,7 @@ class VariantWriters:
                 emit(target, report)
 
     @contextmanager
-    def _giving_up(self, target: Target) -> Iterator[None]:
+    def _giving_up(self, target: Step) -> Iterator[None]:
         """Where the body fails, give this variant up, and remove its folder."""
         try:
             yield
@@ -147,7 +152,7 @@ class VariantWriters:
             if folder := self.unverified.pop(target, None):
                 shutil.rmtree(folder, ignore_errors=True)  # a folder with its final name would pass for complete
 
-    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
+    def _counted(self, target: Step, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where fewer zeros are on disk than were written."""
         folder = self.folders[target]
         note = "; ".join(sorted(self.notes[target]))
@@ -174,18 +179,18 @@ Work = Callable[[Any], Mapping[str, Any]]
 
 
 def run_passes(
-    folders: Mapping[Any, Path],
-    passes: Iterable[tuple[list[Any], Work]],
-    opened: Callable[[Mapping[Any, Path]], VariantWriters],
+    folders: Mapping[Step, Path],
+    passes: Iterable[tuple[list[Step], Work]],
+    opened: Callable[[Mapping[Step, Path]], VariantWriters],
     family: str,
-    emit: EmitTarget,
+    emit: Emit,
 ) -> None:
     """Make the variants of each pass side by side, in the writers that ``opened`` returns, and emit their results.
 
     An error of a whole pass fails all of its variants that have no earlier error of their own.
     """
     for targets, work in passes:
-        failed: dict[Any, SparsebenchError] = {}
+        failed: dict[Step, SparsebenchError] = {}
         try:
             if targets:
                 with opened({target: folders[target] for target in targets}) as outputs:

@@ -147,18 +147,17 @@ def _hooks(
     given: Mapping[str, torch.Tensor],
 ) -> list[Any]:
     """Register the hooks that fill ``reads`` and ``outputs`` and replace inputs; return their handles."""
+    from sparsebench.models.replay.forward_until import Call, split
 
     def before(path: str, module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        states = args[0] if args else named.get("hidden_states")
-        if states is None:
-            raise UnsupportedError(f"{path}: what it reads is not called `hidden_states`", WAY_OUT)
-        reads[path] = states
-        if path not in given:
-            return None
-        return ((given[path], *args[1:]), named) if args else (args, {**named, "hidden_states": given[path]})
+        call = Call(args, named)
+        reads[path] = call.hidden
+        if path in given:
+            call = call.reading(given[path])
+        return call.args, call.kwargs
 
     def behind(path: str, module: Any, args: Any, output: Any) -> None:
-        outputs[path] = output[0] if isinstance(output, tuple) else output
+        outputs[path] = split(output)[0]
 
     def encoded(module: Any, args: Any, output: Any) -> Any:
         reads[ENCODED] = output.last_hidden_state

@@ -66,6 +66,16 @@ def stock(folder: Path, family: Any, dtype: str = "auto") -> Any:
     return auto_class(family, Checkpoint(folder).config).from_pretrained(folder, dtype=dtype).eval()
 
 
+def assert_close(found: Any, wanted: Any, what: str) -> None:
+    """Within float32's rounding of the largest value."""
+    import torch
+
+    scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
+    torch.testing.assert_close(
+        found.double(), wanted.double(), rtol=1e-4, atol=5e-5 * scale, msg=lambda text: f"{what}: {text}"
+    )
+
+
 class Stock:
     """The whole model in stock transformers: what it returns, and what every prunable layer reads."""
 

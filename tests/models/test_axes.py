@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.architectures import ARCHITECTURES
-from sparsebench.models.shape.axes import shape_of
+from sparsebench.models.shape.axes import Axis, shape_of
 from sparsebench.steps.cut_model import Smaller, write_smaller
 from sparsebench.steps.shrink.choosing import alignment, config_of
 from tests.models.replaying import batch, written
@@ -101,34 +102,41 @@ def test_what_is_zero_can_go(kind: str, tmp_path: Path) -> None:
 
 def what_is_zero_can_go(kind: str, folder: Path, family: Any) -> None:
     """Compare a model without elements whose weights are zero with the one that has them."""
-    tmp_path = folder.parent
     random_everywhere(folder)
     found = shape_of(Checkpoint(folder), family)
     how = ARCHITECTURES[kind.partition(":")[0]]
     axes = [axis for axis in found.axes if axis.kind != "experts"]
     assert {axis.kind for axis in axes} == {*["neurons"] * bool(how.neurons), *["heads"] * bool(how.heads)}
-    kept, zeroed = {}, {}
+    gone: dict[Axis, set[int]] = {}
     for place, axis in enumerate(axes):
         # Other elements in every block and expert, but as many in all.
-        gone = torch.zeros(axis.units, dtype=torch.bool)
         lost = axis.width_factor * (alignment(axes) if axis.kind == "neurons" else 1)
-        gone[[(place + more) % axis.units for more in range(lost)]] = True
-        kept[axis] = [unit for unit in range(axis.units) if not gone[unit]]
+        gone[axis] = {(place + more) % axis.units for more in range(lost)}
+    smaller = cut_as_zeros_say(folder, family, gone)
+    if axes:
+        count = sum(tensor.numel() for tensor in load_model(smaller, family).parameters())
+        whole = sum(tensor.numel() for tensor in load_model(folder, family).parameters())
+        tensors = found.checkpoint.tensors
+        assert whole - count == sum(len(units) * axis.cost(tensors) for axis, units in gone.items())
+
+
+def cut_as_zeros_say(folder: Path, family: Any, gone: Mapping[Axis, set[int]]) -> Path:
+    """The model without some elements, which says what the whole one (`zeros` beside it) says with zeros in their place."""
+    found = shape_of(Checkpoint(folder), family)
+    kept = {axis: [unit for unit in range(axis.units) if unit not in units] for axis, units in gone.items()}
+    zeroed: dict[str, torch.Tensor] = {}
+    for axis, units in gone.items():
+        marks = torch.zeros(axis.units, dtype=torch.bool)
+        marks[[*units]] = True
         for cut in axis.cuts:
             tensor, dim = cut.of(zeroed.setdefault(cut.tensor, Checkpoint(folder).load(cut.tensor)))
-            tensor[(slice(None),) * dim + (cut.marks(gone, tensor.shape[dim]),)] = 0
-    smaller = Smaller(found, kept)
-    smaller.config = config_of(found, kept)
-    write_smaller(smaller, family, tmp_path / "smaller", {})
-    zeros = with_zeros(folder, zeroed, tmp_path / "zeros")
-    before, after = outputs(zeros, family), outputs(tmp_path / "smaller", family)
+            tensor[(slice(None),) * dim + (cut.marks(marks, tensor.shape[dim]),)] = 0
+    smaller, zeros = folder.with_name("smaller"), with_zeros(folder, zeroed, folder.with_name("zeros"))
+    write_smaller(Smaller(found, kept, config=config_of(found, kept)), family, smaller, {})
+    before, after = outputs(zeros, family), outputs(smaller, family)
     assert float((before - after).abs().max()) <= 1e-6 * max(1.0, float(before.abs().max()))
-    if axes:
-        assert float((before - outputs(folder, family)).abs().max()) > 1e-4, "what goes must matter"
-        count = sum(tensor.numel() for tensor in load_model(tmp_path / "smaller", family).parameters())
-        whole = sum(tensor.numel() for tensor in load_model(folder, family).parameters())
-        left_out = {axis: axis.units - len(stay) for axis, stay in kept.items()}
-        assert whole - count == sum(units * axis.cost(found.checkpoint.tensors) for axis, units in left_out.items())
+    assert not gone or float((before - outputs(folder, family)).abs().max()) > 1e-4, "what goes must matter"
+    return smaller
 
 
 @pytest.mark.parametrize("form", ["fused", "published"])

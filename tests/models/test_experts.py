@@ -20,10 +20,10 @@ from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.replay.gather import Gatherer, PrunableLayer
 from sparsebench.models.shape.topology import LINEAR_TYPES, prunable_share
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.sweep import Sweep
+from sparsebench.steps.contract import Step
+from tests.making import make, prune_step
 from tests.models.model_zoo import EXPERT_TYPES
-from tests.models.replaying import batch, stock, written
+from tests.models.replaying import assert_close, batch, stock, written
 from tests.sampling import a_third
 
 APART = ("deepseek_v3", "glm4_moe", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")
@@ -111,35 +111,28 @@ class Stock:
             self.read[layer, expert, "in"], self.read[layer, expert, "out"] = rows, inner
 
 
-def close(found: Any, wanted: Any, what: str) -> None:
-    scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
-    torch.testing.assert_close(
-        found.double(), wanted.double(), rtol=1e-4, atol=5e-5 * scale, msg=lambda text: f"{what}: {text}"
-    )
-
-
-@pytest.mark.parametrize(("model_type", "form"), STORED)
+@pytest.mark.parametrize(("model_type", "form"), a_third(STORED))
 def test_statistics_are_of_the_tokens_that_are_routed_to_an_expert(model_type: str, form: str, tmp_path: Path) -> None:
     folder, given = stored(model_type, form, tmp_path), batch("decoder")
     stock, seen = Stock(folder, given), {}
     replay = Replay(Checkpoint(folder), "decoder", given)
     replay.run(lambda block: seen.update(block.observe(0, gram=True)))
     mask = given.attention_mask
-    close(replay.outputs(0)[mask], stock.final[mask], "outputs")
+    assert_close(replay.outputs(0)[mask], stock.final[mask], "outputs")
     experts = {name for name in seen if is_expert(name)}
     assert {place(name) for name in experts} == set(stock.read)
     for name in experts:
         rows = stock.read[place(name)].double()
         assert seen[name].tokens == len(rows), name
-        close(seen[name].squares, (rows * rows).sum(0), name)
-        close(seen[name].gram, rows.T @ rows, name)
+        assert_close(seen[name].squares, (rows * rows).sum(0), name)
+        assert_close(seen[name].gram, rows.T @ rows, name)
     assert len({seen[name].tokens for name in experts}) > 1, "all experts saw the same: nothing was tested"
 
 
-@pytest.mark.parametrize(("model_type", "form"), STORED)
+@pytest.mark.parametrize(("model_type", "form"), a_third(STORED))
 def test_a_changed_expert_is_a_changed_model(model_type: str, form: str, tmp_path: Path) -> None:
     folder, given = stored(model_type, form, tmp_path), batch("decoder")
-    target = Target("random", 0.5, "layer")
+    target = prune_step("random", 0.5, "layer")
     pruned = sweep(folder, tmp_path, [target])[target]
     after = Checkpoint(tmp_path / "random")
 
@@ -152,7 +145,7 @@ def test_a_changed_expert_is_a_changed_model(model_type: str, form: str, tmp_pat
     replay = Replay(Checkpoint(folder), "decoder", given)
     replay.run(changed)
     mask = given.attention_mask
-    close(replay.outputs(0)[mask], Stock(tmp_path / "random", given).final[mask], "outputs")
+    assert_close(replay.outputs(0)[mask], Stock(tmp_path / "random", given).final[mask], "outputs")
 
 
 def _copy_with(folder: Path, out: Path, tensors: dict[str, Any]) -> None:
@@ -169,11 +162,8 @@ def tokens() -> Calibrated:
     return Calibrated(given, "ids", "text", given.input_ids.numel(), (), {"source": "path:x", "samples": 5})
 
 
-def sweep(folder: Path, out: Path, targets: list[Target], propagate: str = "dense", sub: str = "") -> dict[Target, Any]:
-    found: dict[Target, Any] = {}
-    folders = {target: out / sub / target.method for target in targets}
-    Sweep(folder, "decoder", folders, 3, tokens(), propagate).run(found.__setitem__)
-    return found
+def sweep(folder: Path, out: Path, targets: list[Step], sub: str = "") -> dict[Step, Any]:
+    return make(folder, "decoder", {target: out / sub / target.name for target in targets}, tokens(), seed=3)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +175,8 @@ def test_every_method_prunes_every_expert_and_no_router(
 ) -> None:
     folder = stored(model_type, form, tmp_path)
     before = Checkpoint(folder)
-    found = sweep(folder, tmp_path, [Target(name, 0.5, scope) for name, scope in GRANULARITY.items()], propagate)
+    targets = [prune_step(name, 0.5, scope, propagate=propagate) for name, scope in GRANULARITY.items()]
+    found = sweep(folder, tmp_path, targets)
     model = load_model(folder, "decoder")
     layers = [
         m.weight for m in model.model.layers.modules() if type(m).__name__ in LINEAR_TYPES and min(m.weight.shape) > 1
@@ -197,9 +188,9 @@ def test_every_method_prunes_every_expert_and_no_router(
         assert result.prunable == sum(tensor.numel() for tensor in (*layers, *fused))
         assert result.prunable / result.parameters == pytest.approx(prunable_share(before, "decoder"))
         assert all(tensor.zeros == pytest.approx(tensor.count / 2, rel=0.02) for tensor in result.tensors), target
-        _, info = type(model).from_pretrained(tmp_path / target.method, output_loading_info=True)
+        _, info = type(model).from_pretrained(tmp_path / target.name, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        after = Checkpoint(tmp_path / target.method)
+        after = Checkpoint(tmp_path / target.name)
         routers = [name for name in after.tensors if re.search(r"\.(gate|router|shared_expert_gate)\.", name)]
         assert routers and all(torch.equal(after.load(name), before.load(name)) for name in routers)
 
@@ -209,9 +200,9 @@ def test_every_method_prunes_every_expert_and_no_router(
 def test_within_rows_it_makes_no_difference_how_experts_are_stored(
     model_type: str, method: str, tmp_path: Path
 ) -> None:
-    target = Target(method, 0.5, "row")
+    target = prune_step(method, 0.5, "row")
     for form in ("fused", "published"):
-        sweep(stored(model_type, form, tmp_path / form), tmp_path, [target], "pruned", f"pruned-{form}")
+        sweep(stored(model_type, form, tmp_path / form), tmp_path, [target], f"pruned-{form}")
     one, other = (
         load_model(tmp_path / f"pruned-{form}" / method, "decoder").state_dict() for form in ("fused", "published")
     )
@@ -222,14 +213,17 @@ def test_within_rows_it_makes_no_difference_how_experts_are_stored(
 def test_statistics_that_do_not_fit_are_gathered_in_several_runs(
     propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, target = stored("qwen3_moe", "published", tmp_path), Target("sparsegpt", 0.5, "layer")
+    folder, target = (
+        stored("qwen3_moe", "published", tmp_path),
+        prune_step("sparsegpt", 0.5, "layer", propagate=propagate),
+    )
     runs: list[int] = []
     observe = Gatherer.__init__
     monkeypatch.setattr(Gatherer, "__init__", lambda self, *args: (runs.append(1), observe(self, *args))[1])
-    sweep(folder, tmp_path, [target], propagate, "once")
+    sweep(folder, tmp_path, [target], "once")
     once = len(runs)
     monkeypatch.setattr("sparsebench.models.replay.blockwise.STATISTICS", 4 * 32 * 32)
-    sweep(folder, tmp_path, [target], propagate, "often")
+    sweep(folder, tmp_path, [target], "often")
     assert len(runs) - once > 2 * once
     one, other = (Checkpoint(tmp_path / sub / "sparsegpt") for sub in ("once", "often"))
     assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
@@ -240,13 +234,13 @@ def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_told(method:
     folder = stored("gpt_oss", "fused", tmp_path)
     name = "model.layers.1.mlp.router.bias"
     _copy_with(folder, tmp_path / "avoided", {name: torch.tensor([0.0, 0.0, -1e4, 0.0])})
-    targets = [Target(method, 0.5, "row"), Target("magnitude", 0.5, "row")]
+    targets = [prune_step(name, 0.5, "row", propagate="dense") for name in (method, "magnitude")]
     found = sweep(tmp_path / "avoided", tmp_path, targets)
     assert (
         "2 expert matrices" in found[targets[0]].note and "layers.1.mlp.experts.down_proj[2]" in found[targets[0]].note
     )
     assert not found[targets[1]].note
-    one, other = (Checkpoint(tmp_path / target.method) for target in targets)
+    one, other = (Checkpoint(tmp_path / target.name) for target in targets)
     for layer in ("gate_up_proj", "down_proj"):
         same = [
             torch.equal(
@@ -289,7 +283,7 @@ def test_an_expert_that_sees_its_first_token_late_is_counted() -> None:
     assert found["c"] is found["d"]
 
 
-@pytest.mark.parametrize(("model_type", "form"), STORED)
+@pytest.mark.parametrize(("model_type", "form"), a_third(STORED))
 def test_an_assembled_model_is_the_loaded_one(model_type: str, form: str, tmp_path: Path) -> None:
     folder = stored(model_type, form, tmp_path)
     mine, theirs = build_model(Checkpoint(folder), "decoder").state_dict(), stock(folder, "decoder").state_dict()
@@ -306,4 +300,4 @@ def test_experts_in_an_unknown_form_are_refused_and_not_skipped(tmp_path: Path) 
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnsupportedError, match=r"experts\.mlp\.w1: how mixtral stores its experts"):
-        sweep(folder, tmp_path, [Target("magnitude", 0.5, "layer")])
+        sweep(folder, tmp_path, [prune_step("magnitude", 0.5, "layer")])

@@ -18,9 +18,7 @@ from sparsebench.models.files.masked import write_masked
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts
-from sparsebench.steps.contract import StepReport
-from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.sweep import Sweep
+from tests.making import make, prune_step
 
 UP, TABLE = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"
 
@@ -84,10 +82,7 @@ def test_a_pruned_state_dict_is_read_as_its_product(
     assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items() if name in ours)
     assert ours.keys() <= expected.keys()
     # What is made of it says so, and tells its zeros from the others.
-    results: dict[Target, StepReport] = {}
-    target = Target("magnitude", 0.75, "layer")
-    Sweep(folder, family, {target: tmp_path / "made"}).run(results.__setitem__)
-    found = results[target]
+    (found,) = make(folder, family, {prune_step("magnitude", 0.75, "layer"): tmp_path / "made"}).values()
     masked = sum(name.endswith("_orig") for name in theirs.state_dict())
     assert f"{masked} weights with masks" in found.note
     assert found.already_zero == pytest.approx(found.prunable / 2, rel=1e-3)
@@ -165,7 +160,7 @@ def test_torch_loads_what_is_written_with_masks_and_it_reads_back_to_the_bit(
 ) -> None:
     dense = Checkpoint(tiny_llama)
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
-    Sweep(tiny_llama, "decoder", {Target(method, 0.6, "layer"): tmp_path / "plain"}).run(lambda target, found: None)
+    make(tiny_llama, "decoder", {prune_step(method, 0.6, "layer"): tmp_path / "plain"})
     folder = write_masked(tmp_path / "plain", tiny_llama, tmp_path / "masked", names)
     state = load_file(folder / "model.safetensors")
     assert {name for name in state if name.endswith("_mask")} == {f"{name}_mask" for name in names}

@@ -10,23 +10,13 @@ import pytest
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Block, Replay
-from tests.models.replaying import SHAPES, Stock, batch, written
+from tests.models.replaying import SHAPES, Stock, assert_close, batch, written
 
 
 @pytest.fixture(autouse=True)
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples run as two, two and one."""
     monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 32)
-
-
-def assert_close(found: Any, wanted: Any, what: str) -> None:
-    """Within float32's rounding of the largest value."""
-    import torch
-
-    scale = max(1.0, float(wanted.abs().max()))
-    torch.testing.assert_close(
-        found.double(), wanted.double(), rtol=1e-4, atol=2e-5 * scale, msg=lambda text: f"{what}: {text}"
-    )
 
 
 def last_mask(given: Batch) -> Any:

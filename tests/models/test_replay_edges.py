@@ -63,16 +63,14 @@ def test_layers_that_read_the_same_are_one_group(tmp_path: Path) -> None:
 def test_a_gram_matrix_is_the_sum_of_outer_products(tokens: int, width: int, seed: int) -> None:
     import torch
 
-    from sparsebench.models.replay.gather import _mirror, add_gram
+    from sparsebench.models.replay.gather import add_gram
 
     rows = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
     gram = torch.zeros(width, width)
     add_gram(gram, rows[: tokens // 2])
     add_gram(gram, rows[tokens // 2 :])
-    _mirror(gram)
-    wanted = rows.double().T @ rows.double()
-    torch.testing.assert_close(gram.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
-    assert torch.equal(gram, gram.T)
+    wanted = (rows.double().T @ rows.double()).triu()
+    torch.testing.assert_close(gram.double().triu(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("shape", ["llama", "t5:gated"])
@@ -93,6 +91,7 @@ def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path, mon
     for memory in (2 << 30, 0):
         seen: list[dict[str, Any]] = []
         monkeypatch.setattr("sparsebench.models.replay.blockwise.IN_MEMORY", memory)
+        monkeypatch.setattr("sparsebench.models.files.checkpoint.MAPPED", memory or 1)
         replay = Replay(Checkpoint(folder), family, batch(family), streams=2, spill=spill)
         replay.run(visit)
         results.append((seen, replay.outputs(1)))
@@ -137,14 +136,14 @@ def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
     assert peaks[6] - peaks[2] < block / 10
 
 
-@pytest.mark.parametrize("shape", ["llama", "gpt2", "opt", "bert"])
+@pytest.mark.parametrize("shape", ["llama", "bert"])
 def test_a_prefix_more_or_less_makes_no_difference(shape: str, tmp_path: Path) -> None:
     """Checkpoints of the bare model lack a prefix, those of a model with a head have one; old ones say gamma."""
     import torch
 
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)
-    prefix = {"llama": "model.", "gpt2": "transformer.", "opt": "model.", "bert": "bert."}[shape]
+    prefix = {"llama": "model.", "bert": "bert."}[shape]
     whole = Replay(Checkpoint(folder), family, given)
     whole.run(dense)
 
@@ -207,20 +206,7 @@ def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
     torch.testing.assert_close(replay.outputs(0)[given.decoder_attention_mask], wanted[given.decoder_attention_mask])
 
 
-def test_a_large_table_is_mapped_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    folder, family = written("llama", tmp_path / "model")
-    results = []
-    for limit in (1 << 30, 1):
-        monkeypatch.setattr("sparsebench.models.files.checkpoint.MAPPED", limit)
-        replay = Replay(Checkpoint(folder), family, batch(family))
-        replay.run(dense)
-        results.append(replay.outputs(0))
-    assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("shape", ["llama", "bert", "deberta-v2", "t5"])
+@pytest.mark.parametrize("shape", ["deberta-v2", "t5"])
 def test_a_sample_of_nothing_but_padding_adds_nothing(
     shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,23 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.contract import Step, StepReport
+from sparsebench.steps.registry import single
+from tests.making import make
 
 
 def made(parent: Path, family: str, folder: Path, *steps: Step) -> list[tuple[Path, StepReport]]:
-    found: list[tuple[Path, StepReport]] = []
-
-    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
-        assert isinstance(result, StepReport)
-        found.append((targets[step], result))
-
     targets = {step: folder / str(number) for number, step in enumerate(steps)}
-    kinds()["floor"].load()(parent, targets, Context(family), emit)  # type: ignore[arg-type]
-    return found
+    reports = make(parent, family, targets)
+    assert all(isinstance(report, StepReport) for report in reports.values())
+    return [(targets[step], report) for step, report in reports.items()]
 
 
 @pytest.mark.parametrize(

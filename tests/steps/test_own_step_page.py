@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.expand import expand
-from sparsebench.steps.contract import Context, Step, StepReport
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import kinds, label, single
+from tests.making import make
 from tests.manifest.loading import load_text
 from tests.steps.plugin_page import block, install, length
 
@@ -40,14 +40,9 @@ def manifest() -> Manifest:
 def made(parent: Path, folder: Path, *firsts: int) -> dict[int, tuple[Path, StepReport]]:
     """The page's step in one pass, by its setting."""
     steps = {single("halve", "depth", first=first): folder / str(first) for first in firsts}
-    found: dict[int, tuple[Path, StepReport]] = {}
-
-    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
-        assert isinstance(result, StepReport)
-        found[step.settings.first] = (steps[step], result)
-
-    kinds()["halve"].load()(parent, steps, Context("decoder"), emit)
-    return found
+    reports = make(parent, "decoder", steps)
+    assert all(isinstance(report, StepReport) for report in reports.values())
+    return {step.settings.first: (steps[step], report) for step, report in reports.items()}
 
 
 def test_forty_lines() -> None:
@@ -88,8 +83,6 @@ def test_half_of_the_blocks_is_a_model(installed: None, tiny_llama: Path, tmp_pa
 
 def test_what_it_makes_can_be_pruned(installed: None, tiny_llama: Path, tmp_path: Path) -> None:
     folder, halved = made(tiny_llama, tmp_path, 0)[0]
-    step, found = single("prune", "magnitude", sparsity=0.5), []
-    kinds()["prune"].load()(
-        folder, {step: tmp_path / "pruned"}, Context("decoder"), lambda _, result: found.append(result)
-    )
-    assert found[0].prunable == halved.prunable and found[0].achieved == pytest.approx(0.5, abs=0.01)
+    step = single("prune", "magnitude", sparsity=0.5)
+    found = make(folder, "decoder", {step: tmp_path / "pruned"})[step]
+    assert found.prunable == halved.prunable and found.achieved == pytest.approx(0.5, abs=0.01)

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.files.building import appear, beside
-from sparsebench.models.files.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, element_bytes, pieces_of, torch_dtype
+from sparsebench.models.files.checkpoint import (
+    ITEM_SIZE,
+    Checkpoint,
+    TensorInfo,
+    element_bytes,
+    pieces_of,
+    safetensors_dtype,
+    torch_dtype,
+)
 from sparsebench.models.files.safety import NOTES, copy_companions, left_out, note_left_out
 from sparsebench.paths import INDEX, WEIGHTS
 
@@ -154,6 +162,25 @@ class CheckpointWriter:
     def _close_files(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def copy_checkpoint(
+    parent: Path,
+    folder: Path,
+    config: Mapping[str, Any],
+    provenance: dict[str, Any],
+    added: Mapping[str, torch.Tensor] = {},
+) -> None:
+    """Copy a model's files, with other keys in config.json and with the tensors ``added``."""
+    stored = Checkpoint(parent)
+    layout = [(info.name, info.dtype, info.shape) for info in stored.tensors.values()]
+    layout += [(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape)) for name, tensor in added.items()]
+    with CheckpointWriter(folder, lay_out(layout), parent, config) as writer:
+        for name in stored.tensors:
+            writer.copy(name, stored)
+        for name, tensor in added.items():
+            writer.write(name, tensor)
+        writer.close(provenance)
 
 
 def header_bytes(infos: list[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:

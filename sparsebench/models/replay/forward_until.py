@@ -32,7 +32,9 @@ class Call:
 
     @property
     def hidden(self) -> torch.Tensor:
-        """The block's input states, (group, length, width)."""
+        """The block's input states, (group, length, width). Raises UnsupportedError where they have another name."""
+        if not self.args and "hidden_states" not in self.kwargs:
+            raise UnsupportedError("what a block reads is not called `hidden_states`", LOOKS_AT_WEIGHTS)
         states: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
         return states
 
@@ -136,7 +138,7 @@ class ForwardUntil:
             form = self.forms[index]
             states = call.hidden.new_full((), torch.nan).expand(call.hidden.shape)
             extras = None if form is None else (None,) * form
-        return states if extras is None else (states, *extras)
+        return joined(states, extras)
 
 
 def split(returned: Any) -> BlockOutput:
@@ -144,6 +146,11 @@ def split(returned: Any) -> BlockOutput:
     if isinstance(returned, torch.Tensor):
         return returned, None
     return returned[0], tuple(returned[1:])
+
+
+def joined(states: torch.Tensor, extras: Extras) -> Any:
+    """Return what a block returns, from its hidden states and the other values: the reverse of ``split``."""
+    return states if extras is None else (states, *extras)
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.building import temporary
-from sparsebench.models.files.checkpoint import Checkpoint, safetensors_dtype
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
-from sparsebench.models.files.writing import CheckpointWriter, lay_out
+from sparsebench.models.files.writing import copy_checkpoint
 from sparsebench.models.modules.moefied import ExpertRouter
 from sparsebench.models.modules.skipping import ExpertsConfig, FeedForward, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
@@ -27,6 +26,7 @@ from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.settings import COUNTED, Moefy, active_experts
 from sparsebench.steps.moefy.use import activity
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
 
 
@@ -88,7 +88,9 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     experts, shared, partition = first.settings.experts, first.settings.shared, first.settings.partition
     tensor_parts = prunable_parts(checkpoint, context.family)
     refuse_experts(parent, tensor_parts)
-    parts = _feed_forward_parts(checkpoint, context.family, tensor_parts, experts)
+    skeleton = survey(checkpoint.config, context.family)
+    fill_skeleton(skeleton, checkpoint, context.family)
+    parts = {block.path: _feed_forward_part(block, tensor_parts, experts) for block in skeleton.blocks}
     text = context.text(f"moefy: {first.name}") if first.settings.reads_text() else None
     routing = RouterTables(tables={step.settings.router: {} for step in targets})
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
@@ -113,10 +115,12 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
     seconds = time.perf_counter() - started
     provenance = text.provenance() if text else {}
     for step, folder in targets.items():
-        try:
+        with failing_alone(step, emit):
             config = _experts_config(step, tuple(routing.assignments))
             settings = {"family": context.family, "moefy": step.name, **step.settings.record(), "seed": context.seed}
-            _write(parent, folder, config, routing, {**settings, **provenance})
+            added = {part.name("assignment"): experts.to(torch.int32) for part, experts in routing.assignments.items()}
+            added |= routing.tables[config.router]
+            copy_checkpoint(parent, folder, config.config(), {**settings, **provenance}, added)
             share = read_share(Checkpoint(folder), context.family)
             rows = tuple(routing.activity.get(step, ()))
             note = _note(step, config, share, rows)
@@ -124,8 +128,6 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
                 folder, context.family, seconds=seconds, sweep_size=len(targets), note=note, provenance=provenance
             )
             emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=rows))
-        except SparsebenchError as error:
-            emit(step, error)
 
 
 def _note(step: Step, config: ExpertsConfig, share: float, rows: Sequence[Activity]) -> str:
@@ -138,17 +140,6 @@ def _note(step: Step, config: ExpertsConfig, share: float, rows: Sequence[Activi
         by = f", by {cut}" if step.name == "coactivation" else ""
         note += f"; {sum(shares) / len(shares):.1%} of co-activation lies inside experts{by}"
     return note
-
-
-def _feed_forward_parts(
-    checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], experts: int
-) -> dict[str, FeedForwardPart]:
-    """Return every block's feed-forward part by the block's path. Raises UnsupportedError for an unfit one."""
-    skeleton = survey(checkpoint.config, family)
-    fill_skeleton(skeleton, checkpoint, family)
-    return {
-        block.path: _feed_forward_part(block, parts, experts) for stack in skeleton.stacks for block in stack.blocks
-    }
 
 
 def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts: int) -> FeedForwardPart:
@@ -218,24 +209,6 @@ def _statistics(block: Block, part: FeedForwardPart) -> routers.NeuronStatistics
 
 
 def _experts_config(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
-    """Return the entry of config.json for some parts."""
     settings: Moefy = step.settings
     active = active_experts(settings.experts, settings.active or 0)
     return ExpertsConfig(settings.router, settings.experts, active, settings.shared or 0, parts)
-
-
-def _write(
-    parent: Path, folder: Path, config: ExpertsConfig, routing: RouterTables, provenance: dict[str, Any]
-) -> None:
-    """Write the parent's weights, the assignments, and the router's tables into ``folder``."""
-    stored = Checkpoint(parent)
-    added = {part.name("assignment"): experts.to(torch.int32) for part, experts in routing.assignments.items()}
-    added |= routing.tables[config.router]
-    infos = [(info.name, info.dtype, info.shape) for info in stored.tensors.values()]
-    infos += [(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape)) for name, tensor in added.items()]
-    with CheckpointWriter(folder, lay_out(infos), parent, config.config()) as writer:
-        for name in stored.tensors:
-            writer.copy(name, stored)
-        for name, tensor in added.items():
-            writer.write(name, tensor)
-        writer.close(provenance)

@@ -19,7 +19,7 @@ def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int
     are in memory at a time. Raises ModelError, naming the tensor, for NaN or infinite weights or inputs.
     """
     from sparsebench.steps.finite import check_weights
-    from sparsebench.steps.prune.methods.wanda import wanda_scores
+    from sparsebench.steps.prune.methods.scores import wanda_scores
 
     check_weights(layers)
     count = sum(layer.weights.numel() for layer in layers)

@@ -16,12 +16,11 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import Part
-from sparsebench.steps.contract import StepProgress
+from sparsebench.steps.contract import Step, StepProgress
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import allocation, masks
-from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
+from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.registry import Method, methods
-from sparsebench.steps.prune.settings import OUTLIER, SPREAD
 from sparsebench.steps.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from sparsebench.models.replay.batch import Batch
     from sparsebench.models.replay.blockwise import Block, Replay
     from sparsebench.models.replay.gather import InputStatistics
+    from sparsebench.steps.prune.settings import Prune
 
 BlockKey = tuple[str, int]
 """A transformer block: its side and its depth."""
@@ -46,22 +46,22 @@ class BlockSweep:
     checkpoint: Checkpoint
     parts: dict[str, Part]
     family: Family
-    targets: list[Target]
+    targets: list[Step]
     batch: Batch
     seed: int = 0
     propagate: str = "pruned"
     dtype: str = "auto"
     device: str = "cpu"
-    shares: dict[Target, dict[BlockKey, float]] = field(default_factory=dict)
+    shares: dict[Step, dict[BlockKey, float]] = field(default_factory=dict)
     unread_way: ClassVar[str] = "pruned by magnitude"
-    unreached: dict[Target, set[str]] = field(default_factory=dict)
+    unreached: dict[Step, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.views = {view.name: view for part in self.parts.values() for view in part.views}
 
     def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
         """Write every tensor of every variant."""
-        passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
+        passes = 2 if self._by_outliers() else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
         # The disk on which the variants are written has room for them, and so for activations too.
         with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
@@ -84,6 +84,13 @@ class BlockSweep:
                 )
             outputs.copy(name)
 
+    def _by_outliers(self) -> list[Step]:
+        """Return the steps whose sparsity is spread over the blocks by their outliers."""
+        return [target for target in self.targets if target.settings.allocation == "owl"]
+
+    def _method(self, target: Step) -> Method:
+        return methods()[target.name]
+
     def _replay(self, streams: int, spill: Path) -> Replay:
         from sparsebench.models.replay.blockwise import Replay
 
@@ -99,13 +106,13 @@ class BlockSweep:
             live = sum(int(layer.weights.count_nonzero()) for layer in layers)
             outliers[block.side, block.index] = (*allocation.outliers(layers, limits), live)
 
-        settings = {target: _outlier_and_spread(target) for target in self.targets if target.allocation == "owl"}
-        limits = sorted({limit for limit, _ in settings.values()})
+        limits = sorted({target.settings.outlier for target in self._by_outliers()})
         replay.run(visit, progress)
-        for target, (limit, spread) in settings.items():
-            shares = [counts[limits.index(limit)] / count for counts, count, _ in outliers.values()]
-            sizes = [live if target.keep_zeros else count for _, count, live in outliers.values()]
-            sparsities = allocation.owl(shares, sizes, target.sparsity, spread)
+        for target in self._by_outliers():
+            settings: Prune = target.settings
+            shares = [counts[limits.index(settings.outlier)] / count for counts, count, _ in outliers.values()]
+            sizes = [live if settings.keep_zeros else count for _, count, live in outliers.values()]
+            sparsities = allocation.owl(shares, sizes, settings.sparsity or 0, settings.spread)
             self.shares[target] = dict(zip(outliers, sparsities, strict=True))
 
     def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
@@ -121,7 +128,7 @@ class BlockSweep:
         left = self._left(self.targets, outputs)
         together = [left] if block.fresh else [[target] for target in left]
         for targets in together:
-            changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
+            changed: dict[Step, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
                 stream = self.targets.index(targets[0])
                 left = self._left(targets, outputs)
@@ -147,24 +154,24 @@ class BlockSweep:
         self._write_rest(block, outputs)
 
     def _solutions(
-        self, block: Block, inputs: dict[str, InputStatistics], targets: list[Target], outputs: VariantWriters
-    ) -> Iterator[tuple[Target, Layer, Solution]]:
+        self, block: Block, inputs: dict[str, InputStatistics], targets: list[Step], outputs: VariantWriters
+    ) -> Iterator[tuple[Step, Layer, Solution]]:
         """Yield pruned weights (out, in) of the block's layers, group by group.
 
         Methods that overwrite the statistics come last. A variant whose solution is an error, or whose method fails, is
         given up.
         """
-        order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
+        order = sorted({self._method(target) for target in targets}, key=lambda method: (method.consumes, method.name))
         for group in block.groups:
             layers = [self._layer(block, name, inputs[name]) for name in group]
             read = bool(inputs[group[0]].tokens)
-            for name in order:
-                active = self._left([target for target in targets if target.method == name], outputs)
+            for method in order:
+                active = self._left([target for target in targets if self._method(target) == method], outputs)
                 for target in () if read else active:
                     self.unreached.setdefault(target, set()).update(group)
                 quotas = [self._quota(target, (block.side, block.index)) for target in active]
                 try:
-                    solved = _solve(methods()[name], layers, quotas) if read else self._unread(layers, quotas)
+                    solved = solve_quotas(method, layers, quotas) if read else self._unread(layers, quotas)
                     for layer, solutions in zip(layers, solved, strict=True):
                         for target, solution in zip(active, solutions, strict=True):
                             if isinstance(solution, SparsebenchError):
@@ -178,20 +185,19 @@ class BlockSweep:
     def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
-    def _left(self, targets: list[Target], outputs: VariantWriters) -> list[Target]:
-        """Return the targets that have not been given up."""
+    def _left(self, targets: list[Step], outputs: VariantWriters) -> list[Step]:
         return [target for target in targets if target not in outputs.failed]
 
-    def _quota(self, target: Target, block: BlockKey) -> Quota:
-        share = self.shares[target][block] if target in self.shares else target.sparsity
-        return target.quota(share)
+    def _quota(self, target: Step, block: BlockKey) -> Quota:
+        share = self.shares[target][block] if target in self.shares else target.settings.sparsity
+        return Quota.of(target.settings, share)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         """Return solutions for expert matrices that no token reached."""
-        return _solve(methods()["magnitude"], layers, quotas)
+        return solve_quotas(methods()["magnitude"], layers, quotas)
 
     def _write(
-        self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution
+        self, outputs: VariantWriters, target: Step, layer: Layer, stored: torch.Tensor, solution: Solution
     ) -> None:
         kept = stored.cpu()
         outputs.write(target, self.views[layer.name], kept, zeros_in(kept), solution.notes)
@@ -203,10 +209,12 @@ class BlockSweep:
 
     @property
     def _needs_gram(self) -> bool:
-        return any(methods()[target.method].needs == "gram" for target in self.targets)
+        return any(self._method(target).needs == "gram" for target in self.targets)
 
 
-def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+def solve_quotas(
+    method: Method, layers: list[Layer], quotas: list[Quota]
+) -> Iterator[list[Solution | SparsebenchError]]:
     """Yield each layer's solutions, by the method's own solver or by masking its lowest scores."""
     if method.solve:
         solved: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
@@ -225,11 +233,6 @@ def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> 
         message = f"{layer.name}: the method gives weights that were zero a value"
         return UnsupportedError(message, "leave out `keep_zeros`, or choose another method")
     return solution
-
-
-def _outlier_and_spread(target: Target) -> tuple[float, float]:
-    options = dict(target.options)
-    return options.get("outlier", OUTLIER), options.get("spread", SPREAD)
 
 
 def _step(progress: StepProgress | None, number: int, passes: int) -> StepProgress | None:

@@ -3,67 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.errors import SparsebenchError
-    from sparsebench.models.files.quantized import Codes
+    from sparsebench.models.files.quantized import Codes, Scheme
     from sparsebench.models.replay.gather import InputStatistics
-    from sparsebench.steps.grid import Quantize
     from sparsebench.steps.prune.settings import Prune
-
-T = TypeVar("T", bound="Prune")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One variant to make.
-
-    ``granularity`` is the group within which weights compete (global, layer or row). ``pattern`` is unstructured, N:M,
-    RxC blocks, or whole rows or columns. ``allocation`` is how the sparsity is spread over the
-    transformer blocks (uniform or owl). ``options`` are the method's own settings. With ``keep_zeros`` weights that are
-    zero stay zero, and ``sparsity`` is a share of the others.
-    """
-
-    method: str
-    sparsity: float
-    granularity: str
-    pattern: str = "unstructured"
-    allocation: str = "uniform"
-    options: tuple[tuple[str, Any], ...] = ()
-    keep_zeros: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """Return what the variant's folder says of it."""
-        return asdict(self)
-
-    def quota(self, sparsity: float) -> Quota:
-        """Return the quota of one matrix whose sparsity is to be ``sparsity``."""
-        return Quota(sparsity, self.granularity, self.pattern, self.options, keep_zeros=self.keep_zeros)
 
 
 @dataclass(frozen=True)
 class Quota:
     """The weights that one matrix must lose: a share ``sparsity``, compared within ``granularity`` (layer or row).
 
-    They are removed in ``pattern``. ``options`` are the method's own settings. With ``keep_zeros`` the weights that are
-    zero stay zero, and ``sparsity`` is a share of the others. With ``quantize``, sparsegpt rounds the weights (GPTQ): the
-    sparsity is 0, and weights that are zero stay zero.
+    They are removed in ``pattern``. With ``keep_zeros`` the weights that are zero stay zero, and ``sparsity`` is a share
+    of the others. ``settings`` are those of the step, with the method's own. With ``scheme``, sparsegpt rounds the
+    weights (GPTQ): the sparsity is 0, and weights that are zero stay zero.
     """
 
     sparsity: float
     granularity: str
     pattern: str = "unstructured"
-    options: tuple[tuple[str, Any], ...] = ()
-    quantize: Quantize | None = None
     keep_zeros: bool = False
+    settings: Any = None
+    scheme: Scheme | None = None
 
-    def read(self, settings: type[T]) -> T:
-        """Return the method's own settings, with the published defaults for those that were not asked for."""
-        return settings(sparsity=self.sparsity, **dict(self.options))
+    @classmethod
+    def of(cls, settings: Prune, sparsity: float) -> Quota:
+        """Return what ``settings`` ask of a matrix whose sparsity is to be ``sparsity``."""
+        return cls(sparsity, str(settings.granularity), settings.pattern, settings.keep_zeros, settings)
 
 
 @dataclass(frozen=True)

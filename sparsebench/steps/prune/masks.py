@@ -195,7 +195,7 @@ def _ranking(quota: Quota) -> tuple[object, ...]:
 
 
 def _norm_of(quota: Quota) -> object:
-    return dict(quota.options).get("norm") if quota.pattern in LINES else None
+    return getattr(quota.settings, "norm", None) if quota.pattern in LINES else None
 
 
 def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:

@@ -41,7 +41,7 @@ class Method:
     version: int = 1
     """A number raised by hand when a change to the method can change its results."""
     settings: type[Settings] = Prune
-    """The method's settings in a manifest; fields beyond those of ``Prune`` reach ``solve`` as a quota's options."""
+    """The method's settings in a manifest; ``solve`` gets them with a quota."""
     libraries: tuple[str, ...] = ()
     """The libraries that it calculates with besides torch."""
     summary: str
@@ -75,21 +75,21 @@ class Method:
 _FILES = "sparsebench.steps.prune.methods"
 BUILT_IN = (
     Method(
-        "random", score=f"{_FILES}.random:random_scores", granularities=("layer", "global", "row"), version=2,
+        "random", score=f"{_FILES}.scores:random_scores", granularities=("layer", "global", "row"), version=2,
         summary="removes weights chosen uniformly at random: the floor that any method must beat",
     ),
     Method(
-        "magnitude", score=f"{_FILES}.magnitude:magnitude_scores", granularities=("layer", "global", "row"), settings=Magnitude,
+        "magnitude", score=f"{_FILES}.scores:magnitude_scores", granularities=("layer", "global", "row"), settings=Magnitude,
         summary="removes the weights of smallest absolute value",
         paper="Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
     ),
     Method(
-        "wanda", score=f"{_FILES}.wanda:wanda_scores", needs="squares", granularities=("row", "layer"),
+        "wanda", score=f"{_FILES}.scores:wanda_scores", needs="squares", granularities=("row", "layer"),
         summary="removes the weights of smallest |w|·‖x‖: magnitude times the norm of what the weight is multiplied with",
         paper="Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv:2306.11695",
     ),
     Method(
-        "ria", score=f"{_FILES}.ria:ria_scores", needs="squares", granularities=("layer", "row"),
+        "ria", score=f"{_FILES}.scores:ria_scores", needs="squares", granularities=("layer", "row"),
         summary="removes the weights that are smallest within their row and column together, times √‖x‖",
         paper="Zhang et al. 2024, Plug-and-Play: An Efficient Post-training Pruning Method for LLMs, ICLR 2024",
     ),

@@ -29,8 +29,8 @@ OUTLIER = 5.0
 """OWL: an outlier is a score above this multiple of the mean of its block's scores (M of the paper)."""
 SPREAD = 0.08
 """OWL: the blocks' sparsities differ by at most twice this (λ of the paper), before clipping."""
-TARGET = ("sparsity", "granularity", "pattern", "allocation", "keep_zeros")
-"""The fields of a ``Target``; the rest are the method's own options."""
+LABELLED = ("sparsity", "granularity", "pattern", "allocation", "keep_zeros")
+"""The fields that have words of their own in a label; the rest are written as they are."""
 OWL = ("outlier", "spread")
 """The fields that only an allocation by outliers uses."""
 
@@ -127,7 +127,7 @@ class Prune(Settings):
         words = ["/".join(filter(None, (method, self.granularity))), *sparsity_words(self.pattern, self.sparsity)]
         if self.keep_zeros:
             words.append("of what is left")
-        options = {key: value for key, value in self.unusual().items() if key not in TARGET}
+        options = {key: value for key, value in self.unusual().items() if key not in LABELLED}
         return " ".join([*words, *(f"{key}={value}" for key, value in options.items())])
 
 

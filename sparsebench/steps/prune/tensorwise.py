@@ -14,25 +14,26 @@ import torch
 from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import Part, View
-from sparsebench.steps.contract import StepProgress, reported
+from sparsebench.steps.contract import Step, StepProgress, reported
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import masks
-from sparsebench.steps.prune.contract import Layer, Score, Target
+from sparsebench.steps.prune.contract import Layer, Quota, Score
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 from sparsebench.steps.prune.registry import methods
+from sparsebench.steps.prune.settings import Prune
 from sparsebench.steps.zeroing import cut, zeroed, zeros_in
 
 
 class TensorSweep:
     """A sweep of random, magnitude and similar methods over one checkpoint, whose tensors ``parts`` describes."""
 
-    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], targets: list[Target], seed: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], targets: list[Step], seed: int) -> None:
         self.checkpoint = checkpoint
         self.parts = parts
         self.seed = seed
-        self.sweeps = {
-            name: [t for t in targets if t.method == name] for name in dict.fromkeys(t.method for t in targets)
-        }
+        self.sweeps: dict[str, list[Step]] = {}
+        for step in targets:
+            self.sweeps.setdefault(step.name, []).append(step)
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
         stored = {checkpoint.tensors[name].dtype for name, part in parts.items() if part.prunable}
         self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
@@ -47,11 +48,11 @@ class TensorSweep:
             if not part.prunable:
                 outputs.copy(name)
 
-    def _prune(self, view: View, limits: dict[Target, KeyThreshold], outputs: VariantWriters) -> None:
+    def _prune(self, view: View, limits: dict[Step, KeyThreshold], outputs: VariantWriters) -> None:
         """Write all variants of one matrix, and deduct the ties that it uses from those in ``limits``."""
         weights = self._weights(view)
 
-        def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
+        def write(target: Step, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
             outputs.write(target, view, view.stored(version), removed, notes)
 
         for method, method_targets in self.sweeps.items():
@@ -70,16 +71,16 @@ class TensorSweep:
             if whole or layer:
                 ranked = self._ranked(scores, view.name)
             if layer:
-                ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
+                ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in layer]
                 layer_limits |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
             for target in (*whole, *layer):
                 # A zero that stays a zero must not use up one of the ties.
-                compared = ranked.masked_fill(weights == 0, -1) if target.keep_zeros else ranked
+                compared = ranked.masked_fill(weights == 0, -1) if target.settings.keep_zeros else ranked
                 version, removed, spent = cut(weights, compared, layer_limits[target])
                 if target in limits:
                     limits[target] = KeyThreshold(layer_limits[target].key, layer_limits[target].ties - spent)
                 write(target, version, removed)
-            quotas = [target.quota(target.sparsity) for target in other]
+            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in other]
             for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
@@ -87,13 +88,13 @@ class TensorSweep:
         """Return keys that compare across all prunable tensors, in 16 bits where all weights share a 16-bit dtype."""
         return (narrow if self.narrow else keys)(scores, name)
 
-    def _global_thresholds(self, outputs: VariantWriters) -> dict[Target, KeyThreshold]:
+    def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
         """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
-        limits: dict[Target, KeyThreshold] = {}
+        limits: dict[Step, KeyThreshold] = {}
         for method, keep in product(self.sweeps, (False, True)):
-            whole = [t for t in self.sweeps[method] if t.granularity == "global" and t.keep_zeros == keep]
+            whole = [step for step in _by_reach(self.sweeps[method])[0] if step.settings.keep_zeros == keep]
             if whole:
-                ranks = [masks.count(target.sparsity, self._competing(keep)) for target in whole]
+                ranks = [masks.count(target.settings.sparsity, self._competing(keep)) for target in whole]
                 passes = (self._all_keys(method, keep) for _ in range(2))
                 try:
                     limits |= zip(whole, thresholds(passes, ranks), strict=True)
@@ -114,12 +115,15 @@ class TensorSweep:
             yield ranked[weights != 0] if keep_zeros else ranked
 
     def _weights(self, view: View) -> torch.Tensor:
-        """Load the weights of one matrix, (out, in)."""
         return view.shaped(self.checkpoint.load(view.tensor, view.expert))
 
 
-def _by_reach(targets: list[Target]) -> tuple[list[Target], list[Target], list[Target]]:
+def _by_reach(targets: list[Step]) -> tuple[list[Step], list[Step], list[Step]]:
     """Separate the targets with one threshold for all tensors, with one for each tensor, and with masks."""
-    whole = [target for target in targets if target.granularity == "global"]
-    layer = [t for t in targets if t.granularity == "layer" and t.pattern == "unstructured" and not t.keep_zeros]
-    return whole, layer, [target for target in targets if target not in (*whole, *layer)]
+    whole, layer, other = list[Step](), list[Step](), list[Step]()
+    for target in targets:
+        settings: Prune = target.settings
+        simple = settings.granularity == "layer" and settings.pattern == "unstructured" and not settings.keep_zeros
+        reach = whole if settings.granularity == "global" else layer if simple else other
+        reach.append(target)
+    return whole, layer, other

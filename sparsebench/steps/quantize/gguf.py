@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.files.gguf_variant import FILE, KEY
@@ -22,6 +21,7 @@ from sparsebench.models.gguf_writer import write_gguf
 from sparsebench.models.shape.topology import prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.counting import step_report
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.quantize.settings import Gguf
 from sparsebench.steps.quantize.writers import RoundingSums
 
@@ -37,15 +37,12 @@ def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit
     squares = mean_squares(checkpoint, context, next(iter(targets.values()))) if weighted else {}
     for step, folder in targets.items():
         settings: Gguf = step.settings
-        described = text.provenance() if text and settings.importance else {}
-        try:
+        provenance = text.provenance() if text and settings.importance else {}
+        read = {key: provenance[key] for key in ("calibration_tokens", "calibration_sha256") if provenance}
+        with failing_alone(step, emit):
             report = make(
                 checkpoint, folder, context.family, str(settings.type), squares if settings.importance else {}
             )
-        except SparsebenchError as error:
-            emit(step, error)
-        else:
-            read = {key: described[key] for key in ("calibration_tokens", "calibration_sha256") if described}
             emit(step, replace(report, sweep_size=len(targets), **read))
 
 
@@ -65,36 +62,26 @@ def mean_squares(checkpoint: Checkpoint, context: Context, folder: Path) -> dict
     return squares
 
 
-@dataclass
-class _FileSums(RoundingSums):
-    """Sums over the prunable weights of one file; ``lost`` counts the parent's zeros that are none any more."""
-
-    bytes: int = 0
-    lost: int = 0
-
-
 def make(
     checkpoint: Checkpoint, folder: Path, family: str, type: str, squares: Mapping[str, torch.Tensor]
 ) -> StepReport:
     """Make one variant's folder of the model in ``checkpoint``, and count its zeros in the written floats."""
-    started, sums = time.perf_counter(), _FileSums()
+    started, sums, size_in_file = time.perf_counter(), RoundingSums(), 0
     prunable = {name for name, part in prunable_parts(checkpoint, family).items() if part.prunable}
     copies = {twin: name for name, twin in checkpoint.ties.items()}
     with CheckpointWriter(folder, [*checkpoint.tensors.values()], checkpoint.folder, {KEY: {"type": type}}) as writer:
 
         def written(name: str, values: torch.Tensor, size: int) -> None:
+            nonlocal size_in_file
             stored = values.to(torch_dtype(checkpoint.tensors[name].dtype))
             for each in filter(None, (name, copies.get(name))):
                 writer.write(each, stored)
             if name in prunable:
                 before = checkpoint.load(name).float()
-                sums.bytes += size
+                size_in_file += size
+                sums.count(before, stored)
                 sums.size += float(before.double().square().sum())
                 sums.error += float((before - values).double().square().sum())
-                zero, earlier = stored == 0, before == 0
-                sums.zeros += int(zero.sum())
-                sums.already_zero += int((zero & earlier).sum())
-                sums.lost += int((~zero & earlier).sum())
 
         kinds = write_gguf(checkpoint.folder, writer.partial / FILE, type, squares, written)
         for name in [*writer.missing]:
@@ -107,7 +94,7 @@ def make(
     )
     return replace(
         report,
-        bits=8 * sums.bytes / report.prunable,
+        bits=8 * size_in_file / report.prunable,
         relative_error=sums.relative_error,
         rounded_to_zero=sums.zeros - sums.already_zero,
         already_zero=report.zeros - (sums.zeros - sums.already_zero),

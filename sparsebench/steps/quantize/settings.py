@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, wrong
+from sparsebench.models.files.quantized import Scheme
 from sparsebench.models.gguf_writer import QUANTIZED, UNEVEN, gguf_refusal
 from sparsebench.steps.contract import Settings, Step
 from sparsebench.steps.grid import GROUP
@@ -22,6 +23,11 @@ class Grid8(Settings):
     (`gptq`, which reads calibration text)."""
     damping: float = 0.01
     """With `gptq`: the share of the Hessian's mean diagonal that is added to its diagonal."""
+
+    @property
+    def scheme(self) -> Scheme:
+        """The format in which the weights are stored."""
+        return Scheme(8, None)
 
     def completed(self) -> Self:
         if self.damping <= 0:
@@ -46,6 +52,10 @@ class Grid4(Grid8):
     scale: Literal["range", "search"] = "range"
     """The `range` of the weights gives the scale, or a `search` for the scale with the least squared error, of either
     sign and clamping the largest weights where that helps (not with `gptq`)."""
+
+    @property
+    def scheme(self) -> Scheme:
+        return Scheme(4, self.group)
 
     def completed(self) -> Self:
         if self.scale == "search" and self.rounding == "gptq":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,40 +13,29 @@ from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
-from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
+from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.finite import check_weights
-from sparsebench.steps.grid import GROUP, Quantize, nearest
+from sparsebench.steps.grid import GROUP, nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
-from sparsebench.steps.prune.blockwise import BlockSweep
-from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
+from sparsebench.steps.prune.blockwise import BlockKey, BlockSweep
+from sparsebench.steps.prune.contract import Layer, Quota, Solution
+from sparsebench.steps.prune.registry import Method, methods
 from sparsebench.steps.quantize.gguf import make_gguf
 from sparsebench.steps.quantize.settings import Gguf
-from sparsebench.steps.quantize.writers import QuantizedWriters, QuantizeTarget
+from sparsebench.steps.quantize.writers import QuantizedWriters
 
-EmitQuantize = Callable[[Quantize, "StepReport | SparsebenchError"], None]
+STOCK = "stock transformers loads this folder with the package compressed-tensors"
 
 
 def make_quantized(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Make every quantized variant of one pass over the model in ``parent``, each in its folder."""
-    if all(isinstance(step.settings, Gguf) for step in targets):
-        return make_gguf(parent, targets, context, emit)
-    step_of = {Quantize(step.name, **step.settings.record()): step for step in targets}
+    """Quantize every prunable weight of the model in ``parent`` into one folder per step, and ``emit`` each result.
 
-    def report(quantize: Quantize, result: StepReport | SparsebenchError) -> None:
-        if isinstance(result, StepReport):
-            result = replace(result, sweep_size=len(targets))
-        emit(step_of[quantize], result)
-
-    quantize_model(parent, {quantize: targets[step] for quantize, step in step_of.items()}, context, report)
-
-
-def quantize_model(parent: Path, targets: Mapping[Quantize, Path], context: Context, emit: EmitQuantize) -> None:
-    """Quantize every prunable weight of the model in ``parent`` into one folder per target, and ``emit`` each result.
-
-    For GPTQ, which alone reads it, the calibration text goes through each target's own quantized blocks. A target that
+    For GPTQ, which alone reads it, the calibration text goes through each step's own quantized blocks. A step that
     fails is emitted as its error, and the others are made. Raises ModelError where nothing can be made: the parent is
     quantized already, or has no prunable weight. Raises UnsupportedError for experts fused in one tensor.
     """
+    if all(isinstance(step.settings, Gguf) for step in targets):
+        return make_gguf(parent, targets, context, emit)
     checkpoint = float_checkpoint(parent, "quantize the checkpoint that it was made from")
     parts = prunable_parts(checkpoint, context.family)
     fused = next((part.name for part in parts.values() if part.experts), None)
@@ -57,39 +45,39 @@ def quantize_model(parent: Path, targets: Mapping[Quantize, Path], context: Cont
             "prune it, or quantize a checkpoint that keeps every expert's weights apart",
         )
     limit, reason = _widest_group(checkpoint, parts)
-    chosen: dict[QuantizeTarget, Path] = {}
-    for quantize, folder in targets.items():
-        if (quantize.group or 0) <= limit:
-            chosen[QuantizeTarget("sparsegpt", 0.0, "layer", quantize=quantize)] = folder
+    rounded: list[Step] = []
+    gptq: list[Step] = []
+    for step in targets:
+        group = step.settings.scheme.group
+        if (group or 0) > limit:
+            emit(step, UnsupportedError(f"group: {group}: {reason}", f"choose at most {limit}"))
         else:
-            emit(quantize, UnsupportedError(f"group: {quantize.group}: {reason}", f"choose at most {limit}"))
-    rounded = [target for target in chosen if target.quantize.rounding == "nearest"]
-    gptq = [target for target in chosen if target.quantize.rounding == "gptq"]
+            (gptq if step.settings.rounding == "gptq" else rounded).append(step)
 
     def by_tensor(outputs: QuantizedWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], context.progress):
             for view in parts[name].views:
                 weights = view.shaped(checkpoint.load(name))
                 check_weights([Layer(name, weights)])
-                for target in rounded:
-                    search = target.quantize.scale == "search"
-                    outputs.write_codes(target, name, weights, nearest(weights, target.quantize.scheme, search))
+                for step in rounded:
+                    search = getattr(step.settings, "scale", "range") == "search"
+                    outputs.write_codes(step, name, weights, nearest(weights, step.settings.scheme, search))
             if not parts[name].prunable:
                 outputs.copy(name)
-        return {}
+        return {"stock": STOCK}
 
     def by_block(outputs: QuantizedWriters) -> dict[str, Any]:
         tokens = context.text("quantize: gptq")
         settings = (tokens.batch, context.seed, "pruned", context.dtype, context.device)
-        GptqSweep(checkpoint, parts, context.family, [*gptq], *settings).run(outputs, context.progress)
-        return {"dtype": context.dtype, "seed": context.seed, **tokens.provenance()}
+        GptqSweep(checkpoint, parts, context.family, gptq, *settings).run(outputs, context.progress)
+        return {"stock": STOCK, "dtype": context.dtype, "seed": context.seed, **tokens.provenance()}
 
     run_passes(
-        chosen,
+        targets,
         ((rounded, by_tensor), (gptq, by_block)),
         partial(QuantizedWriters, checkpoint, parts),
         context.family,
-        lambda target, report: emit(target.quantize, report),
+        emit,
     )
 
 
@@ -109,18 +97,22 @@ class GptqSweep(BlockSweep):
 
     unread_way = "rounded to the nearest"
 
-    def _quota(self, target: Target, place: tuple[str, int]) -> Quota:
-        assert isinstance(target, QuantizeTarget)
-        return replace(super()._quota(target, place), quantize=target.quantize)
+    def _by_outliers(self) -> list[Step]:
+        return []
+
+    def _method(self, target: Step) -> Method:
+        return methods()["sparsegpt"]
+
+    def _quota(self, target: Step, block: BlockKey) -> Quota:
+        return Quota(0.0, "layer", settings=target.settings, scheme=target.settings.scheme)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         for layer in layers:
-            schemes = [quota.quantize.scheme for quota in quotas if quota.quantize]
-            codes = [nearest(layer.weights, scheme) for scheme in schemes]
+            codes = [nearest(layer.weights, quota.scheme) for quota in quotas if quota.scheme]
             yield [Solution(matrix.expanded(layer.weights.dtype), codes=matrix) for matrix in codes]
 
     def _write(
-        self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution
+        self, outputs: VariantWriters, target: Step, layer: Layer, stored: torch.Tensor, solution: Solution
     ) -> None:
-        assert isinstance(outputs, QuantizedWriters) and isinstance(target, QuantizeTarget) and solution.codes
+        assert isinstance(outputs, QuantizedWriters) and solution.codes
         outputs.write_codes(target, layer.name, layer.weights.cpu(), solution.codes.cpu(), solution.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,31 @@ from sparsebench.models.files.checkpoint import CONV1D_TYPES, ITEM_SIZE, Checkpo
 from sparsebench.models.files.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
 from sparsebench.models.files.writing import lay_out
 from sparsebench.models.shape.topology import Part, weight_tensors
-from sparsebench.steps.contract import StepReport
+from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.counting import WeightCounts, report_of_counts
-from sparsebench.steps.grid import Quantize
 from sparsebench.steps.outputs import VariantWriters
-from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.zeroing import zeros_in
-
-STOCK = "stock transformers loads this folder with the package compressed-tensors"
-
-
-@dataclass(frozen=True)
-class QuantizeTarget(Target):
-    """A quantized variant, as a target of the pruning sweeps."""
-
-    quantize: Quantize = field(default_factory=Quantize)
-
-    def record(self) -> dict[str, Any]:
-        return {"step": "quantize", **asdict(self.quantize), "stock": STOCK}
 
 
 @dataclass
 class RoundingSums:
-    """Sums over the weights of one variant: their zeros, those that the parent had too, and squared errors."""
+    """Sums over the weights of one variant: their zeros, those that the parent had too, and squared errors.
+
+    ``lost`` counts the parent's zeros that are none any more.
+    """
 
     zeros: int = 0
     already_zero: int = 0
+    lost: int = 0
     error: float = 0.0
     size: float = 0.0
+
+    def count(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Add the zeros of one matrix, as it was and as it is stored."""
+        zero, earlier = after == 0, before == 0
+        self.zeros += int(zero.sum())
+        self.already_zero += int((zero & earlier).sum())
+        self.lost += int((~zero & earlier).sum())
 
     @property
     def relative_error(self) -> float:
@@ -53,28 +50,24 @@ class RoundingSums:
 class QuantizedWriters(VariantWriters):
     """Writes one folder per variant, with the prunable weights of ``parts`` as integers."""
 
-    folders: dict[QuantizeTarget, Path]
-
-    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], folders: dict[QuantizeTarget, Path]) -> None:
+    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], folders: Mapping[Step, Path]) -> None:
         self.parts = parts
         self.across = checkpoint.config.get("model_type") in CONV1D_TYPES
         self.prunable = {name: checkpoint.tensors[name] for name, part in parts.items() if part.prunable}
         self.sums = {target: RoundingSums() for target in folders}
         super().__init__(checkpoint, folders)
 
-    def _parts(self, target: QuantizeTarget, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
-        return parts_of(info, target.quantize.scheme, self.across)
+    def _parts(self, target: Step, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
+        return parts_of(info, target.settings.scheme, self.across)
 
-    def _stored(self, target: Target) -> list[TensorInfo]:
-        assert isinstance(target, QuantizeTarget)
+    def _stored(self, target: Step) -> list[TensorInfo]:
         layout: list[tuple[str, str, tuple[int, ...]]] = []
         for info in self.checkpoint.tensors.values():
             layout += self._parts(target, info) if info.name in self.prunable else [(info.name, info.dtype, info.shape)]
         return lay_out(layout)
 
-    def _config(self, target: Target) -> Mapping[str, Any]:
-        assert isinstance(target, QuantizeTarget)
-        return {KEY: target.quantize.scheme.config(self.prunable)}
+    def _config(self, target: Step) -> Mapping[str, Any]:
+        return {KEY: target.settings.scheme.config(self.prunable)}
 
     @property
     def missing(self) -> list[str]:
@@ -83,7 +76,7 @@ class QuantizedWriters(VariantWriters):
 
     def write_codes(
         self,
-        target: QuantizeTarget,
+        target: Step,
         name: str,
         weights: torch.Tensor,
         codes: Codes,
@@ -91,19 +84,16 @@ class QuantizedWriters(VariantWriters):
     ) -> None:
         """Write one matrix of one variant as ``codes``, and add it to the variant's sums; ``weights`` (out, in) are the
         parent's."""
-        for part, tensor in stored_parts(codes, name, target.quantize.scheme):
+        for part, tensor in stored_parts(codes, name, target.settings.scheme):
             self.writers[target].write(part, tensor)
         sums, wide = self.sums[target], weights.float()
-        zero = codes.values == 0
-        sums.zeros += int(zero.sum())
-        sums.already_zero += int((zero & (weights == 0)).sum())
+        sums.count(weights, codes.values)
         sums.size += float(wide.square().sum(dtype=torch.float64))
         sums.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
-    def _counted(self, target: Target, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
+    def _counted(self, target: Step, family: str, seconds: float, made: Mapping[str, Any]) -> StepReport:
         """Return what a variant achieved. Raises ModelError where other zeros are on disk than were written."""
-        assert isinstance(target, QuantizeTarget)
         folder, sums = self.folders[target], self.sums[target]
         again = open_checkpoint(folder)
         zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
@@ -129,9 +119,9 @@ class QuantizedWriters(VariantWriters):
             already_zero=sums.already_zero,
         )
 
-    def _unreadable(self, target: QuantizeTarget) -> str:
+    def _unreadable(self, target: Step) -> str:
         """Return why stock transformers cannot load the folder, whatever packages are installed; empty where it can."""
-        group = target.quantize.group
+        group = target.settings.scheme.group
         if self.across:
             return "stock transformers cannot load this folder: compressed-tensors knows no Conv1D"
         cut = [info for info in self.prunable.values() if group and info.shape[1] % group]

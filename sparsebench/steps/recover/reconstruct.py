@@ -218,7 +218,6 @@ class Reconstruction:
         return replace(result, trained_tokens=tokens, operations=sum(fit.operations for fit in fits), read_share=share)
 
     def _earlier(self) -> KeptBlocks:
-        """Return the blocks that earlier processes kept of the same reconstruction."""
         if self.context.resume is None:
             return KeptBlocks(None, {})
         belongs = {"step": self.step.record(), "seed": self.context.seed, "text": self.text.sha256, **versions()}

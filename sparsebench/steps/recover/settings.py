@@ -14,7 +14,7 @@ from sparsebench.models.files.quantized import Scheme
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Settings, setting_words
-from sparsebench.steps.grid import GROUP, Quantize
+from sparsebench.steps.grid import GROUP
 
 DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""
@@ -163,7 +163,8 @@ class QuantizationAware(TrainingSettings):
         return (*super().idle(), *unused[self.qat])
 
     def qat_scheme(self) -> Scheme | None:
-        return None if self.qat == "none" else Quantize(self.qat, self.group if self.qat == "int4" else None).scheme
+        schemes = {"none": None, "int8": Scheme(8, None), "int4": Scheme(4, self.group)}
+        return schemes[self.qat]
 
 
 class Finetune(QuantizationAware):

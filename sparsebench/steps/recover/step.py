@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import dimensions, text_config
 from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.modules.skipping import experts_of, skips_weights
 from sparsebench.steps.calibration import first
 from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.recover import whole
 from sparsebench.steps.recover.reconstruct import Reconstruction
 from sparsebench.steps.recover.settings import DENSE, TrainingSettings
@@ -58,12 +59,10 @@ def make_reconstructed(parent: Path, targets: Mapping[Step, Path], context: Cont
         )
     text = context.text("reconstruct")
     for number, (step, folder) in enumerate(targets.items()):
-        try:
+        with failing_alone(step, emit):
             read = first(text, step.settings.tokens) if step.settings.tokens else text
             job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
             emit(step, job.run(folder))
-        except SparsebenchError as error:
-            emit(step, error)
 
 
 def make_trained(
@@ -77,15 +76,12 @@ def make_trained(
     checkpoint, dense = _opened(parent, targets, context)
     _refuse_skipping(checkpoint)
     for step, folder in targets.items():
-        try:
+        with failing_alone(step, emit):
             check_vocabulary(step, checkpoint, dense)
             emit(step, whole.train_model(checkpoint, dense, step, context, folder, pruner))
-        except SparsebenchError as error:
-            emit(step, error)
 
 
 def _opened(parent: Path, targets: Mapping[Step, Path], context: Context) -> tuple[Checkpoint, Checkpoint]:
-    """Return the parent and the dense model."""
     if context.dense is None:
         raise ModelError(f"{next(iter(targets)).name} needs the dense model", "use it in a manifest")
     return float_checkpoint(parent, "recover first, then quantize"), Checkpoint(context.dense)

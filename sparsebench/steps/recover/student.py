@@ -248,7 +248,6 @@ class _WeightSelection:
 
 
 def _selected(teacher: Checkpoint, view: View, indices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the teacher's tensor with the entries in ``indices`` along each dimension."""
     tensor = view.shaped(view.cut(teacher.load(view.tensor)))
     for dim, index in enumerate(indices):
         if len(index) < tensor.shape[dim]:

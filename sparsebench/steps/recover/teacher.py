@@ -147,7 +147,12 @@ class Distillation:
             raise refusal.error()
         if match == "none":
             if self.family == "encoder":
-                self._same_widths("an encoder's last states are compared as they are", "name a `match` beside")
+                sizes = [getattr(model.config, "hidden_size", None) for model in (self.model, *self.teachers)]
+                if sizes[0] != sizes[1]:
+                    what = (
+                        f"an encoder's last states are compared as they are, and have {sizes[0]} and {sizes[1]} numbers"
+                    )
+                    raise UnsupportedError(what, "name a `match` beside")
             return
         (teacher,) = self.teachers
         if match in ATTENTION:
@@ -181,11 +186,6 @@ class Distillation:
                 layer.weight.copy_(torch.randn(teacher_width, width, generator=draw, device="cpu") / width**0.5)
                 layer.bias.zero_()
             self.projections.append(layer.to(self.device))
-
-    def _same_widths(self, why: str, hint: str) -> None:
-        sizes = [getattr(model.config, "hidden_size", None) for model in (self.model, *self.teachers)]
-        if sizes[0] != sizes[1]:
-            raise UnsupportedError(f"{why}, and they have {sizes[0]} and {sizes[1]} numbers", hint)
 
     def keep(
         self,

@@ -290,7 +290,6 @@ class Training:
             self.context.progress(done, total, "samples shown to a teacher")
 
     def _arithmetic(self) -> str:
-        """Return the precision of matrix products."""
         stored = precision.of_config(self.parent.config) or "float32"
         return processor.training_dtype(stored, self.step.settings.precision, self.context.device)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,40 +26,26 @@ ALIGNED = 8
 rows must be multiples of 16 bytes, for two-byte weights too."""
 
 
-@dataclass(frozen=True)
-class Cutting:
-    """What one step asks to keep: a share of the blocks' ``parameters``, a share of each axis (``keep``), or a number:
-    of ``neurons`` per block or expert, ``heads`` per attention, ``experts`` per block."""
-
-    of: Of
-    parameters: float | None = None
-    keep: float | None = None
-    neurons: int | None = None
-    heads: int | None = None
-    experts: int | None = None
-    multiple_of: int = 1
-    uneven: bool = False
-
-
 def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     """Return the kinds of axes that ``of`` means."""
     return ("heads", "neurons") if of == "both" else (of,)
 
 
-def numbers(shape: ModelShape, cutting: Cutting) -> dict[Axis, int]:
-    """Return how many elements of every axis stay: the same share of all, heads in whole groups, at least one.
+def numbers(shape: ModelShape, cutting: Any) -> dict[Axis, int]:
+    """Return how many elements of every axis stay by the settings of a width or of gates: the same share of all, heads
+    in whole groups, at least one.
 
     Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where the axes hold
     too few parameters for the share, where they have fewer elements than asked for, or where one cannot
     be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(cutting.of)}
-    if cutting.neurons or cutting.heads or cutting.experts:
-        counts = {"neurons": cutting.neurons, "heads": cutting.heads, "experts": cutting.experts}
+    counts = {kind: getattr(cutting, kind, None) for kind in axes}
+    if any(counts.values()):
         widths = sorted({axis.units // axis.width_factor for axis in axes.get("neurons", ())})
         if shape.architecture.mixture and len(widths) > 1:
             raise UnsupportedError(
-                f"neurons: {cutting.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide",
+                f"neurons: {counts['neurons']}: its experts and blocks are {' and '.join(map(str, widths))} wide",
                 "`keep: 0.5`",
             )
         step = alignment(axes.get("neurons", ()))
@@ -151,7 +136,6 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
 
 
 def _expert_range(shape: ModelShape, counts: Sequence[int]) -> str:
-    """Return how many experts can stay, in words."""
     groups = expert_groups(shape)
     alike = f", the same number in each of the router's {groups} groups" if groups > 1 else ""
     return f"from {counts[0]} to {counts[-1]}{alike}"
@@ -302,7 +286,6 @@ def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> Non
 
 
 def _head_sizes(shape: ModelShape) -> HeadSizes:
-    """Return the sizes of heads that config.json states for all blocks."""
     return head_sizes(shape.checkpoint.config, shape.architecture)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.axes import ModelShape
@@ -27,6 +27,7 @@ from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step, StepProgress
 from sparsebench.steps.counting import step_report
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.shrink.whole import WholeModel
 
 
@@ -37,23 +38,19 @@ def make(
     started = time.perf_counter()
     free: dict[Step, dict[str, list[int]]] = {}
     for step in targets:
-        try:
+        with failing_alone(step, emit):
             free[step] = _free(shape, step)
-        except SparsebenchError as error:
-            emit(step, error)
     notes: dict[Step, str] = {}
     provenance = text.provenance() if text else {}
     spill = next(iter(targets.values())).parent
     for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
-        try:
+        with failing_alone(step, emit):
             smaller = cut_model.without(shape, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings.record(), "removed": removed}
             settings |= {"seed": context.seed, **provenance}
             writer = cut_model.write_smaller(smaller, context.family, targets[step], settings)
             words = [*_left(shape, removed), smaller.loads, left_out_note(writer.left_out)]
             notes[step] = "; ".join(filter(None, words))
-        except SparsebenchError as error:
-            emit(step, error)
     seconds = time.perf_counter() - started
     for step, note in notes.items():
         report = step_report(
@@ -63,7 +60,6 @@ def make(
 
 
 def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
-    """Return, by side, the blocks that may go."""
     stacks = step.settings.stacks
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")

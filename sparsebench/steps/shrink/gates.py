@@ -30,17 +30,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.safety import left_out_note
 from sparsebench.models.shape.axes import Axis, ModelShape
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.recover.step import check_vocabulary
 from sparsebench.steps.recover.trainer import Pruning
 from sparsebench.steps.recover.weights import TrainedWeights
 from sparsebench.steps.recover.whole import Training
-from sparsebench.steps.shrink import choosing, width
+from sparsebench.steps.shrink import choosing
 from sparsebench.steps.shrink.whole import module_of
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
@@ -79,7 +80,7 @@ class GatePlan:
     def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
         self.shape, self.seed = shape, seed
         self.joint = bool(step.settings.uneven)
-        numbers = choosing.numbers(shape, width.cutting(step))
+        numbers = choosing.numbers(shape, step.settings)
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
         if all(count == axis.units for axis, count in numbers.items()):
             raise UnsupportedError("no neuron and no group of heads would go", "let less stay")
@@ -236,7 +237,7 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
         raise ModelError("shrink: gates needs the dense model and a source of text", "use it in a manifest")
     parent, dense = shape.checkpoint, Checkpoint(context.dense)
     for step, folder in targets.items():
-        try:
+        with failing_alone(step, emit):
             check_vocabulary(step, parent, dense)
             plan = GatePlan(shape, step, context.seed)
             # Refuse before the training what could not be written after it.
@@ -244,5 +245,3 @@ def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: N
             cut_model.checked_layout(plan.smaller(first), context.family)
             training = GateTraining(dense, parent, step, context, plan.begin, plan=plan)
             emit(step, training.run(folder))
-        except SparsebenchError as error:
-            emit(step, error)

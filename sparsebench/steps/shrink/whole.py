@@ -22,14 +22,13 @@ from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import GROUP
+from sparsebench.models.replay.forward_until import BlockOutput, Call, Extras, joined, split
 from sparsebench.models.replay.skeleton import survey
 from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.contract import StepProgress
 
 BlockId = tuple[str, int]
 """A block: its side, and its number there."""
-Passed = tuple[Any, tuple[Any, ...] | None]
-"""A block's input states, (samples, length, width), and what it returned besides its output states."""
 
 
 @dataclass
@@ -138,13 +137,13 @@ class WholeModel:
         return torch.tensor([total, float((targets != -100).sum())], dtype=torch.float64, device="cpu")
 
     @contextmanager
-    def _seen(self) -> Iterator[dict[BlockId, Passed]]:
+    def _seen(self) -> Iterator[dict[BlockId, BlockOutput]]:
         """Record, by block, its input states and what it returns besides its output states, in the runs within."""
-        seen: dict[BlockId, Passed] = {}
+        seen: dict[BlockId, BlockOutput] = {}
 
         def note(block: BlockId) -> Any:
             def hook(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-                seen[block] = hidden_states(args, kwargs), returned[1:] if isinstance(returned, tuple) else None
+                seen[block] = Call(args, kwargs).hidden, split(returned)[1]
 
             return hook
 
@@ -156,14 +155,14 @@ class WholeModel:
             yield seen
 
     @contextmanager
-    def _from(self, block: BlockId, gone: Sequence[BlockId], seen: Mapping[BlockId, Passed]) -> Iterator[None]:
+    def _from(self, block: BlockId, gone: Sequence[BlockId], seen: Mapping[BlockId, BlockOutput]) -> Iterator[None]:
         """While this lasts, the block returns its input in the run that was ``seen``. Neither the blocks before it in
         its stack nor those in ``gone`` compute anything."""
         side, index = block
         idle = {*gone, *((side, before) for before in range(index + 1))}
         for other in idle:
-            inputs, beside = seen[other]
-            self.block(other).forward = _stand_in(inputs if other == block else None, beside)
+            inputs, extras = seen[other]
+            self.block(other).forward = _stand_in(inputs if other == block else None, extras)
         try:
             yield
         finally:
@@ -197,21 +196,13 @@ def module_of(model: Any, tensor: str) -> Any:
 
 
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
-    hidden = hidden_states(args, kwargs)
-    return (hidden, *returned[1:]) if isinstance(returned, tuple) else hidden
+    return joined(Call(args, kwargs).hidden, split(returned)[1])
 
 
-def _stand_in(states: torch.Tensor | None, beside: tuple[Any, ...] | None) -> Any:
-    """Return a block's forward that returns ``states`` (None: its input) and what it had returned ``beside`` them."""
+def _stand_in(states: torch.Tensor | None, extras: Extras) -> Any:
+    """Return a block's forward that returns ``states`` (None: its input) and the ``extras`` that it had returned."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = hidden_states(args, kwargs) if states is None else states
-        return hidden if beside is None else (hidden, *beside)
+        return joined(Call(args, kwargs).hidden if states is None else states, extras)
 
     return forward
-
-
-def hidden_states(args: Any, kwargs: Any) -> torch.Tensor:
-    """Return the hidden states that a block is given."""
-    states: torch.Tensor = args[0] if args else kwargs["hidden_states"]
-    return states

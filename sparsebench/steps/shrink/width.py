@@ -22,8 +22,9 @@ from sparsebench.steps import cut_model
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Emit, Step, StepReport
 from sparsebench.steps.counting import step_report
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores
-from sparsebench.steps.shrink.choosing import REAP, Cutting, kinds_of
+from sparsebench.steps.shrink.choosing import REAP, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
 from sparsebench.steps.shrink.named import NamedElements, read_named
 from sparsebench.steps.shrink.settings import LABELLED, Taylor
@@ -65,13 +66,14 @@ def make(
     started = time.perf_counter()
     plans: list[_Plan] = []
     for step in targets:
-        try:
+        with failing_alone(step, emit):
             plans.append(_plan(shape, step))
-        except SparsebenchError as error:
-            emit(step, error)
     work = _WidthPass(shape, context, text, next(iter(targets.values())).parent)
     at_once = {plan.step: (plan, targets[plan.step]) for plan in plans if plan.step.settings.iterations == 1}
-    _make_at_once(work, at_once, emit, started)
+    drafts = work.write_drafts(at_once, emit) if at_once else {}
+    seconds = time.perf_counter() - started
+    for step, draft in drafts.items():
+        emit(step, work.report(*at_once[step], draft, seconds, len(drafts)))
     for plan in plans:
         if plan.step not in at_once:
             _make_in_turn(work, plan, targets[plan.step], emit)
@@ -82,7 +84,7 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     if step.name == "list":
         assert named is not None
         return _Plan(step, {axis: len(stay) for axis, stay in named.kept_by_file(shape).items()}, named)
-    left = choosing.numbers(shape, cutting(step))
+    left = choosing.numbers(shape, step.settings)
     if named:
         named.check_counts(shape, left, bool(step.settings.uneven))
     if step.settings.compensation == "bias":
@@ -90,24 +92,11 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     return _Plan(step, left, named)
 
 
-def _make_at_once(work: _WidthPass, plans: Mapping[Step, tuple[_Plan, Path]], emit: Emit, started: float) -> None:
-    """Make the widths of a single cut together; ``started`` is when their pass began."""
-    drafts = work.write_drafts(plans, emit) if plans else {}
-    seconds = time.perf_counter() - started
-    for step, draft in drafts.items():
-        emit(step, work.report(*plans[step], draft, seconds, len(drafts)))
-
-
 def _make_in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> None:
-    """Make a width of several cuts."""
     started = time.perf_counter()
-    try:
-        last = _last_draft(work, plan, folder, emit)
-    except SparsebenchError as error:
-        emit(plan.step, error)
-        return
-    if last:
-        emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
+    with failing_alone(plan.step, emit):
+        if last := _last_draft(work, plan, folder, emit):
+            emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
 
 
 def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
@@ -126,13 +115,6 @@ def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Dra
                 work = work.after(last.smaller, out)
                 shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
     return last
-
-
-def cutting(step: Step) -> Cutting:
-    """Return what a step's settings ask for."""
-    settings = step.settings
-    amounts = {key: getattr(settings, key, None) for key in ("parameters", "keep", "neurons", "heads", "experts")}
-    return Cutting(settings.of, **amounts, multiple_of=settings.multiple_of, uneven=settings.uneven)
 
 
 class ScoreKey(NamedTuple):

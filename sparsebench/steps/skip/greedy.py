@@ -61,7 +61,6 @@ class _Cost:
             return float((self._output() - self.whole).norm())
 
     def _output(self) -> torch.Tensor:
-        """Return the block's output for all tokens but padding, in float32."""
         with torch.no_grad():
             return self.block.forward(0, 0, self.weights)[self.kept].float()
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.errors import ModelError
 from sparsebench.models.files.building import temporary
-from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import open_checkpoint
-from sparsebench.models.files.writing import CheckpointWriter
+from sparsebench.models.files.writing import copy_checkpoint
 from sparsebench.models.modules.skipping import SkipThresholds, skips_weights
 from sparsebench.models.replay.blockwise import Block, Replay
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.counting import step_report
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
 from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
@@ -109,10 +109,10 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
         replay.run(lambda block: statistics.visit(block, parts, outputs), context.progress)
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
-        try:
+        with failing_alone(step, emit):
             thresholds, activity, notes = _chosen(statistics, step.settings.share, outputs)
             settings = {"family": context.family, "skip": step.name, **step.settings.record()}
-            _copy(parent, folder, thresholds, {**settings, **notes, **text.provenance()})
+            copy_checkpoint(parent, folder, thresholds.config(), {**settings, **notes, **text.provenance()})
             report = step_report(
                 folder,
                 context.family,
@@ -122,8 +122,6 @@ def make_skipping(parent: Path, targets: Mapping[Step, Path], context: Context, 
                 provenance=text.provenance(),
             )
             emit(step, replace(report, already_zero=report.zeros, read_share=notes["read"], activity=activity))
-        except SparsebenchError as error:  # fails this share only
-            emit(step, error)
 
 
 def _chosen(
@@ -170,12 +168,3 @@ def _beside_zeros(statistics: SkipStatistics, read: float, multiplied: float) ->
         f"{multiplied / statistics.weights:.1%} of them are read and not zero, "
         f"which as bitmasks takes {size:.1%} of the bytes of all in 16 bits"
     )
-
-
-def _copy(parent: Path, folder: Path, skip: SkipThresholds, provenance: dict[str, Any]) -> None:
-    """Copy the parent's files to a folder whose config.json has the thresholds."""
-    stored = Checkpoint(parent)
-    with CheckpointWriter(folder, list(stored.tensors.values()), parent, skip.config()) as writer:
-        for name in stored.tensors:
-            writer.copy(name, stored)
-        writer.close(provenance)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import bounded, sources
-from sparsebench.errors import ModelError, SparsebenchError, UserError
+from sparsebench.errors import ModelError, UserError
 from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.sources.reference import Reference
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT
-from sparsebench.steps.contract import Context, Emit, Step, reported
+from sparsebench.steps.contract import Context, Emit, Step, StepReport, reported
 from sparsebench.steps.counting import step_report
+from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.trim import companions, usage, weights
 from sparsebench.steps.trim.settings import Corpus
 from sparsebench.steps.trim.usage import Usage, token_usage
@@ -40,11 +41,9 @@ def make_trimmed(parent: Path, targets: Mapping[Step, Path], context: Context, e
     tokenizer = load_tokenizer(parent)
     vocabulary = Vocabulary.read(parent, tokenizer)
     for step, folder in reported([*targets.items()], context.progress):
-        try:
+        with failing_alone(step, emit):
             chosen = _listed(step, vocabulary) if step.name == "list" else _used_in_text(step, tokenizer, context)
-            emit(step, _made(parent, folder, step, vocabulary, chosen, context))
-        except SparsebenchError as error:
-            emit(step, error)
+            emit(step, _write_trimmed(parent, folder, step, vocabulary, chosen, context))
 
 
 def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens:
@@ -60,7 +59,7 @@ def _used_in_text(step: Step, tokenizer: Any, context: Context) -> _ChosenTokens
     return _ChosenTokens(often, texts, usage)
 
 
-def _listed(step: Step, vocabulary: Any) -> _ChosenTokens:
+def _listed(step: Step, vocabulary: Vocabulary) -> _ChosenTokens:
     """Return the tokens that a file lists. Raises UserError with file and line for a token that the tokenizer lacks."""
     path = Reference.parse(step.settings.file).unchanged_file("a text file with a token a line", UserError)
     ids = set()
@@ -74,7 +73,9 @@ def _listed(step: Step, vocabulary: Any) -> _ChosenTokens:
     return _ChosenTokens(frozenset(ids))
 
 
-def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _ChosenTokens, context: Context) -> Any:
+def _write_trimmed(
+    parent: Path, folder: Path, step: Step, vocabulary: Vocabulary, chosen: _ChosenTokens, context: Context
+) -> StepReport:
     """Write the trimmed model, read the text again with its tokenizer, and return the report.
 
     Raises ModelError where the text is read otherwise than before although all of its tokens are kept.
@@ -105,7 +106,6 @@ def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, chosen: _Chos
 
 
 def _note(usage: Usage, reading: Any) -> str:
-    """Return a note on how many tokens the text takes after the trim."""
     if reading.same:
         return f"the text takes {usage.tokens:,} tokens, the same as before"
     more = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"

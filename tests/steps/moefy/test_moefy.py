@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -18,7 +17,7 @@ from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
 from sparsebench.steps.moefy.settings import COUNTED
 from sparsebench.steps.moefy.use import inside, together
-from sparsebench.steps.registry import label, single
+from sparsebench.steps.registry import single
 from tests.models.replaying import written
 from tests.steps.shrink import making
 from tests.steps.skip.making import answer, made, said
@@ -188,16 +187,8 @@ def test_shared_experts_hold_the_neurons_that_are_active_most_often() -> None:
 
 
 def test_refusals_name_the_culprit(tmp_path: Path) -> None:
-    from tests.models.test_experts import stored
-
     step = single("moefy", "kmeans", experts=8, active=0.5)
-    assert label(step) == "kmeans/representative 4 of 8 experts"
-    with pytest.raises(UnsupportedError, match=r"mixture of experts .*block_sparse_moe"):
-        made(stored("mixtral", "published", tmp_path / "moe"), "decoder", {step: tmp_path / "out"})
     parent, family = written("llama", tmp_path / "parent")
-    with pytest.raises(UnsupportedError, match=r"down_proj.*48 neurons make no 7 experts"):
-        made(parent, family, {single("moefy", "kmeans", experts=7, active=0.5): tmp_path / "out"})
-    assert not (tmp_path / "out").exists()
     made(parent, family, {step: tmp_path / "out"})
     with pytest.raises(ModelError, match="leaves weights out already"):
         made(tmp_path / "out", family, {step: tmp_path / "twice"})
@@ -206,10 +197,6 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     made(parent, family, {single("quantize", "int8"): tmp_path / "int8"})
     with pytest.raises(ModelError, match="are quantized"):
         made(tmp_path / "int8", family, {step: tmp_path / "twice"})
-    for given in ({}, {"active": 0.0}, {"active": 0.5, "shared": 2}, {"active": 0.5, "partition": "metis"}):
-        with pytest.raises(PydanticCustomError) as told:
-            single("moefy", "kmeans", **given)
-        assert ("missing" in str(told.value)) == (not given)
     for damaged in ([], {}, {"router": "dice", "experts": 4, "active": 2, "shared": 0, "parts": []}):
         with pytest.raises(ModelError, match=EXPERTS_KEY):
             experts_of({EXPERTS_KEY: damaged})

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.prune.methods import sparsegpt
-from sparsebench.steps.prune.sweep import Sweep, make_pruned
 from sparsebench.steps.registry import single
+from tests.making import make, prune_step
 
 FAMILIES: list[tuple[str, Family]] = [
     ("tiny_llama", "decoder"),
@@ -46,21 +46,13 @@ def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) 
     )
 
 
-def made_of(results: dict[Target, Any]) -> dict[Target, StepReport]:
-    """Return the results. Raises the first error where there is nothing else."""
-    if all(isinstance(result, SparsebenchError) for result in results.values()):
-        raise next(iter(results.values()))
-    return results
-
-
 def swept(
-    dense: Path, family: Family, out: Path, targets: list[Target], propagate: str = "pruned"
-) -> dict[Target, StepReport]:
-    results: dict[Target, StepReport] = {}
-    folders = {target: out / f"{place}" for place, target in enumerate(targets)}
-    sweep = Sweep(dense, family, folders, 3, calibrated(dense, family), propagate)
-    sweep.run(results.__setitem__)
-    return made_of(results)
+    dense: Path, family: Family, out: Path, targets: list[Step], propagate: str = "pruned"
+) -> dict[Step, StepReport]:
+    steps = [replace(step, settings=step.settings.model_copy(update={"propagate": propagate})) for step in targets]
+    folders = {step: out / str(place) for place, step in enumerate(steps)}
+    results = make(dense, family, folders, calibrated(dense, family), seed=3)
+    return {target: results[step] for target, step in zip(targets, steps, strict=True)}
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -74,15 +66,15 @@ def test_every_method_removes_its_share_and_leaves_the_rest(
     model: str, family: Family, propagate: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     dense = request.getfixturevalue(model)
-    targets = [Target(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
+    targets = [prune_step(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
     results = swept(dense, family, tmp_path, targets, propagate)
     before, places = Checkpoint(dense), parts(Checkpoint(dense), family)
     for place, target in enumerate(targets):
         after = Checkpoint(tmp_path / str(place))
         rows = sum(info.shape[0] for name, info in before.tensors.items() if places[name].prunable)
         # Wanda rounds once a row, SparseGPT once a block of columns, the others once a matrix.
-        slack = rows / 2 if target.method == "wanda" else len(places)
-        assert abs(results[target].zeros - target.sparsity * results[target].prunable) <= slack
+        slack = rows / 2 if target.name == "wanda" else len(places)
+        assert abs(results[target].zeros - target.settings.sparsity * results[target].prunable) <= slack
         assert results[target].calibration_sha256 == "ids"
         told = json.loads((tmp_path / str(place) / "sparsebench.json").read_text())
         assert told["calibration"] == {"source": "path:x", "samples": 6, "notes": ["2 empty texts left out"]}
@@ -91,7 +83,7 @@ def test_every_method_removes_its_share_and_leaves_the_rest(
             old = before.load(info.name)
             if not places[info.name].prunable:
                 assert torch.equal(tensor, old), info.name
-            elif target.method in ("wanda", "ria"):
+            elif target.name in ("wanda", "ria"):
                 assert torch.equal(tensor[tensor != 0], old[tensor != 0])
             else:
                 assert not torch.equal(tensor[tensor != 0], old[tensor != 0]), "no weight was updated"
@@ -103,7 +95,7 @@ def test_a_sweep_gives_what_each_version_alone_would(
     model: str, family: Family, propagate: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     dense = request.getfixturevalue(model)
-    targets = [Target("wanda", 0.5, "row"), Target("sparsegpt", 0.5, "layer"), Target("wanda", 0.9, "row")]
+    targets = [prune_step("wanda", 0.5, "row"), prune_step("sparsegpt", 0.5, "layer"), prune_step("wanda", 0.9, "row")]
     swept(dense, family, tmp_path / "all", targets, propagate)
     for place, target in enumerate(targets):
         swept(dense, family, tmp_path / f"alone{place}", [target], propagate)
@@ -112,7 +104,7 @@ def test_a_sweep_gives_what_each_version_alone_would(
 
 def test_pruned_predecessors_matter_only_where_asked(tiny_llama: Path, tmp_path: Path) -> None:
     for propagate in ("pruned", "dense"):
-        swept(tiny_llama, "decoder", tmp_path / propagate, [Target("wanda", 0.7, "row")], propagate)
+        swept(tiny_llama, "decoder", tmp_path / propagate, [prune_step("wanda", 0.7, "row")], propagate)
     first, last = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
     pruned, shared = Checkpoint(tmp_path / "pruned" / "0"), Checkpoint(tmp_path / "dense" / "0")
     assert torch.equal(pruned.load(first), shared.load(first))
@@ -123,7 +115,7 @@ def test_wanda_is_what_the_paper_says_behind_its_own_pruned_layers(tiny_llama: P
     """Against stock transformers with hooks: gather, prune, run again, block by block."""
     from transformers import AutoModelForCausalLM
 
-    swept(tiny_llama, "decoder", tmp_path, [Target("wanda", 0.5, "row")])
+    swept(tiny_llama, "decoder", tmp_path, [prune_step("wanda", 0.5, "row")])
     ids = calibrated(tiny_llama, "decoder").batch.input_ids
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
     for block in model.model.layers:
@@ -150,7 +142,7 @@ def test_wanda_is_what_the_paper_says_behind_its_own_pruned_layers(tiny_llama: P
 
 
 def test_owl_moves_sparsity_between_blocks_and_keeps_the_mean(tiny_llama: Path, tmp_path: Path) -> None:
-    target = Target("wanda", 0.7, "row", allocation="owl")
+    target = prune_step("wanda", 0.7, "row", allocation="owl")
     (result,) = swept(tiny_llama, "decoder", tmp_path, [target]).values()
     shares = {}
     for layer in {tensor.layer for tensor in result.tensors}:
@@ -163,13 +155,13 @@ def test_owl_moves_sparsity_between_blocks_and_keeps_the_mean(tiny_llama: Path, 
 def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_llama: Path, tmp_path: Path) -> None:
     step = single("prune", "wanda", sparsity=0.5)
     with pytest.raises(ModelError, match="wanda needs calibration text"):
-        make_pruned(tiny_llama, {step: tmp_path / "out"}, Context("decoder"), lambda *_: None)
+        make(tiny_llama, "decoder", {step: tmp_path / "out"})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_nan_in_an_encoders_last_norm_is_named_and_not_the_decoder(tiny_t5: Path, tmp_path: Path) -> None:
     name = "encoder.final_layer_norm.weight"
-    folder, targets = broken(tiny_t5, tmp_path, name), [Target("wanda", 0.5, "row")]
+    folder, targets = broken(tiny_t5, tmp_path, name), [prune_step("wanda", 0.5, "row")]
     with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
         swept(folder, "encoder-decoder", tmp_path, targets)
 
@@ -196,14 +188,14 @@ UP, NORM, TABLE = (
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [*((method, name) for method in GRANULARITY for name in (UP, NORM, TABLE)), ("magnitude", UP), ("random", UP)],
+    [*((method, UP) for method in (*GRANULARITY, "magnitude", "random")), ("wanda", NORM), ("sparsegpt", TABLE)],
 )
 def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str, name: str) -> None:
     """Magnitude and random read only what they prune."""
     folder, out = broken(tiny_llama, tmp_path, name), tmp_path / "out"
     out.mkdir()
     with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
-        swept(folder, "decoder", out, [Target(method, 0.5, GRANULARITY.get(method, "layer"))])
+        swept(folder, "decoder", out, [prune_step(method, 0.5, GRANULARITY.get(method, "layer"))])
     assert not list(out.iterdir())
 
 
@@ -214,11 +206,10 @@ def test_zeros_stay_where_a_quota_keeps_them(
     """Half of the weights are zero in no order. Solvers give some of them a value where nobody forbids it."""
     # In narrow panels: what is removed in one changes the zeros in the next.
     monkeypatch.setattr(sparsegpt, "WIDTH", 32)
-    first = {Target("random", 0.5, "layer"): tmp_path / "first"}
-    Sweep(tiny_bert, "encoder", first, 3).run(lambda target, found: None)
+    make(tiny_bert, "encoder", {prune_step("random", 0.5, "layer"): tmp_path / "first"}, seed=3)
     before = Checkpoint(tmp_path / "first")
     targets = [
-        Target(method, 0.5 if pattern == "2:4" else 0.6, scope, pattern, keep_zeros=keep)
+        prune_step(method, 0.5 if pattern == "2:4" else 0.6, scope, pattern, keep_zeros=keep)
         for method, scope in GRANULARITY.items()
         for keep in (True, False)
     ]
@@ -228,25 +219,24 @@ def test_zeros_stay_where_a_quota_keeps_them(
         after = Checkpoint(tmp_path / "second" / str(place))
         revived = sum(int(after.load(name)[before.load(name) == 0].count_nonzero()) for name in prunable)
         found = results[target]
-        if target.keep_zeros:
+        if target.settings.keep_zeros:
             assert revived == 0
             assert found.already_zero == sum(int((before.load(name) == 0).sum()) for name in prunable)
             if pattern == "unstructured":
                 live = found.prunable - found.already_zero
                 # Wanda rounds once a row, SparseGPT once a block of columns, the others once a matrix.
-                slack = sum(before.tensors[name].shape[0] for name in prunable) / 2 if target.method == "wanda" else 50
+                slack = sum(before.tensors[name].shape[0] for name in prunable) / 2 if target.name == "wanda" else 50
                 assert abs(found.zeros - found.already_zero - 0.6 * live) <= slack
             elif pattern == "2:4":
                 groups = [(after.load(name).reshape(-1, 4) != 0).sum(1) for name in prunable]
                 assert max(int(group.max()) for group in groups) == 2
-        elif target.method in ("sparsegpt", "alps"):
+        elif target.name in ("sparsegpt", "alps"):
             assert revived > 0
 
 
 def test_a_share_of_outliers_counts_what_is_left_where_zeros_are_kept(tiny_llama: Path, tmp_path: Path) -> None:
-    first = {Target("magnitude", 0.5, "global"): tmp_path / "first"}
-    Sweep(tiny_llama, "decoder", first, 3).run(lambda target, found: None)
-    target = Target("magnitude", 0.5, "layer", allocation="owl", keep_zeros=True)
+    make(tiny_llama, "decoder", {prune_step("magnitude", 0.5, "global"): tmp_path / "first"})
+    target = prune_step("magnitude", 0.5, "layer", allocation="owl", keep_zeros=True)
     (found,) = swept(tmp_path / "first", "decoder", tmp_path / "second", [target]).values()
     assert found.zeros / found.prunable == pytest.approx(0.75, abs=1e-3)
 
@@ -259,16 +249,16 @@ def test_a_solver_that_gives_kept_zeros_a_value_fails(
     from sparsebench.steps.prune.contract import Solution
 
     class Deaf:
-        needs, consumes, score, solve = "gram", False, "", "here"
+        name, needs, consumes, score, solve = "alps", "gram", False, "", "here"
 
         def load_solve(self) -> Any:
             return lambda layers, quotas: [[Solution(layer.weights + 1) for _ in quotas] for layer in layers]
 
-    Sweep(tiny_bert, "encoder", {Target("random", 0.5, "layer"): tmp_path / "first"}, 3).run(lambda target, found: None)
+    make(tiny_bert, "encoder", {prune_step("random", 0.5, "layer"): tmp_path / "first"}, seed=3)
     known = {**blockwise.methods(), "alps": Deaf()}
     monkeypatch.setattr(blockwise, "methods", lambda: known)
     with pytest.raises(UnsupportedError, match="weight"):
-        swept(tmp_path / "first", "encoder", tmp_path / "out", [Target("alps", 0.5, "layer", keep_zeros=True)])
+        swept(tmp_path / "first", "encoder", tmp_path / "out", [prune_step("alps", 0.5, "layer", keep_zeros=True)])
     assert not (tmp_path / "out" / "0").exists()
 
 
@@ -281,7 +271,7 @@ def test_a_version_whose_activations_break_fails_alone(
     from sparsebench.steps.prune.contract import Solution
 
     class Exploding:
-        needs, consumes, score, solve = "gram", False, "", "here"
+        name, needs, consumes, score, solve = "alps", "gram", False, "", "here"
 
         def load_solve(self) -> Any:
             return lambda layers, quotas: [
@@ -291,8 +281,12 @@ def test_a_version_whose_activations_break_fails_alone(
 
     known = {**blockwise.methods(), "alps": Exploding()}
     monkeypatch.setattr(blockwise, "methods", lambda: known)
-    dense, breaking, whole = request.getfixturevalue(model), Target("alps", 0.9, "layer"), Target("alps", 0.5, "layer")
-    found: dict[Target, Any] = swept(dense, family, tmp_path / "both", [breaking, whole])
+    dense, breaking, whole = (
+        request.getfixturevalue(model),
+        prune_step("alps", 0.9, "layer"),
+        prune_step("alps", 0.5, "layer"),
+    )
+    found: dict[Step, Any] = swept(dense, family, tmp_path / "both", [breaking, whole])
     assert isinstance(found[breaking], ModelError) and "block 0: what it returns is NaN" in str(found[breaking])
     assert isinstance(found[whole], StepReport) and not (tmp_path / "both" / "0").exists()
     swept(dense, family, tmp_path / "alone", [whole])

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 from torch.nn.utils import prune
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
-from sparsebench.steps.registry import label, single
+from sparsebench.steps.prune.settings import Magnitude
 from tests.steps.trim.tiny import step_of
 
 ORDERS = [1, 2, float("inf")]
@@ -38,14 +37,19 @@ def test_rows_and_columns_are_those_of_ln_structured_to_the_bit(shape: tuple[int
     for dim, pattern in enumerate(("rows", "columns")):
         for amount in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
             norm = "inf" if n == float("inf") else int(n)
-            (choice,) = choose(weights.abs(), [Quota(amount, "layer", pattern, (("norm", norm),))])
+            (choice,) = choose(
+                weights.abs(),
+                [Quota(amount, "layer", pattern, settings=Magnitude(sparsity=amount, norm=norm, pattern=pattern))],
+            )
             assert torch.equal(choice.mask, torch_mask(weights, amount, n, dim)), (pattern, amount)
 
 
 @pytest.mark.parametrize("pattern", ["rows", "columns"])
 def test_float64_weights_are_ranked_in_their_own_precision(pattern: str) -> None:
     weights = 1 + torch.rand(20, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 1e-10
-    (choice,) = choose(weights.abs(), [Quota(0.5, "layer", pattern, (("norm", 2),))])
+    (choice,) = choose(
+        weights.abs(), [Quota(0.5, "layer", pattern, settings=Magnitude(sparsity=0.5, norm=2, pattern=pattern))]
+    )
     assert torch.equal(choice.mask, torch_mask(weights, 0.5, 2, ("rows", "columns").index(pattern)))
 
 
@@ -56,7 +60,12 @@ def test_what_is_gone_already_is_not_counted_again_as_in_torch_s_container(patte
     before = torch.ones_like(weights)
     before.index_fill_(dim, torch.tensor([0, 3, 4]), 0)
     kept = weights * before
-    (choice,) = choose(kept.abs(), [Quota(0.5, "layer", pattern, (("norm", 2),), keep_zeros=True)], "w", kept)
+    (choice,) = choose(
+        kept.abs(),
+        [Quota(0.5, "layer", pattern, keep_zeros=True, settings=Magnitude(sparsity=0.5, norm=2, pattern=pattern))],
+        "w",
+        kept,
+    )
     assert torch.equal(choice.mask, torch_mask(weights, 0.5, 2, dim, before))
 
 
@@ -83,18 +92,3 @@ def test_a_model_loses_whole_rows_or_columns_of_every_matrix(
         if method == "magnitude":
             assert torch.equal(gone, torch_mask(old, 0.3, 2, dim).all(1 - dim))
     assert len(drawn) > 1
-
-
-def test_settings_that_do_not_go_together_are_refused_and_defaults_are_filled_in() -> None:
-    step = single("prune", "magnitude", pattern="rows", sparsity=0.5)
-    assert step.settings.norm == 2 and label(step) == "magnitude/layer rows 50% norm=2"
-    assert single("prune", "wanda", pattern="columns", sparsity=0.5).settings.granularity == "layer"
-    assert "norm" not in single("prune", "magnitude", sparsity=0.5).settings
-    for name, given, said in (
-        ("magnitude", {"norm": 1}, "`norm` beside"),
-        ("magnitude", {"pattern": "rows", "granularity": "row"}, "compete within their matrix"),
-        ("magnitude", {"pattern": "rows", "granularity": "global"}, "granularity: global"),
-        ("sparsegpt", {"pattern": "columns"}, "does not remove whole columns"),
-    ):
-        with pytest.raises((PydanticCustomError, ValueError), match=said):
-            single("prune", name, sparsity=0.5, **given)

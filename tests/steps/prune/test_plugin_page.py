@@ -14,9 +14,9 @@ from sparsebench.models.replay.gather import InputStatistics
 from sparsebench.models.shape.topology import parts
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.prune import registry
-from sparsebench.steps.prune.contract import Layer, Quota, Target
-from sparsebench.steps.prune.methods.wanda import wanda_scores
-from sparsebench.steps.prune.sweep import target_of
+from sparsebench.steps.prune.contract import Layer, Quota
+from sparsebench.steps.prune.methods.scores import wanda_scores
+from tests.making import prune_step
 from tests.manifest.loading import load_text
 from tests.steps.plugin_page import block, install, length
 from tests.steps.prune.test_blockwise import swept
@@ -47,17 +47,17 @@ def test_the_method_joins_the_table_without_torch(installed: None) -> None:
 def test_the_manifest_on_the_page_is_valid(installed: None) -> None:
     head = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
     manifest = load_text(head + block(SECTION, "yaml"), "page.yaml").manifest
-    found = [target_of(step) for entry in manifest.variants for (step,) in recipes(entry)]
+    found = [step for entry in manifest.variants for (step,) in recipes(entry)]
     assert len(found) == 6
-    assert found[0] == Target("rescaled", 0.5, "row")
-    assert {target.pattern for target in found} == {"unstructured", "2:4", "4x4"}
+    assert found[0] == prune_step("rescaled", 0.5, "row", propagate="dense")
+    assert {step.settings.pattern for step in found} == {"unstructured", "2:4", "4x4"}
 
 
 def test_a_sweep_with_it_keeps_its_counts(installed: None, tiny_llama: Path, tmp_path: Path) -> None:
     wanted = [
-        Target("rescaled", 0.5, "row"), Target("rescaled", 0.9, "layer"), Target("rescaled", 0.5, "row", "2:4"),
-        Target("rescaled", 0.5, "layer", "4x4"), Target("rescaled", 0.5, "row", "unstructured", "owl"),
-        Target("wanda", 0.5, "row"),
+        prune_step("rescaled", 0.5, "row"), prune_step("rescaled", 0.9, "layer"), prune_step("rescaled", 0.5, "row", "2:4"),
+        prune_step("rescaled", 0.5, "layer", "4x4"), prune_step("rescaled", 0.5, "row", allocation="owl"),
+        prune_step("wanda", 0.5, "row"),
     ]  # fmt: skip
     results = swept(tiny_llama, "decoder", tmp_path, wanted, "dense")
     names = [name for name, part in parts(Checkpoint(tiny_llama), "decoder").items() if part.prunable]

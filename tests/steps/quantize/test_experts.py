@@ -9,27 +9,24 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.files.quantized import QuantizedCheckpoint
+from sparsebench.models.files.quantized import QuantizedCheckpoint, Scheme
 from sparsebench.models.modules.load import load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import Int8Linear
 from sparsebench.models.shape.topology import View
-from sparsebench.steps.contract import Context
-from sparsebench.steps.grid import Quantize, nearest
-from sparsebench.steps.quantize.sweep import quantize_model
+from sparsebench.steps.contract import Step
+from sparsebench.steps.grid import nearest
+from tests.making import make, quantize_step
 from tests.models.test_experts import stored, tokens
 
 WAYS = [
-    Quantize("int8"),
-    Quantize("int8", rounding="gptq"),
-    Quantize("int4", 16, "gptq"),
+    quantize_step(),
+    quantize_step(rounding="gptq"),
+    quantize_step("int4", 16, "gptq"),
 ]
 
 
-def quantized(folder: Path, out: Path, ways: list[Quantize]) -> dict[Quantize, Any]:
-    found: dict[Quantize, Any] = {}
-    folders = {way: out / str(number) for number, way in enumerate(ways)}
-    quantize_model(folder, folders, Context("decoder", calibration_tokens=tokens), found.__setitem__)
-    return found
+def quantized(folder: Path, out: Path, ways: list[Step]) -> dict[Step, Any]:
+    return make(folder, "decoder", {way: out / str(number) for number, way in enumerate(ways)}, tokens())
 
 
 def test_experts_apart_are_quantized_and_run(tmp_path: Path) -> None:
@@ -42,7 +39,7 @@ def test_experts_apart_are_quantized_and_run(tmp_path: Path) -> None:
         model = load_model(tmp_path / str(number), "decoder")
         name = "model.layers.1.mlp.experts.gate_up_proj"
         error = (model.get_parameter(name) - dense.get_parameter(name)).norm() / dense.get_parameter(name).norm()
-        assert 0 < error < (0.02 if way.bits == "int8" else 0.8)
+        assert 0 < error < (0.02 if way.name == "int8" else 0.8)
     with torch.no_grad():
         kernels = load_kernels(tmp_path / "0", "decoder")
         experts = [name for name, module in kernels.named_modules() if isinstance(module, Int8Linear)]
@@ -56,7 +53,7 @@ def test_an_expert_that_no_token_reaches_is_rounded_to_the_nearest_and_told(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    folder, way = stored("mixtral", "published", tmp_path), Quantize("int8", rounding="gptq")
+    folder, way = stored("mixtral", "published", tmp_path), quantize_step(rounding="gptq")
     tensors = load_file(folder / "model.safetensors")
     path = "model.layers.1.block_sparse_moe"
     if f"{path}.gate.weight" not in tensors:
@@ -69,7 +66,7 @@ def test_an_expert_that_no_token_reaches_is_rounded_to_the_nearest_and_told(
     same = []
     for name in sorted(after.quantized):
         if path in name and "experts" in name and name.endswith("w1.weight"):
-            want = nearest(tensors[name], way.scheme)
+            want = nearest(tensors[name], way.settings.scheme)
             same.append(torch.equal(after.codes(name).values, want.values))
     assert len(same) == 4 and sum(same) == 2
 
@@ -84,7 +81,7 @@ def test_experts_in_one_tensor_are_refused_by_name_before_anything_is_written(tm
 
 def test_some_rows_of_a_quantized_matrix_are_those_of_the_whole() -> None:
     weights = torch.randn(8, 32)
-    for scheme in (Quantize("int8").scheme, Quantize("int4", 16).scheme):
+    for scheme in (Scheme(8, None), Scheme(4, 16)):
         codes, view = nearest(weights, scheme), View("w", rows=(2, 5))
         assert view.rows is not None
         assert torch.equal(codes.cut(view.rows).expanded(torch.float32), view.shaped(codes.expanded(torch.float32)))

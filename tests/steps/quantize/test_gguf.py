@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.gguf import load_gguf
 from sparsebench.models.files.gguf_variant import gguf_file
@@ -16,10 +16,10 @@ from sparsebench.models.files.quantized import encoding_of, float_checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.quantize import sweep
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
 from sparsebench.storage import measure
+from tests.making import make
 from tests.models.test_gguf_writer import ABSENT, tiny
 from tests.runtime.engines.pruned import prune
 
@@ -31,13 +31,8 @@ def _installed() -> None:
 
 def quantized(parent: Path, out: Path, text: Calibrated | None = None, **settings: Any) -> StepReport:
     """Make one variant of ``parent`` in ``out``; return its report or raise its error."""
-    reports: list[StepReport | SparsebenchError] = []
     wanted = single("quantize", "gguf", **settings)
-    context = Context("decoder", calibration_tokens=(lambda: text) if text else None)
-    sweep.make_quantized(parent, {wanted: out}, context, lambda _, report: reports.append(report))
-    (report,) = reports
-    if isinstance(report, SparsebenchError):
-        raise report
+    report: StepReport = make(parent, "decoder", {wanted: out}, text)[wanted]
     return report
 
 

@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsebench.steps.grid import GROUP, Quantize, nearest
+from sparsebench.steps.grid import nearest
 from sparsebench.steps.prune.contract import Layer, Quota
 from sparsebench.steps.prune.methods.sparsegpt import solve
+from sparsebench.steps.quantize.settings import Grid4, Grid8
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
 from tests.steps.test_factor import published
 
 GPTQ = [
-    Quantize("int8", rounding="gptq"),
-    *(Quantize("int4", group, "gptq") for group in (32, 64, 48, 7, 200)),
+    Grid8(rounding="gptq"),
+    *(Grid4(group=group, rounding="gptq") for group in (32, 64, 48, 7, 200)),
 ]
 COLUMNS = 310
 
@@ -25,17 +26,21 @@ def read() -> torch.Tensor:
     return activations(COLUMNS, 900)
 
 
-def textbook(layer: Layer, way: Quantize) -> torch.Tensor:
+def rounds(way: Grid8) -> Quota:
+    return Quota(0.0, "layer", settings=way, scheme=way.scheme)
+
+
+def textbook(layer: Layer, way: Grid8) -> torch.Tensor:
     """One column after the other, each update at once; a group's step from its weights as they are then."""
     assert layer.inputs is not None
-    upper, half = published(layer.inputs), 8 if way.bits == "int4" else 128
+    upper, half = published(layer.inputs), 8 if way.scheme.bits == 4 else 128
     weights, columns = layer.weights.double().clone(), layer.weights.shape[1]
     zeros, steps = weights == 0, torch.empty(0)
     weights[:, layer.inputs.squares == 0] = 0
     for j in range(columns):
-        if j % (way.group or columns) == 0:
-            ahead = slice(j, j + (way.group or columns))
-            seen = weights[:, ahead].masked_fill(zeros[:, ahead], 0) if way.group else weights[:, ahead]
+        if j % (way.scheme.group or columns) == 0:
+            ahead = slice(j, j + (way.scheme.group or columns))
+            seen = weights[:, ahead].masked_fill(zeros[:, ahead], 0) if way.scheme.group else weights[:, ahead]
             steps = (seen.abs().amax(1) / (half - 0.5)).float().double()
             steps[steps == 0] = 1
         kept = (weights[:, j] / steps).round().clamp(-half, half - 1) * steps
@@ -51,12 +56,12 @@ def test_gptq_is_the_textbooks(read: torch.Tensor, pruned: bool) -> None:
     weights = weights_of(13, COLUMNS)
     if pruned:
         weights[torch.rand(weights.shape, generator=torch.Generator().manual_seed(3)) < 0.5] = 0
-    quotas = [Quota(0.0, "layer", quantize=way) for way in GPTQ]
+    quotas = [rounds(way) for way in GPTQ]
     (solutions,) = solve([layer_of(weights, read)], quotas, torch.float64)
     for quota, solution in zip(quotas, solutions, strict=True):
-        assert solution.codes is not None and quota.quantize is not None
-        expected = textbook(layer_of(weights, read), quota.quantize)
-        assert torch.allclose(solution.codes.expanded(torch.float64), expected, atol=1e-6), quota.quantize
+        assert solution.codes is not None and quota.scheme is not None
+        expected = textbook(layer_of(weights, read), quota.settings)
+        assert torch.allclose(solution.codes.expanded(torch.float64), expected, atol=1e-6), quota.settings
         assert not bool(solution.weights[weights == 0].any())
 
 
@@ -64,7 +69,7 @@ def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
     inputs = inputs_of(read)
     layers = [Layer(f"l{rows}", weights_of(rows, COLUMNS, rows).bfloat16(), 0, inputs) for rows in (21, 8)]
     quotas = [Quota(0.5, "layer"), Quota(0.5, "layer", "2:4")]
-    quotas += [Quota(0.0, "layer", quantize=way) for way in (*GPTQ[:4], replace(GPTQ[0], damping=0.1))]
+    quotas += [rounds(way) for way in (*GPTQ[:4], Grid8(rounding="gptq", damping=0.1))]
     together = solve(layers, quotas)
     for row, layer in enumerate(layers):
         for column, quota in enumerate(quotas):
@@ -74,8 +79,8 @@ def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
 
 
 def test_gptq_beats_rounding(read: torch.Tensor) -> None:
-    layer, way = layer_of(weights_of(32, COLUMNS), read), Quantize("int4", GROUP, "gptq")
-    ((gptq,),) = solve([layer], [Quota(0.0, "layer", quantize=way)])
+    layer, way = layer_of(weights_of(32, COLUMNS), read), Grid4(rounding="gptq")
+    ((gptq,),) = solve([layer], [rounds(way)])
     rounded = nearest(layer.weights, way.scheme).expanded(torch.float32)
     assert layer_error(layer.weights, gptq.weights, read) < 0.7 * layer_error(layer.weights, rounded, read)
 
@@ -86,5 +91,5 @@ def test_dead_inputs_and_zero_rows() -> None:
     weights = weights_of(6, 40)
     weights[2] = 0
     for way in GPTQ:
-        ((found,),) = solve([layer_of(weights, read)], [Quota(0.0, "layer", quantize=way)])
+        ((found,),) = solve([layer_of(weights, read)], [rounds(way)])
         assert not bool(found.weights[:, [0, 17]].any()) and not bool(found.weights[2].any())

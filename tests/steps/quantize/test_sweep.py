@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import auto_class
 from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
@@ -19,17 +19,14 @@ from sparsebench.models.modules.quantized_linear import QuantizedLinear
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.grid import GROUP, Quantize, nearest
-from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.sweep import Sweep
-from sparsebench.steps.quantize.sweep import quantize_model
+from sparsebench.steps.contract import Step, StepReport
+from sparsebench.steps.grid import nearest
 from sparsebench.steps.quantize.writers import QuantizedWriters
-from sparsebench.steps.registry import kinds, single
+from tests.making import make, prune_step, quantize_step
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 
-NEAREST = [Quantize(), Quantize("int4", 32), Quantize("int4", 20)]
-GPTQ = [replace(way, rounding="gptq") for way in NEAREST[:2]]
+NEAREST = [quantize_step(), quantize_step("int4", 32), quantize_step("int4", 20)]
+GPTQ = [quantize_step(rounding="gptq"), quantize_step("int4", 32, "gptq")]
 
 
 def calibrated(family: str) -> Calibrated:
@@ -39,14 +36,12 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
 
 
-def made(parent: Path, family: Any, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, StepReport]]:
+def made(parent: Path, family: Any, ways: list[Step], out: Path) -> dict[Step, tuple[Path, StepReport]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
-    found: dict[Quantize, StepReport | SparsebenchError] = {}
-    context = Context(family, calibration_tokens=lambda: calibrated(family))
-    quantize_model(parent, folders, context, found.__setitem__)
-    assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
+    found = make(parent, family, folders, calibrated(family))
+    assert list(found) == sorted(ways, key=lambda way: way.settings.rounding == "gptq")
     assert all(isinstance(evidence, StepReport) for evidence in found.values()), found
-    return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
+    return {way: (folders[way], found[way]) for way in ways}
 
 
 def said(model: torch.nn.Module, family: str) -> torch.Tensor:
@@ -68,7 +63,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
 def pruned(model: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
     """Half of its weights are zero."""
     folder, family = model
-    Sweep(folder, family, {Target("magnitude", 0.5, "layer"): tmp_path / "pruned"}).run(lambda *_: None)
+    make(folder, family, {prune_step("magnitude", 0.5, "layer"): tmp_path / "pruned"})
     return tmp_path / "pruned", family
 
 
@@ -99,11 +94,11 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
         assert evidence.relative_error == pytest.approx((error / size) ** 0.5, rel=1e-4)
         stored = sum(i.nbytes for n, i in after.stored.items() if n not in before.tensors or n in names)
         assert evidence.bits == pytest.approx(8 * stored / evidence.prunable)
-        assert evidence.bits < (9.5 if "int8" in way.bits else 6.5)
-        assert evidence.calibration_tokens == (144 if way.rounding == "gptq" else 0)
+        assert evidence.bits < (9.5 if way.name == "int8" else 6.5)
+        assert evidence.calibration_tokens == (144 if way.settings.rounding == "gptq" else 0)
         text = json.loads((out / "sparsebench.json").read_text())
         assert (
-            text["bits"] == way.bits
+            text["name"] == way.name
             and text["zeros"] == evidence.zeros
             and text["rounded_to_zero"] == evidence.rounded_to_zero
             and "transformers" in text["stock"]
@@ -116,8 +111,8 @@ def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Pa
     before = Checkpoint(folder)
     for way, (out, _) in made(folder, family, NEAREST, tmp_path / "out").items():
         assert (
-            encoding_of(open_checkpoint(out).config) == way.bits
-            and scheme_of(open_checkpoint(out).config) == way.scheme
+            encoding_of(open_checkpoint(out).config) == way.name
+            and scheme_of(open_checkpoint(out).config) == way.settings.scheme
         )
         for dtype in ("auto", "float32"):
             loaded = load_model(out, family, dtype)
@@ -126,14 +121,14 @@ def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Pa
                 if not part.prunable:
                     continue
                 weights = before.load(name)
-                codes = nearest(weights.T if part.transposed else weights, way.scheme)
+                codes = nearest(weights.T if part.transposed else weights, way.settings.scheme)
                 wanted = next(tensor for key, tensor in held.items() if key == name or key.endswith("." + name))
                 assert torch.equal(wanted, codes.expanded(wanted.dtype)), name
             assert loaded.dtype == (torch.float32 if dtype == "float32" else load_model(folder, family).dtype)
 
 
 @pytest.mark.parametrize("way", NEAREST[:2])
-def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path, way: Quantize) -> None:
+def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path, way: Step) -> None:
     folder, family = model
     ((out, _),) = made(folder, family, [way], tmp_path / "out").values()
     running, floats = load_kernels(out, family, "bfloat16"), load_model(out, family, "float32")
@@ -148,7 +143,7 @@ def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path
 
 
 @pytest.mark.parametrize("way", NEAREST[:2])
-def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Path, way: Quantize) -> None:
+def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Path, way: Step) -> None:
     pytest.importorskip("compressed_tensors")
     folder, family = model
     ((out, evidence),) = made(folder, family, [way], tmp_path / "out").values()
@@ -162,14 +157,14 @@ def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Pat
 
 
 def test_a_group_that_does_not_divide_is_said_to_be_ours_alone(tiny_llama: Path, tmp_path: Path) -> None:
-    ((_, evidence),) = made(tiny_llama, "decoder", [Quantize("int4", 20)], tmp_path / "out").values()
+    ((_, evidence),) = made(tiny_llama, "decoder", [quantize_step("int4", 20)], tmp_path / "out").values()
     assert "groups of 20" in evidence.note
 
 
 def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
-    ((out, _),) = made(tiny_llama, "decoder", [Quantize()], tmp_path / "out").values()
+    ((out, _),) = made(tiny_llama, "decoder", [quantize_step()], tmp_path / "out").values()
     with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
-        quantize_model(out, {Quantize("int4", GROUP): tmp_path / "again"}, Context("decoder"), lambda *_: None)
+        make(out, "decoder", {quantize_step("int4"): tmp_path / "again"})
     bare = tmp_path / "bare"
     from sparsebench.models.files.writing import CheckpointWriter
 
@@ -180,7 +175,7 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
             writer.write(info.name, whole.load(info.name))
         writer.close()
     with pytest.raises(ModelError, match="no prunable weights"):
-        quantize_model(bare, {Quantize(): tmp_path / "none"}, Context("decoder"), lambda *_: None)
+        make(bare, "decoder", {quantize_step(): tmp_path / "none"})
     config = json.loads((out / "config.json").read_text())
     config[KEY]["quant_method"] = "gptq"
     with pytest.raises(UnsupportedError, match="gptq"):
@@ -190,26 +185,21 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
 def test_a_target_that_lost_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, ways = QuantizedWriters.write_codes, [Quantize("int4", GROUP), Quantize()]
+    plain, ways = QuantizedWriters.write_codes, [quantize_step("int4"), quantize_step()]
 
     def one_too_many(self: QuantizedWriters, target: Any, *rest: Any) -> None:
         plain(self, target, *rest)
-        self.sums[target].zeros += target.quantize == ways[0]
+        self.sums[target].zeros += target == ways[0]
 
     monkeypatch.setattr(QuantizedWriters, "write_codes", one_too_many)
-    found: dict[Quantize, StepReport | SparsebenchError] = {}
-    quantize_model(tiny_llama, {way: tmp_path / way.bits for way in ways}, Context("decoder"), found.__setitem__)
+    found = make(tiny_llama, "decoder", {way: tmp_path / way.name for way in ways})
     assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], StepReport)
     assert [path.name for path in tmp_path.iterdir()] == ["int8"]
 
 
 def test_gptq_without_text_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
-    step = single("quantize", "int8", rounding="gptq")
-    told: list[object] = []
-    kinds()["quantize"].load()(
-        tiny_llama, {step: tmp_path / "out"}, Context("decoder"), lambda _, result: told.append(result)
-    )
-    assert isinstance(told[0], ModelError) and "gptq needs calibration text" in str(told[0])
+    with pytest.raises(ModelError, match="gptq needs calibration text"):
+        make(tiny_llama, "decoder", {quantize_step(rounding="gptq"): tmp_path / "out"})
     assert not list(tmp_path.iterdir())
 
 
@@ -218,16 +208,15 @@ def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
 
     name = "encoder.layer.0.output.dense.weight"
     folder = _changed(tiny_bert, tmp_path / "nan", **{name: torch.full((64, 128), torch.nan)})
-    found: list[object] = []
-    quantize_model(folder, {Quantize(): tmp_path / "out"}, Context("encoder"), lambda _, told: found.append(told))
-    assert isinstance(found[0], ModelError) and name in str(found[0])
+    with pytest.raises(ModelError, match=name):
+        make(folder, "encoder", {quantize_step(): tmp_path / "out"})
     assert not (tmp_path / "out").exists()
 
 
 def test_structure_counts_the_zeros_of_a_quantized_folder(tiny_bert: Path, tmp_path: Path) -> None:
     from sparsebench.structure.assess import assess
 
-    ((out, evidence),) = made(tiny_bert, "encoder", [Quantize("int4", 32)], tmp_path / "out").values()
+    ((out, evidence),) = made(tiny_bert, "encoder", [quantize_step("int4", 32)], tmp_path / "out").values()
     found = [tensor for tensor in assess(out, "encoder", [], []).tensors if tensor.prunable]
     assert sum(tensor.count for tensor in found) == evidence.prunable
     assert sum(tensor.zeros for tensor in found) == evidence.zeros

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SparsebenchError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated, Calibration
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.contract import Step, StepReport
+from sparsebench.steps.registry import single
+from tests.making import attempt
 from tests.models.replaying import batch, written
 
 SAMPLES = 24
@@ -41,18 +41,12 @@ def made(
     parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = SAMPLES, **options: Any
 ) -> Any:
     """What came of one step: its evidence, or why it failed."""
-    found: list[Any] = []
-
-    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
-        assert told == step
-        found.append(result)
 
     def draw(asked: Calibration) -> Calibrated:
         return training_text(family, min(asked.samples, samples))
 
     texts: dict[str, Any] = {"calibration_tokens": lambda: calibration_text(family, samples), "training_tokens": draw}
-    kinds()[step.verb].load()(parent, {step: folder}, Context(family, 0, "auto", dense=dense, **texts | options), emit)
-    return found[0]
+    return attempt(parent, family, {step: folder}, dense=dense, **texts | options)[step]
 
 
 def pruned(kind: str, folder: Path, **changes: Any) -> tuple[Path, Path, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -168,9 +167,6 @@ def test_what_cannot_be_a_student_is_refused(tmp_path: Path) -> None:
     found = made(other, family, tmp_path / "out", step("distill", student={"head_size": 4}), other)
     assert isinstance(found, UnsupportedError) and "no key for it" in str(found)
     assert not (tmp_path / "out").exists()
-    for wrong in ({}, {"layers": [1, 0]}, {"layers": [0, 0]}, {"heads": 3, "key_heads": 2}):
-        with pytest.raises(PydanticCustomError):
-            single("recover", "distill", student=wrong)
 
 
 def test_what_a_student_is_called() -> None:

@@ -10,20 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 
 from sparsebench import energy
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import parts
-from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, StepReport
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, draw
 from sparsebench.steps.recover.teacher import Distillation
-from sparsebench.steps.registry import fitted_to, label, single
+from sparsebench.steps.registry import single
 from tests.models.replaying import written
 from tests.runtime.test_energy import zone
 from tests.steps.recover.making import SAMPLES, made, pruned, step, training_text, zeros_stay
@@ -317,26 +315,6 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     found = made(bert, family, tmp_path / "out", step("distill", alpha=0.5), bert)
     assert isinstance(found, UnsupportedError) and "alpha: 1" in str(found)
     assert not (tmp_path / "out").exists()
-
-
-def test_settings() -> None:
-    assert label(single("recover", "distill")) == "distill"
-    assert label(single("recover", "finetune", tokens=5, rate=1e-3)) == "finetune tokens=5 rate=0.001"
-    assert label(single("recover", "finetune", source="path:/a/b.txt", field="f")) == "finetune b.txt"
-    assert "rank" not in single("recover", "finetune").settings
-    own = single("recover", "distill", source="path:/a/b.txt", field="f")
-    assert fitted_to(own) == [(Source("path:/a/b.txt"), ("f",))] and not fitted_to(single("recover", "reconstruct"))
-    assert "layers" not in single("recover", "distill").settings
-    for name, wrong in (
-        ("finetune", {"rate": 0.0}),
-        ("finetune", {"held_out": 1.0}),
-        ("finetune", {"warm_up": 1.0}),
-        ("finetune", {"target": "x"}),
-        ("distill", {"alpha": 1.1}),
-        ("distill", {"temperature": 0.0}),
-    ):
-        with pytest.raises(PydanticCustomError):
-            single("recover", name, **wrong)
 
 
 def test_a_field_of_the_default_text_is_drawn() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.contract import StepReport
+from sparsebench.steps.registry import single
+from tests.making import attempt
 from tests.models.replaying import batch, written
 
 FOUR = dict.fromkeys(
@@ -46,12 +47,4 @@ def shrunk(
 ) -> tuple[Path, StepReport | SparsebenchError]:
     """One setting's folder, and what came of it."""
     step = single("shrink", name, **settings)
-    found: list[StepReport | SparsebenchError] = []
-
-    def emit(told: Step, result: StepReport | SparsebenchError) -> None:
-        assert told == step
-        found.append(result)
-
-    kinds()["shrink"].load()(parent, {step: folder}, Context(family, seed, "auto", lambda: text(family)), emit)
-    (result,) = found
-    return folder, result
+    return folder, attempt(parent, family, {step: folder}, text(family), seed=seed)[step]

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import StepReport
-from sparsebench.steps.registry import label, single
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk, text
 
@@ -146,14 +144,3 @@ def test_a_file_that_changed_or_went_is_refused(tmp_path: Path) -> None:
     for given in (str(Reference(str(file), "0" * 64)), str(tmp_path / "other.json")):
         _, result = shrunk(folder, family, tmp_path / "out", "list", file=given)
         assert isinstance(result, UserError) and ".json" in result.message
-
-
-def test_labels_and_settings_of_cuts_and_files() -> None:
-    file = str(Reference("units.json", "1" * 64))
-    assert label(single("shrink", "l2", keep=0.5, iterations=4)) == "l2/both to 0.5, iterations=4"
-    assert label(single("shrink", "l2", keep=0.5, file=file)) == "l2/both to 0.5, units.json"
-    assert label(single("shrink", "list", file=file)) == "shrink units.json"
-    for name, settings, key in (("list", {}, "file"), ("random", {"blocks": 1, "file": file}, "file")):
-        with pytest.raises(PydanticCustomError) as told:
-            single("shrink", name, **settings)
-        assert told.value.context and told.value.context["at"] == key

@@ -15,11 +15,12 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.models.shape.architectures import ARCHITECTURES
 from sparsebench.models.shape.axes import shape_of
-from sparsebench.steps.contract import Context, StepReport
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.cut_model import without, write_smaller
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.registry import single
 from sparsebench.steps.shrink import depth
 from sparsebench.steps.shrink.whole import WholeModel
+from tests.making import attempt
 from tests.steps.shrink.making import four_blocks, shrunk, text
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]}
@@ -177,9 +178,7 @@ def _loss(whole: WholeModel, out: Path) -> float:
 def test_one_pass_makes_several_numbers_of_blocks_and_one_fails_alone(tmp_path: Path) -> None:
     folder, family = four_blocks("t5", tmp_path / "model")
     steps = {single("shrink", "last", blocks=count): tmp_path / str(count) for count in (1, 2, 4)}
-    found = {}
-    kinds()["shrink"].load()(folder, steps, Context(family), found.__setitem__)
-    told = {step.settings.blocks: result for step, result in found.items()}
+    told = {step.settings.blocks: result for step, result in attempt(folder, family, steps).items()}
     assert isinstance(told[4], UnsupportedError) and "4 blocks" in told[4].message
     for count in (1, 2):
         config = json.loads((tmp_path / str(count) / "config.json").read_text())

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Manifest
@@ -19,11 +17,10 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape_of
 from sparsebench.plan.rehearse import rehearsal
-from sparsebench.sources.reference import Reference as Source
 from sparsebench.steps import cut_model
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.recover.reading import TrainingText
-from sparsebench.steps.registry import fitted_to, label, single
+from sparsebench.steps.registry import single
 from sparsebench.steps.shrink import gates
 from sparsebench.steps.shrink.gates import GatePlan, GatePruning
 from tests.models.replaying import written
@@ -155,48 +152,7 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     assert isinstance(found, UnsupportedError) and "heads are" in str(found)
     found = gated(dense, family, out, {"of": "heads", "parameters": 0.99})
     assert isinstance(found, UnsupportedError) and "would go" in str(found)
-    t5, family = written("t5", tmp_path / "t5")
-    found = gated(t5, family, out, {"uneven": True})
-    assert isinstance(found, UnsupportedError) and "uneven" in str(found)
-    mixture, family = written("mixtral", tmp_path / "mixtral")
-    found = gated(mixture, family, out)
-    assert isinstance(found, UnsupportedError) and "mixtures of experts" in str(found)
     assert not out.exists()
-
-
-def test_settings() -> None:
-    own = single("shrink", "gates", parameters=0.8, source="path:/b/a.txt", field="f")
-    assert label(own) == "gates/both to 0.8 of parameters, tokens=1000000, a.txt"
-    assert label(single("shrink", "gates", keep=0.5, of="heads", tokens=7, alpha=0.0)) == (
-        "gates/heads to 0.5, tokens=7, alpha=0"
-    )
-    assert fitted_to(own) == [(Source("path:/b/a.txt"), ("f",))] and not fitted_to(single("shrink", "l2", keep=0.5))
-    assert (
-        own.settings.draws()
-        and own.settings.on_device()
-        and own.settings.reads_dense()
-        and not own.settings.reads_text()
-    )
-    assert (own.settings.forward_tokens(0), own.settings.bytes_per_parameter()) == (3_000_000, 24.0)
-    assert "accelerate" in own.settings.libraries()
-    assert "mixtures of experts" in own.settings.refuses({"model_type": "mixtral"}).reason
-    assert own.settings.refuses({"model_type": "llama"}) is None
-    for wrong in (
-        {},
-        {"parameters": 0.5, "keep": 0.5},
-        {"keep": 0.5, "alpha": 2.0},
-    ):
-        with pytest.raises(PydanticCustomError):
-            single("shrink", "gates", **wrong)
-    for unknown in (
-        {"pattern": "2:4"},
-        {"of": "experts"},
-        {"neurons": 4},
-        {"compensation": "bias"},
-        {"parameters": 1.0},
-    ):
-        with pytest.raises(ValidationError, match=next(iter(unknown))):
-            single("shrink", "gates", **{"parameters": 0.5, **unknown})
 
 
 def test_a_rehearsal_leaves_out_what_reads_a_text_and_nothing_else() -> None:

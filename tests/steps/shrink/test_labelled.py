@@ -20,9 +20,10 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.axes import shape_of
 from sparsebench.sources.text import read_labelled
 from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import labelled, scores
 from sparsebench.steps.shrink.whole import module_of
+from tests.making import attempt
 from tests.models.replaying import written
 
 NAMES = {"0": "calm", "1": "glad", "2": "sad"}
@@ -55,13 +56,13 @@ def documents(path: Path, label: str = "label") -> Path:
     return path
 
 
+def fetched(source: str) -> Path:
+    return Path(source.removeprefix("path:"))
+
+
 def shrunk(folder: Path, out: Path, **settings: Any) -> StepReport | SparsebenchError:
     step = single("shrink", "taylor", labels="task", **settings)
-    found: list[Any] = []
-    context = Context("encoder", 0, "auto", None, fetch_file=lambda source: Path(source.removeprefix("path:")))
-    kinds()["shrink"].load()(folder, {step: out}, context, lambda _, result: found.append(result))
-    (result,) = found
-    return result
+    return attempt(folder, "encoder", {step: out}, fetch_file=fetched)[step]
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -74,7 +75,7 @@ def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: s
     assert "labels of" in result.note and "train.jsonl" in result.note and result.calibration_tokens > 0
 
     step = single("shrink", "taylor", labels="task", source=source, keep=0.5)
-    context = Context("encoder", 0, fetch_file=lambda text: Path(text.removeprefix("path:")))
+    context = Context("encoder", 0, fetch_file=fetched)
     read = labelled.read_documents(folder, step, context)
     lines = [json.loads(line) for line in Path(source.removeprefix("path:")).read_text().splitlines()]
     classes = {line["text"]: [*NAMES.values()].index(line["label"]) for line in lines}
@@ -149,10 +150,8 @@ def test_documents_that_are_not_labelled_are_refused(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     good = f"path:{documents(tmp_path / 'good.jsonl')}"
     steps = [single("shrink", "taylor", neurons=24, labels="task", source=source) for source in (f"path:{path}", good)]
-    found: dict[Any, Any] = {}
-    context = Context("encoder", 0, "auto", None, fetch_file=lambda source: Path(source.removeprefix("path:")))
     targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}
-    kinds()["shrink"].load()(folder, targets, context, found.__setitem__)
+    found = attempt(folder, "encoder", targets, fetch_file=fetched)
     wrong, neighbour = (found[step] for step in steps)
     assert isinstance(wrong, error) and what in str(wrong) and not targets[steps[0]].exists()
     assert isinstance(neighbour, StepReport) and load_model(targets[steps[1]], "encoder").config.intermediate_size == 24

@@ -7,22 +7,15 @@ from typing import Any
 
 import torch
 
-from sparsebench.errors import SparsebenchError
 from sparsebench.models.modules.load import load_model
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.registry import kinds
+from sparsebench.steps.contract import Step, StepReport
+from tests.making import make
 from tests.steps.shrink.making import text
 
 
 def made(parent: Path, family: Any, targets: dict[Step, Path], seed: int = 0) -> dict[Step, StepReport]:
     """What came of the steps, which share a pass."""
-    found: dict[Step, Any] = {}
-    context = Context(family, seed, "auto", lambda: text(family, 8))
-    kinds()[next(iter(targets)).verb].load()(parent, targets, context, found.__setitem__)
-    failed = [one for one in found.values() if isinstance(one, SparsebenchError)]
-    if failed:
-        raise failed[0]
-    return found
+    return make(parent, family, targets, text(family, 8), seed=seed)
 
 
 def said(folder: Path, family: Any) -> torch.Tensor:

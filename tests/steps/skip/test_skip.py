@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
 from transformers import AutoModelForMaskedLM
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -17,7 +15,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import KEY, skip_of
 from sparsebench.models.shape.topology import module_path
-from sparsebench.steps.registry import label, single
+from sparsebench.steps.registry import single
 from sparsebench.steps.skip.magnitudes import Magnitudes
 from tests.models.replaying import written
 from tests.runtime.engines.pruned import prune
@@ -140,16 +138,12 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     from tests.models.test_experts import stored
 
     step, out = single("skip", "teal", share=0.4), tmp_path / "out"
-    assert label(step) == "teal 40% of inputs"
     with pytest.raises(UnsupportedError, match=r"mixture of experts .*block_sparse_moe"):
         made(stored("mixtral", "published", tmp_path / "moe"), "decoder", {step: out})
     parent, family = written("llama", tmp_path / "parent")
     made(parent, family, {step: out})
     with pytest.raises(ModelError, match="skips weights already"):
         made(out, family, {step: tmp_path / "twice"})
-    for wrong in ({}, {"share": 1.0}):
-        with pytest.raises(PydanticCustomError, match="share"):
-            single("skip", "cats", **wrong)
     for damaged in ([], {"inputs": {"a": -1.0}, "outputs": {}}, {"inputs": {"a": True}, "outputs": {}}):
         with pytest.raises(ModelError, match=KEY):
             skip_of({KEY: damaged})
@@ -177,5 +171,3 @@ def test_a_greedy_allocation_skips_as_much_and_costs_less(kind: str, tmp_path: P
     # Of a small random T5 nothing is left at 0.6, however it is shared out.
     assert errors["greedy", 0.3] < errors["uniform", 0.3]
     assert kind == "t5" or errors["greedy", 0.6] < errors["uniform", 0.6]
-    with pytest.raises(ValidationError, match="allocation"):
-        single("skip", "cats", share=0.3, allocation="greedy")

@@ -11,9 +11,9 @@ import pytest
 from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import NO_TEXT
-from sparsebench.steps.contract import Context
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.registry import single
 from sparsebench.steps.trim import companions, weights
+from tests.making import make
 from tests.models.model_zoo import CONFIGS, EXPERT_TYPES
 from tests.models.replaying import written
 from tests.steps.trim.tiny import LEARNED, MODELS, OTHER, TEXT, bert, byte_fallback, llama, step_of, t5, trimmed
@@ -308,7 +308,6 @@ def test_a_bias_and_a_position_are_no_tokens(tmp_path: Path) -> None:
 def test_a_field_of_the_default_text_is_read(tmp_path: Path) -> None:
     corpus = tmp_path / "text.jsonl"
     corpus.write_text(json.dumps({"question": TEXT[0], "passage": OTHER[0]}))
-    dense, own, found = llama(tmp_path / "dense"), single("trim", "corpus", field="question"), dict[Any, Any]()
-    run = kinds()["trim"].load()
-    run(dense, {own: tmp_path / "out"}, Context("decoder", fetch_file=lambda source: corpus), found.__setitem__)
+    dense, own = llama(tmp_path / "dense"), single("trim", "corpus", field="question")
+    found = make(dense, "decoder", {own: tmp_path / "out"}, fetch_file=lambda source: corpus)
     assert found[own].note == trimmed(dense, tmp_path / "wanted", "decoder", TEXT[:1]).note

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsebench.steps.contract import Context, StepReport
-from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.contract import StepReport
+from sparsebench.steps.registry import single
+from tests.making import make
 
 LEARNED = [
     "The cat sat on the mat, and the dog ran to the house by the river.",
@@ -128,12 +129,9 @@ MODELS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
 
 def step_of(verb: str, name: str, parent: Path, folder: Path, family: str, **given: Any) -> StepReport:
     """One step done to ``parent``; what it fails with is raised."""
-    found: list[Any] = []
     step = single(verb, name, **given)
-    kinds()[verb].load()(parent, {step: folder}, Context(family), lambda _, result: found.append(result))  # type: ignore[arg-type]
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+    report: StepReport = make(parent, family, {step: folder})[step]
+    return report
 
 
 def trimmed(parent: Path, folder: Path, family: str, texts: list[str] = TEXT, **given: Any) -> StepReport:

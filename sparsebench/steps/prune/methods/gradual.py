@@ -83,7 +83,10 @@ class GradualPruning(Pruning):
                 mask |= _lowest(matrix, min(count, int(matrix.isfinite().sum())))
             with torch.no_grad():
                 parameter.masked_fill_(gone, 0)
-            self._forget(parameter, gone)
+            # Even without a gradient, old moments of AdamW would move removed weights.
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in self.optimizer.state[parameter]:
+                    self.optimizer.state[parameter][name].masked_fill_(gone, 0)
 
     def _scores(self, held: MaskedParameter) -> torch.Tensor:
         """Return magnitudes, infinite for the weights that the pattern keeps."""
@@ -92,12 +95,6 @@ class GradualPruning(Pruning):
             for matrix in held.matrices(scores):
                 matrix[~by_pattern(ordinals(matrix, held.name), self.pattern)] = torch.inf
         return scores
-
-    def _forget(self, parameter: torch.Tensor, gone: torch.Tensor) -> None:
-        """Zero AdamW's moments of removed weights: even without a gradient, old moments would move them."""
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in self.optimizer.state[parameter]:
-                self.optimizer.state[parameter][name].masked_fill_(gone, 0)
 
     @contextmanager
     def sparse(self, step: int) -> Iterator[bool]:
@@ -113,7 +110,6 @@ def _matrices(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Return a mask of the ``count`` lowest scores of a matrix, in their shape."""
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[scores.flatten().topk(count, largest=False, sorted=False).indices] = True
     return mask.view(scores.shape)

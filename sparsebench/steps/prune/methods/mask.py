@@ -30,7 +30,7 @@ from sparsebench.models.files.quantized import float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import Context, Emit, Step, reported
-from sparsebench.steps.outputs import VariantWriters, run_passes
+from sparsebench.steps.outputs import VariantWriters, failing_alone, run_passes
 from sparsebench.steps.zeroing import zeroed
 
 
@@ -63,10 +63,8 @@ def make_masked(parent: Path, targets: Mapping[Step, Path], context: Context, em
     parts = prunable_parts(checkpoint, context.family)
     masks: dict[Step, Masks] = {}
     for step in targets:
-        try:
+        with failing_alone(step, emit):
             masks[step] = _read(step.settings.file, checkpoint)
-        except SparsebenchError as error:
-            emit(step, error)
 
     def write(outputs: VariantWriters) -> dict[str, Any]:
         for name in reported([*checkpoint.tensors], context.progress):

@@ -30,7 +30,6 @@ from sparsebench.steps.finite import check_range, check_weights
 from sparsebench.steps.grid import grid_steps, grid_values
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.settings import SparseGPT
 
 WIDTH = 128
 """The number of columns of a block, as published."""
@@ -80,7 +79,7 @@ def solve(
 
 
 def _damping(quota: Quota) -> float:
-    return quota.quantize.damping if quota.quantize else quota.read(SparseGPT).damping
+    return getattr(quota.settings, "damping", DAMPING[0])
 
 
 def block_width(pattern: str, group: int | None = None) -> int:
@@ -98,9 +97,9 @@ def _stacks(
     """
     columns_of: dict[tuple[object, ...], list[int]] = {}
     for column, quota in enumerate(quotas):
-        changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.quantize
+        changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.scheme
         if changes and _damping(quota) == damping:
-            alike = (quota.pattern, quota.quantize and quota.quantize.scheme, quota.keep_zeros)
+            alike = (quota.pattern, quota.scheme, quota.keep_zeros)
             columns_of.setdefault(alike, []).append(column)
     for columns in columns_of.values():
         indices: list[tuple[int, int]] = []
@@ -122,7 +121,7 @@ def _stacks(
 def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution | ModelError]:
     """Run algorithm 1 over a stack of units with the same pattern and group size."""
     quota = units[0].quota
-    scheme = quota.quantize.scheme if quota.quantize else None
+    scheme = quota.scheme
     inputs = len(factor.upper)
     width = block_width(quota.pattern, scheme.group if scheme else None)
     stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype, device=factor.upper.device)
@@ -203,7 +202,6 @@ class _Rounding:
         return values.mul_(self.steps[number])
 
     def _open(self, number: int, weights: torch.Tensor) -> None:
-        """Make the steps of one group of ``weights`` (columns, rows)."""
         for unit in self.units:
             at = unit.columns
             self.steps[number, at] = grid_steps(weights[:, at], 0, self.bits, unit.layer.weights.dtype)
@@ -220,7 +218,7 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
 
     For N:M the mask has only the zeros to keep.
     """
-    if units[0].quota.quantize:
+    if units[0].quota.scheme:
         assert zeros is not None
         return zeros
     if masks.kind_of(units[0].quota.pattern) == "N:M":

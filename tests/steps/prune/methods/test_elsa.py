@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
-from sparsebench.steps.calibration import DEFAULT, Calibrated
+from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.prune.methods.elsa import ElsaPruning
 from sparsebench.steps.prune.trained import Elsa
 from sparsebench.steps.recover.weights import MaskedParameter
-from sparsebench.steps.registry import details, label, single
+from sparsebench.steps.registry import single
 from tests.models.replaying import written
 from tests.steps.recover.making import made, step
 
@@ -141,22 +140,3 @@ def test_its_steps_are_those_of_the_paper() -> None:
     with pruning.sparse(40) as whole:
         assert whole and torch.allclose(x.detach().double(), top(own, second), atol=1e-4)
     assert torch.equal(x.detach(), before)
-
-
-def test_settings() -> None:
-    assert label(single("prune", "elsa", sparsity=0.9)) == "elsa 90% tokens=2000000"
-    assert label(single("prune", "elsa", pattern="2:4", tokens=7)) == "elsa 2:4 50% tokens=7"
-    own = single("prune", "elsa", sparsity=0.9, source="path:/b/a.txt")
-    assert label(own) == "elsa 90% tokens=2000000 a.txt"
-    # On a figure's line there is the text's name alone, and none of the usual text.
-    assert details(own) == ["a.txt"]
-    assert details(single("prune", "elsa", sparsity=0.9, tokens=7, source=DEFAULT.source, field="passage")) == [
-        "tokens=7"
-    ]
-    assert own.settings.draws() and own.settings.on_device()
-    assert (own.settings.forward_tokens(0), own.settings.bytes_per_parameter()) == (3 * 2_000_000, 32.0)
-    for wrong in (
-        {}, {"penalty": 0.0}, {"pattern": "4x4"}, {"pattern": "2:4", "sparsity": 0.7},
-    ):  # fmt: skip
-        with pytest.raises(PydanticCustomError):
-            single("prune", "elsa", **({"sparsity": 0.8} if wrong and "pattern" not in wrong else {}), **wrong)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic_core import PydanticCustomError
 
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
@@ -16,7 +15,7 @@ from sparsebench.steps.contract import StepReport
 from sparsebench.steps.prune.methods.gradual import GradualPruning, SparsitySchedule
 from sparsebench.steps.prune.trained import Gradual
 from sparsebench.steps.recover.weights import MaskedParameter
-from sparsebench.steps.registry import combinations, label, single
+from sparsebench.steps.registry import single
 from tests.models.replaying import written
 from tests.steps.recover.making import made
 
@@ -133,22 +132,3 @@ def test_all_at_once(tmp_path: Path) -> None:
     for name, part in parts(one, family).items():
         if part.prunable:
             assert torch.equal(one.load(name) == 0, other.load(name) == 0), name
-
-
-def test_settings() -> None:
-    assert label(single("prune", "gradual", sparsity=0.8)) == "gradual 80%"
-    assert (
-        label(single("prune", "gradual", sparsity=0.8, tokens=7, source="path:/b/a.txt"))
-        == "gradual 80% a.txt tokens=7"
-    )
-    assert "frequency" not in single("prune", "gradual", sparsity=0.8, schedule="constant").settings.record()
-    late = single("prune", "gradual", sparsity=0.5, schedule="constant", start=0.8, initial=0.9)
-    assert late.settings.start == 0.8 and not {"end", "initial"} & set(late.settings.record())
-    assert label(single("prune", "gradual", pattern="2:4", tokens=7)) == "gradual 2:4 50% tokens=7"
-    swept = combinations("prune", "gradual", {"pattern": ["2:4", "unstructured"], "sparsity": [0.5, 0.8]})
-    assert sorted(map(label, swept)) == ["gradual 2:4 50%", "gradual 50%", "gradual 80%"]
-    with pytest.raises(PydanticCustomError, match="fixes the sparsity"):
-        single("prune", "gradual", pattern="2:4", sparsity=0.8)
-    for wrong in ({}, {"initial": 0.9}, {"start": 0.9}, {"pattern": "rows"}):
-        with pytest.raises(PydanticCustomError):
-            single("prune", "gradual", **({"sparsity": 0.8} if wrong else {}), **wrong)

@@ -13,9 +13,9 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.sources.cache import sha256_of
 from sparsebench.sources.reference import Reference
-from sparsebench.steps.contract import Context, Step, StepReport
-from sparsebench.steps.prune.sweep import make_pruned
+from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
+from tests.making import attempt
 
 UP, DOWN, TABLE = (
     "model.layers.0.mlp.up_proj.weight",
@@ -34,13 +34,8 @@ def drawn(dense: Path, *names: str) -> dict[str, torch.Tensor]:
 def made(dense: Path, out: Path, *files: str) -> list[StepReport | SparsebenchError]:
     """What came of each file's step, all in one pass."""
     steps = [single("prune", "mask", file=file) for file in files]
-    found: dict[str, StepReport | SparsebenchError] = {}
-
-    def emit(step: Step, result: StepReport | SparsebenchError) -> None:
-        found[step.settings.file] = result
-
-    make_pruned(dense, {step: out / str(place) for place, step in enumerate(steps)}, Context("decoder"), emit)
-    return [found[file] for file in files]
+    found = attempt(dense, "decoder", {step: out / str(place) for place, step in enumerate(steps)})
+    return [found[step] for step in steps]
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.bfloat16, torch.int64])

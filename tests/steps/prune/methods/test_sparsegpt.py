@@ -132,18 +132,6 @@ def test_small_stacks_give_the_same(layers, read, monkeypatch) -> None:
             assert torch.allclose(one.weights, other.weights, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_checkpoints_precision_is_kept(dtype: torch.dtype, read) -> None:
-    weights = weights_of(16, 310, dtype=dtype)
-    before = weights.clone()
-    ((solution,),) = solve([layer_of(weights, read)], [Quota(0.5, "layer")])
-    assert torch.equal(weights, before)
-    assert solution.weights.dtype == dtype
-    assert solution.weights.is_contiguous()
-    zeros = [round(0.5 * 16 * width) for width in (128, 128, 54)]
-    assert int((solution.weights == 0).sum()) == sum(zeros)
-
-
 def test_dead_inputs_lose_their_weights_and_it_is_said() -> None:
     read = activations(40, 200)
     read[:, [0, 17]] = 0
@@ -155,29 +143,6 @@ def test_dead_inputs_lose_their_weights_and_it_is_said() -> None:
     weights, mask = reference(layer_of(layer.weights, read), Quota(0.1, "layer"))
     assert torch.equal(solution.weights == 0, mask)
     assert torch.allclose(solution.weights.double(), weights, atol=1e-6)
-
-
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1:100", "2x2", "64x64"])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 40), (40, 1), (3, 129)])
-def test_odd_shapes(rows: int, columns: int, pattern: str) -> None:
-    layer = layer_of(weights_of(rows, columns), activations(columns, 300))
-    quotas = [Quota(sparsity, kind, pattern) for sparsity in (0.0, 0.5, 1.0) for kind in ("layer", "row")]
-    (solutions,) = solve([layer], quotas, torch.float64)
-    for quota, solution in zip(quotas, solutions, strict=True):
-        assert bool(torch.isfinite(solution.weights).all())
-        if pattern == "unstructured" and quota.sparsity == 1:
-            assert not solution.weights.any()
-
-
-def test_zero_and_sparse_weights(read) -> None:
-    sparse = weights_of(12, 310)
-    sparse[sparse.abs() < 1] = 0
-    zeros = int((sparse == 0).sum())
-    layers = shared([Layer("zero", torch.zeros(5, 310)), Layer("sparse", sparse)], read)
-    nothing, found = solve(layers, [Quota(0.9, "layer"), Quota(0.5, "layer")])
-    assert not any(solution.weights.any() for solution in nothing)
-    assert int((found[0].weights == 0).sum()) == sum(round(0.9 * 12 * width) for width in (128, 128, 54))
-    assert int((found[1].weights == 0).sum()) <= zeros
 
 
 def test_an_update_that_leaves_float16_is_refused_by_name() -> None:
