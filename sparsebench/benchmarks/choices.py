@@ -15,7 +15,6 @@ from datasets import Dataset, DatasetDict
 from lm_eval.tasks import TaskManager
 
 from sparsebench.benchmarks import own
-from sparsebench.errors import BenchmarkError
 
 
 def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
@@ -48,24 +47,20 @@ def documents(task: str, path: str, fields: list[str], **_: Any) -> DatasetDict:
     Raises BenchmarkError for a record without a context, two choices or more, and one right choice.
     """
     records = [
-        _document(task, f"{path}: record {number}", *row)
+        _document(task, number, fields, row)
         for number, row in enumerate(own.records(task, Path(path), tuple(fields)), 1)
     ]
     return DatasetDict({"test": Dataset.from_list(records)})
 
 
-def _document(task: str, where: str, context: Any, choices: Any, gold: Any) -> dict[str, Any]:
-    if not isinstance(context, str) or not context.strip():
-        raise BenchmarkError(f"task {task}: {where}: its context is no text", "mend it, or leave the record out")
+def _document(task: str, number: int, fields: list[str], row: list[Any]) -> dict[str, Any]:
+    context, choices, gold = row
+    if not own.is_text(context):
+        raise own.unusable(task, number, fields[0], context, "a text")
     texts = list(choices) if isinstance(choices, list | tuple) else []
-    if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise BenchmarkError(
-            f"task {task}: {where}: its choices are no list of two texts or more", "mend it, or leave the record out"
-        )
+    if len(texts) < 2 or not all(map(own.is_text, texts)):
+        raise own.unusable(task, number, fields[1], choices, "a list of two texts or more")
     right = texts.index(gold) if isinstance(gold, str) and texts.count(gold) == 1 else gold
     if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts):
-        raise BenchmarkError(
-            f"task {task}: {where}: {str(gold)[:20]!r} is not one of its choices",
-            f"give the right choice's number, from 0 to {len(texts) - 1}, or its exact text",
-        )
+        raise own.unusable(task, number, fields[2], gold, f"one of its choices or their numbers, 0 to {len(texts) - 1}")
     return {"context": context, "choices": texts, "gold": right}

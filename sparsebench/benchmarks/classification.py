@@ -78,7 +78,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(*text), value, label, cluster=hashes.of_context(text[0]))
+            Outcome(str(number), hashes.of_prompt(*text), value, label, cluster=hashes.of_context(text[0]))
             for number, text, value, label in zip(numbers, texts, values, labels, strict=True)
         ),
         whole=len(every),
@@ -105,7 +105,7 @@ def _regression(
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(*text), float(value), float(label), hashes.of_context(text[0]))
+            Outcome(str(number), hashes.of_prompt(*text), float(value), float(label), hashes.of_context(text[0]))
             for number, text, value, label in zip(numbers, texts, values, gold, strict=True)
         ),
         whole,
@@ -148,18 +148,18 @@ def match(outputs: Sequence[str], task: Benchmark) -> list[int]:
     On a two-class entailment task a three-way NLI head's neutral and contradiction both mean "not entailed"
     (as in McCoy et al. 2019). Raises BenchmarkError when an output has no class, or a class no output.
     """
-    classes = [_plain(name) for name in task.classes]
-    plain = [_plain(name) for name in outputs]
+    classes = [_normalized_name(name) for name in task.classes]
+    normalized = [_normalized_name(name) for name in outputs]
     if "notentailment" in classes:
-        plain = [_NOT_ENTAILED.get(name, name) for name in plain]
-    if set(plain) != set(classes):
+        normalized = [_NOT_ENTAILED.get(name, name) for name in normalized]
+    if set(normalized) != set(classes):
         raise BenchmarkError(
             f"task {task.name} has classes {', '.join(task.classes)}; the head's outputs are {', '.join(outputs)}",
             "choose a task that the head was trained for, or correct the model's `labels:`",
         )
-    return [classes.index(name) for name in plain]
+    return [classes.index(name) for name in normalized]
 
 
-def _plain(name: str) -> str:
+def _normalized_name(name: str) -> str:
     letters = re.sub(r"[^a-z]", "", name.lower())
     return _SPELLINGS.get(letters, letters)

@@ -6,6 +6,7 @@ That is sentence vectors, class logits, documents, and batches sorted by length.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -18,9 +19,8 @@ from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
-from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
-from sparsebench.errors import BenchmarkError
+from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_model
@@ -35,6 +35,44 @@ DEFAULT_LENGTH = 512
 """Most tokens of an input if the model has no table of positions."""
 BATCH_SIZE = 16
 """Texts per forward pass: the fastest number on two cores, in float32 and in bfloat16."""
+
+
+Function = Callable[..., ScoreResult]
+"""A function of ``(model, tokenizer, task, spec, cache, progress)``.
+
+The model is loaded and in evaluation mode: with its classification head if it has one, an encoder without any other
+head. ``task`` is the row of the table, ``spec`` the
+settings from the manifest. Sources are fetched into ``cache``; ``progress`` is to be called with (done, total).
+"""
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """One loaded model, for the functions that adapters name as ``module:function``."""
+
+    model: Any
+    tokenizer: Any
+    progress: Progress | None = None
+
+    def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+        """Score one task. Raises BenchmarkError for any error in the plugin, and for anything but a ScoreResult."""
+        task = spec.known
+        module, _, name = task.adapter.partition(":")
+        progress = self.progress or (lambda done, total: None)
+        try:
+            function: Function = getattr(import_module(module), name)
+            result = function(self.model, self.tokenizer, task, spec, cache, progress)
+        except SparsebenchError:
+            raise
+        except Exception as error:
+            raise BenchmarkError(
+                f"task {spec.task}: {task.adapter} raised {type(error).__name__}: {error}", "mend the plugin"
+            ) from error
+        if not isinstance(result, ScoreResult):
+            raise BenchmarkError(
+                f"task {spec.task}: {task.adapter} gave a {type(result).__name__}, not a ScoreResult", "mend the plugin"
+            )
+        return result
 
 
 class Encoder:
@@ -207,8 +245,7 @@ def _own_documents(
     for number, record in enumerate(records if own_data else (), 1):
         for name, value in record.items():
             if value is None or (isinstance(value, str) and not value.strip()):
-                message = f"task {task.name}: record {number}: {name} is empty"
-                raise BenchmarkError(message, "fill it in, or leave the record out")
+                raise own.unusable(task.name, number, name, value or "", "a value")
     return records
 
 

@@ -106,7 +106,7 @@ class Generation:
                 # A word of CMUdict is its own id; two questions may have the same text.
                 Outcome(
                     str(number) if task.form else document.text,
-                    hashes.of_shown(document.text),
+                    hashes.of_prompt(document.text),
                     value,
                     label,
                     hashes.of_context(document.context) if document.context else None,
@@ -237,11 +237,8 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
     for number, (text, target) in enumerate(own.records(task.name, path, task.fields), 1):
         answers = target if isinstance(target, list) else [target]
         for column, value in ((task.fields[0], text), *((task.fields[1], answer) for answer in answers or [None])):
-            if not isinstance(value, str) or not value.strip():
-                raise BenchmarkError(
-                    f"task {task.name}: {path}: record {number}: {column} is no text",
-                    "mend it, or leave the record out",
-                )
+            if not own.is_text(value):
+                raise own.unusable(task.name, number, column, value, "a text")
         examples.append(GenerationExample(text, tuple(tuple(answer.split()) for answer in answers)))
     return examples
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache as memoized
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from sparsebench.benchmarks import choices, folder_task, hashes, index
 from sparsebench.benchmarks.catalog import all_tasks, data_sources
 from sparsebench.benchmarks.causal import CausalScorer
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
-from sparsebench.benchmarks.masked import MaskedScorer
+from sparsebench.benchmarks.masked import LengthScorer, MaskedScorer
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import Family
@@ -164,6 +165,16 @@ class Harness:
         } | dict(self.lm.notes)
 
 
+class Lengths(Harness):
+    """lm-eval's tasks with choices, answered by length."""
+
+    def __init__(self, sign: int) -> None:
+        """``sign`` is 1 for the longest answer, -1 for the shortest."""
+        self.batch_size, self.exact = 1, False
+        self.model: Any = SimpleNamespace(dtype="none")
+        self.lm: Any = LengthScorer(sign)
+
+
 def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     """Load lm-eval's task objects: ours over local data, any other task as stock defines it."""
     if spec.own:
@@ -256,7 +267,7 @@ def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> O
     shown = (part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
     return Outcome(
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
-        doc_hash=hashes.of_shown(*shown),
+        doc_hash=hashes.of_prompt(*shown),
         value=0.0 if _non_finite(sample) else float(sample[metric]),
         cluster=hashes.cluster(sample["doc"]),
     )

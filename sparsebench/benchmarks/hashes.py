@@ -20,7 +20,7 @@ _START = 3
 """Number of first words that WinoGrande's twins, which differ only in the word that decides, always share."""
 
 
-def of_shown(*texts: str) -> str:
+def of_prompt(*texts: str) -> str:
     """Return the sha1 of what the model is shown of one document."""
     return hashlib.sha1("\x1f".join(texts).encode()).hexdigest()
 

@@ -53,7 +53,7 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
         result: ScoreResult = module.score(_Words(), spec.known, spec, cache)
         return result
-    from sparsebench.benchmarks.lengths import Lengths  # lm-eval takes seconds to import
+    from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
 
     both = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
     return max(both, key=lambda result: result.score)

@@ -1,4 +1,4 @@
-"""Masked language models in lm-eval's harness: pseudo-log-likelihoods take the place of log-likelihoods.
+"""What ranks answers in lm-eval's harness without log-likelihoods: pseudo-log-likelihoods, or the length alone.
 
 Imported only to score: lm-eval and torch are heavy.
 """
@@ -52,3 +52,17 @@ class MaskedScorer(AnswerScorer):
         # Read after scoring, which may halve the batches.
         self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
         return [(math.fsum(p for p, _ in tokens), all(first for _, first in tokens)) for tokens in answers]
+
+
+class LengthScorer(AnswerScorer):
+    """A model for which longer answers are likelier, or shorter ones with ``sign`` -1."""
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+        self.notes = {"heuristic": "the longest answer" if sign > 0 else "the shortest answer"}
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return ``sign`` times the squared length: its order survives lm-eval's division by the length (acc_norm)."""
+        self.sharing = "off: no model"
+        return [(self.sign * float(len(request.args[1])) ** 2, False) for request in requests]

@@ -64,7 +64,7 @@ def overlaps(calibration: str, task: str, data: str = "") -> bool:
     base, configuration = _data_set(task)
     whole = configuration in _NO_CONFIGURATION
     return (
-        _plain(task) in steps
+        _normalized_name(task) in steps
         or (base in steps and (whole or configuration in steps))
         # A data set may be stored outside its suite (BoolQ of SuperGLUE); `en` or `cb` alone would prove nothing.
         or (not whole and len(configuration) > 3 and configuration in steps)
@@ -81,7 +81,7 @@ def _same(source: sources.Source, other: sources.Source) -> bool:
     if source.kind == "hf":
         return (source.repo, source.file) == (other.repo, other.file)
     return any(
-        _plain(a.project) == _plain(b.project)
+        _normalized_name(a.project) == _normalized_name(b.project)
         and (
             a.inner == b.inner or any(x.endswith("/") and y.startswith(x) for x, y in permutations((a.inner, b.inner)))
         )
@@ -98,7 +98,7 @@ def _steps(source: sources.Source) -> frozenset[str]:
         paths = [PurePosixPath(source.repo.rsplit("/", 1)[-1], source.file)]
     else:
         return frozenset()
-    return frozenset(_plain(step) for path in paths for step in (*path.parts[:-1], path.name.split(".")[0]))
+    return frozenset(_normalized_name(step) for path in paths for step in (*path.parts[:-1], path.name.split(".")[0]))
 
 
 def _data_set(task: str) -> tuple[str, str]:
@@ -110,7 +110,7 @@ def _data_set(task: str) -> tuple[str, str]:
         file = index.stock().get(task, index.GROUP)
         declared = _declared(index.tasks_folder() / file) if file != index.GROUP else {}
         path, name = declared.get("dataset_path", ""), declared.get("dataset_name", "")
-    return _plain(path.rsplit("/", 1)[-1]) or "?", _plain(name)
+    return _normalized_name(path.rsplit("/", 1)[-1]) or "?", _normalized_name(name)
 
 
 def _declared(file: Path) -> dict[str, str]:
@@ -120,7 +120,7 @@ def _declared(file: Path) -> dict[str, str]:
     return {**(_declared(included) if included and included.is_file() else {}), **declared}
 
 
-def _plain(name: str) -> str:
+def _normalized_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -288,3 +288,16 @@ def records(task: str, path: Path, fields: tuple[str, ...]) -> list[list[Any]]:
     if not values:
         raise BenchmarkError(f"task {task}: {path} holds no record", "name a file with data")
     return values
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a record's value is text that is not blank."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def unusable(task: str, number: int, column: str, value: Any, needed: str) -> BenchmarkError:
+    """Return the error for a record, numbered from 1, with a ``value`` other than what is ``needed``, such as a text."""
+    return BenchmarkError(
+        f"task {task}: record {number}: {column} is {str(value)[:40]!r}, not {needed}",
+        "mend it, or leave the record out",
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparsebench import sources
-from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
 from sparsebench.benchmarks.encoder import Encoder, documents
@@ -39,7 +39,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(*texts), float(similar), float(label))
+            Outcome(str(number), hashes.of_prompt(*texts), float(similar), float(label))
             for number, texts, similar, label in zip(
                 numbers, zip(first, second, strict=True), similarity, gold, strict=True
             )
@@ -60,8 +60,7 @@ def numeric(task: Benchmark, column: str, index: int, row: Mapping[str, Any]) ->
     except (ValueError, TypeError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        what = f"task {task.name}: record {index + 1} of the data has {column} {str(value)[:20]!r}"
-        raise BenchmarkError(f"{what}, which is no number", "mend it, or leave the record out")
+        raise own.unusable(task.name, index + 1, column, value, "a number")
     return number
 
 

@@ -50,7 +50,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(text), value)
+            Outcome(str(number), hashes.of_prompt(text), value)
             for number, text, value in zip(numbers, texts[len(pool) :], values, strict=True)
         ),
         whole=len(tested),

@@ -32,7 +32,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(question, passage), value, cluster=hashes.of_context(passage))
+            Outcome(str(number), hashes.of_prompt(question, passage), value, cluster=hashes.of_context(passage))
             for (number, question, passage), value in zip(asked, values, strict=True)
         ),
         whole=len(usable),

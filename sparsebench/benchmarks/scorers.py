@@ -9,10 +9,9 @@ import torch
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.contract import Progress, ScoredModel, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder
+from sparsebench.benchmarks.encoder import Encoder, Plugged
 from sparsebench.benchmarks.generation import Generation
 from sparsebench.benchmarks.perplexity import Perplexity
-from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.models.files.families import output_family
 from sparsebench.models.files.text import load_tokenizer, longest_input, original_ids
 from sparsebench.models.modules.load import load_model

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sparsebench import sources
-from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks import hashes, own
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.classification import head_labels
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, drawn
@@ -57,7 +57,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(number), hashes.of_shown(*words), value, label)
+            Outcome(str(number), hashes.of_prompt(*words), value, label)
             for number, (words, _), value, label in zip(numbers, read, values, labels, strict=True)
         ),
         whole=len(every),
@@ -153,13 +153,12 @@ def _parts(tag: str) -> tuple[str, str]:
 def _sentence(task: Benchmark, number: int, row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return a record's words and their tags, each read from a list or from a text with spaces between them."""
     both = [value.split() if isinstance(value, str) else value for value in (row[name] for name in task.fields)]
-    what = f"task {task.name}: record {number + 1} of the data"
     for name, value in zip(task.fields, both, strict=True):
-        if not isinstance(value, list) or not all(isinstance(word, str) and word.strip() for word in value):
-            raise BenchmarkError(
-                f"{what} has {name} {str(value)[:40]}, which is no list of words", "tags are names, such as B-PER"
-            )
+        if not isinstance(value, list) or not all(map(own.is_text, value)):
+            raise own.unusable(task.name, number + 1, name, value, "a list of words, or of tags such as B-PER")
     words, tags = both
     if len(words) != len(tags) or not words:
-        raise BenchmarkError(f"{what} has {len(words)} words and {len(tags)} tags", "give each word a tag")
+        raise own.unusable(
+            task.name, number + 1, task.fields[1], tags, f"a list of {len(words)} tags, one for each word"
+        )
     return words, tags

@@ -133,7 +133,7 @@ def test_a_head_that_gives_a_number_is_correlated(classifier: Any, tmp_path: Pat
     [
         ({"text": "a cat", "label": "angry"}, "angry.*bad, fair, good"),
         ({"text": "a cat", "label": 3}, "'3'.*bad, fair, good"),
-        ({"text": "a cat", "label": ""}, "record 1: label is empty"),
+        ({"text": "a cat", "label": ""}, "record 1: label is"),
         ({"review": "a cat", "label": 1}, "no column 'text'"),
     ],
 )

@@ -300,7 +300,7 @@ def test_a_pair_whose_score_is_no_number_is_named(tiny_bert: Path, tmp_path: Pat
     pair = {"sentence1": "the cat sat", "sentence2": "a dog ran"}
     rows = [{**pair, "score": 1}, {**pair, "score": value}]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(BenchmarkError, match="record 2 of the data has score .*no number"):
+    with pytest.raises(BenchmarkError, match="record 2: score is .*not a number"):
         run(tiny_bert, "encoder", "stsb_sts", data=f"path:{tmp_path}/pairs.jsonl")
 
 

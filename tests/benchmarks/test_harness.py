@@ -14,7 +14,7 @@ from sparsebench.benchmarks import OwnData, ScoredModel, TaskSpec, all_tasks
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
-from sparsebench.errors import BenchmarkError, SparsebenchError, UnsupportedError
+from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import LM_EVAL
 from tests.benchmarks.conftest import Run
 
@@ -83,29 +83,6 @@ def test_every_number_is_stock_lm_evals(
     assert ours.n == len(ours.outcomes) == settings.get("limit", len(every))
     assert ours.limited == ("limit" in settings)
     assert ours.protocol["documents"] == len(every)
-
-
-@pytest.mark.parametrize("task", ["piqa", "arc_easy"])
-def test_outcomes_are_stocks_where_inputs_share_their_beginning(
-    tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path, task: str
-):
-    ours = run(in_float32(tiny_llama, tmp_path / "model"), "decoder", task)
-    theirs = stock(tmp_path / "model", task, tmp_path)
-    assert ours.protocol["prefix_sharing"] == "on"
-    assert {outcome.doc_id: outcome.value for outcome in ours.outcomes} == {
-        str(sample["doc_id"]): sample[all_tasks()[task].metric] for sample in theirs["samples"][task]
-    }
-    assert 0 < ours.score < 1
-
-
-def in_float32(folder: Path, out: Path) -> Path:
-    """A copy whose outcomes no rounding turns."""
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
-
-    load_model(folder, "decoder", "float32").save_pretrained(out)
-    load_tokenizer(folder).save_pretrained(out)
-    return out
 
 
 def test_protocol_says_whether_beginnings_are_shared(
@@ -338,19 +315,6 @@ def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, run: Run, monk
     assert all(outcome.doc_id.startswith("mmlu_") for outcome in found.outcomes)
     assert str(found.protocol["data"]).count("cais/mmlu/") == 19
     assert found.protocol["task_version"] == "2"
-
-
-def test_a_task_that_takes_no_examples_says_so():
-    settings: dict[str, Any] = {}
-    task = SimpleNamespace(
-        get_config=lambda key: 0,
-        set_config=lambda key, value: settings.update({key: value}),
-        set_fewshot_seed=lambda seed: settings.update(seed=seed),
-    )
-    with pytest.raises(SparsebenchError, match="no examples"):
-        _set_fewshot(task, TaskSpec("gpqa", num_fewshot=5))
-    _set_fewshot(task, TaskSpec("gpqa"))
-    assert settings == {"num_fewshot": 0, "seed": 1234}
 
 
 def test_a_folder_of_task_files_may_have_more_examples_than_documents():

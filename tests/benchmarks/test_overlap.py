@@ -6,7 +6,7 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.benchmarks import Fitted, TaskSpec, all_tasks, data_sources
-from sparsebench.benchmarks.overlap import _texts, copied, overlaps
+from sparsebench.benchmarks.overlap import copied, overlaps
 from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.errors import SourceError
 from sparsebench.steps.calibration import DEFAULT
@@ -91,11 +91,6 @@ def test_the_default_suits_every_task_of_our_own_and_each_overlaps_with_itself(t
         assert overlaps(source, task)
         others = [other for other in all_tasks() if data_sources(other) and source not in data_sources(other)]
         assert not any(overlaps(source, other) for other in others)
-
-
-def test_words_that_stand_in_a_list_are_one_text() -> None:
-    record = {"tokens": ["EU", "rejects", "German", "call"], "choices": ["a cat", "a dog"]}
-    assert list(_texts(record)) == ["EU rejects German call", "a cat", "a dog"]
 
 
 def test_a_source_that_is_none_is_an_error() -> None:

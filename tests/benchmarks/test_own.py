@@ -145,11 +145,11 @@ def test_choices_are_scored_by_log_likelihood(tiny_llama: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ({"choices": ["one"]}, "record 2: its choices are no list of two"),
-        ({"choices": "one two"}, "record 2: its choices are no list"),
-        ({"gold": 2}, "record 2: '2' is not one of its choices"),
-        ({"gold": True}, "record 2: 'True' is not one of its choices"),
-        ({"context": ""}, "record 2: its context is no text"),
+        ({"choices": ["one"]}, "record 2: choices is .*, not a list of two"),
+        ({"choices": "one two"}, "record 2: choices is"),
+        ({"gold": 2}, "record 2: gold is '2', not one of its choices"),
+        ({"gold": True}, "record 2: gold is 'True', not one of its choices"),
+        ({"context": ""}, "record 2: context is .*, not a text"),
     ],
 )
 def test_a_record_that_is_no_question_is_named(broken: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_similarity_is_spearmans_correlation_with_the_scores(tiny_bert: Path, tm
     path.write_text("\ufeff" + "\n".join(lines))  # as spreadsheets save it
     assert scored(tiny_bert, "encoder", "similarity", path, columns=columns).score == found.score
     path.write_text("\n".join([*lines[:2], "alone", *lines[2:]]))
-    with pytest.raises(BenchmarkError, match="record 2: right is empty"):
+    with pytest.raises(BenchmarkError, match="record 2: right is"):
         scored(tiny_bert, "encoder", "similarity", path, columns=columns)
 
 
