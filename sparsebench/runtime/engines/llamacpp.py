@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,72 +103,18 @@ def _free(library: Any, batch: Any, context: Any, model: Any) -> None:
     library.llama_model_free(model)
 
 
-class LlamaPrefill(Phase):
-    """The whole prompt up to the first new token."""
+class LlamaPhase(Phase):
+    """A phase by its functions; with a cache, llama.cpp keeps that to itself."""
 
-    name = "prefill"
-    cache = None
-
-    def __init__(self, context: LlamaContext, ids: Sequence[int]) -> None:
-        self.context, self.ids = context, ids
-        self.next: list[int] = []
-
-    def step(self) -> None:
-        self.context.forget()
-        self.context.decode(self.ids)
-        self.next = self.context.next()
-
-
-class LlamaForward(Phase):
-    """The whole forward pass of an encoder."""
-
-    name = "forward"
-
-    def __init__(self, context: LlamaContext, ids: Sequence[int]) -> None:
-        self.context, self.ids = context, ids
-
-    def step(self) -> None:
-        self.context.forget()
-        self.context.decode(self.ids, every=True)
-
-
-class LlamaDecode(Phase):
-    """One new token with the prompt in the cache; every block starts again at the end of the prompt."""
-
-    name = "decode"
-    cache = None
-
-    def __init__(self, prefill: LlamaPrefill) -> None:
-        self.prefill, self.context = prefill, prefill.context
-        self.next: list[int] = []
+    def __init__(self, name: str, step: Callable[[], None], begin: Callable[[], None] = lambda: None) -> None:
+        self.name, self.cache = name, () if name == "forward" else None
+        self._step, self._begin = step, begin
 
     def begin(self) -> None:
-        """Go back to the end of the prompt."""
-        if self.context.read < len(self.prefill.ids) or not self.prefill.next:
-            self.prefill.step()
-        self.context.forget(len(self.prefill.ids))
-        self.next = self.prefill.next
+        self._begin()
 
     def step(self) -> None:
-        self.context.decode(self.next)
-        self.next = self.context.next()
-
-
-class LlamaGenerate(Phase):
-    """A whole greedy generation of exactly ``tokens`` new tokens."""
-
-    name = "generate"
-    cache = None
-
-    def __init__(self, prefill: LlamaPrefill, tokens: int) -> None:
-        self.prefill, self.tokens = prefill, tokens
-
-    def step(self) -> None:
-        self.prefill.step()
-        context, token = self.prefill.context, self.prefill.next
-        for _ in range(self.tokens - 1):
-            context.decode(token)
-            token = context.next()
+        self._step()
 
 
 class LlamaModel:
@@ -182,11 +128,39 @@ class LlamaModel:
         self.hidden_bytes = int(llamacpp.library().llama_model_size(self.context.model))
 
     def phases(self, prompt: Prompt, generate: int) -> list[Phase]:
-        """Return the phases, in the order in which they feed each other."""
+        """Return the phases, in the order in which they feed each other: the whole prompt, one token behind it (every
+        block starts again at the end of the prompt), and a greedy generation of exactly ``generate`` tokens."""
+        context, ids = self.context, prompt.ids[0].tolist()
+        first: list[int] = []
+        token: list[int] = []
+
+        def forward() -> None:
+            context.forget()
+            context.decode(ids, every=True)
+
+        def prefill() -> None:
+            context.forget()
+            context.decode(ids)
+            first[:] = token[:] = context.next()
+
+        def rewind() -> None:
+            if context.read < len(ids) or not first:
+                prefill()
+            context.forget(len(ids))
+            token[:] = first
+
+        def decode() -> None:
+            context.decode(token)
+            token[:] = context.next()
+
+        def write() -> None:
+            prefill()
+            for _ in range(generate - 1):
+                decode()
+
         if self.encoder:
-            return [LlamaForward(self.context, prompt.ids[0].tolist())]
-        prefill = LlamaPrefill(self.context, prompt.ids[0].tolist())
-        return [prefill, LlamaDecode(prefill), LlamaGenerate(prefill, generate)]
+            return [LlamaPhase("forward", forward)]
+        return [LlamaPhase("prefill", prefill), LlamaPhase("decode", decode, rewind), LlamaPhase("generate", write)]
 
     def outputs(self, prompt: Prompt) -> torch.Tensor:
         """Return what ``parity.outputs`` does: the logits of TOKENS tokens, of a few and of one, the last by the cache."""
