@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -75,13 +75,8 @@ def memory() -> tuple[int, int]:
 
 
 def peak_rss() -> int:
-    """Return this process's peak RSS in bytes; 0 on Windows."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Return this process's peak RSS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def free_disk(path: Path) -> int:
