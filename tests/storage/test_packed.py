@@ -16,26 +16,29 @@ from safetensors.torch import save_file
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.checkpoint import INDEX, Checkpoint
-from sparsebench.storage import folders, is_packed, pack, unpack
+from sparsebench.storage import folders, formats, is_packed, pack, unpack
 from sparsebench.storage.container import read
 from sparsebench.storage.packed import CODING, PackedCheckpoint
 from tests.storage.model_folders import contents, prune
 
 
-@pytest.mark.parametrize("model", ["tiny_llama", "tiny_bert", "tiny_t5"])
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("form", ["packed", "archive"])
+@pytest.mark.parametrize(("model", "sparsity"), [("tiny_llama", 0.0), ("tiny_bert", 0.9), ("tiny_t5", 1.0)])
 def test_round_trip_is_byte_identical(
-    model: str, sparsity: float, request: pytest.FixtureRequest, tmp_path: Path
+    model: str, sparsity: float, form: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder = prune(request.getfixturevalue(model), tmp_path / "dense", sparsity)
     (folder / "sparsebench.json").write_text("{}")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text("{}")
-    pack(folder, tmp_path / "packed")
-    assert unpack(tmp_path / "packed", tmp_path / "restored") == tmp_path / "restored"
+    row, archive = formats()[form], formats()["archive"]
+    assert row.write and archive.holds
+    row.write(folder, tmp_path / form)
+    assert archive.holds(tmp_path / form) == (form == "archive")
+    assert unpack(tmp_path / form, tmp_path / "restored") == tmp_path / "restored"
     assert contents(tmp_path / "restored") == contents(folder)
     dense = (folder / "model.safetensors").stat().st_size
-    stored = (tmp_path / "packed" / "model.safetensors.packed").stat().st_size
+    stored = (tmp_path / form / f"model.safetensors.{form}").stat().st_size
     assert (stored < 0.7 * dense) == (sparsity >= 0.5)
 
 
