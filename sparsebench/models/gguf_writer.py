@@ -284,7 +284,6 @@ class _GgufFile:
 
 
 def _block(kind: str) -> int:
-    """Return how many weights of a row share a block in a type."""
     import gguf
 
     return int(gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0])

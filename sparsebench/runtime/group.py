@@ -180,7 +180,6 @@ class RankGroup:
         return f"{words} on {', '.join(nodes)}"
 
     def _tails(self, ranks: Sequence[int]) -> str:
-        """Return the last lines of these ranks' logs, indented."""
         return "\n".join(f"    rank {rank}: {line}" for rank in ranks for line in self.ends[rank]["lines"])
 
 

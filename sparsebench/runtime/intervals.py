@@ -164,7 +164,6 @@ def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
 
 
 def _walls(samples: Sequence[TimingSample]) -> dict[int, dict[int, list[float]]]:
-    """Return the wall times by process and block."""
     walls: dict[int, dict[int, list[float]]] = {}
     for sample in samples:
         walls.setdefault(sample.process, {}).setdefault(sample.block, []).append(sample.wall_s)

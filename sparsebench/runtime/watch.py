@@ -138,7 +138,6 @@ def main_thread(stack: str) -> str:
 
 
 def _shows(stack: str, words: Iterable[str]) -> bool:
-    """Return whether the main thread's stack has one of ``words``."""
     return any(word in main_thread(stack) for word in words)
 
 

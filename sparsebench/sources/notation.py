@@ -125,7 +125,7 @@ def _dataset(text: str, rest: str) -> Source:
     file = file.strip()
     if not match or ".." in match["repo"]:
         _wrong(text, "hf", f"{name!r} is not the name of a data set", DATASET)
-    if not file or file.endswith("/") or not _plain(file):
+    if not file or file.endswith("/") or not _stays_inside(file):
         _wrong(text, "hf", f"{file!r} is not a file's path in the data set" if file else "it names no file", DATASET)
     revision = _revision(text, match["revision"])
     canonical = f"hf:datasets/{match['repo']}@{revision}!{file}"
@@ -134,12 +134,12 @@ def _dataset(text: str, rest: str) -> Source:
 
 def _revision(text: str, revision: str | None) -> str:
     """Return the revision, default ``main``. It must be a plain path: the hub's cache has a file of that name."""
-    if revision and not _plain(revision):
+    if revision and not _stays_inside(revision):
         _wrong(text, "hf", f"{revision!r} is not a revision's name")
     return revision or "main"
 
 
-def _plain(inner: str) -> bool:
+def _stays_inside(inner: str) -> bool:
     """Return whether a path stays inside its folder: no root, no backslash, no empty, ``.`` or ``..`` step."""
     steps = inner.removesuffix("/").split("/")
     return not inner.startswith("/") and "\\" not in inner and not any(step in ("", ".", "..") for step in steps)
@@ -151,7 +151,7 @@ def _part(text: str, piece: str) -> WheelPart:
         missing = "`==VERSION`" if "==" not in piece else "`!PATH/IN/WHEEL`" if "!" not in piece else ""
         _wrong(text, "wheel", f"{missing} is missing" if missing else f"{piece!r} is not understood")
     inner = match["inner"].strip()
-    if not _plain(inner):
+    if not _stays_inside(inner):
         _wrong(text, "wheel", f"{inner!r} is not a plain path inside the wheel")
     digest = match["sha256"] and match["sha256"].lower()
     if digest is not None and not _SHA256.match(digest):

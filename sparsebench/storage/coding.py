@@ -140,5 +140,4 @@ def layout_of(info: TensorInfo, bits: int) -> CodeLayout:
 
 
 def _holds_codes(info: TensorInfo) -> bool:
-    """Return whether a tensor can hold codes packed into 32-bit words."""
     return len(info.shape) == 2 and info.numel > 0 and info.dtype == "I32" and info.name.endswith("weight_packed")

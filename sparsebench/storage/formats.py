@@ -39,14 +39,12 @@ class Format:
 
 
 def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
-    """Return the bytes of a model folder's weight files as they are, and those of each tensor by name."""
     checkpoint = Checkpoint(folder)
     total = sum((folder / file).stat().st_size for file in checkpoint.files)
     return total, {name: info.nbytes for name, info in checkpoint.tensors.items()}
 
 
 def _coded(coding: Coding, *libraries: str) -> Format:
-    """Return the format that stores each tensor of a folder in ``coding``."""
     calls = (folders.store, folders.sizes, folders.tensors, folders.restore, folders.holds)
     write, sizes, read, restore, holds = (cast("Any", partial(call, coding=coding)) for call in calls)
     return Format(coding.name, write, sizes, read, restore, holds, libraries)

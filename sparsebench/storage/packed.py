@@ -202,7 +202,6 @@ class PackedCheckpoint:
 
 
 def _as_tensor(bits: Bytes, dtype: str) -> torch.Tensor:
-    """Return bytes as a flat tensor of a safetensors dtype."""
     import torch
 
     # torch gives an empty numpy array a stride of 0, and then refuses to view it as another dtype.

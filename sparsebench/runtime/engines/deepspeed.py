@@ -101,7 +101,6 @@ class DeepSpeed(Wrapping):
 
 
 def _as_stored(source: SavedModel) -> Any:
-    """Load the plain model in the precision of its files."""
     return SavedModel(source.folder, source.family).load_plain()
 
 

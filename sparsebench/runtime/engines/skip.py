@@ -137,7 +137,6 @@ def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str
 
 
 def _matrix(module: Any) -> torch.Tensor:
-    """Return the weight of a linear layer as (out, in)."""
     stored: torch.Tensor = module.weight.detach()
     return stored.T if type(module).__name__ == "Conv1D" else stored
 

@@ -188,7 +188,6 @@ def _float_type(weight: torch.Tensor) -> str:
 
 
 def _split(words: Words) -> tuple[Bytes, Words]:
-    """Return the mask and the nonzeros of flat words."""
     scan = compiled.packing_kernels().scan(words, Scratch())
     masks, values = scan.split()
     return masks, words if scan.count == words.size else np.concatenate(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,26 +16,24 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import inputs
-from sparsebench.steps.contract import Context
-from sparsebench.steps.grid import Quantize
-from sparsebench.steps.quantize.sweep import quantize_model
+from sparsebench.steps.contract import Step
+from tests.making import make, quantize_step
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
+from tests.sampling import a_third
 
 WORK = Workload(batch=1, prompt=12, generate=4)
-WAYS = {"int8": Quantize(), "int4": Quantize("int4", 32)}
+WAYS = {"int8": quantize_step(), "int4": quantize_step("int4", 32)}
 KERNELS = {"int8": "_weight_int8pack_mm", "int4": "_weight_int4pack_mm_for_cpu"}
 
 
-def quantized(dense: Path, family: Family, way: Quantize, out: Path) -> Path:
-    found: list[object] = []
-    quantize_model(dense, {way: out}, Context(family), lambda _, told: found.append(told))
-    assert not isinstance(found[0], Exception), found
+def quantized(dense: Path, family: Family, way: Step, out: Path) -> Path:
+    make(dense, family, {way: out})
     return out
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
-@pytest.mark.parametrize("bits", WAYS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("name", "bits", "dtype"), a_third(product([*FAMILIES, "gpt2"], WAYS, ["bfloat16", "float32"]))
+)
 def test_hf_multiplies_integers(
     name: str, bits: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -54,9 +53,7 @@ def test_hf_multiplies_integers(
     assert model_bytes(source.folder, Setting("hf", 1, WORK, dtype=dtype)) > 0
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
-@pytest.mark.parametrize("bits", WAYS)
-@pytest.mark.parametrize("zeros", [0.0, 0.6])
+@pytest.mark.parametrize(("name", "bits", "zeros"), a_third(product([*FAMILIES, "gpt2"], WAYS, [0.6, 0.0])))
 def test_the_sparse_engine_multiplies_integers_without_zeros(
     name: str, bits: str, zeros: float, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -88,13 +85,13 @@ def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "ranks", "way", "named"),
     [
-        ("deepspeed-zero3", 1, Quantize("int4"), "does not run int4"),
-        ("deepspeed", 2, Quantize(), "2 ranks"),
-        ("hf", 1, Quantize("int4", 20), "not of 20"),
+        ("deepspeed-zero3", 1, quantize_step("int4"), "does not run int4"),
+        ("deepspeed", 2, quantize_step(), "2 ranks"),
+        ("hf", 1, quantize_step("int4", 20), "not of 20"),
     ],
 )
-def test_what_no_kernel_takes_is_refused_by_name(name: str, ranks: int, way: Quantize, named: str) -> None:
-    config = {"quantization_config": way.scheme.config(["model.layers.0.mlp.up_proj.weight"])}
+def test_what_no_kernel_takes_is_refused_by_name(name: str, ranks: int, way: Step, named: str) -> None:
+    config = {"quantization_config": way.settings.scheme.config(["model.layers.0.mlp.up_proj.weight"])}
     with pytest.raises(UnsupportedError, match=named):
         check_supported(config, "decoder", Setting(name, ranks, WORK))
     assert {row.name for row in engines().values() if "int8" in row.encodings} == {"deepspeed", "hf", "sparse"}
@@ -107,7 +104,9 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
         "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
         "vocab_size": 90, "max_position_embeddings": 32,
     }  # fmt: skip
-    folder = quantized(write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out")
+    folder = quantized(
+        write_random(config, tmp_path / "m", "encoder"), "encoder", quantize_step("int4"), tmp_path / "out"
+    )
     with pytest.raises(UnsupportedError, match="int4 kernel"):
         engine("hf").load(SavedModel(folder, "encoder"), 8, False)
 

@@ -124,9 +124,9 @@ def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> No
 
 @pytest.mark.parametrize("name", ["hf", "skip", "sparse"])
 def test_quantized_weights_are_not_skipped_by_any_engine(name: str) -> None:
-    from sparsebench.steps.grid import Quantize
+    from sparsebench.models.files.quantized import Scheme
 
-    config = {**SKIP.config(), "quantization_config": Quantize().scheme.config(["model.layers.0.mlp.up_proj.weight"])}
+    config = {**SKIP.config(), "quantization_config": Scheme(8, None).config(["model.layers.0.mlp.up_proj.weight"])}
     with pytest.raises(UnsupportedError, match="no engine can skip the weights of a quantized model"):
         check_supported(config, "decoder", Setting(name, 1, WORK))
 

@@ -183,12 +183,11 @@ def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["fused", "published"])
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "llama4_text"])
 def test_experts_without_their_zeros_say_what_the_plain_model_says(kind: str, form: str, tmp_path: Path) -> None:
-    from sparsebench.steps.prune.contract import Target
-    from sparsebench.steps.prune.sweep import Sweep
+    from tests.making import make, prune_step
     from tests.models.test_experts import stored
 
     folder = tmp_path / "pruned"
-    Sweep(stored(kind, form, tmp_path), "decoder", {Target("magnitude", 0.7, "layer"): folder}).run(lambda *made: None)
+    make(stored(kind, form, tmp_path), "decoder", {prune_step("magnitude", 0.7, "layer"): folder})
     pack(folder, tmp_path / "packed")
     words = prompt(Checkpoint(folder).config)
     for place in (folder, tmp_path / "packed"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparsebench.models.files.quantized import INT4_GROUPS, Codes, stored_parts
+from sparsebench.models.files.quantized import INT4_GROUPS, Codes, Scheme, stored_parts
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
 from sparsebench.runtime.kernels.matrix import (
     dense,
@@ -19,7 +19,6 @@ from sparsebench.runtime.kernels.matrix import (
     without_zero_codes,
     without_zeros,
 )
-from sparsebench.steps.grid import Quantize
 from tests.runtime.kernels.conftest import levels
 
 MORE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,7 +56,7 @@ def stored(kind: str, weight: torch.Tensor) -> tuple[dict[str, Matrix], torch.Te
         return {"dense": dense(held), "bitmask": without_zeros(held)}, held.float()
     bits, group = int(kind[3]), int(kind.split()[-1]) if " " in kind else None
     made = codes(weight, bits, group)
-    words = dict(stored_parts(made, "w", Quantize(f"int{bits}", group).scheme))["w_packed"]  # type: ignore[arg-type]
+    words = dict(stored_parts(made, "w", Scheme(bits, group)))["w_packed"]
     # What lies behind the scales in memory must not be read: 0 times NaN is NaN.
     behind = torch.full((made.scale.numel() + 64,), torch.nan, dtype=made.scale.dtype)
     scale = behind[: made.scale.numel()].view(made.scale.shape).copy_(made.scale)
