@@ -193,10 +193,10 @@ class _WeightSelection:
 
     def _source(self, name: str, dims: tuple[int, ...], teacher_tensors: Mapping[str, Any]) -> str:
         """Return the teacher's name for a tensor of the student."""
-        part = self._part(name, dims)
-        if part.layer is None or part.side not in self.blocks:
+        described = self._part(name, dims)
+        if described.layer is None or described.side not in self.blocks:
             return name
-        source = moved(name, self.blocks[part.side][part.layer])
+        source = moved(name, self.blocks[described.side][described.layer])
         # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
         return name if name.endswith(POSITIONS) and source not in teacher_tensors else source
 
@@ -215,15 +215,15 @@ class _WeightSelection:
             return [torch.arange(size, device="cpu") for size in student_dims]
         weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name
         matrix = len(student_dims) == 2
-        part = self._part(weight, student_dims if matrix else (*student_dims, 2))
-        output_dim = 1 if part.transposed and matrix else 0
+        described = self._part(weight, student_dims if matrix else (*student_dims, 2))
+        output_dim = 1 if described.transposed and matrix else 0
         indices = []
         for dim, (student_size, teacher_size) in enumerate(zip(student_dims, teacher_dims, strict=True)):
             levels = None
             if len(student_dims) < 3:
-                levels = self._levels(part.kind.removeprefix("cross_"), dim == output_dim)
+                levels = self._levels(described.kind.removeprefix("cross_"), dim == output_dim)
             if levels is None or [sum(map(prod, runs)) for runs in levels] != [student_size, teacher_size]:
-                if dim == output_dim and part.kind in _FUSED and student_size != teacher_size:
+                if dim == output_dim and described.kind in _FUSED and student_size != teacher_size:
                     return None
                 levels = [[(student_size,)], [(teacher_size,)]]
             indices.append(_index(*levels))

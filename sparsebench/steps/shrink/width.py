@@ -39,10 +39,6 @@ class _Plan:
     numbers: Mapping[Axis, int]
     named: NamedElements | None = None
 
-    @property
-    def uneven(self) -> bool:
-        return bool(self.step.settings.uneven)
-
 
 @dataclass
 class _Draft:
@@ -53,10 +49,6 @@ class _Draft:
     writer: CheckpointWriter
     unseen: int
     error: SparsebenchError | None = None
-
-    @property
-    def compensation(self) -> str:
-        return str(self.step.settings.compensation)
 
 
 def make(
@@ -76,7 +68,10 @@ def make(
         emit(step, work.report(*at_once[step], draft, seconds, len(drafts)))
     for plan in plans:
         if plan.step not in at_once:
-            _make_in_turn(work, plan, targets[plan.step], emit)
+            started, folder = time.perf_counter(), targets[plan.step]
+            with failing_alone(plan.step, emit):
+                if last := _last_draft(work, plan, folder, emit):
+                    emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
 
 
 def _plan(shape: ModelShape, step: Step) -> _Plan:
@@ -92,19 +87,12 @@ def _plan(shape: ModelShape, step: Step) -> _Plan:
     return _Plan(step, left, named)
 
 
-def _make_in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> None:
-    started = time.perf_counter()
-    with failing_alone(plan.step, emit):
-        if last := _last_draft(work, plan, folder, emit):
-            emit(plan.step, work.report(plan, folder, last, time.perf_counter() - started, 1))
-
-
 def _last_draft(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Draft | None:
     """Cut the model in equal parts, each scored on what the last one left. Return None where ``emit`` got an error."""
     shape, cuts, last = work.shape, plan.step.settings.iterations, None
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
         for cut in range(1, cuts + 1):
-            numbers = choosing.part_way(shape, plan.numbers, cut, cuts, plan.uneven)
+            numbers = choosing.part_way(shape, plan.numbers, cut, cuts, plan.step.settings.uneven)
             axis_now = dict(zip(shape.axes, work.shape.axes, strict=True))
             part = _Plan(plan.step, {axis_now[axis]: count for axis, count in numbers.items()}, plan.named)
             out = folder if cut == cuts else scratch / str(cut)
@@ -176,10 +164,8 @@ class _WidthPass:
         try:
             for step, (plan, folder) in plans.items():
                 if _score_key(step) in scores_of:
-                    try:
+                    with failing_alone(step, emit):
                         drafts.append(self.begin_draft(plan, scores_of[_score_key(step)], folder))
-                    except SparsebenchError as error:
-                        emit(step, error)
             self.compensate(drafts)
             for draft in drafts:
                 step = draft.step
@@ -304,7 +290,7 @@ class _WidthPass:
                 for index, axis in enumerate(self.shape.axes)
                 if axis in plan.numbers
             }
-        if plan.uneven:
+        if plan.step.settings.uneven:
             joint = plan.step.name == "flap"
             return choosing.spread(plan.numbers, by_axis, self.shape.checkpoint.tensors, joint)
         groups = choosing.expert_groups(self.shape)
@@ -316,9 +302,9 @@ class _WidthPass:
     def compensate(self, drafts: list[_Draft]) -> None:
         """Write the biases and the refitted output matrices that compensate for what went."""
         for draft in drafts:
-            if draft.compensation == "bias":
+            if draft.step.settings.compensation == "bias":
                 self._biases(draft)
-        refitted = [draft for draft in drafts if draft.compensation == "least_squares"]
+        refitted = [draft for draft in drafts if draft.step.settings.compensation == "least_squares"]
         try:
             if refitted:
                 self.replay(len(refitted)).run(_refitting(refitted), self.context.progress)

@@ -20,7 +20,7 @@ from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.trim import companions, usage, weights
 from sparsebench.steps.trim.settings import Corpus
-from sparsebench.steps.trim.usage import Usage, token_usage
+from sparsebench.steps.trim.usage import RetokenizedText, Usage, token_usage
 from sparsebench.steps.trim.vocabulary import Vocabulary
 
 
@@ -105,7 +105,7 @@ def _write_trimmed(
     return step_report(folder, context.family, seconds=time.perf_counter() - started, note="; ".join(notes))
 
 
-def _note(usage: Usage, reading: Any) -> str:
+def _note(usage: Usage, reading: RetokenizedText) -> str:
     if reading.same:
         return f"the text takes {usage.tokens:,} tokens, the same as before"
     more = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"

@@ -13,7 +13,6 @@ from sparsebench.steps.prune.methods import scores as methods
 from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SCORES = [methods.magnitude_scores, methods.random_scores, methods.wanda_scores, methods.ria_scores]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
