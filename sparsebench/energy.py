@@ -8,9 +8,8 @@ them. NVML ignores CUDA_VISIBLE_DEVICES.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,177 +46,116 @@ def gpu(library: Any, index: int) -> Any:
     return library.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
 
 
-@dataclass
-class NoMeter:
-    """No counter; ``source`` says why."""
+class EnergyMeter:
+    """Counters of joules, or none: ``source`` says which, or why not.
 
-    source: str
-    window = 0.0
-
-    def joules(self) -> None:
-        """Return None, as there is no counter."""
-
-
-@dataclass
-class Domain:
-    """One RAPL counter: microjoules that start again at 0 after ``limit``."""
-
-    name: str
-    file: Path
-    limit: int
-    last: int
-
-
-class Rapl:
-    """The sum of the counters of all processor packages."""
-
-    window = 0.0
-
-    def __init__(self, domains: list[Domain]) -> None:
-        self.domains = domains
-        self.source = "RAPL " + ", ".join(domain.name for domain in domains)
-
-    def joules(self) -> float:
-        """Return the joules since it was made or last read. Raises Unavailable.
-
-        A counter that has wrapped is smaller than before. It wraps at most once between readings, since that takes a
-        minute or more.
-        """
-        total = 0
-        for domain in self.domains:
-            try:
-                now = int(domain.file.read_text())
-            except (OSError, ValueError) as error:
-                raise Unavailable(f"{domain.file} cannot be read any more: {error}") from error
-            spent = now - domain.last
-            total += spent if spent >= 0 else spent + domain.limit + 1
-            domain.last = now
-        return total / 1e6
-
-
-class Nvml:
-    """The GPUs' own counters, in millijoules since the driver was loaded.
-
-    ``window`` is the shortest measurement that is meaningful, in seconds: the counters move every 10 ms or slower, and
-    show a mean over a longer time.
+    ``read`` returns the counters' values, in ``unit`` joules. A counter starts again at 0 after its limit, and at most
+    once between readings, since that takes a minute or more. ``window`` is the shortest measurement that is meaningful,
+    in seconds. Counters that cannot be read any more are dropped: what is being measured goes on without them.
     """
 
-    window = 2.0
-
-    def __init__(self, devices: list[Any]) -> None:
-        self.devices = devices
-        self.source = f"NVML, {len(devices)} GPU{'s' * (len(devices) > 1)}"
-        self.last = self._read()
-
-    def joules(self) -> float:
-        """Return the joules since it was made or last read. Raises Unavailable."""
-        before, self.last = self.last, self._read()
-        return (self.last - before) / 1e3
-
-    def _read(self) -> int:
-        with nvml() as library:
-            return sum(library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
-
-
-class EnergyMeter:
-    """A counter that is dropped once it cannot be read any more: what is being measured goes on without it."""
-
-    def __init__(self, counter: NoMeter | Rapl | Nvml) -> None:
-        self._counter = counter
-
-    @property
-    def source(self) -> str:
-        """The counter, or why there is none."""
-        return self._counter.source
-
-    @property
-    def window(self) -> float:
-        """The shortest measurement that is meaningful, in seconds."""
-        return self._counter.window
+    def __init__(
+        self,
+        source: str,
+        read: Callable[[], list[int]] | None = None,
+        unit: float = 1.0,
+        limits: Sequence[int] = (),
+        window: float = 0.0,
+    ) -> None:
+        self.source, self.window = source, window
+        self._read, self._unit, self._limits = read, unit, limits
+        self._last = read() if read else []
+        self._lock, self._total = threading.Lock(), 0.0
 
     @property
     def counts(self) -> bool:
         """Whether there is a counter."""
-        return not isinstance(self._counter, NoMeter)
+        return self._read is not None
 
     def joules(self) -> float | None:
         """Return the joules since it was made or last read; None where there is no counter."""
-        try:
-            return self._counter.joules()
-        except Unavailable as error:
-            self._counter = NoMeter(f"none: {error}")
-            return None
+        with self._lock:
+            if self._read is None:
+                return None
+            try:
+                values = self._read()
+            except Unavailable as error:
+                self.source, self.window, self._read = f"none: {error}", 0.0, None
+                return None
+            changes = [now - before for now, before in zip(values, self._last, strict=True)]
+            spent = sum(
+                change if change >= 0 else change + limit + 1
+                for change, limit in zip(changes, self._limits, strict=True)
+            )
+            self._last = values
+            self._total += spent * self._unit
+            return spent * self._unit
+
+    def total(self) -> float | None:
+        """Return the joules since it was made; None where there is no counter, or it failed meanwhile."""
+        return None if self.joules() is None else self._total
 
 
 def meter(device: str, ranks: int = 1) -> EnergyMeter:
-    """Return the counter for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
-    return EnergyMeter(_counter(device, ranks))
-
-
-def _counter(device: str, ranks: int) -> NoMeter | Rapl | Nvml:
-    if not devices.is_gpu(device):
-        return _rapl()
+    """Return the counters for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
     try:
-        with nvml() as library:
-            first = int(device.partition(":")[2] or 0)
-            return Nvml([gpu(library, index) for index in range(first, first + ranks)])
+        return _nvml(device, ranks) if devices.is_gpu(device) else _rapl()
     except Unavailable as error:
-        return NoMeter(f"none: {error}")
+        return EnergyMeter(f"none: {error}")
 
 
-def _rapl() -> NoMeter | Rapl:
-    """Return the counters of the packages, which are the top level of the tree.
+def _nvml(device: str, ranks: int) -> EnergyMeter:
+    """Return the GPUs' own counters: millijoules, moved every 10 ms or slower, of a mean over a longer time."""
+    first = int(device.partition(":")[2] or 0)
+    with nvml() as library:
+        handles = [gpu(library, index) for index in range(first, first + ranks)]
+
+    def read() -> list[int]:
+        with nvml() as library:
+            return [library.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles]
+
+    return EnergyMeter(f"NVML, {ranks} GPU{'s' * (ranks > 1)}", read, 1e-3, [0] * ranks, window=2.0)
+
+
+def _rapl() -> EnergyMeter:
+    """Return the counters of the packages, which are the top level of the tree: microjoules.
 
     What lies under a package is part of it, and ``psys`` holds them all.
     """
-    domains = []
-    for zone in sorted(POWERCAP.glob("intel-rapl:*")):
-        if zone.name.count(":") != 1:
-            continue
+    zones = [zone for zone in sorted(POWERCAP.glob("intel-rapl:*")) if zone.name.count(":") == 1]
+    packages = {zone: name for zone in zones if (name := _text(zone / "name")).startswith("package")}
+    if not packages:
+        raise Unavailable(f"no RAPL counters in {POWERCAP}")
+
+    def numbers(file: str) -> list[int]:
         try:
-            name = (zone / "name").read_text().strip()
-            if not name.startswith("package"):
-                continue
-            file = zone / "energy_uj"
-            limit = int((zone / "max_energy_range_uj").read_text())
-            domains.append(Domain(name, file, limit, int(file.read_text())))
-        except PermissionError:
-            return NoMeter(f"none: only root may read {zone / 'energy_uj'}")
-        except (OSError, ValueError) as error:
-            return NoMeter(f"none: {zone} cannot be read: {error}")
-    return Rapl(domains) if domains else NoMeter(f"none: no RAPL counters in {POWERCAP}")
+            return [int(_text(zone / file)) for zone in packages]
+        except ValueError as error:
+            raise Unavailable(f"{POWERCAP}: {error}") from error
+
+    source = f"RAPL {', '.join(packages.values())}"
+    return EnergyMeter(source, lambda: numbers("energy_uj"), 1e-6, numbers("max_energy_range_uj"))
 
 
-class JouleCounter:
-    """The joules since it was made, from a meter that is read again and again."""
-
-    def __init__(self, meter: EnergyMeter) -> None:
-        self.meter = meter
-        self._lock, self._total = threading.Lock(), 0.0
-
-    @property
-    def source(self) -> str:
-        """The counter, or why there is none."""
-        return self.meter.source
-
-    def joules(self) -> float | None:
-        """Return the joules until now; None where there is no counter, or it failed meanwhile."""
-        with self._lock:
-            joules = self.meter.joules()
-            self._total += joules or 0.0
-            return None if joules is None else self._total
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except PermissionError as error:
+        raise Unavailable(f"only root may read {file}") from error
+    except OSError as error:
+        raise Unavailable(f"{file} cannot be read: {error.strerror}") from error
 
 
 @contextmanager
-def spending(device: str) -> Iterator[JouleCounter]:
-    """Count the joules of ``device`` while the block runs; a thread reads the counter every ``SECONDS``."""
-    spent, done = JouleCounter(meter(device)), threading.Event()
+def spending(device: str) -> Iterator[EnergyMeter]:
+    """Count the joules of ``device`` while the block runs; a thread reads the counters every ``SECONDS``."""
+    spent, done = meter(device), threading.Event()
 
     def read() -> None:
         while not done.wait(SECONDS):
             spent.joules()
 
-    if not spent.meter.counts:
+    if not spent.counts:
         yield spent
         return
     thread = threading.Thread(target=read, daemon=True)

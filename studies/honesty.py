@@ -33,7 +33,7 @@ import torch
 
 from sparsebench import environment, records
 from sparsebench.children import apart
-from sparsebench.energy import EnergyMeter, NoMeter
+from sparsebench.energy import EnergyMeter
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.manifest.schema import Manifest
@@ -97,7 +97,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
             with torch.inference_mode():
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
-                peers, meter = Peers(1, False), EnergyMeter(NoMeter("not asked for"))
+                peers, meter = Peers(1, False), EnergyMeter("not asked for")
                 samples, settled, _ = latency.time_phases(sides, setting, peers, lambda _: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")

@@ -70,7 +70,7 @@ class RankWorker:
         if self.rank == 0 and not self.setting.nodes:
             meter = energy.meter(device, self.setting.ranks)
         else:
-            meter = energy.EnergyMeter(energy.NoMeter("" if self.rank else NO_METER))
+            meter = energy.EnergyMeter("" if self.rank else NO_METER)
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects stay: collections between phases need not visit them

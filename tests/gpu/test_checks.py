@@ -94,7 +94,7 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
 
 
 def test_a_gpu_without_an_energy_counter_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(instruments, "meter", lambda _: energy.EnergyMeter(energy.NoMeter("none: not supported")))
+    monkeypatch.setattr(instruments, "meter", lambda _: energy.EnergyMeter("none: not supported"))
     with pytest.raises(CheckSkipped, match="not supported"):
         instruments.energy(Bench("cuda", 1, tmp_path))
 

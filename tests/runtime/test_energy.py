@@ -47,19 +47,14 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
     inside = zone(tmp_path, "intel-rapl:0:0", "core", 50)
     around = zone(tmp_path, "intel-rapl:2", "psys", 500)
-    found = energy.meter("cpu")
-    assert found.source == "RAPL package-0, package-1"
+    meter = energy.meter("cpu")
+    assert meter.source == "RAPL package-0, package-1"
     for file in (first, second, inside, around):
         file.write_text(str(int(file.read_text()) + 250_000))
-    assert found.joules() == pytest.approx(0.5)
-    assert found.joules() == 0.0
-
-
-def test_a_counter_that_wrapped_around_goes_on_from_its_limit(tmp_path: Path) -> None:
-    file = zone(tmp_path, "intel-rapl:0", "package-0", LIMIT - 99)
-    found = energy.meter("cpu")
-    file.write_text("400")
-    assert found.joules() == pytest.approx(500e-6)
+    assert meter.joules() == pytest.approx(0.5)
+    assert meter.joules() == 0.0
+    first.write_text("400")
+    assert meter.joules() == pytest.approx((LIMIT + 1 - 250_100 + 400) / 1e6), "it wrapped around at its limit"
 
 
 def test_a_counter_that_wraps_around_again_and_again_is_read_in_between(
@@ -67,47 +62,45 @@ def test_a_counter_that_wraps_around_again_and_again_is_read_in_between(
 ) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
     monkeypatch.setattr(energy, "SECONDS", 0.005)
-    read, plain = [0], energy.Rapl.joules
+    counted, expected = energy.EnergyMeter.joules, 0.0
+    totals: list[float] = [0.0]
 
-    def counted(self: energy.Rapl) -> float:
-        found = plain(self)
-        read[0] += 1
-        return found
+    def joules(self: energy.EnergyMeter) -> float | None:
+        spent = counted(self)
+        totals.append(totals[-1] + (spent or 0.0))
+        return spent
 
-    monkeypatch.setattr(energy.Rapl, "joules", counted)
+    monkeypatch.setattr(energy.EnergyMeter, "joules", joules)
     with energy.spending("cpu") as spent:
-        for value in (900_000, 800_000, 700_000):  # each of the last two after a whole round but a tenth
-            before = read[0]
+        for value, more in ((900_000, 900_000), (800_000, LIMIT + 1 - 100_000), (700_000, LIMIT + 1 - 100_000)):
             written = tmp_path / "written"
             written.write_text(str(value))
             written.replace(file)  # at once: a counter that cannot be read, as a file half written, is given up
-            while read[0] < before + 2:
+            expected += more / 1e6
+            while totals[-1] < expected - 1e-9:
                 time.sleep(0.001)
-    assert spent.joules() == pytest.approx((900_000 + 2 * (LIMIT + 1 - 100_000)) / 1e6)
+    assert spent.total() == pytest.approx(expected)
     assert spent.source == "RAPL package-0"
-    counts = read[0]
+    readings = len(totals)
     time.sleep(0.05)
-    assert read[0] == counts, "nobody reads when it is over"
+    assert len(totals) == readings, "nobody reads when it is over"
 
 
 def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
-    found = energy.meter("cpu")
-    assert found.joules() is None
-    assert found.source == f"none: no RAPL counters in {tmp_path}"
-    broken = zone(tmp_path, "intel-rapl:0", "package-0", 1)
-    broken.write_text("nonsense")
+    meter = energy.meter("cpu")
+    assert (meter.joules(), meter.total(), meter.counts) == (None, None, False)
+    assert meter.source == f"none: no RAPL counters in {tmp_path}"
+    file = zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    file.write_text("nonsense")
     zone(tmp_path, "intel-rapl:1", "package-1", 1)
-    assert "intel-rapl:0 cannot be read" in energy.meter("cpu").source, "no sum of some packages"
-
-
-def test_a_counter_that_fails_on_the_way_ends_no_training(tmp_path: Path) -> None:
-    file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
+    assert "'nonsense'" in energy.meter("cpu").source, "no sum of some packages"
+    file.write_text("1")
     with energy.spending("cpu") as spent:
-        assert (spent.joules(), spent.source) == (0.0, "RAPL package-0")
+        assert (spent.total(), spent.source) == (0.0, "RAPL package-0, package-1")
         file.unlink()
-        assert spent.joules() is None and f"{file} cannot be read any more" in spent.source
+        assert spent.total() is None and f"{file} cannot be read" in spent.source
         file.write_text("5")
-        assert spent.joules() is None, "what was not counted stays so"
+        assert spent.total() is None, "what was not counted stays so"
 
 
 def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,24 +116,22 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(Path, "read_text", refused)
     else:
         file.chmod(0)
-    found = energy.meter("cpu")
-    assert found.source == f"none: only root may read {file}"
-    assert found.joules() is None
+    assert energy.meter("cpu").source == f"none: only root may read {file}"
 
 
 def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = {"GPU-b": 5000, "GPU-c": 7000, "GPU-a": 0}
     # Those that torch sees under CUDA_VISIBLE_DEVICES=1,2.
     fake = nvml(monkeypatch, "bc", nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__)
-    found = energy.meter("cuda:0", ranks=2)
+    meter = energy.meter("cuda:0", ranks=2)
     counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
-    assert (found.source, found.joules(), found.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
+    assert (meter.source, meter.joules(), meter.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
 
     def refuse() -> None:
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
-    assert (found.joules(), found.source, found.window) == (None, "none: NVML says: no driver", 0.0)
+    assert (meter.joules(), meter.source, meter.window) == (None, "none: NVML says: no driver", 0.0)
     assert energy.meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source

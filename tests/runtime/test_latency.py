@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench.energy import EnergyMeter, NoMeter, Unavailable
+from sparsebench.energy import EnergyMeter, Unavailable
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.intervals import differences, summaries, waiting
 from sparsebench.runtime.latency import (
@@ -55,20 +55,21 @@ def timed(
         "dense": LoadedModel([Scripted("forward", "dense", dense)], (1.0, 1.0)),
         "variant": LoadedModel([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(NoMeter("")), process)  # type: ignore[arg-type]
+    samples, settled, _ = time_phases(sides, setting, clock, lambda _: None, EnergyMeter(""), process)  # type: ignore[arg-type]
     return samples, settled, clock
 
 
 @pytest.mark.parametrize("reads", [7, 10**6])
 def test_a_counter_that_fails_on_the_way_ends_no_timing_and_gives_no_part_of_the_joules(reads: int) -> None:
-    class Counter(NoMeter):
-        def joules(self) -> float:  # type: ignore[override]
-            self.left = getattr(self, "left", reads) - 1
-            if self.left < 0:
-                raise Unavailable("gone")
-            return 8.0
+    values = iter(range(0, 8 * reads, 8))
 
-    meter = EnergyMeter(Counter("RAPL"))
+    def read() -> list[int]:
+        try:
+            return [next(values)]
+        except StopIteration:
+            raise Unavailable("gone") from None
+
+    meter = EnergyMeter("RAPL", read, limits=[0])
     sides = {
         "dense": LoadedModel([Scripted(phase, "dense", lambda _: 0.01) for phase in ("forward", "prefill")], (1.0, 1.0))
     }
@@ -115,7 +116,7 @@ def test_only_a_slow_phase_tells_the_parent_of_its_pairs(seconds: float, message
     clock = Clock()
     sides = {"dense": LoadedModel([Scripted("forward", "dense", lambda _: seconds)], (1.0, 1.0))}
     setting = Setting("hf", 1, Workload(), processes=1)
-    time_phases(sides, setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter(NoMeter("")))  # type: ignore[arg-type]
+    time_phases(sides, setting, clock, lambda _: told.append(len(clock.steps)), EnergyMeter(""))  # type: ignore[arg-type]
     assert len(told) == messages and told[-1] == len(clock.steps)
 
 

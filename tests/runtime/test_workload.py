@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsebench.energy import EnergyMeter, NoMeter
+from sparsebench.energy import EnergyMeter
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import Setting, Workload, check_supported, latency
 from sparsebench.runtime.channel import Channel
@@ -78,7 +78,7 @@ def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pyt
 
 def started(job: RankJob, setting: Setting) -> StartedRank:
     worker = RankWorker(job, setting, 0, Channel.__new__(Channel))
-    return StartedRank(worker, "cpu", (), latency.Peers(1, False), EnergyMeter(NoMeter("")))
+    return StartedRank(worker, "cpu", (), latency.Peers(1, False), EnergyMeter(""))
 
 
 def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) -> None:

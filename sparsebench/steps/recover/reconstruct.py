@@ -138,7 +138,7 @@ class Reconstruction:
             earlier = self._earlier()
 
             def total() -> tuple[float, float | None]:
-                now = spent.joules()
+                now = spent.total()
                 joules = None if earlier.joules is None or now is None else earlier.joules + now
                 return earlier.seconds + time.perf_counter() - started, joules
 
@@ -160,7 +160,7 @@ class Reconstruction:
             provenance = {**settings, "seed": self.context.seed, **self.text.provenance()}
             writer.close({**provenance, "fits": [asdict(fit) for fit in fits]})
         seconds, joules = total()
-        lost = earlier.joules is None and spent.meter.counts
+        lost = earlier.joules is None and spent.counts
         source = energy.UNCOUNTED if lost else spent.source
         removed = earlier.folder.notes if earlier.folder else []
         report = self._report(folder, fits, [left_out_note(writer.left_out), *removed])

@@ -103,7 +103,7 @@ class Training:
                 began = time.perf_counter()
                 trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, kept, teachers)
                 trainer.prepared = time.perf_counter() - began
-                trainer.joules = spent.joules
+                trainer.joules = spent.total
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
         operations = self._parameters_per_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
@@ -138,7 +138,7 @@ class Training:
                 zeros_in_parent=self.zeros_in_parent,
             )
         kept.remove()
-        lost = trained.joules is None and spent.meter.counts
+        lost = trained.joules is None and spent.counts
         return replace(
             report,
             trained_tokens=trained.tokens,
