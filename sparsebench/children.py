@@ -13,29 +13,16 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
-GUARDS, GUARD_SECONDS = 2, 0.5
-"""How many guards a command has, and how often they are looked after: a single one, killed half a second before this
-process, would leave the command alone."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """The device files of NVIDIA's and AMD's drivers, and of the Windows Subsystem for Linux."""
-
-_END = """
-read _
-kill -9 -$0
-for each in /proc/[0-9]*; do
-    stat=$(cat $each/stat) && set -- ${stat##*) } && [ "$4" = "$0" ] && kill -9 ${each#/proc/}
-done
-"""
-"""A shell script: when its standard input is closed, it kills a command's process group and then, where there is /proc,
-its whole session. ninja gives each compiler a group of its own."""
 
 
 def imports() -> dict[str, str]:
@@ -110,62 +97,39 @@ def die_with_parent(parent: int) -> None:
         sys.exit("the parent was gone before this process began")
 
 
-def adopt() -> None:
-    """Become the parent of what a child leaves behind, such as a compiler whose driver was killed."""
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-
-
 def run(
     command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that starts others, such as a compiler, and return what it prints.
 
-    All of its processes end, not only the first, after ``seconds`` (subprocess.TimeoutExpired), and when this process
-    is interrupted or killed. They also end when the command fails, for instance because one of them was killed.
+    All of its processes end, not only the first, after ``seconds`` (subprocess.TimeoutExpired), when this process is
+    interrupted, and when the command fails, for instance because one of them was killed.
     """
-    pipe, until = subprocess.PIPE, time.monotonic() + seconds
-    # The command begins once its guards have: this process may be killed between the two.
-    waiting = ["/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh", *command]
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        waiting, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True
     ) as process:
-        guards = [_guard(process.pid) for _ in range(GUARDS)]
-        begin: str | None = "\n"
         try:
-            while True:
-                try:
-                    out, err = process.communicate(
-                        begin, timeout=min(GUARD_SECONDS, max(0.0, until - time.monotonic()))
-                    )
-                    break
-                except subprocess.TimeoutExpired:
-                    begin = None
-                    if time.monotonic() >= until:
-                        raise subprocess.TimeoutExpired(command, seconds) from None
-                    # Somebody killed one, and may kill this process too.
-                    guards = [guard if guard.poll() is None else _guard(process.pid) for guard in guards]
+            out, err = process.communicate(timeout=seconds)
         finally:
-            for guard in guards:
-                if process.returncode == 0:
-                    guard.kill()
-                guard.communicate()
+            if process.returncode != 0:
+                _end_session(process.pid)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def _guard(session: int) -> subprocess.Popen[bytes]:
-    """Start a shell that ends a session of processes once its input closes, as it does when this process ends."""
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _END, str(session)],
-        stdin=subprocess.PIPE,
-        stdout=quiet,
-        stderr=quiet,
-        start_new_session=True,
-    )
+def _end_session(session: int) -> None:
+    """Kill all processes of a session: ninja gives each compiler a process group of its own."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) == session:
+                process.kill()
 
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
-    adopt()
+    # Be the parent of what a child leaves behind, such as a compiler whose driver was killed.
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     del sys.argv[:2]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
