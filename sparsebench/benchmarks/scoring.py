@@ -16,29 +16,30 @@ from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.manifest.names import Family
 from sparsebench.models.shape.topology import refuse_text
 
+PROTOCOL_KEYS = ("num_fewshot", "divergence", "batch")
+"""The settings of how a task is scored that not every adapter takes."""
+_TAKEN_BY = {"data": ("pairs",), "num_fewshot": ("harness",), "divergence": ("perplexity",)}
+
+
+def takes(adapter: str, key: str) -> bool:
+    """Return whether the tasks of an adapter take a setting; a perplexity chooses its own batches."""
+    return adapter in _TAKEN_BY[key] if key in _TAKEN_BY else adapter != "perplexity"
+
 
 def check(spec: TaskSpec, family: Family) -> None:
     """Check that the task is for the family and takes the settings given, without reading any data.
 
     Raises BenchmarkError naming the task and what it does not take.
     """
-    families, adapter = spec.families, spec.adapter
-    if family not in families:
+    if family not in spec.families:
         alternatives = ", ".join(name for name, other in all_tasks().items() if family in other.families)
         raise BenchmarkError(
-            f"task {spec.task} is for {' and '.join(families)} models, not for family {family}",
+            f"task {spec.task} is for {' and '.join(spec.families)} models, not for family {family}",
             f"for {family}: {alternatives}",
         )
-    if spec.data and adapter != "pairs":
-        alternatives = ", ".join(name for name, task in all_tasks().items() if task.adapter == "pairs")
-        hint = f"remove `data`; tasks that accept it: {alternatives}"
-        raise BenchmarkError(f"task {spec.task} does not accept `data`", hint)
-    if spec.num_fewshot and adapter != "harness":
-        raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
-    if spec.divergence and adapter != "perplexity":
-        raise BenchmarkError(f"task {spec.task} has no tokens to compare with the dense model's", "remove `divergence`")
-    if spec.batch and adapter == "perplexity":
-        raise BenchmarkError(f"task {spec.task} chooses itself how many windows it reads at once", "remove `batch`")
+    for key in ("data", *PROTOCOL_KEYS):
+        if getattr(spec, key) and not takes(spec.adapter, key):
+            raise BenchmarkError(f"task {spec.task} takes no `{key}`", f"remove `{key}`")
 
 
 def score(

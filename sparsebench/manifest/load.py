@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +14,7 @@ from sparsebench import bounded
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.nodes import read as read_yaml
-from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean
+from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
 
 _LONGEST = 200
@@ -55,9 +54,9 @@ class LoadedManifest:
         """The folder that relative ``path:`` sources start from."""
         return self.path.parent
 
-    def problem(self, at: At, message: str, expected: str = "", hint: str = "") -> Problem:
+    def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
         """Return a problem found later, at a value such as ``("models", 0, "source")``, to raise in a ManifestError."""
-        return self.positions.problem(at, message, expected, hint)
+        return self.positions.problem(at, message, expected, hint, on_key=on_key)
 
 
 def read_document(path: Path) -> Document:
@@ -90,20 +89,18 @@ def parse_document(text: str, name: str) -> Document:
     return Document(Path(name), data, positions, problems)
 
 
-def validated(document: Document, problems: Sequence[Problem] = ()) -> LoadedManifest:
-    """Return the manifest that a document describes; ``problems`` are those that later packages have found in it.
-
-    Raises ManifestError with every problem: of the YAML, of the manifest's shape, and those passed.
-    """
+def validated(document: Document) -> LoadedManifest:
+    """Return the manifest that a document describes. Raises ManifestError with every problem of its YAML and its shape."""
+    problems = [*document.problems]
     try:
         manifest = Manifest.model_validate(document.data)
     except ValidationError as error:
-        problems = [*chain(explain(error, document.data, document.positions), problems)]
-    # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
-    broken = {(problem.line, problem.column) for problem in document.problems}
-    new = [problem for problem in islice(problems, MOST) if (problem.line, problem.column) not in broken]
-    if document.problems or new:
-        raise ManifestError([*document.problems, *new])
+        # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
+        broken = {(problem.line, problem.column) for problem in document.problems}
+        explained = explain(error, document.data, document.positions)
+        problems += [problem for problem in explained if (problem.line, problem.column) not in broken]
+    if problems:
+        raise ManifestError(problems)
     loaded = LoadedManifest(manifest, document.path, document.positions)
     # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():

@@ -65,15 +65,23 @@ class Positions:
 
     def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
         """Return a problem with the value at ``at`` (or its key); if the file lacks it, with what would hold it."""
-        known = at
+        at = known = self.in_file(at)
         spans = self.keys if on_key and at in self.keys else self.values
         while known and known not in spans:
             known, spans = known[:-1], self.values
         return self.problem_at(spans.get(known, Span(0, 0)), message, expected, hint, dotted(at))
 
+    def in_file(self, at: At) -> At:
+        """Return the path without the index of a value that the file has alone, in place of a list."""
+        path: At = ()
+        for part in at:
+            if isinstance(part, str) or (*path, part) in self.values:
+                path = (*path, part)
+        return path
+
     def text(self, at: At) -> str:
         """Return the value at ``at`` as it is written, if it is a scalar on one line."""
-        span = self.values.get(at, Span(0, 0, 0))
+        span = self.values.get(self.in_file(at), Span(0, 0, 0))
         return self.lines[span.line][span.column : span.column + span.length]
 
     def problem_at(self, span: Span, message: str, expected: str = "", hint: str = "", key: str = "") -> Problem:

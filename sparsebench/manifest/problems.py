@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
 
 from sparsebench.errors import UserError
 
@@ -104,27 +105,20 @@ def _wrapped(lead: str, text: str) -> list[str]:
 
 
 def _excerpt(problem: Problem) -> list[str]:
+    """Return the part of the line around what is wrong, and a line of carets below it."""
     gutter = f"  {problem.line} | "
-    room = WIDTH - len(gutter)
-    # A line may have a million characters: only those around the column are examined.
-    left = max(0, problem.column - 1 - room)
-    start = problem.column - 1 - left
-    cells = [char if char.isprintable() else " " for char in problem.excerpt[left : left + 4 * room]]
-    begin = max(0, start - room // 3) if _columns(cells) > room else 0
-    ahead = "… " if begin else ""
-    end = min(len(cells), begin + room)
-    while _columns(cells[begin:end]) > room - len(ahead) - 2 * (end < len(cells)):
-        end -= 1
-    shown = ahead + "".join(cells[begin:end]) + (" …" if end < len(cells) else "")
-    offset = len(ahead) + _columns(cells[begin:start])
-    carets = max(1, _columns(cells[start : min(start + problem.span, end)]))
-    return [(gutter + shown).rstrip(), " " * (len(gutter) - 2) + "| " + " " * offset + "^" * carets]
+    room, start = WIDTH - len(gutter), problem.column - 1
+    is_far = start > room // 3 and cell_len(problem.excerpt[: start + room]) > room
+    begin, ahead = (start - room // 3, "… ") if is_far else (0, "")
+    text = "".join(char if char.isprintable() else " " for char in problem.excerpt[begin : begin + room + 1])
+    is_cut = cell_len(text) > room - len(ahead)
+    shown = set_cell_size(text, room - len(ahead) - 2) if is_cut else text
+    offset = cell_len(text[: start - begin])
+    value = text[start - begin : start - begin + problem.span]
+    carets = "^" * max(1, min(cell_len(value), cell_len(shown) - offset))
+    line = f"{gutter}{ahead}{shown}{' …' if is_cut else ''}".rstrip()
+    return [line, " " * (len(gutter) - 2) + "| " + " " * (len(ahead) + offset) + carets]
 
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-def _columns(cells: Sequence[str]) -> int:
-    """Return how many terminal columns some characters take."""
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else not unicodedata.combining(char) for char in cells)

@@ -7,19 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sparsebench.manifest.nodes import At
-from sparsebench.manifest.schema import wrong
-
-
-def recipe_of(entry: Any) -> list[Mapping[str, Any]]:
-    """Return the steps of an entry, in order."""
-    return entry if isinstance(entry, list) else [entry]
+from sparsebench.manifest.schema import as_list, wrong
 
 
 def steps_of(index: int, entry: Any) -> list[tuple[At, Any]]:
     """Return the steps of the entry at this ``index`` of ``variants``, each with its path in the manifest."""
-    if isinstance(entry, list):
-        return [(("variants", index, number), step) for number, step in enumerate(entry)]
-    return [(("variants", index), entry)]
+    return [(("variants", index, number), step) for number, step in enumerate(as_list(entry))]
 
 
 def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str, str]:
@@ -35,8 +28,8 @@ def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str,
 
 def models_of(entry: Any) -> list[str] | None:
     """Return the models that are in every ``models`` list of an entry's steps; None, for all, where no step has one."""
-    given = [step["models"] for step in recipe_of(entry) if step.get("models") is not None]
-    lists = [models if isinstance(models, list) else [models] for models in given]
+    given = [step["models"] for step in as_list(entry) if step.get("models") is not None]
+    lists = [as_list(models) for models in given]
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
 
 
@@ -49,6 +42,6 @@ def is_for(entry: Any, model: str) -> bool:
 def count_variants(entry: Any) -> int:
     """Return how many variants an entry asks for at most: every combination of the values of its lists."""
     lists = [
-        value for step in recipe_of(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
+        value for step in as_list(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
     ]
     return math.prod(map(len, lists))

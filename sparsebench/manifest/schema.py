@@ -37,6 +37,11 @@ def wrong(message: str, expected: str = "", hint: str = "", at: str = "") -> Pyd
     )
 
 
+def as_list(value: Any) -> list[Any]:
+    """Return a list as it is, and any other value as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 @dataclass(frozen=True)
 class _Published:
     """What one of our validators means, as JSON Schema keywords; ``or_one`` admits an item in place of its list."""
@@ -81,7 +86,7 @@ def _pattern(value: str) -> str:
 
 
 def _entry(value: Any) -> Any:
-    steps = value if isinstance(value, list) else [value]
+    steps = as_list(value)
     if not steps:
         raise wrong("a recipe without steps", "at least one step")
     if not all(isinstance(step, dict) and step for step in steps):
@@ -95,9 +100,7 @@ Entry = Annotated[Any, AfterValidator(_entry)]
 """A step or a list of steps. ``plan.checks`` checks what a step says: only the package of steps knows the rules."""
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
-Swept = Annotated[
-    Some[T], BeforeValidator(lambda value: value if isinstance(value, list) else [value]), _Published(or_one=True)
-]
+Swept = Annotated[Some[T], BeforeValidator(as_list), _Published(or_one=True)]
 """A list; a single value stands for a list of one."""
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"

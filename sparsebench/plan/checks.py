@@ -1,13 +1,10 @@
-"""Checks that need several keys of a manifest, or files beside it: names match, files exist, checkpoints fit.
-
-These checks read the plain data, not the validated manifest, so that they work even when other keys are wrong.
-"""
+"""Checks that need several keys of a manifest, or files beside it: names match, files exist, checkpoints fit."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,11 @@ from sparsebench import benchmarks, sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.load import LoadedManifest, read_document, siblings, validated
-from sparsebench.manifest.names import FAMILIES, LM_EVAL
-from sparsebench.manifest.nodes import At, Positions
-from sparsebench.manifest.problems import MOST, Problem, did_you_mean, one_of
+from sparsebench.manifest.names import FAMILIES, LM_EVAL, Family
+from sparsebench.manifest.nodes import At
+from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import count_variants, models_of, steps_of
+from sparsebench.manifest.schema import ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import family_of
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import Step
@@ -37,125 +35,50 @@ OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
 
 
 def load(path: Path) -> LoadedManifest:
-    """Load and check the manifest at ``path``. Raises ManifestError with every problem found."""
-    document = read_document(path)
-    problems = islice(cross_checks(document.data, document.positions, document.folder), MOST)
-    return validated(document, [*problems])
+    """Load and check the manifest at ``path``. Raises ManifestError with every problem of its shape, else of the rest."""
+    return checked(validated(read_document(path)))
 
 
-def cross_checks(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
-    """Yield every problem that pydantic does not see; ``folder`` is what relative paths start from."""
-    yield from _models(data, positions, folder)
-    yield from _filters(data, positions)
-    yield from _shared(data, positions)
-    classes = [(verb, settings) for verb, kind in kinds().items() for settings in kind.classes().values()]
-    every = dict.fromkeys((verb, key) for verb, settings in classes for key in settings.file_keys)
-    written = [(at, step, key) for at, step in _written_steps(data) for verb, key in every if verb in step]
-    yield from _files(written, positions, folder, "a file that the step reads")
+def checked(loaded: LoadedManifest) -> LoadedManifest:
+    """Return a manifest whose shape is valid. Raises ManifestError with every problem of its names and files."""
+    problems = [*islice(_problems(loaded), MOST)]
+    if problems:
+        raise ManifestError(problems)
+    return loaded
+
+
+def _problems(loaded: LoadedManifest) -> Iterator[Problem]:
     steps: list[Step] = []
-    yield from _steps(data, positions, steps)
-    yield from _selections(data, positions, steps)
-    yield from _named(_blocks(data), "engines", "engine", engines(), positions)
-    yield from _named([(("storage",), _under(data, "storage"))], "formats", "format", formats(), positions)
-    yield from _tasks(data, positions, folder)
+    yield from _models(loaded)
+    yield from _model_filters(loaded)
+    yield from _steps(loaded, steps)
+    yield from _selections(loaded, steps)
+    for index, runtime in enumerate(loaded.manifest.runtime or ()):
+        at: At = ("runtime", index)
+        yield from _unknown(loaded, (*at, "engines"), runtime.engines, "engine", engines())
+        yield from _uneven_nodes(loaded, at, runtime.nodes, runtime.ranks)
+    if storage := loaded.manifest.storage:
+        yield from _unknown(loaded, ("storage", "formats"), storage.formats, "format", formats())
+    for family, task_at, task in _tasks(loaded):
+        yield from _task(loaded, task_at, task, family)
 
 
 def families_against_configs(loaded: LoadedManifest, configs: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Report models whose ``family`` contradicts their config.json; ``configs`` has those by model name."""
     for index, model in enumerate(loaded.manifest.models):
-        config = configs.get(model.name)
-        at = ("models", index)
-        problem = config and contradiction(loaded.positions, at, model.family, config, "its config.json")
-        if problem:
-            yield problem
+        if model.name in configs:
+            yield from _family(loaded, index, model, configs[model.name], "its config.json")
 
 
-def contradiction(positions: Positions, at: At, family: str, config: Mapping[str, Any], where: str) -> Problem | None:
-    """Return a problem if a model's ``family`` contradicts its config.json; ``at`` is the path to the model."""
+def _family(
+    loaded: LoadedManifest, index: int, model: ManifestModel, config: Mapping[str, Any], where: str
+) -> Iterator[Problem]:
     true = family_of(config)
-    if true is None or true == family:
-        return None
-    message = f"`{family}`, but {where} (model_type `{config.get('model_type')}`) describes a model of another family"
-    return positions.problem((*at, "family"), message, f"`{true}`", "correct `family`, or name another checkpoint")
-
-
-def local_path(source: object, folder: Path) -> Path | None:
-    """Return the file or folder that a ``path:`` source means, or None for another kind of source."""
-    if not isinstance(source, str) or not source.strip().startswith("path:"):
-        return None
-    return folder / os.path.expanduser(source.strip().removeprefix("path:"))
-
-
-def _models(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
-    seen: dict[str, At] = {}
-    for at, model in _entries(data, "models"):
-        for at_name, name in _each(at, model, "name", str):
-            if name in seen:
-                line = positions.problem(seen[name], "").line
-                message = f"a second model called `{name}`; the first is on line {line}"
-                yield positions.problem(at_name, message, "every model under a name of its own")
-            seen.setdefault(name, at_name)
-        yield from _source(at, model, positions, folder)
-        config, family = model.get("architecture"), model.get("family")
-        if isinstance(config, dict) and "model_type" not in config:
-            message = "`architecture` has no `model_type`"
-            yield positions.problem((*at, "architecture"), message, "a model's config.json, `model_type` included")
-        elif isinstance(config, dict) and family in FAMILIES:
-            problem = contradiction(positions, at, family, config, "`architecture`")
-            yield from [problem] if problem else []
-        alias = model.get("source")
-        if isinstance(alias, str) and alias in sources.KNOWN and family in {*FAMILIES} - {sources.KNOWN[alias].family}:
-            message = f"`{family}`, but `{alias}` is a model of another family"
-            yield positions.problem((*at, "family"), message, f"`{sources.KNOWN[alias].family}`")
-
-
-def _source(at: At, model: dict[str, Any], positions: Positions, folder: Path) -> Iterator[Problem]:
-    source, at_source = model.get("source"), (*at, "source")
-    if source == "random" and model.get("architecture") is None:
-        message = "`random` weights need an `architecture`"
-        yield positions.problem(at_source, message, "`architecture:` with the contents of the model's config.json")
-    yield from _located(at_source, source, positions, folder)
-
-
-def _located(at: At, source: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
-    path = local_path(source, folder)
-    if path and not os.path.exists(path):
-        hint = did_you_mean(path.name, siblings(path)) or f"it would be {path}: paths start from the manifest's folder"
-        yield positions.problem(at, "no such file or folder", "a path that exists", hint)
-    elif isinstance(source, str):  # pydantic reports other types
-        try:
-            sources.parse(source)
-        except SourceError as error:
-            yield positions.problem(at, error.message, "", error.hint or "")
-
-
-def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Check that `models:` lists name models, of the right family, and that an entry's lists have a model in common."""
-    models = _entries(data, "models")
-    families = {name: model.get("family") for at, model in models for _, name in _each(at, model, "name", str)}
-    filtered = [(at, entry, "") for at, entry in [*_written_steps(data), *_blocks(data)]]
-    filtered += [(at, entry, family) for family in FAMILIES for at, entry in _entries(data, "benchmarks", family)]
-    for at, entry, family in filtered:
-        for at_name, name in _each(at, entry, "models", str):
-            if name not in families:
-                yield positions.problem(
-                    at_name, f"no model is called `{name}`", one_of(list(families)), did_you_mean(name, families)
-                )
-            elif family and families[name] in FAMILIES and families[name] != family:
-                fitting = [other for other, other_family in families.items() if other_family == family]
-                message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
-                expected = one_of(fitting) if fitting else f"a model of family `{family}`"
-                yield positions.problem(at_name, message, expected)
-    written = _under(data, "variants")
-    for index, entry in enumerate(written if isinstance(written, list) else []):
-        steps = steps_of(index, entry)
-        kept = [(at, step) for at, step in steps if isinstance(step, dict) and step.get("models") is not None]
-        named = {name for _, step in kept for _, name in _each((), step, "models", str)}
-        common = models_of([step for _, step in kept]) or ()
-        # A wrong name has been reported already.
-        if kept and named <= families.keys() and not any(isinstance(name, str) for name in common):
-            message = "no model is in all of the `models` of this entry"
-            yield positions.problem((*kept[-1][0], "models"), message, one_of(list(families)))
+    if true not in (None, model.family):
+        kind = config.get("model_type")
+        message = f"`{model.family}`, but {where} (model_type `{kind}`) describes a model of another family"
+        hint = "correct `family`, or name another checkpoint"
+        yield loaded.problem(("models", index, "family"), message, f"`{true}`", hint)
 
 
 def flow(value: Any) -> str:
@@ -168,183 +91,224 @@ def flow(value: Any) -> str:
     )
 
 
-def _steps(data: Any, positions: Positions, valid: list[Step]) -> Iterator[Problem]:
+def _models(loaded: LoadedManifest) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, model in enumerate(loaded.manifest.models):
+        at: At = ("models", index)
+        if first.setdefault(model.name, index) != index:
+            line = loaded.problem(("models", first[model.name], "name"), "").line
+            message = f"a second model called `{model.name}`; the first is on line {line}"
+            yield loaded.problem((*at, "name"), message, "every model under a name of its own")
+        yield from _source(loaded, (*at, "source"), model.source)
+        config = model.architecture
+        if config is None and model.source == "random":
+            expected = "`architecture:` with the contents of the model's config.json"
+            yield loaded.problem((*at, "source"), "`random` weights need an `architecture`", expected)
+        elif config is not None and "model_type" not in config:
+            expected = "a model's config.json, `model_type` included"
+            yield loaded.problem((*at, "architecture"), "`architecture` has no `model_type`", expected)
+        elif config is not None:
+            yield from _family(loaded, index, model, config, "`architecture`")
+        alias = sources.KNOWN.get(model.source)
+        if alias and alias.family != model.family:
+            message = f"`{model.family}`, but `{model.source}` is a model of another family"
+            yield loaded.problem((*at, "family"), message, f"`{alias.family}`")
+
+
+def _source(loaded: LoadedManifest, at: At, source: str) -> Iterator[Problem]:
+    """Report a source that cannot be read, or a path that leads to nothing."""
+    text = source.strip()
+    path = loaded.folder / os.path.expanduser(text.removeprefix("path:"))
+    if text.startswith("path:") and not os.path.exists(path):
+        hint = did_you_mean(path.name, siblings(path)) or f"it would be {path}: paths start from the manifest's folder"
+        yield loaded.problem(at, "no such file or folder", "a path that exists", hint)
+        return
+    try:
+        sources.parse(source)
+    except SourceError as error:
+        yield loaded.problem(at, error.message, "", error.hint or "")
+
+
+def _model_filters(loaded: LoadedManifest) -> Iterator[Problem]:
+    """Check that `models:` lists name models, of the right family, and that an entry's lists have a model in common."""
+    families = {model.name: model.family for model in loaded.manifest.models}
+    recipes = [steps_of(index, entry) for index, entry in enumerate(loaded.manifest.variants)]
+    filters: list[tuple[At, Any]] = [(at, step.get("models")) for recipe in recipes for at, step in recipe]
+    filters += [(("runtime", index), runtime.models) for index, runtime in enumerate(loaded.manifest.runtime or ())]
+    filters += [(at, task.models) for _, at, task in _tasks(loaded)]
+    for at, names in filters:
+        yield from _unknown(loaded, (*at, "models"), names or [], "model", families)
+    for family, at, task in _tasks(loaded):
+        for index, name in enumerate(task.models or ()):
+            if families.get(name, family) != family:
+                fitting = [other for other, other_family in families.items() if other_family == family]
+                message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
+                expected = one_of(fitting) if fitting else f"a model of family `{family}`"
+                yield loaded.problem((*at, "models", index), message, expected)
+    for entry, recipe in zip(loaded.manifest.variants, recipes, strict=True):
+        listed = [(at, step["models"]) for at, step in recipe if "models" in step]
+        is_known = all(name in [*families] for _, names in listed for name in as_list(names))
+        if listed and is_known and not models_of(entry):
+            message = "no model is in all of the `models` of this entry"
+            yield loaded.problem((*listed[-1][0], "models"), message, one_of([*families]))
+
+
+def _steps(loaded: LoadedManifest, valid: list[Step]) -> Iterator[Problem]:
     """Report what is wrong with the steps of ``variants``, and add those that are right to ``valid``."""
-    entries = _under(data, "variants")
-    names = {verb: kind.classes() for verb, kind in kinds().items()}
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+    verbs = kinds()
+    for index, entry in enumerate(loaded.manifest.variants):
         recipe = steps_of(index, entry)
-        for number, (at, step) in enumerate(recipe, 1):
-            if isinstance(step, dict) and step:  # the schema reports what is wrong with any other
-                before = len(valid)
-                yield from _step(at, step, positions, names, valid)
-                later = [other for _, other in recipe[number:] if isinstance(other, dict)]
-                behind = [(verb, other[verb]) for other in later for verb in names if verb in other]
-                closing = {key: other for other in valid[before:] if (key := closed_by(other, behind))}
-                for key, other in [*closing.items()][:1]:
-                    allowed = kinds()[key].may_follow if key in kinds() else ()
+        for number, (at, written) in enumerate(recipe, 1):
+            before = len(valid)
+            yield from _step(loaded, at, written, valid)
+            behind = [(verb, other[verb]) for _, other in recipe[number:] for verb in verbs if verb in other]
+            for step in valid[before:]:
+                if key := closed_by(step, behind):
+                    allowed = verbs[key].may_follow if key in verbs else ()
                     but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in allowed)
-                    words = f"no step may follow one with `{key}: {getattr(other.settings, key, other.name)}`"
-                    yield positions.problem((*at, key), words, f"another, or the last step of its recipe{but}")
+                    message = f"no step may follow one with `{key}: {getattr(step.settings, key, step.name)}`"
+                    yield loaded.problem((*at, key), message, f"another, or the last step of its recipe{but}")
+                    break
 
 
-def _step(
-    at: At,
-    step: dict[str, Any],
-    positions: Positions,
-    names: Mapping[str, Mapping[str, Any]],
-    valid: list[Step],
-) -> Iterator[Problem]:
-    verbs = [key for key in step if key in names]
+def _step(loaded: LoadedManifest, at: At, step: Mapping[str, Any], valid: list[Step]) -> Iterator[Problem]:
+    verbs = [key for key in step if key in kinds()]
     if len(verbs) != 1:
-        near = next((hint for key in step if (hint := did_you_mean(str(key), names))), "")
-        what = f"this step has {' and '.join(f'`{verb}`' for verb in verbs)}" if verbs else "this step has no verb"
+        near = next((hint for key in step if (hint := did_you_mean(key, kinds()))), "")
+        message = f"this step has {' and '.join(f'`{verb}`' for verb in verbs)}" if verbs else "this step has no verb"
         hint = near if not verbs else "write one step for each, as a list"
-        yield positions.problem(at, what, f"{one_of(list(names))}, such as {{prune: magnitude}}", hint)
+        yield loaded.problem(at, message, f"{one_of([*kinds()])}, such as {{prune: magnitude}}", hint)
         return
-    verb = verbs[0]
-    name, known = step[verb], list(names[verb])
+    (verb,) = verbs
+    name, classes = step[verb], kinds()[verb].classes()
     if isinstance(name, list):
-        yield positions.problem(
-            (*at, verb), f"`{verb}` is a list", "one method a step", "write an entry for each method"
-        )
+        yield loaded.problem((*at, verb), f"`{verb}` is a list", "one method a step", "write an entry for each method")
         return
-    if name not in known:
-        hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(str(name), known)
-        yield positions.problem((*at, verb), f"unknown {verb} `{name}`", one_of(known), hint)
+    if name not in [*classes]:
+        hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(str(name), classes)
+        yield loaded.problem((*at, verb), f"unknown {verb} `{name}`", one_of([*classes]), hint)
+        return
+    if count_variants(step) > MOST_SWEPT:
+        message = f"a step that stands for {count_variants(step):,} versions"
+        yield loaded.problem(at, message, f"at most {MOST_SWEPT:,}")
         return
     written = {key: value for key, value in step.items() if key not in (verb, "models")}
-    if count_variants(step) > MOST_SWEPT:
-        yield positions.problem(
-            at, f"a step that stands for {count_variants(step):,} versions", f"at most {MOST_SWEPT:,}"
-        )
-        return
     try:
         valid += combinations(verb, name, written)
     except ValidationError as error:
-        yield from explain(error, step, positions, at, sweepable(names[verb][name]), (verb, "models"))
+        yield from explain(error, step, loaded.positions, at, sweepable(classes[name]), (verb, "models"))
+        return
     except PydanticCustomError as error:
         words = error.context or {}
         key = (words["at"],) if words["at"] else ()
-        yield positions.problem((*at, *key), words["message"], words["expected"], words["hint"])
+        yield loaded.problem((*at, *key), words["message"], words["expected"], words["hint"])
+        return
+    for key in classes[name].file_keys:
+        for index, file in enumerate(as_list(step.get(key, []))):
+            path = loaded.folder / os.path.expanduser(file)
+            if not os.path.isfile(path):
+                hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
+                yield loaded.problem((*at, key, index), "no such file", "a file that the step reads", hint)
 
 
-def _selections(data: Any, positions: Positions, steps: Sequence[Step]) -> Iterator[Problem]:
+def _selections(loaded: LoadedManifest, steps: Sequence[Step]) -> Iterator[Problem]:
     """Report selections of steps or values that no variant has."""
     records = [(step, step.settings.record()) for step in steps]
     fields = sorted({name for step, settings in records for name in (step.verb, *settings)})
-    tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
-    for at, entry in [*_blocks(data), *tasks]:
-        selected = entry.get("select")
-        listed = isinstance(selected, list)
-        for index, selection in enumerate(selected if isinstance(selected, list) else [selected]):
-            where: At = (*at, "select", index) if listed else (*at, "select")
-            for key in selection if isinstance(selection, dict) else ():
+    selecting: list[tuple[At, Any]] = [
+        (("runtime", index), runtime.select) for index, runtime in enumerate(loaded.manifest.runtime or ())
+    ]
+    selecting += [(at, task.select) for _, at, task in _tasks(loaded)]
+    for at, selections in selecting:
+        for index, selection in enumerate(selections or ()):
+            for key in selection:
+                at_key: At = (*at, "select", index, key)
                 values = [step.name for step in steps if step.verb == key]
                 # Mappings and lists cannot be selected.
                 recorded = [settings[key] for _, settings in records if key in settings]
                 values += [value for value in recorded if not isinstance(value, dict | list)]
-                if not values:
-                    hint = did_you_mean(key, fields)
-                    message = f"no step of `variants` has `{key}`"
-                    yield positions.problem((*where, key), message, one_of(fields), hint, on_key=True)
-                    continue
-                options = [_said(value) for value in dict.fromkeys(values)]
-                for at_value, value in _each(where, selection, key, str, int, float, bool, type(None)):
-                    if value not in values:
-                        hint = did_you_mean(value, options) if isinstance(value, str) else ""
-                        yield positions.problem(
-                            at_value, f"no variant has `{key}: {_said(value)}`", one_of(options), hint
-                        )
+                if values:
+                    yield from _unselectable(loaded, at_key, selection[key], values)
+                else:
+                    message, hint = f"no step of `variants` has `{key}`", did_you_mean(key, fields)
+                    yield loaded.problem(at_key, message, one_of(fields), hint, on_key=True)
 
 
-def _said(value: Any) -> str:
+def _unselectable(loaded: LoadedManifest, at: At, selected: Any, values: Sequence[Any]) -> Iterator[Problem]:
+    options = [_as_written(value) for value in dict.fromkeys(values)]
+    for index, value in enumerate(as_list(selected)):
+        if value not in values:
+            hint = did_you_mean(value, options) if isinstance(value, str) else ""
+            message = f"no variant has `{at[-1]}: {_as_written(value)}`"
+            yield loaded.problem((*at, index), message, one_of(options), hint)
+
+
+def _as_written(value: Any) -> str:
     """Return a single value as a manifest writes it."""
-    if value is None or isinstance(value, bool):
-        return flow(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else flow(value)
 
 
-def _files(
-    entries: Iterable[tuple[At, dict[str, Any], str]], positions: Positions, folder: Path, what: str
-) -> Iterator[Problem]:
-    """Report files named under a key of an entry that do not exist; ``what`` says what is expected."""
-    for at, entry, key in entries:
-        for at_name, name in _each(at, entry, key, str):
-            path = folder / os.path.expanduser(name)
-            if not os.path.isfile(path):
-                hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
-                yield positions.problem(at_name, "no such file", what, hint)
+def _unknown(loaded: LoadedManifest, at: At, names: Any, kind: str, known: Collection[str]) -> Iterator[Problem]:
+    """Report those of ``names``, one or a list, that are not among the ``known`` ones of their kind."""
+    for index, name in enumerate(as_list(names)):
+        if name not in [*known]:
+            hint = did_you_mean(str(name), known)
+            yield loaded.problem((*at, index), f"unknown {kind} `{name}`", one_of([*known]), hint)
 
 
-def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Report ranks that cannot be spread evenly over `nodes`."""
-    for at, block in _blocks(data):
-        for at_key, nodes in _each(at, block, "nodes", int):
-            ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
-            uneven = [rank for rank in ranks if rank > 1 and nodes > 0 and rank % nodes] or ranks * (max(ranks) == 1)
-            if nodes > 1 and uneven:
-                what = f"{uneven[0]} rank{'s' * (uneven[0] > 1)} cannot be spread evenly over {nodes} nodes"
-                yield positions.problem(at_key, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
+def _uneven_nodes(loaded: LoadedManifest, at: At, nodes: int, ranks: Sequence[int]) -> Iterator[Problem]:
+    """Report ranks that cannot be spread evenly over ``nodes``; one rank among others stays on one node."""
+    uneven = next((count for count in ranks if count % nodes and (count > 1 or max(ranks) == 1)), None)
+    if uneven:
+        message = f"{uneven} rank{'s' * (uneven > 1)} cannot be spread evenly over {nodes} nodes"
+        yield loaded.problem((*at, "nodes"), message, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 
 
-def _named(
-    entries: Iterable[tuple[At, Any]], key: str, kind: str, known: Collection[str], positions: Positions
-) -> Iterator[Problem]:
-    """Report values of ``key`` that are not among the ``known`` names of their kind."""
-    for at, entry in entries:
-        for at_name, name in _each(at, entry, key, str) if isinstance(entry, dict) else ():
-            if name not in known:
-                yield positions.problem(
-                    at_name, f"unknown {kind} `{name}`", one_of(list(known)), did_you_mean(name, known)
-                )
+def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) -> Iterator[Problem]:
+    """Report what is wrong with a task, before data of the user's own are read."""
+    name, kinds_of_data = task.task, benchmarks.KINDS
+    own = kinds_of_data.get(name)
+    if task.source is not None:
+        own = own or kinds_of_data[LM_EVAL]
+        yield from _source(loaded, (*at, "source"), task.source)
+    elif own and not own.source:
+        if name not in _task_names():
+            hint = f"{{task: {name}, source: path:FILE}}"
+            yield loaded.problem((*at, "task"), f"`{name}` asks for data of your own", "a `source`", hint)
+            return
+        own = None
+    if own is None and name not in _task_names():
+        yield from _unknown(loaded, (*at, "task"), name, "task", _task_names())
+        return
+    benchmark = own or benchmarks.find_benchmark(name, None) or kinds_of_data[LM_EVAL]
+    if family not in benchmark.families:
+        message = f"`{name}` is for {' and '.join(benchmark.families)} models"
+        yield loaded.problem((*at, "task"), message, f"a task for {family} models")
+    refused = [key for key in OWN_KEYS if not own or key not in own.takes]
+    refused += [key for key in benchmarks.PROTOCOL_KEYS if not benchmarks.takes(benchmark.adapter, key)]
+    for key in refused:
+        if getattr(task, key) not in (None, False, "auto"):
+            message = f"`{name}` {'' if own else 'without a `source` '}takes no `{key}`"
+            yield loaded.problem((*at, key), message, one_of(own.takes) if own else "", f"remove `{key}`", on_key=True)
+    if own:
+        yield from _own_values(loaded, at, task, own)
 
 
-def _tasks(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
-    own_kinds = benchmarks.KINDS
-    for family, at, entry in ((side, *pair) for side in FAMILIES for pair in _entries(data, "benchmarks", side)):
-        for at_task, task in _each(at, entry, "task", str):
-            if entry.get("source") is not None or (task in own_kinds and own_kinds[task].source):
-                yield from _own(at, entry, family, positions, folder)
-            elif task in own_kinds and task not in _task_names():
-                words = f"`{task}` asks for data of your own"
-                yield positions.problem(at_task, words, "a `source`", f"{{task: {task}, source: path:FILE}}")
-            elif own_keys := [key for key in OWN_KEYS if entry.get(key) is not None]:
-                words = f"`{own_keys[0]}` is for data of your own, and `{task}` has no `source`"
-                yield positions.problem((*at, own_keys[0]), words, "", f"remove `{own_keys[0]}`", on_key=True)
-            elif task not in _task_names():
-                names = [*_task_names()]
-                yield positions.problem(at_task, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
-            elif family not in benchmarks.families(task):
-                fit = " and ".join(benchmarks.families(task))
-                yield positions.problem(at_task, f"`{task}` is for {fit} models", f"a task for {family} models")
-
-
-def _own(at: At, entry: dict[str, Any], family: str, positions: Positions, folder: Path) -> Iterator[Problem]:
-    """Report what is wrong with an entry over the user's own data, before these are read."""
-    task = entry["task"]
-    kind = benchmarks.KINDS.get(task, benchmarks.KINDS[LM_EVAL])
-    if entry.get("source") is not None:
-        yield from _located((*at, "source"), entry["source"], positions, folder)
-    if family not in kind.families:
-        fit = " and ".join(kind.families)
-        yield positions.problem((*at, "task"), f"`{task}` is for {fit} models", f"a task for {family} models")
-    for key in (*OWN_KEYS, "num_fewshot"):
-        if entry.get(key) is not None and key not in kind.takes:
-            taken = one_of(list(kind.takes)) if kind.takes else "none of these keys"
-            yield positions.problem((*at, key), f"`{task}` takes no `{key}`", taken, f"remove `{key}`", on_key=True)
-    if isinstance(metric := entry.get("metric"), str) and "metric" in kind.takes and metric not in kind.metrics:
-        yield positions.problem((*at, "metric"), f"`{task}` has no `{metric}`", one_of(list(kind.metrics)))
-    columns, known = entry.get("columns"), [*kind.columns, *kind.optional]
-    for role in columns if isinstance(columns, dict) and "columns" in kind.takes else ():
-        if role not in known:
-            hint = did_you_mean(role, known)
-            message = f"a record of `{task}` has no `{role}`"
-            yield positions.problem((*at, "columns", role), message, one_of(known), hint, on_key=True)
-    length, stride = entry.get("length") or kind.length, entry.get("stride")
-    if isinstance(length, int) and isinstance(stride, int) and stride > length:
-        message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"
-        yield positions.problem((*at, "stride"), message, f"at most {length:,}")
+def _own_values(loaded: LoadedManifest, at: At, task: ManifestTask, own: benchmarks.OwnTaskKind) -> Iterator[Problem]:
+    """Report a metric, columns or a stride that the user's own data of this kind cannot have."""
+    if task.metric and own.metrics and task.metric not in own.metrics:
+        message = f"`{task.task}` has no `{task.metric}`"
+        yield loaded.problem((*at, "metric"), message, one_of(own.metrics))
+    roles = [*own.columns, *own.optional]
+    for role in task.columns or () if "columns" in own.takes else ():
+        if role not in roles:
+            message = f"a record of `{task.task}` has no `{role}`"
+            hint = did_you_mean(role, roles)
+            yield loaded.problem((*at, "columns", role), message, one_of(roles), hint, on_key=True)
+    length = task.length or own.length
+    if length and task.stride and task.stride > length:
+        message = f"a `stride` of {task.stride:,} leaves out text between windows of {length:,}"
+        yield loaded.problem((*at, "stride"), message, f"at most {length:,}")
 
 
 @functools.cache
@@ -352,37 +316,11 @@ def _task_names() -> dict[str, None]:
     return dict.fromkeys(benchmarks.names())  # thousands, read from a file
 
 
-def _under(data: Any, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else None
-
-
-def _blocks(data: Any) -> list[tuple[At, dict[str, Any]]]:
-    """Return the mappings under `runtime`, which is one or a list of them, each with its path."""
-    alone = _under(data, "runtime")
-    return [(("runtime",), alone)] if isinstance(alone, dict) else _entries(data, "runtime")
-
-
-def _written_steps(data: Any) -> list[tuple[At, dict[str, Any]]]:
-    """Return the steps of ``variants``, alone or in lists, each with its path."""
-    entries = _under(data, "variants")
-    indexed = enumerate(entries if isinstance(entries, list) else [])
-    steps = [pair for index, entry in indexed for pair in steps_of(index, entry)]
-    return [(at, step) for at, step in steps if isinstance(step, dict)]
-
-
-def _entries(data: Any, *keys: str) -> list[tuple[At, dict[str, Any]]]:
-    """Return the mappings in the list that ``keys`` leads to, each with its path; what is not a mapping is left out."""
-    for key in keys:
-        data = _under(data, key)
-    if not isinstance(data, list):
-        return []
-    return [((*keys, index), entry) for index, entry in enumerate(data) if isinstance(entry, dict)]
-
-
-def _each(at: At, entry: dict[str, Any], key: str, *kinds: type) -> Iterator[tuple[At, Any]]:
-    """Yield the values of these kinds under ``key``, which holds a list or a single item, each with its path."""
-    value = entry.get(key)
-    listed = isinstance(value, list)
-    for index, item in enumerate(value if isinstance(value, list) else [value]):
-        if isinstance(item, kinds) and (bool in kinds or not isinstance(item, bool)):
-            yield ((*at, key, index) if listed else (*at, key)), item
+def _tasks(loaded: LoadedManifest) -> list[tuple[Family, At, ManifestTask]]:
+    """Return the tasks of all families, each with its path."""
+    of_family = loaded.manifest.benchmarks.of
+    return [
+        (family, ("benchmarks", family, index), task)
+        for family in FAMILIES
+        for index, task in enumerate(of_family(family))
+    ]

@@ -43,12 +43,9 @@ class ModelSize:
 
 
 def tokens(cell: Cell) -> float:
-    """Return how many tokens go through the model for a cell."""
-    return _making_tokens(cell) if cell.stage == MAKE.name else stages()[cell.stage].tokens(cell)
-
-
-def _making_tokens(cell: Cell) -> float:
-    """Return how many tokens go through the parent to make a variant."""
+    """Return how many tokens go through the model for a cell: the parent, where a variant is made."""
+    if cell.stage != MAKE.name:
+        return stages()[cell.stage].tokens(cell)
     length = cell.settings.get("length") or LENGTH
     used = length if cell.variant.family == "decoder" else min(length, PASSAGE)
     return cell.variant.steps[-1].settings.forward_tokens(cell.settings.get("samples", 0) * used)

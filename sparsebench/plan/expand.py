@@ -10,8 +10,8 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.manifest import schema
-from sparsebench.manifest.recipes import count_variants, is_for, recipe_of, verb_and_name
-from sparsebench.manifest.schema import Manifest, ManifestModel
+from sparsebench.manifest.recipes import count_variants, is_for, verb_and_name
+from sparsebench.manifest.schema import Manifest, ManifestModel, as_list
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
 from sparsebench.plan.stages import own_of, precision, reading, stages
@@ -115,7 +115,7 @@ def _only_stages(variant: Variant) -> tuple[str, ...]:
 def recipes(entry: Any) -> Iterator[tuple[Step, ...]]:
     """Yield each recipe that an entry of ``variants`` asks for: every combination of its steps' settings."""
     alternatives = []
-    for written in recipe_of(entry):
+    for written in as_list(entry):
         verb, name = verb_and_name(written, kinds())
         settings = {key: value for key, value in written.items() if key not in (verb, "models")}
         alternatives.append([*combinations(verb, name, settings)])
@@ -127,7 +127,7 @@ def count_cells(manifest: Manifest) -> int:
     timed = sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
     cells = 0
     for model in manifest.models:
-        written = [recipe_of(entry) for entry in manifest.variants if is_for(entry, model.name)]
+        written = [as_list(entry) for entry in manifest.variants if is_for(entry, model.name)]
         made = sum(count_variants(recipe[: number + 1]) for recipe in written for number in range(len(recipe)))
         measured = 1 + sum(map(count_variants, written))
         # Structure, storage, outputs, tasks, latency and memory; latency twice for the dense model.

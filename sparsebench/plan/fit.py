@@ -16,7 +16,7 @@ from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
-from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
 from sparsebench.models.files.quantized import KEY
 from sparsebench.models.files.text import longest_input, same_tokens
@@ -232,7 +232,7 @@ def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs
     for index, entry in enumerate(manifest.variants):
         at, step = steps_of(index, entry)[0]
         student = step.get("student")
-        for described in student if isinstance(student, list) else [student]:
+        for described in as_list(student):
             layers = described.get("layers") if isinstance(described, dict) else None
             blocks = max(layers) + 1 if isinstance(layers, list) else layers or 0
             for name, config in configs.items():

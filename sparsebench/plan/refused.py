@@ -5,6 +5,7 @@ from __future__ import annotations
 from sparsebench import devices
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
+from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files.quantized import FLOAT
@@ -39,7 +40,7 @@ def refusals(
                 config, encoding, setting
             )
         if refusal := known[question]:
-            problems[cell.id] = loaded.problem(_path(loaded, manifest, cell), refusal.reason, "", refusal.way_out)
+            problems[cell.id] = loaded.problem(_path(manifest, cell), refusal.reason, "", refusal.way_out)
     return problems
 
 
@@ -53,11 +54,9 @@ def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Ref
     return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
 
 
-def _path(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
+def _path(manifest: Manifest, cell: Cell) -> At:
     """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
-    path: tuple[str | int, ...] = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
-    if path not in loaded.positions.values:
-        path = ("runtime",)
+    path: At = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
     for key in ("alone", "nodes"):
         if key in cell.settings:
             return (*path, key)

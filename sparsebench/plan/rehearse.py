@@ -11,9 +11,8 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.manifest.recipes import models_of
-from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, as_list
 from sparsebench.plan.expand import recipes
-from sparsebench.steps.contract import Step
 
 REHEARSED_SPARSITY = 0.9
 
@@ -50,21 +49,19 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
 
 
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
-    """Return the recipes of an entry that read no text, each written out as a list of steps without sweeps."""
+    """Return the recipes of an entry that need no tokenizer, each written out as a list of steps without sweeps."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
-    without_text = [recipe for recipe in recipes(entry) if not any(_needs_tokenizer(step) for step in recipe)]
-    return [[{step.verb: step.name, **step.settings.record(), **only} for step in recipe] for recipe in without_text]
-
-
-def _needs_tokenizer(step: Step) -> bool:
-    """Return whether a step does: for calibration text, for a text of its own, or to trim (``trim``)."""
-    return bool(step.settings.reads_text() or step.verb == "trim" or step.settings.text_keys)
+    return [
+        [{step.verb: step.name, **step.settings.record(), **only} for step in recipe]
+        for recipe in recipes(entry)
+        if not any(step.settings.reads_text() or step.settings.text_keys or step.verb == "trim" for step in recipe)
+    ]
 
 
 def _one_sparsity(entries: Sequence[Any]) -> dict[str, Any]:
     """Return magnitude pruning at one sparsity: REHEARSED_SPARSITY if it was asked for, else the middle one."""
     first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
     swept = first.get("sparsity") or REHEARSED_SPARSITY
-    sparsities = swept if isinstance(swept, list) else [swept]
+    sparsities = as_list(swept)
     middle = sparsities[len(sparsities) // 2]
     return {"prune": "magnitude", "sparsity": REHEARSED_SPARSITY if REHEARSED_SPARSITY in sparsities else middle}

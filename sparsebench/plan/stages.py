@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsebench import benchmarks, environment, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW
-from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
+from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask, as_list
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.tokens import compared_tokens, scored_tokens, timed_tokens
 from sparsebench.runtime.engines import engines
@@ -98,8 +98,7 @@ def beside_dense(cell: Cell) -> bool:
 
 def fits(variant: Variant, key: str, asked: Any) -> bool:
     """Return whether a step of the variant has an ``asked`` value in its field ``key``, or as the name of a ``key``."""
-    values = asked if isinstance(asked, list) else [asked]
-    return any(same(value, option) for value in variant.values(key) for option in values)
+    return any(same(value, option) for value in variant.values(key) for option in as_list(asked))
 
 
 def same(left: Any, right: Any) -> bool:

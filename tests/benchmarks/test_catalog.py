@@ -80,7 +80,7 @@ def test_task_and_family(task: str, family: str, fits: bool):
 
 
 def test_encoders_take_no_examples():
-    with pytest.raises(BenchmarkError, match="mrpc_pair takes no examples"):
+    with pytest.raises(BenchmarkError, match="mrpc_pair takes no `num_fewshot`"):
         check(TaskSpec("mrpc_pair", num_fewshot=3), "encoder")
 
 

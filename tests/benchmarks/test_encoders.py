@@ -102,7 +102,7 @@ def test_a_file_of_ones_own_stands_in_for_a_tasks_data(
     assert (mine.protocol["data"], mine.protocol["split"]) == (source, "")
     with pytest.raises(BenchmarkError, match=r"mrpc_pair.*mine\.csv has no column 'label'"):
         run(tiny_bert, "encoder", "mrpc_pair", data=source)
-    with pytest.raises(BenchmarkError, match="sciq_retrieval does not accept `data`"):
+    with pytest.raises(BenchmarkError, match="sciq_retrieval takes no `data`"):
         run(tiny_bert, "encoder", "sciq_retrieval", data=source)
 
 

@@ -219,7 +219,7 @@ def test_a_damaged_model_is_an_error(
 
 
 def test_what_does_not_suit_is_refused() -> None:
-    with pytest.raises(BenchmarkError, match="takes no examples"):
+    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
         check(TaskSpec("g2p", num_fewshot=2), "encoder-decoder")
     with pytest.raises(BenchmarkError, match="for encoder-decoder models, not for family decoder"):
         check(TaskSpec("g2p_per"), "decoder")

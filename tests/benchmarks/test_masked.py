@@ -298,7 +298,7 @@ def test_perplexity_is_for_decoders_and_pseudo_perplexity_for_encoders():
     ):
         with pytest.raises(BenchmarkError, match=f"task {task} is for .* not for family {family}"):
             check(TaskSpec(task), family)  # type: ignore[arg-type]
-    with pytest.raises(BenchmarkError, match="takes no examples"):
+    with pytest.raises(BenchmarkError, match="takes no `num_fewshot`"):
         check(TaskSpec("pseudo_perplexity", num_fewshot=1), "encoder")
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sparsebench.manifest.load import LoadedManifest, parse_document, validated
-from sparsebench.plan.checks import cross_checks
+from sparsebench.plan.checks import checked
 
 
 def load_text(text: str, name: str) -> LoadedManifest:
     """Load and check the manifest in ``text``; relative paths start from the folder of the file ``name``."""
-    document = parse_document(text, name)
-    return validated(document, [*cross_checks(document.data, document.positions, document.folder)])
+    return checked(validated(parse_document(text, name)))

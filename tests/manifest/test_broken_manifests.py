@@ -31,43 +31,22 @@ BROKEN = {
         HEAD + "seed: 1\nseed: 2", 5, 1,
         "`seed` is written twice; the first is on line 4", "once", "remove",
     ),
-    "duplicate deep key": (
-        MODEL + "{name: m, source: random, family: decoder, architecture: {model_type: llama, a: {b: 1, b: 2}}}", 3, 92,
-        "`b` is written twice", "once", "remove",
-    ),
     "empty models": ("version: 1\nmodels: []", 2, 9, "`models` is an empty list", "at least one", ""),
     "models without a value": ("version: 1\nmodels:", 2, 8, "`models` is empty", "a list", ""),
     "empty sparsity": (
         ENTRY + "{prune: random, sparsity: []}", 5, 31,
         "`sparsity` is an empty list", "at least one", "",
     ),
-    "empty selection": (
-        HEAD + "runtime: {select: {}}", 4, 19,
-        "`select` is an empty mapping", "at least one key", "",
-    ),
-    "empty benchmarks": (HEAD + "benchmarks: {decoder: []}", 4, 23, "`decoder` is an empty list", "at least one", ""),
     "percent as number": (
         ENTRY + "{prune: random, sparsity: [0.1, 50]}", 5, 37,
         "a share of 50", "between 0 and 1", "did you mean 0.5?",
-    ),
-    "percent as one value": (
-        ENTRY + "{prune: random, sparsity: 95}", 5, 31,
-        "a share of 95", "between 0 and 1", "did you mean 0.95?",
     ),
     "percent as text": (
         ENTRY + "{prune: random, sparsity: 30%}", 5, 31,
         "a share of 30%", "between 0 and 1", "did you mean 0.3?",
     ),
-    "more than everything as text": (
-        ENTRY + "{prune: random, sparsity: 150%}", 5, 31,
-        "a share of 150%", "between 0 and 1", "",
-    ),
     "a seed too large for a generator": (
         HEAD + f"seed: {2**62}", 4, 7, f"`seed` is `{2**62}`", "a number below 4,611,686,018,427,387,904", "",
-    ),
-    "a number where text may stand too": (
-        ENTRY + "{prune: magnitude, pattern: rows, sparsity: 0.5, norm: 3}", 5, 60,
-        "`norm` is `3`", "one of `1`, `2`, `inf`", "",
     ),
     "text where only the number stands": (
         ENTRY + "{prune: magnitude, pattern: rows, sparsity: 0.5, norm: '2'}", 5, 60,
@@ -92,11 +71,6 @@ BROKEN = {
     "blocks without a sparsity": (
         ENTRY + "{prune: magnitude, pattern: 4x4}", 5, 5, "`sparsity` is missing", "such as [0.5, 0.9]", "",
     ),
-    "negative sparsity": (
-        ENTRY + "{prune: random, sparsity: -0.5}", 5, 31,
-        "a share of -0.5", "between 0 and 1", "",
-    ),
-    "sparsity nan": (ENTRY + "{prune: random, sparsity: .nan}", 5, 31, "a share of nan", "between 0 and 1", ""),
     "no sparsity": (ENTRY + "{prune: random}", 5, 5, "`sparsity` is missing", "[0.5, 0.9]", ""),
     "pattern against sparsity": (
         ENTRY + "{prune: random, pattern: 2:4, sparsity: 0.7}", 5, 45,
@@ -108,25 +82,19 @@ BROKEN = {
     ),
     "unknown model beside a pattern with its own sparsity": (
         ENTRY + "{prune: random, pattern: 2:4, sparsity: 0.5, models: [n]}", 5, 59,
-        "no model is called `n`", "`m`", "",
+        "unknown model `n`", "`m`", "",
     ),
     "text for a number": (HEAD + 'seed: "3"', 4, 7, "`seed` is the text `3`", "a whole number", "without quotes: 3"),
-    "fraction for a count": (HEAD + "runtime: {samples: 4.5}", 4, 20, "`samples` is `4.5`", "a whole number", ""),
     "no is text, not a boolean": (HEAD + "seed: no", 4, 7, "`seed` is the text `no`", "a whole number", ""),
     "true is no number": (HEAD + "seed: true", 4, 7, "`seed` is `true`", "a whole number", ""),
     "digits for text": (
         MODEL + "{name: 010, source: hf:a/m, family: decoder}", 3, 12,
         "`name` is `010`", "text", '"010"',
     ),
-    "number for text": (
-        MODEL + "{name: 1.5, source: hf:a/m, family: decoder}", 3, 12,
-        "`name` is `1.5`", "text", '"1.5"',
-    ),
     "a name unfit for tables": (
         MODEL + "{name: a b, source: hf:a/m, family: decoder}", 3, 12,
         "`a b` does not fit", "letters", "",
     ),
-    "mapping for a list": ("version: 1\nmodels: {a: 1}", 2, 9, "`models` is a mapping", "a list", ""),
     "text for a mapping": (HEAD + "runtime: deepspeed", 4, 10, "`runtime` is the text `deepspeed`", "a mapping", ""),
     "list for the whole": ("- 1", 1, 1, "the manifest is a list", "a mapping", ""),
     "zero ranks": (HEAD + "runtime: {ranks: [1, 0]}", 4, 22, "`ranks[1]` is `0`", "a number above 0", ""),
@@ -136,17 +104,13 @@ BROKEN = {
         MODEL + "{name: m, source: hf:a/m, family: decodr}", 3, 39,
         "`family` is `decodr`", "`encoder`", "did you mean `decoder`?",
     ),
-    "unknown dtype": (
-        MODEL + "{name: m, source: hf:a/m, family: decoder, dtype: bf16}", 3, 55,
-        "`dtype` is `bf16`", "`float16`", "did you mean `bfloat16`?",
-    ),
     "two models of one name": (
         HEAD + "  - {name: m, source: hf:b/m, family: encoder}", 4, 12,
         "a second model called `m`; the first is on line 3", "a name of its own", "",
     ),
     "filter without a model": (
         ENTRY + "{prune: random, sparsity: 0.5, models: [mm]}", 5, 45,
-        "no model is called `mm`", "`m`", "did you mean `m`?",
+        "unknown model `mm`", "`m`", "did you mean `m`?",
     ),
     "steps for other models each": (
         HEAD + "  - {name: n, source: hf:a/n, family: decoder}\nvariants:\n"
@@ -185,10 +149,6 @@ BROKEN = {
         HEAD + "benchmarks: {decoder: [{task: sciq_retrieval}]}", 4, 31,
         "`sciq_retrieval` is for encoder models", "a task for decoder models", "",
     ),
-    "runtime for a method not made": (
-        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {prune: magnitude}}", 6, 27,
-        "no variant has `prune: magnitude`", "`random`", "",
-    ),
     "runtime for a sparsity not made": (
         ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {sparsity: [0.5, 0.9]}}", 6, 36,
         "no variant has `sparsity: 0.9`", "`0.5`", "",
@@ -211,10 +171,6 @@ BROKEN = {
     "a field of a step in a chain": (
         ENTRY + "[{prune: random, sparsity: 0.5}, {prune: magnitude, sparsity: 0.5, granularity: rows}]", 5, 85,
         "`granularity` is `rows`", "`row`", "did you mean `row`?",
-    ),
-    "one of several runtimes for a model not there": (
-        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {models: [m, mm]}]", 6, 36,
-        "no model is called `mm`", "`m`", "did you mean `m`?",
     ),
     "one of several runtimes for a sparsity not made": (
         ENTRY + "{prune: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {select: {sparsity: 0.9}}]", 6, 43,
@@ -257,7 +213,6 @@ BROKEN = {
     "tab": (HEAD + "storage:\n\tkeep: none", 5, 1, "'\\t'", "", "spaces"),
     "colon in plain text": (HEAD + "name: a: b", 4, 8, "not allowed here", "", "quote"),
     "indentation": ("version: 1\nmodels:\n  - name: m\n   source: hf:a/m", 4, 4, "not YAML", "", "indent"),
-    "does not fit": ("- 1\nversion: 1", 2, 1, "not YAML", "", "indent"),
     "unknown alias": (HEAD + "seed: *s", 4, 7, "undefined alias 's'", "", "close"),
     "alias in itself": (HEAD + "variants: &s [*s]", 4, 11, "an alias inside the value", "", "write the value out"),
     "tag": (HEAD + "seed: !!python/name:os.system x", 4, 7, "does not fit here", "without a tag", "remove"),
@@ -266,7 +221,6 @@ BROKEN = {
         HEAD + "calibration: &c {samples: 3}\noutputs: {<<: *c, length: 5}", 5, 11,
         "`<<` merges nothing", "the keys themselves", "write the keys out",
     ),
-    "reserved character": (HEAD + "name: @x", 4, 7, "'@' that cannot start", "", "quote"),
     "two documents": (HEAD + "---\nseed: 1", 4, 1, "another document", "", "close"),
     "control character": (HEAD + "name: a\x07", 4, 8, "U+0007", "", "remove"),
     "brackets without end": ("[" * 3000, 1, 101, "more than 100 levels", "", "close"),
@@ -289,25 +243,35 @@ def test_one_problem_with_its_place(case: str) -> None:
 
 
 def test_all_problems_at_once_in_the_order_of_the_file() -> None:
-    text = """version: 1
+    shape = """version: 1
 seed: 1
 seed: x
 models:
   - {name: m, source: fh:x, family: decoder, dtyp: auto}
-variants:
-  - {prune: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}
 benchmarks:
   decoder: [{task: nope, limit: 0, models: n}]
 """
-    error = problems_of(text)
+    error = problems_of(shape)
     assert [(problem.line, problem.key) for problem in error.problems] == [
         (3, "seed"),
-        (5, "models[0].source"),
         (5, "models[0].dtyp"),
-        (7, "variants[0].prune"),
-        (9, "benchmarks.decoder[0].task"),
-        (9, "benchmarks.decoder[0].limit"),
-        (9, "benchmarks.decoder[0].models"),
+        (7, "benchmarks.decoder[0].limit"),
     ]
-    assert str(error).startswith("7 problems in m.yaml\n\nm.yaml:3:1: seed\n")
+    assert str(error).startswith("3 problems in m.yaml\n\nm.yaml:3:1: seed\n")
     assert error.exit_code == 2
+    names = """version: 1
+models:
+  - {name: m, source: fh:x, family: decoder}
+variants:
+  - {prune: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}
+benchmarks:
+  decoder: [{task: nope, limit: 1, models: n}]
+runtime: {engines: deepsped}
+"""
+    assert [(problem.line, problem.key) for problem in problems_of(names).problems] == [
+        (3, "models[0].source"),
+        (5, "variants[0].prune"),
+        (7, "benchmarks.decoder[0].task"),
+        (7, "benchmarks.decoder[0].models"),
+        (8, "runtime.engines"),
+    ]
