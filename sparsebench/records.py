@@ -22,7 +22,7 @@ import zstandard
 from sparsebench import bounded, environment, provenance
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.paths import create, partial_of, write_whole
-from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.cells import Cell
 from sparsebench.plan.stages import timed
 
 FORMAT = 2
@@ -162,31 +162,6 @@ def file_problem(folder: Path, cell: Cell, status: str, device: str = "cpu") -> 
         return f"{name}.{status}.json: not a record as sparsebench writes it ({error!r})"
     wanted = [name, cell.stage, json.loads(json.dumps(cell.settings)), cell.variant.id]
     return None if recorded == wanted else f"{name}.{status}.json: the record of another cell"
-
-
-@dataclass(frozen=True)
-class AskedCell:
-    """A cell that a manifest asks for: the ``key`` of its record, its stage, and its variant and setting in words."""
-
-    key: str
-    stage: str
-    label: str
-
-
-def planned(folder: Path) -> dict[str, list[AskedCell]]:
-    """Return the cells of every manifest that was run here, by manifest, in the plan's order."""
-    plans = {}
-    for where, plan in located(_below(folder, "plan-*.json")):
-        try:
-            plans[str(plan["manifest"])] = [
-                AskedCell(
-                    str(cell["key"]), str(cell["stage"]), f"{Variant.read(cell['variant']).label} · {cell['label']}"
-                )
-                for cell in plan["cells"]
-            ]
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise RecordError(f"{where}: not a plan as sparsebench writes it ({error!r})", _WAY_OUT) from error
-    return plans
 
 
 def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:

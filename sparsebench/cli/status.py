@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +11,13 @@ import typer
 
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST_DEVICE, REHEARSE, file_to_read
 from sparsebench.cli.output import emit_json, emit_table, note
-from sparsebench.errors import NoLedgerError, RecordError
+from sparsebench.errors import RecordError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
 from sparsebench.paths import ledger_path
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
-from sparsebench.records import AskedCell, planned, read_cell, statuses
 from sparsebench.records import key as record_key
+from sparsebench.records import read_cell, statuses
 from sparsebench.run.workspace import Workspace, running_process
 
 STATES = ("done", "failed", "unsupported", "skipped", "left")
@@ -54,7 +53,7 @@ def status(
         cells = _planned(ready)
     else:
         path = ledger_path(ledger)
-        cells = _in_ledger(path)
+        cells = [_CellStatus(*map(str, row)) for row in query(path, sqlfiles.read("status")).rows]
     unfinished = [cell for cell in cells if cell.status not in FINE]
     counts = _counts(cells)
     running = running_process(path)
@@ -99,37 +98,12 @@ def _counts(cells: list[_CellStatus]) -> list[dict[str, str | int]]:
 def _planned(ready: Prepared) -> list[_CellStatus]:
     """Return the cells of a plan, with their status by the records beside its ledger."""
     folder = Workspace.of(ready.ledger, ready.work).records
-    asked = [
-        AskedCell(record_key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}")
-        for cell in ready.plan.cells
-    ]
-    return _recorded(folder, {ready.plan.manifest: asked})
-
-
-def _in_ledger(ledger: Path) -> list[_CellStatus]:
-    """Return the cells in a ledger; without a ledger, those of the records beside it.
-
-    Raises NoLedgerError where there is neither.
-    """
-    if ledger.exists():
-        rows = query(ledger, sqlfiles.read("status")).rows
-        return [_CellStatus(*(str(value) for value in row)) for row in rows]
-    folder = Workspace.of(ledger, Path()).records
-    if not folder.is_dir():
-        raise NoLedgerError(f"no ledger at {ledger}", "make one with `sparsebench run MANIFEST`")
-    return _recorded(folder, planned(folder))
-
-
-def _recorded(folder: Path, asked: Mapping[str, Sequence[AskedCell]]) -> list[_CellStatus]:
-    """Return the cells that each manifest asks for, with their status by the records in a folder."""
-    known = statuses(folder)
-    return [
-        _CellStatus(
-            manifest, cell.stage, cell.label, *_status_and_reason(folder, cell.key, known.get(cell.key, "left"))
-        )
-        for manifest, cells in asked.items()
-        for cell in cells
-    ]
+    known, cells = statuses(folder), []
+    for cell in ready.plan.cells:
+        key, label = record_key(cell, ready.device), f"{cell.variant.label} · {cell.label}"
+        status, reason = _status_and_reason(folder, key, known.get(key, "left"))
+        cells.append(_CellStatus(ready.plan.manifest, cell.stage, label, status, reason))
+    return cells
 
 
 def _status_and_reason(folder: Path, key: str, status: str) -> tuple[str, str]:

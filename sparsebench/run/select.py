@@ -1,24 +1,19 @@
 """Which cells run and why.
 
-These cells run: ``new``; ``not reached yet``; ``changed`` (the last plan asked the same of another source, file or
-version); ``skipped before``; ``refused before`` (by a run that had other GPUs, or fewer); and, with --retry-failed,
-``failed before``. These do not: ``done``; ``unsupported`` (with these versions, or by this machine's GPUs); ``left out
-by --only``. In a run, those whose record is ``damaged`` run too.
+These cells run: ``new``; ``skipped before``; ``refused before`` (by a run that had other GPUs, or fewer); and, with
+--retry-failed, ``failed before``. These do not: ``done``; ``unsupported`` (with these versions, or by this machine's
+GPUs); ``left out by --only``. In a run, those whose record is ``damaged`` run too.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import re
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded
-from sparsebench.errors import LedgerError, RecordError, UnsupportedError, UserError
+from sparsebench.errors import RecordError, UnsupportedError, UserError
 from sparsebench.manifest.nodes import read
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
@@ -49,10 +44,6 @@ class Decision:
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
     """Return a decision for every cell of the plan. ``records`` is the folder of records."""
     known = statuses(records)
-    before = _previous(records / f"plan-{ready.plan.manifest}.json")
-    planned = {cell.id for cell in ready.plan.cells}
-    # A cell whose id the plan still has did not become another cell.
-    asked = {question for cell_id, question in before.items() if cell_id not in planned}
     wanted = _wanted(ready)
 
     def decide(cell: Cell) -> Decision:
@@ -69,7 +60,7 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
             return Decision(cell, refused, "refused before" if refused else "unsupported")
         if status == "failed":
             return Decision(cell, retry_failed, "failed before")
-        return Decision(cell, True, "skipped before" if status == "skipped" else _why_open(cell, before, asked))
+        return Decision(cell, True, "skipped before" if status == "skipped" else "new")
 
     return [decide(cell) for cell in ready.plan.cells]
 
@@ -166,38 +157,3 @@ def _with_allocation(variant: Variant) -> str:
     """Return the method as tables name it: ``wanda+owl``."""
     allocation = next(iter(variant.values("allocation")[-1:]), "uniform")
     return variant.method if allocation == "uniform" else f"{variant.method}+{allocation}"
-
-
-def _why_open(cell: Cell, before: Mapping[str, str], asked: set[str]) -> str:
-    """Say why a cell has no record: planned before and not reached, or asked before under another id, or new."""
-    if cell.id in before:
-        return "not reached yet"
-    return "changed" if asked and _question(cell.variant, cell.stage, cell.settings) in asked else "new"
-
-
-_CONTENT = re.compile(r"#(?:sha256|content)=[^\"]*")
-
-
-def _question(variant: Variant, stage: str, settings: Mapping[str, Any]) -> str:
-    """Return in one line what a cell asks: what its id covers, except versions and the content of sources and files."""
-    without = {key: value for key, value in settings.items() if key != "source"}
-    if "own" in without:
-        without["own"] = {key: value for key, value in without["own"].items() if key != "content"}
-    steps = [step.record() for step in variant.steps]
-    asked = (variant.model, variant.family, variant.dtype, variant.seed, variant.calibration, steps, stage, without)
-    return _CONTENT.sub("", json.dumps(asked, sort_keys=True))
-
-
-def _previous(path: Path) -> dict[str, str]:
-    """Return by id what the cells of the manifest's last plan asked. Raises LedgerError for a file that is no plan."""
-    if not path.is_file():
-        return {}
-    again = "remove the file: the next run writes it again"
-    plan = bounded.read_object(path, LedgerError, again, bounded.PLAN)
-    try:
-        return {
-            str(cell["cell_id"]): _question(Variant.read(cell["variant"]), cell["stage"], cell["settings"])
-            for cell in plan["cells"]
-        }
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(f"{path}: not a plan as sparsebench writes it ({error!r})", again) from error

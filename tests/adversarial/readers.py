@@ -242,7 +242,7 @@ class Records(Target):
 
     def read(self, given: bytes) -> None:
         from sparsebench.ledger.store import Ledger
-        from sparsebench.records import planned, read, statuses
+        from sparsebench.records import read, statuses
 
         folder = self.folder / "records"
         (folder / "plan-x.json").write_bytes(given)
@@ -252,7 +252,6 @@ class Records(Target):
         (folder / "x.done.json").write_bytes(given)
         list(read([folder / "x.done.json"]))
         (folder / "x.done.json").unlink()
-        planned(folder)
         if wrong:
             raise wrong[0]
 

@@ -15,7 +15,7 @@ from sparsebench.cli import app
 from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
 from tests.adversarial import benign
-from tests.cli.conftest import MANIFEST, ROOT
+from tests.cli.conftest import ROOT
 
 BAD: dict[str, bytes] = {
     "not UTF-8": b'{"format": 2, "x": "\xff"}',
@@ -37,30 +37,6 @@ def test_bad_records_are_named_and_the_rest_comes_in(run: Callable[..., Any], sh
     assert [number for number in range(len(BAD)) if f"bad{number}.json" not in said] == []
     assert "3 records read" in said
     assert run("sql", "select 1", "--ledger", "l.duckdb")[0] == 0
-
-
-def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "records").mkdir()
-    for text in ('{"manifest": "m", "cells": [{"key"', '{"manifest": "m", "cells": [{"key": "k"}]}', '{"cells": 5}'):
-        (tmp_path / "records" / "plan-m.json").write_text(text)
-        code, said = run("status", "--ledger", "l.duckdb")
-        assert code == 1 and "plan-m.json" in said
-
-
-def test_a_plan_of_other_steps_is_read_and_what_is_no_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
-    benign.model(tmp_path / "model")
-    (tmp_path / "tiny.yaml").write_text(f"{MANIFEST}ledger: l.duckdb\n")
-    cell = {"cell_id": "c", "key": "c", "stage": "storage", "settings": {}, "label": "storage"}
-    variant = {"id": "v", "model": "m", "family": "decoder", "source": "", "revision": "", "weights": "", "dtype": ""}
-    step = {"verb": "prune", "name": "wanda", "settings": {}, "of_tomorrow": 1}
-    plan = tmp_path / "records" / "plan-tiny.json"
-    plan.parent.mkdir()
-    plan.write_text(json.dumps({"cells": [{**cell, "variant": {**variant, "steps": [step]}}]}))
-    assert run("plan", "tiny.yaml")[0] == 0
-    for cells in ([{**cell, "variant": {**variant, "steps": [{"verb": "prune"}]}}], ["c"], 5):
-        plan.write_text(json.dumps({"cells": cells}))
-        code, said = run("plan", "tiny.yaml")
-        assert code == 1 and "plan-tiny.json: not a plan" in said, said
 
 
 def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> None:
