@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Collection, Iterator
@@ -21,65 +22,32 @@ from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
 VERBS = {
-    "init": ("init", EXPERIMENT, "Write a commented starter manifest, or the one for a model and a file of yours."),
-    "plan": ("plan", EXPERIMENT, "Show every cell of a manifest, whether it will run and why, and what the run needs."),
-    "run": ("run", EXPERIMENT, "Run every cell of a manifest that has no result yet."),
-    "status": ("status", EXPERIMENT, "Show which cells are done, failed, skipped and left, with the reasons."),
-    "sql": ("sql", LEDGER, "Query the ledger with SQL. Without a query, list its views and columns."),
-    "figures": ("report", LEDGER, "Render figures from the ledger."),
-    "report": (
-        "report",
-        LEDGER,
-        "Write a report of the ledger, tables with the command that prints all rows of each, and one HTML page of both.",
-    ),
-    "ingest": ("records", LEDGER, "Add records to the ledger: rebuild it, or merge another machine's records."),
-    "tables": ("records", LEDGER, "Write the ledger's views and tables in other formats."),
-    "bundle": ("records", LEDGER, "Pack records into one compressed file, to share or commit; ingest reads it."),
-    "unbundle": ("records", LEDGER, "Unpack a bundle into a folder of records, from which a run continues."),
-    "models": (
-        "models",
-        ONE_MODEL,
-        "List the models that have an alias. Commands and manifests take an alias as a source.",
-    ),
-    "inspect": (
-        "inspect",
-        ONE_MODEL,
-        "Show what share of a model's weights is far from zero: overall, by layer and by kind of module.",
-    ),
-    "apply": ("apply", ONE_MODEL, "Make one variant of a model: apply a step, or a chain of steps."),
-    "measure": ("measure", ONE_MODEL, "Measure memory and latency of a model under an engine."),
-    "score": (
-        "score",
-        ONE_MODEL,
-        "Score a model on benchmarks, with 95% intervals. With --against, compare it with another on the same documents.",
-    ),
-    "compare": ("compare", LEDGER, "Compare two measured variants: scores on the same documents, size, time, memory."),
-    "choose": (
-        "choose",
-        LEDGER,
-        "List the measured variants that fit, smallest file first, with the commands that make and export them.",
-    ),
-    "pack": ("pack", ONE_MODEL, "Write a model folder in a smaller format."),
-    "export": ("export", ONE_MODEL, "Write a variant for somebody else's program, and load it back as a check."),
-    "unpack": (
-        "pack",
-        ONE_MODEL,
-        "Restore a packed or archived folder to the model folder that it was made from, bit for bit.",
-    ),
-    "schema": (
-        "init",
-        EXPERIMENT,
-        "Print the manifest's JSON Schema, with which editors complete and check manifests.",
-    ),
-    "doctor": (
-        "doctor",
-        MACHINE,
-        "Check what works on this machine and what is slower than it could be, and name the fixes.",
-    ),
-    "clean": ("clean", MACHINE, "List the cache's files that can be removed, and why; with --yes, remove them."),
+    "init": ("init", EXPERIMENT),
+    "plan": ("plan", EXPERIMENT),
+    "run": ("run", EXPERIMENT),
+    "status": ("status", EXPERIMENT),
+    "sql": ("sql", LEDGER),
+    "figures": ("report", LEDGER),
+    "report": ("report", LEDGER),
+    "ingest": ("records", LEDGER),
+    "tables": ("records", LEDGER),
+    "bundle": ("records", LEDGER),
+    "unbundle": ("records", LEDGER),
+    "models": ("models", ONE_MODEL),
+    "inspect": ("inspect", ONE_MODEL),
+    "apply": ("apply", ONE_MODEL),
+    "measure": ("measure", ONE_MODEL),
+    "score": ("score", ONE_MODEL),
+    "compare": ("compare", LEDGER),
+    "choose": ("choose", LEDGER),
+    "pack": ("pack", ONE_MODEL),
+    "export": ("export", ONE_MODEL),
+    "unpack": ("pack", ONE_MODEL),
+    "schema": ("init", EXPERIMENT),
+    "doctor": ("doctor", MACHINE),
+    "clean": ("clean", MACHINE),
 }
-"""Each verb (a function of that name): the module in this folder that holds it, its group in ``--help``, and the first
-line of its docstring, so that ``--help`` imports no module."""
+"""Each verb (a function of that name): the module in this folder that holds it, and its group in ``--help``."""
 
 
 class Verbs(TyperGroup):
@@ -150,10 +118,6 @@ def _root(
     """Registered so that ``--version`` works without a verb."""
 
 
-def _not_loaded() -> None:
-    """Stands for a verb that is only listed."""
-
-
 def program(verbs: Collection[str]) -> typer.Typer:
     """Return the program; only the modules of ``verbs`` are imported, the others are listed in ``--help``."""
     made = typer.Typer(
@@ -164,13 +128,20 @@ def program(verbs: Collection[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(_root)
-    for verb, (module, group, summary) in VERBS.items():
+    for verb, (module, group) in VERBS.items():
         if verb in verbs:
             function = getattr(import_module(f"sparsebench.cli.{module}"), verb)
             made.command(verb, cls=Verb, rich_help_panel=group)(function)
         else:
-            made.command(verb, rich_help_panel=group, help=summary)(_not_loaded)
+            made.command(verb, rich_help_panel=group, help=_summary(verb, module))(lambda: None)  # only listed
     return made
+
+
+def _summary(verb: str, module: str) -> str:
+    """Return the first line of a verb's docstring, out of its source: ``--help`` imports no verb."""
+    text = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    found = re.search(rf'^def {verb}\(.*?"""(.*?)$', text, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
 
 
 def __getattr__(name: str) -> Any:
@@ -202,7 +173,9 @@ def main() -> None:
     except SparsebenchError as error:
         _end(error)
     except OSError as error:
-        _end(of_system(error, _cache()))
+        from sparsebench.sources import Cache
+
+        _end(of_system(error, Cache().root))
     except BaseException as error:
         if (crashed := crash(error)) is None:
             raise
@@ -212,12 +185,6 @@ def main() -> None:
 def _end(error: SparsebenchError) -> None:
     print(f"sparsebench: {visible(str(error))}", file=sys.stderr)
     sys.exit(error.exit_code)
-
-
-def _cache() -> Path:
-    from sparsebench.sources import Cache
-
-    return Cache().root
 
 
 def _open_streams() -> None:
