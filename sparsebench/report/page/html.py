@@ -21,6 +21,7 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
+from mdit_py_plugins.anchors import anchors_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 from sparsebench.report.page import shape
@@ -54,6 +55,7 @@ def page(markdown: str, pictures: Mapping[str, Path]) -> str:
 
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.use(anchors_plugin, max_level=6)  # those that GitHub would give, so that links into report.md work here too
     parser.use(dollarmath_plugin, renderer=_formula, allow_labels=False, allow_space=False, allow_blank_lines=False)
     rules: dict[str, Callable[..., str]] = {
         "figure": _figure,
@@ -80,7 +82,7 @@ def _formula(latex: str, options: Mapping[str, bool]) -> str:
 
 
 def _heading_close(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    link = f'<a class="anchor" href="#{tokens[at].meta["anchor"]}" aria-label="Link to this section">#</a>'
+    link = f'<a class="anchor" href="#{tokens[at - 2].attrs["id"]}" aria-label="Link to this section">#</a>'
     return f"{link if tokens[at].tag != 'h1' else ''}</{tokens[at].tag}>\n"
 
 

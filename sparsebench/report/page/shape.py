@@ -1,8 +1,7 @@
-"""What the page adds to Markdown's own structure: anchors, figures with captions, tables with row headings."""
+"""What the page adds to Markdown's own structure: figures with captions, tables with row headings."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,14 +23,14 @@ class Heading:
 
 
 def shaped(tokens: Sequence[Token]) -> list[Token]:
-    """Return the tokens with anchors in headings, figures in place of captioned images, and scopes in tables."""
-    return _tables(_figures(_anchored(tokens)))
+    """Return the tokens with figures in place of captioned images, and scopes in tables."""
+    return _tables(_figures(tokens))
 
 
 def headings(tokens: Sequence[Token]) -> list[Heading]:
     """Return the headings in order."""
     return [
-        Heading(int(token.tag[1:]), str(token.attrs["id"]), _plain(tokens[at + 1]))
+        Heading(int(token.tag[1:]), str(token.attrs["id"]), _text(tokens[at + 1]))
         for at, token in enumerate(tokens)
         if token.type == "heading_open"
     ]
@@ -46,18 +45,6 @@ def nested(ordered: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
         elif heading.level == 3 and chapters:
             chapters[-1][1].append(heading)
     return chapters
-
-
-def _anchored(tokens: Sequence[Token]) -> list[Token]:
-    """Give headings the anchors that GitHub would, so that a link into ``report.md`` works on the page too."""
-    used: dict[str, int] = {}
-    for token, inline, end in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        if token.type == "heading_open":
-            slug = re.sub(r"[^\w\- ]", "", _plain(inline).lower()).replace(" ", "-")
-            count = used[slug] = used.get(slug, -1) + 1
-            token.attrSet("id", f"{slug}-{count}" if count else slug)
-            end.meta["anchor"] = token.attrs["id"]
-    return list(tokens)
 
 
 def _figures(tokens: Sequence[Token]) -> list[Token]:
@@ -90,7 +77,7 @@ def _tables(tokens: Sequence[Token]) -> list[Token]:
     section, first, in_body = "", False, False
     for at, token in enumerate(tokens):
         if token.type == "heading_open":
-            section = _plain(tokens[at + 1])
+            section = _text(tokens[at + 1])
         elif token.type == "table_open":
             token.meta["section"] = section
         elif token.type in ("tbody_open", "thead_open"):
@@ -115,5 +102,5 @@ def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
     token.tag = end.tag = "th" if scope else "td"
 
 
-def _plain(inline: Token) -> str:
+def _text(inline: Token) -> str:
     return "".join(child.content for child in inline.children or [])
