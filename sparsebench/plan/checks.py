@@ -200,8 +200,8 @@ def _step(loaded: LoadedManifest, at: At, step: Mapping[str, Any], valid: list[S
         return
     except PydanticCustomError as error:
         words = error.context or {}
-        key = (words["at"],) if words["at"] else ()
-        yield loaded.problem((*at, *key), words["message"], words["expected"], words["hint"])
+        where = (*at, words["at"]) if words["at"] else at
+        yield loaded.problem(where, words["message"], words["expected"], words["hint"])
         return
     for key in classes[name].file_keys:
         for index, file in enumerate(as_list(step.get(key, []))):
