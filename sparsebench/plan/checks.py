@@ -288,7 +288,8 @@ def _task(loaded: LoadedManifest, at: At, task: ManifestTask, family: Family) ->
     refused += [key for key in benchmarks.PROTOCOL_KEYS if not benchmarks.takes(benchmark.adapter, key)]
     for key in refused:
         if getattr(task, key) not in (None, False, "auto"):
-            message = f"`{name}` {'' if own else 'without a `source` '}takes no `{key}`"
+            but = " without a `source`" if key in OWN_KEYS and not own else ""
+            message = f"`{name}` takes no `{key}`{but}"
             yield loaded.problem((*at, key), message, one_of(own.takes) if own else "", f"remove `{key}`", on_key=True)
     if own:
         yield from _own_values(loaded, at, task, own)

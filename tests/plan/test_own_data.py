@@ -124,7 +124,7 @@ def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
         ("{task: perplexity, source: path:notes.jsonl, length: 300}", ["llama: windows of 300", "256"]),
         ("{task: perplexity, source: path:notes.jsonl, length: 64, stride: 65}", ["stride", "at most 64"]),
         ("{task: perplexity, source: path:notes.jsonl, stride: 1025}", ["stride", "at most 1,024"]),
-        ("{task: perplexity, length: 64}", ["without a `source` takes no `length`"]),
+        ("{task: perplexity, length: 64}", ["takes no `length` without a `source`"]),
         ("{task: perplexity, source: path:notes.jsonl, columns: {a: b}}", ["takes no `columns`"]),
         ("{task: choices}", ["`choices` asks for data of your own"]),
         ("{task: choices, source: path:quiz.jsonl}", ["'context'", "question"]),
