@@ -32,7 +32,7 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     def checking(*given: P.args, **named: P.kwargs) -> T:
         try:
             values = shape.bind(*given, **named).arguments
-            read = arguments.model_validate({key: _plain(value) for key, value in values.items()})
+            read = arguments.model_validate({key: _python_int(value) for key, value in values.items()})
         except TypeError as error:
             raise UserError(f"{name}: {error}", f"see help(sparsebench.{name})") from error
         except ValidationError as error:
@@ -47,6 +47,6 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     return checking
 
 
-def _plain(value: Any) -> Any:
+def _python_int(value: Any) -> Any:
     """Return NumPy's whole numbers as Python's."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

@@ -269,14 +269,14 @@ def opened(path: Path, wrong: type[SparsebenchError], newline: str | None = None
             packed.seek(0)
         # Spreadsheets write a byte-order mark.
         try:
-            yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig", newline=newline)
+            yield io.TextIOWrapper(_unpacked(packed, suffix), encoding="utf-8-sig", newline=newline)
         except UnicodeDecodeError as error:
             raise wrong(
                 f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8, or rename it if its suffix is wrong"
             ) from error
 
 
-def _plain(packed: BinaryIO, suffix: str) -> Any:
+def _unpacked(packed: BinaryIO, suffix: str) -> Any:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=packed)
     if suffix == ".zst":

@@ -50,14 +50,14 @@ class Gpu:
 
 def visible() -> tuple[Gpu, ...]:
     """Return the GPUs that a program started now can see, in CUDA's order (``ORDER``), with the memory free on each."""
-    chosen = os.environ.get(VISIBLE)
-    if chosen is not None and not chosen.strip():
+    words = os.environ.get(VISIBLE)
+    if words is not None and not words.strip():
         return ()
     listed = _listed()
-    if chosen is None:
+    if words is None:
         return listed
     seen: list[Gpu] = []
-    for word in (gpu.strip() for gpu in chosen.split(",")):
+    for word in (gpu.strip() for gpu in words.split(",")):
         # A MIG slice is not listed among whole GPUs. Like CUDA, take nothing behind a word that names no GPU.
         gpu = Gpu(len(seen), "MIG", word) if word.startswith("MIG-") else _named(word, listed)
         if gpu is None:
@@ -75,7 +75,9 @@ def _named(word: str, listed: tuple[Gpu, ...]) -> Gpu | None:
 def _listed() -> tuple[Gpu, ...]:
     """Return all GPUs that NVIDIA's tool lists, else those that AMD's lists."""
     rows = [
-        [word.strip() for word in line.rsplit(",", 1)] for line in _told(_QUERY).splitlines() if line.count(",") > 1
+        [word.strip() for word in line.rsplit(",", 1)]
+        for line in _driver_answer(_QUERY).splitlines()
+        if line.count(",") > 1
     ]
     if rows:
         gpus = []
@@ -85,13 +87,15 @@ def _listed() -> tuple[Gpu, ...]:
         return tuple(gpus)
     # AMD's tool prints a line of column names first, and the card's number before its name.
     lines = [
-        line.strip() for line in _told(_AMD).splitlines() if line.strip() and not line.lower().startswith("device,")
+        line.strip()
+        for line in _driver_answer(_AMD).splitlines()
+        if line.strip() and not line.lower().startswith("device,")
     ]
     names = [re.sub(r"^card\d+,\s*", "", line) for line in lines]
     return tuple(Gpu(number, name) for number, name in enumerate(names))
 
 
-def _told(command: list[str]) -> str:
+def _driver_answer(command: list[str]) -> str:
     """Return what a tool prints; an empty text where it is not installed, fails or does not end."""
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
@@ -153,15 +157,11 @@ def resolve(asked: str = "auto") -> str:
         return "cpu"
     gpus = visible()
     if not gpus:
-        if asked == "auto" and not _silent():
+        if asked == "auto" and not _is_silent():
             return "cpu"
-        if asked == "auto":
-            raise UserError(
-                f"device: auto: NVIDIA's driver is here ({children.GPUS[0]}), and nvidia-smi lists no GPU that may be used",
-                f"see what nvidia-smi says, and {VISIBLE}; or say `device: cpu`",
-            )
         hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
-        raise UserError(f"device: {asked}: there is no GPU here ({hidden})", "say `device: auto` or `device: cpu`")
+        way_out = f"see what nvidia-smi and {VISIBLE} say; or say `device: cpu`"
+        raise UserError(f"device: {asked}: there is no GPU that may be used ({hidden})", way_out)
     number = int(asked.partition(":")[2] or 0)
     if number >= len(gpus):
         raise UserError(
@@ -176,7 +176,7 @@ def resolve(asked: str = "auto") -> str:
     return "cuda" if asked == "auto" else asked
 
 
-def _silent() -> bool:
+def _is_silent() -> bool:
     """Whether NVIDIA's driver is here, and CUDA_VISIBLE_DEVICES does not hide its GPUs."""
     return Path(children.GPUS[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
 
@@ -224,13 +224,13 @@ def free_memory(device: str, ranks: int | None = None) -> int | None:
     return min((gpu.free for gpu in chosen(device)[:ranks] if gpu.free is not None), default=None)
 
 
-def only(device: str) -> dict[str, str]:
-    """Return environment variables that leave a child only a resolved device; its name there is that of ``alone``."""
+def visible_to_child(device: str) -> dict[str, str]:
+    """Return environment variables that leave a child only a resolved device; its name there is that of ``single_device``."""
     if not is_gpu(device):
         return {VISIBLE: ""}
     return {VISIBLE: chosen(device)[0].handle} if ":" in device else {}
 
 
-def alone(device: str) -> str:
-    """Return the name of a device in a process where ``only`` it is visible."""
+def single_device(device: str) -> str:
+    """Return the name of a device in a process where it is the only visible one."""
     return device.partition(":")[0]

@@ -37,7 +37,7 @@ from sparsebench.manifest.problems import did_you_mean
 from sparsebench.manifest.recipes import verb_and_name
 from sparsebench.manifest.schema import Device, ManifestCalibration, NonEmpty
 from sparsebench.models.shape.topology import refuse_replay
-from sparsebench.paths import ledger_path, vacant
+from sparsebench.paths import check_new_folder, ledger_path
 from sparsebench.plan.expand import resolved
 from sparsebench.plan.single import SingleModel, single, worded
 from sparsebench.progress import progress
@@ -96,7 +96,7 @@ def apply(
     Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists or cannot be
     written. An error of a step is raised as it is.
     """
-    folder, chain = vacant(Path(out)), Chain.parse(recipe, calibration, seed)
+    folder, chain = check_new_folder(Path(out)), Chain.parse(recipe, calibration, seed)
     there = devices.resolve(device) if chain.on_device else "cpu"
     return chain.make(model, folder, Cache(offline=offline), there)
 

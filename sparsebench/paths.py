@@ -1,11 +1,15 @@
-"""Checks that a stranger's files name only files of their own folder; writing that follows no link; the ledger's path."""
+"""Paths: names that a stranger's files give, writing that follows no link and appears whole, the ledger's path."""
 
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
-import time
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -15,12 +19,14 @@ from sparsebench.errors import ModelError, UserError
 
 WEIGHTS, INDEX, PICKLE_INDEX = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
-DRAWN, WRITING_SECONDS = 6, 5.0
-"""The random digits in the name of a file that is being written, and how long writing takes at most."""
+PARTIAL = ".partial-"
+"""A part of the name of every file and folder that is being written, built or removed."""
+TEMPORARY = "sparsebench"
+"""What the names of our folders among the system's temporary files begin with."""
 _DISTRUST = "no genuine model contains this: fetch it again from a source that you trust"
 
 
-def plain(name: object, origin: Path) -> str:
+def name_beside(name: object, origin: Path) -> str:
     """Return ``name``, which a model's file ``origin`` gives, if it is the name of a file or folder beside ``origin``.
 
     Raises ModelError for every other path.
@@ -35,7 +41,7 @@ def _unnameable(name: str) -> bool:
     return any("\ud800" <= char <= "\udfff" for char in name) or len(os.fsencode(name)) > 255
 
 
-def check(folder: Path) -> None:
+def check_contained(folder: Path) -> None:
     """Raise ModelError, naming the file, where something in a model's folder leads out of it.
 
     That is a link, except one in the hub's cache to its own blobs, or a name in an index of weights or tokenizers.
@@ -62,7 +68,7 @@ def check(folder: Path) -> None:
     settings = folder / "tokenizer_config.json"
     names = bounded.read_object(settings).get("fast_tokenizer_files") if settings.is_file() else None
     for name in names if isinstance(names, list) else ():
-        plain(name, settings)
+        name_beside(name, settings)
 
 
 def shards(index: Path) -> tuple[str, ...]:
@@ -73,10 +79,10 @@ def shards(index: Path) -> tuple[str, ...]:
     named = bounded.read_object(index).get("weight_map")
     if not isinstance(named, dict):
         raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
-    return tuple(sorted({plain(name, index) for name in named.values()}))
+    return tuple(sorted({name_beside(name, index) for name in named.values()}))
 
 
-def unlinked(path: Path) -> Path:
+def refuse_link(path: Path) -> Path:
     """Return ``path``, which is going to be written to or in. Raises UserError where it is a link."""
     if path.is_symlink():
         raise UserError(
@@ -104,7 +110,7 @@ def writable(path: Path, folder: bool) -> Path:
     if not folder and path.is_dir():
         raise UserError(f"{path}: a folder, not a file", "name a file in it")
     if not folder or not path.exists():
-        unlinked(path)
+        refuse_link(path)
     nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
     if nearest != path and not nearest.is_dir():
         raise UserError(f"{path}: {nearest} is a file, not a folder", "name another path")
@@ -113,7 +119,7 @@ def writable(path: Path, folder: bool) -> Path:
     return path
 
 
-def vacant(folder: Path) -> Path:
+def check_new_folder(folder: Path) -> Path:
     """Return a ``folder`` that work is going to make. Raises UserError where it is there, or cannot be made."""
     if writable(folder, folder=True).exists():
         raise UserError(f"{folder} exists", "name another folder, or remove it")
@@ -130,31 +136,55 @@ def create(path: Path, mode: str = "w") -> IO[Any]:
         return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            unlinked(path)
+            refuse_link(path)
         raise
 
 
-def partial_of(path: Path) -> Path:
-    """Return a hidden name in the same folder, ending in a number, that no other writer has."""
-    return path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**DRAWN):0{DRAWN}}")
+def partial_of(path: Path, suffix: str = "") -> Path:
+    """Return the name in the same folder under which this process of this machine writes or builds ``path``."""
+    return path.with_name(f"{path.name}{_ours()}{os.getpid()}{suffix}")
 
 
-def sweep_partial(folder: Path) -> None:
-    """Remove from a folder what processes that are dead for some seconds have left of files that they wrote whole."""
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make a new folder of this process among the system's temporary files."""
+    prefix = partial_of(Path(TEMPORARY), "-").name
+    return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+
+
+def of_the_dead(folder: Path, name: str = "*") -> Iterator[Path]:
+    """Yield what dead processes of this user and machine have left in ``folder`` of the path ``name``, or of any."""
     import psutil
 
-    for partial in folder.glob(".*.*"):
-        number = partial.name.rpartition(".")[2]
-        if not number.isdigit() or len(number) <= DRAWN or psutil.pid_exists(int(number[:-DRAWN])):
-            continue
-        with suppress(FileNotFoundError):  # a process of another machine may have renamed it meanwhile
-            if time.time() - partial.stat().st_mtime > WRITING_SECONDS:
-                partial.unlink()
+    for left in folder.glob((name if name == "*" else glob.escape(name)) + glob.escape(_ours()) + "*"):
+        # A second "-" is of a longer machine name: `node-5` where this one is `node`.
+        process, _, drawn = left.name.rpartition(_ours())[2].partition("-")
+        if process.isdigit() and "-" not in drawn and not psutil.pid_exists(int(process)):
+            with suppress(FileNotFoundError):
+                if os.lstat(left).st_uid == os.getuid():
+                    yield left
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove from ``folder`` what dead processes have left of the path ``name``, or of any (``of_the_dead``)."""
+    for left in of_the_dead(folder, name):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def sweep_temporary() -> None:
+    """Remove what dead processes have left among the system's temporary files."""
+    sweep(Path(tempfile.gettempdir()), TEMPORARY)
+
+
+def _ours() -> str:
+    return f"{PARTIAL}{socket.gethostname()}-"
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file beside, flush it to disk, rename it: a reader sees the old file or the new one, never a part."""
-    partial = partial_of(path)
+    partial = partial_of(path, f"-{secrets.token_hex(3)}")  # threads may write the same
     file = create(partial)  # made by `open`, so that whoever may read the folder may read the file
     try:
         with file:

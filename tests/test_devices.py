@@ -17,7 +17,7 @@ def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     assert devices.visible() == ()
     assert devices.resolve("auto") == devices.resolve("cpu") == "cpu"
-    with pytest.raises(UserError, match="device: cuda: there is no GPU here") as caught:
+    with pytest.raises(UserError, match="device: cuda: there is no GPU that may be used") as caught:
         devices.resolve("cuda")
     assert "device: cpu" in (caught.value.hint or "")
 
@@ -32,7 +32,7 @@ def test_a_driver_whose_tool_lists_nothing_is_no_reason_for_the_cpu(
     for visible in (None, "0,1", "GPU-a"):
         if visible:
             monkeypatch.setenv(devices.VISIBLE, visible)
-        with pytest.raises(UserError, match="nvidia-smi lists no GPU") as caught:
+        with pytest.raises(UserError, match="no GPU that may be used") as caught:
             devices.resolve("auto")
         assert "device: cpu" in (caught.value.hint or "")
         assert devices.resolve("cpu") == "cpu"
@@ -134,7 +134,7 @@ def test_a_place_names_the_device_and_its_cuda_and_not_how_many_gpus_there_are(
 
 def test_a_child_sees_the_device_that_it_was_given_and_no_other(driver: Driver) -> None:
     driver.lists([("GPU-a0", H100, "1"), ("GPU-b1", H100, "1")])
-    assert devices.only("cpu") == {devices.VISIBLE: ""}
-    assert devices.only("cuda:1") == {devices.VISIBLE: "GPU-b1"}
-    assert devices.only("cuda") == {}
-    assert [devices.alone(one) for one in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda"]
+    assert devices.visible_to_child("cpu") == {devices.VISIBLE: ""}
+    assert devices.visible_to_child("cuda:1") == {devices.VISIBLE: "GPU-b1"}
+    assert devices.visible_to_child("cuda") == {}
+    assert [devices.single_device(one) for one in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda"]

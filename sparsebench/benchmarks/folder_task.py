@@ -22,10 +22,11 @@ from lm_eval.api.registry import filter_registry, metric_registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager, _factory
 
-from sparsebench import bounded, leftovers
+from sparsebench import bounded
 from sparsebench.benchmarks.folder import definitions
 from sparsebench.benchmarks.task_file import CHOICES, SUFFIXES, check, data_files
 from sparsebench.errors import BenchmarkError, foreign
+from sparsebench.paths import temporary_folder
 from sparsebench.sources.text import read_records, suffix_of
 
 _MEND = "mend the task file"
@@ -34,7 +35,7 @@ _MEND = "mend the task file"
 def load_task(folder: Path, task: str) -> dict[str, Any]:
     """Load the task, or the group with its subtasks, as ``TaskManager.load`` does. Raises what lm-eval raises."""
     stock = _factory.ConfigurableTask
-    with leftovers.temporary() as copy:
+    with temporary_folder() as copy:
         # lm-eval reads a copy of what was checked: the folder's own files may change meanwhile.
         for path, settings in definitions(folder, task).items():
             (Path(copy) / path).parent.mkdir(parents=True, exist_ok=True)

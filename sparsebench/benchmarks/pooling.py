@@ -11,7 +11,7 @@ import torch
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.paths import plain
+from sparsebench.paths import name_beside
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len")
 _SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
@@ -77,7 +77,11 @@ def read_pooling(folder: Path) -> Pooling:
         if not isinstance(module, dict) or "type" not in module:
             raise ModelError(f"{folder / 'modules.json'}: a module without a `type`", "fetch the model again")
         kind = str(module["type"]).rsplit(".", 1)[-1]
-        inner = folder / plain(module.get("path"), folder / "modules.json") if kind in ("Pooling", "Dense") else folder
+        inner = (
+            folder / name_beside(module.get("path"), folder / "modules.json")
+            if kind in ("Pooling", "Dense")
+            else folder
+        )
         if kind == "Pooling":
             mode = _mode(_settings(inner / "config.json"), folder)
         elif kind == "Dense" and not normalize:

@@ -20,7 +20,7 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.masked import write_masked
 from sparsebench.models.shape.topology import parts
 from sparsebench.notebook import AppliedModel, Chain
-from sparsebench.paths import vacant
+from sparsebench.paths import check_new_folder
 from sparsebench.plan.single import SingleModel
 from sparsebench.progress import progress
 from sparsebench.sources import Cache
@@ -76,7 +76,7 @@ def apply(
     chain = _chain(steps or [], calibration, seed, as_masks)
     if out is None:
         raise UserError("no folder for the result is given", "--out FOLDER")
-    vacant(out)
+    check_new_folder(out)
     device = devices.resolve(device)
     model = open_model(source, family, dtype, offline, chain.refuse)
     _check_room(out, len(chain.steps), model.folder)

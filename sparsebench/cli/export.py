@@ -16,7 +16,7 @@ from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command
 from sparsebench.ledger.naming import measured_variants, resolve
 from sparsebench.manifest.names import Family
-from sparsebench.paths import ledger_path, vacant
+from sparsebench.paths import ledger_path, check_new_folder
 from sparsebench.plan.single import single
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
@@ -51,7 +51,7 @@ def export(
     sparsebench export half --format hf --out for-a-colleague
     """
     check_name("format", form, FORMATS)
-    vacant(out)
+    check_new_folder(out)
     if Path(variant).is_dir() or _is_source(variant):
         model = single(variant, None, "auto", Cache(offline=offline))
         folder, family = model.folder, model.family

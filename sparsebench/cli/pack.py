@@ -11,7 +11,7 @@ from sparsebench.cli.options import JSON, check_name, folder_to_read, names_of, 
 from sparsebench.cli.output import emit_json, note, size
 from sparsebench.errors import UserError
 from sparsebench.models.files import safety
-from sparsebench.paths import vacant
+from sparsebench.paths import check_new_folder
 from sparsebench.storage import formats
 from sparsebench.storage import unpack as write
 
@@ -70,7 +70,7 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
         raise UserError(f"{folder}: no such folder", "name a model folder")
     folder = folder if folder.name not in ("", "..") else folder.resolve()
     stem, _, form = folder.name.rpartition(".")  # `pack` has put the format behind the name
-    return vacant(out or folder.with_name((stem if form in formats() else folder.name) + suffix))
+    return check_new_folder(out or folder.with_name((stem if form in formats() else folder.name) + suffix))
 
 
 def folder_bytes(folder: Path) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sparsebench.paths import unlinked
+from sparsebench.paths import refuse_link
 
 WIDTH, COLUMN = 6.5, 3.3
 """Inches: the whole width of a page, and one of its two columns."""
@@ -183,5 +183,5 @@ def number(value: float) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(unlinked(path), metadata=_METADATA[path.suffix[1:]])
+    figure.savefig(refuse_link(path), metadata=_METADATA[path.suffix[1:]])
     return path

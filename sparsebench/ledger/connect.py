@@ -17,7 +17,7 @@ import duckdb
 
 from sparsebench import environment
 from sparsebench.errors import LedgerError, NoLedgerError, UserError
-from sparsebench.paths import unlinked
+from sparsebench.paths import refuse_link
 
 Config = dict[str, str | bool | int | float | list[str]]
 STORAGE = "v1.4.0"
@@ -69,7 +69,7 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for ending in ("", ".wal", ".tmp"):  # DuckDB's write-ahead log, and the folder for what memory does not hold
-        unlinked(path.with_name(path.name + ending))
+        refuse_link(path.with_name(path.name + ending))
     connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
     try:
         with interruptible(), naming_damage(path):

@@ -13,7 +13,7 @@ import duckdb
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import query, schema, sqlfiles
-from sparsebench.paths import create, partial_of, unlinked
+from sparsebench.paths import create, partial_of, refuse_link
 
 ROWS = 10_000
 
@@ -30,7 +30,7 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
     written = []
     with query.reader(ledger, outlet=out) as connection:
         for name, relation in _relations(connection):
-            path = unlinked(out / f"{name}.{to}")
+            path = refuse_link(out / f"{name}.{to}")
             rows = connection.sql(f"FROM {relation}")
             rows.to_parquet(str(path)) if to == "parquet" else rows.to_csv(str(path))
             written.append(path)

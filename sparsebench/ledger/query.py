@@ -213,8 +213,8 @@ def _csv(table: Table | Stream) -> Iterator[str]:
 def _json(table: Table | Stream) -> Iterator[str]:
     before = "["
     for row in table.rows:
-        plain = {name: _plain(value) for name, value in zip(table.columns, row, strict=True)}
-        yield before + "\n" + textwrap.indent(json.dumps(plain, indent=1, ensure_ascii=False), " ")
+        values = {name: _json_value(value) for name, value in zip(table.columns, row, strict=True)}
+        yield before + "\n" + textwrap.indent(json.dumps(values, indent=1, ensure_ascii=False), " ")
         before = ","
     yield "[]\n" if before == "[" else "\n]\n"
 
@@ -229,18 +229,18 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Convert a value for JSON: NaN and infinities become null; times and other types that JSON lacks become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_json_value(inner) for inner in value]
     return value if isinstance(value, str | int | bool | None) else str(value)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, dict | list | tuple) else str(value)
+    return json.dumps(_json_value(value), ensure_ascii=False) if isinstance(value, dict | list | tuple) else str(value)

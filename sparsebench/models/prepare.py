@@ -44,7 +44,7 @@ from sparsebench.models.files.safety import refuse_adapter
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.random_weights import write_random
-from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check
+from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check_contained
 
 _SHARED = 8
 """How many times its file's bytes a pickled checkpoint's tensors may have: tied tensors share theirs."""
@@ -87,7 +87,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     refuse_adapter(source)
     if source.is_file() or not (source / "config.json").is_file():
         return _from_gguf(source, out, family, dtype)
-    check(source)
+    check_contained(source)
     config = bounded.read_object(source / "config.json")
     if (true := family_of(config)) and true != family:
         raise ModelError(f"{source}: a model of family {true}, not {family}", f"family: {true}")

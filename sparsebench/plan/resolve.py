@@ -28,7 +28,7 @@ from sparsebench.manifest.schema import (
     ManifestRuntime,
     ManifestTask,
 )
-from sparsebench.paths import unlinked
+from sparsebench.paths import refuse_link
 from sparsebench.plan.expand import resolved as with_defaults
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.stages import own_of
@@ -46,7 +46,7 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = unlinked(path)
+        self.path = refuse_link(path)
         hint = "remove it: names such as @main are then resolved anew"
         self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
@@ -123,7 +123,9 @@ class Resolver:
             "models": models,
             "calibration": calibration,
             "variants": variants,
-            "benchmarks": _with_planned_names(tasks, resolved.planned),
+            "benchmarks": tasks.model_copy(
+                update={family: [_selecting(task, resolved.planned) for task in listed] for family, listed in tasks}
+            ),
             "runtime": [_selecting(block, resolved.planned) for block in manifest.runtime or []],
         }
         resolved.manifest = manifest.model_copy(update=update)
@@ -177,16 +179,12 @@ class Resolver:
             elif source := self._source(at, model.source):
                 models.append(model.model_copy(update={"source": source.text}))
                 resolved.revisions[model.name] = self._fingerprint(at, source)
-                if config := self._config(at, source):
-                    resolved.configs[model.name] = config
+                try:
+                    if config := sources.read_config(source, self.cache):
+                        resolved.configs[model.name] = config
+                except SourceError as error:
+                    self._wrong(at, error)
         return models
-
-    def _config(self, at: At, source: sources.Source) -> dict[str, Any] | None:
-        try:
-            return sources.read_config(source, self.cache)
-        except SourceError as error:
-            self._wrong(at, error)
-            return None
 
     def _calibration(self, manifest: Manifest, resolved: Resolved, is_read: bool) -> ManifestCalibration:
         """Return the calibration with its source resolved; its fingerprint is taken only where the text ``is_read``."""
@@ -286,10 +284,6 @@ class Resolver:
             what = f"a second task called `{name}`, of other data or settings"
             self.problems.append(self.loaded.problem(named, what, "a `name` for each"))
         return task
-
-
-def _with_planned_names(tasks: ManifestBenchmarks, planned: Mapping[tuple[str, str], str]) -> ManifestBenchmarks:
-    return tasks.model_copy(update={side: [_selecting(task, planned) for task in listed] for side, listed in tasks})
 
 
 T = TypeVar("T", ManifestTask, ManifestRuntime)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from sparsebench import leftovers
+from sparsebench import paths
 from sparsebench.models.files import building
 from sparsebench.run.workspace import FOLDERS, leased
 from sparsebench.storage import sums
@@ -40,11 +40,13 @@ def removable(work: Path) -> list[Removable]:
 
     What a run uses just now is not among it.
     """
-    half_built = chain.from_iterable(building.of_the_dead(work / name) for name in FOLDERS)
-    items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*leftovers.of_the_dead(), *half_built)]
+    half_built = chain.from_iterable(paths.of_the_dead(work / name) for name in FOLDERS)
+    temporary = paths.of_the_dead(Path(tempfile.gettempdir()), paths.TEMPORARY)
+    items = [Removable(path, "leftovers", _size(path), _DEAD) for path in (*temporary, *half_built)]
     for kind, why in KINDS.items():
-        for path in _folders(work / kind):
-            if not leased(work, path.name):
+        for path in (work / kind).glob("*"):
+            is_whole = path.is_dir() and not path.is_symlink() and paths.PARTIAL not in path.name
+            if is_whole and not leased(work, path.name):
                 items.append(Removable(path, kind, _size(path), why))
     return sorted(items, key=lambda item: (-item.bytes, str(item.path)))
 
@@ -59,16 +61,10 @@ def remove(item: Removable) -> bool:
     try:
         path = building.aside(item.path) if item.kind in KINDS else item.path
         sums.forget(item.path)
-        shutil.rmtree(path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     except FileNotFoundError:
         return False
     return True
-
-
-def _folders(parent: Path) -> Iterator[Path]:
-    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
-        if path.is_dir() and not path.is_symlink() and building.PARTIAL not in path.name:
-            yield path
 
 
 def _size(path: Path) -> int:

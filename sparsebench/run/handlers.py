@@ -105,7 +105,7 @@ def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
             unpack(packed, folder)
             sums.seal(folder)
             return True
-    except (StorageError, ModelError) as error:  # packed before checksums were noted
+    except (StorageError, ModelError) as error:
         why = error.message
     recorder.note(f"{variant.label}: its packed copy is damaged ({why}): made again")
     spec.workspace.discard(packed)

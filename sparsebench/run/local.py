@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sparsebench import children, devices, environment, leftovers
-from sparsebench.paths import create
+from sparsebench import children, devices, environment
+from sparsebench.paths import create, temporary_folder
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
@@ -60,7 +60,7 @@ class Local:
         self.forkservers: dict[tuple[str, ...], ForkServer] = {}
 
     def __enter__(self) -> Local:
-        self.folder = leftovers.temporary()
+        self.folder = temporary_folder()
         self.temporary = self.folder.name
         return self
 
@@ -107,7 +107,8 @@ class Local:
 
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """Start a process for the job."""
-        if self._may_grow(job):
+        # What makes a variant calculates with as many threads throughout.
+        if not (self.gpus or self._alone(job) or job.makes):
             spec = replace(spec, threads=self.threads)
         path = spec.save(log.with_suffix(".job"))
         gpu = self.gpus_of(job, running)
@@ -155,15 +156,15 @@ class Local:
             quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if not self._alone(job):  # idle threads that spin take the cores of the jobs beside
             quiet["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
+        seen = (
+            {devices.VISIBLE: gpu}
+            if gpu
+            else devices.visible_to_child(self.settings.device if calculates(job) else "cpu")
+        )
         return {**os.environ, **children.imports(), **quiet, **seen}
 
     def _share(self, jobs: int) -> int:
         return max(1, environment.cores() // jobs)
-
-    def _may_grow(self, job: Job) -> bool:
-        """Whether a job may take more threads between its cells: what makes a variant calculates with the same throughout."""
-        return not (self.gpus or self._alone(job) or job.makes)
 
     def share_cores(self, running: Sequence[RunningJob]) -> None:
         """Write how many threads each job may take, which those that measure read between their cells."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import __version__, devices, environment, leftovers, records
+from sparsebench import __version__, devices, environment, records
 from sparsebench.errors import MeasureError, UserError
+from sparsebench.paths import sweep_temporary
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
@@ -157,7 +158,7 @@ def _executor(settings: RunSettings) -> Local:
         for other in _kept.values():
             other.__exit__()
         _kept.clear()
-        leftovers.sweep()
+        sweep_temporary()
         _kept[key] = local = Local(settings).__enter__()
         atexit.register(shutil.rmtree, local.temporary, ignore_errors=True)
     return _kept[key]

@@ -24,12 +24,11 @@ from sparsebench.plan.estimate import silence_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import alone, calculates, jobs, made_from, remaking, unpacks
 from sparsebench.plan.stages import PROCESSES, beside_dense
-from sparsebench.run.child import Child, how_it_died
+from sparsebench.run.child import Child, Silence, how_it_died
 from sparsebench.run.display import Display, ModelAnswers
 from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import JobSpec
-from sparsebench.run.silence import Silence
 from sparsebench.run.workspace import Leases
 
 INGEST_SHARE = 30
@@ -106,9 +105,8 @@ class Runner:
         self.answers.begin(todo)
         self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.has_packed))
         self.space.sweep()
-        self.space.seal_missing(self.plan.dense[name] for name in dict.fromkeys(cell.variant.model for cell in todo))
         self._release(made)
-        previous = signal.signal(signal.SIGTERM, _interrupt)
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self.executor.begin(todo)
             self.display.begin([*todo, *(cell for cell, _ in refused)], list(self.waiting))
@@ -177,7 +175,7 @@ class Runner:
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
             data=self.plan.data,
-            device=devices.alone(self.settings.device) if calculates(job) else "cpu",
+            device=devices.single_device(self.settings.device) if calculates(job) else "cpu",
             origin=self.origin,
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
@@ -393,7 +391,3 @@ class Runner:
     def _close(self, child: Child) -> None:
         self.selector.unregister(child.task.events)
         os.close(child.task.events)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

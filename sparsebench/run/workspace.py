@@ -10,10 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebench import leftovers
 from sparsebench.errors import UserError
 from sparsebench.models.files import building
-from sparsebench.paths import create, sweep_partial, unlinked
+from sparsebench.paths import create, refuse_link, sweep, sweep_temporary
 from sparsebench.plan.cells import Variant
 from sparsebench.storage import sums
 
@@ -40,7 +39,7 @@ class Workspace:
     def of(cls, ledger: Path, work: Path) -> Workspace:
         """Return the layout for a ledger file and a work folder. Raises UserError where records or logs are a link."""
         home = ledger.parent
-        return cls(work, ledger, unlinked(home / "records"), unlinked(home / "logs"))
+        return cls(work, ledger, refuse_link(home / "records"), refuse_link(home / "logs"))
 
     def folder(self, variant: Variant) -> Path:
         """Return the path of the variant's Hugging Face folder."""
@@ -58,24 +57,10 @@ class Workspace:
         """Return the checksum of the variant's weights, taken when they were made; empty where there is none."""
         return sums.content(self.folder(variant))
 
-    def seal_missing(self, variants: Iterable[Variant]) -> None:
-        """Note the checksum of their weights in those folders of ``variants`` that an earlier version left without it."""
-        for variant in variants:
-            if self.present(variant) and not self.content(variant) and not self.damage(variant):
-                with suppress(OSError):  # a read-only cache
-                    sums.seal(self.folder(variant))
-
     def damage(self, variant: Variant) -> str | None:
         """Say what is wrong with the variant's folder; None if all of its files are as they were when it was made."""
         folder = self.folder(variant)
-        if not self.present(variant):
-            return f"{folder} is gone"
-        if not sums.written(folder) and (known := self.content(variant)):  # made before checksums were noted
-            if known != sums.checksum(folder):
-                return f"the checksum of the weights in {folder} differs"
-            with suppress(OSError):  # a read-only cache
-                sums.write(folder)
-        return sums.damage(folder)
+        return sums.damage(folder) if self.present(variant) else f"{folder} is gone"
 
     def discard(self, folder: Path) -> None:
         """Remove a folder that can be made again; a part of it never has its name."""
@@ -95,11 +80,9 @@ class Workspace:
 
     def sweep(self) -> None:
         """Remove what dead processes have left half built, half removed or half written."""
-        leftovers.sweep()
-        sweep_partial(self.records)
-        for name in FOLDERS:
-            building.sweep(self.work / name)
-            sweep_partial(self.work / name)
+        sweep_temporary()
+        for folder in (self.records, *(self.work / name for name in FOLDERS)):
+            sweep(folder)
 
     def scratch(self) -> Path:
         """Make a folder of this process's own for temporary files; remove what dead processes left there."""

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, devices, leftovers
+from sparsebench import children, devices
+from sparsebench.paths import sweep_temporary, temporary_folder
 from sparsebench.runtime import all_reduce
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting
@@ -54,8 +55,8 @@ class NodeRanks:
         self.channels: dict[int, socket.socket] = {}
 
     def __enter__(self) -> NodeRanks:
-        leftovers.sweep()
-        self.folder = leftovers.temporary()
+        sweep_temporary()
+        self.folder = temporary_folder()
         (Path(self.folder.name) / "spec.json").write_text(json.dumps(self.spec))
         self.variables = variables(self.setting, self.index)
         self.kills = oom_kills()
@@ -216,7 +217,7 @@ def variables(setting: Setting, index: int = 0) -> dict[str, str]:
         EXTENSIONS: str(all_reduce.extensions_dir(cache)),
     }
     if setting.device != "auto":
-        settings |= devices.only(setting.device)
+        settings |= devices.visible_to_child(setting.device)
     if setting.nodes:
         return (
             settings | interface(setting.nodes[index]) | {all_reduce.REASON_DISABLED: "the ranks are on several nodes"}

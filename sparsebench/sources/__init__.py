@@ -21,7 +21,7 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError, SourceError, of_system
 from sparsebench.manifest.problems import closest
-from sparsebench.paths import check
+from sparsebench.paths import check_contained
 from sparsebench.sources import wheel
 from sparsebench.sources.aliases import KNOWN
 from sparsebench.sources.cache import Cache
@@ -115,7 +115,7 @@ def _existing(source: Source) -> Path:
     path = Path(source.location)
     if path.exists():
         try:
-            check(path)
+            check_contained(path)
         except ModelError as error:
             raise SourceError(error.message, error.hint) from error
         return path

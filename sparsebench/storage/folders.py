@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.building import appear, beside
 from sparsebench.models.files.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.files.safety import WEIGHT_FILES, copy_companion, note_left_out
-from sparsebench.paths import INDEX, check, shards
+from sparsebench.paths import INDEX, check_contained, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
 from sparsebench.storage.words import Bytes, Scratch
@@ -91,7 +91,7 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
     suffix = coding.suffix
     index = Path(stored) / (INDEX + suffix)
     try:
-        check(Path(stored))
+        check_contained(Path(stored))
         named = set(shards(index)) if index.is_file() else set()
     except ModelError as error:
         raise StorageError(error.message, error.hint) from error

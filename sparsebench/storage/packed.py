@@ -19,7 +19,7 @@ import numpy as np
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.files.checkpoint import TensorInfo, torch_dtype
-from sparsebench.paths import check
+from sparsebench.paths import check_contained
 from sparsebench.storage import compiled, folders
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, item_size, layout_of, quantized
 from sparsebench.storage.container import StoredFile, StoredTensor, believable, read
@@ -148,7 +148,7 @@ class PackedCheckpoint:
         self.folder = Path(folder)
         self._decoded: tuple[str, torch.Tensor] | None = None
         self._pages: dict[Path, Bytes] = {}
-        check(self.folder)
+        check_contained(self.folder)
         if not is_packed(self.folder) or not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no packed model", "name a folder made by `sparsebench pack`")
 

@@ -59,11 +59,6 @@ def write(folder: Path) -> None:
     write_json(beside(folder), {ALGORITHM: {name: list(_sum(folder / name)) for name in _names(folder)}})
 
 
-def written(folder: Path) -> bool:
-    """Return whether the checksums of ``folder`` are written."""
-    return ALGORITHM in (read_json(beside(folder)) or {})
-
-
 def damage(folder: Path) -> str | None:
     """Return what changed in a folder since its checksums were written, naming a file.
 

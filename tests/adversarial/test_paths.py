@@ -20,7 +20,7 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.models.files.building import beside
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.prepare import prepare
-from sparsebench.paths import INDEX, PICKLE_INDEX, check, create, plain, unlinked
+from sparsebench.paths import INDEX, PICKLE_INDEX, check_contained, create, name_beside, refuse_link
 from sparsebench.plan import preflight
 from sparsebench.plan.jobs import jobs
 from sparsebench.report import build
@@ -151,10 +151,10 @@ def test_pickled_weights_are_taken_from_the_folder_alone(home: Path) -> None:
 def test_only_plain_names_are_files_beside_an_index(name: object, tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": name}}))
     with pytest.raises(ModelError, match=INDEX):
-        check(tmp_path)
+        check_contained(tmp_path)
     with pytest.raises(ModelError, match="named.json"):
-        plain(name, Path("named.json"))
-    assert plain("model-00001-of-00002.safetensors", Path()) == "model-00001-of-00002.safetensors"
+        name_beside(name, Path("named.json"))
+    assert name_beside("model-00001-of-00002.safetensors", Path()) == "model-00001-of-00002.safetensors"
 
 
 def test_names_of_tokenizers_and_of_pooling_stay_in_the_folder(home: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_hub_s_own_links_are_copied_as_their_content(tiny_llama: Path, tmp_p
     (tmp_path / "other").write_text(CANARY)
     (snapshot / "vocab.txt").symlink_to("../../../other")
     with pytest.raises(ModelError, match=r"vocab\.txt"):
-        check(snapshot)
+        check_contained(snapshot)
 
 
 def test_links_inside_are_content_but_circles_and_devices_are_refused(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_links_inside_are_content_but_circles_and_devices_are_refused(tmp_path: 
     (folder / ".venv").mkdir()
     (folder / ".venv" / "python").symlink_to("/usr/bin/env")
     (tmp_path / "named-so").symlink_to(folder)
-    check(folder)
-    check(tmp_path / "named-so")
+    check_contained(folder)
+    check_contained(tmp_path / "named-so")
     for make in (
         lambda bad: bad.symlink_to("."),
         lambda bad: bad.symlink_to(bad.name),
@@ -206,12 +206,12 @@ def test_links_inside_are_content_but_circles_and_devices_are_refused(tmp_path: 
     ):
         make(folder / "bad")
         with pytest.raises(ModelError, match="bad"):
-            check(folder)
+            check_contained(folder)
         (folder / "bad").unlink()
     (folder / "inner").mkdir()
     (folder / "inner" / ".bad").symlink_to("/usr")
     with pytest.raises(ModelError, match=r"\.bad"):
-        check(folder)
+        check_contained(folder)
 
 
 def test_a_revision_is_no_path_out_of_the_hub_s_cache() -> None:
@@ -304,7 +304,7 @@ def test_a_place_without_a_link_is_written_as_ever(tmp_path: Path) -> None:
         file.write("é")
     assert (tmp_path / "new").read_bytes() == "é".encode()
     assert (tmp_path / "new").stat().st_mode & 0o111 == 0
-    assert unlinked(tmp_path / "new") == tmp_path / "new"
+    assert refuse_link(tmp_path / "new") == tmp_path / "new"
     assert Workspace.of(tmp_path / "l.duckdb", tmp_path).logs == tmp_path / "logs"
     with pytest.raises(FileNotFoundError):
         create(tmp_path / "no" / "such")

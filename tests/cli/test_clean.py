@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import leftovers
 from sparsebench.cli import app
 from sparsebench.manifest.schema import Manifest, ManifestModel
-from sparsebench.models.files import building
+from sparsebench.paths import PARTIAL, of_the_dead
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
 from sparsebench.storage import sums
+
+MARK = f"{PARTIAL}{socket.gethostname()}-"
 
 
 @pytest.fixture
@@ -50,9 +51,9 @@ def test_what_can_go_goes_and_what_is_used_stays(
     model = ManifestModel(name="m", source="path:m", family="decoder")
     plan = expand(Manifest(version=1, models=[model]), "x", {"m": "1"})
     used = plan.dense["m"]
-    mine = tmp_path / "tmp" / f"{leftovers.ours()}{os.getpid()}-a"
-    ranks = tmp_path / "tmp" / f"{leftovers.ours()}{dead}-a"
-    partial = work / "variants" / f"{'2' * 20}{building._ours()}{dead}"
+    mine = tmp_path / "tmp" / f"sparsebench{MARK}{os.getpid()}-a"
+    ranks = tmp_path / "tmp" / f"sparsebench{MARK}{dead}-a"
+    partial = work / "variants" / f"{'2' * 20}{MARK}{dead}"
     free = [work / "models" / ("1" * 20), work / "packed" / ("1" * 20)]
     held = work / "models" / used.id
     stays = [mine, held, tmp_path / "sources"]
@@ -80,11 +81,11 @@ def test_what_another_machine_left_is_not_taken_for_this_ones(
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "node")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ours = [tmp_path / f"x.partial-node-{dead}", tmp_path / f"sparsebench-node-{dead}-a_1"]
-    theirs = [tmp_path / f"x.partial-node-5-{dead}", tmp_path / f"sparsebench-node-{dead}-77-a_1"]
+    ours = [tmp_path / f"x.partial-node-{dead}", tmp_path / f"sparsebench.partial-node-{dead}-a_1"]
+    theirs = [tmp_path / f"x.partial-node-5-{dead}", tmp_path / f"sparsebench.partial-node-{dead}-77-a_1"]
     for folder in (*ours, *theirs):
         folder.mkdir()
-    assert [*building.of_the_dead(tmp_path), *leftovers.of_the_dead()] == ours
+    assert sorted(of_the_dead(tmp_path)) == sorted(ours) and [*of_the_dead(tmp_path, "x")] == ours[:1]
 
 
 def test_the_command_that_removes_what_is_shown_names_the_same_choice(
@@ -92,7 +93,7 @@ def test_the_command_that_removes_what_is_shown_names_the_same_choice(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     work = tmp_path / "my work"
-    left, model = work / "variants" / f"a{building._ours()}{dead}", work / "models" / ("1" * 20)
+    left, model = work / "variants" / f"a{MARK}{dead}", work / "models" / ("1" * 20)
     for folder in (left, model):
         folder.mkdir(parents=True)
     shown = CliRunner().invoke(app.app, ["clean", "--only", "leftovers", "--work", str(work)])
@@ -106,7 +107,7 @@ def test_what_cannot_be_removed_does_not_keep_the_rest(
     dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    held, gone, free = (tmp_path / "variants" / f"{name}{building._ours()}{dead}" for name in "abc")
+    held, gone, free = (tmp_path / "variants" / f"{name}{MARK}{dead}" for name in "abc")
     for folder in (held, gone, free):
         folder.mkdir(parents=True)
     real = shutil.rmtree

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import leftovers
+from sparsebench import paths
 from sparsebench.plan.cells import Variant
 from sparsebench.run.workspace import Leases, Workspace, exclusive, running_process
 from sparsebench.steps.registry import single
@@ -68,53 +68,23 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
     dead.wait()
     ended, ours = (f".partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid()))
     left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
-    left.append(space.work / "training" / f"{PRUNED.id}{ended}")
+    left += [space.work / "training" / f"{PRUNED.id}{ended}", tmp_path / f"sparsebench{ended}-a_1"]
     made = space.work / "variants" / f"{PRUNED.id}{ours}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    theirs = tmp_path / f"{leftovers.ours()}{dead.pid}-x"
-    elsewhere = tmp_path / f"sparsebench-another-{dead.pid}-x"
-    half, whole = space.records / f".{'2' * 20}.done.json.{dead.pid}123456", space.records / f"{'2' * 20}.done.json"
-    with leftovers.temporary() as living:
-        for folder in (*left, made, theirs, elsewhere, space.records):
+    elsewhere = tmp_path / f"sparsebench.partial-another-{dead.pid}-x"
+    whole = space.records / f"{'2' * 20}.done.json"
+    sealed = sums.beside(space.folder(PRUNED))
+    half, sealing = (path.with_name(f"{path.name}{ended}-1a2b3c") for path in (whole, sealed))
+    living = sealed.with_name(f"{sealed.name}{ours}-1a2b3c")
+    with paths.temporary_folder() as temporary:
+        for folder in (*left, made, elsewhere, space.records):
             folder.mkdir(parents=True)
-        half.touch()
-        os.utime(half, (0, 0))
-        whole.touch()
+        for file in (half, whole, sealed, sealing, living):
+            file.touch()
         space.sweep()
-        assert (
-            made.is_dir() and Path(living).is_dir() and elsewhere.is_dir() and whole.exists() and space.present(PRUNED)
-        )
-    assert not any(path.exists() for path in (*left, theirs, half))
-
-
-def test_a_half_written_list_of_checksums_is_removed_once_its_writer_is_dead(space: Workspace) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    beside = sums.beside(space.folder(PRUNED))
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    left, fresh, living = (
-        beside.with_name(f".{beside.name}.{pid}{drawn}")
-        for pid, drawn in ((dead.pid, "000001"), (dead.pid, "000002"), (os.getpid(), "000003"))
-    )
-    for partial in (beside, left, fresh, living):
-        partial.touch()
-    for partial in (left, living):
-        os.utime(partial, (0, 0))
-    space.sweep()
-    assert not left.exists() and fresh.exists() and living.exists() and beside.exists()
-
-
-def test_a_model_that_was_left_without_its_checksum_gets_it_unless_it_is_damaged(space: Workspace) -> None:
-    folder = space.folder(DENSE)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(b"weights")
-    sums.write(folder)
-    weights.write_bytes(b"weighty")
-    space.seal_missing([DENSE])
-    assert not space.content(DENSE), "the worker that opens it is to find this"
-    weights.write_bytes(b"weights")
-    space.seal_missing([DENSE, PRUNED])
-    assert space.content(DENSE) == sums.checksum(folder) and space.damage(DENSE) is None
+        assert all(path.exists() for path in (made, Path(temporary), elsewhere, whole, sealed, living))
+        assert space.present(PRUNED)
+    assert not any(path.exists() for path in (*left, half, sealing))
 
 
 def test_who_runs_on_a_ledger_is_known_while_it_does(space: Workspace) -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import glob
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench import environment
 from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.paths import PARTIAL, partial_of, sweep
 
-PARTIAL = ".partial-"
-"""A part of the name of every folder that is being built or removed."""
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
@@ -40,7 +37,7 @@ def beside(folder: Path) -> Path:
     Each process gets its own, even for the same ``folder``. What dead processes of this machine have left is removed.
     """
     sweep(folder.parent, folder.name)
-    partial = folder.with_name(f"{folder.name}{_ours()}{os.getpid()}")
+    partial = partial_of(folder)
     if partial.is_symlink() or partial.is_file():
         partial.unlink()  # not ours; what a link points to is left alone
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,33 +79,12 @@ def appear(partial: Path, folder: Path) -> Path:
 
 def aside(folder: Path) -> Path:
     """Rename a folder before it is removed, so that nobody takes it for whole; return its new path."""
-    return folder.rename(folder.with_name(f"{folder.name}{_ours()}{os.getpid()}"))
-
-
-def sweep(parent: Path, name: str = "*") -> None:
-    """Remove from ``parent`` what dead processes of this machine have left of the folder ``name``, or of any."""
-    for left in of_the_dead(parent, name):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def of_the_dead(parent: Path, name: str = "*") -> Iterator[Path]:
-    """Yield what dead processes of this machine have left in ``parent`` of the folder ``name``, or of any."""
-    import psutil
-
-    for left in parent.glob((glob.escape(name) if name != "*" else name) + glob.escape(_ours()) + "*"):
-        # The rest must be a number, or it is of a machine with a longer name: `node-5` where this one is `node`.
-        number = left.name.rpartition(_ours())[2]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            yield left
+    return folder.rename(partial_of(folder))
 
 
 def whole(folder: Path) -> bool:
     """Return whether a model's folder is there; folders appear whole or not at all."""
     return (folder / "config.json").is_file()
-
-
-def _ours() -> str:
-    return f"{PARTIAL}{socket.gethostname()}-"
 
 
 def _exchange(first: Path, second: Path) -> None:

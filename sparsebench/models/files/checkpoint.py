@@ -19,7 +19,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.escape import is_text
 from sparsebench.models.files.families import transformers_config, vocabulary_size
-from sparsebench.paths import INDEX, WEIGHTS, check, shards
+from sparsebench.paths import INDEX, WEIGHTS, check_contained, shards
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._pages: dict[str, mmap.mmap] = {}
-        check(self.folder)
+        check_contained(self.folder)
         if not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no config.json", "a model folder holds config.json and *.safetensors")
 
