@@ -267,7 +267,7 @@ def views() -> str:
 
 What `sparsebench sql` lists without a query. Shares and sparsities are numbers from 0 to 1, times are in the unit of their
 name, bytes are bytes. [Ten questions](../sql.md) show the views at work; `sparsebench tables` writes them to
-Parquet, CSV or SQLite.
+Parquet or CSV.
 """
     for row in rows:
         if not row["column"]:

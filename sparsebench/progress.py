@@ -1,4 +1,4 @@
-"""What a person waits for, with the time left, on stderr: a bar in a terminal or a notebook, else a line a minute."""
+"""Durations and sizes in words, and what a person waits for: a bar in a terminal or a notebook, else a line a minute."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f}s"
     minutes = round(seconds / 60)
     return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def size(count: float) -> str:
+    """Format bytes for people: ``269.1 MB``."""
+    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1)):
+        if abs(round(count, digits)) < 1000:
+            return f"{count:.{digits}f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
 
 
 @contextmanager

@@ -53,7 +53,6 @@ folder_to_read = _path(_refuse_files)
 records_to_read = _path(_refuse_devices)
 file_to_write = _path(lambda path: paths.writable(path, folder=False))
 folder_to_write = _path(lambda path: paths.writable(path, folder=True))
-path_to_write = _path(lambda path: paths.writable(path, folder=path.is_dir()))
 """Parsers of paths. One that is to be read need not exist: each command says by itself what is missing."""
 
 

@@ -13,15 +13,15 @@ from sparsebench.cli.options import (
     file_to_read,
     file_to_write,
     folder_to_write,
-    path_to_write,
     records_to_read,
 )
-from sparsebench.cli.output import note, notes, size
+from sparsebench.cli.output import note, notes
 from sparsebench.errors import RecordError
 from sparsebench.ledger.export import export as write_views
 from sparsebench.ledger.incoming import unbundle as add_bundle
 from sparsebench.ledger.store import Ledger
 from sparsebench.paths import ledger_path
+from sparsebench.progress import size
 from sparsebench.records import bundle as write_bundle
 
 
@@ -56,17 +56,15 @@ def ingest(
 
 
 def tables(
-    path: Annotated[
-        Path, typer.Argument(help="The folder (parquet, csv) or file (sqlite) to write.", parser=path_to_write)
-    ],
-    to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
+    path: Annotated[Path, typer.Argument(help="The folder to write.", parser=folder_to_write)],
+    to: Annotated[Literal["parquet", "csv"], typer.Option(help="The format.")] = "parquet",
     ledger: LEDGER_ALONE = None,
 ) -> None:
     """Write the ledger's views and tables in other formats.
 
     \b
     sparsebench tables out/tables --to csv
-    sparsebench tables out/ledger.sqlite --to sqlite
+    sparsebench tables out/parquet
     """
     for written in write_views(ledger_path(ledger), to, path):
         note(str(written))

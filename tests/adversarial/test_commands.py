@@ -31,7 +31,7 @@ PATHS = {
     "figures --out": "new folder", "figures --ledger": "file",
     "report --out": "new file", "report --results": "new file", "report --figures": "folder", "report --ledger": "file",
     "ingest folders": "records", "ingest --ledger": "new file",
-    "tables path": "new", "tables --ledger": "file",
+    "tables path": "new folder", "tables --ledger": "file",
     "bundle records": "records", "bundle out": "new file",
     "unbundle bundle": "file", "unbundle records": "new folder",
     "compare --ledger": "file",
@@ -51,7 +51,6 @@ WRONG = {
     "records": ("", "/dev/zero"),
     "new file": ("", "folder", "file/below", "link", "x" * 300),
     "new folder": ("", "file", "file/below", "x" * 300),
-    "new": ("", "file/below", "x" * 300),
 }
 NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "1e309", str(10**18))
 MEANT = {("apply --seed", str(10**18)): "a seed may be any number below 2**62"}

@@ -26,7 +26,6 @@ from tests.cli.conftest import HALF, MANIFEST, ROOT
         "pack model --out file/below",
         "apply model step --out file/below",
         "tables file/below --ledger L",
-        "tables file/below/x.sqlite --to sqlite --ledger L",
         "bundle R file/below/x.jsonl.zst",
         "ingest R --ledger file/below/l.duckdb",
         "run tiny.yaml --ledger file/below/l.duckdb",

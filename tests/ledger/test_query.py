@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sqlite3
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from sparsebench.errors import QueryError, UserError
+from sparsebench.errors import QueryError
 from sparsebench.ledger import query, sqlfiles
 from sparsebench.ledger.export import export
 
@@ -138,16 +137,3 @@ def test_export_to_files(ledger: Path, tmp_path: Path, to: str) -> None:
         found = duckdb.sql(f"SELECT count(*) FROM {reader}('{tmp_path}/out/{name}.{to}')").fetchall()
         relation = name.replace("base_", "base.")
         assert found == list(query.run(ledger, f"SELECT count(*) FROM {relation}").rows)
-
-
-def test_export_to_sqlite(ledger: Path, tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "l.sqlite"
-    assert export(ledger, "sqlite", out) == [out]
-    wanted = query.run(ledger, "SELECT model, task, score, n, limited FROM results ORDER BY ALL").rows
-    with sqlite3.connect(out) as database:
-        found = database.execute("SELECT model, task, score, n, limited FROM results ORDER BY 1, 2, 3, 4, 5").fetchall()
-        lists = database.execute("SELECT absolute FROM tensors LIMIT 1").fetchone()[0]
-    assert sorted(map(str, found)) == sorted(str((*row[:4], None if row[4] is None else int(row[4]))) for row in wanted)
-    assert json.loads(lists) == [1e-4, 1e-3, 1e-2, 1e-1]
-    with pytest.raises(UserError, match="exists"):
-        export(ledger, "sqlite", out)
