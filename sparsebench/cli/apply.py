@@ -12,7 +12,7 @@ import typer
 
 from sparsebench import devices, environment
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, writes_folder
-from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.pack import folder_bytes
 from sparsebench.cli.source import as_in_a_manifest, check_source, open_model
 from sparsebench.errors import UserError
@@ -22,7 +22,7 @@ from sparsebench.models.shape.topology import parts
 from sparsebench.notebook import AppliedModel, Chain
 from sparsebench.paths import check_new_folder
 from sparsebench.plan.single import SingleModel
-from sparsebench.progress import progress
+from sparsebench.progress import progress, size
 from sparsebench.sources import Cache
 from sparsebench.steps.registry import label
 
@@ -84,7 +84,14 @@ def apply(
         made = chain.make(model, out, Cache(offline=offline), device, compute_dtype, bar)
     if as_masks:
         _write_masks(made, model)
-    _emit(made) if as_json else _show(made)
+    if as_json:
+        rows = [
+            {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
+            for step, report in made.steps
+        ]
+        emit_json({"folder": str(made.folder), "steps": rows})
+    else:
+        _show(made)
 
 
 def _chain(words: list[str], calibration: str | None, seed: int, as_masks: bool) -> Chain:
@@ -130,14 +137,6 @@ def _write_masks(made: AppliedModel, dense: SingleModel) -> None:
     write_masked(made.folder, dense.folder, masked, names)
     shutil.rmtree(made.folder)
     masked.rename(made.folder)
-
-
-def _emit(made: AppliedModel) -> None:
-    rows = [
-        {"verb": step.verb, "name": step.name, **step.settings.record(), **asdict(report)}
-        for step, report in made.steps
-    ]
-    emit_json({"folder": str(made.folder), "steps": rows})
 
 
 def _show(made: AppliedModel) -> None:

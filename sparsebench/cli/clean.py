@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from sparsebench.cli.options import JSON, reads_folder
-from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import one_of
+from sparsebench.progress import size
 from sparsebench.run.cleaning import KINDS, Removable, removable, remove
 from sparsebench.sources import Cache
 

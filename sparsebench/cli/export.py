@@ -9,15 +9,16 @@ import typer
 
 from sparsebench import sources
 from sparsebench.cli.options import JSON, LEDGER_ALONE, OFFLINE, check_name, writes_folder
-from sparsebench.cli.output import emit_json, note, size
+from sparsebench.cli.output import emit_json, note
 from sparsebench.cli.pack import folder_bytes
 from sparsebench.errors import SourceError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.choose import make_command
 from sparsebench.ledger.naming import measured_variants, resolve
 from sparsebench.manifest.names import Family
-from sparsebench.paths import ledger_path, check_new_folder
+from sparsebench.paths import check_new_folder, ledger_path
 from sparsebench.plan.single import single
+from sparsebench.progress import size
 from sparsebench.run.export import FORMATS
 from sparsebench.run.export import export as write
 from sparsebench.run.workspace import variant_folder

@@ -21,9 +21,10 @@ from sparsebench.cli.options import (
     count,
     names_of,
 )
-from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.cli.source import open_model
 from sparsebench.notebook import Measured, measure_pair
+from sparsebench.progress import size
 from sparsebench.runtime import Setting, Workload, check_model
 from sparsebench.runtime.engines import engines
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from sparsebench.cli.options import JSON
-from sparsebench.cli.output import emit_json, emit_table, size
+from sparsebench.cli.output import emit_json, emit_table
+from sparsebench.progress import size
 from sparsebench.sources import KNOWN
 
 

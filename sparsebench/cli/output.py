@@ -49,15 +49,6 @@ def emit_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def emit_json_list(values: Iterable[Any]) -> None:
-    """Print a list as ``emit_json`` does, each value as it comes: a million of them are never in memory together."""
-    before = "["
-    for value in values:
-        sys.stdout.write(before + "\n  " + json.dumps(value, indent=2, default=str).replace("\n", "\n  "))
-        before = ","
-    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
-
-
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Print rows for people: a rich table on a terminal, tab-separated lines in a pipe."""
     if not sys.stdout.isatty():
@@ -87,13 +78,3 @@ def figure(value: float | None, sign: str = "") -> str:
         return ""
     digits = "z.3f" if abs(value) < 10 else ",.2f" if abs(value) < 100 else ",.0f" if abs(value) < 1e5 else ".1e"
     return f"{value:{sign}{digits}}"
-
-
-def size(count: float) -> str:
-    """Format bytes for people: ``269.1 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        shown = f"{count:.0f}" if unit == "B" else f"{count:.1f}"
-        if abs(float(shown)) < 1000:
-            return f"{shown} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

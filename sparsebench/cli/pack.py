@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from sparsebench.cli.options import JSON, check_name, folder_to_read, names_of, writes_folder
-from sparsebench.cli.output import emit_json, note, size
+from sparsebench.cli.output import emit_json, note
 from sparsebench.errors import UserError
 from sparsebench.models.files import safety
 from sparsebench.paths import check_new_folder
+from sparsebench.progress import size
 from sparsebench.storage import formats
 from sparsebench.storage import unpack as write
 

@@ -20,7 +20,7 @@ from sparsebench.cli.options import (
     REHEARSE,
     check_name,
 )
-from sparsebench.cli.output import emit_json_list, emit_table, note, size
+from sparsebench.cli.output import emit_json, emit_table, note
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.query import run as query
@@ -33,7 +33,7 @@ from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import crowded, needs, slots
 from sparsebench.plan.stages import MAKE
 from sparsebench.plan.tokens import document_count
-from sparsebench.progress import duration
+from sparsebench.progress import duration, size
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
 from sparsebench.run.workspace import Workspace
 
@@ -72,7 +72,7 @@ def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
     space = Workspace.of(ready.ledger, ready.work)
     decided = decisions(ready, space.records, ready.request.retry_failed)
-    rows = (
+    rows = [
         {
             "cell": decision.cell.id,
             "model": decision.cell.variant.model,
@@ -84,9 +84,9 @@ def show(ready: Prepared, as_json: bool) -> None:
             "detectable": detectable(count) if (count := _documents(decision.cell)) else None,
         }
         for decision in decided
-    )
+    ]
     if as_json:
-        emit_json_list(rows)
+        emit_json(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
         shown = (row | {"runs": "yes" if row["runs"] else "no"} for row in rows if row["why"] != LEFT_OUT)
@@ -107,7 +107,12 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
     if not cells:
         return Estimate(ready.sizes, ready.device)
     estimate, learned = _learned(ready)
-    for text in [*_times(ready, cells, work, estimate), learned, *_conditions(ready, cells)]:
+    stages = Counter(cell.stage for cell in cells)
+    note(f"  cells: {', '.join(f'{count} {stage}' for stage, count in stages.items())}")
+    times = wall_seconds(work, estimate, slots(ready), len(devices.chosen(ready.device)))
+    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
+    note(f"  about {duration(sum(times.values()))}: {each}")
+    for text in [learned, *_conditions(ready, cells)]:
         if text:
             note(f"  {text}")
     _announce_needs(ready, work)
@@ -116,15 +121,6 @@ def announce(ready: Prepared, cells: list[Cell]) -> Estimate:
 
 def _cells(count: int) -> str:
     return f"{count} cell{'s' * (count > 1)}"
-
-
-def _times(ready: Prepared, cells: list[Cell], work: Sequence[Job], estimate: Estimate) -> Iterator[str]:
-    """Yield how many cells each stage has, and how long the stages take."""
-    times = wall_seconds(work, estimate, slots(ready), len(devices.chosen(ready.device)))
-    stages = Counter(cell.stage for cell in cells)
-    yield "cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items())
-    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
-    yield f"about {duration(sum(times.values()))}: {each}"
 
 
 def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:

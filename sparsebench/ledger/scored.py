@@ -63,8 +63,10 @@ def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
 
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     """Compare two scores of one task, on the documents that both models were shown, word for word."""
-    if variant.metric != dense.metric or not all(map(_explained, (variant, dense))):
-        return statistics.unexplained(variant.metric)
+    for result in (variant, dense):
+        explained = statistics.explains(result.metric, result.score, *_columns(result.outcomes))
+        if variant.metric != dense.metric or not explained:
+            return statistics.unexplained(variant.metric)
     shown = {_document(outcome): outcome for outcome in dense.outcomes}
     both = [(outcome, shown[_document(outcome)]) for outcome in variant.outcomes if _document(outcome) in shown]
     values, variant_labels = _columns([outcome for outcome, _ in both])
@@ -77,10 +79,6 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
 def _chance(result: ScoreResult) -> float | None:
     """Return the score of guessing: the task's, else the metric's."""
     return Metric.named(result.metric).guessed if result.chance is None else result.chance
-
-
-def _explained(result: ScoreResult) -> bool:
-    return statistics.explains(result.metric, result.score, *_columns(result.outcomes))
 
 
 def write_outcomes(path: Path, results: Results, against: Results | None = None) -> None:

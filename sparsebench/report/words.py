@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from sparsebench import escape
 from sparsebench.ledger.statistics import Metric
+from sparsebench.progress import size
 
 DASH = "–"
 
@@ -60,15 +61,6 @@ def raw(value: object) -> str:
 def code(value: object) -> str:
     """Return a text as a code span."""
     return escape.code(raw(value))
-
-
-def size(count: float) -> str:
-    """Return bytes as people read them: ``269.1 MB``."""
-    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1)):
-        if abs(round(count, digits)) < 1000:
-            return f"{count:.{digits}f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
 
 
 def amount(number: float) -> str:

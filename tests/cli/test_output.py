@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from sparsebench.cli import app as program
-from sparsebench.cli.output import emit_json, emit_json_list, emit_table, emit_text, note, size
+from sparsebench.cli.output import emit_table, emit_text, note
 from sparsebench.ledger.store import Ledger
 from tests.strangers import records
 
@@ -41,28 +40,6 @@ def test_tables_and_notes_show_what_a_terminal_would_obey(
 def test_into_a_pipe_data_goes_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     emit_text(EVIL)
     assert capsys.readouterr().out == EVIL
-
-
-@pytest.mark.parametrize("values", [[], [{}], [{"a": [1, {"b": None}], "c": "ü\n"}, {"path": Path("x")}, 3]])
-def test_a_list_is_written_value_by_value_as_it_would_be_whole(
-    values: list[object], capsys: pytest.CaptureFixture[str]
-) -> None:
-    emit_json(values)
-    whole, seen = capsys.readouterr().out, [""]
-
-    def coming() -> Iterator[object]:
-        for value in values:
-            yield value
-            seen.append(capsys.readouterr().out)
-
-    emit_json_list(coming())
-    assert "".join(seen) + capsys.readouterr().out == whole
-    assert all(seen[1:]), "each value is out before the next is asked for"
-
-
-def test_a_size_is_rounded_before_its_unit_is_chosen() -> None:
-    said = {999: "999 B", 999_940: "999.9 kB", 999_960: "1.0 MB", -999_960: "-1.0 MB", 2.5e15: "2500.0 TB"}
-    assert {count: size(count) for count in said} == said
 
 
 def test_no_verb_sends_a_strangers_text_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
