@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.adversarial.homes import ROOT, begin, compare
+from studies.homes import ROOT, begin, compare
 from tests.run.test_cluster import PATIENT, at_work
 
 STAGES = ("make", "structure", "storage", "benchmarks")

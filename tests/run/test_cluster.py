@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sparsebench.ledger import query
-from tests.adversarial.homes import MARK, ROOT, Home, begin, compare, undisturbed
+from studies.homes import MARK, ROOT, Home, begin, compare, undisturbed
 
 pytestmark = pytest.mark.long
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")

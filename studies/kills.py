@@ -1,6 +1,6 @@
 """Kills runs at random moments, starts them again plainly, and compares what they leave with an undisturbed run.
 
-    python -m tests.adversarial.kills [--kills 50] [--ranks 1] [--seed 0] [--folder DIR]
+    python -m studies.kills [--kills 50] [--ranks 1] [--seed 0] [--folder DIR]
 
 A round begins with an empty cache, ledger and folder for temporary files. `sparsebench run` is started again and again, and each
 time something is done to it at a random moment: SIGKILL, Ctrl-C or SIGTERM to the run, or SIGKILL to one of the processes below
@@ -29,7 +29,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.adversarial.homes import ALIVE_SECONDS, Home, begin, command_of, compare, undisturbed
+from studies.homes import ALIVE_SECONDS, Home, begin, command_of, compare, undisturbed
 
 PARENT = {"SIGKILL": signal.SIGKILL, "Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 BELOW = "SIGKILL below"
@@ -173,7 +173,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.adversarial.kills",
+        prog="python -m studies.kills",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

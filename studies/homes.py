@@ -20,7 +20,7 @@ import psutil
 from sparsebench.ledger.query import Table, session
 from sparsebench.records import read_cell, statuses
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 MANIFEST = """\
 # A real model of 1.2 million weights, all kinds of cells, one's own data, and makings that read text, train, or do neither.
 version: 1
