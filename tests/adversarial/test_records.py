@@ -72,10 +72,6 @@ def test_a_forged_or_damaged_record_is_refused_by_name(
     assert not list(tmp_path.rglob("*escaped*")) and not (tmp_path / "records").exists()
 
 
-def test_a_hundred_forgeries_are_tried() -> None:
-    assert len(CASES) >= 200 and len({name for name, _, _ in CASES}) == len(CASES)
-
-
 class Workspace:
     """A folder with a ledger, whose own records say one thing, and strangers who say another."""
 
@@ -174,9 +170,8 @@ def test_a_stranger_who_gives_this_workspace_as_origin_is_a_stranger(here: Works
     assert len(here.ask("FROM conflicts")) == 1
 
 
-@pytest.mark.parametrize("first", ["own", "theirs"])
 def test_what_a_variant_is_and_what_a_plan_asks_is_said_by_ones_own_records(
-    here: Workspace, found: list[Record], first: str
+    here: Workspace, found: list[Record]
 ) -> None:
     plan, cells = found[0], of(found, model="smol")
     forged = json.loads(json.dumps([plan, *cells]))
@@ -186,8 +181,7 @@ def test_what_a_variant_is_and_what_a_plan_asks_is_said_by_ones_own_records(
     for cell in forged[0]["cells"]:
         cell |= {"label": "theirs", "variant": forged[0]["cells"][0]["variant"]}
     here.made_here(plan, *cells)
-    folders = [here.home / "records", here.given(*forged)]
-    here.take(*(folders if first == "own" else reversed(folders)))
+    here.take(here.given(*forged), here.home / "records")
     alone = Workspace(here.home / "alone")
     alone.home.mkdir(exist_ok=True)
     alone.made_here(plan, *cells)
@@ -196,15 +190,13 @@ def test_what_a_variant_is_and_what_a_plan_asks_is_said_by_ones_own_records(
         assert here.ask(asked) == alone.ask(asked)
 
 
-@pytest.mark.parametrize("first", ["own", "theirs"])
-def test_times_of_one_place_are_ones_own(here: Workspace, found: list[Record], first: str) -> None:
+def test_times_of_one_place_are_ones_own(here: Workspace, found: list[Record]) -> None:
     time_ = of(found, stage="latency", model="smol", method="magnitude", sparsity=0.5)[0]
     forged = copy.deepcopy(time_) | {"started_at": "2036-01-01T00:00:00.000+00:00"}
     for phase in forged["result"]["phases"]:
         phase["median_s"] /= 10
     here.made_here(time_)
-    folders = [here.home / "records", here.given(forged)]
-    here.take(*(folders if first == "own" else reversed(folders)))
+    here.take(here.given(forged), here.home / "records")
     here.take(here.given(forged | {"started_at": "2036-01-02T00:00:00.000+00:00"}, origin=OTHER))
     medians = [1000 * phase["median_s"] for phase in time_["result"]["phases"] if phase["side"] == "variant"]
     assert sorted(ms for (ms,) in here.ask("SELECT ms FROM latency")) == pytest.approx(sorted(medians))

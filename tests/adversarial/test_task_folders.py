@@ -69,29 +69,11 @@ def test_a_hostile_folder(case: Case, tmp_path: Path, harness: Harness, monkeypa
     assert sorted(outside(folder / "x").iterdir()) == before and not list(current.iterdir())
 
 
-def test_there_are_more_than_a_hundred_folders_and_each_has_its_name() -> None:
-    assert len(CASES) == len({case.name for case in CASES}) > 300
+PLANNED = ["dataset_path pickle", "data_dir nowhere", "data_files 'http://127.0.0.1:9/x.jsonl'", "class"]
+WORKED = ["doc_to_text: nested loops", "doc_to_choice: brackets", "regexes_to_ignore: dear", "doc_to_text: doubling"]
 
 
-@pytest.mark.parametrize(
-    ("exit_code", "names"),
-    [
-        pytest.param(
-            2,
-            ["dataset_path pandas", "data_dir nowhere", "data_files 'http://127.0.0.1:9/x.jsonl'", "class"],
-            marks=pytest.mark.long,
-        ),
-        (
-            1,
-            [
-                "doc_to_text: nested loops",
-                "doc_to_choice: brackets",
-                "regexes_to_ignore: dear",
-                "doc_to_text: doubling",
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize(("exit_code", "names"), [pytest.param(2, PLANNED, marks=pytest.mark.long), (1, WORKED)])
 def test_a_command_shows_no_traceback(exit_code: int, names: list[str], tmp_path: Path, tiny_llama: Path) -> None:
     cases = [case for case in CASES if case.name in names]
     assert len(cases) == len(names)

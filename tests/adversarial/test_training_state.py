@@ -30,22 +30,6 @@ def bytes_changed(change: Callable[[bytes], bytes]) -> Damage:
     return damage
 
 
-def flipped(share: float) -> Damage:
-    """One bit differs."""
-
-    def change(data: bytes) -> bytes:
-        place = min(len(data) - 1, int(share * len(data)))
-        return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
-
-    return bytes_changed(change)
-
-
-def zeros_within(data: bytes) -> bytes:
-    """A page that never reached the disk."""
-    start = len(data) // 2
-    return data[:start] + bytes(min(4096, len(data) - start)) + data[start + 4096 :]
-
-
 def replaced(make: Callable[[Path], object]) -> Damage:
     """Something else has the file's name."""
 
@@ -107,38 +91,23 @@ def unreadable(path: Path, case: Case, patch: pytest.MonkeyPatch) -> None:
 
 DAMAGES: dict[str, Damage] = {
     "half": bytes_changed(lambda data: data[: len(data) // 2]),
-    "one byte short": bytes_changed(lambda data: data[:-1]),
-    "twelve bytes": bytes_changed(lambda data: data[:12]),
     "empty": bytes_changed(lambda data: b""),
     "longer": bytes_changed(lambda data: data + b"\0"),
-    "bit of the header's length": flipped(0),
-    "bit of the header": bytes_changed(lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:]),
-    "bit in the middle": flipped(0.5),
-    "bit of the last tensor": bytes_changed(lambda data: data[:-17] + bytes([data[-17] ^ 128]) + data[-16:]),
-    "bit of the checksum": flipped(1),
-    "zeros": bytes_changed(lambda data: bytes(len(data))),
-    "zeros within": bytes_changed(zeros_within),
     "other dtype": bytes_changed(lambda data: data.replace(b'"F32"', b'"I32"', 1)),
     "other shape": bytes_changed(flattened),
-    "text": bytes_changed(lambda data: b"no training\n" * 99),
     "pickle": pickled,
     "folder": replaced(lambda path: (path / "within").mkdir(parents=True)),
     "pipe": replaced(os.mkfifo),
-    "link to nothing": replaced(lambda path: path.symlink_to("nothing")),
     "link to itself": replaced(lambda path: path.symlink_to(path.name)),
     "unreadable": unreadable,
     "another training's": of_another_training,
     "another torch's": of_another_torch,
 }
-FILES = ["finetune/training", "distill/teacher-1-00001", "gradual/training", "reconstruct/decoder-1"]
-MORE = [
-    "distill/training", "distill/teacher-0-00000", "distill/teacher-1-00002", "gradual/teacher-0-00001", "elsa/training",
-    "gates/training", "gates/teacher-0-00002", "states/training", "translate/training", "translate/teacher-0-00002",
-    "reconstruct/decoder-0",
+OTHERS = [
+    "distill/training", "distill/teacher-1-00001", "gradual/training", "elsa/training", "gates/training", "translate/training",
+    "reconstruct/decoder-1",
 ]  # fmt: skip
-DAMAGED = [(file, damage) for file in FILES for damage in DAMAGES] + [
-    (file, damage) for file in MORE for damage in ("half", "bit in the middle", "another training's")
-]
+DAMAGED = [("finetune/training", damage) for damage in DAMAGES] + [(file, "another training's") for file in OTHERS]
 
 
 @pytest.mark.parametrize(("file", "damage"), DAMAGED, ids=lambda value: str(value).replace(" ", "-"))
@@ -155,13 +124,12 @@ def test_a_damaged_file_changes_nothing_but_a_note(
     assert [str(path) in note for note in case.notes] == [True]
 
 
-@pytest.mark.parametrize("what", ["file", "link to nothing", "link to itself", "pipe"])
-def test_something_else_in_place_of_the_folder(what: str, cases: Callable[[str], Case]) -> None:
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nothing")])
+def test_something_else_in_place_of_the_folder(make: Callable[[Path], None], cases: Callable[[str], Case]) -> None:
     case = cases("distill")
     path = case.left()
     shutil.rmtree(path)
-    target = path.name if what == "link to itself" else "nothing"
-    {"file": Path.touch, "pipe": os.mkfifo}.get(what, lambda path: path.symlink_to(target))(path)
+    make(path)
     evidence = case.resumed()
     assert "r: " in evidence.note and [str(path) in note for note in case.notes] == [True]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparsebench.cli import app
 from sparsebench.ledger.store import Ledger
 from tests.adversarial import benign
+from tests.command import call
 
 HALF = "prune: magnitude, sparsity: 0.5"
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,16 +35,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs a command in this very process, in a folder of its own; its exit code and what it said to stderr."""
     monkeypatch.chdir(tmp_path)
 
     def called(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["sparsebench", *map(str, words)])
-        try:
-            app.main()
-        except SystemExit as end:
-            return int(end.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
+        done = call(*words)
+        return done.returncode, done.stderr
 
     return called

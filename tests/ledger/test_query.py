@@ -73,6 +73,13 @@ def test_every_view_and_column_is_explained(ledger: Path) -> None:
         "INSTALL httpfs",
         "SET enable_external_access = true",
         "SET lock_configuration = false",
+        "SET temp_directory = 'planted'",
+        "SET log_query_path = 'planted'",
+        "CALL enable_logging(storage = 'file', storage_path = 'planted')",
+        "CREATE PERSISTENT SECRET s (type http, bearer_token 'x')",
+        "CREATE OR REPLACE VIEW results AS SELECT 1",
+        "LOAD '/usr/lib/hostile.duckdb_extension'",
+        "SELECT getenv('HOME')",
     ],
 )
 def test_a_query_can_neither_write_nor_reach_out(
