@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,17 @@ def common_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return folder
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Names of folders, counted here: pytest would look through all that are there for each."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, common_cache: Path) -> None:
+def _isolated(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch, common_cache: Path) -> None:
     """No test sees the user's caches or ledger."""
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
     (home / "cache" / "locks").mkdir(parents=True)
     # The locks of what is compiled and timed go along, so that two processes of tests wait for each other.
     for name in ("native", "lm_eval_tasks", "locks/native.lock"):
