@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import of
+from tests.ledger.made import Hold, of
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +38,16 @@ def scored(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for method, sparsity in (("dense", 0.0), ("magnitude", 0.5))
     )
     return [dense, variant]
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Hold:
+    """Each call makes a ledger of its own."""
+    paths = (tmp_path / f"held-{number}.duckdb" for number in count())
+
+    def held(records: Any) -> Any:
+        path = next(paths)
+        Ledger(path).ingest(records)
+        return partial(query.run, path)
+
+    return held

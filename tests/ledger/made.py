@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
+from sparsebench.ledger.query import Table
 from tests.ledger import samples
+
+Hold = Callable[[Iterable[dict[str, Any]]], Callable[[str], Table]]
+"""Makes a new ledger of records, which is asked in SQL."""
 
 
 def of(found: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

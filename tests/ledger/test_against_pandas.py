@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, false_discovery_control
 
@@ -21,7 +21,8 @@ from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
 from tests.ledger.made import of, outcomes
 
-FEW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=settings.default.max_examples // 25)
+"""Each example is a ledger or two."""
 TASKS = ("a", "b", "c")
 KEYS = ["variant_id", "task"]
 

@@ -46,6 +46,7 @@ def test_power_is_the_sum_over_all_tables(n: int, discordance: float, drop: floa
     assert sensitivity.power(n, discordance, drop) == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "discordance"), [(8, 0.0), (100, 0.1), (1000, 0.1), (1838, 0.3), (10_042, 0.05)])
 def test_a_detectable_drop_is_found_in_four_samples_of_five(n: int, discordance: float) -> None:
     drop = statistics.detectable(n, discordance)
@@ -121,6 +122,7 @@ def test_the_loss_left_possible_lies_beyond_the_observed_one_whichever_way_is_be
         assert loss < found.loss_at_most < worst
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("chance", "shares"), [(0.25, (0.4, 0.05, 0.15, 0.4)), (0.0, (0.1, 0.1, 0.5, 0.3))])
 def test_retained_s_interval_covers_the_truth_in_95_of_100(chance: float, shares: tuple[float, ...]) -> None:
     truth = (shares[0] + shares[1] - chance) / (shares[0] + shares[2] - chance)
@@ -170,6 +172,7 @@ def test_what_is_shown_not_to_be_lost_is_the_end_of_a_one_sided_interval() -> No
     assert lost.loss_at_most is not None and lost.difference is not None and lost.loss_at_most > -lost.difference
 
 
+@pytest.mark.long
 def test_a_loss_of_the_margin_is_called_less_than_the_margin_one_time_in_twenty() -> None:
     """The non-inferiority test's own false alarms: a true loss of exactly two points of a thousand documents."""
     generator, margin, called, trials = np.random.default_rng(5), 0.02, 0, 400

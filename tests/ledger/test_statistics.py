@@ -52,6 +52,7 @@ def test_newcombe_s_published_example() -> None:
     assert proportions.newcombe(PairedCounts(36, 12, 2, 0)) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shares", [(0.5, 0.1, 0.2, 0.2), (0.6, 0.02, 0.08, 0.3), (0.1, 0.2, 0.2, 0.5)])
 def test_newcombe_s_interval_covers_the_truth_in_95_of_100(shares: tuple[float, float, float, float]) -> None:
     tables = np.random.default_rng(5).multinomial(100, shares, size=1500)

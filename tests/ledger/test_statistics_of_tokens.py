@@ -122,6 +122,7 @@ def test_windows_that_share_a_text_count_as_one() -> None:
     assert (found.low, found.high, found.p, found.clusters) == pytest.approx((one.low, one.high, one.p, 20))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [4, 6, 8])
 def test_few_windows_without_a_difference_raise_no_more_alarms_than_they_may(n: int) -> None:
     generator, alarms, trials = np.random.default_rng(7), 0, 300

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from sparsebench.errors import LedgerError, RecordError, UserError
+from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import derive, query
 from sparsebench.ledger.store import Ledger
 from sparsebench.records import bundle
@@ -211,13 +211,3 @@ def test_a_broken_line_of_a_bundle_is_named(tmp_path: Path, found: list[dict[str
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="nowhere: does not exist"):
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path / "nowhere"])
-
-
-@pytest.mark.parametrize(("key", "value"), [("n", 10**30), ("n", -1), ("score", "high"), ("metric", None)])
-def test_a_score_of_which_nothing_can_be_said_is_refused_alone(
-    found: list[dict[str, Any]], tmp_path: Path, key: str, value: object
-) -> None:
-    scored = copy.deepcopy(next(record for record in found if record.get("stage") == "benchmarks"))
-    scored["result"][key] = value
-    with pytest.raises(RecordError, match="score"):
-        Ledger(tmp_path / "l.duckdb").ingest([scored])

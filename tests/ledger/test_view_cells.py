@@ -12,22 +12,21 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import elsewhere, of, other_cell, outcomes, windows, without_skill
+from tests.ledger.made import Hold, elsewhere, of, other_cell, outcomes, windows, without_skill
 
 
 @pytest.mark.parametrize(("machine", "difference"), [("own", -0.5), ("second", -0.25), ("third", -0.25)])
 def test_a_score_is_compared_with_one_dense_score_of_its_own_machine_if_it_can_be(
-    scored: list[dict[str, Any]], tmp_path: Path, machine: str, difference: float
+    scored: list[dict[str, Any]], hold: Hold, machine: str, difference: float
 ) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
     second = elsewhere(dense, "second")
     second["result"] = outcomes([1] * 30 + [0] * 10)
-    path = tmp_path / "machines.duckdb"
-    Ledger(path).ingest([dense, second, variant if machine == "own" else elsewhere(variant, machine)])
+    ask = hold([dense, second, variant if machine == "own" else elsewhere(variant, machine)])
     asked = "SELECT difference, difference = score - dense_score, tests, q_tests, p_holm = p AND q = p FROM vs_dense"
-    assert query.run(path, asked).rows == ((difference, True, 1, 1, True),)
-    assert query.run(path, "SELECT count(*) FROM results WHERE method <> 'dense'").rows == ((1,),)
+    assert ask(asked).rows == ((difference, True, 1, 1, True),)
+    assert ask("SELECT count(*) FROM results WHERE method <> 'dense'").rows == ((1,),)
 
 
 def test_a_cell_that_two_machines_did_counts_once_and_the_manifests_own_before_anothers(
@@ -48,19 +47,18 @@ def test_a_cell_that_two_machines_did_counts_once_and_the_manifests_own_before_a
     assert query.run(path, "SELECT DISTINCT machine FROM scores").rows == (("second",),), "the newest of its own"
 
 
-def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]], hold: Hold) -> None:
     records = copy.deepcopy([record for record in found if "variant" in record])
     for record in of(records, stage="benchmarks", model="smol"):
         variant = record["variant"]
         lost = {"dense": 0.0, "magnitude": 30 * variant["sparsity"], "random": 90.0}[variant["method"]]
         record["result"] = windows([300.0 + lost] * 30)
         record["settings"] = {"task": "perplexity"}
-    Ledger(tmp_path / "f.duckdb").ingest(records)
     asked = """
         SELECT DISTINCT method, sparsity, on_front FROM pareto
         WHERE metric = 'perplexity' AND cost = 'bytes' ORDER BY ALL
     """
-    assert query.run(tmp_path / "f.duckdb", asked).rows == (
+    assert hold(records)(asked).rows == (
         ("dense", 0.0, True),
         ("magnitude", 0.5, True),
         ("magnitude", 0.9, True),
@@ -69,83 +67,72 @@ def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]
 
 
 def test_other_settings_are_not_compared_and_key_order_does_not_matter(
-    scored: list[dict[str, Any]], tmp_path: Path
+    scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, _ = scored
     dense["settings"] = dict(reversed(dense["settings"].items()))
-    Ledger(tmp_path / "same.duckdb").ingest(scored)
-    assert query.run(tmp_path / "same.duckdb", "SELECT count(*) FROM vs_dense").rows == ((1,),)
+    assert hold(scored)("SELECT count(*) FROM vs_dense").rows == ((1,),)
     dense["settings"] = dense["settings"] | {"limit": 7}
-    Ledger(tmp_path / "other.duckdb").ingest(scored)
-    assert query.run(tmp_path / "other.duckdb", "SELECT count(*) FROM vs_dense").rows == ((0,),)
+    assert hold(scored)("SELECT count(*) FROM vs_dense").rows == ((0,),)
 
 
-def test_cells_that_have_no_record_are_missing(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    path = tmp_path / "part.duckdb"
-    Ledger(path).ingest(found[:5])
-    rows = dict(query.run(path, "SELECT status, count(*) FROM cells GROUP BY 1").rows)
+def test_cells_that_have_no_record_are_missing(found: list[dict[str, Any]], hold: Hold) -> None:
+    ask = hold(found[:5])
+    rows = dict(ask("SELECT status, count(*) FROM cells GROUP BY 1").rows)
     assert rows == {"done": 4, "missing": len(found[0]["cells"]) - 4}
-    assert query.run(path, "SELECT count(*) FROM cells WHERE model IS NULL OR label IS NULL").rows == ((0,),)
+    assert ask("SELECT count(*) FROM cells WHERE model IS NULL OR label IS NULL").rows == ((0,),)
 
 
-def test_the_newest_plan_says_what_belongs_to_a_manifest(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    path = tmp_path / "plans.duckdb"
+def test_the_newest_plan_says_what_belongs_to_a_manifest(found: list[dict[str, Any]], hold: Hold) -> None:
     shorter = found[0] | {
         "written_at": (samples.START + timedelta(hours=1)).isoformat(),
         "cells": found[0]["cells"][:3],
     }
-    Ledger(path).ingest([*found, shorter])
-    assert query.run(path, "SELECT count(*) FROM cells").rows == ((3,),)
+    assert hold([*found, shorter])("SELECT count(*) FROM cells").rows == ((3,),)
 
 
-def test_a_cell_of_two_manifests_shows_in_both(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    path = tmp_path / "two.duckdb"
-    Ledger(path).ingest([*found, found[0] | {"manifest": "other"}])
-    rows = query.run(path, "SELECT manifest, count(*) FROM results GROUP BY 1 ORDER BY 1").rows
+def test_a_cell_of_two_manifests_shows_in_both(found: list[dict[str, Any]], hold: Hold) -> None:
+    ask = hold([*found, found[0] | {"manifest": "other"}])
+    rows = ask("SELECT manifest, count(*) FROM results GROUP BY 1 ORDER BY 1").rows
     assert rows == (("other", 12), ("sample", 12))
 
 
-def test_records_without_a_plan_show_as_well(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
-    path = tmp_path / "bare.duckdb"
-    Ledger(path).ingest(found[1:])
+def test_records_without_a_plan_show_as_well(found: list[dict[str, Any]], ledger: Path, hold: Hold) -> None:
     asked = "SELECT * FROM results ORDER BY ALL"
-    assert query.run(path, asked).rows == query.run(ledger, asked).rows
+    assert hold(found[1:])(asked).rows == query.run(ledger, asked).rows
 
 
-def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    path = tmp_path / "unscored.duckdb"
-    Ledger(path).ingest([record for record in found if record.get("stage") != "benchmarks"])
-    rows = query.run(path, "SELECT task, count(*), count(bytes_packed) FROM results GROUP BY 1").rows
+def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], hold: Hold) -> None:
+    ask = hold([record for record in found if record.get("stage") != "benchmarks"])
+    rows = ask("SELECT task, count(*), count(bytes_packed) FROM results GROUP BY 1").rows
     assert rows == ((None, 8, 8),)
 
 
-def test_failures_carry_their_reason(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_failures_carry_their_reason(found: list[dict[str, Any]], hold: Hold) -> None:
     record = copy.deepcopy(of(found, stage="latency")[0]) | {
         "status": "unsupported",
         "reason": "no GPT-2 in AutoTP",
         "result": None,
     }
-    Ledger(tmp_path / "f.duckdb").ingest([record])
-    assert query.run(tmp_path / "f.duckdb", "SELECT stage, status, reason FROM failures").rows == (
+    assert hold([record])("SELECT stage, status, reason FROM failures").rows == (
         ("latency", "unsupported", "no GPT-2 in AutoTP"),
     )
 
 
 def test_a_score_on_some_documents_has_its_line_where_only_dense_was_scored_on_all(
-    scored: list[dict[str, Any]], tmp_path: Path
+    scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, variant = scored
     some = {"limited": True}
     dense["result"], variant["result"] = outcomes([1] * 40) | some, outcomes([1] * 20 + [0] * 20) | some
     every = other_cell(dense, "all", outcomes([1] * 50), limit=None)
     every["manifest"] = "whole"
-    Ledger(tmp_path / "c.duckdb").ingest([*scored, every])
     asked = "SELECT DISTINCT n, sparsity, dense FROM curves ORDER BY ALL"
-    assert query.run(tmp_path / "c.duckdb", asked).rows == ((40, 0.0, 1.0), (40, 0.5, 1.0), (50, 0.0, 1.0))
+    assert hold([*scored, every])(asked).rows == ((40, 0.0, 1.0), (40, 0.5, 1.0), (50, 0.0, 1.0))
 
 
 def test_scores_with_more_examples_in_the_prompt_have_a_panel_of_their_own(
-    scored: list[dict[str, Any]], tmp_path: Path
+    scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
@@ -153,23 +140,22 @@ def test_scores_with_more_examples_in_the_prompt_have_a_panel_of_their_own(
         other_cell(dense, "five", outcomes([1] * 40), num_fewshot=5),
         other_cell(variant, "five", outcomes([1] * 30 + [0] * 10), num_fewshot=5),
     ]
-    Ledger(tmp_path / "e.duckdb").ingest([*scored, *shown])
+    ask = hold([*scored, *shown])
     asked = "SELECT panel LIKE '%5 examples%' AS five, score FROM curves WHERE sparsity > 0 ORDER BY ALL"
-    assert query.run(tmp_path / "e.duckdb", asked).rows == ((False, 0.5), (True, 0.75))
-    assert query.run(tmp_path / "e.duckdb", "SELECT DISTINCT num_fewshot FROM results ORDER BY ALL").rows == (
+    assert ask(asked).rows == ((False, 0.5), (True, 0.75))
+    assert ask("SELECT DISTINCT num_fewshot FROM results ORDER BY ALL").rows == (
         (5,),
         (None,),
     )
 
 
-def test_another_limit_of_a_task_beats_nobody(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_another_limit_of_a_task_beats_nobody(found: list[dict[str, Any]], hold: Hold) -> None:
     records = copy.deepcopy(of(found, model="smol", method="dense"))
     (one,) = [each for each in of(records, stage="benchmarks") if each["result"]["task"] == "piqa"]
     one["result"] = outcomes([1] * 41 + [0] * 9)
     better = other_cell(one, "few", outcomes([1] * 9 + [0]), limit=10)
-    Ledger(tmp_path / "p.duckdb").ingest([*records, better])
     asked = "SELECT n, bool_and(on_front) FROM pareto WHERE task = 'piqa' GROUP BY n ORDER BY n"
-    assert query.run(tmp_path / "p.duckdb", asked).rows == ((10, True), (50, True))
+    assert hold([*records, better])(asked).rows == ((10, True), (50, True))
 
 
 def test_a_dense_score_that_was_measured_again_no_longer_makes_a_task_invalid(

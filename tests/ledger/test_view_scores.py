@@ -13,7 +13,7 @@ import pytest
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs
 from sparsebench.ledger.store import Ledger
-from tests.ledger.made import elsewhere, errors, of, outcomes, windows, without_skill
+from tests.ledger.made import Hold, elsewhere, errors, of, outcomes, windows, without_skill
 
 
 def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -30,20 +30,20 @@ def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict
 
 @pytest.mark.parametrize(("right", "ruined"), [(12, True), (35, False)])
 def test_a_variant_that_is_shown_to_keep_less_than_a_twentieth_of_the_skill_is_ruined(
-    scored: list[dict[str, Any]], tmp_path: Path, right: int, ruined: bool
+    scored: list[dict[str, Any]], hold: Hold, right: int, ruined: bool
 ) -> None:
     """Where chance is zero, a few right answers are above it. Of 35, which are 5%, that little is not shown."""
     dense, variant = scored
     for record, count in ((dense, 700), (variant, right)):
         record["result"] = outcomes([1] * count + [0] * (1000 - count)) | {"chance": 0.0}
-    Ledger(tmp_path / "gate.duckdb").ingest(scored)
-    assert query.run(tmp_path / "gate.duckdb", "SELECT at_chance FROM scores WHERE sparsity > 0").rows == ((False,),)
-    (row,) = query.run(tmp_path / "gate.duckdb", "FROM gate").dicts()
+    ask = hold(scored)
+    assert ask("SELECT at_chance FROM scores WHERE sparsity > 0").rows == ((False,),)
+    (row,) = ask("FROM gate").dicts()
     assert row["ruined"] == ruined and not row["passes"]
 
 
 def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
-    found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
+    found: list[dict[str, Any]], scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1, 0] * 50)
@@ -54,9 +54,8 @@ def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
         }
     }
     assert max(timed) > 0.5
-    path = tmp_path / "ledger.duckdb"
-    Ledger(path).ingest([dense, variant, *timed.values()])
-    ruined = {row[0] for row in query.run(path, "SELECT variant_id FROM _ruined").rows}
+    ask = hold([dense, variant, *timed.values()])
+    ruined = {row[0] for row in ask("SELECT variant_id FROM _ruined").rows}
     assert ruined == {one["variant"]["id"] for sparsity, one in timed.items() if sparsity >= 0.5} | {
         variant["variant"]["id"]
     }
@@ -67,7 +66,7 @@ def test_more_zeros_than_a_ruined_variant_has_are_ruined_too(
     [(79, "piqa", True), (78, "piqa", False), (79, "perplexity", True), (78, "perplexity", False)],
 )
 def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_perplexity(
-    scored: list[dict[str, Any]], tmp_path: Path, right: int, task: str, passes: bool
+    scored: list[dict[str, Any]], hold: Hold, right: int, task: str, passes: bool
 ) -> None:
     dense, variant = scored
     if task == "perplexity":
@@ -79,8 +78,7 @@ def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_p
     else:
         dense["result"] = outcomes([1] * 80 + [0] * 20)
         variant["result"] = outcomes([1] * right + [0] * (100 - right))
-    Ledger(tmp_path / "gate.duckdb").ingest(scored)
-    (row,) = query.run(tmp_path / "gate.duckdb", "FROM gate").dicts()
+    (row,) = hold(scored)("FROM gate").dicts()
     assert (row["variant_id"], row["passes"]) == (variant["variant"]["id"], passes)
     assert not row["ruined"] and row["tasks"] == 1
     assert row["weakest"] == (task if task == "piqa" else None)
@@ -88,13 +86,12 @@ def test_the_gate_asks_for_nineteen_twentieths_of_the_skill_and_a_tenth_of_the_p
 
 
 def test_what_nobody_scored_fails_the_gate_where_fewer_zeros_do(
-    found: list[dict[str, Any]], scored: list[dict[str, Any]], tmp_path: Path
+    found: list[dict[str, Any]], scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 80 + [0] * 20), outcomes([1] * 75 + [0] * 25)
     timed = of(found, stage="latency", model="smol", method="magnitude")
-    Ledger(tmp_path / "gate.duckdb").ingest([dense, variant, *timed])
-    told = dict(query.run(tmp_path / "gate.duckdb", "SELECT variant_id, passes FROM gate").rows)
+    told = dict(hold([dense, variant, *timed])("SELECT variant_id, passes FROM gate").rows)
     more = {one["variant"]["id"] for one in timed if one["variant"]["sparsity"] >= 0.5}
     assert len(more) > 1 and told == dict.fromkeys(more, False), "and fewer zeros have no row"
 
@@ -120,84 +117,74 @@ def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
     assert {row[0] for row in query.run(path, "SELECT DISTINCT method FROM results").rows} == {"dense", "magnitude"}
 
 
-def test_a_floor_is_one_model_however_many_dense_scores_it_is_beside(
-    scored: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_floor_is_one_model_however_many_dense_scores_it_is_beside(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"] = outcomes([1] * 40)
     floor = without_skill(variant, "zero-weights", [0] * 40)
-    Ledger(tmp_path / "floor.duckdb").ingest([dense, elsewhere(dense, "second"), floor])
-    assert query.run(tmp_path / "floor.duckdb", "SELECT models FROM floors").rows == ((1,),)
+    ask = hold([dense, elsewhere(dense, "second"), floor])
+    assert ask("SELECT models FROM floors").rows == ((1,),)
 
 
 def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
-    scored: list[dict[str, Any]], tmp_path: Path
+    scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50)
     blind = without_skill(variant, "zero-weights", [0] * 5 + [1] * 85 + [1] * 5 + [0] * 5)
-    Ledger(tmp_path / "i.duckdb").ingest([*scored, blind])
-    (row,) = query.run(tmp_path / "i.duckdb", "FROM vs_dense").dicts()
+    ask = hold([*scored, blind])
+    (row,) = ask("FROM vs_dense").dicts()
     assert (row["verdict"], row["retained"]) == ("invalid", None)
     assert row["p"] < 1e-6, "what it is not to be told apart from is another matter"
-    assert query.run(tmp_path / "i.duckdb", "SELECT DISTINCT dense_at_chance FROM scores").rows == ((True,),)
+    assert ask("SELECT DISTINCT dense_at_chance FROM scores").rows == ((True,),)
     assert (row["tests"], row["p_holm"], row["q_tests"], row["q"]) == (0, None, 0, None), "nor is it one of a family"
 
 
-def test_the_floor_of_an_error_rate_is_used_in_its_own_direction(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_floor_of_an_error_rate_is_used_in_its_own_direction(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = errors([1.0, 0.0] * 40), errors([4.0, 3.0] * 40)
     floors = [
         without_skill(variant, "zero-weights", errors([10.0] * 80)),
         without_skill(variant, "random-weights", errors([9.0, 7.0] * 40)),
     ]
-    path = tmp_path / "e.duckdb"
-    Ledger(path).ingest([*scored, *floors])
-    (row,) = query.run(path, "FROM vs_dense").dicts()
+    ask = hold([*scored, *floors])
+    (row,) = ask("FROM vs_dense").dicts()
     assert (row["chance"], row["floor"], row["verdict"]) == (pytest.approx(0.8), pytest.approx(0.8), "worse")
     assert row["retained"] == pytest.approx((0.8 - 0.35) / (0.8 - 0.05))
     assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
-    assert query.run(path, "SELECT bool_or(at_chance) FROM scores").rows == ((False,),)
+    assert ask("SELECT bool_or(at_chance) FROM scores").rows == ((False,),)
 
 
-def test_an_error_rate_of_one_is_that_of_writing_nothing(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_an_error_rate_of_one_is_that_of_writing_nothing(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = errors([1.0, 0.0] * 40), errors([10.0, 11.0] * 40)
-    Ledger(tmp_path / "n.duckdb").ingest(scored)
-    (row,) = query.run(tmp_path / "n.duckdb", "FROM vs_dense").dicts()
+    ask = hold(scored)
+    (row,) = ask("FROM vs_dense").dicts()
     assert (row["chance"], row["retained"]) == (1.0, pytest.approx((1 - 1.05) / (1 - 0.05)))
-    guesses = query.run(tmp_path / "n.duckdb", "SELECT at_chance FROM scores ORDER BY score").rows
+    guesses = ask("SELECT at_chance FROM scores ORDER BY score").rows
     assert guesses == ((False,), (True,))
 
 
-def test_what_is_retained_of_a_perplexity_is_counted_in_logarithms(
-    scored: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_what_is_retained_of_a_perplexity_is_counted_in_logarithms(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     own = [300.0 + 7 * at for at in range(12)]
     dense["result"], variant["result"] = windows(own), windows([value + 100 + at % 3 for at, value in enumerate(own)])
     floor = without_skill(variant, "zero-weights", windows([1000.0] * 12))
-    Ledger(tmp_path / "r.duckdb").ingest([*scored, floor])
-    (row,) = query.run(tmp_path / "r.duckdb", "FROM vs_dense").dicts()
+    (row,) = hold([*scored, floor])("FROM vs_dense").dicts()
     assert row["chance"] == pytest.approx(math.exp(10))
     dense_loss = sum(own) / 1200
     assert row["retained"] == pytest.approx((10 - dense_loss - 1.01) / (10 - dense_loss))
     assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
 
 
-def test_a_variant_at_the_floor_is_not_credited_with_no_difference(
-    scored: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_variant_at_the_floor_is_not_credited_with_no_difference(scored: list[dict[str, Any]], hold: Hold) -> None:
     """Thirty documents show no loss of four, but neither do they show that the variant is above the floor."""
     dense, variant = scored
     dense["result"], variant["result"] = outcomes([1] * 26 + [0] * 4), outcomes([0] * 4 + [1] * 22 + [0] * 4)
     floor = without_skill(variant, "zero-weights", [0] * 7 + [1] * 19 + [0] * 4)
-    Ledger(tmp_path / "c.duckdb").ingest([*scored, floor])
-    (row,) = query.run(tmp_path / "c.duckdb", "SELECT p_holm, verdict, documents_to_clear FROM vs_dense").dicts()
+    (row,) = hold([*scored, floor])("SELECT p_holm, verdict, documents_to_clear FROM vs_dense").dicts()
     assert row["p_holm"] > 0.05
     assert (row["verdict"], row["documents_to_clear"]) == ("at chance", None)
-    Ledger(tmp_path / "d.duckdb").ingest(scored)
-    (alone,) = query.run(tmp_path / "d.duckdb", "SELECT p_holm, verdict FROM vs_dense").dicts()
+    (alone,) = hold(scored)("SELECT p_holm, verdict FROM vs_dense").dicts()
     assert (alone["p_holm"], alone["verdict"]) == (row["p_holm"], "no difference detected")
 
 
@@ -220,26 +207,25 @@ def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]
 
 @pytest.mark.parametrize(("lost", "shown"), [(0, True), (3, True), (30, False)])
 def test_what_is_shown_to_lose_less_than_a_point(
-    scored: list[dict[str, Any]], tmp_path: Path, lost: int, shown: bool
+    scored: list[dict[str, Any]], hold: Hold, lost: int, shown: bool
 ) -> None:
     dense, variant = scored
     values = [1] * 1000 + [0] * 500
     dense["result"], variant["result"] = outcomes(values), outcomes([0] * lost + values[lost:])
-    Ledger(tmp_path / "n.duckdb").ingest(scored)
-    (row,) = query.run(tmp_path / "n.duckdb", "FROM vs_dense").dicts()
+    (row,) = hold(scored)("FROM vs_dense").dicts()
     assert row["loses_less"] is shown
     assert row["loss_at_most"] > lost / 1500
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(40.0, "worse"), (-40.0, "better"), (0.0, "no difference detected")])
 def test_a_lower_perplexity_is_better_and_has_nothing_retained(
-    scored: list[dict[str, Any]], tmp_path: Path, shift: float, verdict: str
+    scored: list[dict[str, Any]], hold: Hold, shift: float, verdict: str
 ) -> None:
     dense, variant = scored
     base = [300.0 + 7 * (at % 5) for at in range(30)]
     dense["result"], variant["result"] = windows(base), windows([value + shift for value in base])
-    Ledger(tmp_path / "p.duckdb").ingest(scored)
-    row = query.run(tmp_path / "p.duckdb", "FROM vs_dense").dicts()[0]
+    ask = hold(scored)
+    row = ask("FROM vs_dense").dicts()[0]
     assert row["verdict"] == verdict
     assert row["retained"] is None and row["chance"] is None
     assert row["difference"] == pytest.approx(variant["result"]["score"] - dense["result"]["score"])
@@ -247,17 +233,16 @@ def test_a_lower_perplexity_is_better_and_has_nothing_retained(
     assert row["ratio"] == pytest.approx(variant["result"]["score"] / dense["result"]["score"])
     assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
     assert row["pairs"] == 30
-    rows = query.run(tmp_path / "p.duckdb", "SELECT score, low, high FROM scores").rows
+    rows = ask("SELECT score, low, high FROM scores").rows
     assert all(low < score < high for score, low, high in rows)
 
 
 @pytest.mark.parametrize(("metric", "turned"), [("perplexity", -2.0), ("per", -2.0), ("acc", 2.0), ("perplex", 2.0)])
 def test_less_of_some_metrics_is_better_to_sql_as_to_python(
-    metric: str, turned: float, scored: list[dict[str, Any]], tmp_path: Path
+    metric: str, turned: float, scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     scored[0]["result"]["metric"] = metric
-    Ledger(tmp_path / "m.duckdb").ingest(scored[:1])
-    assert query.run(tmp_path / "m.duckdb", "SELECT _goodness(2.0, higher_is_better) FROM scores").rows == ((turned,),)
+    assert hold(scored[:1])("SELECT _goodness(2.0, higher_is_better) FROM scores").rows == ((turned,),)
     nothing = np.array([])
     assert statistics.compare(metric, Pairs(nothing, nothing, nothing)).higher_is_better == (turned > 0)
 
@@ -268,23 +253,19 @@ def test_less_of_some_metrics_is_better_to_sql_as_to_python(
      ("bits_per_byte", 2e4, False), ("users_perplexity", 2e4, False)],
 )  # fmt: skip
 def test_where_a_model_has_collapsed(
-    scored: list[dict[str, Any]], tmp_path: Path, metric: str, score: float, collapsed: bool
+    scored: list[dict[str, Any]], hold: Hold, metric: str, score: float, collapsed: bool
 ) -> None:
     dense = scored[0]
     dense["result"] |= {"metric": metric, "score": score}
-    Ledger(tmp_path / "c.duckdb").ingest([dense])
-    assert query.run(tmp_path / "c.duckdb", "SELECT metric, collapsed FROM scores").rows == ((metric, collapsed),)
+    assert hold([dense])("SELECT metric, collapsed FROM scores").rows == ((metric, collapsed),)
 
 
-def test_a_metric_that_nobody_knows_is_better_when_higher(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_metric_that_nobody_knows_is_better_when_higher(scored: list[dict[str, Any]], hold: Hold) -> None:
     for record, values in zip(scored, ([0] * 20 + [1] * 20, [1] * 40), strict=True):
         record["result"] = outcomes(values) | {"metric": "users_perplexity"}
-    path = tmp_path / "u.duckdb"
-    Ledger(path).ingest(scored)
-    assert query.run(path, "SELECT verdict, difference FROM vs_dense").rows == (("better", 0.5),)
-    assert set(query.run(path, "SELECT DISTINCT higher_is_better, scale, collapsed FROM curves").rows) == {
-        (True, "unknown", False)
-    }
+    ask = hold(scored)
+    assert ask("SELECT verdict, difference FROM vs_dense").rows == (("better", 0.5),)
+    assert set(ask("SELECT DISTINCT higher_is_better, scale, collapsed FROM curves").rows) == {(True, "unknown", False)}
 
 
 def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
@@ -296,21 +277,19 @@ def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
         assert known.higher_is_better == ("lower is better" not in task.description), task.name
 
 
-def test_windows_that_only_one_of_two_perplexities_has_give_no_ratio(
-    scored: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_windows_that_only_one_of_two_perplexities_has_give_no_ratio(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = windows([300.0] * 12), windows([340.0] * 12)
     for document in variant["result"]["outcomes"][5:]:
         document["doc_hash"] = "other tokens"
-    Ledger(tmp_path / "w.duckdb").ingest(scored)
-    assert query.run(tmp_path / "w.duckdb", "SELECT pairs, ratio FROM vs_dense").rows == ((5, None),)
-    assert query.run(tmp_path / "w.duckdb", "SELECT DISTINCT sparsity FROM curves").rows == ((0.0,),)
+    ask = hold(scored)
+    assert ask("SELECT pairs, ratio FROM vs_dense").rows == ((5, None),)
+    assert ask("SELECT DISTINCT sparsity FROM curves").rows == ((0.0,),)
 
 
-def test_two_windows_are_two_though_they_show_no_difference(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_two_windows_are_two_though_they_show_no_difference(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     dense["result"], variant["result"] = windows([300.0, 310.0]), windows([340.0, 330.0])
-    Ledger(tmp_path / "f.duckdb").ingest(scored)
-    assert query.run(tmp_path / "f.duckdb", "SELECT pairs, verdict FROM vs_dense").rows == ((2, None),)
-    assert query.run(tmp_path / "f.duckdb", "SELECT sparsity FROM curves ORDER BY ALL").rows == ((0.0,), (0.5,))
+    ask = hold(scored)
+    assert ask("SELECT pairs, verdict FROM vs_dense").rows == ((2, None),)
+    assert ask("SELECT sparsity FROM curves ORDER BY ALL").rows == ((0.0,), (0.5,))

@@ -13,21 +13,18 @@ import pytest
 from scipy import stats
 
 from sparsebench.ledger import query
-from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import elsewhere, of, other_cell
+from tests.ledger.made import Hold, elsewhere, of, other_cell
 
 
-def test_times_that_were_taken_beside_other_jobs_say_so(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    path = tmp_path / "noisy.duckdb"
+def test_times_that_were_taken_beside_other_jobs_say_so(found: list[dict[str, Any]], hold: Hold) -> None:
     noisy = {"alone": "device"}
     records = [
         one | ({"settings": one["settings"] | noisy} if "engine" in one.get("settings", {}) else {})
         for one in found[1:]
     ]
-    Ledger(path).ingest(records)
     for view in ("latency", "memory", "results WHERE engine IS NOT NULL"):
-        assert query.run(path, f"SELECT DISTINCT workload FROM {view}").rows == (("b1 p32 g8 beside other jobs",),)
+        assert hold(records)(f"SELECT DISTINCT workload FROM {view}").rows == (("b1 p32 g8 beside other jobs",),)
 
 
 def test_results_show_the_first_runtime(ledger: Path) -> None:
@@ -68,6 +65,7 @@ def test_the_noise_floor_is_a_tolerance_bound(ledger: Path, n: int, k: float) ->
     assert noise_bound(0.2, 2 * n) * (1 - 1e-4) < more < 1.01 * noise_bound(0.2, 2 * n)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [2, 4, 5, 12])
 @pytest.mark.parametrize("bias", [0.0, 1.0, 5.0])
 def test_noise_floors_hold_95_of_100_further_comparisons_with_95_percent_confidence(
@@ -85,38 +83,37 @@ def test_noise_floors_hold_95_of_100_further_comparisons_with_95_percent_confide
         assert confidence < 0.955, "no wider than it says"
 
 
-def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str, Any]], hold: Hold) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [record for record in timed if record["settings"]["ranks"] == 1]
     ratios = {0.0: (1.0, 0.95, 1.05), 0.5: (0.97, 0.96, 0.98), 0.9: (0.5, 0.4, 0.6)}
     for record in timed:
         ratio, low, high = ratios[record["variant"]["sparsity"]]
         record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
-    Ledger(tmp_path / "l.duckdb").ingest(timed)
+    ask = hold(timed)
     asked = "SELECT sparsity, speedup, verdict, noise, resolution FROM latency ORDER BY 1"
     runs = "SELECT DISTINCT noise_runs FROM latency"
-    rows = query.run(tmp_path / "l.duckdb", asked).rows
+    rows = ask(asked).rows
     assert [row[2] for row in rows] == [None, "no difference detected", "faster"]
     assert rows[2][1] == pytest.approx(2.0)
     noise = math.exp(noise_bound(math.log(1.05 / 0.95) / 2, 4)) - 1
     assert rows[0][3] == pytest.approx(noise, rel=1e-4)
     assert [row[4] for row in rows] == pytest.approx([noise, noise, 1.5**0.5 - 1], rel=1e-4)
-    assert query.run(tmp_path / "l.duckdb", runs).rows == ((4,),), "of one process, its pairs of blocks"
+    assert ask(runs).rows == ((4,),), "of one process, its pairs of blocks"
     for record in timed:
         record["result"]["differences"][0] |= {"processes": 6, "pairs": 12}
-    Ledger(tmp_path / "p.duckdb").ingest(timed)
-    assert query.run(tmp_path / "p.duckdb", runs).rows == ((6,),)
-    same = query.run(tmp_path / "p.duckdb", asked).rows[2][3]
+    ask = hold(timed)
+    assert ask(runs).rows == ((6,),)
+    same = ask(asked).rows[2][3]
     next(one for one in timed if one["variant"]["sparsity"] == 0.9)["result"]["differences"][0]["processes"] = 3
-    Ledger(tmp_path / "f.duckdb").ingest(timed)
-    fewer = query.run(tmp_path / "f.duckdb", asked).rows[2][3]
+    fewer = hold(timed)(asked).rows[2][3]
     assert math.log1p(fewer) == pytest.approx(2**0.5 * math.log1p(same)), "half as many processes vary more"
-    Ledger(tmp_path / "m.duckdb").ingest([one for one in timed if one["variant"]["sparsity"] == 0.9])
-    alone = query.run(tmp_path / "m.duckdb", asked).rows
+    ask = hold([one for one in timed if one["variant"]["sparsity"] == 0.9])
+    alone = ask(asked).rows
     assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"
 
 
-def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any]], hold: Hold) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.9)]
     dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
@@ -127,21 +124,20 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any
     for record in [*timed, forced]:
         ratio, low, high = ratios["forced" if record is forced else record["variant"]["sparsity"]]
         record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
-    Ledger(tmp_path / "l.duckdb").ingest([*timed, forced])
+    ask = hold([*timed, forced])
     asked = (
         "SELECT sparsity, speedup, kernel_speedup, zeros_speedup, noise FROM latency WHERE phase = 'forward' ORDER BY 1"
     )
-    dense_row, pruned = query.run(tmp_path / "l.duckdb", asked).rows
+    dense_row, pruned = ask(asked).rows
     assert dense_row[1:3] == pytest.approx((1.0, 1.25)) and dense_row[3] is None
     assert pruned[1:4] == pytest.approx((2.5, 1.25, 2.0))
     noise = math.exp(noise_bound(math.log(1.01 / 0.99) / 2, 4)) - 1
     assert pruned[4] == pytest.approx(noise, rel=1e-4), "the kernel's own gain is no noise"
-    drawn = query.run(tmp_path / "l.duckdb", "SELECT speedup FROM speedups WHERE sparsity = 0").rows
+    drawn = ask("SELECT speedup FROM speedups WHERE sparsity = 0").rows
     assert drawn == ((pytest.approx(1.25),),), "a line of such an engine begins at what its kernel does"
     for record in timed:
         record["result"]["kernel"] = "dense torch linear ×12"
-    Ledger(tmp_path / "d.duckdb").ingest([*timed, forced])
-    parts = query.run(tmp_path / "d.duckdb", "SELECT DISTINCT zeros_speedup FROM latency WHERE sparsity > 0").rows
+    parts = hold([*timed, forced])("SELECT DISTINCT zeros_speedup FROM latency WHERE sparsity > 0").rows
     assert parts == ((None,),), "what skips no zeros owes them nothing"
 
 
@@ -150,7 +146,7 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any
     [((0.5, 2.0), "not steady"), ((0.97, 0.99), "not steady"), ((0.4, 0.6), "faster"), ((1.5, 1.7), "slower")],
 )
 def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_lies_beyond_the_noise(
-    found: list[dict[str, Any]], tmp_path: Path, ends: tuple[float, float], verdict: str
+    found: list[dict[str, Any]], hold: Hold, ends: tuple[float, float], verdict: str
 ) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.5)]
@@ -160,16 +156,13 @@ def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_
         record["result"]["differences"] = [{"phase": "forward", "ratio": middle, "low": low, "high": high, "pairs": 4}]
         for phase in record["result"]["phases"]:
             phase["steady"] = record["variant"]["sparsity"] == 0 or phase["side"] == "variant"
-    Ledger(tmp_path / "l.duckdb").ingest(timed)
-    rows = query.run(
-        tmp_path / "l.duckdb", "SELECT verdict, steady FROM latency WHERE sparsity = 0.5 AND phase = 'forward'"
-    ).rows
+    rows = hold(timed)("SELECT verdict, steady FROM latency WHERE sparsity = 0.5 AND phase = 'forward'").rows
     assert rows == ((verdict, False),)
 
 
 @pytest.mark.parametrize("processes", [1, 5])
 def test_each_phase_has_its_own_noise_where_several_processes_told_it(
-    found: list[dict[str, Any]], tmp_path: Path, processes: int
+    found: list[dict[str, Any]], hold: Hold, processes: int
 ) -> None:
     itself = next(
         record
@@ -179,64 +172,59 @@ def test_each_phase_has_its_own_noise_where_several_processes_told_it(
     for difference in itself["result"]["differences"]:
         wide = 1.1 if difference["phase"] == "generate" else 1.02
         difference |= {"ratio": 1.0, "low": 1 / wide, "high": wide, "pairs": 5, "processes": processes}
-    Ledger(tmp_path / "l.duckdb").ingest([itself])
     asked = "SELECT phase, noise FROM latency WHERE phase IN ('prefill', 'decode', 'generate')"
-    noise = dict(query.run(tmp_path / "l.duckdb", asked).rows)
+    noise = dict(hold([itself])(asked).rows)
     worst, quiet = (math.exp(noise_bound(math.log(wide), 5)) - 1 for wide in (1.1, 1.02))
     assert noise["generate"] == pytest.approx(worst, rel=1e-4)
     assert noise["decode"] == noise["prefill"] == pytest.approx(quiet if processes > 1 else worst, rel=1e-4)
 
 
-def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_zeros_give_no_more_than_the_bytes_that_they_save(found: list[dict[str, Any]], hold: Hold) -> None:
     timed = [one for one in of(found, stage="latency", model="smol") if one["settings"]["ranks"] == 1]
     timed = copy.deepcopy([one for one in timed if one["variant"]["sparsity"] in (0.0, 0.9)])
     stored = of(found, stage="storage", model="smol")
     dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
     forced = other_cell(dense, "forced", dense["result"], forced=True)
-    Ledger(tmp_path / "b.duckdb").ingest([*timed, forced, *stored])
+    ask = hold([*timed, forced, *stored])
     asked = "SELECT phase, zeros_bound FROM latency WHERE sparsity = {} AND phase IN ('prefill', 'decode')"
-    bounds = dict(query.run(tmp_path / "b.duckdb", asked.format(0.9)).rows)
+    bounds = dict(ask(asked.format(0.9)).rows)
     size = (
         "(SELECT prunable_bytes FROM sizes WHERE model = 'smol' AND method = '{}' AND format = '{}' AND sparsity = {})"
     )
     ratio = f"SELECT {size.format('dense', 'dense', 0)} / {size.format('magnitude', 'packed', 0.9)}"
-    assert bounds == {"prefill": None, "decode": pytest.approx(query.run(tmp_path / "b.duckdb", ratio).rows[0][0])}
-    assert dict(query.run(tmp_path / "b.duckdb", asked.format(0.0)).rows) == {"prefill": None, "decode": None}
+    assert bounds == {"prefill": None, "decode": pytest.approx(ask(ratio).rows[0][0])}
+    assert dict(ask(asked.format(0.0)).rows) == {"prefill": None, "decode": None}
     parts = of(found, stage="structure", model="smol")
-    Ledger(tmp_path / "h.duckdb").ingest([*timed, forced, *stored, *parts])
+    ask = hold([*timed, forced, *stored, *parts])
     head = "(SELECT 2 * count FROM tensors WHERE model = 'smol' AND method = 'dense' AND kind = 'embedding')"
     ratio = (
         f"SELECT ({size.format('dense', 'dense', 0)} + {head}) / ({size.format('magnitude', 'packed', 0.9)} + {head})"
     )
-    with_head = dict(query.run(tmp_path / "h.duckdb", asked.format(0.9)).rows)["decode"]
-    assert with_head == pytest.approx(query.run(tmp_path / "h.duckdb", ratio).rows[0][0]), (
-        "a token reads the output head too"
-    )
+    with_head = dict(ask(asked.format(0.9)).rows)["decode"]
+    assert with_head == pytest.approx(ask(ratio).rows[0][0]), "a token reads the output head too"
     assert with_head < bounds["decode"]
     for record in timed:
         record["result"]["dtype"] = "float32"
-    Ledger(tmp_path / "f.duckdb").ingest([*timed, forced, *stored])
-    rows = query.run(tmp_path / "f.duckdb", asked.format(0.9)).rows
+    rows = hold([*timed, forced, *stored])(asked.format(0.9)).rows
     assert {bound for _, bound in rows} == {None}, "the files are in another number format"
 
 
 def test_engines_share_a_panel_where_one_of_them_ran_in_two_number_formats(
-    found: list[dict[str, Any]], tmp_path: Path
+    found: list[dict[str, Any]], hold: Hold
 ) -> None:
     timed = [one for one in of(found, stage="latency", model="mini") if one["settings"]["ranks"] == 1]
     others = []
     for engine, dtype in (("sparse", "bfloat16"), ("sparse", "float32")):
         result = {"engine": engine, "dtype": dtype}
         others += [other_cell(one, engine + dtype, one["result"] | result, engine=engine, dtype=dtype) for one in timed]
-    Ledger(tmp_path / "p.duckdb").ingest([*timed, *others])
     asked = "SELECT panel, list(DISTINCT engine ORDER BY engine) FROM speedups GROUP BY panel ORDER BY panel"
-    rows = query.run(tmp_path / "p.duckdb", asked).rows
+    rows = hold([*timed, *others])(asked).rows
     assert [(panel.rpartition(", ")[2], engines) for panel, engines in rows] == [
         ("bfloat16", ["deepspeed", "sparse"]), ("float32", ["sparse"]),
     ]  # fmt: skip
 
 
-def test_memory_is_compared_with_that_of_its_own_place(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_memory_is_compared_with_that_of_its_own_place(found: list[dict[str, Any]], hold: Hold) -> None:
     """One kind of machine with two versions of CUDA: each variant has one row, beside the dense model of its own version."""
     weighed = [one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 1]
     there = copy.deepcopy(weighed)
@@ -244,9 +232,8 @@ def test_memory_is_compared_with_that_of_its_own_place(found: list[dict[str, Any
         record["where"]["id"] = "newer"
         record["started_at"] = (samples.START + timedelta(days=1)).isoformat()
         record["result"]["peak_bytes"] *= 2 if record["variant"]["sparsity"] else 1
-    Ledger(tmp_path / "m.duckdb").ingest([*weighed, *there])
     asked = "SELECT ratio FROM memory WHERE phase = 'overall' AND sparsity = 0.9 AND method = 'magnitude' ORDER BY ALL"
-    assert query.run(tmp_path / "m.duckdb", asked).rows == ((1.0,), (2.0,))
+    assert hold([*weighed, *there])(asked).rows == ((1.0,), (2.0,))
 
 
 def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
@@ -259,17 +246,14 @@ def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(found: list[dict[str, Any]], hold: Hold) -> None:
     weighed = copy.deepcopy([one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 2])[
         :1
     ]
     for row in weighed[0]["result"]["per_rank"]:
         row["cuda_process_bytes"] = 5 if row["rank"] == 0 or row["phase"] == "load" else None
-    Ledger(tmp_path / "l.duckdb").ingest(weighed)
     asked = "SELECT phase, cuda_process_bytes FROM memory WHERE rank IS NULL AND phase <> 'overall' ORDER BY 1"
-    assert query.run(tmp_path / "l.duckdb", asked).rows == (("forward", None), ("load", 10))
+    assert hold(weighed)(asked).rows == (("forward", None), ("load", 10))
 
 
 @pytest.mark.parametrize(
@@ -284,23 +268,20 @@ def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: st
     assert list(query.run(ledger, f"SELECT _workload('{settings}'::JSON)").rows) == [(f"b1 p128 g16{where}",)]
 
 
-def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[str, Any]], hold: Hold) -> None:
     records = copy.deepcopy(of(found, model="mini", method="dense"))
     away = [elsewhere(one, "second") for one in records if one["stage"] == "memory"]
-    path = tmp_path / "two.duckdb"
-    Ledger(path).ingest([*records, *away])
     asked = "SELECT DISTINCT machine, prefill_ms IS NULL, peak_bytes IS NULL FROM results"
     (here,) = {one["environment"]["machine"] for one in records}
-    assert query.run(path, asked).rows == ((here, False, False),)
-    Ledger(tmp_path / "apart.duckdb").ingest([*(one for one in records if one["stage"] != "memory"), *away])
-    assert query.run(tmp_path / "apart.duckdb", asked).rows == ((here, False, True),)
+    assert hold([*records, *away])(asked).rows == ((here, False, False),)
+    ask = hold([*(one for one in records if one["stage"] != "memory"), *away])
+    assert ask(asked).rows == ((here, False, True),)
 
 
-def test_a_range_without_numbers_is_none(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    Ledger(tmp_path / "r.duckdb").ingest(found[:1])
+def test_a_range_without_numbers_is_none(found: list[dict[str, Any]], hold: Hold) -> None:
     pairs = ("1e0, 2e0", "1.1e0, 1.2e0", "NULL::DOUBLE, NULL::DOUBLE")
     asked = "SELECT " + ", ".join(f"range_label('{{:.0f}}', {pair})" for pair in pairs)
-    assert query.run(tmp_path / "r.duckdb", asked).rows == (("1 to 2", "1", None),)
+    assert hold(found[:1])(asked).rows == (("1 to 2", "1", None),)
 
 
 def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ledger: Path) -> None:
@@ -319,9 +300,8 @@ def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ledger
     assert {test for *_, test in rows} == {"pp 32", "tg", "32 + 8"}
 
 
-def test_the_units_of_a_rounded_variant(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_units_of_a_rounded_variant(found: list[dict[str, Any]], hold: Hold) -> None:
     """Its file's bits over all parameters, the bytes that a token reads, and its place among the dense models."""
-    path = tmp_path / "rounded.duckdb"
     kept = [
         copy.deepcopy(record)
         for record in found
@@ -331,9 +311,8 @@ def test_the_units_of_a_rounded_variant(found: list[dict[str, Any]], tmp_path: P
         if record["variant"]["steps"]:
             settings = {"type": "Q4_K_M", "importance": False}
             record["variant"]["steps"] = [{"verb": "quantize", "name": "gguf", "settings": settings}]
-    Ledger(path).ingest(kept)
     asked = "SELECT t.*, f.dense_bytes, f.parameters FROM throughput t JOIN _formats f USING (variant_id) WHERE phase = 'decode'"
-    answer = query.run(path, asked)
+    answer = hold(kept)(asked)
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
     rounded = [row for row in rows if row["method"] != "dense"]
     assert rounded

@@ -13,7 +13,7 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import elsewhere, of, outcomes, recovered, windows
+from tests.ledger.made import Hold, elsewhere, of, outcomes, recovered, windows
 
 
 def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -46,36 +46,25 @@ def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dic
     assert query.run(path, asked).rows == ((2.5e8,),)
 
 
-def test_weights_that_a_token_leaves_out_are_no_operations(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_weights_that_a_token_leaves_out_are_no_operations(found: list[dict[str, Any]], hold: Hold) -> None:
     making = copy.deepcopy(next(one for one in of(found, stage="make", model="smol")))
     its = [one for one in of(found, stage="structure", model="smol") if one["variant"] == making["variant"]]
     structure = copy.deepcopy(its[0])
     making["result"] |= {"read_share": 0.75, "prunable": 1000}
     structure["result"]["operations_token"] = 5000.0
-    path = tmp_path / "skipping.duckdb"
-    Ledger(path).ingest([making, structure])
     # A quarter of the 1,000 weights is neither multiplied nor added.
-    assert query.run(path, "SELECT operations_token FROM variants").rows == ((4500.0,),)
+    assert hold([making, structure])("SELECT operations_token FROM variants").rows == ((4500.0,),)
 
 
-def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    path = tmp_path / "read.duckdb"
+def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(found: list[dict[str, Any]], hold: Hold) -> None:
     old, skipping = (copy.deepcopy(one) for one in of(found, stage="make", model="smol")[:2])
     old["result"].pop("read_share", None)  # as records from before have it
     skipping["result"]["read_share"] = 0.6
-    Ledger(path).ingest([old, skipping])
-    shares = dict(query.run(path, "SELECT variant_id, read_share FROM variants").rows)
+    shares = dict(hold([old, skipping])("SELECT variant_id, read_share FROM variants").rows)
     assert [shares[one["variant"]["id"]] for one in (old, skipping)] == [1.0, 0.6]
-    path = tmp_path / "bytes.duckdb"
     stored = [one for one in of(found, stage="storage") if one["variant"]["id"] in shares]
-    Ledger(path).ingest([old, skipping, *stored])
-    read = dict(
-        query.run(
-            path, "SELECT variant_id, min(round((bytes - read_bytes) / prunable_bytes, 6)) FROM sizes GROUP BY 1"
-        ).rows
-    )
+    asked = "SELECT variant_id, min(round((bytes - read_bytes) / prunable_bytes, 6)) FROM sizes GROUP BY 1"
+    read = dict(hold([old, skipping, *stored])(asked).rows)
     assert [read[one["variant"]["id"]] for one in (old, skipping)] == [0, 0.4]
 
 
@@ -99,32 +88,28 @@ def test_labels_mark_weights_that_are_not_real(ledger: Path) -> None:
     assert query.run(ledger, asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda 2:4"),)
 
 
-def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(
-    found: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(found: list[dict[str, Any]], hold: Hold) -> None:
     changed = copy.deepcopy(found)
     for record in changed:
         if record.get("stage") == "storage":
             packed = next(size for size in record["result"]["sizes"] if size["format"] == "packed")
             record["result"]["sizes"].append(packed | {"format": "archive", "bytes": packed["bytes"] // 2})
-    path = tmp_path / "archived.duckdb"
-    Ledger(path).ingest(changed)
+    ask = hold(changed)
     asked = "SELECT count(*), min(bytes_packed // 2 = bytes_archive), count(DISTINCT bytes_archive) > 2 FROM results"
-    assert query.run(path, asked).rows == ((12, True, True),)
+    assert ask(asked).rows == ((12, True, True),)
     asked = """
         SELECT s.format, count(*), min(s.unpruned_bytes = d.bytes), min(s.bytes < d.bytes)
         FROM sizes s JOIN sizes d ON d.method = 'dense' AND (d.model, d.format) = (s.model, s.format)
         WHERE s.sparsity > 0.4 AND s.format <> 'dense'
         GROUP BY ALL ORDER BY ALL
     """
-    rows = query.run(path, asked).rows
+    rows = ask(asked).rows
     assert [(row[0], *row[2:]) for row in rows] == [("archive", True, True), ("packed", True, True)]
 
 
-def test_where_nothing_is_sparse_the_dense_model_has_a_point_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "q.duckdb"
-    Ledger(path).ingest(samples.sample(samples.manifest(variants=[{"quantize": "int8"}])))
-    found = query.run(path, "SELECT DISTINCT method = 'dense', line = 'dense', resized FROM curves ORDER BY all").rows
+def test_where_nothing_is_sparse_the_dense_model_has_a_point_of_its_own(hold: Hold) -> None:
+    ask = hold(samples.sample(samples.manifest(variants=[{"quantize": "int8"}])))
+    found = ask("SELECT DISTINCT method = 'dense', line = 'dense', resized FROM curves ORDER BY all").rows
     assert found == ((False, False, False), (True, True, False))
 
 
@@ -145,7 +130,7 @@ def test_what_a_recovery_gave_back(
     gained: float | None,
     found: list[dict[str, Any]],
     scored: list[dict[str, Any]],
-    tmp_path: Path,
+    hold: Hold,
 ) -> None:
     """Of a score in its own unit, of a perplexity in logarithms; per hour that the making took."""
     dense, pruned = scored
@@ -155,9 +140,8 @@ def test_what_a_recovery_gave_back(
     after["result"] = results[2]
     making = recovered(next(one for one in of(found, stage="make") if one["variant"]["id"] == pruned["variant"]["id"]))
     making["result"] |= {"seconds": 1800.0, "trained_tokens": 65_536, "joules": 5e4, "energy_source": "RAPL package-0"}
-    path = tmp_path / "recovered.duckdb"
-    Ledger(path).ingest([dense, pruned, after, making])
-    (row,) = query.run(path, "FROM recovered").dicts()
+    ask = hold([dense, pruned, after, making])
+    (row,) = ask("FROM recovered").dicts()
     assert row["recipe"].endswith(", then reconstruct")
     assert (row["before"], row["after"], row["dense_score"]) == tuple(results[place]["score"] for place in (1, 2, 0))
     assert row["regained"] == pytest.approx(share)
@@ -167,19 +151,18 @@ def test_what_a_recovery_gave_back(
     assert (row["trained_tokens"], row["hours"]) == (65_536, 0.5)
 
 
-def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_how_a_training_went(found: list[dict[str, Any]], hold: Hold, tmp_path: Path) -> None:
     making = copy.deepcopy(next(one for one in of(found, stage="make") if one["variant"]["sparsity"] == 0.5))
     making["result"] |= {"operations": 3e12, "trained_tokens": 80}
     making["result"]["curve"] = [
         {"step": 0, "tokens": 0, "loss": None, "held_out": 4.0},
         {"step": 10, "tokens": 80, "loss": 3.5, "held_out": 3.25},
     ]
-    path = tmp_path / "trained.duckdb"
-    Ledger(path).ingest([making])
-    rows = query.run(path, "SELECT recipe, step, tokens, loss, held_out FROM training_curves").rows
+    ask = hold([making])
+    rows = ask("SELECT recipe, step, tokens, loss, held_out FROM training_curves").rows
     recipe = making["variant"]["recipe"]
     assert rows == ((recipe, 0, 0, None, 4.0), (recipe, 10, 80, 3.5, 3.25))
-    assert query.run(path, "SELECT operations, joules, energy_source FROM variants").rows == ((3e12, None, None),)
+    assert ask("SELECT operations, joules, energy_source FROM variants").rows == ((3e12, None, None),)
     making["result"] |= {"joules": None, "energy_source": "none: no RAPL counters"}
     Ledger(tmp_path / "counted.duckdb").ingest([making])
     said = query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows
@@ -191,7 +174,7 @@ def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> Non
     assert query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows == said
 
 
-def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], hold: Hold) -> None:
     making = copy.deepcopy(next(one for one in of(found, stage="make")))
     skip = {"threshold": 0.25, "skipped": 0.4, "uses": None, "together": None}
     experts = {"threshold": None, "skipped": None, "together": 1.5, "inside": 0.25}
@@ -203,12 +186,10 @@ def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str,
         # Those that all tokens share are all that is active.
         {"side": "decoder", "layer": 4, "module": "e", "near_zero": 0.3, "uses": [0.0, 0.0], **experts},
     ]
-    path = tmp_path / "activity.duckdb"
-    Ledger(path).ingest([making])
     asked = (
         "module, near_zero, threshold, skipped, experts, idlest, busiest, busiest_to_mean, evenness, together, inside"
     )
-    rows = query.run(path, f"SELECT {asked} FROM activity ORDER BY layer").rows
+    rows = hold([making])(f"SELECT {asked} FROM activity ORDER BY layer").rows
     assert rows[0] == ("a", 0.1, 0.25, 0.4, None, None, None, None, None, None, None)
     assert rows[1] == ("b", 0.2, None, None, 4, 0.5, 0.5, 1.0, pytest.approx(1), 1.5, 0.25)
     assert rows[2] == ("c", 0.3, None, None, 2, 0.0, 1.0, 2.0, 0.0, 1.5, 0.25)
@@ -217,7 +198,7 @@ def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str,
     assert rows[4] == ("e", 0.3, None, None, 2, 0.0, 0.0, None, None, 1.5, 0.25)
 
 
-def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> None:
+def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(hold: Hold) -> None:
     variants = [
         {"quantize": "int4", "rounding": "gptq"},
         [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}, {"quantize": "int8"}],
@@ -225,9 +206,8 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
         {"prune": "elsa", "sparsity": 0.9, "source": "path:text.txt"},
         {"shrink": "l2", "parameters": 0.9},
     ]
-    path = tmp_path / "recipes.duckdb"
-    Ledger(path).ingest([samples.plan_record(samples.plan(samples.manifest(variants=variants)))])
-    rows = query.run(path, "SELECT DISTINCT kind, words, chance FROM _recipes ORDER BY ALL").rows
+    ask = hold([samples.plan_record(samples.plan(samples.manifest(variants=variants)))])
+    rows = ask("SELECT DISTINCT kind, words, chance FROM _recipes ORDER BY ALL").rows
     assert rows == (
         ("bits", "int4 GPTQ", False),
         ("smaller shapes", "l2 10%", False),
@@ -240,21 +220,19 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
     )
 
 
-def test_the_parameters_of_a_checkpoint_are_known_under_any_name(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_parameters_of_a_checkpoint_are_known_under_any_name(found: list[dict[str, Any]], hold: Hold) -> None:
     whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
     made = copy.deepcopy(of(found, stage="make", model="smol")[0])
     made["variant"] |= {"model": "called otherwise"}
     made["result"]["parameters"] = sum(tensor["count"] for tensor in whole["result"]["tensors"]) // 2
-    Ledger(tmp_path / "n.duckdb").ingest([made, whole])
     asked = "SELECT parameters_removed FROM variants WHERE recipe <> 'dense'"
-    ((share,),) = query.run(tmp_path / "n.duckdb", asked).rows
+    ((share,),) = hold([made, whole])(asked).rows
     assert share == pytest.approx(0.5, abs=1e-4)
 
 
 def test_the_weights_of_the_first_result_to_arrive_count_whatever_its_clock_said(
-    scored: list[dict[str, Any]], tmp_path: Path
+    scored: list[dict[str, Any]], hold: Hold
 ) -> None:
     first = scored[0] | {"content": "own", "started_at": (samples.START + timedelta(days=9)).isoformat()}
     late = elsewhere(first, "second", days=1) | {"content": "other"}
-    Ledger(tmp_path / "w.duckdb").ingest([first, late])
-    assert query.run(tmp_path / "w.duckdb", "SELECT content FROM variants").rows == (("own",),)
+    assert hold([first, late])("SELECT content FROM variants").rows == (("own",),)
