@@ -94,15 +94,6 @@ def test_an_error_is_in_the_log(forks: ForkServer, tmp_path: Path) -> None:
     assert "ValueError: something unforeseen" in (tmp_path / "log").read_text()
 
 
-def test_signals_reach_its_group(forks: ForkServer, tmp_path: Path) -> None:
-    process = start(forks, tmp_path, None)
-    forked(process)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait() == -signal.SIGTERM
-    assert process.wait() == -signal.SIGTERM
-
-
 def test_jobs_end_with_the_server(forks: ForkServer, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
     pid = forked(process)
@@ -150,10 +141,7 @@ benchmarks:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if forked and not children.may_fork():
-        pytest.skip("a GPU's driver does not survive a fork")
+def test_a_run_is_the_same_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         sources.fetch(sources.parse(all_tasks()["g2p"].data[0]), CACHE)
     except SourceError as error:
@@ -161,13 +149,10 @@ def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkey
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(CACHE.root))
     path = tmp_path / "g2p.yaml"
     path.write_text(MANIFEST.format(home=tmp_path, model=ROOT / "examples" / "g2p" / "model"))
-    begun: list[object] = []
-    born = ForkServer.__init__
-    monkeypatch.setattr(children, "may_fork", lambda: forked)
-    monkeypatch.setattr(ForkServer, "__init__", lambda self, *words: begun.append(self) or born(self, *words))
+    monkeypatch.setattr(children, "may_fork", lambda: False)
+    monkeypatch.setattr(ForkServer, "__init__", pytest.fail)
     done = CliRunner().invoke(app, ["run", str(path)])
     assert done.exit_code == 0, done.output
     assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 7
-    assert len(begun) == 2 * forked, "one for what is made, one for what is scored"
     logs = (log.read_text() for log in (tmp_path / "ledger" / "logs").glob("benchmarks*.log"))
     assert all("Traceback" not in log for log in logs)

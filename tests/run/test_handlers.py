@@ -145,3 +145,15 @@ def test_a_job_whose_folder_is_removed_under_it_waits_for_it_and_fails_no_cell(
     (event,) = map(json.loads, os.fdopen(reading))
     assert event["event"] == "damaged" and [*event["variants"]] == [dense.id]
     assert not [*space.records.glob("*")]
+
+
+def test_a_lost_parent_ends_the_worker_and_is_no_error_of_a_cell() -> None:
+    """An Exception would become the cell's failure at the worker's boundary."""
+    reading, writing = os.pipe()
+    spec: Any = SimpleNamespace(job=SimpleNamespace(cells=()))
+    recorder = Recorder(spec, writing)
+    recorder.progress(1, 2)
+    os.close(reading)
+    with pytest.raises(SystemExit):
+        recorder.progress(2, 2)
+    os.close(writing)

@@ -24,9 +24,9 @@ from sparsebench.run import cluster, handlers
 from sparsebench.run.cluster import Cluster
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.node import NodeIdentity, done_on_node
-from sparsebench.run.placement import PlacementGroup, bundles
+from sparsebench.run.placement import bundles
 from sparsebench.run.recorder import JobSpec
-from tests.run.test_executor import FakeRay, RayError, done, run, specification
+from tests.run.test_executor import FakeRay, done, run, specification
 
 SPREAD = {
     "version": 1,
@@ -132,24 +132,6 @@ def test_a_job_has_whole_nodes_of_a_group_that_ends_with_it(
     assert {(asked["num_cpus"], asked["max_retries"], "memory" in asked) for asked in placed} == {(4.0, 0, False)}
 
 
-def test_a_group_is_removed_where_its_job_is_lost_and_made_anew(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lost: list[str] = []
-
-    def work(spec: JobSpec, *words: Any) -> Iterator[dict[str, Any]]:
-        *_, group, start = words
-        assert start == Path.cwd(), "relative sources start there"
-        if group and not lost:
-            lost.append(group)
-            raise RayError("the node died")
-        yield from done(spec)
-
-    counts, _ = spread(plan, settings, monkeypatch, ray := Groups(work))
-    assert counts["done"] == len(plan.cells)
-    assert len(ray.made) == 3 and len(set(ray.removed)) == 3 and lost[0] in ray.removed
-
-
 def test_nodes_that_are_gone_for_good_fail_the_cells_by_name(
     plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,30 +146,6 @@ def test_nodes_that_are_gone_for_good_fail_the_cells_by_name(
     assert counts["failed"] == 2, "latency and memory"
     assert all("nodes: 2: 4 ranks need 2 nodes with 2 CPUs each; 1 of this cluster's 1" in reason for reason in why)
     assert len(ray.removed) == len(ray.made)
-
-
-def test_nodes_are_asked_for_anew_where_the_largest_is_gone(plan: Plan) -> None:
-    ray, sizes = Groups(done), [8.0, 4.0, 2.0]
-
-    def group(shares: list[dict[str, float]], strategy: str, name: str) -> Any:
-        ray.made.append((shares, strategy))
-        assert len(ray.made) < 3
-
-        def wait(seconds: int) -> bool:
-            ray.looks += 1
-            assert ray.looks < 9, "nobody can give these nodes any more"
-            if 8.0 in sizes:
-                sizes.remove(8.0)
-            return all(share["CPU"] in sizes for share in shares)
-
-        return SimpleNamespace(name=name, wait=wait)
-
-    ray.util.placement_group = group
-    job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
-    with PlacementGroup(ray, job, False, lambda: [node(f"node-{size}", CPU=size) for size in sizes]) as placed:
-        assert [shares for shares, _ in ray.made] == [[{"CPU": 8.0}, {"CPU": 4.0}], [{"CPU": 4.0}, {"CPU": 2.0}]]
-        assert len(ray.removed) == 1 and placed.name not in ray.removed
-    assert ray.removed[1:] == [placed.name]
 
 
 def test_a_cluster_that_can_never_hold_the_ranks_is_refused_before_work(
@@ -247,20 +205,19 @@ def test_ranks_are_measured_on_the_nodes_that_ray_gave(
     assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
 
 
-class GetTimeoutError(Exception):
-    pass
-
-
-def of_two_nodes(state: str, answers: bool) -> Any:
+@pytest.mark.parametrize(
+    ("state", "wrong", "said"),
+    [
+        ("CREATED", UserError, r"node 10\.0\.0\.1: .*torch 1\.0 instead"),
+        ("RESCHEDULING", MeasureError, "a node of the placement group is gone"),
+    ],
+)
+def test_a_node_of_the_group_that_differs_or_is_gone_is_named(
+    state: str, wrong: type[Exception], said: str, plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a node of a placement group of two sees of Ray; tasks on the other node are done at once."""
-
-    def get(results: list[Any], timeout: float) -> list[Any]:
-        if not answers:
-            raise GetTimeoutError
-        return results
-
     group = {"state": state, "bundles": [{"CPU": 2.0}] * 2, "bundles_to_node_id": {0: "a", 1: "b"}}
-    return SimpleNamespace(
+    ray: Any = SimpleNamespace(
         util=SimpleNamespace(
             get_placement_group=lambda name: name,
             placement_group_table=lambda name: group,
@@ -268,32 +225,13 @@ def of_two_nodes(state: str, answers: bool) -> Any:
         ),
         nodes=lambda: [{"NodeID": name, "NodeManagerAddress": f"10.0.0.{place}"} for place, name in enumerate("ab")],
         remote=lambda function: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=function)),
-        get=get,
-        exceptions=SimpleNamespace(GetTimeoutError=GetTimeoutError),
+        get=lambda results, timeout: results,
+        exceptions=SimpleNamespace(GetTimeoutError=TimeoutError),
     )
-
-
-@pytest.mark.parametrize(
-    ("state", "answers", "wrong", "said"),
-    [
-        ("CREATED", True, UserError, r"node 10\.0\.0\.1: .*torch 1\.0 instead"),
-        ("RESCHEDULING", True, MeasureError, "a node of the placement group is gone"),
-        ("CREATED", False, MeasureError, r"no answer from one of 10\.0\.0\.1"),
-    ],
-)
-def test_a_node_of_the_group_that_differs_or_is_gone_is_named(
-    state: str,
-    answers: bool,
-    wrong: type[Exception],
-    said: str,
-    plan: Plan,
-    settings: RunSettings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", of_two_nodes(state, answers))
+    monkeypatch.setitem(sys.modules, "ray", ray)
     here, there = NodeIdentity.here("cpu"), replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))
-    told = iter([here, there])
-    monkeypatch.setattr(NodeIdentity, "here", lambda device: next(told))
+    found = iter([here, there])
+    monkeypatch.setattr(NodeIdentity, "here", lambda device: next(found))
     job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
     with pytest.raises(wrong, match=said):
         next(done_on_node(specification(plan, settings, job), settings, 4, here, "name"))

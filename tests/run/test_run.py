@@ -19,31 +19,47 @@ import pytest
 
 from sparsebench import provenance
 from sparsebench.cli.run import command_like
+from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from sparsebench.plan.preflight import PlanRequest
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.records import statuses, write
 from sparsebench.run.child import how_it_died
 from sparsebench.run.handlers import LIBRARIES
+from sparsebench.run.workspace import exclusive
 from tests.command import call
 from tests.run.conftest import CALIBRATION, VARIANTS, Experiment
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_run_is_recorded_and_not_repeated(
-    manifest: Path, tmp_path: Path, sparsebench: Call, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
+    number: signal.Signals, manifest: Path, tmp_path: Path, sparsebench: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    first = sparsebench("run", manifest)
-    assert first.returncode == 0, first.stderr
-    known = statuses(tmp_path / "ledger" / "records")
+    # A shell's background jobs are born deaf to Ctrl-C, and these tests may be one.
+    process = begin(manifest, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    records, ledger = tmp_path / "ledger" / "records", tmp_path / "ledger" / "test.duckdb"
+    deadline = time.monotonic() + 600
+    while "done" not in statuses(records).values() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    kept = statuses(records)
+    assert kept
+    assert set(kept.values()) == {"done"}, "what was in flight is not a failure"
+
+    rest = sparsebench("run", manifest)
+    assert rest.returncode == 0, rest.stderr
+    assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
+    known = statuses(records)
     assert len(known) == 8
     assert set(known.values()) == {"done"}
-    rows = call(
-        "sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv",
-        "select sparsity, achieved_sparsity, (bytes_packed < bytes_dense)::int from results order by 1",
-    )  # fmt: skip
+    asked = "select sparsity, achieved_sparsity, (bytes_packed < bytes_dense)::int from results order by 1"
+    rows = call("sql", "--ledger", ledger, "--format", "csv", asked)
     assert rows.stdout.splitlines()[1:] == ["0.0,0.0,0", "0.5,0.5,1", "0.9,0.9,1"], rows.stderr
     assert not list((tmp_path / "work" / "variants").iterdir()), "variants' folders must go when their cells are done"
     assert not list((tmp_path / "tmp").iterdir()), "and so must temporary files"
@@ -52,20 +68,11 @@ def test_a_run_is_recorded_and_not_repeated(
     assert second.returncode == 0
     assert "nothing to do" in second.stderr
     assert "learned from 8 cells of this machine" not in second.stderr, "nothing is foreseen"
-    (tmp_path / "ledger" / "records").rename(tmp_path / "elsewhere")
+    records.rename(tmp_path / "elsewhere")
     foreseen = call("plan", manifest)
     assert "learned from 8 cells of this machine" in foreseen.stderr
-    held = json.loads(call("status", "--ledger", tmp_path / "ledger" / "test.duckdb", "--json").stdout)
+    held = json.loads(call("status", "--ledger", ledger, "--json").stdout)
     assert {row["stage"]: row["done"] for row in held["stages"]} == {"structure": 3, "storage": 3, "make": 2}
-
-
-@pytest.mark.long
-def test_a_changed_sparsity_runs_alone(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    sparsebench("run", manifest)
-    manifest.write_text(manifest.read_text().replace("0.9", "0.95"))
-    plan = json.loads(sparsebench("plan", manifest, "--json").stdout)
-    assert {row["variant"] for row in plan if row["runs"]} == {"magnitude/layer 95%"}
-    assert {row["why"] for row in plan if not row["runs"]} == {"done"}
 
 
 @pytest.mark.long
@@ -99,69 +106,23 @@ def broken(tiny_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
+def test_a_failing_cell_is_recorded_and_the_rest_of_what_is_asked_for_goes_on(
     manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
     extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nvariants:'
     manifest.write_text(manifest.read_text().replace("variants:", extra))
-    done = sparsebench("run", manifest, "--only", "stage=make")
+    variants = prepare(PlanRequest(manifest)).plan.variants.values()
+    left_out = next(one.id for one in variants if one.last("sparsity") == 0.9)
+    of_another_run = tmp_path / "work" / "variants" / left_out
+    of_another_run.mkdir(parents=True)
+    done = sparsebench("run", manifest, "--only", "stage=make", "--only", "sparsity=50%")
     assert done.returncode == 1
     known = statuses(tmp_path / "ledger" / "records")
-    assert sorted(known.values()) == ["done"] * 2 + ["skipped"] * 2
+    assert sorted(known.values()) == ["done", "skipped"]
+    assert of_another_run.is_dir()
     assert "model.safetensors" in done.stderr
     assert "Traceback" not in done.stderr
-    told = call("status", manifest).stderr
-    assert "and 1 more: skipped" in told and "model.safetensors" in told
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sparsebench", "run", str(manifest)],
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs are born deaf to Ctrl-C, and these tests may be one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    records = tmp_path / "ledger" / "records"
-    deadline = time.monotonic() + 600
-    while "done" not in statuses(records).values() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 130, said
-    assert "interrupted" in said
-    kept = statuses(records)
-    assert kept
-    assert set(kept.values()) == {"done"}, "what was in flight is not a failure"
-
-    rest = subprocess.run(
-        [sys.executable, "-m", "sparsebench", "run", str(manifest)], capture_output=True, text=True, check=False
-    )
-    assert rest.returncode == 0, rest.stderr
-    assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
-
-
-@pytest.mark.long
-def test_what_lies_in_the_current_folder_is_not_imported(manifest: Path, tmp_path: Path) -> None:
-    """`python -m` would take a person's own files for libraries, and another checkout for this one."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for name in ("sparsebench", "torch", "safetensors", "numpy"):
-        (folder / f"{name}.py").write_text("raise SystemExit('imported from the current folder')\n")
-    command = [sys.executable, "-P", "-m", "sparsebench", "run", str(manifest)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "8 done" in done.stderr
-
-
-def test_a_killed_job_becomes_a_failed_record(compared: Path, tmp_path: Path) -> None:
-    run = begin(compared)
-    importing(run).kill()
-    _, said = run.communicate(timeout=600)
-    assert run.returncode == 1, said
-    assert "SIGKILL" in said
-    assert [*statuses(tmp_path / "ledger" / "records").values()].count("failed") == 2
+    assert "model.safetensors" in call("status", manifest).stderr
 
 
 @pytest.fixture
@@ -171,9 +132,9 @@ def compared(experiment: Experiment) -> Path:
     return experiment.write(CALIBRATION + VARIANTS + rest)
 
 
-def begin(manifest: Path, *words: str) -> subprocess.Popen[str]:
+def begin(manifest: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sparsebench", "run", str(manifest), *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
 def importing(run: subprocess.Popen[str]) -> psutil.Process:
@@ -187,112 +148,70 @@ def importing(run: subprocess.Popen[str]) -> psutil.Process:
     raise AssertionError(f"no such job began: {run.communicate()[1]}")
 
 
-def test_a_killed_run_leaves_no_process_and_no_failure(compared: Path, tmp_path: Path, sparsebench: Call) -> None:
+def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(
+    compared: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    records = tmp_path / "ledger" / "records"
+
+    def failed() -> int:
+        return [*statuses(records).values()].count("failed")
+
     run = begin(compared)
     child = importing(run)
     run.kill()
     run.communicate()
     child.wait(60)
-    assert "failed" not in statuses(tmp_path / "ledger" / "records").values()
-    again = sparsebench("run", compared)
-    assert again.returncode == 0, again.stderr
-    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 4
-    assert not list((tmp_path / "work" / "variants").iterdir())
+    assert not failed()
 
+    run = begin(compared)
+    importing(run).kill()
+    _, said = run.communicate(timeout=600)
+    assert run.returncode == 1, said
+    assert "SIGKILL" in said and failed() == 2
 
-def test_a_stopped_worker_is_given_up_after_its_silence(compared: Path, tmp_path: Path) -> None:
-    run = begin(compared, "--silence", "3")
+    run = begin(compared, "--silence", "3", "--retry-failed")
     child = importing(run)
     child.suspend()
     _, said = run.communicate(timeout=600)
     assert run.returncode == 1, said
     assert not child.is_running()
-    assert [*statuses(tmp_path / "ledger" / "records").values()].count("failed") == 2
-    assert "3 seconds" in said
+    assert "3 seconds" in said and failed() == 2
+
+    again = sparsebench("run", compared, "--retry-failed")
+    assert again.returncode == 0, again.stderr
+    assert list(statuses(records).values()) == ["done"] * 4
+    assert not list((tmp_path / "work" / "variants").iterdir())
 
 
-@pytest.mark.long
-def test_two_projects_with_one_work_folder_do_not_take_each_others_variants(
-    manifest: Path, tmp_path: Path, sparsebench: Call
-) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text(manifest.read_text().replace("ledger/test", "other/test").replace("[0.5, 0.9]", "[0.9, 0.95]"))
-    slow = begin(manifest, "--only", "stage=structure")
-    made = tmp_path / "work" / "variants"
-    while sum(".partial" not in path.parent.name for path in made.glob("*/config.json")) < 2 and slow.poll() is None:
-        time.sleep(0.02)
-    first = psutil.Process(slow.pid)
-    stopped = [first, *first.children(recursive=True)]
-    for process in stopped:
-        process.suspend()
-    done = sparsebench("run", other, "--only", "stage=structure")
-    for process in stopped:
-        with suppress(psutil.NoSuchProcess):
-            process.resume()
-    assert done.returncode == 0, done.stderr
-    _, said = slow.communicate(timeout=600)
-    assert slow.returncode == 0, said
-    assert not list(made.iterdir())
-
-
-def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    from sparsebench.run.workspace import exclusive
-
+def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path) -> None:
     with exclusive(tmp_path / "ledger" / "test.duckdb"):
-        refused = sparsebench("run", manifest)
+        refused = call("run", manifest)
     assert refused.returncode == 2
     assert "is running in" in refused.stderr
 
 
 @pytest.mark.long
-def test_a_lost_ledger_is_made_anew_from_records(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    sparsebench("run", manifest)
-    ledger = tmp_path / "ledger" / "test.duckdb"
-    ledger.unlink()
-    manifest.write_text(manifest.read_text().replace("0.9]", "0.9, 0.99]"))
-    again = sparsebench("run", manifest)
-    assert again.returncode == 0, again.stderr
-    assert "rebuilt from" in again.stderr
-    counted = sparsebench("sql", "--ledger", ledger, "--format", "csv", "select count(*) from results")
-    assert counted.stdout.split() == ["count_star()", "4"]
-
-
-@pytest.mark.long
-def test_records_that_a_killed_run_left_behind_reach_the_ledger(
-    manifest: Path, tmp_path: Path, sparsebench: Call
-) -> None:
+def test_records_reach_a_ledger_that_was_lost_or_lacks_some(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     sparsebench("run", manifest)
     path = tmp_path / "ledger" / "test.duckdb"
-    path.unlink()
     records = sorted((tmp_path / "ledger" / "records").glob("*.*.json"))
-    Ledger(path).ingest(json.loads(record.read_text()) for record in records[:5])
-    again = sparsebench("run", manifest)
-    assert again.returncode == 0, again.stderr
-    assert "added 3 records" in again.stderr
-    assert "nothing to do: every cell has its result" in again.stderr
-    counted = sparsebench("sql", "--ledger", path, "--format", "csv", "select count(*) from base.records")
-    assert counted.stdout.split() == ["count_star()", "8"]
+    for left, said in ((0, "rebuilt from"), (5, "added 3 records")):
+        path.unlink()
+        if left:
+            Ledger(path).ingest(json.loads(record.read_text()) for record in records[:left])
+        again = sparsebench("run", manifest)
+        assert again.returncode == 0, again.stderr
+        assert said in again.stderr and "nothing to do: every cell has its result" in again.stderr
+        assert query.run(path, "select count(*) from base.records").rows == ((8,),)
 
 
 @pytest.mark.parametrize(
-    ("only", "says", "code"),
-    [
-        ("sparsity=50%", "2 cells", 0),
-        ("sparsity=half", "--only sparsity=half: not a sparsity", 2),
-        ("model=tinny", "--only matches no cell of the manifest", 2),
-    ],
-)
-def test_only_takes_what_it_understands(only: str, says: str, code: int, manifest: Path, sparsebench: Call) -> None:
-    from sparsebench.plan.preflight import prepare
-
-    variants = prepare(PlanRequest(manifest)).plan.variants.values()
-    (left_out,) = [one.id for one in variants if one.last("sparsity") == 0.9]
-    of_another_run = manifest.parent / "work" / "variants" / left_out
-    of_another_run.mkdir(parents=True)
-    done = sparsebench("run", manifest, "--only", only, "--only", "stage=make")
-    assert done.returncode == code, done.stderr
-    assert of_another_run.is_dir()
-    assert says.replace("2 cells", "1 of 8 cells to do") in done.stderr
+    ("only", "says"),
+    [("sparsity=half", "--only sparsity=half: not a sparsity"), ("model=tinny", "--only matches no cell of the manifest")],
+)  # fmt: skip
+def test_only_takes_what_it_understands(only: str, says: str, manifest: Path) -> None:
+    refused = call("run", manifest, "--only", only, "--only", "stage=make")
+    assert refused.returncode == 2 and says in refused.stderr
 
 
 def test_the_command_to_try_again_asks_the_same_cluster_and_caches() -> None:
