@@ -13,7 +13,7 @@ import yaml
 
 from sparsebench import benchmarks, environment, sources
 from sparsebench.plan.preflight import PlanRequest, prepare
-from tests.docs.test_quotes import quotes
+from tests.docs.test_generated import quotes
 from tests.models.replaying import written
 from tests.steps.shrink.test_labelled import classifier, documents
 

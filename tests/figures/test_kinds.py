@@ -21,8 +21,7 @@ from tests.ledger import samples
 
 SPECS = Path(__file__).parent / "specs"
 """Headers that no shipped figure has any more, for what they make the drawing do."""
-SERIES = pytest.mark.parametrize("series", [3, 10, 40])
-WIDTHS = pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
+SIZES = pytest.mark.parametrize(("series", "width"), [(3, style.WIDTH), (40, style.COLUMN)])
 
 
 def table(rows: list[dict[str, Any]]) -> query.Table:
@@ -45,8 +44,7 @@ def costs(series: int, facets: int = 2) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-@WIDTHS
-@SERIES
+@SIZES
 def test_points_and_their_texts_clip_and_overlap_nothing(series: int, width: float) -> None:
     figure = draw(parse(SPECS / "pareto.sql"), table(costs(series)), [], width)
     assert overlaps(figure) == []
@@ -88,8 +86,7 @@ CHAIN = "magnitude/layer, then distill words.jsonl tokens=200000 length=64 batch
 """What a chain is called."""
 
 
-@WIDTHS
-def test_a_chains_name_takes_several_lines(width: float) -> None:
+def test_a_chains_name_takes_several_lines() -> None:
     rows = [
         {
             "speedup": 1.5, "speedup_low": 1.4, "speedup_high": 1.6, "sparsity": "80%", "dense": 1,
@@ -97,20 +94,18 @@ def test_a_chains_name_takes_several_lines(width: float) -> None:
         }
         for facet in range(2) for name in ("dense", "magnitude/layer 80%", f"{CHAIN} 80%")
     ]  # fmt: skip
-    assert overlaps(draw(parse(SPECS / "forest.sql"), table(rows), [], width)) == []
+    assert overlaps(draw(parse(SPECS / "forest.sql"), table(rows), [], style.COLUMN)) == []
 
 
-@WIDTHS
-def test_a_chains_name_in_a_legend_takes_several_lines(width: float) -> None:
+def test_a_chains_name_in_a_legend_takes_several_lines() -> None:
     rows = [{**row, "line": f"{row['line']}, {CHAIN}"} for row in rows_of(3, 2)]
-    figure = draw(parse(SHIPPED / "score.sql"), table(rows), [], width)
+    figure = draw(parse(SHIPPED / "score.sql"), table(rows), [], style.COLUMN)
     assert overlaps(figure) == []
     (legend,) = figure.legends
     assert all(CHAIN in text.get_text().replace("\n", " ") for text in legend.get_texts()[:3])
 
 
-@WIDTHS
-@SERIES
+@SIZES
 @pytest.mark.parametrize("settings", [1, 12])
 @pytest.mark.long
 def test_forests_clip_and_overlap_nothing(settings: int, series: int, width: float) -> None:
@@ -132,8 +127,7 @@ def test_forests_clip_and_overlap_nothing(settings: int, series: int, width: flo
         assert max(pixels) < 0 and places[0] > -0.5 and places[-1] < settings - 0.5, "no point hides another"
 
 
-@WIDTHS
-@SERIES
+@SIZES
 def test_failures_clip_and_overlap_nothing_and_every_reason_is_told(series: int, width: float) -> None:
     rows = [
         {
@@ -152,8 +146,7 @@ def test_failures_clip_and_overlap_nothing_and_every_reason_is_told(series: int,
     assert all(f"reason number {row}" in told for row in range(series))
 
 
-@WIDTHS
-@SERIES
+@SIZES
 def test_curves_clip_and_overlap_nothing(series: int, width: float) -> None:
     rows = [
         {

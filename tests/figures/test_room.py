@@ -27,8 +27,7 @@ def test_the_sparsity_axis_keeps_its_points_apart(across: int) -> None:
     assert style.gather(places) == pytest.approx(SPARSITIES)
 
 
-@pytest.mark.parametrize("facets", [1, 2, 6])
-@pytest.mark.parametrize("series", [1, 3, 10, 40])
+@pytest.mark.parametrize(("series", "facets"), [(1, 2), (10, 1), (40, 6)])
 @pytest.mark.long
 def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
     rows = rows_of(series, facets)
@@ -36,8 +35,7 @@ def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
     assert overlaps(draw(parse(SHIPPED / "score.sql"), table, [])) == []
 
 
-@pytest.mark.parametrize("facets", [1, 3])
-@pytest.mark.parametrize("series", [1, 3, 8, 12, 20])
+@pytest.mark.parametrize(("series", "facets"), [(1, 1), (12, 1), (8, 3), (20, 3)])
 @pytest.mark.long
 def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None:
     rows = exploding(series, facets)
@@ -126,7 +124,7 @@ def test_shipped_figures_clip_and_overlap_nothing(answers: dict[str, query.Table
     assert overlaps(figure) == []
 
 
-@pytest.mark.parametrize(("layers", "models"), [(6, 1), (30, 2), (48, 3)])
+@pytest.mark.parametrize(("layers", "models"), [(6, 1), (48, 3)])
 def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
     kinds = ["encoder q", "encoder k", "decoder cross_q", "decoder gate_up", "decoder down"]
     rows = tuple(

@@ -100,18 +100,6 @@ def alone(ask: Ask) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def test_fewer_bits_of_weights_that_came_from_four_bits_are_told_as_that(
-    page: str, ask: Ask, titles: Callable[[str], str]
-) -> None:
-    (line,) = bullets(page, "What favours whom.")
-    (row,) = ask(
-        "SELECT min(share) AS least, max(share) AS most FROM sizes WHERE format = 'source' AND weights = 'dequantized'"
-    )
-    least, most = f"{100 * row['least']:.0f}", f"{row['most']:.0%}"
-    assert "GGUF" in line and f"4-bit files (*GGUF*), which have {least}–{most} of their bytes" in line
-    assert f"4-bit files of {least} to {most}" in titles("kinds")
-
-
 def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
     measured = alone(ask)
     for model, sweep in measured.items():
@@ -121,10 +109,6 @@ def zeros_are_told(ask: Ask, page: str) -> dict[str, list[dict[str, Any]]]:
         assert f"{near['share']:.0%} of {model}'s file" in line
         assert f"next measured: {following['sparsity']:.0%}, ×{following['ratio']:.2f}" in line
     return measured
-
-
-def test_zeros_alone_are_told_as_they_were_measured_and_no_best_is_claimed(page: str, ask: Ask) -> None:
-    assert set(zeros_are_told(ask, page)) == {"qwen2.5-coder-1.5b", "smollm2-135m"}
 
 
 def test_a_record_on_other_windows_counts_for_what_zeros_alone_leave(published: Path, tmp_path: Path) -> None:
@@ -139,78 +123,12 @@ def test_a_record_on_other_windows_counts_for_what_zeros_alone_leave(published: 
     assert twenty["ratio"] == pytest.approx(1.03, abs=0.005) and twenty["share"] == pytest.approx(0.89, abs=0.005)
 
 
-def test_a_speed_is_told_with_its_prompt_and_request_and_over_what(page: str, ask: Ask) -> None:
-    told = {tuple(row[:2]): row[-3:] for row in rows(page)}
-    for recipe in ("int8", "int4"):
-        (known,) = ask(f"""
-            SELECT any_value(speedup) FILTER (phase = 'decode') AS token, any_value(speedup) FILTER (phase = 'prefill') AS prompt,
-                   any_value(speedup) FILTER (phase = 'generate') AS request
-            FROM _headlines JOIN variants USING (variant_id, model)
-            WHERE model LIKE 'qwen%' AND engine = 'sparse' AND recipe = '{recipe}' AND rivals > 1""")
-        found = told["qwen2.5-coder-1.5b", recipe]
-        assert [cell.rstrip("?") for cell in found] == [
-            f"×{known[phase]:.2f}" for phase in ("token", "prompt", "request")
-        ]
-
-
-def test_what_fails_the_quality_gate_has_no_speed(page: str, ask: Ask) -> None:
-    passing = {
-        (row["model"], row["words"])
-        for row in ask("SELECT g.model, words FROM gate g JOIN _recipes USING (variant_id) WHERE passes")
-    }
-    assert {(model, recipe.partition(" in groups")[0]) for model, recipe, *_ in rows(page)} <= passing
-
-
 def test_one_label_has_one_calibration_and_one_dense_score(page: str, ask: Ask) -> None:
     twice = ask("""
         SELECT r.words, v.model FROM _recipes r JOIN ways USING (variant_id) JOIN variants v USING (variant_id)
         WHERE text IS NOT NULL AND v.weights <> 'random' GROUP BY ALL HAVING count(DISTINCT (text, inputs)) > 1""")
     assert twice == []
     assert len({tuple(row[:2]) for row in rows(page)}) == len(rows(page))
-
-
-def test_what_the_best_method_keeps_is_drawn_as_it_was_measured(ask: Ask) -> None:
-    drawn = [row for row in ask(parse(ROOT / "figures" / "retained.sql").sql) if row["sparsity"] > 0]
-    best = {
-        (row["model"], row["task"], round(row["sparsity"], 3)): row["retained"]
-        for row in ask("""
-            SELECT model, task, round(sparsity, 3) AS sparsity, max(retained) AS retained
-            FROM vs_dense
-            WHERE pattern = 'unstructured' AND method NOT LIKE 'random%'
-              AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
-            GROUP BY ALL""")
-    }
-    for row in drawn:
-        known = best[row["panel"].split(" (")[0], row["task"], round(row["sparsity"], 3)]
-        assert row["retained"] <= max(known, -0.25) + 1e-9
-    assert {row["task"] for row in drawn} == {task for _, task, _ in best if task not in ("perplexity", "mrpc_pair")}
-
-
-def test_what_cannot_be_pruned_is_told_of_parameters_and_of_a_file_that_holds_them_twice(paper: str, ask: Ask) -> None:
-    (row,) = ask("""
-        SELECT any_value(unprunable_bytes / bytes) AS share FROM sizes
-        WHERE model LIKE 'qwen%' AND method = 'dense' AND format = 'dense'""")
-    (law,) = re.findall(r"\*\*Amdahl's law.*", paper)
-    assert re.search(rf"15% in qwen2\.5-coder-1\.5b \({row['share']:.0%} of its file", law)
-
-
-def test_times_of_training_are_those_of_the_records(paper: str, ask: Ask) -> None:
-    told = {int(minutes) for minutes in re.findall(r"tokens, (\d+) minutes\)", paper)}
-    measured = {round(60 * row["hours"]) for row in ask("SELECT DISTINCT hours FROM recovered WHERE hours IS NOT NULL")}
-    assert told and told <= measured and " h)" not in paper
-
-
-def test_where_the_answer_takes_longer_than_the_prompt_is_told_by_engine(paper: str, ask: Ask) -> None:
-    found = ask("""
-        SELECT name, list(prompt / decode / tokens) AS starts FROM (
-            SELECT name, model, min(ms) FILTER (phase = 'decode') AS decode, min(ms) FILTER (phase = 'prefill') AS prompt,
-                   regexp_extract(workload, 'p(\\d+)', 1)::INTEGER AS tokens
-            FROM _dense_times WHERE workload LIKE 'b1 p128 %' AND (name, dtype) <> ('llama.cpp', 'bfloat16') OR model LIKE 'qwen%'
-            GROUP BY name, model, machine, workload HAVING machine LIKE '%25.17%') GROUP BY name""")
-    told = paper.split("once it is longer than ")[1].split(". Then count bytes")[0]
-    for row in found:
-        least, most = (f"{100 * share:.0f}" for share in (min(row["starts"]), max(row["starts"])))
-        assert f"{most if least == most else f'{least}–{most}'}%" in told and row["name"] in told
 
 
 def test_counts_are_of_one_set_of_benchmarks(paper: str, page: str, titles: Callable[[str], str], ask: Ask) -> None:

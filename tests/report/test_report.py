@@ -235,12 +235,8 @@ def test_two_manifests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "gone",
     [
-        {
-            "structure": "`structure:` section; for one model `sparsebench inspect SOURCE`",
-            "memory": "`sparsebench measure SOURCE`",
-        },
+        {"structure": "`sparsebench inspect SOURCE`", "latency": "`sparsebench measure SOURCE --against SOURCE`"},
         {"storage": "`storage:` section that lists `packed`", "benchmarks": "`sparsebench score SOURCE --task TASK`"},
-        {"latency": "`sparsebench measure SOURCE --against SOURCE`"},
     ],
     ids=lambda gone: " and ".join(gone),
 )
@@ -251,13 +247,6 @@ def test_a_stage_without_rows_is_said_to_be_missing(write: Write, gone: dict[str
     for command in gone.values():
         assert command in text
     assert not re.search(r"\b(None|nan)\b", text)
-
-
-@pytest.mark.long
-def test_only_dense_models(write: Write) -> None:
-    text = write(lambda record: record.get("kind") != "plan" and record["variant"]["method"] == "dense")
-    assert "No sparsified variant has been scored" in text
-    assert "the ledger holds no structure of a pruned model" in text
 
 
 def test_nothing_but_a_plan(write: Write) -> None:
