@@ -11,7 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from sparsebench.cli.app import app
+from sparsebench.sources import KNOWN
 from tests.cli.conftest import HALF
 from tests.command import call
 
@@ -237,3 +240,10 @@ def test_a_plan_counts_the_documents_of_every_part(tmp_path: Path, tiny_llama: P
     assert "mmlu, 570 documents: a drop below" in said
     assert "piqa, 100 documents: a drop below" in said
     assert "; 2 points take 1,9" in said
+
+
+def test_models_are_listed() -> None:
+    table = CliRunner().invoke(app, ["models"]).stdout
+    assert [row.partition("\t")[0] for row in table.splitlines()[1:]] == list(KNOWN)
+    rows = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    assert [(row["alias"], row["source"]) for row in rows] == [(name, known.source) for name, known in KNOWN.items()]

@@ -67,18 +67,6 @@ def test_no_verb_sends_a_strangers_text_as_it_is(tmp_path: Path, monkeypatch: py
         assert words == ["sql"] or r"\x1b[31m" in shown.output or EVIL in error, (words, shown.output, error)
 
 
-def test_an_error_does_not_either(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger = tmp_path / "theirs.duckdb"
-    Ledger(ledger).ingest(records(EVIL)[:2])
-    monkeypatch.setattr(sys, "argv", ["sparsebench", "report", "--manifest", "sampl", "--ledger", str(ledger)])
-    with pytest.raises(SystemExit):
-        program.main()
-    err = capsys.readouterr().err
-    assert SHOWN in err and harmless(err)
-
-
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
