@@ -1,12 +1,11 @@
-"""Reads a manifest as a document with the position of every value, and validates its shape."""
+"""Reads a manifest with the position of every value, and validates its shape."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -19,21 +18,6 @@ from sparsebench.manifest.schema import Manifest
 
 _LONGEST = 200
 """The most bytes of an experiment's name: a system's limit for a file's name is 255, and our files' names say more."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """A manifest's plain data, where each value stands in the file, and what is wrong with its YAML."""
-
-    path: Path
-    data: Any
-    positions: Positions = field(repr=False)
-    problems: Sequence[Problem] = ()
-
-    @property
-    def folder(self) -> Path:
-        """The folder that relative paths start from."""
-        return self.path.parent
 
 
 @dataclass(frozen=True)
@@ -59,8 +43,8 @@ class LoadedManifest:
         return self.positions.problem(at, message, expected, hint, on_key=on_key)
 
 
-def read_document(path: Path) -> Document:
-    """Read the manifest at ``path``. Raises ManifestError for a file that cannot be read as YAML text at all."""
+def read_manifest(path: Path) -> LoadedManifest:
+    """Return the manifest at ``path``. Raises ManifestError, also for a file that cannot be read as text at all."""
     try:
         with path.open("rb") as file:
             content = file.read(bounded.MANIFEST + 1)
@@ -73,39 +57,33 @@ def read_document(path: Path) -> Document:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         _fail(str(path), f"not UTF-8 text (byte {error.start})", "save the file as UTF-8", error)
-    return parse_document(text, str(path))
+    return parse_manifest(text, str(path))
 
 
-def parse_document(text: str, name: str) -> Document:
-    """Read the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
+def parse_manifest(text: str, name: str) -> LoadedManifest:
+    """Return the manifest in ``text``; ``name`` is the file that it is from, or that it will be written to.
 
-    Raises ManifestError for a text that holds no data.
+    Raises ManifestError with every problem of its YAML and its shape.
     """
     data, positions, problems = read_yaml(text, name)
     if data is None and not problems:
         _fail(name, "the manifest is empty", "`sparsebench init` writes a starter manifest")
     if data is None:
         raise ManifestError(problems)
-    return Document(Path(name), data, positions, problems)
-
-
-def validated(document: Document) -> LoadedManifest:
-    """Return the manifest that a document describes. Raises ManifestError with every problem of its YAML and its shape."""
-    problems = [*document.problems]
+    # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
+    broken = {(problem.line, problem.column) for problem in problems}
     try:
-        manifest = Manifest.model_validate(document.data)
+        manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        # What could not be read as YAML was replaced by null: problems with that null would only be echoes.
-        broken = {(problem.line, problem.column) for problem in document.problems}
-        explained = explain(error, document.data, document.positions)
+        explained = explain(error, data, positions)
         problems += [problem for problem in explained if (problem.line, problem.column) not in broken]
     if problems:
         raise ManifestError(problems)
-    loaded = LoadedManifest(manifest, document.path, document.positions)
+    loaded = LoadedManifest(manifest, Path(name), positions)
     # Record files carry the name. An argument from a shell that is not UTF-8 contains lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
         _fail(
-            str(document.path),
+            name,
             "the experiment's name is too long or has unprintable characters",
             f"add `name:`, or rename the file (at most {_LONGEST} bytes)",
         )

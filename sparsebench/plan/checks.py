@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from sparsebench import benchmarks, sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
-from sparsebench.manifest.load import LoadedManifest, read_document, siblings, validated
+from sparsebench.manifest.load import LoadedManifest, read_manifest, siblings
 from sparsebench.manifest.names import FAMILIES, LM_EVAL, Family
 from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean, one_of
@@ -36,7 +36,7 @@ OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
 
 def load(path: Path) -> LoadedManifest:
     """Load and check the manifest at ``path``. Raises ManifestError with every problem of its shape, else of the rest."""
-    return checked(validated(read_document(path)))
+    return checked(read_manifest(path))
 
 
 def checked(loaded: LoadedManifest) -> LoadedManifest:

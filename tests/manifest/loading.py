@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sparsebench.manifest.load import LoadedManifest, parse_document, validated
+from sparsebench.manifest.load import LoadedManifest, parse_manifest
 from sparsebench.plan.checks import checked
 
 
 def load_text(text: str, name: str) -> LoadedManifest:
     """Load and check the manifest in ``text``; relative paths start from the folder of the file ``name``."""
-    return checked(validated(parse_document(text, name)))
+    return checked(parse_manifest(text, name))
