@@ -1,6 +1,7 @@
 """Checks whether what a manifest names fits together: models with steps, tasks and teachers, texts with benchmarks.
 
-All of it by config.json and by fingerprints, before any weight is fetched.
+All of it by config.json and by fingerprints, before any weight is fetched; and which cells the engines, the device or
+the executor cannot do.
 """
 
 from __future__ import annotations
@@ -9,22 +10,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, environment, sources
+from sparsebench import benchmarks, devices, environment, sources
 from sparsebench.benchmarks.heads import data_misfit, fitting, missing_head
 from sparsebench.errors import Refusal
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.names import FAMILIES
+from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.recipes import is_for, steps_of
 from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel, ManifestTask, as_list
 from sparsebench.models.files.families import MODEL_TYPES, dimensions, family_of, unknown_type
-from sparsebench.models.files.quantized import KEY
+from sparsebench.models.files.quantized import FLOAT, KEY
 from sparsebench.models.files.text import longest_input, same_tokens
 from sparsebench.models.shape.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
+from sparsebench.plan.cells import Cell
 from sparsebench.plan.checks import families_against_configs
+from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.resolve import Resolved
-from sparsebench.plan.stages import own_of
+from sparsebench.plan.stages import block_of, own_of
+from sparsebench.runtime import Setting, Workload, engine_refusal
 from sparsebench.sources import Cache
 from sparsebench.steps.contract import Step
 
@@ -242,3 +247,50 @@ def _unfit_students(loaded: LoadedManifest, manifest: Manifest, configs: Configs
                     wanted = f"block {blocks - 1}" if isinstance(layers, list) else f"{blocks} blocks"
                     message = f"{wanted}, where a stack of `{name}` has {fewest}"
                     yield loaded.problem((*at, "student"), message, "fewer `layers`")
+
+
+def refusals(
+    loaded: LoadedManifest, manifest: Manifest, plan: Plan, configs: Configs, device: str, executor: str = "local"
+) -> dict[str, Problem]:
+    """Return the cells that would end as unsupported on ``device`` or with ``executor``, by id.
+
+    Each has its reason, at the line of the manifest that asks for it. ``configs`` are the dense models' config.json:
+    what a step changes in it shows when the cell is measured.
+    """
+    known: dict[object, Refusal | None] = {}  # the driver's tool is run once per question, not once per cell
+    problems: dict[str, Problem] = {}
+    for cell in plan.cells:
+        if "engine" not in cell.settings:
+            continue
+        ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
+        engine, encoding = cell.settings["engine"], cell.variant.encoding or FLOAT
+        workload, shares_machine = Workload(**cell.settings["workload"]), "alone" in cell.settings
+        question = engine, ranks, encoding, workload, cell.variant.model, cell.nodes, shares_machine
+        if question not in known:
+            setting = Setting(engine, ranks, workload, device=device)
+            config = configs.get(cell.variant.model, {})
+            known[question] = _spread(cell.nodes, shares_machine, device, executor) or engine_refusal(
+                config, encoding, setting
+            )
+        if refusal := known[question]:
+            problems[cell.id] = loaded.problem(_path(manifest, cell), refusal.reason, "", refusal.way_out)
+    return problems
+
+
+def _spread(nodes: int, shares_machine: bool, device: str, executor: str) -> Refusal | None:
+    """Return why ranks cannot be spread over ``nodes``, or a timed job not share its machine; None where they can."""
+    if nodes and executor != "ray":
+        return Refusal(f"nodes: {nodes}: only with --executor ray", "add --executor ray, or leave `nodes` out")
+    if not shares_machine or (devices.is_gpu(device) and not nodes):
+        return None
+    why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
+    return Refusal(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
+
+
+def _path(manifest: Manifest, cell: Cell) -> At:
+    """Return the path of the first runtime block that asks for a cell, or of its ``alone``, ``nodes`` or ``ranks``."""
+    path: At = ("runtime", (manifest.runtime or []).index(block_of(manifest, cell)))
+    for key in ("alone", "nodes"):
+        if key in cell.settings:
+            return (*path, key)
+    return (*path, "ranks") if cell.settings["ranks"] > 1 else path
