@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sparsebench import devices, proc, processor
+from sparsebench import devices, processor
 
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -87,7 +87,7 @@ def free_disk(path: Path) -> int:
 
 def _reclaimable(group: Path) -> int:
     """Return the bytes of idle cached files in a control group: they count as used, but the kernel takes them back."""
-    return int(proc.value(group / "memory.stat", "inactive_file") or 0)
+    return int(processor.kernel_value(group / "memory.stat", "inactive_file") or 0)
 
 
 @cache

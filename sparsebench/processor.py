@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
+from pathlib import Path
 
-from sparsebench import devices, proc
+from sparsebench import devices
+
+
+def kernel_value(file: str | Path, field: str) -> str:
+    """Return the first value of a field in a kernel file, such as ``VmRSS:  1024 kB``; empty where there is none."""
+    try:
+        match = re.search(rf"^{field}[ \t]*[: \t][ \t]*(.*\S)", Path(file).read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1] if match else ""
 
 
 @cache
 def cpu_model() -> str:
     """Return the processor's name, as the system gives it."""
-    return proc.value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    return kernel_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 @cache
@@ -20,14 +31,14 @@ def generation() -> str:
 
     A virtual machine often gives one name to all of a maker's processors: Zen 4 (25.17) and Zen 5 are ``AMD EPYC``.
     """
-    numbers = [proc.value("/proc/cpuinfo", field) for field in ("cpu family", "model")]
+    numbers = [kernel_value("/proc/cpuinfo", field) for field in ("cpu family", "model")]
     return ".".join(numbers) if all(numbers) else ""
 
 
 @cache
 def instruction_sets() -> frozenset[str]:
     """Return the instruction sets that an x86 processor reports; empty elsewhere."""
-    return frozenset(proc.value("/proc/cpuinfo", "flags").split())
+    return frozenset(kernel_value("/proc/cpuinfo", "flags").split())
 
 
 _AVX512 = frozenset({"avx512bw", "avx512vl", "avx512dq"})

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from sparsebench import children, devices, environment, proc
+from sparsebench import children, devices, environment, processor
 from sparsebench.sources import Cache
 
 REASON_DISABLED = "SPARSEBENCH_PLAIN_GLOO"
@@ -50,7 +50,7 @@ def requirements() -> tuple[tuple[str, bool, str], ...]:
 def extensions_dir(cache: Cache) -> Path:
     """Return the folder of the compiled operation: one for each set of libraries and kind of processor."""
     versions = environment.versions()
-    flags = proc.value("/proc/cpuinfo", "flags") or proc.value("/proc/cpuinfo", "Features")
+    flags = processor.kernel_value("/proc/cpuinfo", "flags") or processor.kernel_value("/proc/cpuinfo", "Features")
     key = (versions["torch"], versions["deepspeed"], platform.python_version(), platform.machine(), flags)
     return cache.root / "torch_extensions" / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
 

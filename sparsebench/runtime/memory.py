@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from sparsebench import devices, proc
+from sparsebench import devices, processor
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
@@ -158,7 +158,7 @@ def _reset_peak() -> None:
 
 def _status(field: str) -> int:
     """Return one field of /proc/self/status, in bytes. Raises UnsupportedError where it is missing."""
-    if not (value := proc.value(STATUS, field)):
+    if not (value := processor.kernel_value(STATUS, field)):
         raise UnsupportedError(f"{STATUS} has no {field}", LINUX)
     return int(value.split()[0]) * 1024
 
@@ -172,5 +172,5 @@ def _pss() -> int | None:
 
 def _pss_of(process: str) -> int | None:
     """Return the proportional set size of one process; None for one that has ended, too."""
-    value = proc.value(f"/proc/{process}/smaps_rollup", "Pss")
+    value = processor.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
     return int(value.split()[0]) * 1024 if value else None

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from sparsebench import proc
+from sparsebench import processor
 
 LOOK_SECONDS = 5.0
 """Seconds of silence after which somebody looks."""
@@ -181,4 +181,4 @@ def used(process: int, written: bool = False) -> tuple[float, float]:
 
 def oom_kills() -> int:
     """Return how many processes the kernel has killed for lack of memory since boot; 0 where it does not say."""
-    return int(proc.value("/proc/vmstat", "oom_kill") or 0)
+    return int(processor.kernel_value("/proc/vmstat", "oom_kill") or 0)
