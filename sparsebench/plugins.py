@@ -32,25 +32,25 @@ def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[st
             row = entry.load()
         except (ImportError, AttributeError) as error:
             raise UserError(
-                f"the entry point {entry.name!r} in {group} cannot be loaded: {error}", _whose(entry)
+                f"the entry point {entry.name!r} in {group} cannot be loaded: {error}", _way_out(entry)
             ) from error
         if not isinstance(row, kind):
             raise UserError(
                 f"the entry point {entry.name!r} in {group} names a {type(row).__name__}, not a {kind.__name__}",
-                _whose(entry),
+                _way_out(entry),
             )
         if row.name in rows:
             raise UserError(
-                f"{row.name!r} in {group} is there twice: {owners[row.name]} has it, and so has {_package(entry)}",
-                f"rename it in {_package(entry)} ({entry.value}), or uninstall that package",
+                f"{row.name!r} in {group} is there twice: {owners[row.name]} has it, and so has {_distribution_of(entry)}",
+                f"rename it in {_distribution_of(entry)} ({entry.value}), or uninstall that package",
             )
-        rows[row.name], owners[row.name] = row, _package(entry)
+        rows[row.name], owners[row.name] = row, _distribution_of(entry)
     return rows
 
 
-def _whose(entry: metadata.EntryPoint) -> str:
-    return f"mend or uninstall {_package(entry)}, which says {entry.value}"
+def _way_out(entry: metadata.EntryPoint) -> str:
+    return f"mend or uninstall {_distribution_of(entry)}, which says {entry.value}"
 
 
-def _package(entry: metadata.EntryPoint) -> str:
+def _distribution_of(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist else f"the package of entry point {entry.name!r}"

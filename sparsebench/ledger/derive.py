@@ -31,13 +31,13 @@ class OpenComparison(NamedTuple):
 
 def derive(connection: duckdb.DuckDBPyConnection) -> None:
     """Add the intervals and comparisons that are missing; the dense record may come before or after its variants."""
-    for part in _parts(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
+    for part in _in_batches(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
         _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
     schema.stand_in(connection, comparisons, set())
     unexplained = {"unexplained": statistics.not_compared(statistics.UNEXPLAINED).method}
     rows = connection.execute(comparisons, unexplained).fetchall()
-    for missing in _parts([OpenComparison(*row) for row in rows]):
+    for missing in _in_batches([OpenComparison(*row) for row in rows]):
         _add_comparisons(connection, missing)
 
 
@@ -45,7 +45,7 @@ def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Sequence[tuple[A
     ids = {"record_id": [record_id for record_id, *_ in part]}
     intervals = [
         statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
-        for (_, metric, score, _), data in zip(part, _each(connection, "derive/outcomes", ids), strict=True)
+        for (_, metric, score, _), data in zip(part, _rows_of_each(connection, "derive/outcomes", ids), strict=True)
     ]
     connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(intervals))
 
@@ -70,11 +70,11 @@ def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]])
     Both models must have been shown a document word for word the same.
     """
     columns = {"record_id": [variant for variant, _ in ids], "dense_id": [dense for _, dense in ids]}
-    for data in _each(connection, "derive/paired_outcomes", columns):
+    for data in _rows_of_each(connection, "derive/paired_outcomes", columns):
         yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
 
 
-def _parts(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
+def _in_batches(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
     """Split rows into parts of at most ``DOCUMENTS_AT_ONCE`` documents, or one row; a row's last column counts its own."""
     part: list[OpenRow] = []
     held = 0
@@ -88,7 +88,7 @@ def _parts(rows: Sequence[OpenRow]) -> Iterator[list[OpenRow]]:
         yield part
 
 
-def _each(
+def _rows_of_each(
     connection: duckdb.DuckDBPyConnection, query: str, ids: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, Any]]:
     """Yield each id's rows of a query, by column; NULL becomes NaN.
@@ -97,10 +97,10 @@ def _each(
     """
     data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
     whose, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))
-    plain = {name: np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan) for name, column in data.items()}
+    columns = {name: np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan) for name, column in data.items()}
     ends = np.searchsorted(whose, np.arange(1, len(next(iter(ids.values()))) + 1), side="right").tolist()
     for start, end in pairwise([0, *ends]):
-        yield {name: column[start:end] for name, column in plain.items()} | {"cluster": _clusters(cluster[start:end])}
+        yield {name: column[start:end] for name, column in columns.items()} | {"cluster": _clusters(cluster[start:end])}
 
 
 def _clusters(names: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.int64] | None:
