@@ -1,21 +1,26 @@
-"""Jobs on Ray's nodes, without Ray: what is asked of it, what comes back, and what is done again where a node is lost."""
+"""Jobs on Ray's nodes, without Ray: what is asked of it, what comes back, and what is done again where a node is lost; and the
+cores that jobs on this machine share."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
 import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from sparsebench import records
-from sparsebench.errors import UserError
+from sparsebench import environment, records
+from sparsebench.errors import ModelError, UserError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import Estimate
@@ -25,8 +30,9 @@ from sparsebench.run import cluster, node
 from sparsebench.run.cluster import Cluster, connect, places, resources
 from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
+from sparsebench.run.local import Local
 from sparsebench.run.node import NodeIdentity, done_on_node
-from sparsebench.run.recorder import JobSpec
+from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.run.runner import LOSSES, Runner
 
 CONTENT = {
@@ -256,3 +262,46 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunS
     for local in node._kept.values():
         local.__exit__()
     node._kept.clear()
+
+
+def test_a_job_that_measures_takes_the_cores_that_are_free(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "cores", lambda: 8)
+    monkeypatch.setattr(Local, "_process", lambda *_: SimpleNamespace(pid=1))
+    settings.workspace.logs.mkdir(parents=True)
+    with Local(replace(settings, slots=4)) as local:
+        running: list[Any] = []
+        grows: dict[str, bool] = {}
+        for job in jobs(plan, plan.cells, lambda _: False):
+            spec = specification(plan, settings, job)
+            running.append(local.start(job, spec, settings.workspace.logs / job.id, running))
+            written: JobSpec = pickle.loads((settings.workspace.logs / job.id).with_suffix(".job").read_bytes())
+            grows[job.kind] = written.threads is not None
+            os.close(running[-1].events)
+        assert grows == {
+            "prepare": False,
+            "make": False,
+            "assess": True,
+            "benchmarks": True,
+            "latency": False,
+            "memory": False,
+        }
+        for count, threads in ((1, 8), (2, 4), (3, 2), (6, 2)):
+            local.share_cores(running[:count])
+            assert local.threads.read_text() == str(threads)
+
+
+def test_the_next_cell_has_the_threads_that_are_free_then(plan: Plan, settings: RunSettings, tmp_path: Path) -> None:
+    job = next(job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "benchmarks")
+    threads, before = tmp_path / "threads", torch.get_num_threads()
+    spec = specification(plan, settings, job)
+    reading, writing = os.pipe()
+    try:
+        for number in (2, 1):
+            threads.write_text(str(number))
+            Recorder(replace(spec, threads=threads), writing).record(job.cells[0], ModelError("not here"))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+        os.close(reading), os.close(writing)

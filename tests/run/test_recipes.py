@@ -1,4 +1,4 @@
-"""Recipes from manifest to ledger: chains, quantization behind pruning, and a setting that fails alone."""
+"""From manifest to ledger and report: chains, a setting that fails alone, data of one's own, smaller shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.command import call
-from tests.run.conftest import CALIBRATION, Experiment
+from tests.run.conftest import CALIBRATION, OWN, Experiment
+from tests.steps.trim.tiny import LEARNED, TEXT, llama
 
 REST = """\
 variants:
@@ -171,7 +172,6 @@ def test_other_teachers_and_smaller_students_from_manifest_to_ledger(experiment:
     assert experiment.rows("SELECT value FROM steps WHERE field = 'student' AND value IS NOT NULL")
 
 
-Call = Callable[..., subprocess.CompletedProcess[str]]
 MORE = """\
   - {floor: zero-weights}
   - {floor: heuristic}
@@ -215,3 +215,32 @@ def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path, sparse
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records[:-1])))
     again = json.loads(sparsebench("plan", manifest, "--json").stdout)
     assert {row["what"] for row in again if row["runs"]} == {"choices-quiz"}
+
+
+SHAPES = """\
+storage: {formats: [dense], keep: none}
+variants:
+  - {shrink: l2, neurons: 24}
+  - {trim: corpus}
+  - - {shrink: last, blocks: 1}
+    - {trim: corpus}
+"""
+
+
+@pytest.mark.long
+def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path, sparsebench: Call) -> None:
+    own = "\n\n".join(f"{text} {number}" for number in range(20) for text in LEARNED)
+    experiment = Experiment(tmp_path, llama(tmp_path / "model"), "\n\n".join(TEXT * 20), own)
+    done = sparsebench("run", experiment.write(CALIBRATION + OWN + SHAPES))
+    assert done.returncode == 0, done.stderr
+    sql = "SELECT recipe, parameters_removed, bytes FROM variants JOIN sizes USING (variant_id) WHERE format = 'dense'"
+    found = {str(recipe): (removed, size) for recipe, removed, size in experiment.rows(sql)}
+    assert sparsebench("report", "--ledger", experiment.ledger, "--out", tmp_path / "report.md").returncode == 0
+    report = "".join(path.read_text() for path in tmp_path.glob("report*.md"))
+    dense = found.pop("dense")
+    assert len(found) == 3
+    for recipe, (removed, size) in found.items():
+        assert 0 < removed < 1 and size < dense[1], recipe
+        assert recipe in report
+    both = next(recipe for recipe in found if ", then " in recipe)
+    assert found[both][0] > max(found[recipe][0] for recipe in found if recipe != both and "l2" not in recipe)
