@@ -69,6 +69,7 @@ def test_every_feature_of_another_toolkit_has_a_valid_recipe_or_a_reason() -> No
         assert not row.beside or row.words(row.beside) != row.words(row.here)
 
 
+@pytest.mark.long
 def test_sixty_features_have_a_number_and_a_query_that_gives_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "published.duckdb")
     bundles = {ROOT / "ledger" / "published" / f"{row.manifest}.jsonl.zst" for row in ROWS}

@@ -29,8 +29,8 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
     return list(drawing.render(*asked, **settings))
 
 
-SAMPLE = ("perplexity", "engines", "structure")
-"""Figures of different kinds; the others are looked at by the long tests."""
+SAMPLE = ("engines",)
+"""The others are looked at by the long tests."""
 
 
 @pytest.mark.parametrize(

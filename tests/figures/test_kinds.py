@@ -226,21 +226,8 @@ def test_in_time_a_variant_stands_where_most_engines_ran_dense_and_it_is_fastest
             CREATE TABLE gate (variant_id TEXT, passes BOOL);
             CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
         for number, (name, kind, score, passes, engine, gains, rivals, speedup) in enumerate(variants):
-            row = [
-                name,
-                engine,
-                gains,
-                "torch",
-                rivals,
-                *speedup,
-                "decode",
-                1,
-                "any",
-                "real",
-                "CPU (AVX) ×2, 9 GiB",
-                "b1 p16 g8",
-                str(number),
-            ]
+            where = ("decode", 1, "any", "real", "CPU (AVX) ×2, 9 GiB", "b1 p16 g8")
+            row = [name, engine, gains, "torch", rivals, *speedup, *where, str(number)]
             connection.execute(f"INSERT INTO _headlines VALUES ({', '.join('?' * len(row))})", row)
             if not connection.execute("FROM gate WHERE variant_id = ?", [name]).fetchall():
                 connection.execute(

@@ -73,20 +73,6 @@ def test_the_calibration_text_is_stated(calibrated_ledger: Path, calibrated_repo
     ]
 
 
-@pytest.mark.long
-def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"variants": [{"prune": "wanda", "sparsity": [0.5]}]}
-    both = [
-        calibrated.sample(f"n{samples}", calibration={"samples": samples, "length": 64}, **changes)
-        for samples in (4, 8)
-    ]
-    text = written(tmp_path, *both)
-    labels = {row[0] for table in tables(text.split("## All results")[1]) for row in table}
-    assert {"wanda/row", "wanda/row, text 2"} <= labels
-    assert "wanda/row, text 1" not in labels
-    assert "2 calibration texts (section 6)" in text
-
-
 def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
     calibrated_ledger: Path, calibrated_report: str
 ) -> None:
@@ -177,24 +163,6 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
         r"- 50%: (alps|ria)/layer is lowest, .+; indistinguishable from it: (alps|ria)/layer; next wanda/row", text
     )
     assert re.search(r"\| (alps|ria)/layer \| 30\.\d\d ≈ \|", text)
-
-
-@pytest.mark.long
-def test_where_all_have_collapsed_nobody_wins(tmp_path: Path) -> None:
-    some = [{"prune": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
-    text = written(tmp_path, calibrated.sample(variants=some))
-    assert "- 90%: every method has collapsed." in text
-    assert "90% all collapsed" in text.split("## 7.")[1].split("## 8.")[0]
-    assert "**collapsed (" not in text
-
-
-@pytest.mark.long
-def test_few_windows_give_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrated, "WINDOWS", 4)
-    text = written(tmp_path, calibrated.sample())
-    assert "So few windows rank nothing: the order below may be chance" in text
-    assert "is lowest" not in text and "Which method" not in text
-    assert "**30." not in text
 
 
 def test_patterns_and_blocks_stand_beside_their_own_method_without_one(calibrated_report: str) -> None:

@@ -131,24 +131,6 @@ def test_a_gain_over_emulation_is_not_the_best(
     assert {row["best_phase"] for row in rows} == {"decode" if emulated else "prefill"}
 
 
-def test_a_task_that_cannot_tell_ruins_nothing(small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dense guesses at PIQA, and no chance is known of ARC: variants as good as dense are decided on by ARC alone."""
-    monkeypatch.setitem(samples.TASKS, "piqa", ("acc", 0.5, 0.5))
-    monkeypatch.setattr(samples, "skill", lambda variant: 1.0)
-    scored = samples.scored
-
-    def unknown(cell: Cell) -> Any:
-        found = scored(cell)
-        return replace(found, chance=None) if found.task == "arc_easy" else found
-
-    monkeypatch.setattr(samples, "scored", unknown)
-    both = {"decoder": [{"task": "piqa", "limit": 60}, {"task": "arc_easy", "limit": 200}]}
-    ledger = small(benchmarks=both, structure=None)
-    assert query.run(ledger, "FROM gate").rows == (), "neither task says anything of skill"
-    assert {row["ruined"] for row in asked(ledger, "latency")} == {False}
-    assert {(row["tasks"], row["losses"]) for row in asked(ledger, "trade")} == {(1, 0)}
-
-
 def test_what_saves_neither_bytes_nor_time_is_no_choice(
     small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +227,7 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
             ("decode", "llamacpp", "float16", 8.0, 12.0, 1.5),
         ]  # fmt: skip
         for phase, engine, method, ms, dense, speedup in rows:
+            verdict, dtype = "faster" if speedup > 1 else "", "float16" if method == "float16" else "bfloat16"
             row = [
                 "m",
                 "real",
@@ -258,8 +241,8 @@ def test_a_headline_is_over_the_fastest_dense_engine() -> None:
                 speedup,
                 speedup,
                 speedup,
-                "faster" if speedup > 1 else "",
-                "float16" if method == "float16" else "bfloat16",
+                verdict,
+                dtype,
             ]
             connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
         columns = "phase, method, rival, rivals, paired, speedup, gains"

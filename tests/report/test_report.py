@@ -283,14 +283,6 @@ def test_random_weights_are_a_rehearsal_and_marked_in_the_table_that_they_share(
     assert "dream" not in text.split("## 7.")[1].split("## 8.")[0]
 
 
-@pytest.mark.long
-def test_dequantized_weights_are_explained(write: Write, report: str) -> None:
-    text = write()
-    assert "**Dequantized weights**: smol. It comes from" in text
-    assert "at most 16 different values" in text
-    assert "dequantized" not in re.sub(r"```.*?```", "", report, flags=re.DOTALL)
-
-
 def test_what_is_not_in_the_ledger_is_not_explained(report: str) -> None:
     assert re.findall(r"^### (.+)$", report.split("## 6.")[1].split("## 7.")[0], re.MULTILINE) == [
         "Random",
@@ -314,19 +306,6 @@ def test_a_method_without_a_page_of_its_own_is_named_all_the_same(
     assert ("not installed here" in text) != installed
     assert "### Random" not in text
     assert "- novel: layer at 50%." in text
-
-
-@pytest.mark.long
-def test_patterns_stand_beside_the_same_share_without_a_pattern(write: Write) -> None:
-    both = [{"prune": "magnitude", "sparsity": [0.5]}, {"prune": "magnitude", "pattern": "2:4"}]
-    text = write(variants=both)
-    assert any(
-        row[2:4] == ["magnitude 2:4", "50%"]
-        for table in tables(text)
-        if "with the pattern" in table[0]
-        for row in table
-    )
-    assert "This ledger holds no score of a pattern" not in text
 
 
 def test_what_is_cited_is_among_the_queries_once(report: str) -> None:
