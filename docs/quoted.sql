@@ -94,6 +94,12 @@ WITH easy AS (
     FROM _headlines l
     JOIN variants v USING (variant_id)
     WHERE l.manifest = 'llamacpp' AND engine = 'sparse' AND workload LIKE 'b1 p128 %'
+), longer AS (
+    SELECT v.recipe, max(speedup) AS speedup
+    FROM (FROM _long_answers QUALIFY rivals = max(rivals) OVER (PARTITION BY variant_id))
+    JOIN variants v USING (variant_id)
+    WHERE v.model = 'qwen2.5-coder-1.5b'
+    GROUP BY v.recipe
 ), answer AS (
     -- Of variants whose recipes read alike, trained for longer or made elsewhere, the better one.
     SELECT model, recipe, what, max(said) AS said
@@ -102,13 +108,13 @@ WITH easy AS (
     GROUP BY ALL
 )
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random' AND manifest NOT LIKE 'features%'
-UNION ALL SELECT 'coder_int8_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int8'
+UNION ALL SELECT 'coder_q4_long', format('{:.1f}', speedup) FROM longer WHERE recipe = 'gguf Q4_K_M'
+UNION ALL SELECT 'coder_int4_long', format('{:.1f}', speedup) FROM longer WHERE recipe = 'int4'
 UNION ALL SELECT 'coder_wanda_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
 UNION ALL SELECT 'coder_int8_prefill', format('{:.1f}', 1 / speedup) FROM coder WHERE recipe = 'int8' AND phase = 'prefill'
 UNION ALL SELECT 'coder_int4_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'int4'
 UNION ALL SELECT 'coder_sparsegpt_50_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'coder_trained_ratio', format('{:.2f}', ratio) FROM compared WHERE manifest = 'coder' AND task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct tokens=16384 epochs=1 batch=1 rate=0.0001'
-UNION ALL SELECT 'coder_int8_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int8'
 UNION ALL SELECT 'coder_gguf_file', format('{:.0f}%', 100 * any_value(share)) FROM sizes WHERE manifest = 'coder' AND format = 'source'
 UNION ALL SELECT 'coder_int4_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'int4'
 UNION ALL SELECT 'coder_wanda_50_file', format('{:.0f}%', 100 * share) FROM packed_coder WHERE recipe = 'wanda/row 50% propagate=dense'
@@ -272,8 +278,9 @@ JOIN (VALUES
     ('minilm_zeros_file', 'minilm-l6', 'file', 'sparsegpt/layer 50%'),
     ('coder_int4_skill', 'qwen2.5-coder-1.5b', 'skill', 'int4'),
     ('coder_int4_request', 'qwen2.5-coder-1.5b', 'request', 'int4'),
-    ('coder_int8_request', 'qwen2.5-coder-1.5b', 'request', 'int8'),
-    ('coder_int8_skill', 'qwen2.5-coder-1.5b', 'skill', 'int8'),
+    ('coder_q4_request', 'qwen2.5-coder-1.5b', 'request', 'gguf Q4_K_M'),
+    ('coder_q4_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'gguf Q4_K_M'),
+    ('coder_q4_file', 'qwen2.5-coder-1.5b', 'file', 'gguf Q4_K_M'),
     ('coder_zeros_skill', 'qwen2.5-coder-1.5b', 'skill', 'wanda/row 10% propagate=dense'),
     ('coder_zeros_ratio', 'qwen2.5-coder-1.5b', 'ratio', 'wanda/row 10% propagate=dense'),
     ('smol_int8_request', 'smollm2-135m', 'request', 'int8'),
