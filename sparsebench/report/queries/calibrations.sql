@@ -1,4 +1,5 @@
--- The calibration texts that methods read: their notation, samples x tokens in each, and how many tokens were read.
+-- The calibration texts that methods read: their notation, samples x tokens in each, and how many tokens were read. More than `at_most`
+-- were read where a training followed.
 WITH made AS (
     SELECT variant_id, any_value(calibration_tokens) AS tokens, left(any_value(calibration_sha256), 8) AS sha256
     FROM base.makings
@@ -8,7 +9,8 @@ WITH made AS (
 )
 SELECT text_number AS number, text,
        -- `boolq passage 16×512` of `…/boolq/none/validation/data-00000-of-00001.arrow passage 16×512`: folders say little, and names of parts nothing.
-       regexp_replace(regexp_replace(text, '^(?:.*?[/!])?([^/!]+)/(?:(?:none|default|main|train|validation|test)/)*data-\d+\S*', '\1'), '^\S*[/!]', '') AS short, model, weights, tokens, string_agg(DISTINCT sha256, ', ' ORDER BY sha256) AS sha256,
+       regexp_replace(regexp_replace(text, '^(?:.*?[/!])?([^/!]+)/(?:(?:none|default|main|train|validation|test)/)*data-\d+\S*', '\1'), '^\S*[/!]', '') AS short,
+       TRY_CAST(regexp_extract(text, '(\d+)×\d+$', 1) AS BIGINT) * TRY_CAST(regexp_extract(text, '×(\d+)$', 1) AS BIGINT) AS at_most, model, weights, tokens, string_agg(DISTINCT sha256, ', ' ORDER BY sha256) AS sha256,
        string_agg(DISTINCT method, ', ' ORDER BY method) AS methods, string_agg(DISTINCT propagate, ', ' ORDER BY propagate DESC) AS propagate,
        string_agg(DISTINCT seed::VARCHAR, ', ' ORDER BY seed::VARCHAR) AS seeds
 FROM cells

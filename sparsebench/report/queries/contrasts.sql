@@ -39,6 +39,7 @@ SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, 
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
        CASE WHEN scale = 'perplexity' THEN after END AS after_perplexity,
        _benchmark(task) AS benchmark,
+       coalesce(before_perplexity > 3 * dense_score AND after_perplexity > 3 * dense_score, false) AS both_ruined,
        NOT (guessed OR both_collapsed) AS sound, if(sound, sign(_goodness(after, higher_is_better) - _goodness(score, higher_is_better)), 0) AS lead,
        exp(shift - half) AS times_low, exp(shift + half) AS times_high
 FROM paired
