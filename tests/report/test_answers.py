@@ -30,7 +30,21 @@ def test_a_long_answer_takes_its_prompt_and_its_tokens() -> None:
                 connection.execute("INSERT INTO _dense_times VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         for name, *speeds in SPEEDUPS:
             for phase, speedup in zip(("prefill", "decode"), speeds, strict=True):
-                row = [name, "m", "real", "here", "sparse", "b1 p128 g16", name, "quantized", 1, 2, phase, speedup, True]
+                row = [
+                    name,
+                    "m",
+                    "real",
+                    "here",
+                    "sparse",
+                    "b1 p128 g16",
+                    name,
+                    "quantized",
+                    1,
+                    2,
+                    phase,
+                    speedup,
+                    True,
+                ]
                 connection.execute(f"INSERT INTO _headlines VALUES ({', '.join('?' * len(row))})", row)
         connection.execute(f"CREATE {sqlfiles.definitions()['_long_answers']}")
         found = connection.execute("SELECT variant_id, ms, dense_ms, speedup FROM _long_answers ORDER BY ms").fetchall()
