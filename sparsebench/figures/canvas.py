@@ -33,7 +33,7 @@ NAME_LINE, NAME_CHARACTER = 9.5, 0.057
 """Points from one name at a panel's edge to the next; inches of a character."""
 NAMED = ("line", "curve")
 """Kinds of drawing whose series are lines, which can be named at their ends."""
-MOST, SHARE, LEAST = 12, 0.4, 2.3
+MOST, SHARE, LEAST = 12, 0.4, 2.1
 """Lines are named directly if a panel has at most ``MOST``, the longest name takes at most ``SHARE`` of a panel's
 width, and that width is at least ``LEAST`` inches; otherwise one legend names them for all panels."""
 _wrapped = cache(textwrap.fill)
@@ -56,7 +56,9 @@ class Canvas:
         places = ((self.series(row), self.value(row, "place")) for row in rows)
         wanted = {name: int(place) for name, place in places if place is not None}
         # Grey ones come last; a legend lists the others by their places.
-        names = sorted(dict.fromkeys(map(self.series, rows)), key=lambda name: (name in bounds, wanted.get(name, 0)))
+        names = sorted(
+            dict.fromkeys(map(self.series, rows)), key=lambda name: (name in bounds, wanted.get(name, style.OTHERS))
+        )
         self.looks = style.looks(names, bounds, wanted)
         self.apart = {self.series(row) for row in rows if self.value(row, "apart")}
         self.knee = float(spec.get("knee", "inf"))
@@ -72,6 +74,8 @@ class Canvas:
         self.across_panels = most if spec.get("row") else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
+        if ending := rows[0].get(spec.get("footnote")):
+            self.notes.append(str(ending))
         self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH)) if sheet.title else []
         self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
         if bounds and spec.get("boundnote"):
@@ -97,6 +101,11 @@ class Canvas:
     def row_name(self, row: Row) -> str:
         """Return the name of the named row that a row belongs to, wrapped where it would take too much of the sheet."""
         return _wrapped(str(self.value(row, "y")), int(SHARE * self.width / CHARACTER))
+
+    def series_by_row(self, rows: Rows) -> dict[str, list[str]]:
+        """Return the series that each named row has points of, in the order of the legend."""
+        drawn = {(self.row_name(row), self.series(row)) for row in rows}
+        return {name: [series for series in self.looks if (name, series) in drawn] for name, _ in drawn}
 
     def across(self, row: Row) -> Any:
         """Return a row's position on the horizontal axis."""
@@ -174,7 +183,7 @@ class Canvas:
 
     def _row_height(self, rows: Rows) -> float:
         """Return the height of a named row: room for its name's lines and, in a forest, for a point of each series."""
-        points = len({self.series(row) for row in rows}) if self.spec.kind == "forest" else 1
+        points = max(map(len, self.series_by_row(rows).values())) if self.spec.kind == "forest" else 1
         breaks = max(self.row_name(row).count("\n") for row in rows)
         return max(CELL + LEGEND_LINE * breaks, POINT * (points + 1))
 

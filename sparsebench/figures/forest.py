@@ -11,13 +11,14 @@ from sparsebench.figures.canvas import Canvas, Panels, Rows
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel; the points of a named row stand below each other, in the order of the legend."""
     down = scales.name_rows(axes, rows, canvas)
-    order = [name for name in canvas.looks if any(canvas.series(row) == name for row in rows)]
-    step = 1 / (len(order) + 1)  # a named row is 1 high
+    orders = canvas.series_by_row(rows)
     for above in range(len(down) - 1):
         axes.axhline(above + 0.5, color=style.GROUND, linewidth=0.8, zorder=0)
     for row in rows:
         series = canvas.series(row)
         look = canvas.looks[series]
+        order = orders[canvas.row_name(row)]
+        step = 1 / (len(order) + 1)  # a named row is 1 high
         height = down.index(canvas.row_name(row)) + (order.index(series) - (len(order) - 1) / 2) * step
         low, high = canvas.value(row, "xlow"), canvas.value(row, "xhigh")
         if low is not None and high is not None:

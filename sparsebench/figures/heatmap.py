@@ -11,7 +11,7 @@ from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 WRITTEN = 14
-"""Cells carry their value as text where a sheet of full width has at most this many side by side."""
+"""Cells carry their value as text where in no panel a sheet of full width has more than this many side by side."""
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
@@ -44,7 +44,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         for cell, row in cells.items():
             letter = letters.get(canvas.value(row, "remark") or "", "")
             texts[cell] = f"{canvas.value(row, 'text') or ''} {letter}".strip()
-    elif len(across) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
+    elif len(canvas.categories) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
         texts = {cell: canvas.written(float(value), digits=0) for cell, value in np.ndenumerate(grid) if value == value}
     for (row_at, column_at), text in texts.items():
         colour = "white" if style.dark(colours(scale(grid[row_at, column_at]))) else "black"

@@ -58,11 +58,14 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
         heights = ((canvas.height_of(axes, name.y), name) for name in names)
         ordered = sorted(heights, key=lambda pair: (pair[0], pair[1].text))
         gap = NAME_LINE / 72 * canvas.figure.dpi / box.height
+        least = 0
         for level in [pair for pair in ordered if pair[1].x is None]:
-            # No more names below a level's than fit below the level, nor above.
+            # No more names below a level's than fit below the level, nor above; and those of levels in their order.
             ordered.remove(level)
             fitting = min(sum(pair[0] <= level[0] for pair in ordered), int(level[0] / gap))
-            ordered.insert(max(fitting, len(ordered) - int((1 - level[0]) / gap)), level)
+            rank = max(fitting, len(ordered) - int((1 - level[0]) / gap), least)
+            ordered.insert(rank, level)
+            least = rank + 1
         weights = [LEVEL if name.x is None else 1.0 for _, name in ordered]
         edge = blended_transform_factory(axes.transAxes, axes.transData)
         beside = blended_transform_factory(axes.transData, axes.transAxes)
@@ -80,15 +83,16 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]
 
 
 def _write_beside(axes: Axes, name: PointLabel, at: float, transform: Any) -> None:
-    """Write a name behind the end of its line, or before it where only there nothing runs through it."""
+    """Write a name behind the end of its line, or before it where only there nothing runs through it; else on white."""
     text = axes.annotate(
         name.text, (name.x, at), xycoords=transform, xytext=(6, 0), textcoords="offset points", va="center", fontsize=7,
-        color=name.colour, annotation_clip=False,
+        color=name.colour, annotation_clip=False, zorder=6,
     )  # fmt: skip
     if _crossed(axes, text):
         text.set(position=(-6, 0), horizontalalignment="right")
         if _crossed(axes, text) or text.get_window_extent().x0 < axes.get_window_extent().x0:
             text.set(position=(6, 0), horizontalalignment="left")
+            text.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 0.5})
 
 
 def _crossed(axes: Axes, text: Annotation) -> bool:

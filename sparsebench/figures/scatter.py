@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from sparsebench.figures import line, names, style
 from sparsebench.figures.canvas import Canvas, Panels, Row, Rows
 from sparsebench.figures.spec import ENDS, FigureSpec
 
-AWAY = (4.0, 7.0)
+AWAY = (3.5, 7.0)
 """Points between a mark and its text, nearest first: further away it would need a thread."""
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
 
@@ -87,30 +88,44 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     marks = [axes.transData.transform((row[x], row[y])) for row in rows]
     taken = [Bbox.from_bounds(mark[0] - 2.5 * dot, mark[1] - 2.5 * dot, 5 * dot, 5 * dot) for mark in marks]
     taken += _strokes(axes)
-    panel_box = axes.get_window_extent()
     best = front(rows, canvas.spec) if canvas.spec.get("texts", "front") == "front" else []
-    whole = True
-    for row in sorted(rows, key=lambda row: (row[x], row[y])):
+    texts: list[Annotation] = []
+    for row in rows:
         if not row[column] or (best and row not in best and not _beside(row, canvas.spec)):
             continue
-        colour = canvas.looks[canvas.series(row)].colour
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
-            fontsize=6.5, color=colour, zorder=6,
+            fontsize=6.5, color=canvas.looks[canvas.series(row)].colour, zorder=6,
         )  # fmt: skip
         text.set_in_layout(False)
+        texts.append(text)
+    # What is placed first takes room from the others: of a few orders, the one that leaves out fewest.
+    orders = [sorted(texts, key=lambda text: sign * text.xy[axis]) for axis in (0, 1) for sign in (1, -1)]
+    placed = max((_placed(order, taken, axes.get_window_extent(), dot) for order in orders), key=len)
+    for text in texts:
+        if text in placed:
+            text.set_position(placed[text])
+        else:
+            text.remove()
+    return len(placed) == len(texts)
+
+
+def _placed(
+    texts: Sequence[Annotation], taken: Sequence[Bbox], panel: Bbox, dot: float
+) -> dict[Annotation, tuple[float, float]]:
+    """Return the offsets in points of those texts, placed in this order, that find room in a panel beside their marks."""
+    boxes = list(taken)
+    placed: dict[Annotation, tuple[float, float]] = {}
+    for text in texts:
         size = text.get_window_extent()
         for across, up in _places(size.width / dot, size.height / dot):
             box = size.translated(across * dot, up * dot)
-            within = all(panel_box.contains(*corner) for corner in (box.min, box.max))
-            if within and not any(box.overlaps(other) for other in taken):
-                text.set_position((across, up))
-                taken.append(box)
+            within = all(panel.contains(*corner) for corner in (box.min, box.max))
+            if within and not any(box.overlaps(other) for other in boxes):
+                placed[text] = (across, up)
+                boxes.append(box.padded(4 * dot, 2 * dot))
                 break
-        else:
-            text.remove()
-            whole = False
-    return whole
+    return placed
 
 
 def _strokes(axes: Axes) -> list[Bbox]:

@@ -36,7 +36,8 @@ KEYS: Mapping[str, str] = {
     "`1 2.5` is a log scale from 0.4 to 2.5",
     "base": "bars: the part of y that is drawn pale",
     "series": "column that tells lines or bars apart",
-    "place": "column of numbers from 0: series with the same one look alike in all figures, where their colour is free",
+    "place": "column of numbers: series with the same one look alike in all figures, where their colour is free; 0 to 4 are "
+    "the blues of zeros, 5 to 7 the oranges of bits, from 8 on (where series without a place begin) come all others",
     "facet": "column that gives each of its values a panel",
     "row": "column whose values each begin a new row of panels",
     "apart": "line: column that is true for series whose points are not joined",
@@ -52,6 +53,7 @@ KEYS: Mapping[str, str] = {
     "ylabel": "name and unit of the vertical axis or of the colour",
     "columns": "panels side by side, at most",
     "note": "small print below; may be repeated",
+    "footnote": "column whose first value, where there is one, stands below the note: what is not drawn",
     "boundnote": "small print about the grey series, where there are any",
 }
 """Every key of a header with what it means; `docs` and the error messages are made from it."""
@@ -91,7 +93,7 @@ NAMED_ROWS = ("heatmap", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
     "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "text", "remark", "base", "series", "place", "facet",
-    "row", "bound", "apart",
+    "row", "bound", "apart", "footnote",
 )  # fmt: skip
 
 

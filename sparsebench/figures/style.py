@@ -19,15 +19,18 @@ from sparsebench.paths import refuse_link
 WIDTH, COLUMN = 6.5, 3.3
 """Inches: the whole width of a page, and one of its two columns."""
 COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C00", "#882255", "#332288", "#44AA99",
-    "#7F4F24",
+    "#0072B2", "#00305E", "#3D9BD9", "#5B6FD6", "#7A99B8",  # zeros, and the methods that make them: blues
+    "#C24E00", "#7A3000", "#E69F00",  # fewer bits: oranges
+    "#009E73", "#882255", "#8C8C00", "#CC79A7", "#000000", "#8E5AA8", "#44AA99", "#117733",  # all else
 )  # fmt: skip
-"""Okabe and Ito's palette, darkest contrasts first (their yellow is darkened to be seen on white), then four for crowds."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+"""A series' place is its number here. The colours of a family differ in lightness, so that they do in greyscale too."""
+OTHERS = 8
+"""The place of the first series that asks for none: such as models, tasks, sparsities and engines."""
+MARKERS = ("o", "^", "D", "P", "v", "s", "X", "<")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (2.5, 1)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 GREY = "#666666"
-BOUND = "#8F8F8F"
+BOUND = "#999999"
 """The grey of series in the background (`bound`)."""
 GROUND = "#F1F1F1"
 """The background of what is packed together above a knee; also the rules between the rows of a forest."""
@@ -41,7 +44,7 @@ NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
 """Ticks above a knee, on an axis that ends below 1e7 and on a longer one."""
 MAP, INK = "cividis_r", "Greys"
 """Colour maps of even luminance, light to dark in greyscale as well: high values are dark, like ink."""
-AROUND = ("#E69F00", "#F7F7F7", "#00376B")
+AROUND = ("#5AAE61", "#F7F7F7", "#40004B")
 """Colours around a middle. In greyscale too the highest are the darkest, and the lowest a middle grey."""
 
 RC: dict[str, Any] = {
@@ -88,10 +91,10 @@ class SeriesStyle:
 def looks(
     names: Sequence[str], bounds: Collection[str] = (), wanted: Mapping[str, int] | None = None
 ) -> dict[str, SeriesStyle]:
-    """Return a look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey.
+    """Return a look for each series, the same for the same list. Up to 80 are different; ``bounds`` are grey.
 
-    ``wanted`` gives a series its place among the looks. Series with the same place in several figures look alike in
-    them, unless an earlier series has the colour.
+    ``wanted`` gives a series its place among the looks, else it is ``OTHERS``. Series with the same place in several
+    figures look alike in them, unless an earlier series has the colour.
     """
     foreground = [name for name in names if name not in bounds]
     background = [name for name in names if name in bounds]
@@ -100,8 +103,8 @@ def looks(
         name: SeriesStyle(
             BOUND if name in bounds else COLOURS[numbers[name] % len(COLOURS)],
             MARKERS[numbers[name] % len(MARKERS)],
-            DASHES[(numbers[name] + numbers[name] // len(COLOURS)) % len(DASHES)],
-            HATCHES[numbers[name] % len(HATCHES)],
+            DASHES[(numbers[name] % len(MARKERS) + numbers[name] // len(COLOURS)) % len(DASHES)],
+            HATCHES[numbers[name] % len(MARKERS) % len(HATCHES)],
         )
         for name in names
     }
@@ -110,10 +113,11 @@ def looks(
 def _numbered(names: Sequence[str], wanted: Mapping[str, int]) -> dict[str, int]:
     """Return for each of ``names`` the number that it wants or, where that or its colour is taken, the next free one."""
     numbers: dict[str, int] = {}
-    for name in sorted(names, key=lambda name: wanted.get(name, 0)):
+    for name in sorted(names, key=lambda name: wanted.get(name, OTHERS)):
         taken = set(numbers.values())
         colours = {number % len(COLOURS) for number in taken} if len(taken) < len(COLOURS) else set()
-        free = (n for n in itertools.count(wanted.get(name, 0)) if n not in taken and n % len(COLOURS) not in colours)
+        places = itertools.count(wanted.get(name, OTHERS))
+        free = (place for place in places if place not in taken and place % len(COLOURS) not in colours)
         numbers[name] = next(free)
     return numbers
 

@@ -165,7 +165,7 @@ def test_random_is_drawn_in_grey_and_leaves_the_colours_to_others() -> None:
 
 
 def test_a_series_that_asks_for_a_place_looks_alike_in_every_figure_where_its_colour_is_free() -> None:
-    wanted = {"wanda": 3, "sparsegpt": 1, "magnitude": 0, "ria": 15}  # 15 has the colour of 3
+    wanted = {"wanda": 3, "sparsegpt": 1, "magnitude": 0, "ria": 3 + len(style.COLOURS)}  # the colour of wanda
     whole = style.looks(["magnitude", "wanda", "sparsegpt"], (), wanted)
     assert style.looks(["sparsegpt", "wanda"], (), wanted) == {name: whole[name] for name in ("sparsegpt", "wanda")}
     crowded = style.looks(["ria", "wanda"], (), wanted)
@@ -174,6 +174,14 @@ def test_a_series_that_asks_for_a_place_looks_alike_in_every_figure_where_its_co
     many = [str(number) for number in range(40)]
     alike = style.looks(many, (), dict.fromkeys(many, 7)).values()
     assert len({(look.colour, look.marker, str(look.dashes)) for look in alike}) == 40
+
+
+def test_only_zeros_are_blue_and_only_bits_orange(ledger: Path) -> None:
+    families = query.run(ledger, "SELECT _kind_place('zeros'), _kind_place('bits'), _method_place('wanda')").rows[0]
+    kept = set(style.COLOURS[: style.OTHERS])
+    assert {style.COLOURS[place] for place in families} < kept
+    models = style.looks([str(number) for number in range(len(style.COLOURS) - style.OTHERS)])
+    assert not kept & {look.colour for look in models.values()}
 
 
 def test_the_name_of_a_level_stays_and_the_others_make_room() -> None:

@@ -91,6 +91,14 @@ def test_names_are_moved_apart_no_further_than_needed(wanted: list[float]) -> No
     assert far <= 0.06 * (len(wanted) - 1) / 2 + 1e-9
 
 
+def test_the_names_of_levels_stand_in_the_order_of_their_levels(figure: Callable[..., Any]) -> None:
+    header = "-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- facet: f\n-- reference: gate = gate; dense = dense\n"
+    rows = tuple((x, y, f, 1.0, 1.1) for f in "ab" for x, y in ((0.0, 1.0), (9.0, 30.0)))
+    for axes in draw(figure(f"{header}SELECT 1"), query.Table(("x", "y", "f", "dense", "gate"), rows), []).axes:
+        heights = {text.get_text(): text.get_window_extent().y0 for text in axes.texts}
+        assert heights["dense"] < heights["gate"]
+
+
 def test_no_line_runs_through_the_name_of_another(figure: Callable[..., Any]) -> None:
     """A line that ends early, below another that goes on: its name stands before its end."""
     spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\nSELECT 1")
@@ -133,8 +141,19 @@ def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
         for kind in kinds
         for layer in range(layers)
     )
-    table = query.Table(("layer", "kind", "near_share", "facet"), rows)
-    assert overlaps(draw(parse(SHIPPED / "structure.sql"), table, [])) == []
+    columns = ("layer", "kind", "near_share", "facet", "left_out", "finding")
+    table = query.Table(columns, tuple((*row, "Not drawn: model-9.", None) for row in rows))
+    figure = draw(parse(SHIPPED / "structure.sql"), table, [])
+    assert overlaps(figure) == []
+    assert any(text.get_text().endswith("Not drawn: model-9.") for text in figure.texts)
+
+
+def test_cells_have_their_numbers_in_all_panels_or_in_none(figure: Callable[..., Any]) -> None:
+    spec = figure("-- title: T\n-- kind: heatmap\n-- x: x\n-- y: y\n-- value: v\n-- facet: f\nSELECT 1")
+    for blocks, written in ((6, True), (30, False)):
+        rows = tuple((x, "q", 0.1 * x, f) for f, most in (("small", 6), ("large", blocks)) for x in range(most))
+        panels = [axes for axes in draw(spec, query.Table(("x", "y", "v", "f"), rows), []).axes if axes.images]
+        assert [bool(axes.texts) for axes in panels] == [written, written]
 
 
 @pytest.mark.parametrize("scale", ["linear", "log", "category", "sparsity"])

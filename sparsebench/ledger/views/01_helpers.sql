@@ -21,11 +21,12 @@ CREATE OR REPLACE MACRO _kind(step) AS
     CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'
          WHEN 'recover' THEN 'recovery' WHEN 'skip' THEN 'skipped inputs' WHEN 'moefy' THEN 'experts' ELSE step END;
 
--- The colour and the mark of a kind of recipe in figures: always the same, whatever else is drawn.
+-- The colour and the mark in figures (places in figures/style.py), whatever else is drawn: of a kind of recipe, and of a method of pruning.
 CREATE OR REPLACE MACRO _kind_place(kind) AS
-    CASE kind WHEN 'zeros' THEN 0 WHEN 'bits' THEN 1 WHEN 'zeros + bits' THEN 2 WHEN 'zeros + recovery' THEN 3 WHEN 'dense' THEN 4
-              WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6
-              WHEN 'skipped inputs' THEN 7 WHEN 'as fetched' THEN 8 WHEN 'zeros + recovery + bits' THEN 9 WHEN 'experts' THEN 10 ELSE 11 END;
+    CASE kind WHEN 'zeros' THEN 0 WHEN 'zeros + recovery' THEN 2 WHEN 'bits' THEN 5 WHEN 'as fetched' THEN 6 WHEN 'bits + skipped inputs' THEN 7
+              WHEN 'smaller shapes' THEN 8 WHEN 'zeros + recovery + bits' THEN 9 WHEN 'skipped inputs' THEN 10 WHEN 'experts' THEN 11
+              WHEN 'dense' THEN 12 WHEN 'zeros + bits' THEN 13 WHEN 'smaller shapes + recovery' THEN 14 ELSE 15 END;
+CREATE OR REPLACE MACRO _method_place(method) AS coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps'], method), 5) - 1;
 
 -- Whether all that ran was a kernel that reads every weight, zeros too.
 CREATE OR REPLACE MACRO _dense_kernel(kernel) AS coalesce(kernel, '') LIKE 'dense%';
