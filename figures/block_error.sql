@@ -6,6 +6,7 @@
 -- y: error
 -- series: label
 -- facet: panel
+-- place: place
 -- bound: other
 -- yscale: log
 -- xlabel: transformer block
@@ -32,7 +33,7 @@ WITH ends AS (
     GROUP BY ALL
 )
 SELECT DISTINCT c.model, c.side, model_label(c.model, c.weights) || if(c.side IN ('encoder', 'decoder') AND o.family = 'encoder-decoder', chr(10) || c.side, '') AS panel,
-       c.words AS label, _kind_place(c.kind) AS kind, c.kind NOT IN ('zeros', 'bits') AS other, o.block, o.error,
+       c.words AS label, c.kind, c.kind NOT IN ('zeros', 'bits') AS other, _kind_place(c.kind) AS place, o.block, o.error,
        CASE WHEN count(DISTINCT c.model || c.side) OVER () = 1 AND t.words IS NOT NULL THEN
            format('{}: a block alone is {:.0f}% off, the last behind all others {:.0f}%', t.words, 100 * t.own, 100 * t.last)
        END AS finding
@@ -40,4 +41,4 @@ FROM chosen c
 JOIN outputs o ON o.variant_id = c.variant_id AND o.side = c.side
 LEFT JOIN told t ON t.model = c.model AND t.side = c.side
 WHERE o.error > 0
-ORDER BY c.model, c.side, kind, label, o.block;
+ORDER BY c.model, c.side, place, label, o.block;

@@ -13,7 +13,8 @@
 -- xshare: yes
 -- reference: dense = as fast as dense
 -- xlabel: times as fast as the fastest dense engine
--- note: Over the fastest engine that ran dense on that machine and workload; one rank, 95% intervals. hf: plain transformers, int8 and int4 in torch's integer kernels; sparse: our kernels that skip zeros; deepspeed: dense kernels; llamacpp: llama.cpp. Ruined models are not shown. One machine a model, that on which most engines ran dense; of more than four models the largest.
+-- footnote: left_out
+-- note: Over the fastest engine that ran dense on that machine and workload, at that phase; one rank, 95% intervals. ours: our dense kernels; sparse: those that skip zeros; hf: torch, integers in its own kernels; llamacpp: llama.cpp. A token: of an encoder the whole pass. Ruined models are not shown. A model is shown on the machine where most engines ran it dense.
 -- boundnote: The quality gate: 1.1 times dense's perplexity and 95% of its skill. Grey: does not pass it, or was not scored.
 
 WITH timed AS (
@@ -31,8 +32,7 @@ WITH timed AS (
     QUALIFY dense_rank() OVER (PARTITION BY model, machine, engine, if(kind = 'zeros', concat(if(plain, NULL, sparsity)), words), phase
                                ORDER BY rivals DESC, if(plain, -sparsity, 0), ratio, workload, request DESC NULLS LAST, started_at DESC, variant_id) = 1
 ), placed AS (
-    SELECT *, concat(model_label(model, weights), ', ', machine_label(machine)) AS panel, string_agg(DISTINCT replace(replace(rival, 'our dense', 'our'), 'plain ', ''), ', ' ORDER BY replace(replace(rival, 'our dense', 'our'), 'plain ', '')) OVER (PARTITION BY model, machine) AS dense_in,
-           if(phase = 'prefill', 'its prompt', 'a token, or an encoder''s pass') AS what
+    SELECT *, concat(model_label(model, weights), ', ', machine_label(machine)) AS panel, if(phase = 'prefill', 'its prompt', 'a token') AS what
     FROM chosen
     QUALIFY bool_or(NOT plain) OVER (PARTITION BY model, machine)
 ), numbered AS (
@@ -41,6 +41,11 @@ WITH timed AS (
     FROM (FROM (SELECT *, max(rivals) OVER (PARTITION BY panel) AS ran, count(*) OVER (PARTITION BY panel) AS lines FROM placed)
           QUALIFY panel = first_value(panel) OVER (PARTITION BY model ORDER BY ran DESC, lines DESC, panel))
     JOIN (SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY model) USING (model)
+), fastest AS (
+    -- What ran dense fastest, by phase.
+    SELECT panel, string_agg(what || ' in ' || rivals, ', ' ORDER BY what) AS dense_in
+    FROM (SELECT panel, if(phase = 'forward', 'its pass', what) AS what, array_to_string(list_sort(list_distinct(list(replace(replace(rival, 'plain ', ''), 'our dense kernels', 'ours')))), ' or ') AS rivals FROM numbered GROUP BY ALL)
+    GROUP BY panel
 ), told AS (
     -- Where several ran the dense model, and where plain torch alone did.
     SELECT rivals > 1 AS wide, any_value(rival) AS rival, max(speedup) FILTER (passes AND gains AND kind = 'bits') AS best, arg_max(words, speedup) FILTER (passes AND gains AND kind = 'bits') AS name,
@@ -49,11 +54,13 @@ WITH timed AS (
     WHERE number <= 4 AND phase <> 'prefill'
     GROUP BY wide
 )
-SELECT concat(panel, chr(10), if(passes, 'passes the quality gate', 'below the gate, or not scored'), ' (dense: ', dense_in, ')') AS panel,
-       concat(replace(words, '(text ', '('), ' (', engine, ')', if(unscored, ', not scored', '')) AS label, if(passes, what, what || ', not passing') AS series, NOT passes AS bound,
-       (phase = 'prefill')::INTEGER AS place, speedup, speedup_low, speedup_high, 1 AS dense,
+SELECT concat(panel, chr(10), 'fastest dense: ', dense_in) AS panel,
+       concat(replace(words, '(text ', '('), ' (', engine, ')', if(unscored, ', not scored', '')) AS label, concat(if(passes, kind, 'not passing'), ': ', what) AS series, NOT passes AS bound,
+       _kind_place(if(passes, kind, 'bits')) + (phase = 'prefill')::INTEGER AS place, speedup, speedup_low, speedup_high, 1 AS dense,
+       (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || '.' FROM numbered WHERE number > 4) AS left_out,
        (SELECT concat('Of what passes the gate, fewer bits write a token up to ', string_agg(format('{:.1f} times as fast as {} ({})', best, if(wide, 'the fastest dense engine', 'plain torch'), name), ', ' ORDER BY wide DESC),
-                      '; over ' || any_value(rival) FILTER (wide AND best IS NULL) || ' no gain is shown', if(bool_or(zeros IS NOT NULL), format('; zeros {:.1f} times', max(zeros)), if(bool_or(tried), '; no zeros pass and gain', '; no zeros that pass were timed here'))) FROM told HAVING count(best) > 0) AS finding
+                      '; over ' || any_value(rival) FILTER (wide AND best IS NULL) || ' no gain is shown', if(bool_or(zeros IS NOT NULL), format('; zeros {:.1f} times', max(zeros)), if(bool_or(tried), '; no zeros pass and gain', '; no kernel skipped zeros that pass'))) FROM told HAVING count(best) > 0) AS finding
 FROM numbered
+JOIN fastest USING (panel)
 WHERE number <= 4
 ORDER BY number, NOT passes, kind <> 'bits', kind <> 'zeros', kind, engine <> 'sparse', engine, sparsity, words, phase = 'prefill';

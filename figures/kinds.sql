@@ -14,19 +14,19 @@
 -- front: high_wins
 -- text: label
 -- texts: all
--- reference: gate = quality gate; dense = dense
+-- reference: gate = quality gate
 -- xshare: yes
--- yscale: log
+-- yshare: yes
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: perplexity / dense's
--- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the 4-bit file that the model's weights came out of. Joined: of what passes, no other variant is as good and smaller (open: another is). Whiskers: 95% intervals of the score. Above three times dense's perplexity a model is ruined, and not shown.
+-- note: Percentages: of the weights that are zero, or of the blocks' parameters that were removed. A GGUF: the 4-bit file that dense came out of. Joined: of what passes, no other variant is as good and smaller (open: another is). Whiskers: 95% intervals of the score. Above twice dense's perplexity nothing is shown.
 -- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill; the best at these bytes.
 
 WITH packed AS (
-    SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
+    SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL
     UNION ALL BY NAME
     -- A variant made with other libraries is another, but as large.
-    SELECT r.variant_id, 'packed' AS format, any_value(bytes) AS bytes
+    SELECT r.variant_id, any_value(bytes) AS bytes
     FROM _recipes r
     JOIN (SELECT DISTINCT variant_id, model FROM scores) USING (variant_id)
     JOIN (SELECT model, words, min(bytes) AS bytes FROM sizes JOIN _recipes USING (variant_id) WHERE format = 'packed' GROUP BY ALL) USING (model, words)
@@ -35,41 +35,42 @@ WITH packed AS (
 ), points AS (
     SELECT DISTINCT c.model, c.weights, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes,
            concat(model_label(c.model, c.weights), ', ', n, ' windows') AS panel,
-           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(replace(regexp_replace(regexp_replace(words, ' \(text [^)]*\)', ''), 'blocks trained(, distilled)?', 'trained'), ', ', ',' || chr(10)), 'dense') END AS label,
-           CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
+           coalesce(replace(regexp_replace(regexp_replace(words, ' \(text [^)]*\)', ''), 'blocks trained(, distilled)?', 'trained'), ', ', ',' || chr(10)), 'dense') AS label,
+           coalesce(kind, 'dense') AS kind
     FROM curves c
     JOIN packed USING (variant_id)
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
-    WHERE scale = 'perplexity' AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
+    WHERE scale = 'perplexity' AND NOT coalesce(r.chance, false)
       -- A variant that skips keeps every byte (bytes_read shows it); chains of three kinds crowd the others.
       AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts|\+.*\+')
     -- One panel per model: the one that was scored on the most text.
     QUALIFY n = max(n) OVER (PARTITION BY c.model)
 ), named AS (
     SELECT *, score / dense AS ratio, bytes / max(bytes) FILTER (kind = 'dense') OVER (PARTITION BY panel) AS part,
-           kind IN ('dense', 'as fetched') OR variant_id IN (SELECT variant_id FROM gate WHERE passes) AS passes
+           kind = 'dense' OR variant_id IN (SELECT variant_id FROM gate WHERE passes) AS passes
     FROM points
-    WHERE score <= 3 * dense
+    WHERE score <= 2 * dense
     QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, bytes) = 1
 ), shown AS (
     -- Of what passes, the best of each kind at these bytes; of what does not, the best of all.
-    FROM named QUALIFY row_number() OVER (PARTITION BY panel, passes, if(passes, if(kind = 'bits', label, kind), ''), round(part, 2) ORDER BY score, label) = 1
+    FROM named QUALIFY row_number() OVER (PARTITION BY panel, passes, if(passes, if(kind = 'bits', label, kind), ''), if(passes, round(part, 2), floor(20 * part)) ORDER BY score, label) = 1
 ), told AS (
-    SELECT panel, any_value(model) AS model, min(part) FILTER (kind = 'bits' AND passes) AS bits, min(part) FILTER (kind = 'zeros' AND passes) AS zeros, min(part) FILTER (kind = 'as fetched') AS fetched
+    SELECT panel, min(part) FILTER (kind = 'bits' AND passes) AS bits, min(part) FILTER (kind = 'zeros' AND passes) AS zeros, any_value(fetched) AS fetched
     FROM named
+    LEFT JOIN (SELECT model, max(share) AS fetched FROM sizes WHERE format = 'source' AND weights = 'dequantized' GROUP BY model) USING (model)
     GROUP BY panel
-    HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
+    HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 1
 ), said AS (
-    SELECT concat('Smallest file that passes, ', if(count(*) > 1, count(*) || ' decoders', any_value(model)), ': ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of dense''s by fewer bits, ',
-                  coalesce(range_label('{:.0f}', 100 * min(zeros), 100 * max(zeros)) || '%', 'none'), ' by zeros alone',
+    SELECT concat('Fewer bits leave ', range_label('{:.0f}', 100 * min(bits), 100 * max(bits)), '% of the file, ',
+                  coalesce('zeros alone ' || range_label('{:.0f}', 100 * min(zeros), 100 * max(zeros)) || '%', 'and no zeros pass'),
                   -- A grid of 16 values is easily met again.
                   '; dense came out of 4-bit files of ' || range_label('{:.0f}', 100 * min(fetched), 100 * max(fetched)) || '%') AS finding
     FROM told
     HAVING min(bits) IS NOT NULL
 )
-SELECT panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low / dense AS low, high / dense AS high, 1.1::DOUBLE AS gate, 1::DOUBLE AS dense,
-       _kind_place(if(passes, kind, 'below the gate')) AS place, if(kind = 'as fetched' OR NOT passes, NULL, false) AS high_wins, finding
+SELECT if(fetched IS NULL, panel, replace(panel, '(dequantized)', format('(dequantized from a GGUF of {:.0f}%)', 100 * fetched))) AS panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, round(100 * part, 1) AS share, ratio, low / dense AS low, high / dense AS high, 1.1::DOUBLE AS gate,
+       if(passes, _kind_place(kind), 0) AS place, if(passes, false, NULL) AS high_wins, finding
 FROM shown
 JOIN told USING (panel)
 LEFT JOIN said ON true
-ORDER BY panel, bound, kind IN ('dense', 'as fetched'), place, share, label;
+ORDER BY panel, bound, kind = 'dense', place, share, label;

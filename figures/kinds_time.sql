@@ -15,9 +15,9 @@
 -- columns: 1
 -- text: label
 -- texts: all
--- reference: gate = quality gate; dense = dense
+-- reference: gate = quality gate
 -- xshare: yes
--- yscale: log
+-- yshare: yes
 -- xlabel: time of a token, % of the fastest dense engine's
 -- ylabel: perplexity / dense's
 -- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in torch's integer kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
@@ -54,9 +54,9 @@ WITH fastest AS (
     FROM (SELECT panel, rival, min(relative) FILTER (passes AND gains AND kind = 'bits') AS least, min(relative) FILTER (passes AND gains AND kind = 'zeros') AS zeros FROM shown GROUP BY ALL)
     GROUP BY rival
 )
-SELECT panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1::DOUBLE AS dense, 1.1::DOUBLE AS gate,
-       _kind_place(if(passes, kind, 'below the gate')) AS place,
-       (SELECT concat('Of what passes the quality gate, ', string_agg(if(least IS NULL, format('no bits are shown to gain over {}', rival), format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival)), ', ' ORDER BY least),
+SELECT panel, label, if(passes, kind, 'below the gate') AS kind, NOT passes AS bound, relative, relative_low, relative_high, ratio, low, high, 1.1::DOUBLE AS gate,
+       if(passes, _kind_place(kind), 0) AS place,
+       (SELECT concat('Of what passes the quality gate, ', string_agg(if(least IS NULL, format('with no gain over {}', rival), format('fewer bits take {}% of {}''s time for a token', range_label('{:.0f}', least, most), rival)), ', ' ORDER BY least),
                       if(count(zeros) > 0, format('; zeros {:.0f}%', min(zeros)), '; no zeros gain')) FROM told HAVING count(least) > 0) AS finding
 FROM drawn
 ORDER BY panel, bound, kind = 'dense', place, relative, label;

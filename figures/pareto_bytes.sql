@@ -15,9 +15,10 @@
 -- xshare: yes
 -- yscale: percent
 -- reference: gate = quality gate; dense = dense
+-- footnote: left_out
 -- xlabel: weight files, zeros packed, % of dense
 -- ylabel: least skill kept, %
--- note: Skill: (score - chance) / (dense score - chance), of the task that keeps least. Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file that the model's weights came out of. Joined: of what passes the gate, no other variant is as good and smaller. Below half of the skill nothing is shown. Of more than four models the largest are drawn. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- note: Skill: (score - chance) / (dense score - chance), of the task that keeps least. Percentages: of the weights that are zero, or of the blocks' parameters that were removed. GGUF: the file that the model's weights came out of. Joined: of what passes the gate, no other variant is as good and smaller. Below half of the skill nothing is shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
 -- boundnote: Grey: below the quality gate, 95% of dense's skill on every task and 1.1 times its perplexity.
 
 WITH files AS (
@@ -44,11 +45,13 @@ WITH files AS (
     UNION ALL BY NAME
     SELECT model, weights, 'as fetched' AS kind, 'GGUF' AS label, 1::DOUBLE AS retained, true AS passes, fetched / whole AS share, whole FROM plain WHERE fetched IS NOT NULL AND model IN (SELECT model FROM chosen)
 ), least AS (
-    SELECT model, weights, min(share) AS share FROM chosen WHERE passes GROUP BY ALL
+    -- The smallest file that passes, by model; the four largest models are drawn.
+    SELECT model, weights, min(share) FILTER (passes) AS share, row_number() OVER (ORDER BY max(whole) DESC, model) <= 4 AS shown FROM chosen GROUP BY model, weights
 )
-SELECT round(100 * share, 1) AS share, retained, if(passes, kind, 'below the gate') AS kind, _kind_place(if(passes, kind, 'below the gate')) AS place, NOT passes AS bound,
+SELECT round(100 * share, 1) AS share, retained, if(passes, kind, 'below the gate') AS kind, if(passes, _kind_place(kind), 0) AS place, NOT passes AS bound,
        if(kind = 'as fetched' OR NOT passes, NULL, true) AS high_wins, label, 0.95::DOUBLE AS gate, 1::DOUBLE AS dense, model_label(model, weights) AS panel,
-       (SELECT format('The smallest file that passes the quality gate has {}% of dense''s bytes, by model', range_label('{:.0f}', 100 * min(share), 100 * max(share))) FROM least HAVING count(*) > 0) AS finding
+       (SELECT format('The smallest file that passes the quality gate has {}% of dense''s bytes, by model', range_label('{:.0f}', 100 * min(share), 100 * max(share))) FROM least WHERE shown HAVING count(share) > 0) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(model || coalesce(format(' ({:.0f}%)', 100 * share), ''), ', ' ORDER BY model) || '.' FROM least WHERE NOT shown) AS left_out
 FROM drawn
-QUALIFY dense_rank() OVER (ORDER BY whole DESC, model) <= 4
+WHERE model IN (SELECT model FROM least WHERE shown)
 ORDER BY panel, bound, kind IN ('dense', 'as fetched'), place, share, label;

@@ -52,7 +52,8 @@ WITH trained AS (
     JOIN metrics USING (metric)
     WHERE (panel, line) IN (FROM shown)
 )
-SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, place, panel,
+SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, panel,
+       CASE WHEN most IS NOT NULL THEN 8 WHEN contains(line, 'then') THEN 7 ELSE _method_place(method) END AS place,
        count(*) FILTER (sparsity > 0) OVER (PARTITION BY panel, line) = 1 AS alone,
        if(min(line) OVER called = max(line) OVER called, called, line) || budget AS line,
        (SELECT format('{}At {}% zeros training brings the perplexity from {:.3g} to {:.2g} times dense''s', if(several, model || ': ', ''), percent_label(sparsity), before, after) FROM told) AS finding

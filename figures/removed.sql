@@ -46,7 +46,7 @@ WITH kinds AS (
     LIMIT 1
 )
 SELECT panel, gone, over_dense, if(low > 0, low, NULL) AS low, high, if(random, what || ', random', what) AS what, random,
-       list_position(['neurons', 'heads', 'neurons and heads', 'blocks', 'experts'], what) - 1 AS place, 1::DOUBLE AS one,
+       list_position(['neurons', 'heads', 'neurons and heads', 'blocks', 'experts'], what) + 7 AS place, 1::DOUBLE AS one,
        if(random OR over_dense > min(over_dense) OVER (PARTITION BY panel, what, random, round(gone)), NULL, criterion) AS text,
        (SELECT format('With about {:.0f}% of {} removed, {} cost least ({:.1f} times the dense perplexity) and {} most ({:.1f})',
                       near, model, least, little, most, much) FROM told) AS finding

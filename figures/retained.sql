@@ -11,12 +11,13 @@
 -- facet: panel
 -- reference: zero = chance; gate = quality gate; one = dense
 -- columns: 2
+-- footnote: left_out
 -- yshare: yes
 -- xscale: sparsity
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: skill kept, %
--- note: (score - chance) / (dense score - chance) of the method that keeps most at each sparsity, by pruning alone. Whiskers: 95% intervals of that ratio, paired by document. A line ends at chance, or where a score is not told from it; what is far below is drawn at -25%. Tasks on which dense itself is not above chance are left out. Of more than four models those with most points are drawn.
+-- note: (score - chance) / (dense score - chance) of the method that keeps most at each sparsity, by pruning alone. Whiskers: 95% intervals of that ratio, paired by document. A line ends at chance, or where a score is not told from it; what is far below is drawn at -25%. Tasks on which dense itself is not above chance are left out.
 
 WITH sampled AS (
     -- Of a task that was scored on several samples: the largest on which 90% zeros or more were, or the largest.
@@ -31,15 +32,19 @@ WITH sampled AS (
     FROM best
 ), drawn AS (
     SELECT *, dense_rank() OVER (ORDER BY task) AS number, count(*) OVER (PARTITION BY model, weights) AS points FROM ended WHERE NOT after
+), fullest AS (
+    SELECT model, weights, row_number() OVER (ORDER BY any_value(points) DESC, model, weights) <= 4 AS shown FROM drawn GROUP BY model, weights
 ), benchmarks AS (
     -- Two metrics of one task are one benchmark, at chance where both are.
     SELECT model, _benchmark(task) AS benchmark, bool_and(gone) AS lost FROM ended WHERE sparsity = 0.9 GROUP BY ALL
 )
-SELECT sparsity, greatest(retained, -0.25) AS retained, greatest(retained_low, -0.25) AS low, greatest(retained_high, -0.25) AS high, task, 4 + number AS place,
+SELECT sparsity, greatest(retained, -0.25) AS retained, greatest(retained_low, -0.25) AS low, greatest(retained_high, -0.25) AS high, task, 7 + number AS place,
        0::DOUBLE AS zero, 0.95::DOUBLE AS gate, 1::DOUBLE AS one, model_label(model, weights) AS panel,
        (SELECT format('By pruning alone the best method keeps {}% of dense''s skill at 50% zeros; at 90% it is at chance on {} of {} benchmarks',
                       range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)),
-                      (SELECT count(*) FROM benchmarks WHERE lost), (SELECT count(*) FROM benchmarks)) FROM best) AS finding
+                      (SELECT count(*) FROM benchmarks WHERE lost), (SELECT count(*) FROM benchmarks)) FROM best) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(model, ', ' ORDER BY model) || ', with the fewest points.' FROM fullest WHERE NOT shown) AS left_out
 FROM drawn
-QUALIFY dense_rank() OVER (ORDER BY points DESC, model, weights) <= 4
+JOIN fullest USING (model, weights)
+WHERE shown
 ORDER BY panel, task, sparsity;

@@ -9,9 +9,10 @@
 -- yscale: percent
 -- facet: facet
 -- columns: 2
+-- footnote: left_out
 -- xlabel: transformer block
 -- ylabel: root mean square, % of the model's
--- note: The root mean square of one kind of module in one block, divided by that of all prunable weights of the model. Of more than four models the largest are drawn. One threshold for the whole model removes most weights where this is small; a threshold for each matrix ignores it.
+-- note: The root mean square of one kind of module in one block, divided by that of all prunable weights of the model. One threshold for the whole model removes most weights where this is small; a threshold for each matrix ignores it.
 
 WITH each AS (
     SELECT model, weights, family, side, kind, layer, sum(sum(count)) OVER whole AS weights_in_all,
@@ -21,10 +22,12 @@ WITH each AS (
     GROUP BY model, weights, family, side, kind, layer
     WINDOW whole AS (PARTITION BY model, weights)
 ), spread AS (
-    SELECT model, max(rms) / min(rms) AS ratio FROM each WHERE rms > 0 GROUP BY model, weights
+    SELECT model, weights, max(rms) / min(rms) FILTER (rms > 0) AS ratio, row_number() OVER (ORDER BY any_value(weights_in_all) DESC, model) <= 4 AS shown FROM each GROUP BY model, weights
 )
 SELECT layer, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS kind, round(rms, 2) AS rms, model_label(model, weights) AS facet,
-       (SELECT format('Some modules have far smaller weights than others: their rms differs by a factor of {}{:.1f} in {}', if(count(*) = 1, '', format('{:.1f} in {} to ', min(ratio), arg_min(model, ratio))), max(ratio), arg_max(model, ratio)) FROM spread) AS finding
+       (SELECT format('Some modules have far smaller weights than others: their rms differs by a factor of {}{:.1f} in {}', if(count(*) = 1, '', format('{:.1f} in {} to ', min(ratio), arg_min(model, ratio))), max(ratio), arg_max(model, ratio)) FROM spread WHERE shown) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(format('{} (a factor of {:.1f})', model, ratio), ', ' ORDER BY model) || '.' FROM spread WHERE NOT shown) AS left_out
 FROM each
-QUALIFY dense_rank() OVER (ORDER BY weights_in_all DESC, model) <= 4
+JOIN spread USING (model, weights)
+WHERE shown
 ORDER BY facet, side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], each.kind), layer;

@@ -13,10 +13,11 @@
 -- apart: apart
 -- reference: chance = chance; int8 = int8; dense = dense
 -- columns: 2
+-- footnote: left_out
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: score
--- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; else bootstrap). The point at 0% is dense. A line ends at chance, or where its score is not told from it. Of each method and sparsity the best granularity and calibration text. int8: the level of dense in 8 bits, where the same documents were scored. Of more than four models those with most points are drawn.
+-- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; else bootstrap). The point at 0% is dense. A line ends at chance, or where its score is not told from it. Of each method and sparsity the best granularity and calibration text. int8: the level of dense in 8 bits, where the same documents were scored.
 -- boundnote: Grey: random masks, the baseline.
 
 WITH shown AS (
@@ -39,16 +40,17 @@ WITH shown AS (
 ), chosen AS (
     FROM ended QUALIFY panel = first_value(panel) OVER (PARTITION BY model, weights ORDER BY points DESC, n DESC, panel)
 ), kept AS (
-    FROM chosen QUALIFY dense_rank() OVER (ORDER BY points DESC, panel) <= 4
+    SELECT *, dense_rank() OVER (ORDER BY points DESC, panel) <= 4 AS shown FROM chosen
 ), drawn AS (
-    SELECT panel, name, bound, sparsity, score, low, high, false AS apart FROM kept WHERE NOT after
+    SELECT panel, name, bound, sparsity, score, low, high, false AS apart FROM kept WHERE shown AND NOT after
     UNION ALL BY NAME
-    SELECT DISTINCT panel, name, bound, 0::DOUBLE AS sparsity, dense AS score, false AS apart FROM kept
+    SELECT DISTINCT panel, name, bound, 0::DOUBLE AS sparsity, dense AS score, false AS apart FROM kept WHERE shown
 )
 SELECT sparsity, score, low, high, name AS line, bound, apart, chance, dense, int8, panel,
-       coalesce(list_position(['magnitude', 'sparsegpt', 'wanda', 'alps', 'ria', 'random'], name), 7) - 1 AS place,
+       _method_place(name) AS place,
        (SELECT format('By pruning alone, some method shows no loss on {} of {} benchmarks at 50% zeros, on {} of {} at 90% (perplexity apart)',
-                      count(*) FILTER (kept AND sparsity = 0.5), nullif(count(*) FILTER (sparsity = 0.5), 0), count(*) FILTER (kept AND sparsity = 0.9), nullif(count(*) FILTER (sparsity = 0.9), 0)) FROM counted) AS finding
+                      count(*) FILTER (kept AND sparsity = 0.5), nullif(count(*) FILTER (sparsity = 0.5), 0), count(*) FILTER (kept AND sparsity = 0.9), nullif(count(*) FILTER (sparsity = 0.9), 0)) FROM counted) AS finding,
+       (SELECT 'Not drawn: ' || string_agg(DISTINCT model, ', ' ORDER BY model) || ', with the fewest points.' FROM kept WHERE NOT shown) AS left_out
 FROM drawn
 JOIN (SELECT panel, any_value(chance) AS chance, any_value(dense) AS dense FROM kept GROUP BY panel) USING (panel)
 LEFT JOIN (SELECT panel, any_value(c.score) AS int8 FROM curves c JOIN _recipes USING (variant_id) WHERE words = 'int8' GROUP BY panel) USING (panel)

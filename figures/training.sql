@@ -1,19 +1,24 @@
 -- title: Loss while a whole model is trained
 -- finding: finding
--- about: how fast training after pruning regains what it can
+-- about: how fast training after pruning regains what it can, and what then passes the quality gate
 -- kind: line
 -- x: thousands
 -- y: share
 -- series: zeros
 -- place: place
+-- bound: bound
 -- facet: model
 -- columns: 3
+-- reference: untrained = before
+-- xscale: log
+-- xshare: yes
 -- yshare: yes
 -- yscale: percent
--- ymin: 0
+-- ymin: -0.05
 -- xlabel: thousands of tokens trained on
 -- ylabel: held-out loss, % of that before
 -- note: Whole models trained after pruning; zeros stay zero. Held out: samples that are not trained on. The loss is what the training minimises: the distance from the dense model's outputs where it distils. Of several trainings at one sparsity the longest.
+-- boundnote: Grey: trained, but still below the quality gate (1.1 times dense's perplexity and 95% of its skill), or not scored.
 
 WITH asked AS (
     SELECT t.*, first_value(held_out) OVER one AS before, max(tokens) OVER (PARTITION BY variant_id) AS whole
@@ -21,18 +26,23 @@ WITH asked AS (
     WHERE recipe LIKE '%then%' AND sparsity > 0
     WINDOW one AS (PARTITION BY t.manifest, variant_id ORDER BY t.step)
 ), longest AS (
-    FROM asked QUALIFY variant_id = first_value(variant_id) OVER (PARTITION BY model, sparsity ORDER BY whole DESC, variant_id)
+    SELECT *, coalesce(passes, false) AS passing
+    FROM (FROM asked QUALIFY variant_id = first_value(variant_id) OVER (PARTITION BY model, sparsity ORDER BY whole DESC, variant_id))
+    LEFT JOIN (SELECT variant_id, passes FROM gate) USING (variant_id)
 ), falls AS (
     -- The share of the whole fall by an eighth of the tokens.
     SELECT variant_id, (any_value(before) - arg_min(held_out, abs(tokens / whole - 0.125))) / nullif(any_value(before) - arg_max(held_out, tokens), 0) AS early
     FROM longest
     GROUP BY variant_id
+), passed AS (
+    SELECT string_agg(format('{} ({}% zeros)', model, sparsities), ', ' ORDER BY model) FILTER (passing) AS words, bool_or(NOT passing) AS failing
+    FROM (SELECT model, passing, string_agg(DISTINCT percent_label(sparsity), ' and ' ORDER BY percent_label(sparsity)) AS sparsities FROM longest GROUP BY ALL)
 )
-SELECT concat(model, chr(10), passing) AS model, tokens / 1000 AS thousands, held_out / before AS share, percent_label(sparsity) || '% zeros' AS zeros,
-       (dense_rank() OVER (ORDER BY sparsity) - 1) AS place,
-       (SELECT format('The first eighth of training brings {}% of its gain', range_label('{:.0f}', 100 * min(early), 100 * max(early))) FROM falls WHERE early IS NOT NULL HAVING min(early) > 0) AS finding
+SELECT model, tokens / 1000 AS thousands, held_out / before AS share, percent_label(sparsity) || if(passing, '%: passes', '% zeros') AS zeros, NOT passing AS bound,
+       dense_rank() OVER (PARTITION BY passing ORDER BY sparsity) + 7 AS place, 1::DOUBLE AS untrained,
+       (SELECT concat('Pruned and trained, ', coalesce(if(failing, 'only ', '') || words, 'no model'), ' passes the quality gate',
+                      (SELECT format('; the first eighth of the training brings {}% of the gain', range_label('{:.0f}', 100 * min(early), 100 * max(early))) FROM falls WHERE early IS NOT NULL HAVING min(early) > 0))
+        FROM passed) AS finding
 FROM longest
-JOIN (SELECT model, 'pass the gate: ' || coalesce(string_agg(DISTINCT percent_label(sparsity) || '%', ', ' ORDER BY percent_label(sparsity) || '%') FILTER (passes), 'none') AS passing
-      FROM longest LEFT JOIN (SELECT variant_id, passes FROM gate) USING (variant_id) GROUP BY model) USING (model)
-WHERE held_out IS NOT NULL
-ORDER BY 1, sparsity, tokens;
+WHERE held_out IS NOT NULL AND tokens > 0
+ORDER BY model, bound, sparsity, tokens;

@@ -266,10 +266,12 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ledger: Path) -> 
         SELECT engine, phase, speedup FROM _headlines JOIN _recipes USING (variant_id) LEFT JOIN gate USING (variant_id)
         WHERE ranks = 1 AND NOT coalesce(ruined, false)"""
     known = {(row["engine"], row["phase"] == "prefill", row["speedup"]) for row in query.run(ledger, asked).dicts()}
-    drawn = {(row["label"].split("(")[-1].rstrip(")"), row["place"] == 1, row["speedup"]) for row in rows}
+    drawn = {
+        (row["label"].split("(")[-1].rstrip(")"), row["series"].endswith("prompt"), row["speedup"]) for row in rows
+    }
     assert drawn and drawn <= known
     assert {engine for engine, *_ in drawn} >= {"sparse", "deepspeed"}
-    assert {row["bound"] for row in rows} == {row["series"].endswith("not passing") for row in rows}
+    assert all(row["bound"] == row["series"].startswith("not passing") for row in rows)
 
 
 def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ledger: Path) -> None:
