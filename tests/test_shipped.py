@@ -36,7 +36,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/calibration.yaml", {"make", "storage", "benchmarks"}),
         ("examples/vocabulary.yaml", {"make", "storage", "benchmarks"}),
         ("examples/kinds.yaml", {"make", "storage", "outputs", "benchmarks", "latency", "memory"}),
-        ("examples/engines.yaml", {"make", "benchmarks", "latency", "memory"}),
+        ("examples/engines.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/llamacpp.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/llamacpp-coder.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/gguf.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),

@@ -63,7 +63,7 @@ def test_a_hostile_folder(case: Case, tmp_path: Path, harness: Harness, monkeypa
     home = os.environ["SPARSEBENCH_CACHE"]
     ours = (
         str(folder), home, os.path.dirname(os.path.realpath(Path(home) / "locks")), str(ROOT), sys.prefix, sys.base_prefix,
-        "/usr/", os.path.join(tempfile.gettempdir(), "sparsebench-"), "/proc/self/", f"/proc/{os.getpid()}/", "/sys/",
+        "/usr/", os.path.join(tempfile.gettempdir(), "sparsebench.partial-"), "/proc/self/", f"/proc/{os.getpid()}/", "/sys/",
     )  # fmt: skip
     assert [path for path in log if not path.startswith(ours)] == []
     assert sorted(outside(folder / "x").iterdir()) == before and not list(current.iterdir())
