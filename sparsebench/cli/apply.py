@@ -30,6 +30,11 @@ EXAMPLE = 'such as "prune: wanda, sparsity: 0.5"'
 CALIBRATION = 'such as "source: path:FILE, samples: 64"'
 
 
+AS_MASKS = typer.Option(
+    "--as-masks", help="Write weight_orig and weight_mask, as torch.nn.utils.prune does. Only for prune."
+)
+
+
 def apply(
     source: SOURCE,
     steps: Annotated[
@@ -48,12 +53,7 @@ def apply(
     seed: Annotated[
         int, typer.Option(min=0, max=2**62 - 1, help="Seed of random masks and of the calibration text.")
     ] = 0,
-    as_masks: Annotated[
-        bool,
-        typer.Option(
-            "--as-masks", help="Write weight_orig and weight_mask, as torch.nn.utils.prune does. Only for prune."
-        ),
-    ] = False,
+    as_masks: Annotated[bool, AS_MASKS] = False,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
