@@ -20,7 +20,7 @@
 -- yshare: yes
 -- xlabel: time of a token, % of the fastest dense engine's
 -- ylabel: perplexity / dense's
--- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in torch's integer kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined, and not shown. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
+-- note: Each variant in the engine where a token takes least: hf, plain transformers, whose int8 and int4 run in torch's integer kernels; sparse, our kernels that skip zeros; skip, which reads the weights that a token needs; llamacpp, llama.cpp. 100% is the fastest engine that ran dense on that machine and workload. Whiskers: 95% intervals. Above three times dense's perplexity a model is ruined; it is not shown, nor what takes more than twice the time. Brackets: a calibration text that is not a method's usual one (d: dense inputs).
 -- boundnote: Grey: below the quality gate, 1.1 times dense's perplexity and 95% of its skill.
 
 WITH fastest AS (
@@ -37,7 +37,7 @@ WITH fastest AS (
     JOIN fastest f USING (variant_id)
     JOIN _recipes r USING (variant_id)
     LEFT JOIN (SELECT variant_id, passes FROM gate) g USING (variant_id)
-    WHERE scale = 'perplexity' AND c.score <= 3 * c.dense AND NOT r.chance
+    WHERE scale = 'perplexity' AND c.score <= 3 * c.dense AND relative <= 200 AND NOT r.chance
     QUALIFY c.n = max(c.n) OVER (PARTITION BY variant_id)
 ), shown AS (
     -- Of a model the machine on which most engines ran dense; what does not pass is shown where it is the best of its kind at this time.
