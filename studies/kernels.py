@@ -31,7 +31,7 @@ from sparsebench.runtime.kernels.matrix import dense, integers, without_zero_cod
 
 SHAPES = ("8192x2048", "2048x8192", "1536x576", "576x1536")
 ZEROS = (0.5, 0.7, 0.9)
-STREAMED = 256 << 20
+STREAMED = 1 << 30
 """Bytes of each contender's copies together: several times the last cache."""
 ROUNDS = 15
 SECONDS = 0.02
