@@ -1,8 +1,9 @@
 // Matrices of weights times vectors, on a CPU: y = W x + b. Sums are in float32 and rounded once at the end. sparse/matrix.h
 // says how weights are stored; integers are multiplied with inputs rounded to 8 bits (sparse/inputs.h). One vector or a few
-// go through sparse/products.h, many through sparse/tiles.h; sparse/multiply.h shares them out to threads. sparse/decoder.h
-// has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
+// go through sparse/products.h, many through sparse/tiles.h or sparse/amx.h; sparse/multiply.h shares them out to threads.
+// sparse/decoder.h has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
 
+#include "sparse/amx.h"
 #include "sparse/decoder.h"
 #include "sparse/skip.h"
 
@@ -131,6 +132,10 @@ void sparse_threads(void* start, void* number, void* count_of) {
 void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* bias, i64 tokens, int type, int threads,
                      int tiles) {
     const Layer layer{matrix, bias};
+#if defined(AMX)
+    if (tiles && type == BFLOAT && matrix->type != FLOAT && level >= WITH_AMX)
+        return multiply_by_amx(layer, static_cast<const u16*>(x), static_cast<u16*>(y), tokens, threads);
+#endif
     auto act = [&](auto kind) {
         using E = decltype(kind);
         E* out = static_cast<E*>(y);

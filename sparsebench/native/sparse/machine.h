@@ -14,8 +14,14 @@
 #define AVX2 __attribute__((target("avx2,fma,bmi,popcnt")))
 #define AVX512 __attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq")))
 // The kernels of products.h and tiles.h. Their BF16 instructions are on branches that only a machine with them takes.
-#define VECTORS \
-    __attribute__((target("avx2,fma,bmi,bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx512vnni,avx512bf16")))
+#define WITH_VECTORS "avx2,fma,bmi,bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx512vnni,avx512bf16"
+#define VECTORS __attribute__((target(WITH_VECTORS)))
+#if defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define AMX __attribute__((target(WITH_VECTORS ",amx-tile,amx-bf16")))
+#endif
 #endif
 #define ALWAYS __attribute__((always_inline)) inline
 
@@ -31,9 +37,22 @@ using u64 = std::uint64_t;
 using i64 = std::int64_t;
 
 // WITH_VNNI has AVX-512 VBMI2 and VNNI, which came together.
-enum Level : int { PORTABLE, WITH_AVX2, WITH_AVX512, WITH_VNNI, WITH_BF16 };
+enum Level : int { PORTABLE, WITH_AVX2, WITH_AVX512, WITH_VNNI, WITH_BF16, WITH_AMX };
 
 #if defined(__x86_64__)
+// Whether the processor multiplies tiles of bfloat16 and the system lets this process do so.
+bool has_amx() {
+#if defined(AMX)
+    constexpr unsigned BF16 = 1u << 22, TILE = 1u << 24;
+    constexpr long ASK_FOR_STATE = 0x1023, TILE_DATA = 18;  // arch_prctl's ARCH_REQ_XCOMP_PERM, and the state's number
+    unsigned a, b, c, d;
+    const bool there = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILE);
+    return there && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
 int best_level() {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return PORTABLE;
@@ -42,7 +61,8 @@ int best_level() {
         return WITH_AVX2;
     if (!__builtin_cpu_supports("avx512vbmi2") || !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("bmi2"))
         return WITH_AVX512;
-    return __builtin_cpu_supports("avx512bf16") ? WITH_BF16 : WITH_VNNI;
+    if (!__builtin_cpu_supports("avx512bf16")) return WITH_VNNI;
+    return has_amx() ? WITH_AMX : WITH_BF16;
 }
 #else
 int best_level() { return PORTABLE; }

@@ -43,16 +43,18 @@ AVX2 void expand_avx2(const Matrix& m, const Row& row, i64 number, W* out) {
     else expand_any<INT4, true>(m, row, number, out);
 }
 
-// To bfloat16, with zeros up to a whole group.
+// To bfloat16, with zeros up to a whole group. Each 32 columns go `apart` words behind those before them.
 template <int TYPE, bool MASKED>
-VECTORS void expand_words(const Matrix& m, const Row& row, i64 number, const u8* next, u16* out) {
+VECTORS void expand_words(const Matrix& m, const Row& row, i64 number, const u8* next, u16* out, i64 apart) {
     const i64 groups = groups_of(m.cols);
-    for (i64 group = 0; group < groups; ++group, out += GROUP) {
+    for (i64 group = 0; group < groups; ++group, out += 2 * apart) {
         const i64 width = std::min(GROUP, m.cols - group * GROUP);
+        _mm_prefetch(next + AHEAD, _MM_HINT_T0);
         if constexpr (TYPE == BFLOAT) {
+            _mm_prefetch(next + AHEAD + LINE, _MM_HINT_T0);
             const u64 bits = MASKED ? row.mask(group) : 0;
             _mm512_storeu_si512(out, some_weights<TYPE, MASKED>(u32(bits), next, width));
-            _mm512_storeu_si512(out + 32, some_weights<TYPE, MASKED>(u32(bits >> 32), next, width - 32));
+            _mm512_storeu_si512(out + apart, some_weights<TYPE, MASKED>(u32(bits >> 32), next, width - 32));
         } else {
             const __m512i bytes = unsigned_weights<TYPE, MASKED>(row, group, next, width);
             const float low = group_scale(m, number, group, 0);
@@ -66,18 +68,43 @@ VECTORS void expand_words(const Matrix& m, const Row& row, i64 number, const u8*
                 quarter[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(wide, offset)), _mm512_set1_ps(i < 2 ? low : high));
             }
             _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(quarter[1], quarter[0]));
-            _mm512_storeu_si512(out + 32, (__m512i)_mm512_cvtne2ps_pbh(quarter[3], quarter[2]));
+            _mm512_storeu_si512(out + apart, (__m512i)_mm512_cvtne2ps_pbh(quarter[3], quarter[2]));
         }
     }
 }
 
-using Expand = void (*)(const Matrix&, const Row&, i64 number, const u8* next, u16* out);
+// A tile of rows in bfloat16, expanded into the same memory again and again.
+class Tile {
+    using Expand = void (*)(const Matrix&, const Row&, i64 number, const u8* next, u16* out, i64 apart);
 
-Expand expand_to_words(const Matrix& m) {
-    if (m.type == BFLOAT) return m.masks ? expand_words<BFLOAT, true> : expand_words<BFLOAT, false>;
-    if (m.type == INT8) return m.masks ? expand_words<INT8, true> : expand_words<INT8, false>;
-    return m.masks ? expand_words<INT4, true> : expand_words<INT4, false>;
-}
+    const Matrix& m;
+    Expand expand;
+    std::vector<u8> copy, bytes;
+    std::vector<u16> room;
+
+    static Expand chosen(const Matrix& m) {
+        if (m.type == BFLOAT) return m.masks ? expand_words<BFLOAT, true> : expand_words<BFLOAT, false>;
+        if (m.type == INT8) return m.masks ? expand_words<INT8, true> : expand_words<INT8, false>;
+        return m.masks ? expand_words<INT4, true> : expand_words<INT4, false>;
+    }
+
+public:
+    u16* const words;
+
+    Tile(const Matrix& m, i64 size)
+        : m(m), expand(chosen(m)), bytes(m.cols + 2 * LINE), room(size + LINE),
+          words(room.data() + (LINE - reinterpret_cast<std::uintptr_t>(room.data()) % LINE) / 2) {}
+
+    void row(i64 number, u16* out, i64 apart) {
+        const Row stored = row_of(m, number, copy);
+        const u8* next = stored.values;
+        if (m.type == INT4 && m.masks) {
+            unpack(stored, bytes.data());
+            next = bytes.data() + stored.odd;
+        }
+        expand(m, stored, number, next, out, apart);
+    }
+};
 
 // Four rows times TOKENS vectors, in registers: sums (tokens, rows).
 template <int TOKENS>
@@ -119,27 +146,16 @@ i64 tile_stride(i64 cols) { return groups_of(cols) * GROUP + 32; }
 VECTORS void rows_by_tiles(const Job& job, i64 first, i64 last) {
     const Matrix& m = *job.matrix;
     const i64 width = groups_of(m.cols) * GROUP, stride = job.in.stride, tile = std::max<i64>(4, TILE_BYTES / (stride * 2) / 4 * 4);
-    const Expand expand = expand_to_words(m);
-    std::vector<u8> copy, bytes(m.cols + 2 * LINE);
-    std::vector<u16> room(tile * stride + LINE);
-    u16* rows = room.data() + (LINE - reinterpret_cast<std::uintptr_t>(room.data()) % LINE) / 2;
+    Tile rows(m, tile * stride);
     const u16* x = static_cast<const u16*>(job.in.data);
     for (i64 begin = first; begin < last; begin += tile) {
         const i64 count = std::min(tile, last - begin);
-        for (i64 row = 0; row < count; ++row) {
-            const Row stored = row_of(m, begin + row, copy);
-            const u8* next = stored.values;
-            if (m.type == INT4 && m.masks) {
-                unpack(stored, bytes.data());
-                next = bytes.data() + stored.odd;
-            }
-            expand(m, stored, begin + row, next, rows + row * stride);
-        }
+        for (i64 row = 0; row < count; ++row) rows.row(begin + row, rows.words + row * stride, 32);
         for (i64 token = 0; token < job.in.tokens; token += 6) {
             const i64 some = std::min<i64>(6, job.in.tokens - token);
             for (i64 row = 0; row < count; row += 4) {
                 float* sums = job.sums + token * m.rows + begin + row;
-                const u16 *weights = rows + row * stride, *with = x + token * stride;
+                const u16 *weights = rows.words + row * stride, *with = x + token * stride;
                 const i64 wide = std::min<i64>(4, count - row);
                 switch (some) {
                     case 6: four_rows<6>(weights, with, width, stride, sums, m.rows, wide); break;

@@ -68,7 +68,7 @@ BUILT_IN = (
         encodings=FLOAT_AND_INTEGERS,
         skips_zeros=True,
         reads_packed=True,
-        version=4,
+        version=5,
     ),
 )
 

@@ -51,7 +51,12 @@ from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
-WAYS = {"tiles": "tiles of bfloat16", "fours": "four at a time", "torch": "tiles by torch"}
+WAYS = {
+    "tiles": "tiles of bfloat16",
+    "amx": "tiles of bfloat16 by AMX",
+    "fours": "four at a time",
+    "torch": "tiles by torch",
+}
 """How layers multiply many tokens, as results name it."""
 ROUNDED = f"up to {FEW} tokens with inputs in int8, a scale for every {GROUP}"
 """The arithmetic of integer layers, as results name it."""

@@ -125,7 +125,7 @@ class KernelLinear(MatrixHolder):
     def tiled(self) -> bool:
         """Whether our kernel multiplies tiles of bfloat16 for the dtype that the layer runs in."""
         narrow = self.matrix_type != "float32" and self.weight.dtype == torch.bfloat16
-        return narrow and self.kernels.level == LEVELS[-1]
+        return narrow and self.kernels.level in ("avx512-bf16", "avx512-amx")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (…, in) to (…, out) in x's dtype: bfloat16 or float32 on a CPU. Raises MeasureError otherwise."""
@@ -148,11 +148,11 @@ class KernelLinear(MatrixHolder):
         kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
-            ways["tiles"] = lambda: self.by_kernel(some, True)
+            ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, True)
         elif self.matrix_type in ("float32", "bfloat16"):  # for integers it would round the inputs to 8 bits
             ways["fours"] = lambda: self.by_kernel(some)
         way = self.choices.pick(kind, ways)
-        return self.by_torch(x) if way == "torch" else self.by_kernel(x, way == "tiles")
+        return self.by_torch(x) if way == "torch" else self.by_kernel(x, way != "fours")
 
     def by_kernel(self, x: torch.Tensor, tiles: bool = False) -> torch.Tensor:
         """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sparsebench.storage.words import Words
 
-LEVELS = ("portable", "avx2", "avx512", "avx512-vnni", "avx512-bf16")
+LEVELS = ("portable", "avx2", "avx512", "avx512-vnni", "avx512-bf16", "avx512-amx")
 """Instruction sets in rising order; each kernel uses the best one for which it has code."""
 TYPES = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 """The library's numbers for types of values; vectors have one of the first two."""

@@ -81,7 +81,9 @@ def check(found: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
     cols=st.one_of(st.integers(1, 200), st.sampled_from([128, 256, 511, 512, 513])),
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9, 1.0]),
     dtype=st.sampled_from([BF16, F32]),
-    tokens=st.sampled_from([1, 2, 3, 7, 8, 11]),  # 11 is 4, 4, 2 and 1; in tiles 6 and 5
+    tokens=st.sampled_from(
+        [1, 2, 3, 7, 8, 11, 17, 40]
+    ),  # 11 is 4, 4, 2 and 1; in tiles 6 and 5, by AMX in blocks of 16
     biased=st.booleans(),
     seed=st.integers(0, 10**6),
 )
