@@ -165,26 +165,23 @@ class Sparse:
                 f"{weights.config.get('model_type')}: none of its layers is one that the sparse engine can replace",
                 "measure it with another engine",
             )
-        self._replace_dense(model)
-        self._describe(model)
         if isinstance(self.kernels, Kernels):
+            self._replace_dense(self.kernels, model)
             decoder.install(model, self.kernels, self.steps)
+        self._describe(model)
         return model.to("cuda") if self.cuda else model
 
-    def _replace_dense(self, model: Any) -> None:
-        """Multiply by our kernels what is left in bfloat16, such as a tied head, where they multiply other layers."""
-        layers = dict(model.named_modules())
-        if not any(isinstance(layer, KernelLinear) for layer in layers.values()):
-            return
-        assert isinstance(self.kernels, Kernels)
-        attention.install(model)
-        for name, layer in layers.items():
+    def _replace_dense(self, library: Kernels, model: Any) -> None:
+        """Multiply by our kernels what is left in bfloat16, such as a tied head or layers whose few zeros do not pay."""
+        for name, layer in list(model.named_modules()):
             if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.bfloat16 or not layer.weight.numel():
                 continue
-            made = KernelLinear(self.kernels, dense(layer.weight.detach()), self.choices)
+            made = KernelLinear(library, dense(layer.weight.detach()), self.choices)
             if made.tiled:  # without these instructions torch's product is as fast
                 made.register_parameter("bias", layer._parameters.get("bias"))
                 model.set_submodule(name, made)
+        if any(isinstance(layer, KernelLinear) for layer in model.modules()):
+            attention.install(model)
 
     def _describe(self, model: Any) -> None:
         """Note what multiplies each of the model's matrices."""

@@ -115,12 +115,26 @@ def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t
         assert found.parity(SavedModel(folder, family, "float32"), words).relative_l2 < 1e-5
 
 
-def test_a_dense_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
-    found = started()
-    judged = found.parity(SavedModel(tiny_llama, "decoder"), prompt(Checkpoint(tiny_llama).config))
+def test_a_dense_float32_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
+    found, source = started(), SavedModel(tiny_llama, "decoder", "float32")
+    judged = found.parity(source, prompt(Checkpoint(tiny_llama).config))
     assert judged is not None and judged.wraps_only
-    assert not sparse_layers(found.load(SavedModel(tiny_llama, "decoder"), 40, False).module)
+    assert not sparse_layers(found.load(source, 40, False).module)
     assert found.kernel == "dense torch linear ×15 (attention ×8, head ×1, mlp ×6)"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_bfloat16_layers_whose_zeros_do_not_pay_are_dense_in_our_kernels(
+    tiny_llama: Path, tmp_path: Path, share: float
+) -> None:
+    folder = prune(tiny_llama, tmp_path / "pruned", share) if share else tiny_llama
+    found, source = started(), SavedModel(folder, "decoder", "bfloat16")
+    if found.kernels.level not in ("avx512-bf16", "avx512-amx"):
+        pytest.skip("this CPU multiplies no bfloat16: torch's products are as fast")
+    judged = found.parity(source, prompt(Checkpoint(folder).config))
+    assert judged is not None and not judged.wraps_only and judged.relative_l2 <= judged.tolerance
+    layers = sparse_layers(found.load(source, 40, False).module)
+    assert len(layers) == 15 and {layer.layout for layer in layers.values()} == {"dense"}
 
 
 def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path) -> None:
