@@ -36,6 +36,7 @@ from sparsebench.plan.tokens import document_count
 from sparsebench.progress import duration, size
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
 from sparsebench.run.workspace import Workspace
+from sparsebench.runtime.engines import engines
 
 WORTH_SEEING = 0.02
 """A drop, as a share of documents, that most readers would want to know of."""
@@ -142,6 +143,7 @@ def _conditions(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         yield f"on {gpus} GPU{'s' * (gpus > 1)} ({name}), assumed as fast as an H100"
     if not devices.is_gpu(ready.device):
         yield from _emulated(ready, cells)
+        yield from _slow_kernels(cells)
     yield from dict.fromkeys(map(_unseen, cells))
 
 
@@ -194,6 +196,15 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
             slow = " and slow" if processor.emulated(dtype) else ""
             named = ", ".join(dict.fromkeys(models))
             yield f"{what} of {named} are in {dtype}{slow}: this CPU emulates 16 bits ({switch} decides)"
+
+
+def _slow_kernels(cells: list[Cell]) -> Iterator[str]:
+    """Yield which engines have no fast kernels for this CPU, and what that costs."""
+    for name in dict.fromkeys(cell.settings["engine"] for cell in cells if cell.stage == "latency"):
+        engine = engines()[name]
+        missing = [each for each in engine.fast_with if each not in processor.instruction_sets()]
+        if missing:
+            yield f"engine {name} is slow on this CPU, which lacks {' and '.join(missing)}: {engine.slower}"
 
 
 def _unseen(cell: Cell) -> str:

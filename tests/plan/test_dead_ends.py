@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sparsebench import processor
 from tests.command import call
 
 MANIFEST = (
@@ -87,6 +88,21 @@ def test_tasks_of_a_family_without_a_model_are_warned_of(tiny_llama: Path, home:
     (home / "mine.yaml").write_text(f"{text}  encoder: [{{task: sciq_retrieval}}]\n")
     shown = call("plan", "mine.yaml", cwd=home)
     assert shown.returncode == 0 and "benchmarks: encoder" in shown.stderr and "sciq_retrieval" in shown.stderr
+
+
+@pytest.mark.parametrize("lacking", ["", "avx512_vnni"])
+def test_an_engine_without_fast_kernels_for_this_cpu_is_named(
+    lacking: str, tiny_llama: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = frozenset({"avx2", "avx512_vbmi2", "avx512_vnni"} - {lacking})
+    monkeypatch.setattr(processor, "instruction_sets", lambda: there)
+    text = MANIFEST.format(source=f"path:{tiny_llama}", family="decoder", task="{task: piqa, limit: 4}")
+    (home / "mine.yaml").write_text(f"{text}runtime: [{{engines: [hf, sparse]}}]\n")
+    shown = call("plan", "mine.yaml", cwd=home)
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[1] for line in shown.stderr.splitlines() if "avx512_vnni" in line] == ["sparse"] * bool(
+        lacking
+    )
 
 
 @pytest.mark.parametrize("words", [("nope",), ("nope", "prune: magnitude, sparsity: 0.5"), ("nope", "--out", "half")])
