@@ -1,10 +1,11 @@
 // Matrices of weights times vectors, on a CPU: y = W x + b. Sums are in float32 and rounded once at the end. sparse/matrix.h
 // says how weights are stored; integers are multiplied with inputs rounded to 8 bits (sparse/inputs.h). One vector or a few
-// go through sparse/products.h, many through sparse/tiles.h or sparse/amx.h; sparse/multiply.h shares them out to threads.
-// sparse/decoder.h has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
+// go through sparse/products.h, many through sparse/tiles.h, sparse/amx.h or sparse/nonzeros.h; sparse/multiply.h shares them
+// out to threads. sparse/decoder.h has the other steps of a decoder. Matrices that are read in part are in sparse/skip.h.
 
 #include "sparse/amx.h"
 #include "sparse/decoder.h"
+#include "sparse/nonzeros.h"
 #include "sparse/skip.h"
 
 namespace {
@@ -127,19 +128,25 @@ void sparse_threads(void* start, void* number, void* count_of) {
     thread_count = reinterpret_cast<Number>(count_of);
 }
 
-// y (tokens, rows) = x (tokens, cols) · Wᵀ + bias (rows, or null); x, y and bias are of `type`, contiguous. sparse/multiply.h
-// says what `tiles` are.
+// Ways to multiply several vectors. ONE_BY_ONE: as one is multiplied, four sharing what is read. TILES: rows are expanded to
+// bfloat16, inputs are not rounded; it is ONE_BY_ONE unless x is bfloat16 and the processor multiplies these. NONZEROS: each
+// weight that is not zero times all vectors, in float32; for bitmasks.
+enum Way : int { ONE_BY_ONE, TILES, NONZEROS };
+
+// y (tokens, rows) = x (tokens, cols) · Wᵀ + bias (rows, or null); x, y and bias are of `type`, contiguous.
 void sparse_multiply(const Matrix* matrix, const void* x, void* y, const void* bias, i64 tokens, int type, int threads,
-                     int tiles) {
+                     int way) {
     const Layer layer{matrix, bias};
 #if defined(AMX)
-    if (tiles && type == BFLOAT && matrix->type != FLOAT && level >= WITH_AMX)
+    if (way == TILES && type == BFLOAT && matrix->type != FLOAT && level >= WITH_AMX)
         return multiply_by_amx(layer, static_cast<const u16*>(x), static_cast<u16*>(y), tokens, threads);
 #endif
     auto act = [&](auto kind) {
         using E = decltype(kind);
         E* out = static_cast<E*>(y);
-        multiply(&layer, 1, static_cast<const E*>(x), &out, tokens, threads, tiles != 0);
+        if (way == NONZEROS && matrix->masks)
+            return multiply_by_nonzeros(layer, static_cast<const E*>(x), out, tokens, threads);
+        multiply(&layer, 1, static_cast<const E*>(x), &out, tokens, threads, way == TILES);
     };
     type == BFLOAT ? act(u16()) : act(float());
 }

@@ -29,32 +29,6 @@ struct AmxJob {
     i64 tokens;
 };
 
-// Sixteen rows of sixteen become their columns.
-VECTORS ALWAYS void transpose(__m512i (&rows)[16]) {
-    __m512i two[16], four[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-        two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-        two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-    }
-    // Each quarter of four[4 i + j] has column j of that quarter, of rows 4 i to 4 i + 3.
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-        const __m512i first = two[i / 4 * 4 + i % 4 / 2], second = two[i / 4 * 4 + i % 4 / 2 + 2];
-        four[i] = i % 2 ? _mm512_unpackhi_epi64(first, second) : _mm512_unpacklo_epi64(first, second);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-        const __m512i even = _mm512_shuffle_i32x4(four[j], four[4 + j], 0x88), odd = _mm512_shuffle_i32x4(four[j], four[4 + j], 0xdd);
-        const __m512i even_after = _mm512_shuffle_i32x4(four[8 + j], four[12 + j], 0x88);
-        const __m512i odd_after = _mm512_shuffle_i32x4(four[8 + j], four[12 + j], 0xdd);
-        rows[j] = _mm512_shuffle_i32x4(even, even_after, 0x88);
-        rows[4 + j] = _mm512_shuffle_i32x4(odd, odd_after, 0x88);
-        rows[8 + j] = _mm512_shuffle_i32x4(even, even_after, 0xdd);
-        rows[12 + j] = _mm512_shuffle_i32x4(odd, odd_after, 0xdd);
-    }
-}
-
 // Lays out x (tokens, cols) as AmxJob has it, with zeros behind the last column and the last vector.
 VECTORS void pair_columns(const u16* x, i64 cols, i64 tokens, u16* to) {
     for (i64 token = 0; token < tokens; token += BLOCK)
@@ -130,7 +104,8 @@ AMX void rows_by_amx(const AmxJob& job, i64 first, i64 last) {
                 const auto act = count - row > BLOCK ? (some > BLOCK ? block_products<2, 2> : block_products<2, 1>)
                                                      : (some > BLOCK ? block_products<1, 2> : block_products<1, 1>);
                 const u16* bias = job.bias ? job.bias + begin + row : nullptr;
-                act(rows.words + row / BLOCK * size, job.x + token / BLOCK * size, size, bias, count - row, outputs.data() + row, many);
+                const u16 *weights = rows.words + row / BLOCK * size, *x = job.x + token / BLOCK * size;
+                act(weights, x, size, bias, count - row, outputs.data() + row, many);
             }
             for (i64 i = 0; i < some; ++i)
                 std::memcpy(job.y + (token + i) * m.rows + begin, outputs.data() + i * many, count * 2);

@@ -45,12 +45,38 @@ ALWAYS void round_group(const E* x, i64 width, int offset, Bytes& to, float& sca
 }
 
 #if defined(__x86_64__)
-VECTORS ALWAYS __m512 sixteen_floats(const u16* x, __mmask16 within) {
+AVX512 ALWAYS __m512 sixteen_floats(const u16* x, __mmask16 within) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(within, x)), 16));
 }
-VECTORS ALWAYS __m512 sixteen_floats(const float* x, __mmask16 within) { return _mm512_maskz_loadu_ps(within, x); }
+AVX512 ALWAYS __m512 sixteen_floats(const float* x, __mmask16 within) { return _mm512_maskz_loadu_ps(within, x); }
 
-// The same in a tenth of the time.
+// Sixteen rows of sixteen become their columns.
+AVX512 ALWAYS void transpose(__m512i (&rows)[16]) {
+    __m512i two[16], four[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // Each quarter of four[4 i + j] has column j of that quarter, of rows 4 i to 4 i + 3.
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+        const __m512i first = two[i / 4 * 4 + i % 4 / 2], second = two[i / 4 * 4 + i % 4 / 2 + 2];
+        four[i] = i % 2 ? _mm512_unpackhi_epi64(first, second) : _mm512_unpacklo_epi64(first, second);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        const __m512i even = _mm512_shuffle_i32x4(four[j], four[4 + j], 0x88), odd = _mm512_shuffle_i32x4(four[j], four[4 + j], 0xdd);
+        const __m512i even_after = _mm512_shuffle_i32x4(four[8 + j], four[12 + j], 0x88);
+        const __m512i odd_after = _mm512_shuffle_i32x4(four[8 + j], four[12 + j], 0xdd);
+        rows[j] = _mm512_shuffle_i32x4(even, even_after, 0x88);
+        rows[4 + j] = _mm512_shuffle_i32x4(odd, odd_after, 0x88);
+        rows[8 + j] = _mm512_shuffle_i32x4(even, even_after, 0xdd);
+        rows[12 + j] = _mm512_shuffle_i32x4(odd, odd_after, 0xdd);
+    }
+}
+
+// What round_group does, in a tenth of the time.
 template <class E>
 VECTORS void round_group_vectors(const E* x, i64 width, int offset, Bytes& to, float& scale) {
     __m512 parts[4], most = _mm512_setzero_ps();

@@ -55,6 +55,7 @@ WAYS = {
     "tiles": "tiles of bfloat16",
     "amx": "tiles of bfloat16 by AMX",
     "fours": "four at a time",
+    "nonzeros": "each nonzero times all",
     "torch": "tiles by torch",
 }
 """How layers multiply many tokens, as results name it."""

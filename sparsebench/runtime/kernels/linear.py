@@ -23,6 +23,9 @@ TOKENS = 512
 FEW = 8
 """Tokens up to which rows are expanded in registers for each four tokens; more share tiles."""
 TRIALS = 3
+ONE_BY_ONE, TILES, NONZEROS = range(3)
+"""The library's numbers for ways to multiply several tokens, which ``native/sparse.cpp`` explains."""
+WAYS = {"fours": ONE_BY_ONE, "tiles": TILES, "amx": TILES, "nonzeros": NONZEROS}
 
 
 class Choices:
@@ -142,19 +145,21 @@ class KernelLinear(MatrixHolder):
     def by_fastest(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply (tokens, in) to (tokens, out) in the fastest way.
 
-        Tiles of rows are multiplied by our kernel or by torch; floats may also be expanded anew for each four tokens.
+        Tiles of rows are multiplied by our kernel or by torch; of a bitmask, each nonzero may multiply all tokens instead.
         """
         some = x[:TOKENS]
         kind = (*self.kind, bucket(len(some)), torch.get_num_threads())
         ways: dict[str, Any] = {"torch": lambda: self.by_torch(some)}
         if self.tiled and x.dtype == torch.bfloat16:
-            ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, True)
+            ways["amx" if self.kernels.level == "avx512-amx" else "tiles"] = lambda: self.by_kernel(some, TILES)
         elif self.matrix_type in ("float32", "bfloat16"):  # for integers it would round the inputs to 8 bits
             ways["fours"] = lambda: self.by_kernel(some)
+        if self.layout == "bitmask":
+            ways["nonzeros"] = lambda: self.by_kernel(some, NONZEROS)
         way = self.choices.pick(kind, ways)
-        return self.by_torch(x) if way == "torch" else self.by_kernel(x, way != "fours")
+        return self.by_torch(x) if way == "torch" else self.by_kernel(x, WAYS[way])
 
-    def by_kernel(self, x: torch.Tensor, tiles: bool = False) -> torch.Tensor:
+    def by_kernel(self, x: torch.Tensor, way: int = ONE_BY_ONE) -> torch.Tensor:
         """Multiply (…, in) to (…, out) with our kernels, at most TOKENS tokens a call.
 
         The code is short because Python's share of the time counts for one token.
@@ -173,7 +178,7 @@ class KernelLinear(MatrixHolder):
                 min(TOKENS, tokens - first),
                 CODES[x.dtype],
                 torch.get_num_threads(),
-                tiles,
+                way,
             )
         return y
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sparsebench.models.files.quantized import INT4_GROUPS, Codes, Scheme, stored_parts
 from sparsebench.runtime.kernels import Choices, KernelLinear, Kernels, Matrix
+from sparsebench.runtime.kernels.linear import NONZEROS, ONE_BY_ONE, TILES
 from sparsebench.runtime.kernels.matrix import (
     dense,
     integers,
@@ -82,7 +83,7 @@ def check(found: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, 
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9, 1.0]),
     dtype=st.sampled_from([BF16, F32]),
     tokens=st.sampled_from(
-        [1, 2, 3, 7, 8, 11, 17, 40]
+        [1, 2, 3, 7, 8, 11, 17, 40, 70]
     ),  # 11 is 4, 4, 2 and 1; in tiles 6 and 5, by AMX in blocks of 16
     biased=st.booleans(),
     seed=st.integers(0, 10**6),
@@ -113,7 +114,9 @@ def test_products_equal_the_dense_ones_within_rounding(
             assert layer.by_kernel(x).dtype == layer.by_fastest(x).dtype == dtype
             check(layer.by_torch(x), weight, bias, x, ROUNDING[dtype])
             if layer.tiled:
-                check(layer.by_kernel(x, True), weight, bias, x, ROUNDING[dtype])
+                check(layer.by_kernel(x, TILES), weight, bias, x, ROUNDING[dtype])
+            if matrix.layout == "bitmask":
+                check(layer.by_kernel(x, NONZEROS), weight, bias, x, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,7 +140,7 @@ def test_more_threads_give_the_same_bits(compiled: Kernels, kind: str) -> None:
         layer, results = KernelLinear(compiled, matrix, Choices()), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append((layer.by_kernel(x), layer.by_kernel(x, True)))
+            results.append([layer.by_kernel(x, way) for way in (ONE_BY_ONE, TILES, NONZEROS)])
         torch.set_num_threads(before)
         assert all(torch.equal(one, two) for pair in results for one, two in zip(pair, results[0], strict=True))
 
@@ -166,7 +169,9 @@ def test_an_input_that_is_no_number_is_not_lost(compiled: Kernels, kind: str, br
         x[0, 70] = broken
         for level in levels(compiled):
             compiled.use(level)
-            assert not bool(layer.by_kernel(x).isfinite().any()) and not bool(layer.by_kernel(x, True).isfinite().any())
+            assert not bool(layer.by_kernel(x).isfinite().any()) and not bool(
+                layer.by_kernel(x, TILES).isfinite().any()
+            )
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4 in 64"])
