@@ -43,6 +43,10 @@ class Answer:
         """Return the rows that ``where`` leaves out."""
         return self._of(row for row in self.rows if any(row[name] != value for name, value in equal.items()))
 
+    def among(self, column: str, *values: Any) -> Answer:
+        """Return the rows in which the column has one of these values."""
+        return self._of(row for row in self.rows if row[column] in values)
+
     def first(self, **equal: Any) -> Answer:
         """Return all rows, those in which these columns have these values before the others."""
         return self._of([*self.where(**equal), *self.without(**equal)])
@@ -73,7 +77,7 @@ class Answer:
             for rows in sorted(labels, key=lambda rows: -len(rows.values("sparsity")))[:count]:
                 kept += rows.rows
         counts = Counter(row["sparsity"] for row in kept)
-        usual = sorted(sparsity for sparsity, count in counts.items() if 2 * count >= max(counts.values()))
+        usual = sorted(sparsity for sparsity, count in counts.items() if 2 * count > max(counts.values()))
         if len(usual) > STEPS:
             usual = [usual[round(step * (len(usual) - 1) / (STEPS - 1))] for step in range(STEPS)]
         return self._of(row for row in kept if row["sparsity"] in usual)

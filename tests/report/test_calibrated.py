@@ -64,9 +64,10 @@ def test_the_calibration_text_is_stated(calibrated_ledger: Path, calibrated_repo
     assert text.endswith(" seed 0")
     table = next(found for found in tables(calibrated_report) if found[0][0] == "text")
     assert table[2] == [
-        "1", f"`{text.removesuffix(' seed 0')}`", "smol", "512", "abababab", "0", "alps, ria, sparsegpt, wanda, wanda+owl",
+        "1", "`boolq passage 8×64`", "smol", "512", "abababab", "0", "alps, ria, sparsegpt, wanda, wanda+owl",
         "pruned, dense",
     ]  # fmt: skip
+    assert f"- Text 1 is `{text.removesuffix(' seed 0')}`." in calibrated_report
     assert "one calibration text (section 6)" in calibrated_report
     assert ["damping raised to 0.1", "smol", "sparsegpt", "4"] in [
         row for table in tables(calibrated_report) for row in table
@@ -159,10 +160,11 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
     monkeypatch.setitem(calibrated.LOSS, "ria", calibrated.LOSS["alps"])
     some = [{"prune": name, "sparsity": [0.5]} for name in ("alps", "ria", "wanda")]
     text = written(tmp_path, calibrated.sample(variants=some))
-    assert re.search(
-        r"- 50%: (alps|ria)/layer is lowest, .+; indistinguishable from it: (alps|ria)/layer; next wanda/row", text
-    )
-    assert re.search(r"\| (alps|ria)/layer \| 30\.\d\d ≈ \|", text)
+    part = text.split("### Methods at equal sparsity")[1].split("### smol on perplexity")[0]
+    lowest, alike, behind = tables(part)[0][2:]
+    assert re.fullmatch(r"\*\*30\.\d\d\*\*", lowest[1]) and re.fullmatch(r"30\.\d\d ≈", alike[1])
+    assert {lowest[0], alike[0]} == {"alps/layer", "ria/layer"}
+    assert behind[0] == "wanda/row" and "≈" not in behind[1]
 
 
 def test_patterns_and_blocks_stand_beside_their_own_method_without_one(calibrated_report: str) -> None:

@@ -128,20 +128,20 @@ def test_the_largest_sparsity_without_a_detected_loss_is_found(ledger: Path, rep
         sweeps.setdefault((model, task, label), []).append(tuple(found))
     heads = ["method", "loss of a point ruled out up to", "no loss detected up to", "first loss detected at"]
     listed = [
-        [row[0], *(row[table[0].index(head)] if head in table[0] else "–" for head in heads)]
+        [row[0], row[1], *(row[table[0].index(head)] if head in table[0] else "–" for head in heads)]
         for table in tables(report)
-        if table[0][:2] == ["task", "n"] and heads[0] in table[0] and heads[2] in table[0]
+        if table[0][:3] == ["model", "task", "n"] and heads[0] in table[0] and heads[2] in table[0]
         for row in table[2:]
     ]
     assert len(sweeps) == 9 and len(listed) >= 6
-    shown = [(key, sweep) for key, sweep in sweeps.items() if list(key[1:]) in [row[:2] for row in listed]]
-    for (_, task, label), sweep in shown:
+    shown = [(key, sweep) for key, sweep in sweeps.items() if list(key) in [row[:3] for row in listed]]
+    for key, sweep in shown:
         told = [f"{sparsity:.0%}" for sparsity, *_ in sweep]
         lost = next((place for place, (_, worse, _, _) in enumerate(sweep) if worse), len(sweep))
         ends = next((place for place, (_, worse, chance, _) in enumerate(sweep) if worse or chance), len(sweep))
         unclear = next((place for place, (*_, less) in enumerate(sweep) if not less), len(sweep))
-        row = next(row for row in listed if row[:2] == [task, label])
-        assert row[2:] == [["–", *told][unclear], ["–", *told][ends], [*told, "–"][lost]]
+        row = next(row for row in listed if row[:3] == list(key))
+        assert row[3:] == [["–", *told][unclear], ["–", *told][ends], [*told, "–"][lost]]
 
 
 def test_the_change_in_norm_is_that_of_the_weights(ledger: Path) -> None:

@@ -17,7 +17,7 @@ WITH every AS (
     WHERE method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 )
-SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS processor, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
+SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS processor, split_part(machine_label(machine), ',', 1) AS chip, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
        count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2) AS unclear,
        -- Instructions alone, where they tell the machines apart.

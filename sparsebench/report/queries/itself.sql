@@ -1,6 +1,6 @@
 -- The dense model timed against itself (A/A), by engine: how its ratio to itself varies between processes and within one, and the upper
 -- tolerance bound of each phase. That bound is the noise floor; with one process, the worst phase's is.
-SELECT model, weights, machine, engine, ranks, threads, dtype, workload, phase, speedup, speedup_low, speedup_high, coalesce(processes, 1) AS processes,
+SELECT model, weights, machine, split_part(machine_label(machine), ',', 1) AS chip, engine, ranks, threads, dtype, workload, phase, speedup, speedup_low, speedup_high, coalesce(processes, 1) AS processes,
        pairs, between_sd, within_sd, exp(noise_bound(speedup, speedup_low, speedup_high, _runs(processes, pairs))) - 1 AS bound
 FROM latency
 WHERE method = 'dense' AND phase <> 'load' AND speedup IS NOT NULL /* manifests */

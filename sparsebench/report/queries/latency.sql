@@ -9,7 +9,9 @@ SELECT record_id, variant_id, model, weights, machine, split_part(machine_label(
        -- Until then torch copied the transposed output head in each prompt of a timed decoder (docs/measuring.md).
        family = 'decoder' AND device = 'cpu' AND phase IN ('prefill', 'generate') AND started_at < TIMESTAMP '2026-11-29 09:32:00' AS copied,
        CASE WHEN method = 'dense' THEN 'noise floor' WHEN verdict = 'no difference detected' AND resolution > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
-       CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
+       CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark,
+       bool_or(outcome IN ('faster', 'slower')) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload, label, phase) AS differs,
+       CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
 JOIN ways USING (variant_id)
 LEFT JOIN (SELECT variant_id, max(ratio) AS perplexity_ratio FROM vs_dense GROUP BY variant_id) USING (variant_id)
