@@ -10,7 +10,7 @@
 -- range: -0.15 1.4
 -- xscale: sparsity
 -- xlabel: sparsity, %
--- note: F failed, U unsupported (the combination does not exist), S skipped (a cell that it needs failed), · done. Only rows with such a cell are shown.
+-- note: F failed, U unsupported (that version could not do it), S skipped (a cell that it needs failed), · done. Only rows with such a cell are shown. A reason ends with the day of the record; later versions may do more, as the sparse engine now runs int8.
 
 WITH marked AS (
     SELECT c.*, coalesce(CASE status WHEN 'failed' THEN 1.0 WHEN 'skipped' THEN 0.6 WHEN 'unsupported' THEN 0.35 WHEN 'done' THEN 0.0 END, 0) AS severity,
@@ -21,7 +21,7 @@ WITH marked AS (
     WHERE status <> 'missing'
 ), named AS (
     SELECT model, weights, stage, label, sparsity, severity, text,
-           regexp_replace(left(split_part(reason, chr(10), 1), 160), '\s+', ' ', 'g') AS reason,
+           regexp_replace(left(split_part(reason, chr(10), 1), 160), '\s+', ' ', 'g') || coalesce(strftime(started_at, ' (%Y-%m-%d)'), '') AS reason,
            concat(coalesce(line, 'dense'), ': ', regexp_replace(label, ' b\d+ p\d+ g\d+$', '')) AS row_name
     FROM marked
 )
