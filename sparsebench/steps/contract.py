@@ -17,6 +17,9 @@ from sparsebench.manifest.names import Family
 from sparsebench.manifest.schema import Strict, wrong
 from sparsebench.steps.calibration import Calibrated, Calibration
 
+MADE = ConfigDict(use_attribute_docstrings=False)
+"""Of a class that is made of others, whose fields have their descriptions: pydantic looks through no source for them."""
+
 
 class Settings(Strict):
     """One step's settings, with defaults as published; a manifest may sweep any of them.
@@ -56,7 +59,7 @@ class Settings(Strict):
     def named(cls, name: str, **attributes: Any) -> type[Settings]:
         """Return the settings class of one name, with class attributes of its own: the same one for the same words."""
         meta: Any = type(cls)
-        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "name": name, **attributes}
+        body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "model_config": MADE, "name": name, **attributes}
         return cast("type[Settings]", meta(cls.__name__, (cls,), body))
 
     @classmethod
