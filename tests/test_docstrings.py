@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sparsebench"
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 Documented = ast.FunctionDef | ast.ClassDef
 
 
@@ -20,8 +19,9 @@ def public(node: ast.Module | ast.ClassDef, way: str = "") -> Iterator[tuple[str
                 yield from public(one, f"{one.name}.")
 
 
-def test_everything_public_is_documented() -> None:
-    found = [(path, name, node) for path, tree in TREES.items() for name, node in public(tree)]
+def test_everything_public_and_every_module_says_what_it_is() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+    found = [(path, name, node) for path, tree in trees.items() for name, node in public(tree)]
     methods = {name.partition(".")[2] for _, name, node in found if "." in name and ast.get_docstring(node)}
     bare = [
         f"{path.relative_to(PACKAGE.parent)}:{node.lineno}: {name}"
@@ -30,8 +30,4 @@ def test_everything_public_is_documented() -> None:
     ]
     assert bare == []
     assert len(found) > 500
-
-
-def test_every_module_says_what_it_is_for() -> None:
-    bare = [str(path) for path, tree in TREES.items() if tree.body and not ast.get_docstring(tree)]
-    assert bare == []
+    assert [path for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
