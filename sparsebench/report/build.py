@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import CodeType
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 
 from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.errors import UserError
@@ -203,12 +205,29 @@ def skips_zeros(name: str) -> bool:
     return name in engines() and engines()[name].skips_zeros
 
 
+class _Compiled(BytecodeCache):
+    """Templates compiled once a process: it takes as long as to fill them, and each document has an environment."""
+
+    def __init__(self) -> None:
+        self.code: dict[tuple[str, str], CodeType | None] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self.code.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self.code[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED = _Compiled()
+
+
 def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:
     templates = FileSystemLoader(ROOM / "templates")
     # Markdown, not HTML: the ledger's text escapes itself (`words.LedgerText`), and `answer.pipe` escapes our own `|`.
     environment = Environment(
-        loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+        loader=templates, bytecode_cache=_COMPILED, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
     environment.globals |= {
         "ask": ask,
         "registry": methods(),
