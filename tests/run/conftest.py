@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,14 +74,3 @@ def settings(tmp_path: Path) -> RunSettings:
     """A run of two slots in folders of its own."""
     space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
     return RunSettings(space, Cache(tmp_path / "cache"), slots=2, sizes={"m": ModelSize(1000, 4000)})
-
-
-@pytest.fixture
-def sparsebench() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the program as a person does."""
-
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "sparsebench", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-
-    return call

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.storage import pack, sums, unpack
 from tests.command import call
 from tests.run.conftest import Experiment
-
-Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def flip(path: Path) -> None:
@@ -62,10 +59,10 @@ def test_a_damaged_folder_is_found_and_named(harm: Callable[[Path], None], tiny_
         assert str(folder) in str(sums.damage(folder)), "another job removed it while this one looked"
 
 
-def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path) -> None:
     """A prepared model with a flipped bit, and a packed copy that was cut."""
     ledger = tmp_path / "ledger" / "test.duckdb"
-    done = sparsebench("run", manifest, "--only", "stage=storage")
+    done = call("run", manifest, "--only", "stage=storage")
     assert done.returncode == 0, done.stderr
     before = rows(ledger)
     (model,) = weights(tmp_path / "work" / "models")
@@ -75,7 +72,7 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparseben
     flip(model)
     cut(packed[0])
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense, packed, archive]}\n")
-    again = sparsebench("run", manifest, "--only", "stage=storage")
+    again = call("run", manifest, "--only", "stage=storage")
     assert again.returncode == 0, again.stderr
     assert f"{model}" in again.stderr and packed[0].name in again.stderr
     assert again.stderr.count("made again") == 2
@@ -85,16 +82,14 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparseben
 
 
 @pytest.mark.long
-def test_a_source_that_is_damaged_too_is_told(
-    tiny_llama: Path, manifest: Path, tmp_path: Path, sparsebench: Call
-) -> None:
+def test_a_source_that_is_damaged_too_is_told(tiny_llama: Path, manifest: Path, tmp_path: Path) -> None:
     """What is made again has other weights: no cell is done with them."""
-    assert sparsebench("run", manifest, "--only", "method=dense").returncode == 0
+    assert call("run", manifest, "--only", "method=dense").returncode == 0
     (model,) = weights(tmp_path / "work" / "models")
     folder = model.parent
     notes = json.loads((folder / "sparsebench.json").read_text())
     (folder / "sparsebench.json").write_text(json.dumps({**notes, "content": "00000000-1"}))
-    again = sparsebench("run", manifest)
+    again = call("run", manifest)
     assert again.returncode == 1
     assert "damaged" in again.stderr and not folder.exists()
 
@@ -119,13 +114,13 @@ storage: null
 
 
 @pytest.mark.long
-def test_a_damaged_state_of_a_training_is_told_and_recorded(experiment: Experiment, sparsebench: Call) -> None:
+def test_a_damaged_state_of_a_training_is_told_and_recorded(experiment: Experiment) -> None:
     manifest = experiment.write(TRAINED)
     (trained,) = (one for one in prepare(PlanRequest(manifest)).plan.variants.values() if not one.is_dense)
     state = experiment.home / "work" / "training" / trained.id / "training.safetensors"
     state.parent.mkdir(parents=True)
     state.write_bytes(bytes(1000))
-    done = sparsebench("run", manifest)
+    done = call("run", manifest)
     assert done.returncode == 0, done.stderr
     assert str(state) in done.stderr and not state.parent.exists()
     assert experiment.rows("SELECT count(*) FROM variants WHERE note LIKE '%training.safetensors%'") == [(1,)]

@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,11 +25,10 @@ structure: null
 outputs: {samples: 2, length: 16}
 storage: {formats: [dense], keep: none}
 """
-Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_recipe_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
-    done, rows = sparsebench("run", experiment.write(CALIBRATION + REST)), experiment.rows
+def test_a_recipe_from_manifest_to_ledger(experiment: Experiment) -> None:
+    done, rows = call("run", experiment.write(CALIBRATION + REST)), experiment.rows
     # Quantizing what is quantized already fails, alone, and says so.
     assert done.returncode == 1, done.stderr
     assert rows("SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == [
@@ -93,7 +90,7 @@ storage: {formats: [dense], keep: none}
 
 
 @pytest.mark.long
-def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
+def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experiment) -> None:
     """The share of zeros of masks is the one that they gave; zeros that were there are told from those that a step made."""
     import torch
     from safetensors.torch import save_file
@@ -105,7 +102,7 @@ def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experimen
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
     save_file({name: torch.arange(dense.load(name).numel()).view(dense.load(name).shape) % 4 > 0 for name in names},
               experiment.home / "quarter.safetensors")  # fmt: skip
-    done = sparsebench("run", experiment.write(MASKS))
+    done = call("run", experiment.write(MASKS))
     assert done.returncode == 0, done.stderr
     found = rows("SELECT recipe, sparsity, achieved_sparsity FROM results WHERE method <> 'dense' ORDER BY ALL")
     assert [
@@ -132,15 +129,15 @@ storage: {formats: [dense], keep: none}
 
 
 @pytest.mark.long
-def test_recovery_reads_the_dense_model_beside_its_parent(experiment: Experiment, sparsebench: Call) -> None:
-    done, rows = sparsebench("run", experiment.write(RECOVER)), experiment.rows
+def test_recovery_reads_the_dense_model_beside_its_parent(experiment: Experiment) -> None:
+    done, rows = call("run", experiment.write(RECOVER)), experiment.rows
     assert done.returncode == 0, done.stderr
     recipe = "magnitude/layer 50%, then reconstruct epochs=2 batch=2 rate=0.001"
     ((zeros, note),) = rows(f"SELECT zeros / prunable, note FROM variants WHERE recipe = '{recipe}'")
     assert zeros == pytest.approx(0.5) and "in the first block" in str(note)
     # What it is made from and beside is made again where it is gone.
     shutil.rmtree(experiment.home / "work" / "models")
-    done = sparsebench("run", experiment.write(RECOVER.replace("structure: null", "structure: {}")))
+    done = call("run", experiment.write(RECOVER.replace("structure: null", "structure: {}")))
     assert done.returncode == 0, done.stderr
     assert rows(f"SELECT status FROM cells WHERE stage = 'structure' AND recipe = '{recipe}, then int8'") == [("done",)]
 
@@ -157,9 +154,9 @@ storage: {formats: [dense], keep: none}
 
 
 @pytest.mark.long
-def test_other_teachers_and_smaller_students_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
+def test_other_teachers_and_smaller_students_from_manifest_to_ledger(experiment: Experiment) -> None:
     shutil.copytree(experiment.model, experiment.home / "other")
-    done = sparsebench("run", experiment.write(TAUGHT))
+    done = call("run", experiment.write(TAUGHT))
     assert done.returncode == 0, done.stderr
     asked = (
         "SELECT recipe, trained_tokens >= 500, joules IS NULL = starts_with(energy_source, 'none'), note FROM variants"
@@ -189,16 +186,16 @@ from results where task is not null order by task, sparsity
 
 
 @pytest.mark.long
-def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("the cat sat on the mat of a big red house\n" * 40)
     records = [
         {"context": f"the cat {place}", "choices": ["sat", "ran", "mat"], "gold": place % 3} for place in range(12)
     ]
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records)))
     manifest.write_text(manifest.read_text() + MORE)
-    run = sparsebench("run", manifest)
+    run = call("run", manifest)
     assert run.returncode == 0, run.stderr
-    told = sparsebench("sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv", ASKED)
+    told = call("sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv", ASKED)
     rows = list(csv.DictReader(io.StringIO(told.stdout)))
     told_of = {(row["task"], row["sparsity"]): (row["bits"], row["verdict"]) for row in rows}
     assert told_of == {
@@ -209,11 +206,11 @@ def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path, sparse
     assert {row["floor"] for row in rows} == {"True"}
     # The heuristic reads no model: nothing is made for it.
     asked = "select stage, label, status from cells where recipe = 'heuristic'"
-    told = sparsebench("sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv", asked)
+    told = call("sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv", asked)
     assert [*csv.reader(io.StringIO(told.stdout))][1:] == [["benchmarks", "choices-quiz", "done"]]
     assert {row["n"] for row in rows if row["task"] == "choices-quiz"} == {"12"}
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records[:-1])))
-    again = json.loads(sparsebench("plan", manifest, "--json").stdout)
+    again = json.loads(call("plan", manifest, "--json").stdout)
     assert {row["what"] for row in again if row["runs"]} == {"choices-quiz"}
 
 
@@ -228,14 +225,14 @@ variants:
 
 
 @pytest.mark.long
-def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path, sparsebench: Call) -> None:
+def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path) -> None:
     own = "\n\n".join(f"{text} {number}" for number in range(20) for text in LEARNED)
     experiment = Experiment(tmp_path, llama(tmp_path / "model"), "\n\n".join(TEXT * 20), own)
-    done = sparsebench("run", experiment.write(CALIBRATION + OWN + SHAPES))
+    done = call("run", experiment.write(CALIBRATION + OWN + SHAPES))
     assert done.returncode == 0, done.stderr
     sql = "SELECT recipe, parameters_removed, bytes FROM variants JOIN sizes USING (variant_id) WHERE format = 'dense'"
     found = {str(recipe): (removed, size) for recipe, removed, size in experiment.rows(sql)}
-    assert sparsebench("report", "--ledger", experiment.ledger, "--out", tmp_path / "report.md").returncode == 0
+    assert call("report", "--ledger", experiment.ledger, "--out", tmp_path / "report.md").returncode == 0
     report = "".join(path.read_text() for path in tmp_path.glob("report*.md"))
     dense = found.pop("dense")
     assert len(found) == 3

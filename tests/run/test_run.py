@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,12 +28,10 @@ from sparsebench.run.workspace import exclusive
 from tests.command import call
 from tests.run.conftest import CALIBRATION, VARIANTS, Experiment
 
-Call = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
-    number: signal.Signals, manifest: Path, tmp_path: Path, sparsebench: Call, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -52,7 +49,7 @@ def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
     assert kept
     assert set(kept.values()) == {"done"}, "what was in flight is not a failure"
 
-    rest = sparsebench("run", manifest)
+    rest = call("run", manifest)
     assert rest.returncode == 0, rest.stderr
     assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
     known = statuses(records)
@@ -76,23 +73,21 @@ def test_an_interrupted_run_keeps_what_is_finished_goes_on_and_is_not_repeated(
 
 
 @pytest.mark.long
-def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    sparsebench("run", manifest)
+def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: Path) -> None:
+    call("run", manifest)
     manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
-    again = sparsebench("run", manifest)
+    again = call("run", manifest)
     assert again.returncode == 0, again.stderr
     assert "3 done" in again.stderr
     assert "· make" not in again.stderr
 
 
 @pytest.mark.long
-def test_a_new_cell_of_a_variant_that_was_not_kept_makes_it_again(
-    manifest: Path, tmp_path: Path, sparsebench: Call
-) -> None:
+def test_a_new_cell_of_a_variant_that_was_not_kept_makes_it_again(manifest: Path, tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text() + "storage: {formats: [dense], keep: none}\n")
-    assert sparsebench("run", manifest).returncode == 0
+    assert call("run", manifest).returncode == 0
     manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
-    again = sparsebench("run", manifest)
+    again = call("run", manifest)
     assert again.returncode == 0, again.stderr
     assert "3 done" in again.stderr
 
@@ -107,7 +102,7 @@ def broken(tiny_llama: Path, tmp_path: Path) -> Path:
 
 
 def test_a_failing_cell_is_recorded_and_the_rest_of_what_is_asked_for_goes_on(
-    manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call
+    manifest: Path, broken: Path, tmp_path: Path
 ) -> None:
     extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nvariants:'
     manifest.write_text(manifest.read_text().replace("variants:", extra))
@@ -115,7 +110,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_of_what_is_asked_for_goes_on(
     left_out = next(one.id for one in variants if one.last("sparsity") == 0.9)
     of_another_run = tmp_path / "work" / "variants" / left_out
     of_another_run.mkdir(parents=True)
-    done = sparsebench("run", manifest, "--only", "stage=make", "--only", "sparsity=50%")
+    done = call("run", manifest, "--only", "stage=make", "--only", "sparsity=50%")
     assert done.returncode == 1
     known = statuses(tmp_path / "ledger" / "records")
     assert sorted(known.values()) == ["done", "skipped"]
@@ -148,9 +143,7 @@ def importing(run: subprocess.Popen[str]) -> psutil.Process:
     raise AssertionError(f"no such job began: {run.communicate()[1]}")
 
 
-def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(
-    compared: Path, tmp_path: Path, sparsebench: Call
-) -> None:
+def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(compared: Path, tmp_path: Path) -> None:
     records = tmp_path / "ledger" / "records"
 
     def failed() -> int:
@@ -177,7 +170,7 @@ def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(
     assert not child.is_running()
     assert "3 seconds" in said and failed() == 2
 
-    again = sparsebench("run", compared, "--retry-failed")
+    again = call("run", compared, "--retry-failed")
     assert again.returncode == 0, again.stderr
     assert list(statuses(records).values()) == ["done"] * 4
     assert not list((tmp_path / "work" / "variants").iterdir())
@@ -191,15 +184,15 @@ def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_records_reach_a_ledger_that_was_lost_or_lacks_some(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    sparsebench("run", manifest)
+def test_records_reach_a_ledger_that_was_lost_or_lacks_some(manifest: Path, tmp_path: Path) -> None:
+    call("run", manifest)
     path = tmp_path / "ledger" / "test.duckdb"
     records = sorted((tmp_path / "ledger" / "records").glob("*.*.json"))
     for left, said in ((0, "rebuilt from"), (5, "added 3 records")):
         path.unlink()
         if left:
             Ledger(path).ingest(json.loads(record.read_text()) for record in records[:left])
-        again = sparsebench("run", manifest)
+        again = call("run", manifest)
         assert again.returncode == 0, again.stderr
         assert said in again.stderr and "nothing to do: every cell has its result" in again.stderr
         assert query.run(path, "select count(*) from base.records").rows == ((8,),)
@@ -228,33 +221,33 @@ def test_a_death_by_a_signal_that_python_does_not_name_is_told(tmp_path: Path) -
 
 
 @pytest.mark.long
-def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    sparsebench("run", manifest)
+def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path) -> None:
+    call("run", manifest)
     done = (tmp_path / "ledger" / "records").glob("*.done.json")
     record = next(path for path in done if '"stage":"structure"' in path.read_text())
     failed = json.loads(record.read_text()) | {"status": "failed", "reason": "a full disk", "result": None}
     write(record.parent, provenance.sealed(failed))
-    again = sparsebench("run", manifest)
+    again = call("run", manifest)
     assert again.returncode == 1
     assert "1 cell failed before" in again.stderr
     assert "--retry-failed" in again.stderr
     other = next((tmp_path / "ledger" / "records").glob("*.done.json"))
     other.write_text(other.read_text()[:-9])
-    beside = sparsebench("run", manifest)
+    beside = call("run", manifest)
     assert f"made again: {other.name}" in beside.stderr or f"{other.name}: not JSON" in beside.stderr
     assert beside.returncode == 1, "a cell of the manifest is still failed"
     assert "1 cell failed before" in beside.stderr and "1 done" in beside.stderr
-    retried = sparsebench("run", manifest, "--retry-failed")
+    retried = call("run", manifest, "--retry-failed")
     assert retried.returncode == 0, retried.stderr
     assert "1 done" in retried.stderr
     assert set(statuses(tmp_path / "ledger" / "records").values()) == {"done"}
 
 
 @pytest.mark.long
-def test_fail_fast_ends_at_the_first_failure(manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call) -> None:
+def test_fail_fast_ends_at_the_first_failure(manifest: Path, broken: Path, tmp_path: Path) -> None:
     first = f'models:\n  - {{name: broken, source: "path:{broken}", family: decoder}}\n'
     manifest.write_text(manifest.read_text().replace("models:\n", first))
-    ended = sparsebench("run", manifest, "--fail-fast", "--jobs", "1")
+    ended = call("run", manifest, "--fail-fast", "--jobs", "1")
     assert ended.returncode == 1, ended.stderr
     known = list(statuses(tmp_path / "ledger" / "records").values())
     assert "skipped" in known

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from sparsebench import environment
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.preflight import PlanRequest, prepare
+from tests.command import call
 from tests.run.conftest import CALIBRATION, OWN, Experiment
 
 REST = """\
@@ -85,10 +84,8 @@ def test_metis_is_asked_for_by_name_and_refused_with_its_line_where_it_is_not_in
 
 
 @pytest.mark.long
-def test_from_manifest_to_ledger(
-    experiment: Experiment, sparsebench: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    done = sparsebench("run", written(experiment))
+def test_from_manifest_to_ledger(experiment: Experiment) -> None:
+    done = call("run", written(experiment))
     rows = experiment.rows
     # The sparse engine would read everything, and says so; all else is done.
     left = rows("SELECT DISTINCT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL")
