@@ -25,8 +25,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not setup and not long'
+	@# The type checker has one process, for half a minute: the tests are run beside it.
+	$(BIN)/mypy & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not setup and not long'; tests=$$?; \
+	wait $$types || { echo "The type checker found mistakes: make lint"; exit 1; }; exit $$tests
 
 # Tests that take a minute or more each, and property tests with more and other inputs. Not run on every change.
 test-long: $(VENV)/.installed-dev
@@ -79,9 +81,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(INSTALL) --editable '.[measure]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+# One call of pip for all that a fresh clone lacks.
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[measure,dev]'
-	touch $@
+	touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
 	$(INSTALL) --editable '.[measure,docs]'
