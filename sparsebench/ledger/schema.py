@@ -98,7 +98,8 @@ def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str]) ->
 
 
 def _words(sql: str) -> set[str]:
-    return set(re.findall(r"\w+", sql.lower()))
+    """Return the words of ``sql`` but for names in the schema ``base``: ``base.scores`` is a table, ``scores`` a view."""
+    return set(re.findall(r"(?<!\bbase\.)\b\w+", sql.lower()))
 
 
 def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
