@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 
 from sparsebench import benchmarks, environment, sources
 from sparsebench.plan.preflight import PlanRequest, prepare
+from tests.command import call
 from tests.docs.test_generated import quotes
 from tests.models.replaying import written
 from tests.steps.shrink.test_labelled import classifier, documents
@@ -135,10 +135,7 @@ def test_the_lab_rehearses_without_the_hub() -> None:
 
 
 def test_the_lab_stops_in_the_preflight_when_offline() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsebench", "run", "experiments.yaml", "--offline"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = call("run", "experiments.yaml", "--offline", cwd=ROOT)
     assert done.returncode == 2
     for word in ("opt-1.3b", "flan-t5-xl", "deberta-v2-xxlarge-mnli", "--rehearse", "HF_ENDPOINT"):
         assert word in done.stderr
@@ -151,8 +148,7 @@ def test_a_training_whose_making_has_no_record_is_told_with_its_budget(tmp_path:
         ["ingest", ROOT / "ledger" / "published" / "coder.jsonl.zst", "--ledger", ledger],
         ["report", "--ledger", ledger, "--out", report],
     ):
-        command = [sys.executable, "-m", "sparsebench", *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = call(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert "blocks trained (at most 16 thousand tokens)" in report.read_text()
 
@@ -171,8 +167,7 @@ def test_the_published_report_is_what_the_published_records_give(tmp_path: Path)
         ["ingest", *(records / f"{name}.jsonl.zst" for name in reported), "--ledger", part],
         ["report", "--ledger", part, "--out", made, "--results", all_results, "--figures", "figures"],
     ):
-        command = [sys.executable, "-m", "sparsebench", *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = call(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert made.read_text() == (ROOT / "report.md").read_text(), "renew it: make report"
     assert all_results.read_text() == (ROOT / "docs" / "results.md").read_text(), "renew it: make report"

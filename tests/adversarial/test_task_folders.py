@@ -6,7 +6,6 @@ Nothing outside is read, nobody is asked, and each is refused by the name of its
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +21,7 @@ from sparsebench.errors import SparsebenchError
 from sparsebench.models.modules.load import load_model
 from tests.adversarial.task_folders import CASES, SECRET, WRITES, Case, outside, write
 from tests.adversarial.watch import audited, cheap
+from tests.command import call
 from tests.sampling import a_third
 
 ROOT = Path(__file__).parents[2]
@@ -91,8 +91,7 @@ def test_a_command_shows_no_traceback(exit_code: int, names: list[str], tmp_path
         lines.append(f"  - {{task: quiz{number}, source: 'path:{folder}'}}")
     manifest = tmp_path / "m.yaml"
     manifest.write_text("\n".join(lines))
-    command = [sys.executable, "-m", "sparsebench", "score", str(tiny_llama), "--manifest", str(manifest)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = call("score", tiny_llama, "--manifest", manifest, cwd=tmp_path)
     shown = done.stdout + done.stderr
     assert done.returncode == exit_code and "Traceback" not in shown, shown
     assert [case.words[1] for case in cases if case.words[1] not in shown] == [], shown

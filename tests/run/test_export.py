@@ -70,10 +70,7 @@ def test_a_packed_folder_is_unpacked_on_the_way(tiny_bert: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("change", "form", "culprit"),
-    [
-        ({}, "compressed-tensors", "floats"),
-        ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "hf", "width"),
-    ],
+    [({}, "compressed-tensors", "floats"), ({"per_layer_config": {"0": {"intermediate_size": 8}}}, "hf", "width")],
 )
 def test_what_a_format_cannot_hold_is_refused(
     change: Any, form: str, culprit: str, tiny_bert: Path, tmp_path: Path

@@ -9,7 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.shape.topology import parts
 from tests.command import call
 from tests.run.conftest import CALIBRATION, OWN, Experiment
 from tests.steps.trim.tiny import LEARNED, TEXT, llama
@@ -61,7 +65,7 @@ def test_a_recipe_from_manifest_to_ledger(experiment: Experiment) -> None:
         ("quantize", "rounding"), ("quantize", "group"),
     }  # fmt: skip
     parents = rows(
-        "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'",
+        "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'"
     )
     assert parents == [("magnitude/layer 90%",)]
     names = ("tiny/magnitude/0.9/int8", "tiny/magnitude/0.5/int8")
@@ -92,12 +96,6 @@ storage: {formats: [dense], keep: none}
 @pytest.mark.long
 def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experiment) -> None:
     """The share of zeros of masks is the one that they gave; zeros that were there are told from those that a step made."""
-    import torch
-    from safetensors.torch import save_file
-
-    from sparsebench.models.files.checkpoint import Checkpoint
-    from sparsebench.models.shape.topology import parts
-
     dense, rows = Checkpoint(experiment.model), experiment.rows
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
     save_file({name: torch.arange(dense.load(name).numel()).view(dense.load(name).shape) % 4 > 0 for name in names},

@@ -132,12 +132,12 @@ def begin(manifest: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
-def importing(run: subprocess.Popen[str]) -> psutil.Process:
-    """The process that a run's first job on outputs is to be forked from; the job is there once it has imported all."""
+def importing(run: subprocess.Popen[str], kind: str = "outputs") -> psutil.Process:
+    """The process that a run's first job of a kind is to be forked from; the job is there once it has imported all."""
     while run.poll() is None:
         for child in psutil.Process(run.pid).children():
             with suppress(psutil.Error):  # one that has just begun, or ended
-                if {"sparsebench.run.forkserver", *LIBRARIES["outputs"]} <= {*child.cmdline()}:
+                if {"sparsebench.run.forkserver", *LIBRARIES[kind]} <= {*child.cmdline()}:
                     return child
         time.sleep(0.005)
     raise AssertionError(f"no such job began: {run.communicate()[1]}")
@@ -150,7 +150,7 @@ def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(co
         return [*statuses(records).values()].count("failed")
 
     run = begin(compared)
-    child = importing(run)
+    child = importing(run, "prepare")
     run.kill()
     run.communicate()
     child.wait(60)
