@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,15 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = [samples.sample(samples.small()), calibrated.sample(), failing]
     Ledger(path).ingest([record for part in records for record in part])
     return path
+
+
+@pytest.fixture(scope="module")
+def ask(ledger: Path) -> Iterator[Callable[[str], Any]]:
+    """Asks ``ledger`` on one connection, on which each view is made once."""
+    from sparsebench.ledger import query
+
+    with query.session(ledger) as asked:
+        yield asked
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from sparsebench.figures.spec import SHIPPED, listing, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.figures.pictures import NAMES, SAMPLED, SPECS, exploding
+from tests.ledger import samples
+from tests.report import calibrated
 
 NOWHERE = Path("nowhere")
 
@@ -34,8 +36,7 @@ SAMPLE = ("engines",)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in SAMPLED],
+    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in SAMPLED]
 )
 def test_a_shipped_figure_is_rendered_the_same_every_time(name: str, ledger: Path, tmp_path: Path) -> None:
     written = []
@@ -60,8 +61,6 @@ def test_a_person_s_own_matplotlib_settings_do_not_change_a_figure(ledger: Path,
 
 @pytest.mark.long
 def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None:
-    from tests.ledger import samples
-
     path = tmp_path / "empty.duckdb"
     Ledger(path).ingest(samples.sample(samples.small())[:1])
     found = render(path, [], tmp_path / "out", ("png",), NOWHERE)
@@ -72,8 +71,6 @@ def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None
 
 @pytest.mark.long
 def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewhere(tmp_path: Path) -> None:
-    from tests.ledger import samples
-
     rehearsed = samples.sample(
         samples.manifest(
             models=[{"name": "big", "source": "random", "family": "decoder", "architecture": {"hidden_size": 8}}],
@@ -176,8 +173,8 @@ def test_a_series_that_asks_for_a_place_looks_alike_in_every_figure_where_its_co
     assert len({(look.colour, look.marker, str(look.dashes)) for look in alike}) == 40
 
 
-def test_only_zeros_are_blue_and_only_bits_orange(ledger: Path) -> None:
-    families = query.run(ledger, "SELECT _kind_place('zeros'), _kind_place('bits'), _method_place('wanda')").rows[0]
+def test_only_zeros_are_blue_and_only_bits_orange(ask: Callable[[str], query.Table]) -> None:
+    families = ask("SELECT _kind_place('zeros'), _kind_place('bits'), _method_place('wanda')").rows[0]
     kept = set(style.COLOURS[: style.OTHERS])
     assert {style.COLOURS[place] for place in families} < kept
     models = style.looks([str(number) for number in range(len(style.COLOURS) - style.OTHERS)])
@@ -188,17 +185,15 @@ def test_the_name_of_a_level_stays_and_the_others_make_room() -> None:
     assert apart([0.5] * 5, 0.06, [50, 1, 1, 1, 1])[0] == pytest.approx(0.5, abs=0.02)
 
 
-def test_each_kind_of_recipe_has_a_colour_of_its_own_in_all_figures(ledger: Path) -> None:
+def test_each_kind_of_recipe_has_a_colour_of_its_own_in_all_figures(ask: Callable[[str], query.Table]) -> None:
     kinds = ["dense", "as fetched", "zeros", "bits", "zeros + bits", "zeros + recovery", "zeros + recovery + bits",
              "smaller shapes", "smaller shapes + recovery", "skipped inputs", "experts", "bits + zeros"]  # fmt: skip
     asked = ", ".join(f"_kind_place('{kind}')" for kind in kinds)
-    (places,) = query.run(ledger, f"SELECT {asked}").rows
+    (places,) = ask(f"SELECT {asked}").rows
     assert len({place % len(style.COLOURS) for place in places}) == len(kinds)
 
 
 def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path) -> None:
-    from tests.report import calibrated
-
     path = tmp_path / "texts.duckdb"
     # So many documents that the dense model is above chance: else the task has no panel.
     enough = {"benchmarks": {"decoder": [{"task": "perplexity"}, {"task": "piqa", "limit": 200}]}}
@@ -260,12 +255,12 @@ def test_names_of_all_figures_are_listed() -> None:
     assert all(0 < len(spec.get("about")) <= 110 for spec in found)
 
 
-def test_every_engine_is_drawn_against_the_fastest_dense_model(ledger: Path) -> None:
-    rows = query.run(ledger, parse(SHIPPED / "engines.sql").sql).dicts()
+def test_every_engine_is_drawn_against_the_fastest_dense_model(ask: Callable[[str], query.Table]) -> None:
+    rows = ask(parse(SHIPPED / "engines.sql").sql).dicts()
     asked = """
         SELECT engine, phase, speedup FROM _headlines JOIN _recipes USING (variant_id) LEFT JOIN gate USING (variant_id)
         WHERE ranks = 1 AND NOT coalesce(ruined, false)"""
-    known = {(row["engine"], row["phase"] == "prefill", row["speedup"]) for row in query.run(ledger, asked).dicts()}
+    known = {(row["engine"], row["phase"] == "prefill", row["speedup"]) for row in ask(asked).dicts()}
     drawn = {
         (row["label"].split("(")[-1].rstrip(")"), row["series"].endswith("prompt"), row["speedup"]) for row in rows
     }
@@ -274,10 +269,10 @@ def test_every_engine_is_drawn_against_the_fastest_dense_model(ledger: Path) -> 
     assert all(row["bound"] == row["series"].startswith("not passing") for row in rows)
 
 
-def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ledger: Path) -> None:
+def test_a_paper_gets_the_height_and_no_words_that_it_does_not_want(ask: Callable[[str], query.Table]) -> None:
     sheet = style.Sheet(height=4.0, font="DejaVu Serif", title=False, note=False)
-    table = query.run(ledger, parse(SHIPPED / "score.sql").sql)
-    figure = draw(parse(SHIPPED / "size.sql"), query.run(ledger, parse(SHIPPED / "size.sql").sql), [], 3.3, sheet)
+    table = ask(parse(SHIPPED / "score.sql").sql)
+    figure = draw(parse(SHIPPED / "size.sql"), ask(parse(SHIPPED / "size.sql").sql), [], 3.3, sheet)
     assert tuple(figure.get_size_inches()) == (3.3, 4.0)
     assert {text.get_fontname() for text in figure.texts} == {"DejaVu Serif"}
     assert all(parse(SHIPPED / "size.sql").title[:20] not in text.get_text() for text in figure.texts)

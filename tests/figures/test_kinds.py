@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,45 +161,45 @@ def test_curves_clip_and_overlap_nothing(series: int, width: float) -> None:
 
 
 @pytest.mark.parametrize("threshold", [1e-4, 0.0299, 0.0301, 0.1, 0.5, 1.0, 3.0])
-def test_the_normal_distribution_s_share_is_known_to_sql(ledger: Path, threshold: float) -> None:
-    found = query.run(ledger, f"SELECT normal_share({threshold}::DOUBLE)").rows[0][0]
+def test_the_normal_distribution_s_share_is_known_to_sql(ask: Callable[[str], query.Table], threshold: float) -> None:
+    found = ask(f"SELECT normal_share({threshold}::DOUBLE)").rows[0][0]
     assert found == pytest.approx(math.erf(threshold / math.sqrt(2)), rel=1e-5, abs=2e-7)
 
 
-def test_curves_hold_what_is_retained_in_vs_dense_and_its_interval(ledger: Path) -> None:
+def test_curves_hold_what_is_retained_in_vs_dense_and_its_interval(ask: Callable[[str], query.Table]) -> None:
     asked = """
         SELECT c.retained, c.retained_low, c.retained_high, v.retained, v.retained_low, v.retained_high
         FROM curves c JOIN vs_dense v USING (manifest, variant_id, task, metric)
         WHERE c.retained IS NOT NULL AND c.method <> 'dense'
     """
-    rows = query.run(ledger, asked).rows
+    rows = ask(asked).rows
     assert rows
     assert all(row[:3] == row[3:] and row[1] <= row[0] <= row[2] for row in rows)
     asked = "SELECT count(*) FROM curves WHERE sparsity = 0 AND retained IS NOT NULL AND retained <> 1"
-    assert query.run(ledger, asked).rows == ((0,),)
+    assert ask(asked).rows == ((0,),)
 
 
-def test_layers_of_a_variant_add_up_to_its_achieved_sparsity(ledger: Path) -> None:
+def test_layers_of_a_variant_add_up_to_its_achieved_sparsity(ask: Callable[[str], query.Table]) -> None:
     asked = """
         SELECT DISTINCT l.found, r.achieved_sparsity
         FROM (SELECT manifest, variant_id, sum(zeros) / sum(params) AS found FROM layer_sparsity GROUP BY ALL) l
         JOIN results r USING (manifest, variant_id)
     """
-    rows = query.run(ledger, asked).rows
+    rows = ask(asked).rows
     assert rows
     assert all(found == pytest.approx(achieved, abs=1e-3) for found, achieved in rows)
 
 
-def test_a_failed_cell_is_on_the_map_with_its_reason(ledger: Path) -> None:
-    rows = query.run(ledger, parse(SHIPPED / "failures.sql").sql).dicts()
+def test_a_failed_cell_is_on_the_map_with_its_reason(ask: Callable[[str], query.Table]) -> None:
+    rows = ask(parse(SHIPPED / "failures.sql").sql).dicts()
     assert {row["row_name"] for row in rows} == {"magnitude/layer: memory deepspeed ×1"}
     assert [(row["sparsity"], row["text"], (row["reason"] or "").partition(":")[0]) for row in rows] == [
         (0.5, "U", "unsupported"), (0.9, "F", "failed"),
     ]  # fmt: skip
 
 
-def test_lines_begin_at_dense(ledger: Path) -> None:
-    rows = query.run(ledger, "FROM speedups WHERE manifest = 'engines'").dicts()
+def test_lines_begin_at_dense(ask: Callable[[str], query.Table]) -> None:
+    rows = ask("FROM speedups WHERE manifest = 'engines'").dicts()
     assert {row["engine"] for row in rows} == {"hf", "sparse", "deepspeed"}
     for row in rows:
         assert row["line"] == "magnitude/layer"  # dense is where the line begins
@@ -300,10 +301,10 @@ def test_a_line_ends_at_chance_and_what_is_far_below_is_drawn_at_minus_a_quarter
     assert [row["retained"] for row in rows if row["sparsity"] == 0.5] == [-0.25]
 
 
-def test_no_line_leads_from_dense_across_half_of_the_axis(ledger: Path) -> None:
+def test_no_line_leads_from_dense_across_half_of_the_axis(ask: Callable[[str], query.Table]) -> None:
     asked = """SELECT bool_or(sparsity = 0) AS from_dense, min(sparsity) FILTER (sparsity > 0) AS first
                FROM _pruned_curves WHERE NOT apart GROUP BY panel, line"""
-    found = set(query.run(ledger, asked).rows)
+    found = set(ask(asked).rows)
     assert all(from_dense == (first <= 0.5) for from_dense, first in found) and {True, False} == {
         one for one, _ in found
     }

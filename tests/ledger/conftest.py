@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import Hold, of
+from tests.ledger.made import Ask, Hold, of
 
 
 @pytest.fixture(scope="session")
@@ -40,14 +41,22 @@ def scored(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [dense, variant]
 
 
+@pytest.fixture(scope="module")
+def ask(ledger: Path) -> Iterator[Ask]:
+    """Asks ``ledger`` on one connection, on which each view is made once."""
+    with query.session(ledger) as asked:
+        yield asked
+
+
 @pytest.fixture
-def hold(tmp_path: Path) -> Hold:
+def hold(tmp_path: Path) -> Iterator[Hold]:
     """Each call makes a ledger of its own."""
     paths = (tmp_path / f"held-{number}.duckdb" for number in count())
+    with ExitStack() as sessions:
 
-    def held(records: Any) -> Any:
-        path = next(paths)
-        Ledger(path).ingest(records)
-        return partial(query.run, path)
+        def held(records: Any) -> Ask:
+            path = next(paths)
+            Ledger(path).ingest(records)
+            return sessions.enter_context(query.session(path))
 
-    return held
+        yield held

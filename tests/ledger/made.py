@@ -11,8 +11,10 @@ from typing import Any
 from sparsebench.ledger.query import Table
 from tests.ledger import samples
 
-Hold = Callable[[Iterable[dict[str, Any]]], Callable[[str], Table]]
-"""Makes a new ledger of records, which is asked in SQL."""
+Ask = Callable[[str], Table]
+"""Asks a ledger in SQL."""
+Hold = Callable[[Iterable[dict[str, Any]]], Ask]
+"""Makes a new ledger of records."""
 
 
 def of(found: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from sparsebench.benchmarks import Outcome, ScoreResult
+from sparsebench.cli.app import app
 from sparsebench.errors import UserError
 from sparsebench.ledger import naming, query, scored
 from sparsebench.ledger.compare import SideBySide, side_by_side
@@ -282,10 +284,6 @@ def test_a_task_that_is_not_shared_is_named(ledger: Path) -> None:
 
 
 def test_on_the_command_line(ledger: Path) -> None:
-    from typer.testing import CliRunner
-
-    from sparsebench.cli.app import app
-
     words = ["compare", "smol/dense", WORN, "--ledger", str(ledger)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output

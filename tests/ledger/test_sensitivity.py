@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs, proportions, sensitivity
@@ -35,8 +36,6 @@ SHARES = st.just(0.0) | st.floats(1e-9, 1)
 @given(st.integers(1, 120), SHARES, SHARES)
 @example(67, 0.0, 0.0078125)  # half a document differs on average, and it takes six
 def test_power_is_the_sum_over_all_tables(n: int, discordance: float, drop: float) -> None:
-    from scipy import stats
-
     psi, wanted = max(discordance, drop), 0.0
     for m in range(n + 1):
         lost = np.arange(m + 1)
@@ -153,8 +152,6 @@ def test_the_documents_needed_are_connor_s(drop: float, discordance: float, ledg
 
 
 def test_what_is_shown_not_to_be_lost_is_the_end_of_a_one_sided_interval() -> None:
-    from scipy import stats
-
     generator = np.random.default_rng(2)
     dense, tokens = generator.normal(3.0, 0.2, 12), np.full(12, 1023.0)
     variant = dense + generator.normal(0.05, 0.02, 12)

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import expit, logit
+from scipy.stats import binomtest, spearmanr
 
 from sparsebench.benchmarks.statistics import spearman
 from sparsebench.ledger import statistics
@@ -24,8 +27,6 @@ NO_LABELS = np.full(1, np.nan)
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_is_scipy_s_binomial_test(gained: int, lost: int) -> None:
-    from scipy.stats import binomtest
-
     wanted = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert proportions.mcnemar(gained, lost) == pytest.approx(wanted, rel=1e-9)
 
@@ -42,8 +43,6 @@ def test_mcnemar_holds_for_thousands_of_documents() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_is_scipy_s(counts: tuple[int, int]) -> None:
-    from scipy.stats import binomtest
-
     wanted = binomtest(*counts).proportion_ci(method="wilson")
     assert proportions.wilson(*counts) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
@@ -100,8 +99,6 @@ def test_a_bootstrap_interval_agrees_with_the_slow_way_and_repeats() -> None:
 
 
 def test_the_interval_of_an_average_precision_is_a_t_of_its_logit_with_a_jackknife_s_error() -> None:
-    from scipy import stats
-    from scipy.special import expit, logit
     from sklearn.metrics import average_precision_score
 
     generator = np.random.default_rng(4)
@@ -150,8 +147,6 @@ def test_pairing_sees_what_two_intervals_hide() -> None:
 
 
 def test_rank_correlation_of_resamples_is_scipy_s() -> None:
-    from scipy.stats import spearmanr
-
     generator = np.random.default_rng(3)
     values = generator.normal(size=40).round(1)
     labels = (values + generator.normal(size=40)).round(0)
@@ -273,8 +268,6 @@ def test_a_verdict_needs_a_p_value_below_5_percent(
 
 @pytest.mark.parametrize("n", [12, 60, 2000])
 def test_the_bootstrap_agrees_with_the_t_test_on_normal_differences(n: int) -> None:
-    from scipy import stats
-
     generator = np.random.default_rng(n)
     dense = generator.normal(size=n)
     variant = dense + generator.normal(1.7 / math.sqrt(n), 1, size=n)

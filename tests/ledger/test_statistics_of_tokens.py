@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from sparsebench.ledger import statistics
 from sparsebench.ledger.statistics import Pairs
@@ -81,8 +82,6 @@ def test_a_collapsed_model_s_perplexity_has_an_interval_without_warnings() -> No
 
 @pytest.mark.parametrize("n", [3, 8, 43])
 def test_perplexities_are_compared_by_the_paired_t_test_of_log_losses(n: int) -> None:
-    from scipy import stats
-
     generator = np.random.default_rng(n)
     dense = generator.normal(3.0, 0.2, n)
     variant = dense + generator.normal(0.05, 0.1, n)

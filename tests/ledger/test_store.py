@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import zstandard
 
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import derive, query
@@ -195,8 +196,6 @@ def test_a_broken_record_file_is_named(tmp_path: Path, name: str, text: str, wor
 
 @pytest.mark.parametrize("left", [0, 40, -1])
 def test_a_bundle_that_was_cut_short_is_named(tmp_path: Path, found: list[dict[str, Any]], left: int) -> None:
-    import zstandard
-
     whole = zstandard.compress((json.dumps(found[1]) + "\n").encode())
     (tmp_path / "b.jsonl.zst").write_bytes(whole[:left])
     with pytest.raises(LedgerError, match=r"b\.jsonl\.zst: not a whole zstd file"):
@@ -204,8 +203,6 @@ def test_a_bundle_that_was_cut_short_is_named(tmp_path: Path, found: list[dict[s
 
 
 def test_a_broken_line_of_a_bundle_is_named(tmp_path: Path, found: list[dict[str, Any]]) -> None:
-    import zstandard
-
     lines = json.dumps(found[1]) + "\n" + '{"format": 3}\n'
     (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
     with pytest.raises(LedgerError, match=r"b\.jsonl\.zst, line 2: record format 3"):

@@ -12,7 +12,7 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import Hold, elsewhere, of, other_cell, outcomes, windows, without_skill
+from tests.ledger.made import Ask, Hold, elsewhere, of, other_cell, outcomes, windows, without_skill
 
 
 @pytest.mark.parametrize(("machine", "difference"), [("own", -0.5), ("second", -0.25), ("third", -0.25)])
@@ -97,9 +97,9 @@ def test_a_cell_of_two_manifests_shows_in_both(found: list[dict[str, Any]], hold
     assert rows == (("other", 12), ("sample", 12))
 
 
-def test_records_without_a_plan_show_as_well(found: list[dict[str, Any]], ledger: Path, hold: Hold) -> None:
+def test_records_without_a_plan_show_as_well(found: list[dict[str, Any]], ask: Ask, hold: Hold) -> None:
     asked = "SELECT * FROM results ORDER BY ALL"
-    assert hold(found[1:])(asked).rows == query.run(ledger, asked).rows
+    assert hold(found[1:])(asked).rows == ask(asked).rows
 
 
 def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], hold: Hold) -> None:
@@ -143,10 +143,7 @@ def test_scores_with_more_examples_in_the_prompt_have_a_panel_of_their_own(
     ask = hold([*scored, *shown])
     asked = "SELECT panel LIKE '%5 examples%' AS five, score FROM curves WHERE sparsity > 0 ORDER BY ALL"
     assert ask(asked).rows == ((False, 0.5), (True, 0.75))
-    assert ask("SELECT DISTINCT num_fewshot FROM results ORDER BY ALL").rows == (
-        (5,),
-        (None,),
-    )
+    assert ask("SELECT DISTINCT num_fewshot FROM results ORDER BY ALL").rows == ((5,), (None,))
 
 
 def test_another_limit_of_a_task_beats_nobody(found: list[dict[str, Any]], hold: Hold) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs
 from sparsebench.ledger.store import Ledger
 from tests.ledger.made import Hold, elsewhere, errors, of, outcomes, windows, without_skill
 
 
-def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_task_on_which_dense_itself_is_at_chance_cannot_tell(scored: list[dict[str, Any]], hold: Hold) -> None:
     dense, variant = scored
     for right, cannot in ((80, False), (50, True)):
         dense["result"], variant["result"] = outcomes([1] * right + [0] * (100 - right)), outcomes([1, 0] * 50)
-        path = tmp_path / f"{right}.duckdb"
-        Ledger(path).ingest(copy.deepcopy(scored))
+        ask = hold(scored)
         for view in ("scores", "curves"):
-            assert query.run(path, f"SELECT DISTINCT dense_at_chance FROM {view}").rows == ((cannot,),)
-        lost = query.run(path, "SELECT variant_id FROM _ruined").rows
+            assert ask(f"SELECT DISTINCT dense_at_chance FROM {view}").rows == ((cannot,),)
+        lost = ask("SELECT variant_id FROM _ruined").rows
         assert lost == (() if cannot else ((variant["variant"]["id"],),)), "a variant cannot be ruined by such a task"
 
 
@@ -109,12 +108,14 @@ def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
     path = tmp_path / "f.duckdb"
     for batch in [scored, floors] if late else [[*floors, *scored]]:
         Ledger(path).ingest(batch)
-    (row,) = query.run(path, "FROM vs_dense").dicts()
+    with query.session(path) as ask:
+        (row,) = ask("FROM vs_dense").dicts()
+        found = ask("SELECT recipe, floor, models, separable FROM floors").rows
+        methods = ask("SELECT DISTINCT method FROM results").rows
     assert (row["chance"], row["floor"], row["verdict"]) == (0.7, 0.7, "worse")
     assert row["retained"] == pytest.approx((0.8 - 0.7) / (0.9 - 0.7))
-    asked = "SELECT recipe, floor, models, separable FROM floors"
-    assert query.run(path, asked).rows == (("random-weights", 0.7, 2, True),)
-    assert {row[0] for row in query.run(path, "SELECT DISTINCT method FROM results").rows} == {"dense", "magnitude"}
+    assert found == (("random-weights", 0.7, 2, True),)
+    assert {*methods} == {("dense",), ("magnitude",)}
 
 
 def test_a_floor_is_one_model_however_many_dense_scores_it_is_beside(scored: list[dict[str, Any]], hold: Hold) -> None:
@@ -188,19 +189,18 @@ def test_a_variant_at_the_floor_is_not_credited_with_no_difference(scored: list[
     assert (alone["p_holm"], alone["verdict"]) == (row["p_holm"], "no difference detected")
 
 
-def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]], hold: Hold) -> None:
     """On as many documents of the same kind the one-sided limit lies below the margin; where it does already, none is named."""
     dense, variant = scored
     found = {}
     for times in (1, 8):
         kinds = [(1, 1)] * 320 + [(1, 0)] * 20 + [(0, 1)] * 20 + [(0, 0)] * 40
         dense["result"], variant["result"] = (outcomes([kind[side] for kind in kinds] * times) for side in (0, 1))
-        path = tmp_path / f"{times}.duckdb"
-        Ledger(path).ingest(copy.deepcopy(scored))
-        (found[times],) = query.run(path, "SELECT pairs, loses_less, documents_to_clear FROM vs_dense").dicts()
+        ask = hold(scored)
+        (found[times],) = ask("SELECT pairs, loses_less, documents_to_clear FROM vs_dense").dicts()
     assert found[1]["loses_less"] is False and found[8]["loses_less"] is True
     assert found[8]["documents_to_clear"] is None
-    (asked,) = query.run(tmp_path / "1.duckdb", "SELECT documents_to_clear(0.01, 0.1)").rows
+    (asked,) = ask("SELECT documents_to_clear(0.01, 0.1)").rows
     # Newcombe's interval is a little wider than the normal one behind the macro.
     assert asked[0] < found[1]["documents_to_clear"] < 1.06 * asked[0]
 
@@ -269,8 +269,6 @@ def test_a_metric_that_nobody_knows_is_better_when_higher(scored: list[dict[str,
 
 
 def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
-    from sparsebench.benchmarks.catalog import all_tasks
-
     for task in all_tasks().values():
         known = statistics.Metric.named(task.metric)
         assert known.scale != "unknown", f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"

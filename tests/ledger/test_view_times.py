@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from sparsebench.ledger import query
 from tests.ledger import samples
-from tests.ledger.made import Hold, elsewhere, of, other_cell
+from tests.ledger.made import Ask, Hold, elsewhere, of, other_cell
 
 
 def test_times_that_were_taken_beside_other_jobs_say_so(found: list[dict[str, Any]], hold: Hold) -> None:
@@ -23,12 +21,13 @@ def test_times_that_were_taken_beside_other_jobs_say_so(found: list[dict[str, An
         one | ({"settings": one["settings"] | noisy} if "engine" in one.get("settings", {}) else {})
         for one in found[1:]
     ]
+    ask = hold(records)
     for view in ("latency", "memory", "results WHERE engine IS NOT NULL"):
-        assert hold(records)(f"SELECT DISTINCT workload FROM {view}").rows == (("b1 p32 g8 beside other jobs",),)
+        assert ask(f"SELECT DISTINCT workload FROM {view}").rows == (("b1 p32 g8 beside other jobs",),)
 
 
-def test_results_show_the_first_runtime(ledger: Path) -> None:
-    rows = query.run(ledger, "SELECT DISTINCT engine, ranks, workload FROM results WHERE engine IS NOT NULL").rows
+def test_results_show_the_first_runtime(ask: Ask) -> None:
+    rows = ask("SELECT DISTINCT engine, ranks, workload FROM results WHERE engine IS NOT NULL").rows
     assert rows == (("deepspeed", 1, "b1 p32 g8"),)
     shown = """
         SELECT model, prefill_ms, decode_ms, peak_bytes FROM results
@@ -40,7 +39,7 @@ def test_results_show_the_first_runtime(ledger: Path) -> None:
         JOIN (SELECT variant_id, ranks, peak_bytes AS peak FROM memory WHERE phase = 'overall') USING (variant_id, ranks)
         WHERE method = 'dense' AND ranks = 1 GROUP BY model
     """
-    assert sorted(query.run(ledger, shown).rows) == sorted(query.run(ledger, phases).rows)
+    assert sorted(ask(shown).rows) == sorted(ask(phases).rows)
 
 
 def tolerance_factor(n: int, size: float) -> float:
@@ -56,10 +55,10 @@ def noise_bound(half: float, n: int) -> float:
 
 # Published one-sided factors for 95% of the distribution with 95% confidence.
 @pytest.mark.parametrize(("n", "k"), [(2, 26.260), (3, 7.656), (5, 4.203), (10, 2.911), (20, 2.396), (30, 2.220)])
-def test_the_noise_floor_is_a_tolerance_bound(ledger: Path, n: int, k: float) -> None:
+def test_the_noise_floor_is_a_tolerance_bound(ask: Ask, n: int, k: float) -> None:
     assert tolerance_factor(n, n) == pytest.approx(k, abs=1e-3)
     asked = f"SELECT noise_bound(exp(-0.3), exp(-0.5), exp(-0.1), {n}), noise_bound(1, exp(-0.2), exp(0.2), 2 * {n})"
-    ((bound, more),) = query.run(ledger, asked).rows
+    ((bound, more),) = ask(asked).rows
     assert bound == pytest.approx(0.3 + noise_bound(0.2, n), rel=1e-4)
     # Beyond 30 the factor of 30 stands, which is a little larger.
     assert noise_bound(0.2, 2 * n) * (1 - 1e-4) < more < 1.01 * noise_bound(0.2, 2 * n)
@@ -69,11 +68,11 @@ def test_the_noise_floor_is_a_tolerance_bound(ledger: Path, n: int, k: float) ->
 @pytest.mark.parametrize("n", [2, 4, 5, 12])
 @pytest.mark.parametrize("bias", [0.0, 1.0, 5.0])
 def test_noise_floors_hold_95_of_100_further_comparisons_with_95_percent_confidence(
-    ledger: Path, n: int, bias: float
+    ask: Ask, n: int, bias: float
 ) -> None:
     """Whether or not one of the two copies is slower as a rule; ``bias`` is in standard errors."""
     drawn = np.random.default_rng(n).normal(bias * n**-0.5, 1, size=(20_000, n))
-    ((per_half,),) = query.run(ledger, f"SELECT noise_bound(1, exp(-1), exp(1), {n})").rows
+    ((per_half,),) = ask(f"SELECT noise_bound(1, exp(-1), exp(1), {n})").rows
     half = stats.t.ppf(0.975, n - 1) * drawn.std(axis=1, ddof=1) / n**0.5
     floors = (np.abs(drawn.mean(axis=1)) + per_half * half) * n**0.5
     held = stats.norm.cdf(floors - bias) - stats.norm.cdf(-floors - bias)
@@ -236,9 +235,9 @@ def test_memory_is_compared_with_that_of_its_own_place(found: list[dict[str, Any
     assert hold([*weighed, *there])(asked).rows == ((1.0,), (2.0,))
 
 
-def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
-    rows = query.run(
-        ledger, "SELECT phase, rank, peak_bytes FROM memory WHERE model = 'mini' AND ranks = 2 AND method = 'dense'"
+def test_memory_is_per_rank_summed_and_overall(ask: Ask) -> None:
+    rows = ask(
+        "SELECT phase, rank, peak_bytes FROM memory WHERE model = 'mini' AND ranks = 2 AND method = 'dense'"
     ).rows
     assert set(rows) == {
         ("overall", None, 110_000_000), ("load", None, 110_000_000), ("forward", None, 110_000_000),
@@ -256,16 +255,10 @@ def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(found: list
     assert hold(weighed)(asked).rows == (("forward", None), ("load", 10))
 
 
-@pytest.mark.parametrize(
-    ("placed", "where"),
-    [
-        ("", ""),
-        (', "nodes": 2', " on 2 nodes"),
-    ],
-)
-def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: str, ledger: Path) -> None:
+@pytest.mark.parametrize(("placed", "where"), [("", ""), (', "nodes": 2', " on 2 nodes")])
+def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: str, ask: Ask) -> None:
     settings = '{"workload": {"batch": 1, "prompt": 128, "generate": 16}' + placed + "}"
-    assert list(query.run(ledger, f"SELECT _workload('{settings}'::JSON)").rows) == [(f"b1 p128 g16{where}",)]
+    assert list(ask(f"SELECT _workload('{settings}'::JSON)").rows) == [(f"b1 p128 g16{where}",)]
 
 
 def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[str, Any]], hold: Hold) -> None:
@@ -284,14 +277,14 @@ def test_a_range_without_numbers_is_none(found: list[dict[str, Any]], hold: Hold
     assert hold(found[:1])(asked).rows == (("1 to 2", "1", None),)
 
 
-def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ledger: Path) -> None:
+def test_every_speed_stands_beside_the_fastest_engine_for_the_dense_model(ask: Ask) -> None:
     keys = "model, workload, phase"
     dense: dict[tuple[str, ...], float] = {}
-    for *at, ms in query.run(ledger, f"SELECT {keys}, ms FROM latency WHERE method = 'dense'").rows:
+    for *at, ms in ask(f"SELECT {keys}, ms FROM latency WHERE method = 'dense'").rows:
         dense[tuple(at)] = min(ms, dense.get(tuple(at), math.inf))
     asked = f"SELECT {keys}, ms, speedup_over_best, best_16_ms, tokens_per_second, test FROM throughput"
-    rows = query.run(ledger, asked).rows
-    assert len(rows) == len(query.run(ledger, "SELECT DISTINCT variant_id, engine, ranks, phase FROM latency").rows)
+    rows = ask(asked).rows
+    assert len(rows) == len(ask("SELECT DISTINCT variant_id, engine, ranks, phase FROM latency").rows)
     for model, workload, phase, ms, over_best, best, tokens, test in rows:
         assert best == pytest.approx(dense[model, workload, phase])
         assert over_best == pytest.approx(best / ms)

@@ -13,7 +13,7 @@ import pytest
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
-from tests.ledger.made import Hold, elsewhere, of, outcomes, recovered, windows
+from tests.ledger.made import Ask, Hold, elsewhere, of, outcomes, recovered, windows
 
 
 def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -68,24 +68,23 @@ def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(found: li
     assert [read[one["variant"]["id"]] for one in (old, skipping)] == [0, 0.4]
 
 
-def test_structure_adds_up(ledger: Path) -> None:
-    tensors = query.run(
-        ledger, "SELECT sum(count), sum(zeros) FROM tensors WHERE model = 'mini' AND sparsity = 0.9 AND prunable"
+def test_structure_adds_up(ask: Ask) -> None:
+    tensors = ask(
+        "SELECT sum(count), sum(zeros) FROM tensors WHERE model = 'mini' AND sparsity = 0.9 AND prunable"
     ).rows
     for scope in ("prunable", "layer", "layer and kind"):
-        rows = query.run(
-            ledger,
+        rows = ask(
             f"""SELECT sum(params), sum(params * zero_share) FROM structure WHERE model = 'mini' AND sparsity = 0.9
-                AND scope = '{scope}' AND scale = 'relative' AND threshold = 0.1""",
+                AND scope = '{scope}' AND scale = 'relative' AND threshold = 0.1"""
         ).rows
         assert rows[0] == pytest.approx([2 * value / 2 for value in tensors[0]])
-    shares = query.run(ledger, "SELECT near_share + far_share, zero_share <= near_share FROM structure").rows
+    shares = ask("SELECT near_share + far_share, zero_share <= near_share FROM structure").rows
     assert all(total == pytest.approx(1) and ordered for total, ordered in shares)
 
 
-def test_labels_mark_weights_that_are_not_real(ledger: Path) -> None:
+def test_labels_mark_weights_that_are_not_real(ask: Ask) -> None:
     asked = "SELECT model_label('m', 'real'), model_label('m', 'random'), model_label('m', 'dequantized'), method_label('dense', '', 'unstructured'), method_label('wanda', 'row', '2:4')"  # noqa: E501
-    assert query.run(ledger, asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda 2:4"),)
+    assert ask(asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda 2:4"),)
 
 
 def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(found: list[dict[str, Any]], hold: Hold) -> None:

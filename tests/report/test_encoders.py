@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparsebench import records
 from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.benchmarks.statistics import pooled, spearman
@@ -21,8 +23,6 @@ from tests.report.reading import whole
 
 def scored(cell: Cell) -> ScoreResult:
     """Windows of text and pairs that a pruned model scores worse."""
-    import numpy as np
-
     task, n, worse = cell.settings["task"], 60, 3 * cell.variant.last("sparsity")
     noise, own = samples._generator("shared").normal(size=n), samples._generator(cell.id).normal(size=n)
     if task == "pseudo_perplexity":

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from sparsebench.cli import report as verbs
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.report import answer_table, build
 from sparsebench.report.page import page, shape
@@ -222,11 +225,6 @@ def test_two_headings_of_one_name_have_an_anchor_each() -> None:
 
 @pytest.mark.long
 def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from sparsebench.cli import report as verbs
-
     app = typer.Typer()
     app.command()(verbs.report)
     monkeypatch.chdir(tmp_path)
@@ -247,11 +245,6 @@ def test_without_a_ledger(tmp_path: Path) -> None:
 
 
 def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
-    from typer.testing import CliRunner
-
-    from sparsebench.cli import report as verbs
-
     app = typer.Typer()
     app.command()(verbs.report)
     monkeypatch.chdir(tmp_path)

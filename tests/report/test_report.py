@@ -4,9 +4,11 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparsebench.errors import UserError
@@ -93,20 +95,20 @@ def test_a_query_file_runs_says_what_it_is_and_is_used(ask: Callable[[str], quer
     assert path.stem == "manifest_names" or sql.count(f" {FILTER}") == 1
 
 
-def test_numbers_are_the_ledgers(ledger: Path, report: str) -> None:
+def test_numbers_are_the_ledgers(ask: Callable[[str], query.Table], report: str) -> None:
     columns = "v.score, s.low, s.high, v.difference, v.low, v.high, v.verdict"
-    asked = query.run(ledger, f"SELECT {columns} FROM vs_dense v JOIN scores s USING (manifest, record_id)")
+    asked = ask(f"SELECT {columns} FROM vs_dense v JOIN scores s USING (manifest, record_id)")
     assert len(asked.rows) == 36
     for score, low, high, difference, least, most, verdict in asked.rows:
         line = f"{difference:+.3f} [{least:+.3f}, {most:+.3f}]".replace("-", "−")
         rows = [row for row in report.splitlines() if f"{score:.3f} [{low:.3f}, {high:.3f}]" in row and line in row]
         assert any(row.endswith(f"| {verdict} |") for row in rows)
     dense = "model = 'smol' AND method = 'dense' AND scope = 'prunable' AND scale = 'relative' AND threshold = 0.1"
-    share = query.run(ledger, f"SELECT far_share FROM structure WHERE {dense}").rows[0][0]
+    share = ask(f"SELECT far_share FROM structure WHERE {dense}").rows[0][0]
     assert f"smol (real): {100 * share:.1f}% far from zero; by block" in report
 
 
-def test_runs_against_itself_are_told_with_what_they_varied_by(ledger: Path, report: str) -> None:
+def test_runs_against_itself_are_told_with_what_they_varied_by(ask: Callable[[str], query.Table], report: str) -> None:
     (table,) = (table for table in tables(report) if "between processes" in table[0])
     rows = [dict(zip(table[0], row, strict=True)) for row in table[2:]]
     spread = {(row["processes"], row["between processes"], row["within a process"]) for row in rows}
@@ -114,14 +116,13 @@ def test_runs_against_itself_are_told_with_what_they_varied_by(ledger: Path, rep
     # What a phase differs from itself by is the noise of its other rows.
     asked = "SELECT DISTINCT noise FROM latency WHERE ranks = 1 AND model = 'smol' AND phase <> 'load'"
     bounds = {row["bound"] for row in rows if row["model"] == "smol" and row["processes"] == "4"}
-    assert bounds and bounds <= {f"±{100 * noise:.1f}%" for (noise,) in query.run(ledger, asked).rows}
+    assert bounds and bounds <= {f"±{100 * noise:.1f}%" for (noise,) in ask(asked).rows}
 
 
-def test_the_largest_sparsity_without_a_detected_loss_is_found(ledger: Path, report: str) -> None:
-    asked = query.run(
-        ledger,
+def test_the_largest_sparsity_without_a_detected_loss_is_found(ask: Callable[[str], query.Table], report: str) -> None:
+    asked = ask(
         "SELECT model, task, method || '/' || granularity, sparsity, verdict = 'worse', s.low <= s.chance, loses_less "
-        "FROM vs_dense JOIN scores s USING (manifest, record_id, model, task, method, granularity, sparsity) ORDER BY sparsity",
+        "FROM vs_dense JOIN scores s USING (manifest, record_id, model, task, method, granularity, sparsity) ORDER BY sparsity"
     )
     sweeps: dict[tuple[str, str, str], list[tuple[float, bool, bool, bool]]] = {}
     for model, task, label, *found in asked.rows:
@@ -144,9 +145,7 @@ def test_the_largest_sparsity_without_a_detected_loss_is_found(ledger: Path, rep
         assert row[3:] == [["–", *told][unclear], ["–", *told][ends], [*told, "–"][lost]]
 
 
-def test_the_change_in_norm_is_that_of_the_weights(ledger: Path) -> None:
-    import numpy as np
-
+def test_the_change_in_norm_is_that_of_the_weights(ask: Callable[[str], query.Table]) -> None:
     plan = samples.plan(samples.manifest())
     looked = [c for c in plan.cells if c.stage == "structure" and c.variant.model == "mini"]
     cells = {
@@ -157,7 +156,7 @@ def test_the_change_in_norm_is_that_of_the_weights(ledger: Path) -> None:
     kept = np.array(
         [[tensor.rms for tensor in samples.structured(cells[s]).tensors if tensor.prunable] for s in (0.0, 0.9)]
     )
-    asked = query.run(ledger, (ROOM / "queries" / "removed_norm.sql").read_text()).dicts()
+    asked = ask((ROOM / "queries" / "removed_norm.sql").read_text()).dicts()
     found = next(
         row for row in asked if row["model"] == "mini" and row["label"] == "magnitude/layer" and row["sparsity"] == 0.9
     )
@@ -174,8 +173,6 @@ def test_a_speed_up_is_not_called_no_gain(write: Write, monkeypatch: pytest.Monk
     timed = samples.timed
 
     def faster(cell: Any) -> Any:
-        from dataclasses import replace
-
         found = timed(cell)
         if cell.variant.is_dense:
             return found

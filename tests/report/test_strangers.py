@@ -17,7 +17,7 @@ from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from tests.report.reading import whole
-from tests.strangers import CANARY, HOSTILE, lines
+from tests.strangers import CANARY, HOSTILE, lines, records
 
 CANARY_CODED = (base64.b64encode(CANARY)[:40], base64.b64encode(b"  " + CANARY)[4:40], CANARY.hex().encode())
 
@@ -116,8 +116,6 @@ def test_a_picture_that_is_a_link_to_elsewhere_is_refused(ledger: Path, tmp_path
 @pytest.mark.parametrize("method", ["_calibration", "../8_measured"])
 @pytest.mark.long
 def test_the_name_of_a_method_is_no_template(tmp_path: Path, method: str) -> None:
-    from tests.strangers import records
-
     found = records("")
     for record in found:
         for variant in [record.get("variant"), *(cell["variant"] for cell in record.get("cells", []))]:
