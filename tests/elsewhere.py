@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 DEVICE = "there"
 """What torch is told to call the kind of device that is left to others."""
@@ -108,7 +109,6 @@ def _given(func: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[Any, 
 @cache
 def _known() -> None:
     """torch learns of the device, once in a process."""
-    from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
     class Module(_DummyBackendModule):
         def get_amp_supported_dtype(self) -> list[torch.dtype]:

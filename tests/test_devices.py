@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench import children, devices, environment
 from sparsebench.errors import UserError
@@ -111,8 +112,6 @@ def test_the_cuda_version_is_that_of_the_installed_torch(tmp_path: Path, monkeyp
 
 
 def _torchs_own() -> Any:
-    import torch
-
     return torch.version.cuda or ""
 
 

@@ -13,8 +13,16 @@ import pytest
 import torch
 
 from sparsebench import devices
+from sparsebench.benchmarks.batching import BatchSize
+from sparsebench.benchmarks.causal import CausalScorer
+from sparsebench.benchmarks.encoder import Encoder
+from sparsebench.benchmarks.generation import Generation
+from sparsebench.benchmarks.perplexity import likelihoods, windows_of
+from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Replay
 from sparsebench.steps.calibration import Calibrated
@@ -192,10 +200,6 @@ def thresholds(config: Any) -> dict[str, float]:
 
 
 def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> None:
-    from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
-
     words = "the a of to and in is it was that cat dog".split()
     asked = [
         SimpleNamespace(args=(" ".join(words[n % 3 :]), f" {words[answer]} tree"))
@@ -220,20 +224,12 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
 
 
 def perplexities(folder: Path, device: str) -> list[float]:
-    from sparsebench.benchmarks.batching import BatchSize
-    from sparsebench.benchmarks.perplexity import likelihoods, windows_of
-    from sparsebench.models.modules.load import load_model
-
     model = load_model(folder, "decoder", "float32", device)
     return likelihoods(model, windows_of([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
 
 
 def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
     from transformers import AutoModelForMaskedLM
-
-    from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
 
     tokenizer, config = load_tokenizer(folder), json.loads((folder / "config.json").read_text())
     model = load_model(folder, "encoder", "float32", device, AutoModelForMaskedLM)
@@ -244,10 +240,6 @@ def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
 
 def generated(folder: Path, device: str) -> list[float]:
     """Of each text the tokens that are written, as numbers."""
-    from sparsebench.benchmarks.generation import Generation
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
-
     model, tokenizer = load_model(folder, "encoder-decoder", "float32"), load_tokenizer(folder)
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -287,8 +279,6 @@ def test_other_scores_are_computed_on_the_device(way: str, request: pytest.Fixtu
 
 
 def test_an_encoder_embeds_on_the_device(tiny_bert: Path) -> None:
-    from sparsebench.benchmarks.encoder import Encoder
-
     texts = ["the cat sat", "on the mat", "a big red house is that"]
     here = Encoder(tiny_bert, None, None).embed(texts)
     with elsewhere() as device:

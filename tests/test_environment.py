@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsebench import environment, processor
 
@@ -44,8 +45,6 @@ def test_threads_are_those_of_the_outermost_level(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the CPU is not asked")
 def test_pytorch_says_the_same_of_this_machine() -> None:
-    import torch
-
     assert processor.emulated("bfloat16") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert processor.emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from sparsebench import __version__
+from sparsebench.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
@@ -85,8 +86,6 @@ def test_issue_forms_are_well_formed(path: Path) -> None:
 
 
 def test_issue_forms_name_real_commands() -> None:
-    from sparsebench.cli.app import app
-
     verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
     named = re.findall(r"`sparsebench (\w+)", "".join(path.read_text() for path in FORMS))
     assert len(named) >= 3

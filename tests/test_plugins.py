@@ -10,6 +10,7 @@ import pytest
 
 from sparsebench import plugins
 from sparsebench.errors import UserError
+from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plugins import table
 from sparsebench.storage import Format, formats
 
@@ -60,8 +61,6 @@ def fresh() -> Iterator[Callable[[], None]]:
 def test_a_format_joins_and_its_library_is_part_of_the_ids(
     monkeypatch: pytest.MonkeyPatch, fresh: Callable[[], None]
 ) -> None:
-    from sparsebench.plan.fingerprint import cell_id
-
     plugged(monkeypatch, f"{__name__}:THEIRS")
     assert list(formats()) == ["dense", "packed", "archive", "theirs"]
     one = cell_id("storage", "v", {"formats": ["theirs"]})

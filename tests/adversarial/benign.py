@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from sparsebench.benchmarks.statistics import ratio
 
 LLAMA = {
@@ -106,8 +108,6 @@ def records(repository: Path) -> list[dict[str, Any]]:
 
     Scores are of their first forty documents, so that they are short.
     """
-    import zstandard
-
     with (repository / "ledger" / "published" / "g2p.jsonl.zst").open("rb") as file:
         lines = zstandard.ZstdDecompressor().stream_reader(file).read().splitlines()
     found: dict[Any, dict[str, Any]] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gc
 import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import sys
@@ -13,7 +15,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from sparsebench import benchmarks, bounded, records, sources
 from sparsebench.benchmarks import cmudict
@@ -29,6 +34,7 @@ from sparsebench.plan.preflight import PlanRequest
 from sparsebench.plan.preflight import prepare as preflight
 from sparsebench.plan.resolve import Lock
 from sparsebench.sources.text import read_texts
+from sparsebench.sources.wheel import _members
 from tests.adversarial.watch import refused
 from tests.sources.servers import wheel
 
@@ -193,8 +199,6 @@ def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, mo
 
 def squeezed(suffix: str, plain: bytes, times: int) -> bytes:
     """``plain`` many times over, compressed."""
-    import zstandard
-
     if suffix == ".gz":
         return gzip.compress(plain, 6) * times
     out = io.BytesIO()
@@ -233,9 +237,6 @@ def test_compressed_records(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["t.jsonl.xz", "t.bz2"])
 def test_what_is_not_unpacked_is_no_text(name: str, tmp_path: Path) -> None:
-    import bz2
-    import lzma
-
     path = tmp_path / name
     path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(20_000_000)))  # type: ignore[attr-defined]
     with refused(path, kind=SourceError):
@@ -254,8 +255,6 @@ def test_what_is_no_file_is_no_text(what: str, tmp_path: Path) -> None:
 
 
 def test_a_member_of_a_wheel(tmp_path: Path) -> None:
-    from sparsebench.sources.wheel import _members
-
     path = wheel(tmp_path, "pack", "1.0", {})
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("pack/bomb.bin", bytes(100_000_000))
@@ -267,9 +266,6 @@ def test_a_member_of_a_wheel(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["parquet", "dictionary.parquet", "arrow", "stream.arrow", "repeated.arrow"])
 def test_columns(form: str, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = tmp_path / f"t.{form}"
     rows = pa.table({"text": pa.array(["a" * 200_000] * 100)})
     if form.endswith("parquet"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.errors import ModelError, SourceError, UserError
@@ -94,10 +95,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_verb_refuses_a_model_that_leads_out_of_its_folder(
-    attack: Callable[[Path], str],
-    words: list[str],
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    attack: Callable[[Path], str], words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     culprit = attack(home / ("packed" if "packed" in words else "model"))
     monkeypatch.chdir(home)
@@ -124,8 +122,6 @@ def test_a_folder_of_the_hub_or_a_wheel_is_refused_by_what_converts_it(
 
 
 def test_pickled_weights_are_taken_from_the_folder_alone(home: Path) -> None:
-    import torch
-
     (home / "model" / "model.safetensors").unlink()
     torch.save({"x": torch.zeros(1)}, home / "outside" / "theirs.bin")
     (home / "model" / PICKLE_INDEX).write_text(json.dumps({"weight_map": {"x": "../outside/theirs.bin"}}))

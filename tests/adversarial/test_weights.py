@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench import sources
 from sparsebench.errors import ModelError, SparsebenchError
@@ -148,8 +149,6 @@ def test_gguf(case: str, tmp_path: Path) -> None:
 
 
 def test_pickled_weights_that_repeat_themselves(tiny_bert: Path, tmp_path: Path) -> None:
-    import torch
-
     (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
     path = tmp_path / "pytorch_model.bin"
     torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)

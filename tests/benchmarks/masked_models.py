@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.conftest import WORDS
 
 _SPECIAL = {"pad": "<pad>", "mask": "<mask>", "cls": "<s>", "sep": "</s>", "unk": "<unk>"}
@@ -12,7 +14,6 @@ _SPECIAL = {"pad": "<pad>", "mask": "<mask>", "cls": "<s>", "sep": "</s>", "unk"
 
 def save(folder: Path, model_type: str) -> Path:
     """A random BERT with WordPiece, or a random RoBERTa with byte-level BPE, sure enough of itself to tell texts apart."""
-    import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     tokenizer = _byte_level() if model_type == "roberta" else _word_piece()
@@ -71,7 +72,6 @@ class Slow:
     """One token masked at a time, one text at a time, all logits computed."""
 
     def __init__(self, folder: Path) -> None:
-        import torch
         from transformers import AutoModelForMaskedLM, AutoTokenizer
 
         self.model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -91,8 +91,6 @@ class Slow:
 
     def log_likelihoods(self, ids: list[int], places: list[int], within_words: bool = True) -> list[float]:
         """log p of the tokens at these places of an input with its special tokens."""
-        import torch
-
         words, found = self.words(ids), []
         for place in places:
             hidden = [

@@ -10,7 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from sparsebench.benchmarks import prefixes
+from sparsebench.benchmarks.causal import CausalScorer
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
@@ -32,8 +35,6 @@ def requests(n: int, longest: int) -> list[Any]:
 def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tuple[Any, Any]:
     from lm_eval.models.huggingface import HFLM
 
-    from sparsebench.benchmarks.causal import CausalScorer
-
     model, tokenizer = load_model(folder, family, dtype), load_tokenizer(folder)
     asked = requests(14, 90 if family == "decoder" else 20)
     scorers = (
@@ -46,8 +47,6 @@ def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tup
 
 @pytest.mark.parametrize("tokens", [[], [3] * 61])
 def test_an_answer_that_stock_would_not_take_is_refused(tiny_llama: Path, tokens: list[int]) -> None:
-    from sparsebench.benchmarks.causal import CausalScorer
-
     model, tokenizer = load_model(tiny_llama, "decoder"), load_tokenizer(tiny_llama)
     scorer = CausalScorer(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1, max_length=60)
     asked = [(("a", "cat"), [5], [7]), (("a", ""), [5], tokens)]
@@ -67,8 +66,6 @@ def test_decoder_is_stock_to_the_bit(tiny_llama: Path, dtype: str, batch: int):
 def test_a_decoder_that_cannot_share_is_stock_up_to_rounding(
     tiny_llama: Path, dtype: str, rounding: float, monkeypatch: pytest.MonkeyPatch
 ):
-    from sparsebench.benchmarks import prefixes
-
     monkeypatch.setattr(prefixes, "tree_problem", lambda model: "it is told so")
     asked, model = requests(14, 90), load_model(tiny_llama, "decoder", dtype)
     scorer = sharing(tiny_llama, model)
@@ -82,8 +79,6 @@ def test_encoder_decoder_is_stock(tiny_t5: Path):
 
 
 def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
-    from sparsebench.benchmarks.causal import CausalScorer
-
     model = load_model(tiny_llama, "decoder")
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
@@ -95,11 +90,6 @@ def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
 
 
 def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
-    import torch
-
-    from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.errors import BenchmarkError
-
     model = load_model(tiny_llama, "decoder")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Linear(2, 2))
     scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
@@ -110,8 +100,6 @@ def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pyt
 
 def sharing(folder: Path, model: Any, **settings: Any) -> Any:
     """A scorer that shares tokens; small batches, so that beginnings are cut between them."""
-    from sparsebench.benchmarks.causal import CausalScorer
-
     options = {"backend": "causal", "batch_size": 4, "max_length": 60, **settings}
     scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
     scorer.share = True
@@ -119,8 +107,6 @@ def sharing(folder: Path, model: Any, **settings: Any) -> Any:
 
 
 def test_trees_that_were_halved_for_want_of_memory_are_recorded(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
-    import torch
-
     model = load_model(tiny_llama, "decoder")
     asked = [
         SimpleNamespace(args=("the cat sat on a", f" {word} mat")) for word in ("cat", "dog", "tree", "big", "red")
@@ -155,8 +141,6 @@ def assert_equal(found: list[Any], known: list[Any], tolerance: dict[str, float]
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsebench.benchmarks import prefixes
-
     monkeypatch.setattr(prefixes, "NODES", 90)
 
 
@@ -236,8 +220,6 @@ def test_inputs_beyond_a_sliding_window_are_computed_apart(tiny_llama: Path):
 
 
 def test_a_token_that_overflows_spoils_no_other_input(tiny_llama: Path):
-    import torch
-
     model, words = load_model(tiny_llama, "decoder", "float32"), load_tokenizer(tiny_llama)
     asked = [
         SimpleNamespace(args=(f"the cat sat {place}", f" {answer} mat"))

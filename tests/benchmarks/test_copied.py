@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import Fitted, ScoredModel, TaskSpec, all_tasks, data_sources
+from sparsebench.benchmarks import Fitted, ScoredModel, ScoreResult, TaskSpec, all_tasks, data_sources, score
 from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -91,8 +91,6 @@ def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: P
 
 @pytest.mark.long
 def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:
-    from sparsebench.benchmarks import ScoreResult, score
-
     found: list[ScoreResult | SparsebenchError] = []
     for allowed in (False, True):
         fitted = Fitted(documents("perplexity")[:2], allowed)

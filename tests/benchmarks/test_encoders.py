@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 
 from sparsebench.benchmarks import probe
 from sparsebench.benchmarks.contract import sampled
@@ -63,8 +64,6 @@ def test_limit_of_pairs(tiny_bert: Path, documents: Documents, run: Run):
 def test_similarity_is_correlated_with_what_people_say(
     tiny_bert: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    from scipy.stats import spearmanr
-
     draw = random.Random(1)
     rows = [{**row, "score": round(draw.uniform(0, 5), 1)} for row in documents["mrpc"]]
     asked = serve(monkeypatch, rows)
@@ -161,8 +160,6 @@ def test_a_question_finds_its_passage(tiny_bert: Path, documents: Documents, run
 
 def altered(folder: Path, out: Path, value: float) -> Path:
     """A copy whose word embeddings all have this value."""
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(folder, out)
     tensors = load_file(out / "model.safetensors")
     for name, tensor in tensors.items():

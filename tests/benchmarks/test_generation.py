@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, cmudict, generation, squad
+from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, cmudict, generation, scorers, squad
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance
 from sparsebench.benchmarks.statistics import ratio
@@ -209,8 +209,6 @@ def test_the_standard_error_is_that_of_many_draws() -> None:
 def test_a_damaged_model_is_an_error(
     speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsebench.benchmarks import scorers
-
     model = load_model(speller, "encoder-decoder")
     torch.nn.init.constant_(model.shared.weight, math.nan)
     monkeypatch.setattr(scorers, "load_model", lambda *_: model)
@@ -249,8 +247,6 @@ def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
 ) -> None:
     monkeypatch.setattr(generation, "SHARED", shared)
     model, tokenizer = load_model(tiny_llama, "decoder").float(), load_tokenizer(tiny_llama)
-    from sparsebench.benchmarks import scorers
-
     monkeypatch.setattr(scorers, "load_model", lambda *_: model)
     read: list[int] = []
     model.register_forward_pre_hook(lambda _, args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True)

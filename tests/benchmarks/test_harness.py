@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from sparsebench import benchmarks, sources
@@ -16,6 +17,8 @@ from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.manifest.names import LM_EVAL
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import Run
 
 Documents = dict[str, list[dict[str, Any]]]
@@ -199,11 +202,6 @@ def test_progress_is_counted_and_nothing_is_printed(
 
 def poisoned(folder: Path, out: Path, word: str | None) -> Path:
     """A copy, its head untied, whose embedding of ``word`` (None: of every word) is NaN."""
-    import torch
-
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
-
     model, tokenizer = load_model(folder, "decoder"), load_tokenizer(folder)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.benchmarks import all_tasks
 from sparsebench.benchmarks.classification import head_labels, match
@@ -162,8 +163,6 @@ def test_head_and_task_must_fit(classifier: Any, tiny_bert: Path, documents: Doc
 
 
 def test_logits_that_are_not_finite(classifier: Any, documents: Documents, run: Run):
-    from safetensors.torch import load_file, save_file
-
     folder = classifier(("negative", "positive"))
     whole = run(folder, "encoder", "glue_sst2")
     tensors = load_file(folder / "model.safetensors")

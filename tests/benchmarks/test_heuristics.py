@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparsebench import benchmarks, sources
@@ -60,8 +61,6 @@ def test_a_longer_answer_stays_longer_where_lm_eval_divides_by_the_length(docume
 def test_pairs_and_passages_are_ranked_by_the_words_that_they_share(
     tiny_bert: Path, documents: Documents, run: Run
 ) -> None:
-    import numpy as np
-
     def cosine(one: str, other: str) -> float:
         first, second = set(one.split()), set(other.split())
         return len(first & second) / math.sqrt(len(first) * len(second))
@@ -92,6 +91,6 @@ def test_what_has_no_heuristic_is_refused_and_not_planned() -> None:
     )
     cells = [cell for cell in samples.plan(experiment).cells if not cell.variant.is_dense]
     assert [(cell.stage, cell.settings.get("task"), cell.variant.model) for cell in cells] == [
-        ("benchmarks", "piqa", "smol"),
+        ("benchmarks", "piqa", "smol")
     ]
     assert all(heuristics.fits(benchmarks.all_tasks()[name]) for name in ("hellaswag", "stsb_sts", "sciq_retrieval"))

@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
+from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec, check
 from sparsebench.benchmarks.contract import sampled
+from sparsebench.benchmarks.masked import MaskedScorer
+from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
 from sparsebench.benchmarks.pseudo_perplexity import windows
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
-from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm
+from sparsebench.models.files.families import MODEL_TYPES, has_masked_lm, transformers_config
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.modules.load import load_model
 from tests.benchmarks.conftest import Run, sentence
 from tests.benchmarks.masked_models import Slow, save
 from tests.models.model_zoo import small
+from tests.steps.trim.tiny import bert, step_of
 
 Documents = dict[str, list[dict[str, Any]]]
 ENCODERS = sorted(name for name, family in MODEL_TYPES.items() if family == "encoder")
@@ -40,8 +46,6 @@ def slow(folder: Path) -> Slow:
 
 
 def reader(folder: Path) -> Any:
-    from sparsebench.benchmarks.pll import PllTokenizer
-
     return PllTokenizer(load_tokenizer(folder), json.loads((folder / "config.json").read_text()))
 
 
@@ -53,8 +57,6 @@ def asked(count: int) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("rows", [None, 1, 7])
 def test_likelihoods_are_those_of_one_mask_at_a_time(folder: Path, slow: Slow, rows: int | None):
-    from sparsebench.benchmarks.pll import PllScorer
-
     read, pairs = reader(folder), asked(12)
     scorer = PllScorer(load_model(folder, "encoder", kind=AutoModelForMaskedLM), load_tokenizer(folder), rows)
     found = scorer.score([read.continuation(*pair) for pair in pairs])
@@ -83,8 +85,6 @@ def test_what_is_masked_with_a_token(kind: str, tmp_path: Path):
 
 
 def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
-    from sparsebench.benchmarks.pll import PllScorer
-
     read, context = reader(folder), " ".join(["the cat sat on a house"] * 20)
     text = read.continuation(context, " big tree")
     assert len(text.ids) == read.longest == 64
@@ -104,11 +104,6 @@ def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
 
 @pytest.mark.parametrize("model_type", ENCODERS)
 def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
-    import torch
-
-    from sparsebench.benchmarks.pll import PllScorer
-    from sparsebench.models.files.families import transformers_config
-
     torch.manual_seed(0)
     try:
         model = AutoModelForMaskedLM.from_config(transformers_config(small(model_type, initializer_range=0.3)))
@@ -158,8 +153,6 @@ def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, run: Run, monkeypatch:
 
 
 def test_what_a_masked_model_cannot_do(folder: Path):
-    from sparsebench.benchmarks.masked import MaskedScorer
-
     scorer = MaskedScorer(load_model(folder, "encoder", kind=AutoModelForMaskedLM), load_tokenizer(folder), None)
     with pytest.raises(UnsupportedError, match="generates no text"):
         scorer.generate_until([])
@@ -171,8 +164,6 @@ def test_what_a_masked_model_cannot_do(folder: Path):
 @pytest.fixture
 def passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Passages in place of CoQA's."""
-    from sparsebench import sources
-
     draw = random.Random(2)
     made = [sentence(draw, 20, 60) for _ in range(6)]
     file = tmp_path / "requests.jsonl"
@@ -205,8 +196,6 @@ def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: R
 
 
 def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(passages: list[str], run: Run, tmp_path: Path):
-    from tests.steps.trim.tiny import bert, step_of
-
     step_of(
         "trim", "corpus", bert(tmp_path / "dense"), tmp_path / "own", "encoder", source="path:any", field="doc.story"
     )
@@ -243,8 +232,6 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_for_pseudo_perplexity(
 
 def changed(folder: Path, out: Path, change: Any) -> Path:
     """A copy whose tensors are changed."""
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(folder, out)
     tensors = load_file(out / "model.safetensors")
     for name, tensor in tensors.items():
@@ -254,8 +241,6 @@ def changed(folder: Path, out: Path, change: Any) -> Path:
 
 
 def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Documents, run: Run):
-    from sparsebench import benchmarks, sources
-
     alone = run(folder, "encoder", "mrpc_pair")
     found: list[Any] = []
     specs = [TaskSpec(name, limit=10) for name in ("piqa", "mrpc_pair")]
@@ -267,8 +252,6 @@ def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Do
 
 
 def test_a_head_that_the_files_lack(folder: Path, documents: Documents, run: Run, tmp_path: Path):
-    from safetensors.torch import load_file, save_file
-
     headless = Path(shutil.copytree(folder, tmp_path / "headless"))
     tensors = load_file(headless / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("cls.", "lm_head."))}

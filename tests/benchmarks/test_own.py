@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import zstandard
@@ -18,18 +20,22 @@ from typer.testing import CliRunner
 
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoredModel, TaskSpec
+from sparsebench.benchmarks.choices import documents
 from sparsebench.benchmarks.contract import sampled
+from sparsebench.benchmarks.generation import Generation, Written
 from sparsebench.benchmarks.own import content
 from sparsebench.benchmarks.running_text import wikitext
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from sparsebench.plan import single
 from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.own_data import DRAW, own, scored, written
 from tests.benchmarks.test_generation import speller  # noqa: F401
+from tests.benchmarks.test_perplexity import with_bos
 from tests.conftest import WORDS
 
 
@@ -69,9 +75,6 @@ def test_perplexity_of_a_text_is_that_of_a_plain_loop_over_overlapping_windows(
 def test_wikitext_is_read_as_published_whether_from_the_hubs_table_or_a_raw_file(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = ["\n" if place % 3 == 0 else f" {sentence(DRAW, 5, 90)} \n" for place in range(90)]
     raw, table = tmp_path / "wiki.test.raw", tmp_path / "test.parquet"
     raw.write_text("".join(rows))
@@ -94,8 +97,6 @@ def test_wikitext_is_read_as_published_whether_from_the_hubs_table_or_a_raw_file
 
 
 def test_the_first_token_of_a_published_text_stands_once(tiny_llama: Path, tmp_path: Path) -> None:
-    from tests.benchmarks.test_perplexity import with_bos
-
     folder = with_bos(tiny_llama, tmp_path / "with-bos")
     path = tmp_path / "wiki.test.raw"
     path.write_text("\n".join(sentence(DRAW, 30, 60) for _ in range(20)))
@@ -153,8 +154,6 @@ def test_choices_are_scored_by_log_likelihood(tiny_llama: Path, tmp_path: Path) 
     ],
 )
 def test_a_record_that_is_no_question_is_named(broken: dict[str, Any], words: str, tmp_path: Path) -> None:
-    from sparsebench.benchmarks.choices import documents
-
     whole = {"context": "the cat", "choices": ["sat", "ran"], "gold": 0}
     path = written(tmp_path / "quiz.jsonl", [whole, whole | broken])
     with pytest.raises(BenchmarkError, match=words):
@@ -188,9 +187,6 @@ def test_an_answer_counts_word_for_word(
 
 
 def test_a_decoders_answer_is_its_first_line(tiny_llama: Path) -> None:
-    from sparsebench.benchmarks.generation import Generation
-    from sparsebench.models.modules.load import load_model
-
     tokenizer = load_tokenizer(tiny_llama)
     decode = tokenizer.batch_decode
     tokenizer.batch_decode = lambda ids, **kept: [f"one two\n{text}" for text in decode(ids, **kept)]
@@ -284,8 +280,6 @@ def test_an_answer_is_compared_as_asked(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sparsebench.benchmarks.generation import Generation, Written
-
     answer = Written(tuple(written.split()), ended=True)
     monkeypatch.setattr(Generation, "write", lambda _, texts, longest: [answer] * len(texts))
     path = tmp_path / "facts.jsonl"

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import sources
-from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check
+from sparsebench.benchmarks import ScoredModel, TaskSpec, all_tasks, check, scorers, scoring
 from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import likelihoods, windows_of
 from sparsebench.benchmarks.running_text import pooled_perplexity
 from sparsebench.errors import BenchmarkError
+from sparsebench.ledger.scored import compare
 from sparsebench.models.files.families import MODEL_TYPES, transformers_config
-from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.files.text import load_tokenizer, token_ids
 from sparsebench.models.modules.load import load_model
+from sparsebench.models.prepare import prepare
 from tests.benchmarks.conftest import Run, sentence
 from tests.models.model_zoo import small
+from tests.steps.trim.tiny import llama, step_of
+from tests.storage.model_folders import prune
 
 DRAW = random.Random(3)
 STORIES = [sentence(DRAW, 30, 90) for _ in range(40)]
@@ -71,8 +76,6 @@ def stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def with_bos(folder: Path, out: Path) -> Path:
     """The model with a tokenizer that puts <s> before a text."""
-    import shutil
-
     from tokenizers import processors
 
     shutil.copytree(folder, out)
@@ -94,8 +97,6 @@ def test_the_task_is_a_plain_loop(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from sparsebench.models.prepare import prepare
-
     folder = prepare(tiny_llama, tmp_path / "model", "decoder", dtype)
     folder = with_bos(folder, tmp_path / "bos") if bos else folder
     found = run(folder, "decoder", "perplexity")
@@ -165,8 +166,6 @@ def test_limit_counts_windows(tiny_llama: Path, stories: list[str], run: Run) ->
 def test_perplexity_beside_other_tasks_needs_one_model(
     tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsebench.benchmarks import scorers, scoring
-
     loaded = []
     original = scorers.load_model
     monkeypatch.setattr(scorers, "load_model", lambda *given: loaded.append(given) or original(*given))
@@ -229,9 +228,6 @@ def test_only_decoders_and_no_examples() -> None:
 def test_a_trimmed_model_is_compared_on_the_windows_of_the_same_tokens_alone(
     run: Run, stories: list[str], tmp_path: Path
 ) -> None:
-    from sparsebench.ledger.scored import compare
-    from tests.steps.trim.tiny import llama, step_of
-
     dense = llama(tmp_path / "dense")
     (tmp_path / "tokens").write_text("Ġriver")
     text = {"source": "path:stories", "field": "doc.story"}  # the fixture serves them for any source
@@ -254,9 +250,6 @@ def test_a_trimmed_model_is_compared_on_the_windows_of_the_same_tokens_alone(
 def test_the_divergence_from_dense_is_measured_in_the_same_pass(
     tiny_llama: Path, stories: list[str], tmp_path: Path
 ) -> None:
-    from sparsebench.benchmarks import scoring
-    from tests.storage.model_folders import prune
-
     pruned = prune(tiny_llama, tmp_path / "pruned", 0.5)
     plain_spec, asked = TaskSpec("perplexity", limit=2), TaskSpec("perplexity", limit=2, divergence=True)
 
@@ -287,8 +280,6 @@ def test_the_divergence_from_dense_is_measured_in_the_same_pass(
 
 def perplexity_text(stories: list[str], folder: Path) -> list[int]:
     """The tokens of the task's text, as the task reads it."""
-    from sparsebench.models.files.text import token_ids
-
     return token_ids(load_tokenizer(folder), "\n\n".join(stories))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sparsebench.benchmarks.folder_task import read_table
 from sparsebench.errors import BenchmarkError
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.own_data import DRAW, scored, written
@@ -75,8 +76,6 @@ def test_a_folders_data_are_read_as_datasets_reads_them(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
-
-    from sparsebench.benchmarks.folder_task import read_table
 
     flat = [{key: row[key] for key in ("q", "right", "share", "told")} for row in ROWS]
     settings: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sparsebench.cli.app import app
@@ -80,8 +81,6 @@ def test_apply_makes_a_chain(words: list[str], tiny_llama: Path, tmp_path: Path)
 @pytest.mark.long
 def test_apply_reads_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> None:
     """Masks that it has written are masks that it can read, and a model that it can read."""
-    from safetensors.torch import load_file, save_file
-
     made = call("apply", tiny_llama, HALF, "--as-masks", "--out", tmp_path / "out")
     assert made.returncode == 0, made.stderr
     state = load_file(tmp_path / "out" / "model.safetensors")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES, auto_class
 from sparsebench.models.random_weights import write_random
@@ -44,8 +46,6 @@ def written(shape: str, folder: Path, seed: int = 0, **changes: Any) -> tuple[Pa
 
 def batch(family: str, samples: int = 5, padded: bool = True) -> Batch:
     """Random tokens; with padding on the right, and one sample without any."""
-    import torch
-
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 90, (samples, LENGTH), generator=generator)
     mask = torch.ones(samples, LENGTH, dtype=torch.bool)
@@ -68,8 +68,6 @@ def stock(folder: Path, family: Any, dtype: str = "auto") -> Any:
 
 def assert_close(found: Any, wanted: Any, what: str) -> None:
     """Within float32's rounding of the largest value."""
-    import torch
-
     scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
     torch.testing.assert_close(
         found.double(), wanted.double(), rtol=1e-4, atol=5e-5 * scale, msg=lambda text: f"{what}: {text}"
@@ -80,8 +78,6 @@ class Stock:
     """The whole model in stock transformers: what it returns, and what every prunable layer reads."""
 
     def __init__(self, folder: Path, family: Any, given: Batch, changed: Mapping[str, Any] | None = None) -> None:
-        import torch
-
         self.model = stock(folder, family)
         self.parts = {name: part for name, part in parts(Checkpoint(folder), family).items() if part.prunable}
         self.read: dict[str, list[Any]] = {name: [] for name in self.parts}

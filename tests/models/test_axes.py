@@ -20,6 +20,7 @@ from sparsebench.models.shape.axes import Axis, shape_of
 from sparsebench.steps.cut_model import Smaller, write_smaller
 from sparsebench.steps.shrink.choosing import alignment, config_of
 from tests.models.replaying import batch, written
+from tests.models.test_experts import stored
 
 USUAL = (
     "bart",
@@ -141,8 +142,6 @@ def cut_as_zeros_say(folder: Path, family: Any, gone: Mapping[Axis, set[int]]) -
 
 @pytest.mark.parametrize("form", ["fused", "published"])
 def test_experts_that_the_config_does_not_count_are_refused(form: str, tmp_path: Path) -> None:
-    from tests.models.test_experts import stored
-
     model = Checkpoint(stored("mixtral", form, tmp_path))
     model.config["num_local_experts"] = 10**12
     with pytest.raises(ModelError, match="1000000000000"):

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.files.safety import companions
 from sparsebench.models.files.writing import CheckpointWriter, lay_out
 from sparsebench.models.random_weights import write_random
@@ -17,8 +20,6 @@ from tests.models.model_zoo import small
 
 def write(folder: Path, tensors: dict, config: dict) -> Checkpoint:
     """A checkpoint written by safetensors itself, not by us."""
-    from safetensors.torch import save_file
-
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
@@ -26,9 +27,6 @@ def write(folder: Path, tensors: dict, config: dict) -> Checkpoint:
 
 
 def test_tensors_are_what_safetensors_reads(tiny_llama: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     expected = load_file(tiny_llama / "model.safetensors")
     checkpoint = Checkpoint(tiny_llama)
     assert set(checkpoint.tensors) == set(expected)
@@ -38,9 +36,6 @@ def test_tensors_are_what_safetensors_reads(tiny_llama: Path) -> None:
 
 
 def test_what_is_written_is_what_safetensors_reads(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     tensors = {
         "a.weight": torch.randn(3, 5).to(torch.bfloat16), "b": torch.arange(7), "c": torch.tensor(2.5),
         "empty": torch.empty(0, 4), "flag": torch.tensor([True, False]), "transposed": torch.randn(4, 2).T,
@@ -59,9 +54,6 @@ def test_what_is_written_is_what_safetensors_reads(tmp_path: Path) -> None:
 
 
 def test_tensors_may_come_in_any_order_each_once_and_all(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
     writer = CheckpointWriter(tmp_path / "out", lay_out([("a", "F32", (2,)), ("b", "F32", (2,))]))
     with pytest.raises(ModelError, match=r"a: 2 entries of torch\.float64"):
         writer.write("a", torch.zeros(2, dtype=torch.float64))
@@ -95,10 +87,6 @@ def test_shards_are_full_but_never_split_a_tensor(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_ties_are_found_when_a_tensor_is_stored_again(model_type: str, twins: dict, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from sparsebench.models.files.families import MODEL_TYPES
-
     config = small(model_type, tie_word_embeddings=True)
     once = write_random(config, tmp_path / "once", MODEL_TYPES[model_type])
     assert Checkpoint(once).ties == {}
@@ -111,8 +99,6 @@ def test_ties_are_found_when_a_tensor_is_stored_again(model_type: str, twins: di
 
 
 def test_an_untied_head_and_pruned_blocks_are_not_ties(tmp_path: Path) -> None:
-    import torch
-
     config = {"vocab_size": 8, "model_type": "llama"}
     nothing = torch.zeros(8, 4)
     tensors = {
@@ -123,8 +109,6 @@ def test_an_untied_head_and_pruned_blocks_are_not_ties(tmp_path: Path) -> None:
 
 
 def test_ties_compare_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr("sparsebench.models.files.checkpoint._CHUNK", 64)
     embedding = torch.randn(50, 4)
     head = embedding.clone()
@@ -150,16 +134,12 @@ def test_a_folder_without_config_or_weights_is_named(tmp_path: Path) -> None:
 
 
 def test_a_dtype_that_torch_could_misread_is_refused(tmp_path: Path) -> None:
-    import torch
-
     checkpoint = write(tmp_path / "model", {"w": torch.zeros(4, dtype=torch.float8_e4m3fn)}, {})
     with pytest.raises(ModelError, match="F8_E4M3 is not handled"):
         checkpoint.load("w")
 
 
 def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr("sparsebench.models.files.checkpoint.PIECE", 4)
     tensors = {"a": torch.arange(11.0).to(torch.bfloat16), "b": torch.empty(0, 3), "c": torch.arange(4)}
     layout = lay_out([("a", "BF16", (11,)), ("b", "F32", (0, 3)), ("c", "I64", (4,))])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -149,10 +151,6 @@ def test_a_changed_expert_is_a_changed_model(model_type: str, form: str, tmp_pat
 
 
 def _copy_with(folder: Path, out: Path, tensors: dict[str, Any]) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(folder, out)
     save_file(load_file(folder / "model.safetensors") | tensors, out / "model.safetensors", metadata={"format": "pt"})
 
@@ -291,8 +289,6 @@ def test_an_assembled_model_is_the_loaded_one(model_type: str, form: str, tmp_pa
 
 
 def test_experts_in_an_unknown_form_are_refused_and_not_skipped(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = stored("mixtral", "fused", tmp_path)
     tensors = {
         name.replace("experts.gate_up_proj", "experts.mlp.w1"): t

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.replay.gather import Gatherer, PrunableLayer
@@ -15,8 +16,6 @@ WIDTH = 6
 
 def gathered(calls: Callable[[list[Any], Any], None], batches: list[Any], masks: list[Any] | None = None) -> Gatherer:
     """Three readers, called by ``calls`` for every batch (samples, length, width)."""
-    import torch
-
     layers = [torch.nn.Linear(WIDTH, 2) for _ in range(3)]
     readers = {name: PrunableLayer(name, layer, WIDTH, False) for name, layer in zip("abc", layers, strict=True)}
     gatherer = Gatherer(readers, gram=True)
@@ -29,14 +28,10 @@ def gathered(calls: Callable[[list[Any], Any], None], batches: list[Any], masks:
 
 
 def states(samples: int) -> Any:
-    import torch
-
     return torch.randn(samples, 4, WIDTH, generator=torch.Generator().manual_seed(samples))
 
 
 def test_the_same_tensor_changed_in_place_is_another_input() -> None:
-    import torch
-
     def calls(layers: list[Any], read: Any) -> None:
         layers[0](read)
         layers[1](read.view(read.shape))
@@ -53,8 +48,6 @@ def test_the_same_tensor_changed_in_place_is_another_input() -> None:
 
 
 def test_tokens_count_flattened_or_not_and_padding_never() -> None:
-    import torch
-
     def calls(layers: list[Any], read: Any) -> None:
         layers[0](read)
         layers[1](read.reshape(-1, WIDTH) * 2)
@@ -70,8 +63,6 @@ def test_tokens_count_flattened_or_not_and_padding_never() -> None:
 
 
 def test_what_is_not_tokens_counts_once_and_only_where_nothing_else_is_read() -> None:
-    import torch
-
     positions = torch.randn(4, WIDTH)
 
     def calls(layers: list[Any], read: Any) -> None:

@@ -17,6 +17,7 @@ from sparsebench.models.files.gguf import load_gguf, shortened
 from sparsebench.models.files.text import load_tokenizer
 from sparsebench.models.gguf_writer import ARCHITECTURES, QUANTIZED, gguf_refusal, write_gguf
 from sparsebench.models.modules.load import load_model
+from sparsebench.runtime.engines.llamacpp import LlamaContext
 from tests.models.model_zoo import CONFIGS
 
 ABSENT = "llama.cpp is not installed: pip install '.[llamacpp]'"
@@ -54,8 +55,6 @@ def logits(folder: Path, ids: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_llama_cpp_computes_what_transformers_does(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason=ABSENT)
-    from sparsebench.runtime.engines.llamacpp import LlamaContext
-
     folder, ids = tiny(kind, tmp_path / "dense"), [*range(5, 21)]
     write_gguf(folder, tmp_path / "model.gguf", "F32")
     context = LlamaContext(tmp_path / "model.gguf", 32, kind == "bert")

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.text import load_tokenizer
@@ -17,8 +19,6 @@ from tests.models.model_zoo import small
 
 def without(folder: Path, *names: str) -> Path:
     """The folder, its tensors of these prefixes removed."""
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(names)}
     assert len(kept) < len(tensors)
@@ -30,8 +30,6 @@ def without(folder: Path, *names: str) -> Path:
     ("fixture", "family"), [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 )
 def test_each_family_loads_in_its_precision(fixture: str, family: str, request: pytest.FixtureRequest) -> None:
-    import torch
-
     folder = request.getfixturevalue(fixture)
     model = load_model(folder, family)
     assert not model.training
@@ -55,8 +53,6 @@ def test_an_untied_head_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_encoder_without_pooler_weights_has_no_pooler(tmp_path: Path) -> None:
-    import torch
-
     whole = load_model(write_random(small("bert"), tmp_path / "whole", "encoder", "float32"), "encoder")
     bare = load_model(
         without(write_random(small("bert"), tmp_path / "bare", "encoder", "float32"), "pooler"), "encoder"

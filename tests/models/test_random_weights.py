@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -37,8 +38,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
 
 
 def test_matrices_are_normal_and_gains_are_what_the_architecture_starts_with(tmp_path: Path) -> None:
-    import torch
-
     wide = small("llama", hidden_size=256, initializer_range=0.05, tie_word_embeddings=True)
     checkpoint = Checkpoint(write_random(wide, tmp_path / "llama", "decoder", "float32"))
     assert "lm_head.weight" not in checkpoint.tensors

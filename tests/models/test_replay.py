@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Block, Replay
 from tests.models.replaying import SHAPES, Stock, assert_close, batch, written
@@ -32,8 +34,6 @@ def assert_reads(inputs: Any, rows: Any, name: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_and_statistics_are_those_of_stock_transformers(shape: str, tmp_path: Path) -> None:
-    import torch
-
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)
     stock = Stock(folder, family, given)
@@ -107,8 +107,6 @@ def test_a_changed_stream_is_a_changed_model(shape: str, tmp_path: Path) -> None
 
 
 def test_a_model_of_16_bits_is_replayed_in_the_precision_that_is_asked_for(tiny_llama: Path, tmp_path: Path) -> None:
-    from sparsebench.models.modules.load import load_model
-
     load_model(tiny_llama, "decoder", "float32").save_pretrained(tmp_path / "wide")
     given = batch("decoder")
     seen: dict[str, dict[str, Any]] = {}

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given as with_examples
 from hypothesis import settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.replay.batch import Batch
 from sparsebench.models.replay.blockwise import Block, Replay
+from sparsebench.models.replay.gather import add_gram
 from sparsebench.models.replay.skeleton import survey
 from sparsebench.models.replay.stack_replay import States
 from tests.models.model_zoo import small
@@ -30,8 +35,6 @@ def dense(block: Block) -> None:
 
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """The folder with its tensors changed."""
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -62,10 +65,6 @@ def test_layers_that_read_the_same_are_one_group(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=25)
 @with_examples(st.integers(1, 40), st.integers(1, 1100), st.integers(0, 1000))
 def test_a_gram_matrix_is_the_sum_of_outer_products(tokens: int, width: int, seed: int) -> None:
-    import torch
-
-    from sparsebench.models.replay.gather import add_gram
-
     rows = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
     gram = torch.zeros(width, width)
     add_gram(gram, rows[: tokens // 2])
@@ -76,8 +75,6 @@ def test_a_gram_matrix_is_the_sum_of_outer_products(tokens: int, width: int, see
 
 @pytest.mark.parametrize("shape", ["llama", "t5:gated"])
 def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     folder, family = written(shape, tmp_path / "model")
     spill = tmp_path / "spill"
     used = []
@@ -106,8 +103,6 @@ def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path, mon
 
 def live_bytes() -> int:
     """Bytes of all tensors that anything in this process holds."""
-    import torch
-
     gc.collect()
     found = {}
     for thing in gc.get_objects():
@@ -140,8 +135,6 @@ def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ["llama", "bert"])
 def test_a_prefix_more_or_less_makes_no_difference(shape: str, tmp_path: Path) -> None:
     """Checkpoints of the bare model lack a prefix, those of a model with a head have one; old ones say gamma."""
-    import torch
-
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)
     prefix = {"llama": "model.", "bert": "bert."}[shape]
@@ -165,8 +158,6 @@ def test_a_prefix_more_or_less_makes_no_difference(shape: str, tmp_path: Path) -
 
 @pytest.mark.parametrize(("shape", "dtype"), [("llama", "bfloat16"), ("t5:gated", "bfloat16"), ("t5:gated", "float16")])
 def test_a_model_runs_in_its_precision_and_sums_are_float32(shape: str, dtype: str, tmp_path: Path) -> None:
-    import torch
-
     folder, family = written(shape, tmp_path / "model")
     rewritten(folder, lambda tensors: tensors.update({k: v.to(getattr(torch, dtype)) for k, v in tensors.items()}))
     config = json.loads((folder / "config.json").read_text())
@@ -188,8 +179,6 @@ def test_a_model_runs_in_its_precision_and_sums_are_float32(shape: str, dtype: s
 
 def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
     """T5's wo, as in stock transformers: its outputs reach hundreds of thousands here."""
-    import torch
-
     folder, family = written("t5:gated", tmp_path / "model")
 
     def change(tensors: dict[str, Any]) -> None:
@@ -211,8 +200,6 @@ def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
 def test_a_sample_of_nothing_but_padding_adds_nothing(
     shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     monkeypatch.setattr("sparsebench.models.replay.blockwise.GROUP", 1)
     folder, family = written(shape, tmp_path / "model")
     given = batch(family)
@@ -251,8 +238,6 @@ def test_every_model_type_is_answered_for_without_weights() -> None:
 
 
 def test_tensors_that_do_not_fit_are_named_before_any_work(tmp_path: Path) -> None:
-    import torch
-
     def refused(number: int, change: Callable[[dict[str, Any]], None]) -> str:
         folder, family = written("llama", tmp_path / str(number))
         with pytest.raises(ModelError) as raised:
@@ -268,8 +253,6 @@ def test_tensors_that_do_not_fit_are_named_before_any_work(tmp_path: Path) -> No
 
 
 def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    import torch
-
     folder, family = written("t5", tmp_path / "model")
     ids, mask = torch.zeros(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
     for given, words in (
@@ -295,8 +278,6 @@ def test_infinity_is_refused_with_the_layer_that_reads_it(tmp_path: Path) -> Non
 
 
 def test_replacements_must_fit_the_block(tmp_path: Path) -> None:
-    import torch
-
     folder, family = written("llama", tmp_path / "model")
     name = "model.layers.0.mlp.up_proj.weight"
 
@@ -335,8 +316,6 @@ def test_a_model_that_reaches_further_back_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_groups_must_agree_on_the_form_of_states() -> None:
-    import torch
-
     states = States(1, 2)
     states.write(0, slice(0, 1), torch.zeros(1, 3, 4))
     with pytest.raises(
@@ -348,11 +327,6 @@ def test_groups_must_agree_on_the_form_of_states() -> None:
 
 
 def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-    import os
-
-    import torch
-
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -112,10 +112,7 @@ def test_no_code_is_copied_with_a_folder(tmp_path: Path) -> None:
 def test_an_adapter_is_refused_by_its_file(tiny_bert: Path, tmp_path: Path) -> None:
     folder = copied(tiny_bert, tmp_path / "model")
     rewrite(folder / "adapter_config.json", base_model_name_or_path="org/other", peft_type="LORA")
-    for attempt in (
-        lambda: prepare(folder, tmp_path / "out", "encoder"),
-        lambda: load_model(folder, "encoder"),
-    ):
+    for attempt in (lambda: prepare(folder, tmp_path / "out", "encoder"), lambda: load_model(folder, "encoder")):
         with pytest.raises(ModelError, match=r"adapter_config\.json: .*org/other"):
             attempt()
     (folder / "config.json").unlink()  # an adapter alone: transformers would take the base model from the hub

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.models.files.families import MODEL_TYPES
 from sparsebench.models.modules.build import meta_model
+from sparsebench.models.modules.experts import is_fused, is_transposed
 from sparsebench.models.shape.topology import Part, part
 from tests.models.model_zoo import CONFIGS, small
 
@@ -86,10 +88,7 @@ DECODER_BLOCKS = {
 
 def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
     """Every tensor's part, and each linear layer inside a list of blocks, fused experts too, with whether it lies (in, out)."""
-    import torch
     from transformers.pytorch_utils import Conv1D
-
-    from sparsebench.models.modules.experts import is_fused, is_transposed
 
     family, config = MODEL_TYPES[model_type], small(model_type)
     model = meta_model(family, config)

@@ -33,10 +33,7 @@ def home(tmp_path: Path) -> Path:
     }
     heads = {
         "plain": {"architectures": ["BertModel"]},
-        "head": {
-            "architectures": ["BertForSequenceClassification"],
-            "id2label": {"0": "negative", "1": "positive"},
-        },
+        "head": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "negative", "1": "positive"}},
         "number": {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}},
         "several": {
             "architectures": ["BertForSequenceClassification"],

@@ -110,11 +110,7 @@ def test_calibration_moves_what_reads_it_and_nothing_else(calibration: dict[str,
 
 
 def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
-    content = {
-        "version": 1,
-        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-        "variants": CALIBRATED,
-    }
+    content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder"}], "variants": CALIBRATED}
     manifest = Manifest.model_validate(content)
     one, other = (expand(manifest, "test", {"m": "r1"}, DataInfo(text)) for text in ("a", "b"))
     assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.last("allocation") == "uniform"} == {

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.problems import ManifestError
+from sparsebench.models.files.families import family_of
 from sparsebench.plan.estimate import ModelSize, job_seconds
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
@@ -33,8 +35,7 @@ variants:
 
 
 @pytest.mark.parametrize(
-    ("method", "more", "refused"),
-    [("wanda", "", True), ("wanda", ", models: plain", False), ("magnitude", "", False)],
+    ("method", "more", "refused"), [("wanda", "", True), ("wanda", ", models: plain", False), ("magnitude", "", False)]
 )
 def test_an_architecture_that_cannot_be_calibrated_is_refused_with_its_line(
     tmp_path: Path, method: str, more: str, refused: bool
@@ -68,12 +69,7 @@ TASK = "shrink: taylor, labels: task, keep: 0.5, source: path:{}.jsonl"
 @pytest.mark.parametrize(
     ("step", "model", "head", "said"),
     [
-        (
-            "shrink: l2, keep: 0.5",
-            "shared",
-            "",
-            "shared: albert: nothing can be cut out of it",
-        ),
+        ("shrink: l2, keep: 0.5", "shared", "", "shared: albert: nothing can be cut out of it"),
         ("shrink: l2, keep: 0.5, of: experts", "plain", "", "plain: bert: it has no experts that can go"),
         (TASK.format("train"), "plain", "", "plain: `labels: task` needs a sequence-classification head"),
         (TASK.format("scored"), "plain", HEAD, "its text is part of `probe`"),
@@ -220,11 +216,7 @@ def test_a_text_that_cannot_be_found_is_told_with_the_line_of_its_step(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        ("pattern: rows", "pattern"),
-        ("schedule: stepwise, sparsity: 0.8", "schedule"),
-    ],
+    ("said", "words"), [("pattern: rows", "pattern"), ("schedule: stepwise, sparsity: 0.8", "schedule")]
 )
 def test_what_cannot_be_pruned_while_training_is_told_with_its_line(said: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
@@ -235,8 +227,6 @@ def test_what_cannot_be_pruned_while_training_is_told_with_its_line(said: str, w
 @pytest.mark.parametrize("step", ["trim: corpus", "recover: distill"])
 def test_a_vocabulary_or_a_training_is_not_of_a_benchmark_s_own_text(step: str, tmp_path: Path) -> None:
     more = "benchmarks:\n  encoder: [{task: sst2_probe}]\n"
-    from sparsebench.benchmarks import all_tasks
-
     own = f"  - {{{step}, source: '{all_tasks()['sst2_probe'].data[0]}'}}\n"
     with pytest.raises(ManifestError, match="its text is part of `sst2_probe`"):
         trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, own + more)
@@ -317,8 +307,6 @@ GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
 def test_a_model_whose_weights_cannot_be_left_out_so_is_refused_with_its_line(
     model: str, step: str, said: str, tmp_path: Path
 ) -> None:
-    from sparsebench.models.files.families import family_of
-
     (tmp_path / "text.txt").write_text("some words\n")
     path, config = tmp_path / "mine.yaml", f"model_type: {model}"
     family = family_of({"model_type": model.partition(",")[0]}) or "decoder"

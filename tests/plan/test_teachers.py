@@ -77,10 +77,7 @@ def test_null_is_the_default_and_a_teacher_can_be_selected(folder: Path) -> None
     assert usual == null
     timed = "\nruntime: {engines: hf, select: {teacher: 'path:big'}}"
     plan = planned(folder, "{recover: distill}", "{recover: distill, teacher: 'path:big'}" + timed)
-    assert {cell.variant.id for cell in plan.cells if cell.stage == "latency"} == {
-        plan.dense["llama"].id,
-        ids(plan)[1],
-    }
+    assert {cell.variant.id for cell in plan.cells if cell.stage == "latency"} == {plan.dense["llama"].id, ids(plan)[1]}
 
 
 def test_one_of_two_teachers_is_held_at_a_time(folder: Path) -> None:

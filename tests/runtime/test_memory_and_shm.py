@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsebench import children
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.modules.build import build_model
+from sparsebench.models.modules.load import load_model
 from sparsebench.runtime import Setting, Workload, all_reduce, memory
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.footprint import footprint
@@ -51,10 +54,6 @@ def test_what_a_rank_has_started_counts_in_its_proportional_share() -> None:
 
 
 def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
-    import torch
-
-    from sparsebench.models.modules.load import load_model
-
     model = load_model(tiny_llama, "decoder")
     before = {name: (value.data_ptr(), value.clone()) for name, value in model.named_parameters()}
     memory.copy_out(model)
@@ -71,11 +70,6 @@ def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
 @pytest.mark.parametrize("way", ["loaded", "assembled"])
 def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, way: str) -> None:
     """Of a weight that needs no gradient torch 2.13 copies the transpose, for a batch of products (``bmm``)."""
-    import torch
-
-    from sparsebench.models.modules.build import build_model
-    from sparsebench.models.modules.load import load_model
-
     checkpoint = Checkpoint(tiny_llama)
     model = load_model(tiny_llama, "decoder") if way == "loaded" else build_model(checkpoint, "decoder")
     prompt = inputs(checkpoint.config, Workload(1, 16, 2))
@@ -97,8 +91,6 @@ def test_a_prompt_multiplies_by_the_head_without_copying_it(tiny_llama: Path, wa
 
 @pytest.mark.parametrize(("name", "family"), [("tiny_llama", "decoder"), ("tiny_t5", "encoder-decoder")])
 def test_a_cache_is_counted_to_the_byte(name: str, family: Family, request: pytest.FixtureRequest) -> None:
-    from sparsebench.models.modules.load import load_model
-
     folder = request.getfixturevalue(name)
     config, loaded = Checkpoint(folder).config, load_model(folder, family)
     work = Workload(batch=2, prompt=5, generate=3)

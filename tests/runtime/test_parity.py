@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.files.families import cache_name
@@ -34,7 +35,6 @@ def test_a_shortened_model_runs_and_has_fewer_blocks_of_the_same_width(
 
 
 def test_shortening_a_model_twice_as_deep_gives_the_shallow_ones_output(tiny_llama: Path) -> None:
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1)
@@ -47,16 +47,12 @@ def test_shortening_a_model_twice_as_deep_gives_the_shallow_ones_output(tiny_lla
 
 
 def _off_by_a_little(model: Any) -> Any:
-    import torch
-
     with torch.no_grad():
         model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
     return model
 
 
 def _broken(model: Any) -> Any:
-    import torch
-
     model.model.layers[0].self_attn.q_proj.weight = torch.nn.Parameter(torch.zeros(3, 3))
     return model
 
@@ -87,7 +83,5 @@ def test_an_engine_that_forgets_its_cache_is_caught(fixture: str, family: Any, r
 
 
 def test_a_model_without_a_stack_of_blocks_is_unsupported(tiny_llama: Path) -> None:
-    import torch
-
     with pytest.raises(UnsupportedError, match="no stack"):
         shorten(torch.nn.Linear(2, 2))

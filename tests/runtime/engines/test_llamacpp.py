@@ -10,7 +10,9 @@ from sparsebench import environment
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.runtime import Setting, Workload, check_model, engine_refusal
 from sparsebench.runtime.engines import llamacpp as engine
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.measure import measure_memory, measure_pair
+from sparsebench.runtime.workload import inputs
 from tests.models.test_gguf_writer import ABSENT, tiny
 from tests.steps.quantize.test_gguf import quantized
 
@@ -42,9 +44,6 @@ def test_a_file_is_timed_beside_the_dense_model_in_forks_with_several_threads(tm
 
 def test_a_wrong_file_is_found_by_its_logits(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason=ABSENT)
-    from sparsebench.runtime.engines.base import SavedModel
-    from sparsebench.runtime.workload import inputs
-
     dense, other = tiny("llama", tmp_path / "dense"), tiny("llama", tmp_path / "other", rms_norm_eps=0.1)
     source, wrong = (SavedModel(folder, "decoder") for folder in (dense, other))
     prompt = inputs({"vocab_size": 96}, Workload(prompt=40))
@@ -81,9 +80,6 @@ def test_where_the_package_is_missing_it_says_how_to_get_it(monkeypatch: pytest.
 
 def test_an_encoder_is_timed_by_its_forward_pass(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason=ABSENT)
-    from sparsebench.runtime.engines.base import SavedModel
-    from sparsebench.runtime.workload import inputs
-
     source = SavedModel(tiny("bert", tmp_path / "dense"), "encoder")
     running, prompt = engine.LlamaCpp(), inputs({"vocab_size": 96}, Workload(prompt=40))
     running.prepare([source])

@@ -11,6 +11,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
@@ -98,8 +99,6 @@ def test_what_no_kernel_takes_is_refused_by_name(name: str, ranks: int, way: Ste
 
 
 def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
-    from sparsebench.models.random_weights import write_random
-
     config = {
         "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
         "vocab_size": 90, "max_position_embeddings": 32,

@@ -12,6 +12,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import cache_name
+from sparsebench.models.files.quantized import Scheme
 from sparsebench.models.modules.skipping import SkipThresholds
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
 from sparsebench.runtime.engines import engine, engines
@@ -124,8 +125,6 @@ def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> No
 
 @pytest.mark.parametrize("name", ["hf", "skip", "sparse"])
 def test_quantized_weights_are_not_skipped_by_any_engine(name: str) -> None:
-    from sparsebench.models.files.quantized import Scheme
-
     config = {**SKIP.config(), "quantization_config": Scheme(8, None).config(["model.layers.0.mlp.up_proj.weight"])}
     with pytest.raises(UnsupportedError, match="no engine can skip the weights of a quantized model"):
         check_supported(config, "decoder", Setting(name, 1, WORK))

@@ -16,6 +16,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.build import build_model
 from sparsebench.models.modules.load import load_model
+from sparsebench.models.prepare import prepare
 from sparsebench.native import Missing
 from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
@@ -26,7 +27,9 @@ from sparsebench.runtime.kernels.matrix import LEVELS
 from sparsebench.runtime.parity import distance, outputs
 from sparsebench.runtime.workload import Prompt, inputs
 from sparsebench.storage import pack
-from tests.models.replaying import stock
+from tests.making import make, prune_step
+from tests.models.replaying import stock, written
+from tests.models.test_experts import stored
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
 
 
@@ -101,8 +104,6 @@ def test_parity_with_the_plain_model(model: tuple[Path, str], dtype: str) -> Non
 
 def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t5: Path, tmp_path: Path) -> None:
     """A T5 asks its layers for their dtype and rounds to it."""
-    from sparsebench.models.prepare import prepare
-
     prepare(tiny_t5, tmp_path / "t5", "encoder-decoder", "bfloat16")
     for place, family in ((tiny_llama, "decoder"), (tmp_path / "t5", "encoder-decoder")):
         folder = prune(place, tmp_path / f"pruned-{family}", 0.9)
@@ -197,9 +198,6 @@ def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["fused", "published"])
 @pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "llama4_text"])
 def test_experts_without_their_zeros_say_what_the_plain_model_says(kind: str, form: str, tmp_path: Path) -> None:
-    from tests.making import make, prune_step
-    from tests.models.test_experts import stored
-
     folder = tmp_path / "pruned"
     make(stored(kind, form, tmp_path), "decoder", {prune_step("magnitude", 0.7, "layer"): folder})
     pack(folder, tmp_path / "packed")
@@ -249,8 +247,6 @@ def test_on_a_gpu_without_a_compiler_layers_stay_dense_and_a_note_says_why(
 def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.models.replaying import written
-
     folder = prune(written("falcon", tmp_path / "falcon")[0], tmp_path / "pruned", 0.7)
     found = started()
     assert found.parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5

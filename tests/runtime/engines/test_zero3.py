@@ -103,10 +103,7 @@ def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "family", "ranks"),
-    [("wide", "decoder", 2), ("tiny_bert", "encoder", 2)],
-)
+@pytest.mark.parametrize(("name", "family", "ranks"), [("wide", "decoder", 2), ("tiny_bert", "encoder", 2)])
 def test_two_ranks_share_the_parameters(name: str, family: str, ranks: int, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(name)
     setting = Setting(

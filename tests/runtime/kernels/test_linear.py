@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 
 import pytest
@@ -101,8 +102,6 @@ def test_a_layer_follows_each_of_its_buffers(compiled: Kernels) -> None:
 
 
 def test_the_faster_way_is_timed_once_and_kept() -> None:
-    import time
-
     tried: list[str] = []
 
     def way(name: str, seconds: float) -> torch.Tensor:

@@ -79,11 +79,7 @@ def test_what_a_few_tokens_need_is_read_once(compiled: Kernels, dtype: torch.dty
                 continue
             stored = int((dense.weight[:, needed] != 0).sum()) if layer.packed else 530 * int(needed.sum())
             bits = int(needed.sum()) * layer.index_bytes
-            assert layer.tally.product(tokens) == (
-                530 * int(needed.sum()),
-                stored,
-                stored * dtype.itemsize + bits,
-            )
+            assert layer.tally.product(tokens) == (530 * int(needed.sum()), stored, stored * dtype.itemsize + bits)
         before = dict(layer.tally.products)
         layer(torch.randn(TOKENS + 1, 300).to(dtype))
         assert layer.tally.products == before

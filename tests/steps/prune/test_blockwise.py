@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.names import Family
@@ -18,6 +20,8 @@ from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
+from sparsebench.steps.prune import blockwise
+from sparsebench.steps.prune.contract import Solution
 from sparsebench.steps.prune.methods import sparsegpt
 from sparsebench.steps.registry import single
 from tests.making import make, prune_step
@@ -168,10 +172,6 @@ def test_a_nan_in_an_encoders_last_norm_is_named_and_not_the_decoder(tiny_t5: Pa
 
 def broken(model: Path, folder: Path, name: str) -> Path:
     """A copy of a model in which every third value of a tensor is NaN."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(model, folder / "broken")
     tensors = load_file(folder / "broken" / "model.safetensors")
     tensors[name].view(-1)[::3] = float("nan")
@@ -245,8 +245,6 @@ def test_a_solver_that_gives_kept_zeros_a_value_fails(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plugin's solver need not have heard of the setting."""
-    from sparsebench.steps.prune import blockwise
-    from sparsebench.steps.prune.contract import Solution
 
     class Deaf:
         name, needs, consumes, score, solve = "alps", "gram", False, "", "here"
@@ -267,8 +265,6 @@ def test_a_version_whose_activations_break_fails_alone(
     model: str, family: Family, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one, whose states are those that a decoder would begin with."""
-    from sparsebench.steps.prune import blockwise
-    from sparsebench.steps.prune.contract import Solution
 
     class Exploding:
         name, needs, consumes, score, solve = "alps", "gram", False, "", "here"

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.names import Family
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
+from sparsebench.steps import counting
 from sparsebench.steps.contract import Context, Step, StepReport
 from sparsebench.steps.prune.contract import Layer
 from sparsebench.steps.prune.methods import scores
@@ -96,8 +98,6 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has its name already would pass for whole in the next run."""
-    from sparsebench.steps import counting
-
     monkeypatch.setattr(counting, "zeros_in", lambda piece: 0)
     with pytest.raises(ModelError, match="have 0 zeros, fewer"):
         swept(tiny_llama, "decoder", tmp_path, [prune_step("magnitude", share, "layer") for share in (0.5, 0.9)])
@@ -144,8 +144,6 @@ def test_a_second_step_that_keeps_zeros_prunes_what_torchs_container_prunes(
     granularity: str, tiny_bert: Path, tmp_path: Path
 ) -> None:
     """Entry by entry, l1 after l1; without the setting, 70% of all is another mask."""
-    from torch.nn.utils import prune
-
     modules = linears(tiny_bert)
     for amount in (0.5, 0.7):
         if granularity == "global":

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.files.quantized import QuantizedCheckpoint, Scheme
@@ -18,11 +19,7 @@ from sparsebench.steps.grid import nearest
 from tests.making import make, quantize_step
 from tests.models.test_experts import stored, tokens
 
-WAYS = [
-    quantize_step(),
-    quantize_step(rounding="gptq"),
-    quantize_step("int4", 16, "gptq"),
-]
+WAYS = [quantize_step(), quantize_step(rounding="gptq"), quantize_step("int4", 16, "gptq")]
 
 
 def quantized(folder: Path, out: Path, ways: list[Step]) -> dict[Step, Any]:
@@ -51,8 +48,6 @@ def test_experts_apart_are_quantized_and_run(tmp_path: Path) -> None:
 def test_an_expert_that_no_token_reaches_is_rounded_to_the_nearest_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder, way = stored("mixtral", "published", tmp_path), quantize_step(rounding="gptq")
     tensors = load_file(folder / "model.safetensors")
     path = "model.layers.1.block_sparse_moe"

@@ -15,6 +15,8 @@ from sparsebench.models.files.gguf_variant import gguf_file
 from sparsebench.models.files.quantized import encoding_of, float_checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.models.replay.batch import Batch
+from sparsebench.plan.single import single as one_model
+from sparsebench.sources import Cache
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
@@ -80,9 +82,6 @@ def test_importance_weights_the_errors_of_rounding(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_a_source_keeps_its_file_and_one_without_is_named(tmp_path: Path) -> None:
-    from sparsebench.plan.single import single as one_model
-    from sparsebench.sources import Cache
-
     out = tmp_path / "out"
     quantized(tiny("llama", tmp_path / "dense"), out, type="Q8_0")
     again = one_model(str(out), None, "auto", Cache(tmp_path / "cache"))

@@ -14,10 +14,7 @@ from sparsebench.steps.quantize.settings import Grid4, Grid8
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
 from tests.steps.test_factor import published
 
-GPTQ = [
-    Grid8(rounding="gptq"),
-    *(Grid4(group=group, rounding="gptq") for group in (32, 64, 48, 7, 200)),
-]
+GPTQ = [Grid8(rounding="gptq"), *(Grid4(group=group, rounding="gptq") for group in (32, 64, 48, 7, 200))]
 COLUMNS = 310
 
 

@@ -14,6 +14,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.families import auto_class
 from sparsebench.models.files.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
+from sparsebench.models.files.writing import CheckpointWriter
 from sparsebench.models.modules.load import load_kernels, load_model
 from sparsebench.models.modules.quantized_linear import QuantizedLinear
 from sparsebench.models.replay.batch import Batch
@@ -22,8 +23,10 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Step, StepReport
 from sparsebench.steps.grid import nearest
 from sparsebench.steps.quantize.writers import QuantizedWriters
+from sparsebench.structure.assess import assess
 from tests.making import make, prune_step, quantize_step
 from tests.runtime.engines.pruned import FAMILIES, gpt2
+from tests.structure.test_assess import _changed
 
 NEAREST = [quantize_step(), quantize_step("int4", 32), quantize_step("int4", 20)]
 GPTQ = [quantize_step(rounding="gptq"), quantize_step("int4", 32, "gptq")]
@@ -166,8 +169,6 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
     with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
         make(out, "decoder", {quantize_step("int4"): tmp_path / "again"})
     bare = tmp_path / "bare"
-    from sparsebench.models.files.writing import CheckpointWriter
-
     whole = Checkpoint(tiny_llama)
     layout = [info for info in whole.tensors.values() if "layers" not in info.name]
     with CheckpointWriter(bare, layout, tiny_llama) as writer:
@@ -204,8 +205,6 @@ def test_gptq_without_text_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
 
 
 def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
-    from tests.structure.test_assess import _changed
-
     name = "encoder.layer.0.output.dense.weight"
     folder = _changed(tiny_bert, tmp_path / "nan", **{name: torch.full((64, 128), torch.nan)})
     with pytest.raises(ModelError, match=name):
@@ -214,8 +213,6 @@ def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_structure_counts_the_zeros_of_a_quantized_folder(tiny_bert: Path, tmp_path: Path) -> None:
-    from sparsebench.structure.assess import assess
-
     ((out, evidence),) = made(tiny_bert, "encoder", [quantize_step("int4", 32)], tmp_path / "out").values()
     found = [tensor for tensor in assess(out, "encoder", [], []).tensors if tensor.prunable]
     assert sum(tensor.count for tensor in found) == evidence.prunable

@@ -12,6 +12,7 @@ import torch
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
+from sparsebench.models.replay.blockwise import Block
 from sparsebench.models.shape.topology import parts
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import label, single
@@ -162,8 +163,6 @@ def test_the_error_is_that_of_the_blocks_outputs(tmp_path: Path) -> None:
 
 
 def test_weights_that_come_back_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsebench.models.replay.blockwise import Block
-
     dense, parent, family = pruned("llama", tmp_path)
     replace = Block.replace
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsebench import energy
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
@@ -22,6 +23,7 @@ from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, draw
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import single
+from tests.benchmarks.masked_models import save
 from tests.models.replaying import written
 from tests.runtime.test_energy import zone
 from tests.steps.recover.making import SAMPLES, made, pruned, step, training_text, zeros_stay
@@ -97,8 +99,6 @@ def test_finetuned_models_predict_better_and_zeros_stay(kind: str, tmp_path: Pat
 
 
 def test_a_tied_tensor_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     dense, family = written("llama", tmp_path / "dense", tie_word_embeddings=True)
     shutil.copytree(dense, tmp_path / "twice")
     tensors = load_file(dense / "model.safetensors")
@@ -113,8 +113,6 @@ def test_a_tied_tensor_that_is_stored_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_an_encoder_is_trained_on_masked_words_where_it_has_the_head(tmp_path: Path) -> None:
-    from tests.benchmarks.masked_models import save
-
     dense = save(tmp_path / "dense", "bert")
     made(dense, "encoder", tmp_path / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
     found = made(tmp_path / "pruned", "encoder", tmp_path / "out", step("finetune"), dense)

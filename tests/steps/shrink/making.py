@@ -10,6 +10,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
 from tests.making import attempt
+from tests.models.model_zoo import small
 from tests.models.replaying import batch, written
 
 FOUR = dict.fromkeys(
@@ -29,8 +30,6 @@ FOUR = dict.fromkeys(
 
 def four_blocks(kind: str, folder: Path, **changes: Any) -> tuple[Path, Any]:
     """A small model with four blocks a stack, and its family."""
-    from tests.models.model_zoo import small
-
     own = small(kind.partition(":")[0])
     known = {key: value for key, value in FOUR.items() if key in own}
     return written(kind, folder, **known, **changes)

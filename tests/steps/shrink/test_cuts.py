@@ -14,6 +14,8 @@ from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.load import load_model
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.contract import StepReport
+from sparsebench.steps.shrink import scores
+from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import written
 from tests.steps.shrink.making import shrunk, text
 
@@ -67,9 +69,6 @@ def test_every_cut_of_experts_is_aligned_though_they_are_not(tmp_path: Path) -> 
 
 
 def test_the_answers_of_later_cuts_are_the_whole_models(tmp_path: Path) -> None:
-    from sparsebench.steps.shrink import scores
-    from sparsebench.steps.shrink.whole import WholeModel
-
     folder, family = written("llama", tmp_path / "model")
     smaller, _ = shrunk(folder, family, tmp_path / "smaller", "l2", keep=0.5, of="neurons")
     whole, cut = (WholeModel.load(one, family, text(family).batch, "auto") for one in (folder, smaller))

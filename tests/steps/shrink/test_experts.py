@@ -161,8 +161,6 @@ def masked(folder: Path, gone: dict[int, list[int]]) -> Any:
     ],
 )  # fmt: skip
 def test_a_model_without_experts_is_the_model_that_never_chooses_them(kind: str, tmp_path: Path) -> None:
-    from tests.models.replaying import written
-
     folder, family = written(kind, tmp_path / "model")
     out, result = shrunk(folder, family, tmp_path / "out", "random", keep=0.75, of="experts")
     assert isinstance(result, StepReport), result

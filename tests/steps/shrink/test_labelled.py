@@ -184,10 +184,7 @@ def test_what_labels_mean_and_what_the_plan_is_told() -> None:
     assert (
         set(single("shrink", "taylor", keep=0.5).settings.record()) & {"source", "label", "documents", "field"} == set()
     )
-    for settings, key in (
-        ({"labels": "task"}, "labels"),
-        ({"source": "path:x"}, "source"),
-    ):
+    for settings, key in (({"labels": "task"}, "labels"), ({"source": "path:x"}, "source")):
         with pytest.raises(PydanticCustomError) as told:
             single("shrink", "taylor", keep=0.5, **settings)
         assert told.value.context and told.value.context["at"] == key

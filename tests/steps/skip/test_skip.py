@@ -17,7 +17,9 @@ from sparsebench.models.modules.skipping import KEY, skip_of
 from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.registry import single
 from sparsebench.steps.skip.magnitudes import Magnitudes
+from tests.benchmarks.masked_models import save
 from tests.models.replaying import written
+from tests.models.test_experts import stored
 from tests.runtime.engines.pruned import prune
 from tests.steps.shrink.making import text
 from tests.steps.skip.making import made, said
@@ -112,8 +114,6 @@ def test_magnitudes_know_their_quantiles() -> None:
 
 
 def test_a_head_that_holds_the_encoder_is_masked_too(tmp_path: Path) -> None:
-    from tests.benchmarks.masked_models import save
-
     parent, family = save(tmp_path / "parent", "bert"), "encoder"
     made(parent, family, {single("skip", "teal", share=0.4): tmp_path / "out"})
     ids = text("encoder", 2).batch.input_ids
@@ -135,8 +135,6 @@ def test_a_quantized_model_is_skipped_as_the_floats_that_it_stands_for(tmp_path:
 
 
 def test_refusals_name_the_culprit(tmp_path: Path) -> None:
-    from tests.models.test_experts import stored
-
     step, out = single("skip", "teal", share=0.4), tmp_path / "out"
     with pytest.raises(UnsupportedError, match=r"mixture of experts .*block_sparse_moe"):
         made(stored("mixtral", "published", tmp_path / "moe"), "decoder", {step: out})

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.files.text import load_tokenizer
+from sparsebench.models.modules.load import load_model
 from sparsebench.models.shape.topology import NO_TEXT
 from sparsebench.steps.registry import single
 from sparsebench.steps.trim import companions, weights
@@ -51,10 +54,6 @@ FLOAT32 = (*EXPERT_TYPES, "xglm")
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_type_says_of_the_tokens_that_stay_what_it_said(kind: str, tmp_path: Path) -> None:
     """The rows of a vocabulary drawn at random, and those that config.json names."""
-    import torch
-
-    from sparsebench.models.modules.load import load_model
-
     folder, family = written(kind, tmp_path / "model")
     size, drawn = 96, torch.Generator().manual_seed(2)
     named = {row for row in companions.named_ids(folder) if row < size}
@@ -78,8 +77,6 @@ def test_every_type_says_of_the_tokens_that_stay_what_it_said(kind: str, tmp_pat
 
 
 def test_outputs_on_kept_tokens_are_the_same(pair: tuple[str, Path, Path, Any]) -> None:
-    import torch
-
     kind, dense, folder, _ = pair
     (model, tokenizer), (small, other) = loaded(dense, kind), loaded(folder, kind)
     names = sorted(other.get_vocab(), key=other.get_vocab().__getitem__)
@@ -190,11 +187,6 @@ CHAINS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Path) -> None:
     """In either order the same model: what a chain ends in says of a text what its reverse says."""
-    import torch
-
-    from sparsebench.models.files.text import load_tokenizer
-    from sparsebench.models.modules.load import load_model
-
     build, family, _ = MODELS[kind]
     dense, outputs = build(tmp_path / "dense"), []
     for name, steps in (("there", CHAINS[chain]), ("back", CHAINS[chain][::-1])):
@@ -244,7 +236,6 @@ def test_tied_and_untied_heads_are_cut_alike(tied: bool, tmp_path: Path) -> None
 
 def test_positions_behind_the_padding_token_keep_their_numbers(tmp_path: Path) -> None:
     """RoBERTa's positions begin at the padding token's number and one: that number must not change."""
-    import torch
     from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
     source = bert(tmp_path / "bert")

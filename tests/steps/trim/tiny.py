@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsebench.steps.contract import StepReport
 from sparsebench.steps.registry import single
 from tests.making import make
@@ -108,8 +110,6 @@ def t5(folder: Path) -> Path:
 
 
 def _saved(kind: Any, config: Any, tokenizer: Any, folder: Path) -> Path:
-    import torch
-
     torch.manual_seed(0)
     model = kind(config)
     for name, parameter in model.named_parameters():
