@@ -1,7 +1,5 @@
 """The command line in the process of the test: a process of its own would import everything anew, a second or two each time."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

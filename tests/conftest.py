@@ -1,7 +1,5 @@
 """Shared fixtures: tiny models of each family with true layouts and seeded weights, and a home of one's own per test."""
 
-from __future__ import annotations
-
 import gc
 import os
 import shutil

@@ -4,12 +4,10 @@ As on a GPU, they do not mix with the CPU's, numpy cannot read them, and what is
 torch's meta tensors they have values, so that whole stages run, and must give what they give on the CPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,8 +26,8 @@ class There(torch.Tensor):
     inner: torch.Tensor
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor) -> There:
-        made: There = torch.Tensor._make_wrapper_subclass(
+    def __new__(cls, inner: torch.Tensor) -> Self:
+        made: Self = torch.Tensor._make_wrapper_subclass(
             cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
             device=torch.device(DEVICE), requires_grad=False,
         )  # fmt: skip

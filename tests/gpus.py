@@ -1,7 +1,5 @@
 """GPUs that are not there: a tool on PATH that lists them as NVIDIA's does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

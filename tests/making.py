@@ -1,7 +1,5 @@
 """What tests of many rooms make: steps, and the folders that steps make."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

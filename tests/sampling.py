@@ -1,7 +1,5 @@
 """Long lists of cases: a part of them in the usual run, all in ``make test-long``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

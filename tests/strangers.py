@@ -1,7 +1,5 @@
 """Records as nobody's friend would write them: every text of theirs tries to be more than text."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A command that starts others ends with all of them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """No tensor is made on whatever device is the default. What runs on another device is run in ``test_elsewhere``."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which GPUs a program sees, what a device means, and what is said where torch does not see what the driver lists."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Everything public says what it is: modules, classes, functions, and methods that do not keep a promise explained elsewhere."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

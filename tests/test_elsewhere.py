@@ -1,7 +1,5 @@
 """Replay, pruning, training and scoring on a device that is not the default one: they stay on it, and give what the CPU gives."""
 
-from __future__ import annotations
-
 import json
 import threading
 from dataclasses import astuple

@@ -1,7 +1,5 @@
 """What this machine is: the instructions that decide in which precision to calculate."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """User names and passwords in addresses stay out of errors, and out of what a process prints."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """Text of others does nothing where it is shown."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

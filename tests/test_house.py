@@ -1,7 +1,5 @@
 """What surrounds the code: one version everywhere, a citation, and issue forms that are well formed."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

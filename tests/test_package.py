@@ -1,7 +1,5 @@
 """The wheel, built from the sdist: complete, installed where no checkout is near, and used from another folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

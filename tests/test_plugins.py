@@ -1,7 +1,5 @@
 """Rows from other packages: joined where they are right, refused by name where they are not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint

@@ -1,7 +1,5 @@
 """Progress that is redirected."""
 
-from __future__ import annotations
-
 import pytest
 
 from sparsebench import progress

@@ -1,7 +1,5 @@
 """The tree is the pipeline: a room imports only rooms before it, and what must start fast imports nothing heavy."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What is shipped works: manifests and the README's commands."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

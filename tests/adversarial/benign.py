@@ -1,7 +1,5 @@
 """Inputs without harm, small: a hostile input is one of these with one thing changed, so that nothing else is refused."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Mapping

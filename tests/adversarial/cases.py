@@ -1,7 +1,5 @@
 """Hostile inputs whose harm would be something that is opened, asked, run or shown: each gives the commands that take it."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Ways to forge or damage a record: each gives the text of one that says what is not so, or that is no record."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ input/      what the stranger hands over
 work/       the current folder; only ``work/out`` may be written
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import os

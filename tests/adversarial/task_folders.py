@@ -1,7 +1,5 @@
 """Folders of lm-eval's task files as an enemy writes them, and a harmless one that they are made from."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

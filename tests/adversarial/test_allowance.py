@@ -1,7 +1,5 @@
 """The limits on time and memory of a stranger's templates: what they end, and that nothing of them is left."""
 
-from __future__ import annotations
-
 import re
 import resource
 import signal

@@ -1,7 +1,5 @@
 """Every option of every command, given what it cannot mean: refused by its name, at once, and nothing is written."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

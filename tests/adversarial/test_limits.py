@@ -1,7 +1,5 @@
 """Small files that would cost minutes or gigabytes: each is refused by name, within a second and half a gigabyte."""
 
-from __future__ import annotations
-
 import bz2
 import gc
 import gzip

@@ -1,7 +1,5 @@
 """Mutated manifests, configurations, weight files and GGUF files: each is taken, or refused by an error of ours."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

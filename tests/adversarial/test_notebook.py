@@ -1,7 +1,5 @@
 """Calls of the notebook's functions that mean nothing: refused at once, by the argument's name, as errors of this package."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any

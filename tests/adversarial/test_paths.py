@@ -1,7 +1,5 @@
 """A stranger's model or ledger folder that reaches for files beside it: refused before one is read, written or copied."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

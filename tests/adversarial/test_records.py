@@ -1,7 +1,5 @@
 """Records of strangers: forged and damaged ones are refused by name, others never change one's own numbers silently."""
 
-from __future__ import annotations
-
 import copy
 import json
 import time

@@ -3,8 +3,6 @@
 Each command is a process of seconds: a third of the cases are in the usual run, all in `make test-long`.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import sys

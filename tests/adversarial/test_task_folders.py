@@ -3,8 +3,6 @@
 Nothing outside is read, nobody is asked, and each is refused by the name of its file and key, within 5 seconds of CPU.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

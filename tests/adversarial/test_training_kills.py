@@ -1,14 +1,12 @@
 """Trainings killed while they write a file: they are resumed to the same model, bit for bit."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -33,7 +31,7 @@ class Dying:
     def __init__(self, file: Any) -> None:
         self.file, self.pieces = file, 0
 
-    def __enter__(self) -> Dying:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

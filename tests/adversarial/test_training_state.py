@@ -1,7 +1,5 @@
 """Damaged files of a killed training: the training ends in the same model, bit for bit, and a note names the file."""
 
-from __future__ import annotations
-
 import math
 import os
 import pickle

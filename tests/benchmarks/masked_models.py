@@ -1,7 +1,5 @@
 """Tiny masked language models with tokenizers whose words have several pieces, and the slow obvious way to score them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Files of one's own, and the score of a model on one."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

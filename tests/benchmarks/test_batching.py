@@ -1,7 +1,5 @@
 """Batches that are halved where memory is wanting, and what fits on a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any

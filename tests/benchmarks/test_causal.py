@@ -1,7 +1,5 @@
 """The lean loop against stock HFLM: the same log-likelihoods, up to rounding; without sharing, to the bit."""
 
-from __future__ import annotations
-
 import math
 import random
 import re

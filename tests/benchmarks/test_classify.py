@@ -1,7 +1,5 @@
 """A model's own head on a user's own labelled file: against a loop of stock transformers, for every family."""
 
-from __future__ import annotations
-
 import csv
 import random
 from collections.abc import Callable

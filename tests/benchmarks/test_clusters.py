@@ -1,7 +1,5 @@
 """Documents that share a context are told by it, whatever the task calls the field."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Whether a calibration text holds a task's documents, whatever its file is called."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sentence encoders: pairs, probes, retrieval and pooling, against a plain loop."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

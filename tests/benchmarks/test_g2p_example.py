@@ -1,7 +1,5 @@
 """examples/g2p: the training script goes on where it was interrupted; its model is what its card says."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -1,7 +1,5 @@
 """What an encoder-decoder writes, against a plain loop over the stock model; CMUdict's split; edit distance."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

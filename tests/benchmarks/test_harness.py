@@ -1,7 +1,5 @@
 """lm-eval's harness behind our interface, against lm-eval called as its own users call it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

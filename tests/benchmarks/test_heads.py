@@ -1,7 +1,5 @@
 """Classification heads on their own tasks: accuracy, labels, spellings, and what does not fit."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a rule without a model gets: against a plain count, on the very documents that a model is shown."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

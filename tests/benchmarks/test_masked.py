@@ -1,7 +1,5 @@
 """Masked language models against one token masked at a time, one text at a time."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

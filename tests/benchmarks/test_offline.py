@@ -1,7 +1,5 @@
 """Our task files over the package's own data: what lm-eval makes of them, without a model."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import Any

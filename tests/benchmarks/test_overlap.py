@@ -1,7 +1,5 @@
 """Which calibration texts are part of which task's data."""
 
-from __future__ import annotations
-
 import pytest
 
 from sparsebench import sources

@@ -1,7 +1,5 @@
 """Data of one's own: each kind against a plain count."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import math

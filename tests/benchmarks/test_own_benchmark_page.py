@@ -1,7 +1,5 @@
 """docs/howto/own-benchmark.md: the package on the page is installed as it stands, and its benchmark scores a model."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

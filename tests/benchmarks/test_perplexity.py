@@ -1,7 +1,5 @@
 """Perplexity against a plain loop over the stock model, and the protocol's rules one by one."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import json

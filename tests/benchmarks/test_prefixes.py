@@ -1,7 +1,5 @@
 """Trees of tokens: what shares a beginning is computed once, and the logits are those of inputs computed one by one."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

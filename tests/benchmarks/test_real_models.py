@@ -1,7 +1,5 @@
 """The real models and data of the quickstart, fetched through the package index into the user's own cache."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

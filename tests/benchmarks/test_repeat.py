@@ -1,7 +1,5 @@
 """A row says whether the machine gives the same outputs again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """F1 over entities: which there are, what a head says, and the same from a plain loop."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Folders of lm-eval's task files beside the data of one's own."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A command in this process, and a small ledger."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

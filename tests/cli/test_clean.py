@@ -1,7 +1,5 @@
 """What ``clean`` takes for removable, what it removes, and what it leaves alone."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """The command line as a person meets it: exit codes, where output goes, errors without tracebacks."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

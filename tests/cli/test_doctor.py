@@ -1,7 +1,5 @@
 """``sparsebench doctor`` as it looks on a terminal, in a pipe and to a script."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """What a person, a disk or a stranger gets wrong is told in a sentence that names it: never a traceback."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

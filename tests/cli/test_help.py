@@ -1,7 +1,5 @@
 """``--help`` on a terminal of 80 columns: nothing cut, no example broken, and every example understood."""
 
-from __future__ import annotations
-
 import inspect
 import shlex
 import subprocess

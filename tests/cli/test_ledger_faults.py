@@ -1,7 +1,5 @@
 """Damaged records, plans and ledgers are told in a sentence that names them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

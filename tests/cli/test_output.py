@@ -1,7 +1,5 @@
 """What a ledger says cannot act on the terminal that shows it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stranger's way: a model and a file of their own, from `init` to the variant that fits."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

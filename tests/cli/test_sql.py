@@ -1,7 +1,5 @@
 """``sparsebench sql`` on queries that take long or give much: they stream, and end when they must."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

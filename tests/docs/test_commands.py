@@ -1,7 +1,5 @@
 """Every ``sparsebench`` command on a page is one that the program understands: verb, arguments, options and their values."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

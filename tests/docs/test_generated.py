@@ -1,7 +1,5 @@
 """Pages that are made from code, queries and records are what these give; quotes.py's numbers are compared in test_shipped."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

@@ -1,7 +1,5 @@
 """docs/howto/notebook.md: its Python, as it stands, on a model that is small enough for a test."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

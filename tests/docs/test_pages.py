@@ -1,7 +1,5 @@
 """What the pages say of methods and tasks is what the tables and the code say."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """docs/architecture.md says what one touches to add something; here one of each is added to a copy of the package."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """docs/tutorial.md: its commands, in order, as they stand, on a model that is small enough for a test."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The ledger tests' samples, and the report tests' calibrated ones, drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Names of shipped figures, rows to draw, and what overlaps in a picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

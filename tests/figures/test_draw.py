@@ -1,7 +1,5 @@
 """Pictures: every shipped figure, the same bytes each time, nothing clipped or overlapping, however many series."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Scatter, forest, curve and the heatmap's words: whatever the number of series or rows, nothing clips or overlaps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Room in pictures: axes, names and lines that clip and overlap nothing, however many series."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path

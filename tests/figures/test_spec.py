@@ -1,7 +1,5 @@
 """Reading a figure's header: every mistake names the file and the line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The checks of ``doctor --gpu``: on this machine's GPUs, on the CPU, and what the command makes of them."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One small ledger for all tests that only read."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Records made for tests of views, and results with given outcomes."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Records as a run leaves them: cells from the real plan, results in the real dataclasses, numbers made up but plausible."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Generated records, in any order and in any number of batches: the views say of them what pandas and scipy say."""
 
-from __future__ import annotations
-
 import copy
 from datetime import timedelta
 from itertools import chain

@@ -1,8 +1,6 @@
 """Two variants side by side: how they are named, which documents are paired, and that the numbers are the ledger's own,
 as are those of scores outside a ledger."""
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Asking: every view answers, nothing can be written or reached, mistakes are explained, and rows leave in four shapes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """A ledger gets this program's schema and views; one of another version is refused, and says the way out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

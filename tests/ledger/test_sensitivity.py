@@ -1,7 +1,5 @@
 """What a sample can show: power, detectable drops, the loss left possible, what is retained."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """Intervals, comparisons and verdicts, against published examples, scipy, and the slow way."""
 
-from __future__ import annotations
-
 import math
 import threading
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Perplexities and error rates: intervals and comparisons of windows and symbols."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

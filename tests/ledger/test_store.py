@@ -1,7 +1,5 @@
 """Records in, once: idempotent, in any order, from any machine, and never from a newer program; and in bundles."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

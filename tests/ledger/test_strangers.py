@@ -1,7 +1,5 @@
 """A ledger or a bundle from somebody else: it reads no file here, and our views are shown, not its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Which record counts for a cell, and with which others it is compared."""
 
-from __future__ import annotations
-
 import copy
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Views of scores: intervals, verdicts, floors, what is retained, and the gate."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

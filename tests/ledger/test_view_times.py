@@ -1,7 +1,5 @@
 """Views of times and memory: noise floors, verdicts, speed-ups and what zeros can give."""
 
-from __future__ import annotations
-
 import copy
 import math
 from datetime import timedelta

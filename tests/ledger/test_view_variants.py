@@ -1,7 +1,5 @@
 """Views of variants: their parameters, operations, sizes, trainings and recipes."""
 
-from __future__ import annotations
-
 import copy
 import math
 from datetime import timedelta

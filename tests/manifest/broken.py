@@ -1,7 +1,5 @@
 """Beginnings of manifests, and the problems of a whole one."""
 
-from __future__ import annotations
-
 import pytest
 
 from sparsebench.manifest.problems import ManifestError

@@ -1,7 +1,5 @@
 """A manifest from a text, loaded and checked as a file is."""
 
-from __future__ import annotations
-
 from sparsebench.manifest.load import LoadedManifest, parse_manifest
 from sparsebench.plan.checks import checked
 

@@ -1,7 +1,5 @@
 """Every way to get a manifest wrong: where the error points, what it says, what it proposes."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.manifest.broken import ENTRY, HEAD, MODEL, problems_of

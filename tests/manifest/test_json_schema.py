@@ -1,7 +1,5 @@
 """The published JSON Schema: up to date, right about every manifest that is shipped, and about wrong ones."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a problem is shown: its place, an excerpt of eighty columns, and a way out."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

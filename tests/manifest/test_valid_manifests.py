@@ -1,7 +1,5 @@
 """What a manifest may say: YAML without traps, every valid manifest read back as it was, the starter, the time."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Small configurations of every model type that the families table promises, as config.json would have them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 COMMON: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """Tiny models of every architecture, calibration batches, and the slow reference: stock transformers with plain hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What can go together: with the weights of an axis's element at zero, the model without it says the same."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folders are built where no other process builds the same, and what the dead left there goes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

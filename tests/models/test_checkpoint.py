@@ -1,7 +1,5 @@
 """Reading and writing checkpoints tensor by tensor."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

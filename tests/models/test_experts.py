@@ -1,7 +1,5 @@
 """Mixtures of experts, fused or stored apart: calibrated, pruned and run like the linear layers of any model."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

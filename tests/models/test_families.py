@@ -1,7 +1,5 @@
 """A checkpoint's own family, from its config.json."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

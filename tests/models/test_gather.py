@@ -1,7 +1,5 @@
 """Which rows count, and who shares them, on modules whose calls are known."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

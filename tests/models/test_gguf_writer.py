@@ -1,7 +1,5 @@
 """GGUF files are what llama.cpp and transformers read: the same weights, logits and tokens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

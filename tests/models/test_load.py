@@ -1,7 +1,5 @@
 """Loading refuses whatever transformers would make up."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

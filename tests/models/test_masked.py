@@ -1,7 +1,5 @@
 """What torch's prune leaves in a state dict, read as the weights that it means, and written so that torch reads it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Operations a token: what the shapes say, counted on a pass without weights."""
 
-from __future__ import annotations
-
 import pytest
 
 from sparsebench.models.files.families import MODEL_TYPES

@@ -1,7 +1,5 @@
 """Widths of their own for blocks: what is cut unevenly says what the model with zeros says, wherever it is loaded."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

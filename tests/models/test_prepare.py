@@ -1,7 +1,5 @@
 """Any checkpoint to a folder of safetensors in one precision."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

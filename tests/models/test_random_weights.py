@@ -1,7 +1,5 @@
 """Random weights: every family loads with stock transformers, whole and finite, the same each time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Architectures that something cannot do are refused by name, with the reason and a way out, before anything is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Replay: the same numbers as stock transformers, for every architecture, block by block."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Replay at its edges: names, precision, memory, and what it refuses."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import json

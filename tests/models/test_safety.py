@@ -1,7 +1,5 @@
 """What a model's folder could run code with: every loader is told not to, and what names code is left out or refused."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil

@@ -1,7 +1,5 @@
 """How long an input may be, against what the model itself takes; the special tokens around a text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

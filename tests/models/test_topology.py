@@ -1,7 +1,5 @@
 """The topology read from names, against the modules of stock transformers models."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Architectures that no table lists and that work all the same: the same numbers as stock transformers, and zeros where asked."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

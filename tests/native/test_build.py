@@ -1,7 +1,5 @@
 """A library is compiled once, by one process at a time, and its absence is explained."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What plans of this room's tests are made for."""
 
-from __future__ import annotations
-
 import pytest
 
 from sparsebench import processor

@@ -1,7 +1,5 @@
 """A small plan for tests of what becomes of one."""
 
-from __future__ import annotations
-
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan, expand

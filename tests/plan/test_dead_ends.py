@@ -1,7 +1,5 @@
 """Mistakes that a newcomer makes: each is named, with a way out, before anything is fetched or run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a plan takes jobs to cost, in time and in memory, and how finished jobs correct it."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a plan refuses of GGUF variants and of the engine llamacpp, before anything is made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 The GPUs are those of a driver's tool that lists what is not there.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

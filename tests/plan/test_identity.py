@@ -1,7 +1,5 @@
 """What changes an id and what does not."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

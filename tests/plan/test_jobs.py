@@ -1,7 +1,5 @@
 """What shares a process, what follows what, and what is made again."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

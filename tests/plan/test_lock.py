@@ -1,7 +1,5 @@
 """The lock file: what a moving name of the hub meant at first is what is planned, fetched and recorded from then on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Tasks over data of one's own in a manifest: what they are called and identified by, and what is refused with its line."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

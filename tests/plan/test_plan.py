@@ -1,7 +1,5 @@
 """From a manifest to cells: what is swept, and what is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The precision and the place in which cells are calculated."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """What jobs need in memory, on disk and from the network."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Teachers and students in a manifest: known by their content, refused with their line."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

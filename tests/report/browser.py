@@ -3,8 +3,6 @@
 Run by an interpreter that has PySide6 with QtWebEngine: ``browser.py PAGE WIDTH light|dark SCRIPT [PICTURE]``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

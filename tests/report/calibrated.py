@@ -1,7 +1,5 @@
 """An experiment with calibrated methods and perplexity, as a run would leave it: numbers made up but plausible."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, replace

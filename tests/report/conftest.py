@@ -1,7 +1,5 @@
 """A small experiment in a ledger, and reports on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a report says, in all of its Markdown files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

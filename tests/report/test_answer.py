@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from sparsebench.report.answer import Answer, pipe
 
 ROWS = Answer(

@@ -1,7 +1,5 @@
 """What the report computes of longer answers, and which cells it calls missing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import duckdb

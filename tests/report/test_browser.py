@@ -4,8 +4,6 @@
 without it, this Python is tried.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The report on calibrated methods and perplexity: what is explained, what is compared, and what is called collapsed."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report on an encoder's rank correlation and pseudo-perplexity."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict

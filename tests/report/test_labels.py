@@ -1,7 +1,5 @@
 """One label stands for one calibration, and what zeros alone leave is what was measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The published report is as short as it has to be, and has its ten sections."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

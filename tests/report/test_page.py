@@ -1,7 +1,5 @@
 """The page says what ``report.md`` says, and needs nothing from outside."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Page one over the published records says no more than what they hold, computed here from the public views alone."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

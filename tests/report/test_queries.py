@@ -1,7 +1,5 @@
 """The report's queries: what each counts, compares and leaves out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta

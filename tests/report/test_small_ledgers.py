@@ -1,7 +1,5 @@
 """Reports over ledgers with little in them: sentences that are generated from few rows still say something."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """docs/sql.md: every query on the page runs on a ledger, gives rows, and uses public views only."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

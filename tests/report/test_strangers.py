@@ -1,7 +1,5 @@
 """A bundle from somebody else: what its texts say is read in the report, the page and the exports, and does nothing in them."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections import Counter

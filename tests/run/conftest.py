@@ -1,7 +1,5 @@
 """A small manifest on a tiny model, and the parts needed to run it in-process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,6 @@
 """Runs on two nodes of Ray's, both on this machine: one node is killed, and the ledger is that of a local run; and ranks of one
 model lie on both."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

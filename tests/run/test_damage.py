@@ -1,7 +1,5 @@
 """What lies in the cache and is not what it was is made again: no number comes from damaged weights."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

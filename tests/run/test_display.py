@@ -1,7 +1,5 @@
 """The time that a run says is left."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

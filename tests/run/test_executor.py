@@ -1,8 +1,6 @@
 """Jobs on Ray's nodes, without Ray: what is asked of it, what comes back, and what is done again where a node is lost; and the
 cores that jobs on this machine share."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

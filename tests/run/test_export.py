@@ -1,7 +1,5 @@
 """What `export` writes is loaded by stock transformers; what no other program can hold is refused by name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

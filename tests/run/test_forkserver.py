@@ -1,7 +1,5 @@
 """Jobs are forked from a process that has imported what they need, and live and die as if they were not."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

@@ -1,7 +1,5 @@
 """Which job has which GPU. The GPUs are those of a driver's tool that lists what is not there, and no process is started."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

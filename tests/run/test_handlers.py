@@ -1,7 +1,5 @@
 """What a job does with each of its cells when one of them fails."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

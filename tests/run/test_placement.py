@@ -1,7 +1,5 @@
 """Jobs whose ranks lie on several nodes of Ray's, without Ray: what is asked of it, refused, and removed again."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections import Counter

@@ -1,7 +1,5 @@
 """Which job starts next."""
 
-from __future__ import annotations
-
 import pytest
 
 from sparsebench.plan.cells import Cell, Job, Variant

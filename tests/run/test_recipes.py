@@ -1,7 +1,5 @@
 """From manifest to ledger and report: chains, a setting that fails alone, data of one's own, smaller shapes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """A whole run on a tiny model: what is recorded, what is repeated, what survives."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """What a run does where something that a job needs is gone, without Ray and without models."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Which cells --only selects."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Steps that leave weights unread, from manifest to ledger; and what may not follow them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

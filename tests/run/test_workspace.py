@@ -1,7 +1,5 @@
 """Runs that share a work folder leave each other's variants alone, and remove what dead ones left."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

@@ -1,7 +1,5 @@
 """Stands in for ``sparsebench.runtime.rank`` in the tests of groups: does what the spec tells its rank to do."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Tiny models of each family under the real engines, at one rank and two; without a compiler, so over plain gloo."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

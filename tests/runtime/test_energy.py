@@ -1,7 +1,5 @@
 """Counters in a made-up sysfs: summed over packages, wrapped around, or absent with the reason."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

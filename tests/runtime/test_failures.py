@@ -1,7 +1,5 @@
 """What an error of a rank is taken for, and how it reaches the parent."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

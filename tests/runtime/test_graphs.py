@@ -1,7 +1,5 @@
 """Recorded decoding, without a GPU: its steps give the eager ones' tokens, and hold nothing that a CUDA graph cannot."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The schedule of a phase, on a clock of our own: blocks alternate, caps hold, warm-up stops when steady."""
 
-from __future__ import annotations
-
 from collections import Counter as Counts
 from collections.abc import Callable
 from typing import Any

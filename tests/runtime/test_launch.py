@@ -1,7 +1,5 @@
 """A group of ranks lives and dies together, whatever happens to one of them; the ranks are a fake entry point."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The kernel's peak counter sees what is allocated, and the shared-memory operation is used only where it can be."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

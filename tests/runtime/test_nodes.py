@@ -1,7 +1,5 @@
 """Ranks on several nodes, which are all this machine: without Ray, and on a cluster of Ray's. The ranks are fakes."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

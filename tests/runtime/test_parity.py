@@ -1,7 +1,5 @@
 """Shortening keeps true width and really shortens; a wrong engine is caught."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from typing import Any

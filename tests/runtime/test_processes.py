@@ -1,7 +1,5 @@
 """Several processes time a setting: what becomes of their messages, and of the others where one of them fails."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -9,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -30,7 +28,7 @@ class Group:
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
 
-    def __enter__(self) -> Group:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,7 +1,5 @@
 """Tiny models of each family, pruned, under the sparse engine in a rank of their own."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Medians, intervals, ratios and steadiness, against the slow obvious way or a known truth."""
 
-from __future__ import annotations
-
 import math
 import random
 from statistics import fmean, median, stdev

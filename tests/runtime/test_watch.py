@@ -1,7 +1,5 @@
 """Who works in silence and who hangs: plain processes in the place of ranks."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

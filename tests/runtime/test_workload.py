@@ -1,7 +1,5 @@
 """Token ids stay inside the vocabulary and clear of special tokens; a workload too long for a model is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

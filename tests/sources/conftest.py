@@ -1,7 +1,5 @@
 """A package index of the test's own, for pip alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """Imitations on loopback: a package index and the few endpoints of a model hub that a download needs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

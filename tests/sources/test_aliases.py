@@ -1,7 +1,5 @@
 """Short names of models: what each stands for, and that nothing measured depends on which of the two was written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 There is no hub here: the paths that succeed run against an imitation of its few endpoints on loopback.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """``path:`` and ``random``."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

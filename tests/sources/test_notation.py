@@ -1,7 +1,5 @@
 """The notation of sources."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Texts out of every kind of data file, and what a person is told when a file is not what was meant."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

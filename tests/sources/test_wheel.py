@@ -1,7 +1,5 @@
 """``wheel:`` against a package index on loopback, with pip's own client."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

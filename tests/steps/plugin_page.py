@@ -1,7 +1,5 @@
 """A package as a page shows it, put on sys.path as an installer would."""
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib

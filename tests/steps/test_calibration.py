@@ -1,7 +1,5 @@
 """Calibration text to tokens: the same everywhere, of the shape that the family reads, or refused by name."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,7 +1,5 @@
 """The factor against the published way, the inverse and its Cholesky factor, in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

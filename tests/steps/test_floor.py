@@ -1,7 +1,5 @@
 """Weights without skill: the model's own names, shapes and precision, and nothing that it has learned."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Grids against the definition written element by element; zeros stay zero."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

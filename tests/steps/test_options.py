@@ -1,7 +1,5 @@
 """Every option of every step has a published record."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

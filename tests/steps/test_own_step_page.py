@@ -1,7 +1,5 @@
 """docs/howto/own-step.md: the package on the page is installed as it stands, and a manifest can name its step."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

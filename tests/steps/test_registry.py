@@ -1,7 +1,5 @@
 """What the table of steps fills into a step as it is written."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from typing import Any

@@ -1,7 +1,5 @@
 """The settings of every step: what does not go together, the labels, and what text, seed and training decide."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

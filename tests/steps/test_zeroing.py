@@ -1,7 +1,5 @@
 """Zeroing by bits: what stays is untouched to the bit, what goes is +0, and counts are right."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Who may do the work on the bits: each of them, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

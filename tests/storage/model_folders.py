@@ -1,7 +1,5 @@
 """Model folders for the tests of this room."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

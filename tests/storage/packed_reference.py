@@ -1,7 +1,5 @@
 """The packed format read and written the slow, obvious way, from docs/format.md alone."""
 
-from __future__ import annotations
-
 
 def gap_symbols(elements: list[bytes], escape: int) -> list[int]:
     symbols, zeros = [], 0

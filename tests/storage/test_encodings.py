@@ -1,7 +1,5 @@
 """Every encoding against a slow reader and writer made from the specification, bit for bit."""
 
-from __future__ import annotations
-
 import zlib
 from unittest import mock
 

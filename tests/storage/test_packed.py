@@ -1,7 +1,5 @@
 """Whole folders: what comes back, what is left alone, what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

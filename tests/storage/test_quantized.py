@@ -1,7 +1,5 @@
 """Quantized models in packed and archive: back byte for byte, small enough, and run by no engine as packed codes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sizes and bounds of a model, against counting by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Stored files of both formats: read by a slow reader made from docs/format.md alone, damaged, and small enough."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Whole models: what is counted, what is not, and how the counts add up."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

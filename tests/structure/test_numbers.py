@@ -1,7 +1,5 @@
 """Counts and moments against slow, obvious arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from unittest import mock

@@ -1,7 +1,5 @@
 """Errors by block: against hidden states that transformers itself returns, and each block tried by itself."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

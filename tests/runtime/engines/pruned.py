@@ -1,7 +1,5 @@
 """Model folders with zeros, for the engines' tests."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """DeepSpeed's engine: weights that are widened behind the cut are those that are widened before it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The engine llamacpp: what it times is what transformers computes, and what it cannot run is refused by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

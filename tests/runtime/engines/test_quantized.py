@@ -1,7 +1,5 @@
 """Engines on quantized folders: integer kernels, judged against the floats that they stand for, or refused before loading."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 

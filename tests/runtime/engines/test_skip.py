@@ -1,7 +1,5 @@
 """The engine that leaves weights unread, judged against masks; and engines that would read them all."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The sparse engine inside one process: loading, parity, what it says about itself."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The table of engines: every file has its row, and a plugin's row is one like any other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ZeRO-3 on a CPU: the output is the plain model's, parameters are really shared out, nothing outlives its model."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from collections.abc import Iterator

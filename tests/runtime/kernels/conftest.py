@@ -1,7 +1,5 @@
 """The compiled kernels, at every instruction set that this CPU has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """The attention of one new token equals torch's, shared keys and masks included."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

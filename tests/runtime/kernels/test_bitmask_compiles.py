@@ -1,7 +1,5 @@
 """The kernels for GPUs compile for real ones, which the interpreter does not show. No GPU is needed, but triton is."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Triton is no package of CPUs; `make test-long` installs it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A token's way through all blocks in one call gives what transformers' modules give, at every instruction set."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """The layer in the place of nn.Linear and Conv1D, and the fallback."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Parts of a packed file are used as they are, and what does not fit together is refused before a kernel reads it."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path

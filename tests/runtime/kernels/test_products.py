@@ -1,7 +1,5 @@
 """Store, multiply and expand against the slow obvious way in float64, at every instruction set."""
 
-from __future__ import annotations
-
 import ctypes
 
 import pytest

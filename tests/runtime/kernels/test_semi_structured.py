@@ -1,7 +1,5 @@
 """2:4 layers: the way in and out of cuSPARSELt, whose functions stubs stand for here. They have not run on a GPU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

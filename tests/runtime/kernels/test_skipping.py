@@ -1,7 +1,5 @@
 """Layers that read part of a matrix for a few tokens, at every instruction set, against the masked product in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

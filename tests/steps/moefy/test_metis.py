@@ -1,7 +1,5 @@
 """METIS as the other way to cut the graph of co-activation: equal groups that hold what is active together."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

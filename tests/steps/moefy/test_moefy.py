@@ -1,7 +1,5 @@
 """Neurons in experts: all of them are the model, an oracle is nearer than chance, and groups are of one size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

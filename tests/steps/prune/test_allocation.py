@@ -1,7 +1,5 @@
 """Allocations: the whole keeps its sparsity, blocks stay within 0 and 1, more outliers keep more."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest

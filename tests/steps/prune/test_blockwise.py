@@ -1,7 +1,5 @@
 """Calibrated sweeps on whole checkpoints: every family, every method; sharing a pass changes no number."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

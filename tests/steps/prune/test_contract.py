@@ -1,7 +1,5 @@
 """What holds for every method that gets layers one by one: shapes, precision, dead inputs, and errors that name the tensor."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Whole rows and columns as zeros: the same as ``ln_structured`` and ``random_structured`` of torch.nn.utils.prune."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

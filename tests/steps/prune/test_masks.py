@@ -1,7 +1,5 @@
 """Masks against the slow, obvious way (sort (score, position), remove the first round(s·n)); keys order like scores."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """docs/methods.md: the package on the page is installed as it stands, found, swept, counted, and does what it says."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table of methods: every row loads, nothing heavy is imported to read it."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

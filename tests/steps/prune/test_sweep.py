@@ -1,7 +1,5 @@
 """The sweep on whole checkpoints: every family loads again, counts are exact, what is out of scope stays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

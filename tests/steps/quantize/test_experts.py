@@ -1,7 +1,5 @@
 """Experts in integers: those that lie in tensors of their own, and the refusal of those that lie in one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

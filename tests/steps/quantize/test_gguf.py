@@ -1,7 +1,5 @@
 """``quantize: gguf``: the file, the floats that it stands for, and what is said of both."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

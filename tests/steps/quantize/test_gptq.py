@@ -1,7 +1,5 @@
 """GPTQ against the paper's loop, column by column in float64."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Folders of quantized models: written, counted, reloaded bit for bit by our loader and by stock transformers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trainings of small models, made as a run makes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

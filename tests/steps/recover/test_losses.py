@@ -1,7 +1,5 @@
 """Every loss against the slow obvious way in numpy, token by token."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Quantization-aware training: the weights of the forward pass are those that ``quantize`` makes, and masks stay."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a training reads: the order of its samples, and which words are masked."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

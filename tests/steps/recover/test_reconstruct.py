@@ -1,7 +1,5 @@
 """Blocks trained after a cut: nearer to the dense model, with every zero where it was, and a file that transformers loads."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

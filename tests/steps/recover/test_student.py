@@ -1,7 +1,5 @@
 """Students described by their numbers: what of the teacher each begins with, entry by entry, and what training makes of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

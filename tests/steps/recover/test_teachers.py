@@ -1,7 +1,5 @@
 """Several teachers: the mean of what they say, each one's likeliest tokens kept, and tokenizers that must be the same."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

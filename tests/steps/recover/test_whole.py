@@ -1,7 +1,5 @@
 """The whole model trained: nearer to what it is trained to do, every zero held at every step, resumed to the same bits."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

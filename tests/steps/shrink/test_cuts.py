@@ -1,7 +1,5 @@
 """Cuts in several parts, and files that name what goes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

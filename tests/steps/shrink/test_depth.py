@@ -1,7 +1,5 @@
 """Blocks that go: the folder says what the model says whose blocks are passed by, and the right ones go."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

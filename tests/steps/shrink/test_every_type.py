@@ -1,7 +1,5 @@
 """Every model type of the zoo, cut along every axis: transformers loads it, where it can state it, and parameters are counted."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

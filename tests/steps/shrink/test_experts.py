@@ -1,7 +1,5 @@
 """Mixtures of experts: neurons of every expert, and whole experts, scored as published and loaded by stock transformers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

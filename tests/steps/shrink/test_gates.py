@@ -1,7 +1,5 @@
 """Learned gates: the distribution as published, the sparsity driven to its target, and the smaller model that comes of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Taylor's score on labelled documents, as TextPruner has it, against one document at a time and autograd."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

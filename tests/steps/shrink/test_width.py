@@ -1,7 +1,5 @@
 """Neurons and heads that go: scored as published, as many in every block, compensated, and loaded by stock transformers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Models that skip weights, made as a run makes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

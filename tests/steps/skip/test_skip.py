@@ -1,7 +1,5 @@
 """Thresholds of skipping: none at share 0, the share that was asked for on the text, and refusals by name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A trimmed model says of what it keeps what it said before, and stock transformers loads it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tiny models of three kinds of tokenizer, each learned from a small text with the library that runs it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

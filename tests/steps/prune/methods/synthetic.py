@@ -1,7 +1,5 @@
 """Layers with inputs like those of a transformer: correlated, of very different sizes."""
 
-from __future__ import annotations
-
 import torch
 
 from sparsebench.models.replay.gather import InputStatistics

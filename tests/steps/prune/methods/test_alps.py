@@ -1,7 +1,5 @@
 """ALPS against ADMM and conjugate gradients as the paper writes them, with every matrix formed, in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """ADMM on the model's own loss: exact zeros, the steps of the paper, and better weights than the cut alone leaves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

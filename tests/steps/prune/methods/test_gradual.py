@@ -1,7 +1,5 @@
 """The sparsity grows as TensorFlow's toolkit lets it grow, and what is gone stays so to the end, a kill between or not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

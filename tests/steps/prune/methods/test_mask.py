@@ -1,7 +1,5 @@
 """Masks from a file: what they name goes, the rest stays to the bit, and what does not fit is refused by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

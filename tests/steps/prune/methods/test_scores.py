@@ -1,7 +1,5 @@
 """Scores against their formulas, entry by entry."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """SparseGPT against the paper's algorithm written column by column, in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
