@@ -24,7 +24,6 @@ from sparsebench.run.child import how_it_died
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.workspace import exclusive
 from tests.command import call
-from tests.run.conftest import CALIBRATION, VARIANTS, Experiment
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
@@ -118,59 +117,53 @@ def test_a_failing_cell_is_recorded_and_the_rest_of_what_is_asked_for_goes_on(
     assert "model.safetensors" in call("status", manifest).stderr
 
 
-@pytest.fixture
-def compared(experiment: Experiment) -> Path:
-    """Two variants whose outputs are compared with the dense model's, by a job that takes seconds to import all."""
-    rest = "structure: null\noutputs: {samples: 2, length: 16}\nstorage: null\n"
-    return experiment.write(CALIBRATION + VARIANTS + rest)
-
-
 def begin(manifest: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sparsebench", "run", str(manifest), *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
-def importing(run: subprocess.Popen[str], kind: str = "outputs") -> psutil.Process:
-    """The process that a run's first job of a kind is to be forked from; the job is there once it has imported all."""
+def importing(run: subprocess.Popen[str]) -> psutil.Process:
+    """The process that a run's first job is to be forked from; the job is there once it has imported all."""
     while run.poll() is None:
         for child in psutil.Process(run.pid).children():
             with suppress(psutil.Error):  # one that has just begun, or ended
-                if {"sparsebench.run.forkserver", *LIBRARIES[kind]} <= {*child.cmdline()}:
+                if {"sparsebench.run.forkserver", *LIBRARIES["assess"]} <= {*child.cmdline()}:
                     return child
         time.sleep(0.005)
     raise AssertionError(f"no such job began: {run.communicate()[1]}")
 
 
-def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(compared: Path, tmp_path: Path) -> None:
-    records = tmp_path / "ledger" / "records"
+def test_a_killed_run_fails_nothing_and_a_killed_or_stopped_job_fails_by_name(manifest: Path, tmp_path: Path) -> None:
+    records, dense = tmp_path / "ledger" / "records", ("--only", "method=dense", "--only")
+    assert call("run", manifest, *dense, "stage=storage").returncode == 0  # so that the next job measures, at once
 
     def failed() -> int:
         return [*statuses(records).values()].count("failed")
 
-    run = begin(compared)
-    child = importing(run, "prepare")
+    run = begin(manifest, *dense, "stage=structure")
+    child = importing(run)
     run.kill()
     run.communicate()
     child.wait(60)
     assert not failed()
 
-    run = begin(compared)
+    run = begin(manifest, *dense, "stage=structure")
     importing(run).kill()
     _, said = run.communicate(timeout=600)
     assert run.returncode == 1, said
-    assert "SIGKILL" in said and failed() == 2
+    assert "SIGKILL" in said and failed() == 1
 
-    run = begin(compared, "--silence", "3", "--retry-failed")
+    run = begin(manifest, *dense, "stage=structure", "--silence", "3", "--retry-failed")
     child = importing(run)
     child.suspend()
     _, said = run.communicate(timeout=600)
     assert run.returncode == 1, said
     assert not child.is_running()
-    assert "3 seconds" in said and failed() == 2
+    assert "3 seconds" in said and failed() == 1
 
-    again = call("run", compared, "--retry-failed")
+    again = call("run", manifest, "--retry-failed")
     assert again.returncode == 0, again.stderr
-    assert list(statuses(records).values()) == ["done"] * 4
+    assert list(statuses(records).values()) == ["done"] * 8
     assert not list((tmp_path / "work" / "variants").iterdir())
 
 
