@@ -117,6 +117,8 @@ class Forked:
                 self.code = self.numbers[1]
             elif not data:
                 self.code = self.server.wait() or 1
+            if self.code is not None:
+                self.outcome.close()
             seconds = 0.0
         return self.code
 
