@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench import processor
+from sparsebench import environment, processor
 from tests.command import call
 
 MANIFEST = (
@@ -91,6 +91,7 @@ def test_an_engine_without_fast_kernels_for_this_cpu_is_named(
     lacking: str, tiny_llama: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = frozenset({"avx2", "avx512_vbmi2", "avx512_vnni"} - {lacking})
+    environment.place()  # is kept as long as the process: other tests' machine lacks nothing
     monkeypatch.setattr(processor, "instruction_sets", lambda: there)
     text = MANIFEST.format(source=f"path:{tiny_llama}", family="decoder", task="{task: piqa, limit: 4}")
     (home / "mine.yaml").write_text(f"{text}runtime: [{{engines: [hf, sparse]}}]\n")
