@@ -18,7 +18,7 @@ import zstandard
 from storage import WORD, normal, prune, real
 
 from sparsebench.storage import archive, compiled
-from sparsebench.storage.bounds import _bits, _upper_halves
+from sparsebench.storage.measure import _bits, _upper_halves
 
 ROTATIONS = [0, 1, 2, 3, 4, 5]
 

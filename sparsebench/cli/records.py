@@ -17,8 +17,8 @@ from sparsebench.cli.options import (
 )
 from sparsebench.cli.output import note, notes
 from sparsebench.errors import RecordError
-from sparsebench.ledger.export import export as write_views
 from sparsebench.ledger.incoming import unbundle as add_bundle
+from sparsebench.ledger.query import export as write_views
 from sparsebench.ledger.store import Ledger
 from sparsebench.paths import ledger_path
 from sparsebench.progress import size

@@ -13,12 +13,11 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.models.files import building
 from sparsebench.paths import home_path, ledger_path
 from sparsebench.plan import checks
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import ModelSize, model_size
 from sparsebench.plan.expand import DataInfo, Plan, count_cells, expand, recipes
 from sparsebench.plan.fit import misfits, refusals
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.resolve import Resolver
-from sparsebench.plan.sizes import model_size
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from sparsebench.models.files.families import family_of
 from sparsebench.models.modules.build import meta_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.shape.topology import parts
+from sparsebench.plan.estimate import model_size
 from sparsebench.plan.preflight import PlanRequest
 from sparsebench.plan.preflight import prepare as preflight
-from sparsebench.plan.sizes import model_size
 from sparsebench.storage import pack, unpack
 from tests.adversarial import benign
 from tests.adversarial.watch import cheap

@@ -12,7 +12,7 @@ import torch
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.figures import style
-from sparsebench.ledger.export import export
+from sparsebench.ledger.query import export
 from sparsebench.ledger.store import Ledger
 from sparsebench.models.files.building import beside
 from sparsebench.models.files.checkpoint import Checkpoint

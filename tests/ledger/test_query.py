@@ -10,7 +10,7 @@ import pytest
 
 from sparsebench.errors import QueryError
 from sparsebench.ledger import query, sqlfiles
-from sparsebench.ledger.export import export
+from sparsebench.ledger.query import export
 
 RESULTS = """
     manifest variant_id model family weights recipe method granularity pattern sparsity achieved_sparsity seed

@@ -13,7 +13,7 @@ import pytest
 from sparsebench import provenance, records
 from sparsebench.errors import LedgerError, RecordError, SparsebenchError
 from sparsebench.ledger import connect, query, schema, sqlfiles
-from sparsebench.ledger.export import export
+from sparsebench.ledger.query import export
 from sparsebench.ledger.store import Ledger
 from tests.strangers import CANARY
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from sparsebench.manifest.schema import Manifest, ManifestModel
+from sparsebench.plan.estimate import PACKAGED, UNKNOWN, model_size, parameters
 from sparsebench.plan.expand import count_cells, expand
 from sparsebench.plan.jobs import alone, jobs, nodes_of
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.plan.sizes import PACKAGED, UNKNOWN, model_size, parameters
 from tests.plan.planning import CALIBRATED, ids, planned
 
 pytestmark = pytest.mark.usefixtures("every_precision")

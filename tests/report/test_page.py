@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from sparsebench.cli import report as verbs
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.report import answer_table, build
-from sparsebench.report.page import page, shape
+from sparsebench.report.page import page
+from sparsebench.report.page.html import shaped
 from tests.report.reading import whole
 from tests.report.test_report import tables
 
@@ -162,7 +163,7 @@ def test_each_image_becomes_a_figure_and_only_a_paragraph_its_caption() -> None:
     from markdown_it import MarkdownIt
 
     text = "![one](a.svg)\n\n![two](b.svg)\n\n*What two shows* [Q1](#q1)\n\n![three](c.svg)\n\n# *A heading*\n\n![four](d.svg)\n"
-    found = [token for token in shape.shaped(MarkdownIt().parse(text)) if token.type in ("figure", "heading_open")]
+    found = [token for token in shaped(MarkdownIt().parse(text)) if token.type in ("figure", "heading_open")]
     captions = ["".join(child.content for child in token.children or []) for token in found]
     assert [token.content for token in found] == ["one", "two", "three", "", "four"]
     assert captions == ["", "What two shows Q1", "", "", ""]

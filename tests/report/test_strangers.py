@@ -11,7 +11,7 @@ import zstandard
 from markdown_it import MarkdownIt
 
 from sparsebench.errors import UserError
-from sparsebench.ledger.export import export
+from sparsebench.ledger.query import export
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from tests.report.reading import whole

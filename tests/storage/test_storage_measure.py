@@ -12,8 +12,8 @@ from sparsebench.errors import StorageError
 from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.shape.topology import parts
 from sparsebench.storage import Format, formats, is_packed, measure, unpack
-from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read
+from sparsebench.storage.measure import bounds
 from sparsebench.storage.packed import CODING
 from tests.storage.model_folders import contents, prune
 

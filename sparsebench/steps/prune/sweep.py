@@ -1,20 +1,33 @@
-"""A sweep: makes all variants of a model that are asked for, and does expensive work once for all of them."""
+"""A sweep: makes all variants of a model that are asked for, and does expensive work once for all of them.
+
+Methods that use only the weights go tensor by tensor: the weights are read once (twice or three times for a global
+threshold, which must be known before the first tensor is written). One tensor is in memory at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
+
+from sparsebench.errors import SparsebenchError
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.files.quantized import float_checkpoint
-from sparsebench.models.shape.topology import prunable_parts
-from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.models.shape.topology import Part, View, prunable_parts
+from sparsebench.steps.contract import Context, Emit, Step, StepProgress, reported
 from sparsebench.steps.outputs import VariantWriters, run_passes
+from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.blockwise import BlockSweep
+from sparsebench.steps.prune.contract import Layer, Quota, Score
+from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 from sparsebench.steps.prune.registry import methods
-from sparsebench.steps.prune.tensorwise import TensorSweep
+from sparsebench.steps.prune.settings import Prune
+from sparsebench.steps.zeroing import cut, zeroed, zeros_in
 
 
 def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
@@ -45,3 +58,108 @@ def make_pruned(parent: Path, targets: Mapping[Step, Path], context: Context, em
 
     passes = ((by_weights, tensorwise), (calibrated, blockwise))
     run_passes(targets, passes, partial(VariantWriters, checkpoint), context.family, emit)
+
+
+class TensorSweep:
+    """A sweep of random, magnitude and similar methods over one checkpoint, whose tensors ``parts`` describes."""
+
+    def __init__(self, checkpoint: Checkpoint, parts: dict[str, Part], targets: list[Step], seed: int) -> None:
+        self.checkpoint = checkpoint
+        self.parts = parts
+        self.seed = seed
+        self.sweeps: dict[str, list[Step]] = {}
+        for step in targets:
+            self.sweeps.setdefault(step.name, []).append(step)
+        self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
+        stored = {checkpoint.tensors[name].dtype for name, part in parts.items() if part.prunable}
+        self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
+
+    def run(self, outputs: VariantWriters, progress: StepProgress | None = None) -> None:
+        """Write every tensor of every variant."""
+        limits = self._global_thresholds(outputs)
+        for name in reported([*self.checkpoint.tensors], progress):
+            part = self.parts[name]
+            for view in part.views:
+                self._prune(view, limits, outputs)
+            if not part.prunable:
+                outputs.copy(name)
+
+    def _prune(self, view: View, limits: dict[Step, KeyThreshold], outputs: VariantWriters) -> None:
+        """Write all variants of one matrix, and deduct the ties that it uses from those in ``limits``."""
+        weights = self._weights(view)
+
+        def write(target: Step, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
+            outputs.write(target, view, view.stored(version), removed, notes)
+
+        for method, method_targets in self.sweeps.items():
+            targets = [target for target in method_targets if target not in outputs.failed]
+            if not targets:
+                continue
+            try:
+                scores = self.scores[method](Layer(view.name, weights, self.seed))
+            except SparsebenchError as error:  # fails this method only
+                outputs.fail(targets, error)
+                continue
+            whole, layer, other = _by_reach(targets)
+            if scores.dtype.itemsize == 8:  # too fine for the keys of ``thresholds``
+                layer, other = [], [*layer, *other]
+            layer_limits = dict(limits)
+            if whole or layer:
+                ranked = self._ranked(scores, view.name)
+            if layer:
+                ranks = [masks.count(target.settings.sparsity, ranked.numel()) for target in layer]
+                layer_limits |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
+            for target in (*whole, *layer):
+                # A zero that stays a zero must not use up one of the ties.
+                compared = ranked.masked_fill(weights == 0, -1) if target.settings.keep_zeros else ranked
+                version, removed, spent = cut(weights, compared, layer_limits[target])
+                if target in limits:
+                    limits[target] = KeyThreshold(layer_limits[target].key, layer_limits[target].ties - spent)
+                write(target, version, removed)
+            quotas = [Quota.of(target.settings, target.settings.sparsity) for target in other]
+            for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
+                write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
+
+    def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
+        """Return keys that compare across all prunable tensors, in 16 bits where all weights share a 16-bit dtype."""
+        return (narrow if self.narrow else keys)(scores, name)
+
+    def _global_thresholds(self, outputs: VariantWriters) -> dict[Step, KeyThreshold]:
+        """Return the exact threshold over all prunable weights of each global target; a method may fail alone."""
+        limits: dict[Step, KeyThreshold] = {}
+        for method, keep in product(self.sweeps, (False, True)):
+            whole = [step for step in _by_reach(self.sweeps[method])[0] if step.settings.keep_zeros == keep]
+            if whole:
+                ranks = [masks.count(target.settings.sparsity, self._competing(keep)) for target in whole]
+                passes = (self._all_keys(method, keep) for _ in range(2))
+                try:
+                    limits |= zip(whole, thresholds(passes, ranks), strict=True)
+                except SparsebenchError as error:
+                    outputs.fail(whole, error)
+        return limits
+
+    def _competing(self, keep_zeros: bool) -> int:
+        """Count the prunable weights; with ``keep_zeros`` only those that are not zero."""
+        names = [name for name, part in self.parts.items() if part.prunable]
+        zeros = sum(zeros_in(piece) for name in names for piece in self.checkpoint.pieces(name)) if keep_zeros else 0
+        return sum(self.checkpoint.tensors[name].numel for name in names) - zeros
+
+    def _all_keys(self, method: str, keep_zeros: bool) -> Iterator[torch.Tensor]:
+        for view in (view for part in self.parts.values() for view in part.views):
+            weights = self._weights(view)
+            ranked = self._ranked(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
+            yield ranked[weights != 0] if keep_zeros else ranked
+
+    def _weights(self, view: View) -> torch.Tensor:
+        return view.shaped(self.checkpoint.load(view.tensor, view.expert))
+
+
+def _by_reach(targets: list[Step]) -> tuple[list[Step], list[Step], list[Step]]:
+    """Separate the targets with one threshold for all tensors, with one for each tensor, and with masks."""
+    whole, layer, other = list[Step](), list[Step](), list[Step]()
+    for target in targets:
+        settings: Prune = target.settings
+        simple = settings.granularity == "layer" and settings.pattern == "unstructured" and not settings.keep_zeros
+        reach = whole if settings.granularity == "global" else layer if simple else other
+        reach.append(target)
+    return whole, layer, other

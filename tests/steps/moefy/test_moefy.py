@@ -13,8 +13,8 @@ from sparsebench.models.modules.load import load_model
 from sparsebench.models.modules.skipping import EXPERTS_KEY, ROUTERS, experts_of
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
+from sparsebench.steps.moefy.making import inside, together
 from sparsebench.steps.moefy.settings import COUNTED
-from sparsebench.steps.moefy.use import inside, together
 from sparsebench.steps.registry import single
 from tests.models.replaying import written
 from tests.steps.shrink import making
