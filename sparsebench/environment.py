@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sparsebench import devices, processor
 
 _GROUP = Path("/sys/fs/cgroup")
@@ -55,15 +57,11 @@ def cores() -> int:
 
 def busy_cores() -> float:
     """Return how many of the machine's cores are busy, on average, over half a second from now."""
-    import psutil
-
     return float(psutil.cpu_percent(0.5)) / 100 * (os.cpu_count() or 1)
 
 
 def memory() -> tuple[int, int]:
     """Return total and available memory in bytes, each the smaller of the machine's and the control group's."""
-    import psutil
-
     state = psutil.virtual_memory()
     total, available = int(state.total), int(state.available)
     try:

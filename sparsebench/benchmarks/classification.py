@@ -43,7 +43,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     BenchmarkError or ModelError when the head's outputs do not fit the data, or no document has finite logits.
     """
     task = _with_pairs(task, spec, cache)
-    every = documents(task, cache, own_data=spec.own)
+    every = documents(task, spec, cache)
     numbers, rows = drawn(every, spec.limit)
     columns = (task.fields[0], *task.fields[2:]) if spec.own else task.fields
     texts = [tuple(str(row[column]) for column in columns) for row in rows]

@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import torch
 from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
 
 from sparsebench import bounded, sources
@@ -26,9 +29,6 @@ from sparsebench.models.files.text import load_tokenizer, longest_input
 from sparsebench.models.modules.load import load_model
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from sparsebench.benchmarks.harness import Harness
 
 DEFAULT_LENGTH = 512
@@ -133,8 +133,6 @@ class Encoder:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a vector per text, float32 (n, width), pooled as the checkpoint says. Equal texts are encoded once."""
-        import numpy as np
-
         pooling = self.pooling
         distinct = list(dict.fromkeys(texts))
         prepared = [text.lower() for text in distinct] if pooling.lower_case else distinct
@@ -149,8 +147,6 @@ class Encoder:
 
     def logits(self, texts: Sequence[tuple[str, ...]]) -> np.ndarray:
         """Return the head's outputs, float32 (n, classes), for single texts or pairs; for the same ones again, as they were."""
-        import numpy as np
-
         key = tuple(texts)
         if key not in self._logits:
             rows = self.rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float())
@@ -161,8 +157,6 @@ class Encoder:
         self, texts: Sequence[tuple[str, ...]], limit: int, forward: Callable[[dict[str, torch.Tensor]], torch.Tensor]
     ) -> list[Any]:
         """Return what ``forward`` gives for each text, cut to ``limit`` tokens, from padded batches, longest texts first."""
-        import torch
-
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(*columns, truncation=True, max_length=limit)
         order = sorted(range(len(texts)), key=lambda number: -len(encoded["input_ids"][number]))
@@ -185,8 +179,6 @@ class Encoder:
         self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
     ) -> dict[str, str | int | float]:
         """Return what every encoder task records. ``rows`` are its documents in order; None for running text."""
-        from importlib.metadata import version
-
         hashed: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
         return hashed | {
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
@@ -217,17 +209,21 @@ def with_padding_token(tokenizer: Any, config: Mapping[str, Any]) -> Any:
     return tokenizer
 
 
-def documents(
-    task: Benchmark, cache: sources.Cache, data: str | None = None, own_data: own.OwnData | None = None
-) -> list[dict[str, Any]]:
+def documents(task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> list[dict[str, Any]]:
     """Return the task's documents in the order of the data.
 
-    They come from the user's ``own_data`` if given, else from the source ``data`` with the same columns, else from the
-    task's own source. Raises BenchmarkError when the hub does not serve them, a column is missing, or a field of
-    ``own_data`` is empty.
+    They come from the user's own data if ``spec`` has any, else from its source ``data`` with the same columns, else
+    from the task's own source. Raises BenchmarkError when the hub does not serve them, a column is missing, or a field
+    of the user's own data is empty.
     """
-    if own_data or data:
-        return _own_documents(task, cache, data, own_data)
+    if spec.own or spec.data:
+        path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(spec.data or ""), cache)
+        records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
+        for number, record in enumerate(records if spec.own else (), 1):
+            for name, value in record.items():
+                if value is None or (isinstance(value, str) and not value.strip()):
+                    raise own.unusable(task.name, number, name, value or "", "a value")
+        return records
     if task.hub is None:
         import pyarrow as pa
 
@@ -235,18 +231,6 @@ def documents(
             rows: list[dict[str, Any]] = pa.ipc.open_stream(file).read_all().to_pylist()
         return rows
     return _hub_documents(task, cache)
-
-
-def _own_documents(
-    task: Benchmark, cache: sources.Cache, data: str | None, own_data: own.OwnData | None
-) -> list[dict[str, Any]]:
-    path = own_data.fetch(cache) if own_data else sources.fetch(sources.parse(data or ""), cache)
-    records = [dict(zip(task.fields, row, strict=True)) for row in own.records(task.name, path, task.fields)]
-    for number, record in enumerate(records if own_data else (), 1):
-        for name, value in record.items():
-            if value is None or (isinstance(value, str) and not value.strip()):
-                raise own.unusable(task.name, number, name, value or "", "a value")
-    return records
 
 
 def _hub_documents(task: Benchmark, cache: sources.Cache) -> list[dict[str, Any]]:

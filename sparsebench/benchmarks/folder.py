@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sparsebench import bounded
 from sparsebench.benchmarks.task_file import WAY_OUT, check
 from sparsebench.errors import BenchmarkError
@@ -51,8 +53,6 @@ def definitions(folder: Path, task: str) -> Files:
 
 
 def _read(path: Path, allowance: bounded.Allowance) -> dict[str, Any]:
-    import yaml
-
     text = bounded.read(path, BenchmarkError, bounded.MANIFEST)
     try:
         with bounded.uncollected(), allowance.use(str(path), BenchmarkError, 1 + len(text) // 1000):

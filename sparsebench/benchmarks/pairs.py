@@ -26,7 +26,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     An outcome's value is the similarity; its label is the pair's gold score (1 for a true pair). Raises BenchmarkError
     when a vector is not finite (it has no rank), a label is not a number, or all pairs have the same label.
     """
-    every = documents(task, cache, spec.data, spec.own)
+    every = documents(task, spec, cache)
     numbers, rows = drawn(every, spec.limit)
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
     gold = np.array([numeric(task, task.fields[2], number, row) for number, row in zip(numbers, rows, strict=True)])

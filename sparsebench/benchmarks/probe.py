@@ -30,7 +30,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     what is scored, never the training. Raises BenchmarkError when a vector is not finite, or the pool has too few
     documents of a class.
     """
-    every = documents(task, cache, own_data=spec.own)
+    every = documents(task, spec, cache)
     # At least half of a user's own data is scored.
     pool, tested = parted(every, min(POOL, len(every) // 2) if task.form else POOL)
     classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in every}))

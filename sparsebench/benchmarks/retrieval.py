@@ -17,7 +17,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     passage is as similar as its own (a collapsed encoder's similarities are all equal). Raises BenchmarkError when a
     vector is not finite.
     """
-    every = documents(task, cache)
+    every = documents(task, spec, cache)
     first, second = task.fields
     pairs = [(str(row[first]), str(row[second]).strip()) for row in every]
     usable = [(number, question, passage) for number, (question, passage) in enumerate(pairs) if passage]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
-    Floats = npt.NDArray[np.float64]
-    PooledMetric = Callable[[Floats, Floats, Floats], Floats]
+Floats = npt.NDArray[np.float64]
+PooledMetric = Callable[[Floats, Floats, Floats], Floats]
+"""A metric of values and labels (n,), for each row of weights (r, n): how often each document was drawn."""
 
 RESAMPLES = 1000
 CHUNK = 1 << 21
@@ -42,8 +41,6 @@ def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats
     A weight is how often a document was drawn. As in scikit-learn it is the sum over thresholds of (recall step) x
     precision; equal values share a threshold. NaN without positives.
     """
-    import numpy as np
-
     order = np.argsort(-values, kind="stable")
     last = np.append(np.diff(values[order]) != 0, True)
     drawn = weights[:, order]
@@ -83,8 +80,6 @@ def macro_f1(values: Floats, labels: Floats, weights: Floats) -> Floats:
     ``values`` (n,) are the numbers of the classes chosen, ``labels`` (n,) those of the right ones. A weight is how often
     a document was drawn. A class counts where it was drawn as a choice or as a label; a negative number is no class.
     """
-    import numpy as np
-
     classes = np.unique(np.concatenate([values, labels]))
     classes = classes[classes >= 0]
     chosen, right = (numbers[:, None] == classes for numbers in (values, labels))
@@ -97,19 +92,15 @@ def macro_f1(values: Floats, labels: Floats, weights: Floats) -> Floats:
 
 def _correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
     """Return the correlation of centred values and labels, each (r, n), and 0 where one of them does not vary."""
-    import numpy as np
-
     products = (weights * values * labels).sum(axis=1)
     spread = np.sqrt((weights * values**2).sum(axis=1) * (weights * labels**2).sum(axis=1))
     result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
     return result
 
 
-def _centred_ranks(side: Floats, weights: Floats) -> Floats:
+def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
     """Return the rank of each document among those drawn, minus the mean rank."""
-    import numpy as np
-
-    _, group, sizes = np.unique(side, return_inverse=True, return_counts=True)
+    _, group, sizes = np.unique(numbers, return_inverse=True, return_counts=True)
     drawn = weights[:, np.argsort(group, kind="stable")]
     upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
     each = np.diff(upto, axis=1, prepend=0.0)
@@ -120,8 +111,6 @@ def _centred_ranks(side: Floats, weights: Floats) -> Floats:
 
 def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:
     """Return a metric of all documents (n,) together, and its standard error from RESAMPLES bootstrap draws."""
-    import numpy as np
-
     n = len(values)
     draws = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
     parts = np.array_split(draws, 1 + draws.size // CHUNK)  # bounds the memory

@@ -37,7 +37,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     word beyond the model's longest input is outside all entities. Raises BenchmarkError when a record's words and tags
     do not match, the head lacks a tag, there is no entity, or no document has finite logits.
     """
-    every = documents(task, cache, own_data=spec.own)
+    every = documents(task, spec, cache)
     numbers, rows = drawn(every, spec.limit)
     read = [_sentence(task, number, row) for number, row in zip(numbers, rows, strict=True)]
     outputs = head_labels(encoder.config, spec.labels)

@@ -31,8 +31,7 @@ from sparsebench.plan.estimate import Estimate, wall_seconds
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, Prepared, prepare
 from sparsebench.plan.resources import crowded, needs, slots
-from sparsebench.plan.stages import MAKE
-from sparsebench.plan.tokens import document_count
+from sparsebench.plan.stages import MAKE, document_count
 from sparsebench.progress import duration, size
 from sparsebench.run.select import LEFT_OUT, decisions, parse_only
 from sparsebench.run.workspace import Workspace

@@ -83,12 +83,7 @@ def _family(
 
 def flow(value: Any) -> str:
     """Return a value as YAML writes it on one line."""
-    return (
-        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
-        .strip()
-        .removesuffix("...")
-        .strip()
-    )
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("...\n").strip()
 
 
 def _models(loaded: LoadedManifest) -> Iterator[Problem]:

@@ -74,8 +74,8 @@ def draft(
     data by their role in a record; the others are found by their usual names. Raises UserError where the data fit no
     task of such a model, SourceError where they cannot be read.
     """
-    written, name = _written(model, folder), name_of(model)
-    name = written if written in sources.KNOWN else name
+    written = _written(model, folder)
+    name = written if written in sources.KNOWN else name_of(model)
     sparsities = "sparsity: [0.3, 0.5, 0.7]"
     variants = [f"{{prune: magnitude, {sparsities}}}"]
     if str(config.get("model_type")) not in REFUSED:

@@ -132,6 +132,8 @@ WIDTH = {"bfloat16": 2, "float16": 2}
 MOST = 100_000_000_000_000
 """The most parameters that are believed; the largest models have a hundredth of these."""
 UNKNOWN = 500_000_000
+UNGATED = ("bert", "roberta", "gpt_neox", "deberta-v2", "opt", "starcoder2")
+"""Model types whose feed-forward part has no gate, whatever their activation function."""
 PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
 """The parameters assumed for a model in a package that has not been read yet. A package index takes files up to 100 MB
 by default: about 160M weights of 4 bits, or 25M of 32."""
@@ -170,14 +172,8 @@ def parameters(config: Mapping[str, Any]) -> int:
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
-    gated = str(config.get("model_type")) not in (
-        "bert",
-        "roberta",
-        "gpt_neox",
-        "deberta-v2",
-        "opt",
-        "starcoder2",
-    ) and (act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh"))
+    gated = act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
+    gated = gated and str(config.get("model_type")) not in UNGATED
     forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
     return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
 

@@ -69,16 +69,8 @@ class Lock:
 
 
 @dataclass(frozen=True)
-class NamedText:
-    """A text that a step reads: where the manifest names it (else the step), and its source."""
-
-    at: At
-    source: sources.Source
-
-
-@dataclass(frozen=True)
-class NamedTeacher:
-    """A teacher that a step names: where, in which words, and its source."""
+class NamedSource:
+    """A text or a teacher of a step: where the manifest names it (else the step), in which words, and its source."""
 
     at: At
     written: str
@@ -100,8 +92,8 @@ class Resolved:
     calibration: str = ""
     documents: dict[str, int] = field(default_factory=dict)
     planned: dict[tuple[str, str], str] = field(default_factory=dict)
-    texts: list[NamedText] = field(default_factory=list)
-    teachers: list[NamedTeacher] = field(default_factory=list)
+    texts: list[NamedSource] = field(default_factory=list)
+    teachers: list[NamedSource] = field(default_factory=list)
 
 
 class Resolver:
@@ -197,7 +189,7 @@ class Resolver:
                 return calibration
             source = pinned
             resolved.calibration = "!".join(filter(None, (self._fingerprint(at, source), source.file)))
-            resolved.texts.append(NamedText(at, source))
+            resolved.texts.append(NamedSource(at, written, source))
         return calibration.model_copy(update={"source": source.text}) if calibration.source else calibration
 
     def _entry(self, resolved: Resolved, index: int, entry: Any) -> Any:
@@ -236,7 +228,7 @@ class Resolver:
             return str(written)
         fingerprint = self._fingerprint(at, source)
         if fingerprint:
-            resolved.texts.append(NamedText(at, source))
+            resolved.texts.append(NamedSource(at, str(written), source))
         return str(Reference(source.text, digest([fingerprint, source.file])))
 
     def _file(self, at: At, written: str, resolved: Resolved) -> str:
@@ -253,7 +245,7 @@ class Resolver:
             return written
         fingerprint = self._fingerprint(at, source)
         if fingerprint:
-            resolved.teachers.append(NamedTeacher(at, written, source))
+            resolved.teachers.append(NamedSource(at, written, source))
         return str(Reference(source.text, digest(fingerprint)))
 
     def _task(

@@ -9,16 +9,20 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from sparsebench import devices, environment
+from sparsebench import benchmarks, devices, environment, runtime, sources, storage, structure
 from sparsebench.errors import ModelError, SparsebenchError, StorageError, UnsupportedError
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.jobs import alone, ranks_of, reads_dense, unpacks
 from sparsebench.plan.stages import beside_dense
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import fitted_to
-from sparsebench.storage import sums
+from sparsebench.steps.calibration import Calibration, drawn, tokens
+from sparsebench.steps.contract import Context, Step, StepReport
+from sparsebench.steps.registry import fitted_to, kinds
+from sparsebench.storage import sums, unpack
+from sparsebench.storage.measure import Size
+from sparsebench.structure.outputs import WAY_OUT, compare_outputs
 
 BUSY_CORES = 0.3
 """From this many cores on that other work keeps busy, a timed job says so."""
@@ -44,11 +48,6 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
 
     A variant that has a packed copy, and whose making is no cell of the job, is unpacked instead.
     """
-    from sparsebench import sources
-    from sparsebench.steps.calibration import tokens
-    from sparsebench.steps.contract import Context, StepReport
-    from sparsebench.steps.registry import kinds
-
     cells = {cell.variant.id: cell for cell in spec.job.cells}
     kept = [variant for variant in spec.job.makes if unpacks(spec.job, variant, spec.workspace.has_packed)]
     lost = [variant for variant in kept if not _unpacked(spec, recorder, variant)]
@@ -94,8 +93,6 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
 
 def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
     """Unpack a kept copy, unless that was done before, and return True; remove a damaged one and return False."""
-    from sparsebench.storage import unpack
-
     if spec.workspace.present(variant):
         return True
     packed, folder = spec.workspace.packed(variant), spec.workspace.folder(variant)
@@ -114,8 +111,6 @@ def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant) -> bool:
 
 def assess(spec: JobSpec, recorder: Recorder) -> None:
     """Assess the structure and storage of each variant."""
-    from sparsebench import storage, structure
-    from sparsebench.models.files.checkpoint import Checkpoint
     from sparsebench.models.modules.operations import operations_a_token
 
     def measure(cell: Cell) -> Any:
@@ -140,9 +135,7 @@ def assess(spec: JobSpec, recorder: Recorder) -> None:
 
 def _as_fetched(spec: JobSpec) -> Iterator[Any]:
     """Yield the size of the model's own file. It may be smaller than anything made of it: a GGUF file is quantized."""
-    from sparsebench import sources
     from sparsebench.models.prepare import weight_bytes
-    from sparsebench.storage.measure import Size
 
     source, cache = sources.parse(spec.model.source), spec.cache
     # Only if it is still in the cache: nothing is downloaded for a size.
@@ -154,9 +147,6 @@ def _as_fetched(spec: JobSpec) -> Iterator[Any]:
 
 def outputs(spec: JobSpec, recorder: Recorder) -> None:
     """Compare the outputs of each variant's blocks with those of the dense model's."""
-    from sparsebench.steps.calibration import Calibration, tokens
-    from sparsebench.structure.outputs import WAY_OUT, compare_outputs
-
     dense, family, dtype = spec.workspace.folder(spec.dense), spec.model.family, spec.compute_dtype
     # A manifest asks the same of all its variants.
     asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
@@ -176,9 +166,6 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
 
 def score(spec: JobSpec, recorder: Recorder) -> None:
     """Score one variant on all tasks in one model load."""
-    from sparsebench import benchmarks
-    from sparsebench.steps.calibration import drawn
-
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
 
@@ -199,8 +186,6 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
 
 def _trained_on(step: Step, cache: Any) -> Iterator[str]:
     """Yield all texts that a step may have trained a model on."""
-    from sparsebench import sources
-
     for text, columns in fitted_to(step):
         path = sources.fetch(sources.parse(text.source), cache)
         yield from chain.from_iterable(read_texts(path, *columns).rows)
@@ -208,8 +193,6 @@ def _trained_on(step: Step, cache: Any) -> Iterator[str]:
 
 def latency(spec: JobSpec, recorder: Recorder) -> None:
     """Time each variant in turn against the dense model, in one rank group that holds both."""
-    from sparsebench import runtime
-
     cells = {cell.variant.id: cell for cell in spec.job.cells}
     folders = [(key, spec.workspace.folder(cell.variant)) for key, cell in cells.items()]
 
@@ -225,16 +208,12 @@ def latency(spec: JobSpec, recorder: Recorder) -> None:
 
 def memory(spec: JobSpec, recorder: Recorder) -> None:
     """Measure the memory of each variant by itself."""
-    from sparsebench import runtime
-
     for cell in spec.job.cells:
         folder = spec.workspace.folder(cell.variant)
         recorder.record(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec)))
 
 
 def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
-    from sparsebench import runtime
-
     wanted = cell.settings
     return runtime.Setting(
         engine=wanted["engine"],
@@ -269,8 +248,6 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _own(cell: Cell, spec: JobSpec) -> Any:
     """Return what a cell asks of the user's own data, with the data's source; None where it asks nothing."""
-    from sparsebench import benchmarks
-
     asked = cell.settings.get("own")
     return benchmarks.OwnData.read(asked, spec.data[asked["content"]]) if asked else None
 

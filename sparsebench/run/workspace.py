@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from sparsebench.errors import UserError
 from sparsebench.models.files import building
 from sparsebench.paths import create, refuse_link, sweep, sweep_temporary
@@ -159,8 +161,6 @@ def running_process(ledger: Path) -> int | None:
 
     The lock is not tried: a run that begins at that moment would find it taken.
     """
-    import psutil
-
     path = _lock(ledger)
     try:
         number = int(path.read_text())

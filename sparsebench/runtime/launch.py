@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sparsebench import children, devices
 from sparsebench.paths import sweep_temporary, temporary_folder
 from sparsebench.runtime import all_reduce
@@ -233,7 +235,5 @@ def interface(address: str) -> dict[str, str]:
     By itself gloo takes the address that this machine's name resolves to, which other machines may not reach. The
     result is empty where no interface has the address.
     """
-    import psutil
-
     names = [name for name, known in psutil.net_if_addrs().items() if any(each.address == address for each in known)]
     return {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", names[0])} if names else {}

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from sparsebench import processor
 
 LOOK_SECONDS = 5.0
@@ -150,8 +152,6 @@ def innermost_calls(stack: str) -> str:
 
 def stopped(process: int) -> bool:
     """Return whether a process is stopped, as by SIGSTOP, or has ended."""
-    import psutil
-
     with suppress(psutil.Error):
         return bool(psutil.Process(process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
     return True
@@ -162,8 +162,6 @@ def used(process: int, written: bool = False) -> tuple[float, float]:
 
     Where one of them runs, or waits for a processor or a disk, the bytes grow as well, so that it never seems idle.
     """
-    import psutil
-
     cpu, read = 0.0, 0.0
     with suppress(psutil.Error):
         first = psutil.Process(process)

@@ -8,15 +8,11 @@ With ``scale: search`` it is the step with the least squared error of several (`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from sparsebench.models.files.quantized import Codes, Scheme, groups_of
 
-if TYPE_CHECKING:
-    import torch
-
 GROUP = 64
-"""The default number of columns that share a scale in int4."""
 CHUNK = 1 << 23
 """The number of weights rounded at once."""
 SHARES = tuple(0.6 + 0.05 * number for number in range(12))
@@ -25,8 +21,6 @@ SHARES = tuple(0.6 + 0.05 * number for number in range(12))
 
 def grid_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dtype) -> torch.Tensor:
     """Return the step of float32 or float64 weights that share one along ``dim``, exact in the dtype ``stored``."""
-    import torch
-
     span = (1 << bits) - 1
     most = torch.maximum(weights.amax(dim), -weights.amin(dim))
     # A step that is too small for the dtype is raised to the smallest number that it still represents to within a
@@ -41,8 +35,6 @@ def searched_steps(weights: torch.Tensor, dim: int, bits: int, stored: torch.dty
 
     Tried are SHARES of that step, of both signs: the grid reaches further below zero than above.
     """
-    import torch
-
     best = grid_steps(weights, dim, bits, stored)
     usual, least = best, _squared_error(weights, best.unsqueeze(dim), bits).sum(dim)
     for share in (sign * share for share in SHARES for sign in (1, -1)):
@@ -67,8 +59,6 @@ def nearest(weights: torch.Tensor, scheme: Scheme, search: bool = False) -> Code
 
     With ``search`` the steps are those of ``searched_steps``.
     """
-    import torch
-
     rows, columns = weights.shape
     groups, width = groups_of(columns, scheme.group), min(scheme.group or columns, columns)
     device, steps_of = weights.device, searched_steps if search else grid_steps

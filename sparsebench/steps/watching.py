@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import Refusal, UnsupportedError
 from sparsebench.models.modules.hooks import removing_hooks
 from sparsebench.models.shape.architectures import is_mixture
+from sparsebench.models.shape.topology import Part
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from sparsebench.models.replay.blockwise import Block
-    from sparsebench.models.shape.topology import Part
 
 UNNAMED = frozenset({"bloom", "mpt"})
 """Model types whose activation function is not a module of transformers' table ``ACT2CLS``."""

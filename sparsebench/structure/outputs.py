@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.manifest.names import Family
+from sparsebench.models.files.checkpoint import Checkpoint
 from sparsebench.models.modules.hooks import removing_hooks
+from sparsebench.models.replay.batch import Batch
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.manifest.names import Family
-    from sparsebench.models.replay.batch import Batch
     from sparsebench.models.replay.skeleton import SkeletonBlock
 
 VERSION = 2
@@ -107,7 +108,6 @@ def compare_outputs(
 
 
 def _blocks(folder: Path, family: Family) -> list[SkeletonBlock]:
-    from sparsebench.models.files.checkpoint import Checkpoint
     from sparsebench.models.replay.skeleton import survey
 
     return survey(Checkpoint(folder).config, family).blocks

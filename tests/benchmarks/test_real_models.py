@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import processor, sources
-from sparsebench.benchmarks import all_tasks, encoder
+from sparsebench.benchmarks import TaskSpec, all_tasks, encoder
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.prepare import obtain
@@ -113,7 +113,7 @@ def counted(name: str) -> int:
         from sparsebench.benchmarks import generation
 
         return len(generation.documents(task, CACHE))
-    rows = encoder.documents(task, CACHE)
+    rows = encoder.documents(task, TaskSpec(task.name), CACHE)
     if task.adapter == "probe":
         from sparsebench.benchmarks.probe import parted
 

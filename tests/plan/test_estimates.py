@@ -18,7 +18,7 @@ from sparsebench.plan.estimate import (
 )
 from sparsebench.plan.jobs import jobs, remaking
 from sparsebench.plan.resources import crowded, job_bytes
-from sparsebench.plan.tokens import READINGS
+from sparsebench.plan.stages import READINGS
 from sparsebench.steps.registry import single
 from tests.plan.planning import bare
 

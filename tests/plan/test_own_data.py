@@ -13,7 +13,7 @@ from sparsebench.plan.estimate import tokens
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.single import SingleModel, tasks
-from sparsebench.plan.tokens import document_count
+from sparsebench.plan.stages import document_count
 from sparsebench.sources import Cache
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-data.md").read_text(encoding="utf-8")

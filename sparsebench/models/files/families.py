@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, Refusal, foreign
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.safety import without_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-    from sparsebench.manifest.names import Family
 
 _TYPES: dict[Family, str] = {
     "decoder": (

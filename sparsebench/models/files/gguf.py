@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, foreign
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.families import auto_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from sparsebench.manifest.names import Family
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type's number; 8 is a string, 9 an array."""

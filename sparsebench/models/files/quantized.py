@@ -23,6 +23,8 @@ from sparsebench.models.files.checkpoint import CONV1D_TYPES, Checkpoint, Tensor
 if TYPE_CHECKING:
     import torch
 
+GROUP = 64
+"""The default number of columns that share a scale in int4."""
 INT4_GROUPS = (32, 64, 128, 256)
 """The group sizes, in columns, that torch's int4 kernel takes."""
 KEY, METHOD, FLOAT = "quantization_config", "compressed-tensors", "float"

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparsebench import devices
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.names import Family
+from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import LatencyResult, MemoryResult, Setting, Workload, measure_memory, measure_pair
 from sparsebench.steps.contract import Context
 from sparsebench.steps.registry import kinds, single
@@ -70,8 +73,6 @@ class Bench:
     def choose(self) -> None:
         """Have code that names no GPU use this one."""
         if self.gpu:
-            import torch
-
             torch.cuda.set_device(torch.device(self.device).index or 0)
 
     def need_gpu(self) -> None:
@@ -93,8 +94,6 @@ class Bench:
 
     def model(self, name: str) -> tuple[Path, Family]:
         """Return a model of random weights, made when first asked for, and its family."""
-        from sparsebench.models.random_weights import write_random
-
         family, config = SHAPES[name]
         if not self.gpu:
             narrow = {key: value // SMALLER for key, value in config.items() if key in WIDTHS}

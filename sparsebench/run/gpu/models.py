@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from sparsebench import devices
 from sparsebench.errors import MeasureError
 from sparsebench.models.files.checkpoint import Checkpoint
@@ -150,8 +152,6 @@ def too_large(bench: Bench) -> CheckResult:
 @contextmanager
 def memory_limited_to(bench: Bench, size: int) -> Iterator[None]:
     """Take the GPU's memory but for ``size`` bytes. Raises CheckSkipped where the driver does not say what is free."""
-    import torch
-
     torch.cuda.empty_cache()
     free = devices.free_memory(bench.device, 1)
     if free is None:

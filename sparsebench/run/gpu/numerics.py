@@ -8,8 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from sparsebench.models.modules.load import load_model
 from sparsebench.run.gpu.bench import Bench, CheckResult
+from sparsebench.steps.prune.contract import Layer, Quota, Solution
 
 WORDS = 90
 """How many words the questions are made of."""
@@ -17,9 +21,6 @@ WORDS = 90
 
 def tokenizer(words: int) -> Any:
     """Return a tokenizer of ``words`` words (``w0``, …) and four special tokens: a random model needs no real text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     names = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(words))]
     core = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -34,7 +35,6 @@ def scoring(bench: Bench) -> CheckResult:
     On a CPU, lm-eval's own loop is compared with one that shares what prompts have in common.
     """
     from sparsebench.benchmarks.causal import CausalScorer
-    from sparsebench.models.modules.load import load_model
 
     folder, _ = bench.model("llama")
     words = tokenizer(WORDS)
@@ -76,7 +76,6 @@ def pruning(bench: Bench) -> CheckResult:
 
 def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype | None) -> torch.Tensor:
     from sparsebench.models.replay.gather import InputStatistics
-    from sparsebench.steps.prune.contract import Layer, Quota, Solution
     from sparsebench.steps.prune.methods.sparsegpt import solve
 
     rows = read.to(device, dtype or read.dtype)

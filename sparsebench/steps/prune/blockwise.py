@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.manifest.names import Family
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint
+from sparsebench.models.replay.batch import Batch
 from sparsebench.models.shape.topology import Part
 from sparsebench.steps.contract import Step, StepProgress
 from sparsebench.steps.outputs import VariantWriters
 from sparsebench.steps.prune import allocation, masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.registry import Method, methods
+from sparsebench.steps.prune.settings import Prune
 from sparsebench.steps.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
-    import torch
-
-    from sparsebench.manifest.names import Family
-    from sparsebench.models.replay.batch import Batch
     from sparsebench.models.replay.blockwise import Block, Replay
     from sparsebench.models.replay.gather import InputStatistics
-    from sparsebench.steps.prune.settings import Prune
 
 BlockKey = tuple[str, int]
 """A transformer block: its side and its depth."""

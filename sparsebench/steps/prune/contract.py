@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparsebench.errors import SparsebenchError
+
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.errors import SparsebenchError
     from sparsebench.models.files.quantized import Codes, Scheme
     from sparsebench.models.replay.gather import InputStatistics
     from sparsebench.steps.prune.settings import Prune

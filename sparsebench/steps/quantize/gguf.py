@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from sparsebench.models.files.building import temporary
 from sparsebench.models.files.checkpoint import Checkpoint, torch_dtype
@@ -24,9 +25,6 @@ from sparsebench.steps.counting import step_report
 from sparsebench.steps.outputs import failing_alone
 from sparsebench.steps.quantize.settings import Gguf
 from sparsebench.steps.quantize.writers import RoundingSums
-
-if TYPE_CHECKING:
-    import torch
 
 
 def make_gguf(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

@@ -7,10 +7,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, wrong
-from sparsebench.models.files.quantized import Scheme
+from sparsebench.models.files.quantized import GROUP, Scheme
 from sparsebench.models.gguf_writer import QUANTIZED, UNEVEN, gguf_refusal
 from sparsebench.steps.contract import Settings, Step
-from sparsebench.steps.grid import GROUP
 
 
 class Grid8(Settings):

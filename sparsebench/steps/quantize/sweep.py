@@ -11,11 +11,11 @@ import torch
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.files.checkpoint import Checkpoint
-from sparsebench.models.files.quantized import float_checkpoint
+from sparsebench.models.files.quantized import GROUP, float_checkpoint
 from sparsebench.models.shape.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step, reported
 from sparsebench.steps.finite import check_weights
-from sparsebench.steps.grid import GROUP, nearest
+from sparsebench.steps.grid import nearest
 from sparsebench.steps.outputs import VariantWriters, run_passes
 from sparsebench.steps.prune.blockwise import BlockKey, BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution

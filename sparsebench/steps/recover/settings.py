@@ -10,11 +10,10 @@ from pydantic import Field
 from sparsebench.errors import Refusal
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.files.families import family_of, has_classifier, output_family
-from sparsebench.models.files.quantized import Scheme
+from sparsebench.models.files.quantized import GROUP, Scheme
 from sparsebench.sources.reference import Reference
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Settings, setting_words
-from sparsebench.steps.grid import GROUP
 
 DENSE = "dense"
 """The default teacher: the dense model that the recipe began with."""

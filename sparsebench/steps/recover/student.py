@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from sparsebench import bounded
 from sparsebench.errors import UnsupportedError
@@ -139,8 +139,6 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
 
 def _kind(teacher: Checkpoint, family: Family) -> Any:
     """Return AutoModelForMaskedLM for an encoder whose files hold all of the masked-LM head; else None."""
-    from transformers import AutoModelForMaskedLM
-
     if family != "encoder" or not has_masked_lm(teacher.config):
         return None
     model = meta_model(family, teacher.config, kind=AutoModelForMaskedLM)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import get_linear_schedule_with_warmup
 
 from sparsebench import heap
 from sparsebench.errors import ModelError
@@ -123,8 +124,6 @@ class Trainer:
     @heap.kept_for_reuse()
     def run(self) -> Trained:
         """Train, or resume a killed training. Raises ModelError where the loss is not finite, on held-out text too."""
-        from transformers import get_linear_schedule_with_warmup
-
         settings, plan, counts = self.step.settings, self.plan, self.text.counts()
         leaves = [*self.weights.leaves, *self.extra]
         optimizer = torch.optim.AdamW(leaves, lr=settings.rate, weight_decay=settings.weight_decay)

@@ -7,14 +7,13 @@ from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.files.checkpoint import TensorInfo
 from sparsebench.models.files.families import PER_LAYER
 from sparsebench.models.shape.architectures import config_value
 from sparsebench.models.shape.axes import Axis, AxisKind, HeadSizes, ModelShape, head_sizes
 
 if TYPE_CHECKING:
     import torch
-
-    from sparsebench.models.files.checkpoint import TensorInfo
 
 Of = Literal["neurons", "heads", "both", "experts"]
 REAP = "reap"

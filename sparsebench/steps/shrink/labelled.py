@@ -13,6 +13,7 @@ from sparsebench.models.files.families import has_classifier
 from sparsebench.models.files.labels import choice_problem, class_numbers, head_outputs
 from sparsebench.models.files.text import longest_input
 from sparsebench.sources.reference import Reference
+from sparsebench.sources.text import read_labelled
 from sparsebench.steps import samples
 from sparsebench.steps.calibration import Calibrated, Calibration, in_order, reader_of
 from sparsebench.steps.contract import Context, Step
@@ -45,8 +46,6 @@ def read_documents(folder: Path, step: Step, context: Context) -> Labelled:
     Raises SourceError for a file that holds no labelled documents, ModelError for a label that is no output of the head.
     """
     import torch
-
-    from sparsebench.sources.text import read_labelled
 
     settings, config = step.settings, Checkpoint(folder).config
     source = Reference.parse(settings.source).source

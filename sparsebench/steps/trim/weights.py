@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForMaskedLM
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.names import Family
@@ -45,8 +46,6 @@ def token_axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
 
     Raises UnsupportedError where there is none, or one is not stored with a plain slice for each token.
     """
-    from transformers import AutoModelForMaskedLM
-
     config, axes = checkpoint.config, dict[str, int]()
     size = rows_of_vocabulary(config)
     classes = [auto_class(family, config)]
