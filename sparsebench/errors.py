@@ -46,8 +46,7 @@ class _Redacting:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        written: int = self.stream.write(redacted(text))
-        return written
+        return self.stream.write(redacted(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -239,8 +239,7 @@ def families(name: str) -> tuple[Family, ...]:
 def definition(name: str) -> Mapping[str, Any]:
     """Return our definition of an lm-eval task: the stock file that it includes, and its offline data instead."""
     text = files(__package__).joinpath("tasks", f"{name}.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+    return yaml.safe_load(text)
 
 
 def data_sources(name: str) -> list[str]:

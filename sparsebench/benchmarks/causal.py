@@ -59,8 +59,7 @@ class CausalScorer(HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Run stock's method in batches of ``usual``, whatever an earlier task has noted or halved."""
         self.notes, self.batch_size_per_gpu = {}, self.usual
-        texts: list[str] = super().generate_until(requests, disable_tqdm=True)
-        return texts
+        return super().generate_until(requests, disable_tqdm=True)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._advance(len(inps))

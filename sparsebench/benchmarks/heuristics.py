@@ -50,8 +50,7 @@ def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
     if spec.adapter in _RANKED:
         module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
-        result: ScoreResult = module.score(_Words(), spec.known, spec, cache)
-        return result
+        return module.score(_Words(), spec.known, spec, cache)
     from sparsebench.benchmarks.harness import Lengths  # lm-eval takes seconds to import
 
     both = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]

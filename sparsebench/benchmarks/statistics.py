@@ -86,16 +86,14 @@ def macro_f1(values: Floats, labels: Floats, weights: Floats) -> Floats:
     sizes = weights @ (chosen.astype(float) + right)
     with np.errstate(invalid="ignore"):
         each = 2 * (weights @ (chosen & right)) / sizes
-    result: Floats = np.nanmean(each, axis=1)
-    return result
+    return np.nanmean(each, axis=1)
 
 
 def _correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
     """Return the correlation of centred values and labels, each (r, n), and 0 where one of them does not vary."""
     products = (weights * values * labels).sum(axis=1)
     spread = np.sqrt((weights * values**2).sum(axis=1) * (weights * labels**2).sum(axis=1))
-    result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
-    return result
+    return np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
 
 
 def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
@@ -105,8 +103,7 @@ def _centred_ranks(numbers: Floats, weights: Floats) -> Floats:
     upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
     each = np.diff(upto, axis=1, prepend=0.0)
     # Ranks r+1 … r+k have the mean r + (k+1)/2; all n of them (n+1)/2.
-    ranks: Floats = (upto - each / 2 - upto[:, -1:] / 2)[:, group]
-    return ranks
+    return (upto - each / 2 - upto[:, -1:] / 2)[:, group]
 
 
 def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:

@@ -230,8 +230,7 @@ class ManifestBenchmarks(Strict):
 
     def of(self, family: Family) -> list[ManifestTask]:
         """The tasks of one family."""
-        tasks: list[ManifestTask] = getattr(self, family.replace("-", "_"))
-        return tasks
+        return getattr(self, family.replace("-", "_"))
 
     def every(self) -> list[ManifestTask]:
         """The tasks of all families."""

@@ -102,8 +102,7 @@ class Cluster:
         if not ready:
             return {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
         try:
-            answer: dict[str, Any] = self.ray.get(task)
-            return answer
+            return self.ray.get(task)
         except self.ray.exceptions.RayError as error:
             return {"missing": first_line(error)}
 

@@ -41,8 +41,7 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
     except RuntimeError:
         torch.cuda.set_stream(current)  # torch does not do this after an aborted recording
         raise
-    replay: Callable[[], None] = graph.replay
-    return replay
+    return graph.replay
 
 
 def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Capture = cuda_graph) -> list[Phase]:

@@ -194,8 +194,7 @@ def phases(model: Any, family: str, prompt: Prompt, generate: int, keep_cache: b
     that is not transformers' has ``phases`` of its own.
     """
     if own := getattr(model, "phases", None):
-        made: Sequence[Phase] = own(prompt, generate)
-        return made
+        return own(prompt, generate)
     if family == "encoder":
         return [Forward(model, prompt)]
     encode = [Encode(model, prompt)] if family == "encoder-decoder" else []

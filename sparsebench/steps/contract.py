@@ -373,8 +373,7 @@ class StepKind:
 
     def load(self) -> Run:
         """Import and return the function that makes the variants."""
-        run: Run = resolve_name(self.run)
-        return run
+        return resolve_name(self.run)
 
 
 def setting_words(settings: Mapping[str, Any]) -> list[str]:

@@ -142,8 +142,7 @@ def _sampled(
 
 def _bare(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
     texts = [row[0] for row in part]
-    ids: list[list[int]] = reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+    return reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _framed(reader: SampleTokenizer, ids: list[int]) -> list[int]:

@@ -59,8 +59,7 @@ def zeros_in(tensor: torch.Tensor) -> int:
 def _bits(tensor: torch.Tensor) -> npt.NDArray[np.signedinteger[Any]]:
     """Return a contiguous tensor's bit patterns as integers of the same width: flat, sharing its memory."""
     widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits: npt.NDArray[np.signedinteger[Any]] = tensor.reshape(-1).view(widths[tensor.element_size()]).numpy()
-    return bits
+    return tensor.reshape(-1).view(widths[tensor.element_size()]).numpy()
 
 
 def _pieces(size: int) -> Iterator[slice]:

@@ -78,8 +78,7 @@ def sign_flip(net: Integers) -> float:
 def binomial(k: Integers, n: int, share: float) -> Floats:
     """Return the probabilities of ``k`` hits in ``n`` trials, each a hit with probability ``share``."""
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    chances: Floats = np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
-    return chances
+    return np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
 
 
 def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:

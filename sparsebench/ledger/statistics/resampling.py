@@ -23,8 +23,7 @@ ResampledScores = Callable[[Floats, Floats, Floats], Floats]
 
 
 def _mean(values: Floats, _: Floats, weights: Floats) -> Floats:
-    mean: Floats = weights @ values / weights.sum(axis=1)
-    return mean
+    return weights @ values / weights.sum(axis=1)
 
 
 def _per_token(values: Floats, labels: Floats, weights: Floats) -> Floats:
@@ -37,8 +36,7 @@ def _per_token(values: Floats, labels: Floats, weights: Floats) -> Floats:
 def _per_symbol(values: Floats, labels: Floats, weights: Floats) -> Floats:
     whole = weights @ labels
     # A resample without a symbol has none wrong, and no entity right.
-    rate: Floats = np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
-    return rate
+    return np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 POOLINGS: dict[str, ResampledScores] = {

@@ -291,8 +291,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
     if name not in _TORCH:
         raise ModelError(f"dtype {name} is not handled", _CONVERT)
-    dtype: torch.dtype = getattr(torch, _TORCH[name])
-    return dtype
+    return getattr(torch, _TORCH[name])
 
 
 def safetensors_dtype(dtype: torch.dtype, name: str) -> str:

@@ -39,8 +39,7 @@ class Expert(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (tokens, width) to (tokens, width)."""
         inner = torch.cat([getattr(self, name)(x) for name in self.names], -1)
-        outputs: torch.Tensor = self.down_proj(_activated(self.fused, inner))
-        return outputs
+        return self.down_proj(_activated(self.fused, inner))
 
 
 class Experts(nn.ModuleList):

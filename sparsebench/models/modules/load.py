@@ -38,8 +38,7 @@ def load_model(
     model: Any = build_model(weights, family, dtype, replace=replace, kind=kind)
     moefied.install(model, weights)
     skipping.install_thresholds(model, weights.config)
-    loaded: PreTrainedModel = model.to(device)
-    return loaded
+    return model.to(device)
 
 
 def load_expanded(

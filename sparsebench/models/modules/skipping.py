@@ -148,8 +148,7 @@ def module_at(model: Any, path: str, key: str) -> nn.Module:
     name = module_path(model, path)
     if name is None:
         raise ModelError(f"config.json: `{key}`: the model has no layer {path}", "make the variant again")
-    module: nn.Module = model.get_submodule(name)
-    return module
+    return model.get_submodule(name)
 
 
 def masked(values: torch.Tensor, magnitude: float) -> torch.Tensor:

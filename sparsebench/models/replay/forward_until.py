@@ -35,8 +35,7 @@ class Call:
         """The block's input states, (group, length, width). Raises UnsupportedError where they have another name."""
         if not self.args and "hidden_states" not in self.kwargs:
             raise UnsupportedError("what a block reads is not called `hidden_states`", LOOKS_AT_WEIGHTS)
-        states: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
-        return states
+        return self.args[0] if self.args else self.kwargs["hidden_states"]
 
     def reading(self, states: torch.Tensor) -> Call:
         """Return the same call with ``states`` as its hidden states."""
@@ -117,8 +116,7 @@ class ForwardUntil:
 
         Raises UnsupportedError when the model runs blocks out of order.
         """
-        result: torch.Tensor = self._run(self.length, before, arguments)[0]
-        return result
+        return self._run(self.length, before, arguments)[0]
 
     def _run(self, target: int, before: BlockOutput | None, arguments: Mapping[str, torch.Tensor]) -> Any:
         self._target, self._next, self._before = target, 0, before

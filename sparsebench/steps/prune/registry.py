@@ -63,13 +63,11 @@ class Method:
 
     def load_score(self) -> Score:
         """Import and return the function that ranks a layer's weights."""
-        score: Score = resolve_name(self.score)
-        return score
+        return resolve_name(self.score)
 
     def load_solve(self) -> Solve:
         """Import and return the function that prunes and updates layers that read the same inputs."""
-        solve: Solve = resolve_name(self.solve)
-        return solve
+        return resolve_name(self.solve)
 
 
 _FILES = "sparsebench.steps.prune.methods"

@@ -50,8 +50,7 @@ def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *beside: 
     The tokens are processed in pieces. A loss over a vocabulary makes several float32 copies of the logits. Copies of
     all of them would take gigabytes, and allocating those would take longer than the calculation.
     """
-    mean: torch.Tensor = _InPieces.apply(logits, loss, beside)
-    return mean
+    return _InPieces.apply(logits, loss, beside)
 
 
 def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -46,8 +46,7 @@ class RoundedWeight(nn.Module):
         for matrix, target in zip(self.masked.matrices(weight.detach()), self.masked.matrices(rounded), strict=True):
             stored = matrix.to(self.masked.dtype)
             target.copy_(nearest(stored, self.scheme).expanded(stored.dtype))
-        straight: torch.Tensor = _StraightThrough.apply(weight, rounded)
-        return straight
+        return _StraightThrough.apply(weight, rounded)
 
 
 def round_forward(weights: TrainedWeights, scheme: Scheme) -> None:
