@@ -191,7 +191,10 @@ class Step(Generic[S]):
 
 @dataclass(frozen=True)
 class TensorCount:
-    """The zeros of one tensor: ``zeros`` of its ``count`` weights are exactly zero in the written file."""
+    """The zeros of one tensor: ``zeros`` of its ``count`` weights are exactly zero in the written file.
+
+    ``side`` is its stack: records and views have that name.
+    """
 
     name: str
     layer: int | None

@@ -61,7 +61,7 @@ def step_report(
         total_zeros += sum(counts)
         for view, zeros in zip(part.views, counts, strict=False):
             size = info.numel // len(counts)
-            tensors.append(TensorCount(view.name, part.layer, part.side, part.kind, size, zeros))
+            tensors.append(TensorCount(view.name, part.layer, part.stack, part.kind, size, zeros))
     counted = WeightCounts(sum(t.count for t in tensors), sum(t.zeros for t in tensors), parameters, total_zeros)
     report = report_of_counts(counted, seconds, sweep_size, note, provenance or {}, tuple(tensors))
     return replace(report, already_zero=already_zero)

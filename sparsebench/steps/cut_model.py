@@ -25,7 +25,7 @@ from sparsebench.models.shape.topology import View, moved, spellings
 class Smaller:
     """What is left of a model.
 
-    ``kept`` has the elements of each axis that stay, in order, and ``blocks`` the blocks of each side that stay, in
+    ``kept`` has the elements of each axis that stay, in order, and ``blocks`` the blocks of each stack that stay, in
     order. ``config`` has the changed keys of config.json. ``biases`` (name: length) are added, in the dtype of their
     matrix.
     """
@@ -57,14 +57,14 @@ class Smaller:
         if stored in self._moved:
             return self._moved[stored]
         part = self.shape.parts[stored]
-        if part.layer is None or part.side not in self.blocks:
+        if part.layer is None or part.stack not in self.blocks:
             return stored
-        stay = self.blocks[part.side]
+        stay = self.blocks[part.stack]
         if part.layer in stay:
             return moved(stored, stay.index(part.layer))
         # T5's one table of positions serves the whole stack: it moves to block 0 when its own block goes.
         tables = [name for name in self.shape.parts if name.endswith(POSITIONS)]
-        only = [name for name in tables if self.shape.parts[name].side == part.side] == [stored]
+        only = [name for name in tables if self.shape.parts[name].stack == part.stack] == [stored]
         return moved(stored, 0) if only else None
 
     def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
@@ -127,14 +127,14 @@ class Smaller:
 
 
 def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
-    """Return the model without the blocks in ``removed``, by side. Raises UnsupportedError as ``per_layer``."""
-    stay = {side: sorted({*range(shape.blocks[side])} - {*gone}) for side, gone in removed.items()}
+    """Return the model without the blocks in ``removed``, by stack. Raises UnsupportedError as ``per_layer``."""
+    stay = {stack: sorted({*range(shape.blocks[stack])} - {*gone}) for stack, gone in removed.items()}
     config: dict[str, Any] = {}
-    for side, left in stay.items():
-        config |= per_layer(shape.checkpoint.config, shape.blocks[side], left)
+    for stack, left in stay.items():
+        config |= per_layer(shape.checkpoint.config, shape.blocks[stack], left)
     # The numbers of blocks last: an encoder-decoder may state its encoder's as `num_hidden_layers`, a decoder's key.
-    for side, left in stay.items():
-        config[shape.architecture.key(shape.architecture.layers, side)] = len(left)
+    for stack, left in stay.items():
+        config[shape.architecture.key(shape.architecture.layers, stack)] = len(left)
     if "num_hidden_layers" in shape.checkpoint.config and "encoder" in stay and len(shape.blocks) == 2:
         config["num_hidden_layers"] = len(stay["encoder"])
     return Smaller(shape, blocks=stay, config=config)

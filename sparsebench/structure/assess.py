@@ -76,8 +76,16 @@ def _tensor(
         counted = tensor_statistics(_read(checkpoint, info), info.dtype, absolute, relative)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
-    position = {key: getattr(part, key) for key in ("name", "layer", "side", "kind", "prunable")}
-    return TensorStructure(**vars(counted), **position, dtype=info.dtype, shape=info.shape)
+    return TensorStructure(
+        **vars(counted),
+        name=part.name,
+        layer=part.layer,
+        side=part.stack,
+        kind=part.kind,
+        prunable=part.prunable,
+        dtype=info.dtype,
+        shape=info.shape,
+    )
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:

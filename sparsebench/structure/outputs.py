@@ -91,17 +91,19 @@ def compare_outputs(
         with torch.no_grad():
             reads, dense_outputs = _run(models[0], blocks, inputs)
             outputs = [_run(models[1], blocks, inputs, given)[1] for given in (reads, {})]
-        masks = {block.side: batch.mask(block.side)[rows].to(device) for block in blocks}
-        tokens.update({side: int(mask.sum()) for side, mask in masks.items()})
+        masks = {block.stack: batch.mask(block.stack)[rows].to(device) for block in blocks}
+        tokens.update({stack: int(mask.sum()) for stack, mask in masks.items()})
         for errors, block in zip(sums, blocks, strict=True):
             for column, states in enumerate(outputs):
-                errors[column] += _difference(states[block.path], dense_outputs[block.path], masks[block.side])
+                errors[column] += _difference(states[block.path], dense_outputs[block.path], masks[block.stack])
             if not all(map(math.isfinite, errors)):
-                raise ModelError(f"{variant}: what {block.side} block {block.index} gives is not finite", "try float32")
+                raise ModelError(
+                    f"{variant}: what {block.stack} block {block.index} gives is not finite", "try float32"
+                )
         if progress:
             progress(min(samples, first + step), samples)
     rows_of_errors = [
-        BlockError(block.side, block.index, *(error / tokens[block.side] for error in errors))
+        BlockError(block.stack, block.index, *(error / tokens[block.stack] for error in errors))
         for errors, block in zip(sums, blocks, strict=True)
     ]
     return OutputsResult(tokens.total(), tuple(rows_of_errors))
@@ -134,7 +136,7 @@ def _run(
         model.base_model(**inputs, **switch)
     if missing := [block for block in blocks if block.path not in outputs]:
         raise UnsupportedError(
-            f"{model.config.model_type}: its {missing[0].side} blocks are not run one by one", WAY_OUT
+            f"{model.config.model_type}: its {missing[0].stack} blocks are not run one by one", WAY_OUT
         )
     return reads, outputs
 

@@ -106,7 +106,7 @@ class Stock:
         mask = given.attention_mask
         if (
             given.decoder_attention_mask is not None
-            and part.side == "decoder"
+            and part.stack == "decoder"
             and part.kind not in ("cross_k", "cross_v")
         ):
             mask = given.decoder_attention_mask

@@ -217,7 +217,7 @@ def test_progress_counts_both_sides(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     order: list[tuple[str, int]] = []
     replay = Replay(Checkpoint(folder), family, batch(family))
-    replay.run(lambda block: order.append((block.side, block.index)), lambda *step: steps.append(step))
+    replay.run(lambda block: order.append((block.stack, block.index)), lambda *step: steps.append(step))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert order == [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1)]
 

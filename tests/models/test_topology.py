@@ -132,7 +132,7 @@ def test_kinds_layers_and_sides_are_the_architectures(model_type: str) -> None:
         if place.prunable:
             assert place.layer is not None
             module = re.split(rf"\.{place.layer}\.", name, maxsplit=1)[1].removesuffix(".weight")
-            seen.setdefault((place.side, place.layer), set()).add(f"{place.kind}={module}")
+            seen.setdefault((place.stack, place.layer), set()).add(f"{place.kind}={module}")
     depth = 1 if model_type == "albert" else 2
     sides = {"encoder": BLOCKS, "decoder": DECODER_BLOCKS} if family == "encoder-decoder" else {family: BLOCKS}
     assert seen == {(side, n): set(table[model_type].split()) for side, table in sides.items() for n in range(depth)}

@@ -160,7 +160,7 @@ _INNER = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", 
 class Dimensions:
     """A transformer's dimensions.
 
-    ``layers`` counts the blocks of the first side, ``decoder_layers`` those of an encoder-decoder's second (else 0).
+    ``layers`` counts the blocks of the first stack, ``decoder_layers`` those of an encoder-decoder's second (else 0).
     ``hidden`` is a token's width between blocks, ``inner`` in the feed-forward part. Each of the ``heads`` is
     ``head_size`` wide; ``key_heads`` is the number of key-value heads; all three are 0 where no heads are stated.
     ``experts`` is 1 where there are none.

@@ -54,7 +54,7 @@ def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> N
         raise ModelError(f"config.json: `{PER_LAYER}`: there is no block {max(block_widths)}", f"it has {blocks}")
     for axis in model_shape.axes:
         if axis.kind == "neurons":
-            key = model_shape.architecture.key(model_shape.architecture.neurons, axis.side)
+            key = model_shape.architecture.key(model_shape.architecture.neurons, axis.stack)
         else:
             assert model_shape.architecture.heads is not None
             key = model_shape.architecture.heads.groups or model_shape.architecture.heads.count

@@ -27,9 +27,9 @@ class Batch:
         if ids is not None and self.decoder_attention_mask is None:
             object.__setattr__(self, "decoder_attention_mask", ids.new_ones(ids.shape).bool())
 
-    def mask(self, side: str) -> Tensor:
-        """Return where a side (``encoder``, ``decoder``) has tokens and no padding: (samples, its length) bool."""
-        mask = self.decoder_attention_mask if side == "decoder" else None
+    def mask(self, stack: str) -> Tensor:
+        """Return where a stack (``encoder``, ``decoder``) has tokens and no padding: (samples, its length) bool."""
+        mask = self.decoder_attention_mask if stack == "decoder" else None
         return (self.attention_mask if mask is None else mask).bool()
 
     def inputs(self, rows: slice, device: str = "cpu") -> dict[str, Tensor]:

@@ -42,8 +42,10 @@ class Block:
     same inputs.
     """
 
-    def __init__(self, stack: StackReplay, block: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
-        self.side = block.side
+    def __init__(
+        self, replay: StackReplay, block: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool
+    ) -> None:
+        self.stack = block.stack
         self.index = block.index
         self.path = block.path
         """The block's module path in the model that transformers builds."""
@@ -51,14 +53,14 @@ class Block:
         """transformers' module of the block, without storage: for hooks while it is observed or advanced."""
         self.readers: Mapping[str, PrunableLayer] = block.prunable
         """The linear layers of the block's prunable matrices, by the matrices' names."""
-        self.samples: Sequence[slice] = stack.groups
+        self.samples: Sequence[slice] = replay.groups
         """The groups of samples that run at a time."""
         self.tensors = tensors
         self.groups: tuple[tuple[str, ...], ...] = ()
         self.fresh = fresh
         self.done: set[int] = set()
         self.changed = False
-        self._stack = stack
+        self._replay = replay
         self._block = block
 
     def portions(self, gram: bool) -> list[set[str]]:
@@ -92,7 +94,7 @@ class Block:
         ModelError, with its name, when something is NaN or infinite.
         """
         chosen = {name: reader for name, reader in self.readers.items() if names is None or name in names}
-        gatherer = Gatherer(chosen, gram, only_inputs, sums, self._stack.device)
+        gatherer = Gatherer(chosen, gram, only_inputs, sums, self._replay.device)
         with gatherer.hooked():
             self._run(stream, {}, gatherer)
         if only_inputs:
@@ -109,13 +111,13 @@ class Block:
         for name, tensor in changed.items():
             shape = self.stored(views[name]).shape if name in views else None
             if tensor.shape != shape:
-                raise ModelError(f"{name}: {tuple(tensor.shape)} in {self.side} block {self.index}, which has {shape}")
+                raise ModelError(f"{name}: {tuple(tensor.shape)} in {self.stack} block {self.index}, which has {shape}")
         self._run(stream, changed, None)
         self.changed = self.changed or bool(changed)
 
     def drop(self, stream: int) -> None:
         """Give a stream up: no block runs on its states any more, and they need not be finite."""
-        self._stack.dropped.add(stream)
+        self._replay.dropped.add(stream)
 
     def matrix(self, name: str) -> torch.Tensor:
         """Return the weights (out, in) of a prunable matrix."""
@@ -151,25 +153,25 @@ class Block:
 
         Nothing is kept, and gradients reach the weights.
         """
-        return self._stack.forward(self._block, weights, stream, number)
+        return self._replay.forward(self._block, weights, stream, number)
 
     def given(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the block's input states of these samples: (group, length, width)."""
-        return self._stack.states.read(stream, rows)
+        return self._replay.states.read(stream, rows)
 
     def output(self, stream: int, rows: slice) -> torch.Tensor:
         """Return the output states of these samples, after ``observe`` or ``advance``: (group, length, width)."""
-        return self._stack.states.written(stream, rows)
+        return self._replay.states.written(stream, rows)
 
     def mask(self, rows: slice, encoder: bool = False) -> torch.Tensor:
-        """Return these samples' mask on this or the encoder's side: bool, (group, length), False for padding."""
-        stack = self._stack.encoder if encoder else self._stack
-        assert stack is not None, "cross-attention without an encoder"
-        return stack.tokens.mask[rows]
+        """Return these samples' mask on this stack or the encoder: bool, (group, length), False for padding."""
+        replay = self._replay.encoder if encoder else self._replay
+        assert replay is not None, "cross-attention without an encoder"
+        return replay.tokens.mask[rows]
 
     def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Gatherer | None) -> None:
         with torch.no_grad():
-            self._stack.run(self._block, self.weights(changed), stream, gatherer)
+            self._replay.run(self._block, self.weights(changed), stream, gatherer)
         self.done.add(stream)
 
 
@@ -254,7 +256,7 @@ class Replay:
         self._last = running
 
     def outputs(self, stream: int) -> torch.Tensor:
-        """Return, after ``run``, the last side's final hidden states (samples, length, width), final norm included.
+        """Return, after ``run``, the last stack's final hidden states (samples, length, width), final norm included.
 
         Raises ModelError before all blocks have run.
         """

@@ -85,7 +85,7 @@ class ForwardUntil:
     """One stack's forward, run up to a chosen block, with a `StandIn` for each block."""
 
     def __init__(self, stack: Stack) -> None:
-        self.side = stack.side
+        self.stack = stack.name
         self.length = len(stack.blocks)
         self.forms: list[int | None] = [None] * self.length
         """For each block, the number of values that it returns beside its hidden states; None for a bare tensor."""
@@ -109,7 +109,7 @@ class ForwardUntil:
             self._run(block, before, arguments)
         except BlockReached as reached:
             return reached.call
-        raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
+        raise UnsupportedError(f"{self.stack} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
 
     def result_after(self, before: BlockOutput, arguments: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the stack's result (group, length, width), with final norm, where its last block returned ``before``.
@@ -125,7 +125,7 @@ class ForwardUntil:
     def answer(self, index: int, call: Call) -> Any:
         """Return what the stand-in of block ``index`` returns. Raises BlockReached at the chosen block."""
         if index != self._next:
-            raise UnsupportedError(f"{self.side} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
+            raise UnsupportedError(f"{self.stack} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
         self._next += 1
         if index == self._target:
             raise BlockReached(call)

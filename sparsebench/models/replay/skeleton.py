@@ -45,7 +45,7 @@ class SkeletonBlock:
     their views. ``tensors`` are the names of all of the checkpoint's tensors in this block.
     """
 
-    side: str
+    stack: str
     index: int
     path: str
     module: nn.Module
@@ -57,9 +57,9 @@ class SkeletonBlock:
 
 @dataclass
 class Stack:
-    """One side of the model: the module that runs it (whose tensors' names begin with ``prefix``) and its blocks."""
+    """One stack of the model: the module that runs it (whose tensors' names begin with ``prefix``) and its blocks."""
 
-    side: str
+    name: str
     prefix: str
     module: Any
     blocks: list[SkeletonBlock]
@@ -88,33 +88,33 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     model = meta_model(family, settings).eval()
     model.requires_grad_(False)
     if family == "encoder-decoder":
-        sides = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+        modules = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
     else:
-        sides = {family: model.base_model}
+        modules = {family: model.base_model}
         if getattr(model.base_model, "pooler", None) is not None:
             model.base_model.pooler = None  # it reads the last block, and nothing reads its output
     paths = {id(module): f"{path}." if path else "" for path, module in model.named_modules()}
     stacks = [
-        Stack(side, paths[id(module)], module, _blocks_of(model, config, family, side))
-        for side, module in sides.items()
+        Stack(name, paths[id(module)], module, _blocks_of(model, config, family, name))
+        for name, module in modules.items()
     ]
     return Skeleton(model, stacks)
 
 
-def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[SkeletonBlock]:
+def _blocks_of(model: PreTrainedModel, config: Mapping[str, Any], family: Family, stack: str) -> list[SkeletonBlock]:
     """Return the blocks of one stack, in order, found by the numbers in their parameters' names."""
     by_path: dict[str, SkeletonBlock] = {}
     for name, parameter in model.named_parameters():
         part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
-        if part.layer is not None and part.side == side:
+        if part.layer is not None and part.stack == stack:
             path = _block_path(model, name, part.layer)
-            by_path.setdefault(path, SkeletonBlock(side, part.layer, path, model.get_submodule(path)))
+            by_path.setdefault(path, SkeletonBlock(stack, part.layer, path, model.get_submodule(path)))
     blocks = sorted(by_path.values(), key=lambda block: block.index)
     parents = {path.rpartition(".")[0] for path in by_path}
     holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None
     if not isinstance(holder, nn.ModuleList) or [block.index for block in blocks] != list(range(len(holder))):
         raise UnsupportedError(
-            f"{config.get('model_type')}: the blocks of its {side} are not in one ModuleList, numbered from 0, "
+            f"{config.get('model_type')}: the blocks of its {stack} are not in one ModuleList, numbered from 0, "
             "so it cannot be run block by block",
             LOOKS_AT_WEIGHTS,
         )
@@ -163,7 +163,7 @@ def fill_skeleton(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) ->
     fill(model, checkpoint, views, outside)
     model.requires_grad_(False)
     for stack in skeleton.stacks:
-        check_buffers(stack.module, stack.side)
+        check_buffers(stack.module, stack.name)
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _find_layers(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> 
     parts = topology.parts(checkpoint, family)
     holders: dict[str, tuple[SkeletonBlock, str]] = {}
     for block in skeleton.blocks:
-        members = (name for name, part in parts.items() if (part.side, part.layer) == (block.side, block.index))
+        members = (name for name, part in parts.items() if (part.stack, part.layer) == (block.stack, block.index))
         block.tensors = tuple(members)
         for inner, view in block.parameters.items():
             # Several layers may be rows of one stored tensor. They read the same input, so the first one counts.

@@ -1,4 +1,4 @@
-"""Replaying one side of a model: its samples in small groups, and every stream's states between two blocks."""
+"""Replaying one stack of a model: its samples in small groups, and every stream's states between two blocks."""
 
 from __future__ import annotations
 
@@ -116,17 +116,17 @@ def _form(states: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
 
 @dataclass(frozen=True)
 class StackTokens:
-    """The tokens that one side reads: ``ids`` (samples, length) int64 and ``mask`` of the same shape, bool."""
+    """The tokens that one stack reads: ``ids`` (samples, length) int64 and ``mask`` of the same shape, bool."""
 
     ids: torch.Tensor
     mask: torch.Tensor
 
 
 class StackReplay:
-    """The blocks of one side, run one after another for several streams over ``groups`` of samples.
+    """The blocks of one stack, run one after another for several streams over ``groups`` of samples.
 
     Every block reads the kept outputs of the one before it. The first reads the embeddings of the tokens, which
-    ``begin`` looks up once for all streams. On a decoder's side, ``encoder`` is the finished encoder. ``dropped``
+    ``begin`` looks up once for all streams. For a decoder, ``encoder`` is the finished encoder. ``dropped``
     streams do not run.
     """
 
@@ -164,7 +164,7 @@ class StackReplay:
             # A decoder's forward reads a live stream's encoder states.
             hidden = self.stepper.call_of(0, None, self._arguments(self.live[0], rows)).hidden
             if not _finite(hidden, self.tokens.mask[rows]):
-                raise self._broken(f"inputs of {self.stack.side} block 0")
+                raise self._broken(f"inputs of {self.stack.name} block 0")
             self.states.write(0, rows, hidden)
         self.states.share()
 
@@ -202,14 +202,14 @@ class StackReplay:
         return split(functional_call(block.module, dict(weights), call.args, call.kwargs))[0]
 
     def result(self, stream: int, rows: slice) -> torch.Tensor:
-        """Return the side's final states of these samples, after final norm and projection: (group, length, width)."""
+        """Return the stack's final states of these samples, after final norm and projection: (group, length, width)."""
         result = self.stepper.result_after(self.states.output(stream, rows), self._arguments(stream, rows))
         if not _finite(result, self.tokens.mask[rows]):
-            raise self._broken(f"what the {self.stack.side} makes of its last block")
+            raise self._broken(f"what the {self.stack.name} makes of its last block")
         return result
 
     def finish(self) -> None:
-        """Replace the states of the last block by the side's results."""
+        """Replace the states of the last block by the stack's results."""
         self.states.shrink()  # results may have another width and precision
         for stream in self.live:
             for rows in self.groups:
@@ -218,7 +218,7 @@ class StackReplay:
         self.states.shrink()
 
     def _arguments(self, stream: int, rows: slice) -> dict[str, torch.Tensor]:
-        """Return the arguments of the side's own forward on a group of samples."""
+        """Return the arguments of the stack's own forward on a group of samples."""
         arguments = {"input_ids": self.tokens.ids[rows], "attention_mask": self.tokens.mask[rows].long()}
         if self.encoder is not None:
             arguments["encoder_hidden_states"] = self.encoder.states.read(stream, rows)
@@ -236,7 +236,7 @@ class StackReplay:
             states.append(arguments["encoder_hidden_states"])
         if not _finite(call.hidden, self.tokens.mask[rows]) or call.lacks(states):
             raise UnsupportedError(
-                f"{self.stack.side} block {index}: it needs values from earlier blocks than the one before it, "
+                f"{self.stack.name} block {index}: it needs values from earlier blocks than the one before it, "
                 "so it cannot be run block by block",
                 LOOKS_AT_WEIGHTS,
             )
@@ -251,7 +251,7 @@ class StackReplay:
         return ModelError(f"{what}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
 
     def _check(self, block: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
-        name = f"{block.side} block {block.index}"
+        name = f"{block.stack} block {block.index}"
         if hidden.shape[:2] != self.tokens.ids[rows].shape:
             raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")
         if not _finite(hidden, self.tokens.mask[rows]):

@@ -58,7 +58,7 @@ class Mixture:
 class Architecture:
     """How one model type states its shape in config.json, and what can be removed from it.
 
-    ``layers`` and ``neurons`` give each side's key (``""``: the only side, or all sides); with a ``mixture``,
+    ``layers`` and ``neurons`` give each stack's key (``""``: the only stack, or all stacks); with a ``mixture``,
     ``neurons`` are those of blocks without experts. ``heads`` is None where no head can be removed, ``layers`` empty
     where no block can. ``biases`` names the switches that give an output projection (``o``, ``down``) a bias where it
     has none; ``unbiased`` are the projections to which transformers gives none, whatever config.json says. The first
@@ -84,9 +84,9 @@ class Architecture:
             return "`of: neurons`"
         return "remove whole blocks: `shrink: sleb, blocks: 2`"
 
-    def key(self, keys: Mapping[str, str], side: str) -> str:
-        """Return the key for a side; empty where there is none."""
-        return keys.get(side) or keys.get("", "")
+    def key(self, keys: Mapping[str, str], stack: str) -> str:
+        """Return the key for a stack; empty where there is none."""
+        return keys.get(stack) or keys.get("", "")
 
 
 def _one_stack(

@@ -77,7 +77,7 @@ class Axis:
     """
 
     kind: AxisKind
-    side: str
+    stack: str
     layers: tuple[int, ...]
     units: int
     cuts: tuple[Cut, ...]
@@ -99,7 +99,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A checkpoint's axes; ``parts`` are its tensors' parts by name, ``blocks`` the number of blocks of each side."""
+    """A checkpoint's axes; ``parts`` are its tensors' parts by name, ``blocks`` the number of blocks of each stack."""
 
     checkpoint: Checkpoint
     parts: Mapping[str, Part]
@@ -120,7 +120,7 @@ class ModelShape:
             return architecture.heads.count if architecture.heads else ""
         mixture = architecture.mixture
         if axis.kind == "neurons" and not (mixture and axis.expert):
-            return architecture.key(architecture.neurons, axis.side)
+            return architecture.key(architecture.neurons, axis.stack)
         assert mixture is not None
         if axis.kind == "experts":
             return mixture.count
@@ -152,12 +152,12 @@ def shape_of(checkpoint: Checkpoint, family: str) -> ModelShape:
     members: dict[tuple[str, int], dict[str, Part]] = {}
     for name, part in model_parts.items():
         if part.layer is not None:
-            counts[part.side] = max(counts.get(part.side, 0), part.layer + 1)
-            members.setdefault((part.side, part.layer), {})[name] = part
+            counts[part.stack] = max(counts.get(part.stack, 0), part.layer + 1)
+            members.setdefault((part.stack, part.layer), {})[name] = part
     axes: list[Axis] = []
-    for side, count in counts.items():
-        at = partial(_Block, checkpoint, architecture, side)
-        blocks = [at(layer, members.get((side, layer), {})) for layer in range(count)]
+    for stack, count in counts.items():
+        at = partial(_Block, checkpoint, architecture, stack)
+        blocks = [at(layer, members.get((stack, layer), {})) for layer in range(count)]
         for block in blocks:
             axes += block.neurons() if architecture.neurons else ()
             axes += block.experts(architecture.mixture) if architecture.mixture else ()
@@ -171,7 +171,7 @@ class _Block:
 
     checkpoint: Checkpoint
     architecture: Architecture
-    side: str
+    stack: str
     layer: int
     parts: Mapping[str, Part]
 
@@ -240,7 +240,7 @@ class _Block:
         required = ("o",) if fused else ("q", "k", "v", "o")
         for kind in required:
             if prefix + kind not in named:
-                block = f"{self.side or 'model'} block {self.layer}"
+                block = f"{self.stack or 'model'} block {self.layer}"
                 raise ModelError(f"{block}: no tensor of kind {prefix}{kind}", "the files are incomplete")
         rows = {"q": heads * size, "k": groups * size, "v": groups * size}
         cuts: list[Cut] = []
@@ -265,7 +265,7 @@ class _Block:
         return self._axis("heads", groups, [*cuts, output], (output,), cross=cross)
 
     def _axis(self, kind: AxisKind, units: int, cuts: list[Cut], outputs: tuple[Cut, ...], **more: Any) -> Axis:
-        return Axis(kind, self.side, (self.layer,), units, tuple(cuts), outputs, **more)
+        return Axis(kind, self.stack, (self.layer,), units, tuple(cuts), outputs, **more)
 
     def _check_rows(self, name: str, rows: int) -> None:
         stored = self.checkpoint.tensors[name].shape

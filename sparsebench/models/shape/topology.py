@@ -1,4 +1,4 @@
-"""What each tensor of a transformer is, read from its name: layer, side, kind, and which linear weights it holds.
+"""What each tensor of a transformer is, read from its name: layer, stack, kind, and which linear weights it holds.
 
 Names follow Hugging Face conventions. The linear weights inside transformer blocks are prunable, those of experts too.
 Embeddings, output heads, routers, norms, biases and position tables are not.
@@ -106,9 +106,9 @@ class View:
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor's position in the model: its block (``layer``; None outside the blocks), side and kind.
+    """One tensor's position in the model: its block (``layer``; None outside the blocks), stack and kind.
 
-    ``side`` is ``encoder``, ``decoder`` or ``""`` (shared). ``kind`` is one of q, k, v, o (with the prefix ``cross_``
+    ``stack`` is ``encoder``, ``decoder`` or ``""`` (shared). ``kind`` is one of q, k, v, o (with the prefix ``cross_``
     in cross-attention), kv, qkv, gate, up, gate_up, down, router, norm, bias, embedding, head, other. ``transposed``
     says that the matrix is stored (in, out), as in GPT-2. ``experts`` is the number of matrices in a fused tensor,
     along its first dimension.
@@ -116,7 +116,7 @@ class Part:
 
     name: str
     layer: int | None
-    side: str
+    stack: str
     kind: str
     prunable: bool
     transposed: bool = False
@@ -150,7 +150,7 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
     )
     transposed = prunable and str(config.get("model_type")) in (TRANSPOSED_EXPERTS if fused else CONV1D_TYPES)
     matrices = info.shape[0] if prunable and fused else 0
-    return Part(name, layer, _side(name, family), kind, prunable, transposed, matrices)
+    return Part(name, layer, _stack_of(name, family), kind, prunable, transposed, matrices)
 
 
 def moved(name: str, layer: int) -> str:
@@ -263,12 +263,12 @@ def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
     return model_parts
 
 
-def _side(name: str, family: str) -> str:
+def _stack_of(name: str, family: str) -> str:
     if family != "encoder-decoder":
         return family
-    for side in ("encoder", "decoder"):
-        if re.search(rf"(^|\.){side}\.", name):
-            return side
+    for stack in ("encoder", "decoder"):
+        if re.search(rf"(^|\.){stack}\.", name):
+            return stack
     return ""
 
 

@@ -133,7 +133,7 @@ def _linear_beside(model: Any, path: str, config: Mapping[str, Any], family: str
     here = part_of(path)
     linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
     parts = {name: part_of(name) for name in linear}
-    return {each.kind: name for name, each in parts.items() if (each.side, each.layer) == (here.side, here.layer)}
+    return {each.kind: name for name, each in parts.items() if (each.stack, each.layer) == (here.stack, here.layer)}
 
 
 def _matrix(module: Any) -> torch.Tensor:

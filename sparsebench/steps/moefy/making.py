@@ -39,7 +39,7 @@ class FeedForwardPart:
 
     paths: FeedForward
     matrices: Mapping[str, str]
-    side: str
+    stack: str
     layer: int
 
     def weights(self, matrix: Callable[[str], torch.Tensor], checkpoint: Checkpoint) -> routers.FeedForwardWeights:
@@ -111,7 +111,7 @@ def make_grouped(parent: Path, targets: Mapping[Step, Path], context: Context, e
                         config = _experts_config(step, (part.paths,))
                         layers = tables or {"norms": weights.norms}
                         module = ExpertRouter(config, grouping.assignment, layers, statistics.function)
-                        row = activity(module, statistics, part.side, part.layer, part.paths.down)
+                        row = activity(module, statistics, part.stack, part.layer, part.paths.down)
                         routing.activity.setdefault(step, []).append(row)
             if context.progress:
                 context.progress(done, len(parts))
@@ -168,7 +168,7 @@ def _feed_forward_part(block: SkeletonBlock, parts: Mapping[str, Part], experts:
     first = at.get("gate_up") or at.get("gate") or at["up"]
     second = at["up"] if "gate" in at else ""
     feed_forward = FeedForward(first, second, at["down"], f"{path}.{function_path}")
-    return FeedForwardPart(feed_forward, kinds, block.side, block.index)
+    return FeedForwardPart(feed_forward, kinds, block.stack, block.index)
 
 
 def _visited(
@@ -221,13 +221,19 @@ ROWS = 512
 """Tokens that are routed at once."""
 
 
-def activity(router: ExpertRouter, statistics: NeuronStatistics, side: str, layer: int, module: str) -> Activity:
+def activity(router: ExpertRouter, statistics: NeuronStatistics, stack: str, layer: int, module: str) -> Activity:
     """Return one part's row of the ledger's table, from its inputs and neurons' values in the unchanged model."""
     uses = chosen(router, torch.cat(statistics.inputs), torch.cat(statistics.neurons))
     near_zero = statistics.magnitudes.near_zero
     pairs = inside(statistics.gram("coactivation"), router.assignment)
     return Activity(
-        side, layer, module, near_zero, uses=uses, together=together(statistics.counts, router.assignment), inside=pairs
+        stack,
+        layer,
+        module,
+        near_zero,
+        uses=uses,
+        together=together(statistics.counts, router.assignment),
+        inside=pairs,
     )
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sparsebench.models.replay.gather import InputStatistics
 
 BlockKey = tuple[str, int]
-"""A transformer block: its side and its depth."""
+"""A transformer block: its stack and its depth."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ class BlockSweep:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
             live = sum(int(layer.weights.count_nonzero()) for layer in layers)
-            outliers[block.side, block.index] = (*allocation.outliers(layers, limits), live)
+            outliers[block.stack, block.index] = (*allocation.outliers(layers, limits), live)
 
         limits = sorted({target.settings.outlier for target in self._by_outliers()})
         replay.run(visit, progress)
@@ -169,7 +169,7 @@ class BlockSweep:
                 active = self._left([target for target in targets if self._method(target) == method], outputs)
                 for target in () if read else active:
                     self.unreached.setdefault(target, set()).update(group)
-                quotas = [self._quota(target, (block.side, block.index)) for target in active]
+                quotas = [self._quota(target, (block.stack, block.index)) for target in active]
                 try:
                     solved = solve_quotas(method, layers, quotas) if read else self._unread(layers, quotas)
                     for layer, solutions in zip(layers, solved, strict=True):

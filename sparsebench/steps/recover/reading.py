@@ -40,7 +40,7 @@ class TrainingText:
         return len(self.batch.input_ids)
 
     def counts(self) -> list[int]:
-        """Return the tokens of each sample; for an encoder-decoder those of both sides together."""
+        """Return the tokens of each sample; for an encoder-decoder those of both stacks together."""
         count = self.batch.attention_mask.sum(1)
         if self.batch.decoder_attention_mask is not None:
             count = count + self.batch.decoder_attention_mask[:, 1:].sum(1)

@@ -98,7 +98,7 @@ class KeptBlocks:
 
 
 def _file(block: Block) -> str:
-    return f"{block.side}-{block.index}.safetensors"
+    return f"{block.stack}-{block.index}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class Reconstruction:
         training_passes = 6.0 * tokens * done + 2.0 * held_out_tokens * (done + 1)
         last_passes = 2.0 * (tokens + held_out_tokens)
         operations = parameters * training_passes + (parameters + dense_parameters) * last_passes
-        return Fit(block.side, block.index, tokens, done, operations, first, best), kept
+        return Fit(block.stack, block.index, tokens, done, operations, first, best), kept
 
     def _parameters(self, block: Block) -> BlockTensors:
         """Return the trained parameters, by their names in the block. Zeros of matrices stay zeros."""

@@ -51,8 +51,8 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
             "a plain model as the teacher",
         )
     blocks = {
-        side: _blocks(settings.get("layers"), count, side if len(shape.blocks) > 1 else "")
-        for side, count in shape.blocks.items()
+        stack: _blocks(settings.get("layers"), count, stack if len(shape.blocks) > 1 else "")
+        for stack, count in shape.blocks.items()
     }
     config = _config(shape, settings, blocks)
     kind = _kind(teacher, family)
@@ -63,7 +63,7 @@ def write_student(teacher: Checkpoint, family: Family, settings: Mapping[str, An
     write_model(student_model, config, folder, "auto", seed, teacher.folder, tensors)
     if "hidden" in settings:
         _write_pooling(folder, settings["hidden"])
-    kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < shape.blocks[side]]
+    kept = [f"blocks {', '.join(map(str, stay))}" for stack, stay in blocks.items() if len(stay) < shape.blocks[stack]]
     words = [f"{key} {value}" for key, value in settings.items() if key != "layers"]
     what = ", ".join([*dict.fromkeys(kept), *words])
     drawn = f", {total - taken:,} were drawn" if taken < total else ""
@@ -78,9 +78,9 @@ def _write_pooling(folder: Path, width: int) -> None:
             path.write_text(json.dumps({**pooling, **changed}, indent=2))
 
 
-def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:
+def _blocks(layers: int | Sequence[int] | None, count: int, stack: str) -> list[int]:
     """Return the teacher's blocks that the student's start as: those named, or evenly spaced ones from the first on."""
-    where = f" of the {side}" if side else ""
+    where = f" of the {stack}" if stack else ""
     if layers is None:
         return list(range(count))
     if isinstance(layers, int):
@@ -98,9 +98,9 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     """Return the teacher's config.json with the student's dimensions, under every key that the config has for them."""
     config, architecture = shape.checkpoint.config, shape.architecture
     removed = {}
-    for side, stay in blocks.items():
-        if gone := [block for block in range(shape.blocks[side]) if block not in stay]:
-            removed[side] = gone
+    for stack, stay in blocks.items():
+        if gone := [block for block in range(shape.blocks[stack]) if block not in stay]:
+            removed[stack] = gone
     changed = cut_model.without(shape, removed).config
     hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
     heads = architecture.heads
@@ -116,7 +116,7 @@ def _config(shape: ModelShape, settings: Mapping[str, Any], blocks: Mapping[str,
     neurons = architecture.neurons
     keys = {
         "hidden": [hidden],
-        "neurons": sorted({architecture.key(neurons, side) for side in blocks} - {""}) if neurons else [],
+        "neurons": sorted({architecture.key(neurons, stack) for stack in blocks} - {""}) if neurons else [],
         "heads": [heads.count] if heads else [],
         "key_heads": [heads.groups] if heads and heads.groups else [],
         "head_size": [heads.size] if heads and heads.size else [],
@@ -192,9 +192,9 @@ class _WeightSelection:
     def _source(self, name: str, dims: tuple[int, ...], teacher_tensors: Mapping[str, Any]) -> str:
         """Return the teacher's name for a tensor of the student."""
         described = self._part(name, dims)
-        if described.layer is None or described.side not in self.blocks:
+        if described.layer is None or described.stack not in self.blocks:
             return name
-        source = moved(name, self.blocks[described.side][described.layer])
+        source = moved(name, self.blocks[described.stack][described.layer])
         # T5 has its table of positions in the first block alone, whichever block of the teacher that starts as.
         return name if name.endswith(POSITIONS) and source not in teacher_tensors else source
 

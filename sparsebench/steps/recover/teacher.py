@@ -58,9 +58,9 @@ def ask(
     module: Any = model.base_model if family == "encoder" else model
     options = {} if family == "encoder" else {"use_cache": False}
     outputs = module(**inputs, **options, output_hidden_states=True, output_attentions=attentions)
-    side = "decoder_" if family == "encoder-decoder" else ""
-    states = outputs[f"{side}hidden_states"]
-    return ModelOutputs(getattr(outputs, "logits", None), states, outputs[f"{side}attentions"] if attentions else ())
+    prefix = "decoder_" if family == "encoder-decoder" else ""
+    states = outputs[f"{prefix}hidden_states"]
+    return ModelOutputs(getattr(outputs, "logits", None), states, outputs[f"{prefix}attentions"] if attentions else ())
 
 
 PART = 16

@@ -164,7 +164,7 @@ class Training:
     def _parameters_per_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
         """Return how many parameters a token uses, tied ones once.
 
-        In an encoder-decoder each side's parameters are weighted by the side's share of the text's tokens.
+        In an encoder-decoder each stack's parameters are weighted by the stack's share of the text's tokens.
         """
         model_parts = parts(checkpoint, self.context.family)
         share: dict[str, float] = {}
@@ -172,7 +172,7 @@ class Training:
             encoder = int(text.batch.attention_mask.sum()) / sum(text.counts())
             share = {"encoder": encoder, "decoder": 1 - encoder}
         weights = weight_tensors(checkpoint, model_parts)
-        return sum(info.numel * share.get(model_parts[name].side, 1.0) for name, info in weights.items())
+        return sum(info.numel * share.get(model_parts[name].stack, 1.0) for name, info in weights.items())
 
     def _budget(self, trained: Trained) -> str:
         """Return a note on the published run's tokens where this run had less than a hundredth of them."""

@@ -38,7 +38,7 @@ def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], li
             names += [
                 _bias(name)
                 for name, other in places.items()
-                if (other.side, other.layer) == (part.side, part.layer)
+                if (other.stack, other.layer) == (part.stack, part.layer)
                 and other.kind in _GROUPS[part.kind]
                 and _bias(name) not in tensors
             ]

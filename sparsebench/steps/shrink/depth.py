@@ -63,24 +63,30 @@ def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
     stacks = step.settings.stacks
     if stacks != "both" and len(shape.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
-    sides = [side for side in shape.blocks if stacks in ("both", side)]
-    return {side: going(shape.blocks[side], step.settings.blocks, shape.architecture.pinned, side) for side in sides}
+    pinned = shape.architecture.pinned
+    return {
+        stack: going(count, step.settings.blocks, pinned, stack)
+        for stack, count in shape.blocks.items()
+        if stacks in ("both", stack)
+    }
 
 
 def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
     """Yield a note for each stack: how many blocks stay, and which went."""
-    for side, gone in removed.items():
-        total, named = shape.blocks[side], f" of the {side}" if len(shape.blocks) > 1 else ""
+    for stack, gone in removed.items():
+        total, named = shape.blocks[stack], f" of the {stack}" if len(shape.blocks) > 1 else ""
         yield f"{total - len(gone)} of {total} blocks{named} stay, without {', '.join(map(str, gone))}"
 
 
-def going(blocks: int, removed: int, pinned: int, side: str) -> list[int]:
+def going(blocks: int, removed: int, pinned: int, stack: str) -> list[int]:
     """Return the blocks that may go. Raises UnsupportedError where ``removed`` is more than that, or all blocks."""
     free = list(range(pinned, blocks))
     most = min(len(free), blocks - 1)
     if removed > most:
         kept = f", of which the first {pinned} always stay" if pinned else ""
-        raise UnsupportedError(f"blocks: {removed}: the {side or 'model'} has {blocks} blocks{kept}", f"at most {most}")
+        raise UnsupportedError(
+            f"blocks: {removed}: the {stack or 'model'} has {blocks} blocks{kept}", f"at most {most}"
+        )
     return free
 
 
@@ -100,20 +106,20 @@ def chosen(
     text: Calibrated | None,
     spill: Path | None = None,
 ) -> dict[Step, dict[str, list[int]]]:
-    """Return, by step, the blocks of every side that go, out of those in ``free``. All steps have the same criterion.
+    """Return, by step, the blocks of every stack that go, out of those in ``free``. All steps have the same criterion.
     Hidden states that are too large for memory are kept in files under ``spill``."""
     name = next(iter(free)).name
     if name in ("random", "first", "last"):
-        return _by_side(free, lambda side, blocks, count: floor(name, blocks, count, f"{context.seed}:{side}"))
+        return _by_stack(free, lambda stack, blocks, count: floor(name, blocks, count, f"{context.seed}:{stack}"))
     assert text is not None, "the criterion reads text"
     if name in ("influence", "angular"):
         replay = Replay(shape.checkpoint, context.family, text.batch, spill=spill, dtype=context.dtype)
     if name == "influence":
         scores = influences(replay, context.progress)
-        return _by_side(free, lambda side, blocks, count: lowest(scores[side], blocks, count))
+        return _by_stack(free, lambda stack, blocks, count: lowest(scores[stack], blocks, count))
     if name == "angular":
         states = states_of_last_tokens(replay, context.progress)
-        return _by_side(free, lambda side, blocks, count: nearest_run(states[side], blocks, count))
+        return _by_stack(free, lambda stack, blocks, count: nearest_run(states[stack], blocks, count))
     model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
     gone: dict[Step, dict[str, list[int]]] = {}
     for stacks in dict.fromkeys(step.settings.stacks for step in free):
@@ -121,22 +127,22 @@ def chosen(
         rounds = greedy(model, free[alike[0]], max(step.settings.blocks for step in alike), context.progress)
         for step in alike:
             after = rounds[step.settings.blocks - 1]
-            gone[step] = {side: sorted(index for stack, index in after if stack == side) for side in free[step]}
+            gone[step] = {stack: sorted(index for other, index in after if other == stack) for stack in free[step]}
     return gone
 
 
-def _by_side(
+def _by_stack(
     free: Mapping[Step, dict[str, list[int]]], choose: Callable[[str, list[int], int], list[int]]
 ) -> dict[Step, dict[str, list[int]]]:
-    """Return what ``choose`` says for each step and side, from the side, its free blocks and how many of them go."""
+    """Return what ``choose`` says for each step and stack, from the stack, its free blocks and how many of them go."""
     return {
-        step: {side: choose(side, blocks, step.settings.blocks) for side, blocks in sides.items()}
-        for step, sides in free.items()
+        step: {stack: choose(stack, blocks, step.settings.blocks) for stack, blocks in by_stack.items()}
+        for step, by_stack in free.items()
     }
 
 
 def influences(replay: Replay, progress: StepProgress | None = None) -> dict[str, list[float]]:
-    """Return the block influence (BI) of every block, by side."""
+    """Return the block influence (BI) of every block, by stack."""
     scores: dict[str, list[float]] = {}
 
     def visit(block: Block) -> None:
@@ -148,20 +154,20 @@ def influences(replay: Replay, progress: StepProgress | None = None) -> dict[str
             cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
             total += float(cosines[mask].sum(dtype=torch.float64))
             tokens += int(mask.sum())
-        scores.setdefault(block.side, []).append(1 - total / max(1, tokens))
+        scores.setdefault(block.stack, []).append(1 - total / max(1, tokens))
 
     replay.run(visit, progress)
     return scores
 
 
 def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) -> dict[str, torch.Tensor]:
-    """Return, by side, what each block reads at every sample's last token, then what the last block returns there:
+    """Return, by stack, what each block reads at every sample's last token, then what the last block returns there:
     (blocks + 1, samples, width)."""
     seen: dict[str, list[torch.Tensor]] = {}
 
     def visit(block: Block) -> None:
         block.advance(0, {})
-        states = seen.setdefault(block.side, [])
+        states = seen.setdefault(block.stack, [])
         for read in [block.output] if states else [block.given, block.output]:
             states.append(torch.cat([last(read(0, rows), block.mask(rows)) for rows in block.samples]))
 
@@ -170,7 +176,7 @@ def states_of_last_tokens(replay: Replay, progress: StepProgress | None = None) 
         return states[torch.arange(len(positions)), positions].float()
 
     replay.run(visit, progress)
-    return {side: torch.stack(states) for side, states in seen.items()}
+    return {stack: torch.stack(states) for stack, states in seen.items()}
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
@@ -190,15 +196,15 @@ def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int
 def greedy(
     model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: StepProgress | None = None
 ) -> list[list[tuple[str, int]]]:
-    """Return the blocks that are gone after each of ``removed`` rounds. A round removes one more block of every side in
+    """Return the blocks that are gone after each of ``removed`` rounds. A round removes one more block of every stack in
     ``free``: the one whose removal leaves the least loss."""
     gone: list[tuple[str, int]] = []
     rounds: list[list[tuple[str, int]]] = []
     total = sum(max(0, len(blocks) - number) for blocks in free.values() for number in range(removed))
     done = 0
     for _ in range(removed):
-        for side, blocks in free.items():
-            tried = [(side, index) for index in blocks if (side, index) not in gone]
+        for stack, blocks in free.items():
+            tried = [(stack, index) for index in blocks if (stack, index) not in gone]
             tell = partial(_tell, progress, done, len(tried), total) if progress else None
             losses = model.losses(gone, tried, tell)
             done += len(tried)

@@ -150,7 +150,7 @@ def _kind(axis: Axis) -> str:
 
 
 def _block(shape: ModelShape, axis: Axis) -> str:
-    block = f"{axis.side}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
+    block = f"{axis.stack}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
     return f"{block}.{axis.expert}" if axis.expert else block
 
 

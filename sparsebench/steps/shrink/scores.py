@@ -130,13 +130,13 @@ class RoutedTokens:
     """
 
     def __init__(self, axes: Iterable[Axis]) -> None:
-        self.axes = {(axis.side, axis.layers[0]): axis for axis in axes}
+        self.axes = {(axis.stack, axis.layers[0]): axis for axis in axes}
         self.sums = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.axes.values()}
         self.tokens = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.axes.values()}
 
     def visit(self, block: Any) -> None:
         """Count one block of the replay."""
-        axis = self.axes.get((block.side, block.index))
+        axis = self.axes.get((block.stack, block.index))
         routed = [module for module in block.module.modules() if isinstance(module, Experts)]
         routed_args: tuple[Any, ...] = ()
         groups = -1
@@ -271,5 +271,5 @@ def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generato
 
 def _tables(model: Any) -> list[Any]:
     """Return the modules of the token embeddings, each once."""
-    sides = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
-    return list({id(table): table for table in (side.get_input_embeddings() for side in sides)}.values())
+    stacks = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
+    return list({id(table): table for table in (stack.get_input_embeddings() for stack in stacks)}.values())

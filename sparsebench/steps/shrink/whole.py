@@ -28,12 +28,12 @@ from sparsebench.models.shape.topology import module_path
 from sparsebench.steps.contract import StepProgress
 
 BlockId = tuple[str, int]
-"""A block: its side, and its number there."""
+"""A block: its stack, and its number there."""
 
 
 @dataclass
 class WholeModel:
-    """A model with its blocks by side, and the text that it runs on, in groups of about GROUP tokens.
+    """A model with its blocks by stack, and the text that it runs on, in groups of about GROUP tokens.
 
     ``dense`` keeps an encoder's outputs before any block was removed, by group. ``layers`` has the paths of experts'
     linear layers by the names of their matrices. ``classes`` (samples,) int64 are the targets of a classification head.
@@ -57,12 +57,12 @@ class WholeModel:
                 "a criterion that reads no text, such as magnitude",
             )
         skeleton = survey(checkpoint.config, family)
-        paths = {stack.side: [block.path for block in stack.blocks] for stack in skeleton.stacks}
+        paths = {stack.name: [block.path for block in stack.blocks] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
         model.requires_grad_(False)
         names = stored_views(model, checkpoint.tensors) if split_with_weights(model, checkpoint.tensors) else {}
         layers = {view.name: name.rpartition(".")[0] for name, view in names.items() if "experts." in name}
-        blocks = {side: [model.get_submodule(path) for path in stack] for side, stack in paths.items()}
+        blocks = {stack: [model.get_submodule(path) for path in of_blocks] for stack, of_blocks in paths.items()}
         return cls(model, output_family(family, checkpoint.config), batch, blocks, layers=layers)
 
     def module(self, matrix: str) -> Any:
@@ -77,9 +77,9 @@ class WholeModel:
         size = 1 if alone else max(1, tokens // length)
         return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
 
-    def mask(self, rows: slice, side: str) -> torch.Tensor:
-        """Return where a side has tokens and no padding, (samples, length) bool."""
-        return self.batch.mask(side)[rows]
+    def mask(self, rows: slice, stack: str) -> torch.Tensor:
+        """Return where a stack has tokens and no padding, (samples, length) bool."""
+        return self.batch.mask(stack)[rows]
 
     def run(self, rows: slice) -> Any:
         """Return the outputs for a group: logits, or the last hidden states of an encoder without a classifier."""
@@ -89,7 +89,7 @@ class WholeModel:
 
     @property
     def last(self) -> str:
-        """The side whose outputs are the model's."""
+        """The stack whose outputs are the model's."""
         return list(self.blocks)[-1]
 
     def next_tokens(self, rows: slice) -> torch.Tensor:
@@ -148,8 +148,8 @@ class WholeModel:
             return hook
 
         with removing_hooks(
-            block.register_forward_hook(note((side, index)), with_kwargs=True)
-            for side, blocks in self.blocks.items()
+            block.register_forward_hook(note((stack, index)), with_kwargs=True)
+            for stack, blocks in self.blocks.items()
             for index, block in enumerate(blocks)
         ):
             yield seen
@@ -158,8 +158,8 @@ class WholeModel:
     def _from(self, block: BlockId, gone: Sequence[BlockId], seen: Mapping[BlockId, BlockOutput]) -> Iterator[None]:
         """While this lasts, the block returns its input in the run that was ``seen``. Neither the blocks before it in
         its stack nor those in ``gone`` compute anything."""
-        side, index = block
-        idle = {*gone, *((side, before) for before in range(index + 1))}
+        stack, index = block
+        idle = {*gone, *((stack, before) for before in range(index + 1))}
         for other in idle:
             inputs, extras = seen[other]
             self.block(other).forward = _stand_in(inputs if other == block else None, extras)
@@ -178,8 +178,8 @@ class WholeModel:
 
     def block(self, block: BlockId) -> Any:
         """Return the module of a block."""
-        side, index = block
-        return self.blocks[side][index]
+        stack, index = block
+        return self.blocks[stack][index]
 
 
 def module_of(model: Any, tensor: str) -> Any:

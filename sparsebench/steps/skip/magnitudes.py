@@ -48,7 +48,7 @@ class Magnitudes:
 
 @dataclass(frozen=True)
 class SkipSite:
-    """A module whose values are skipped, at ``path`` in block ``layer`` of a ``side``.
+    """A module whose values are skipped, at ``path`` in block ``layer`` of a ``stack``.
 
     ``weights`` is the number of weights that are multiplied with the values, ``nonzeros`` how many of these are not
     zero.
@@ -58,5 +58,5 @@ class SkipSite:
     weights: int
     nonzeros: int
     magnitudes: Magnitudes
-    side: str
+    stack: str
     layer: int

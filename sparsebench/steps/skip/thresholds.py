@@ -63,7 +63,7 @@ class SkipStatistics:
     def visit(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
         """Run the text through one block as it is, and add its statistics."""
         matrices = paths(block)
-        function = activation(block.module, f"{block.side} block {block.index}") if outputs else ""
+        function = activation(block.module, f"{block.stack} block {block.index}") if outputs else ""
         counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
         hooks = ActivationHooks(block, {path: magnitudes.add for path, magnitudes in counts.items()}, outputs)
         hooks.advance()
@@ -76,7 +76,7 @@ class SkipStatistics:
         self.weights += sum(sizes.values())
         self.nonzeros += sum(kept.values())
         sites = [
-            SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.side, block.index)
+            SkipSite(f"{block.path}.{path}", *weights_of[path], counts[path], block.stack, block.index)
             for path in hooks.whole
         ]
         for share, site_shares in allocated(block, sites, self.greedy).items() if self.greedy else ():
@@ -143,7 +143,7 @@ def _chosen(
     multiplied = statistics.nonzeros - sum(site.nonzeros * magnitudes[site.path][1] for site in statistics.sites)
     skipped = [share for _, share in magnitudes.values()]
     activity = tuple(
-        Activity(site.side, site.layer, site.path, site.magnitudes.near_zero, *magnitudes[site.path])
+        Activity(site.stack, site.layer, site.path, site.magnitudes.near_zero, *magnitudes[site.path])
         for site in statistics.sites
     )
     near = [row.near_zero for row in activity]
