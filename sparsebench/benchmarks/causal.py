@@ -18,7 +18,7 @@ from sparsebench.errors import BenchmarkError, UnsupportedError
 
 Request = tuple[Any, list[int], list[int]]
 """lm-eval's request: (the texts it was made from, context tokens, continuation tokens)."""
-Asked = dict[TokenIds, list[tuple[int, list[int]]]]
+RequestsByInput = dict[TokenIds, list[tuple[int, list[int]]]]
 """For each distinct input the requests it answers: (position among the requests, continuation tokens)."""
 
 CONTEXT = 512
@@ -46,7 +46,7 @@ class CausalScorer(HFLM):
     exact = False
     sharing = "off: not asked for"
     notes: Mapping[str, str | int | float] = {}
-    _shown = False
+    _sharing_is_right = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,33 +80,33 @@ class CausalScorer(HFLM):
                     "leave the document out, or shorten its answer",
                 )
         self.done, self.total = 0, len(requests)
-        alike = self.backend == "causal" and self.model.get_output_embeddings() is not None
-        if self.share and not alike:
+        can_share = self.backend == "causal" and self.model.get_output_embeddings() is not None
+        if self.share and not can_share:
             self.sharing = "off: lm-eval's own loop"
         batch = BatchSize(override_bs or self._most(), asked=self.exact)
-        if not self.share or not alike:
+        if not self.share or not can_share:
             return self._stock(requests, batch)
-        asked: Asked = {}
+        by_input: RequestsByInput = {}
         for number, (_, context, continuation) in enumerate(requests):
             # Answers of one token share their input, as in stock's logits cache.
             row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            asked.setdefault(row, []).append((number, continuation))
-        self.total = len(asked)
+            by_input.setdefault(row, []).append((number, continuation))
+        self.total = len(by_input)
         results: list[LogLikelihood] = [(0.0, False)] * len(requests)
-        trees = self._trees(asked) if override_bs is None else []
-        alone = set(asked).difference(*trees)
-        for rows in _stock_batches(alone, batch.most):
-            for number, answer in self._in_parts(rows, asked, False, batch).items():
+        trees = self._trees(by_input) if override_bs is None else []
+        unshared = set(by_input).difference(*trees)
+        for rows in _stock_batches(unshared, batch.most):
+            for number, answer in self._in_parts(rows, by_input, False, batch).items():
                 results[number] = answer
             self._advance(len(rows))
         largest = max(map(len, trees), default=1)
         tree = BatchSize(largest)
         for rows in trees:
-            answers = self._in_parts(rows, asked, True, tree)
+            answers = self._in_parts(rows, by_input, True, tree)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
                 # An overflow in one input would spoil those that share a token with it.
                 for part in _stock_batches(rows, batch.most):
-                    answers |= self._in_parts(part, asked, False, batch)
+                    answers |= self._in_parts(part, by_input, False, batch)
             for number, answer in answers.items():
                 results[number] = answer
             self._advance(len(rows))
@@ -133,79 +133,83 @@ class CausalScorer(HFLM):
             batching.release()
 
     def _in_parts(
-        self, rows: list[TokenIds], asked: Asked, together: bool, batch: BatchSize
+        self, rows: list[TokenIds], by_input: RequestsByInput, together: bool, batch: BatchSize
     ) -> dict[int, LogLikelihood]:
         answers: dict[int, LogLikelihood] = {}
-        for _, some in batch.parts(rows, lambda part: dict(self._answers(list(part), asked, together))):
-            answers |= some
+        for _, part_answers in batch.parts(rows, lambda part: dict(self._answers(list(part), by_input, together))):
+            answers |= part_answers
         return answers
 
     def _note(self, batch: BatchSize) -> None:
         self.notes = {} if batch.most == self.usual else {"batch_size": batch.most}
 
-    def _trees(self, asked: Asked) -> list[list[TokenIds]]:
+    def _trees(self, by_input: RequestsByInput) -> list[list[TokenIds]]:
         """Return the batches of inputs that share tokens; none if the model cannot, and ``sharing`` then says why."""
-        beyond = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
+        limit = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
         nodes = batching.tokens_at_once(self.model, prefixes.NODES)
-        batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length, nodes)
-        problem = prefixes.tree_problem(self.model) if batches else f"all inputs have {beyond} tokens or more"
-        if not problem and not self._shown:
+        batches = prefixes.arrange((row for row in by_input if len(row) < limit), self.max_length, nodes)
+        problem = prefixes.tree_problem(self.model) if batches else f"all inputs have {limit} tokens or more"
+        if not problem and not self._sharing_is_right:
             probe = max(batches, key=len)[:_PROBE]
-            problem = self._sharing_problem(probe, asked)
-            self._shown = not problem and len(probe) > 1
+            problem = self._sharing_problem(probe, by_input)
+            self._sharing_is_right = not problem and len(probe) > 1
         if problem:
             self.sharing = f"off: {problem}"
             return []
-        rest = len(asked) - sum(map(len, batches))
-        self.sharing = f"on, but for {rest} of {len(asked)} inputs, of {beyond} tokens or more" if rest else "on"
+        unshared = len(by_input) - sum(map(len, batches))
+        self.sharing = (
+            f"on, but for {unshared} of {len(by_input)} inputs, of {limit} tokens or more" if unshared else "on"
+        )
         return batches
 
-    def _sharing_problem(self, rows: list[TokenIds], asked: Asked) -> str | None:
+    def _sharing_problem(self, rows: list[TokenIds], by_input: RequestsByInput) -> str | None:
         """Return what goes wrong when these inputs share tokens; None when their logits only round differently.
 
         In bfloat16, rounding moves a 135M Llama's logits by up to 0.4% (relative L2). Ignored positions or masks move
         them by 7 to 60%.
         """
-        kept = [_longest(asked[row]) for row in rows]
+        lengths = [_longest(by_input[row]) for row in rows]
         try:
-            ours = self._logits(rows, kept, True).float()
+            ours = self._logits(rows, lengths, True).float()
         except UnsupportedError as error:
             return error.message
         except _ERRORS as error:
             return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        stock = self._logits(rows, kept, False).float()
+        stock = self._logits(rows, lengths, False).float()
         moved = float((ours - stock).norm() / stock.norm())
         if moved <= max(1e-4, 4 * torch.finfo(self.model.dtype).eps):
             return None
         return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
 
-    def _answers(self, rows: list[TokenIds], asked: Asked, together: bool) -> Iterator[tuple[int, LogLikelihood]]:
+    def _answers(
+        self, rows: list[TokenIds], by_input: RequestsByInput, together: bool
+    ) -> Iterator[tuple[int, LogLikelihood]]:
         """Yield (position among the requests, answer) for every request that these inputs answer."""
-        kept = [_longest(asked[row]) for row in rows]
-        logits = self._logits(rows, kept, together)
+        lengths = [_longest(by_input[row]) for row in rows]
+        logits = self._logits(rows, lengths, together)
         chances = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
         greedy = logits.argmax(dim=-1)
         end = 0
-        for row, count in zip(rows, kept, strict=True):
+        for row, count in zip(rows, lengths, strict=True):
             end += count
-            for number, continuation in asked[row]:
+            for number, continuation in by_input[row]:
                 targets = torch.tensor(continuation, device=logits.device)
                 begin = end - len(continuation)
                 likelihood = chances[begin:end].gather(1, targets.unsqueeze(1)).sum()
                 yield number, (float(likelihood), bool((greedy[begin:end] == targets).all()))
 
-    def _logits(self, rows: list[TokenIds], kept: list[int], together: bool) -> torch.Tensor:
-        """Return logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row ``i``, in order."""
+    def _logits(self, rows: list[TokenIds], lengths: list[int], together: bool) -> torch.Tensor:
+        """Return logits (sum of ``lengths``, vocabulary) at the last ``lengths[i]`` tokens of each row ``i``, in order."""
         if together:
             tree = prefixes.Tree(rows, self.device)
-            positions = [node for path, count in zip(tree.paths, kept, strict=True) for node in path[-count:]]
+            positions = [node for path, count in zip(tree.paths, lengths, strict=True) for node in path[-count:]]
             return self._at(positions, lambda: prefixes.compute(self.model, tree))
         width = max(map(len, rows))
         batch = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")
         for number, row in enumerate(rows):
             batch[number, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         ends = [number * width + len(row) for number, row in enumerate(rows)]
-        positions = [number for end, count in zip(ends, kept, strict=True) for number in range(end - count, end)]
+        positions = [number for end, count in zip(ends, lengths, strict=True) for number in range(end - count, end)]
         return self._at(positions, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
 
     def _at(self, positions: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:

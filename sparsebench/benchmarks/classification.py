@@ -43,12 +43,12 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     BenchmarkError or ModelError when the head's outputs do not fit the data, or no document has finite logits.
     """
     task = _with_pairs(task, spec, cache)
-    every = documents(task, spec, cache)
-    numbers, rows = drawn(every, spec.limit)
+    all_documents = documents(task, spec, cache)
+    numbers, rows = drawn(all_documents, spec.limit)
     columns = (task.fields[0], *task.fields[2:]) if spec.own else task.fields
     texts = [tuple(str(row[column]) for column in columns) for row in rows]
     if task.metric in REGRESSION:
-        return _regression(encoder, task, numbers, rows, texts, len(every))
+        return _regression(encoder, task, numbers, rows, texts, len(all_documents))
     if spec.own:
         outputs = tuple(spec.labels or head_outputs(encoder.config))
         meaning, gold = [*range(len(outputs))], class_numbers(outputs, [str(row[task.fields[1]]) for row in rows])
@@ -81,7 +81,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             Outcome(str(number), hashes.of_prompt(*text), value, label, cluster=hashes.of_context(text[0]))
             for number, text, value, label in zip(numbers, texts, values, labels, strict=True)
         ),
-        whole=len(every),
+        available=len(all_documents),
         chance=chance,
         scored=scored,
         protocol=encoder.protocol(task, rows)
@@ -95,7 +95,7 @@ def _regression(
     numbers: Sequence[int],
     rows: Sequence[Mapping[str, Any]],
     texts: Sequence[tuple[str, ...]],
-    whole: int,
+    available: int,
 ) -> ScoreResult:
     """Return the correlation of the head's numbers with those of the data. An outcome's label is the latter."""
     gold = np.array([numeric(task, task.fields[1], number, row) for number, row in zip(numbers, rows, strict=True)])
@@ -108,7 +108,7 @@ def _regression(
             Outcome(str(number), hashes.of_prompt(*text), float(value), float(label), hashes.of_context(text[0]))
             for number, text, value, label in zip(numbers, texts, values, gold, strict=True)
         ),
-        whole,
+        available,
         chance=0.0,
         scored=pooled(spearman if task.metric == "spearman" else pearson, values, gold),
         protocol=encoder.protocol(task, rows) | {"stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},

@@ -79,15 +79,15 @@ def drawn(documents: Sequence[AnyDocument], limit: int | None) -> tuple[list[int
     return numbers, [documents[number] for number in numbers]
 
 
-def sampled(whole: int, limit: int | None) -> list[int]:
-    """Return the sorted positions of the documents to score, out of ``whole``: all, or ``limit`` of them at random.
+def sampled(available: int, limit: int | None) -> list[int]:
+    """Return the sorted positions of the documents to score, out of ``available``: all, or ``limit`` of them at random.
 
     The first documents are often no random sample, since data sets are sorted. The draw is by hash: it is the same on
     every machine, and a larger limit's draw includes a smaller one's.
     """
-    if limit is None or limit >= whole:
-        return list(range(whole))
-    shuffled = sorted(range(whole), key=lambda number: hashlib.sha256(f"{DRAW} {number}".encode()).digest())
+    if limit is None or limit >= available:
+        return list(range(available))
+    shuffled = sorted(range(available), key=lambda number: hashlib.sha256(f"{DRAW} {number}".encode()).digest())
     return sorted(shuffled[:limit])
 
 
@@ -129,16 +129,16 @@ class ScoreResult:
         cls,
         task: Benchmark,
         outcomes: Iterable[Outcome],
-        whole: int,
+        available: int,
         chance: float | None,
         protocol: dict[str, str | int | float],
         scored: tuple[float, float] | None = None,
     ) -> ScoreResult:
-        """Make a result over some of ``whole`` documents. ``scored`` is (score, standard error), default the mean's."""
+        """Make a result over some of ``available`` documents. ``scored`` is (score, standard error), default the mean's."""
         kept = tuple(outcomes)
         values = [outcome.value for outcome in kept]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))
-        return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < whole, chance, kept, protocol)
+        return cls(task.name, task.metric, score, stderr, len(kept), len(kept) < available, chance, kept, protocol)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ def definitions(folder: Path, task: str) -> Files:
     }
     for path, settings in files.items():
         check(folder, folder / path, settings)
-    whole = {(folder / path).resolve(): settings for path, settings in files.items()}
-    files = {path: _merged(folder / path, whole, set()) for path in files}
+    by_resolved_path = {(folder / path).resolve(): settings for path, settings in files.items()}
+    files = {path: _merged(folder / path, by_resolved_path, set()) for path in files}
     groups: dict[str, list[Any]] = {}
     for path, settings in files.items():
         if members := _members(settings):
@@ -46,8 +46,8 @@ def definitions(folder: Path, task: str) -> Files:
             groups[settings["group"]] = members
     names = {str(settings[key]) for settings in files.values() for key in ("task", "group") if _is_name(settings, key)}
     if task not in names:
-        there = f"it has {', '.join(sorted(names)[:20])}" if names else "no .yaml file in it declares a `task`"
-        raise BenchmarkError(f"{folder}: no task {task!r} in it", did_you_mean(task, names) or there)
+        hint = f"it has {', '.join(sorted(names)[:20])}" if names else "no .yaml file in it declares a `task`"
+        raise BenchmarkError(f"{folder}: no task {task!r} in it", did_you_mean(task, names) or hint)
     _count(folder, groups.get(task, []), groups, {task})
     return files
 

@@ -90,16 +90,16 @@ class Generation:
         long.
         """
         task = spec.known
-        longest, named = task.tokens or LONGEST, (task.data, task.fields)
-        if named not in self._documents:
-            self._documents[named] = questions(spec, cache) if spec.own else documents(task, cache)
-        every = self._documents[named]
-        numbers, asked = drawn(every, spec.limit)
-        texts = tuple(document.text for document in asked)
-        if (longest, texts) not in self._written:
-            self._written[longest, texts] = self.write(texts, longest)
-        written = self._written[longest, texts]
-        values, lengths = compared(task, asked, [output.symbols for output in written])
+        most_tokens, data_key = task.tokens or LONGEST, (task.data, task.fields)
+        if data_key not in self._documents:
+            self._documents[data_key] = questions(spec, cache) if spec.own else documents(task, cache)
+        all_examples = self._documents[data_key]
+        numbers, examples = drawn(all_examples, spec.limit)
+        texts = tuple(document.text for document in examples)
+        if (most_tokens, texts) not in self._written:
+            self._written[most_tokens, texts] = self.write(texts, most_tokens)
+        outputs = self._written[most_tokens, texts]
+        values, lengths = compared(task, examples, [output.symbols for output in outputs])
         return ScoreResult.of(
             task,
             (
@@ -111,17 +111,17 @@ class Generation:
                     label,
                     hashes.of_context(document.context) if document.context else None,
                 )
-                for number, document, value, label in zip_longest(numbers, asked, values, lengths)
+                for number, document, value, label in zip_longest(numbers, examples, values, lengths)
             ),
-            whole=len(every),
+            available=len(all_examples),
             chance=0.0 if task.chance == "open" else None,
             scored=ratio(values, lengths or [1.0] * len(values)),
-            protocol=self._protocol(task, asked, longest)
-            | {"documents": len(every), "cut_off": sum(not output.ended for output in written)},
+            protocol=self._protocol(task, examples, most_tokens)
+            | {"documents": len(all_examples), "cut_off": sum(not output.ended for output in outputs)},
         )
 
     def _protocol(
-        self, task: Benchmark, asked: Sequence[GenerationExample], longest: int
+        self, task: Benchmark, examples: Sequence[GenerationExample], longest: int
     ) -> dict[str, str | int | float]:
         library = LIBRARIES.get(task.metric)
         return {
@@ -130,7 +130,7 @@ class Generation:
             "task_version": str(task.version),
             "data": " ".join(task.data),
             "split": "" if task.form else f"test, seed {cmudict.SEED}",
-            "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
+            "documents_sha256": hashlib.sha256(repr(examples).encode()).hexdigest(),
             "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
             "max_new_tokens": longest,
             "chance_rule": task.chance,
@@ -152,13 +152,8 @@ class Generation:
                     f"more than the model's {most:,}",
                     "shorten it, or leave the record out",
                 )
-        begun = (
-            None
-            if self.model.config.is_encoder_decoder
-            else self._begun(
-                [same[0] for same in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))]
-            )
-        )
+        shared = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+        prefix_cache = None if self.model.config.is_encoder_decoder else self._read_prefix([same[0] for same in shared])
         by_length: dict[int, list[int]] = {}
         for number, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(number)
@@ -168,7 +163,7 @@ class Generation:
 
             def run(numbers: Sequence[int]) -> list[Written]:
                 given = torch.tensor([rows[number] for number in numbers], device=self.model.device)
-                return self._decoded(given, longest, begun)
+                return self._decoded(given, longest, prefix_cache)
 
             for number, output in self.batch.each(by_length[length], run):
                 outputs[number] = output
@@ -177,25 +172,26 @@ class Generation:
                     self.progress(done, len(rows))
         return outputs
 
-    def _begun(self, tokens: list[int]) -> Any:
+    def _read_prefix(self, tokens: list[int]) -> Any:
         """Return a decoder's key-value cache of the tokens that all inputs begin with.
 
         None if they are too few to save time, or if the model's cache is of a kind that cannot be shared.
         """
-        remembered = DynamicCache(config=self.model.config)
-        plain = all(type(layer).__name__ == "DynamicLayer" for layer in remembered.layers)
+        cache = DynamicCache(config=self.model.config)
+        plain = all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
         # An input's last token is always read.
         if len(tokens) <= SHARED or not plain:
             return None
         with torch.inference_mode():
-            given = torch.tensor([tokens[:-1]], device=self.model.device)
-            self.model(input_ids=given, use_cache=True, **{cache_name(self.model): remembered})
-        return remembered
+            input_ids = torch.tensor([tokens[:-1]], device=self.model.device)
+            self.model(input_ids=input_ids, use_cache=True, **{cache_name(self.model): cache})
+        return cache
 
-    def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Written]:
-        """Return greedy continuations of ``given`` (batch, length); ``begun`` caches its first tokens, or is None."""
-        alone = bool(self.model.config.is_encoder_decoder)
-        length = 1 if alone else given.shape[1]  # an encoder-decoder's output begins with its start token
+    def _decoded(self, input_ids: torch.Tensor, longest: int, prefix_cache: Any) -> list[Written]:
+        """Return greedy continuations of ``input_ids`` (batch, length); ``prefix_cache`` caches its first tokens, or is None."""
+        is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
+        # An encoder-decoder's output begins with its start token.
+        length = 1 if is_encoder_decoder else input_ids.shape[1]
 
         def finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             if not bool(torch.isfinite(scores).all()):
@@ -206,26 +202,26 @@ class Generation:
             texts = self.tokenizer.batch_decode(ids[:, length:])
             return torch.tensor(["\n" in text for text in texts], device=ids.device)
 
-        more: dict[str, Any] = {} if alone else {"stopping_criteria": [first_line]}
-        if begun is not None:
-            copied = more[cache_name(self.model)] = copy.deepcopy(begun)
-            copied.batch_repeat_interleave(len(given))
+        options: dict[str, Any] = {} if is_encoder_decoder else {"stopping_criteria": [first_line]}
+        if prefix_cache is not None:
+            copied = options[cache_name(self.model)] = copy.deepcopy(prefix_cache)
+            copied.batch_repeat_interleave(len(input_ids))
         with torch.inference_mode():
             written = self.model.generate(  # type: ignore[operator]
-                input_ids=given,
-                attention_mask=torch.ones_like(given),
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
                 max_new_tokens=longest,
                 num_beams=1,
                 do_sample=False,
                 logits_processor=[finite],
-                **more,
+                **options,
             )
         new = written[:, length:]
         ends = self.model.generation_config.eos_token_id  # type: ignore[union-attr]
         ends = {*ends} if isinstance(ends, list) else {ends}
         outputs = []
         for ids, text in zip(new.tolist(), self.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            line, newline, _ = (text, "", "") if alone else text.partition("\n")
+            line, newline, _ = (text, "", "") if is_encoder_decoder else text.partition("\n")
             outputs.append(Written(tuple(line.split()), bool(newline) or not ends.isdisjoint(ids)))
         return outputs
 
@@ -255,15 +251,15 @@ def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
 
 
 def compared(
-    task: Benchmark, asked: Sequence[GenerationExample], written: Sequence[Symbols]
+    task: Benchmark, examples: Sequence[GenerationExample], written: Sequence[Symbols]
 ) -> tuple[list[float], list[float]]:
     """Return each output's value by the task's metric, and for EDITS the lengths of the first answers (else none)."""
     if task.form == "squad":
         written = [squad.words(" ".join(symbols)) for symbols in written]
-    pairs = list(zip(asked, written, strict=True))
+    pairs = list(zip(examples, written, strict=True))
     if task.metric in EDITS:
         edits = [float(min(distance(symbols, answer) for answer in document.answers)) for document, symbols in pairs]
-        return edits, [float(len(document.answers[0])) for document in asked]
+        return edits, [float(len(document.answers[0])) for document in examples]
     alike = likeness(task.metric)
     return [max(alike(symbols, answer) for answer in document.answers) for document, symbols in pairs], []
 

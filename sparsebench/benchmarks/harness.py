@@ -224,10 +224,10 @@ def _set_fewshot(task: Any, spec: TaskSpec) -> None:
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
     # Examples of records are other records; a folder of lm-eval's task files names a split of its own for them.
     records = spec.benchmark is not None and spec.benchmark.form == "records"
-    if records and spec.num_fewshot and spec.num_fewshot >= (there := len(task.eval_docs)):
+    if records and spec.num_fewshot and spec.num_fewshot >= (count := len(task.eval_docs)):
         raise BenchmarkError(
-            f"task {spec.task}: `num_fewshot` is {spec.num_fewshot}, but there are {there} records, and none is its own example",
-            f"set `num_fewshot` to {there - 1} or less",
+            f"task {spec.task}: `num_fewshot` is {spec.num_fewshot}, but there are {count} records, and none is its own example",
+            f"set `num_fewshot` to {count - 1} or less",
         )
     task.set_config(key="num_fewshot", value=(default or 0) if spec.num_fewshot is None else spec.num_fewshot)
     task.set_fewshot_seed(seed=SEEDS["fewshot"])
@@ -264,10 +264,10 @@ def _scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> boo
 
 def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> Outcome:
     """Return a document's outcome: wrong if a log-likelihood is not finite, as an argmax over NaN would be a guess."""
-    shown = (part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
+    prompt_parts = (part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
     return Outcome(
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
-        doc_hash=hashes.of_prompt(*shown),
+        doc_hash=hashes.of_prompt(*prompt_parts),
         value=0.0 if _non_finite(sample) else float(sample[metric]),
         cluster=hashes.cluster(sample["doc"]),
     )

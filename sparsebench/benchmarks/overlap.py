@@ -150,8 +150,8 @@ def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | 
     files = _files(spec, cache)
     if files is None:
         return None
-    held = (next(filter(fitted.holds, _texts(record)), None) for file in files for record in read_records(file))
-    return [text for text in held if text is not None]
+    copied_texts = (next(filter(fitted.holds, _texts(record)), None) for file in files for record in read_records(file))
+    return [text for text in copied_texts if text is not None]
 
 
 def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:

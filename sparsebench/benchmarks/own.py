@@ -271,10 +271,10 @@ def column_values(task: str, where: str, number: int, record: Any, fields: tuple
     columns = record if isinstance(record, Mapping) else {}
     missing = [name for name in fields if name not in columns]
     if missing:
-        there = ", ".join(map(str, columns))[:500] or "none"
+        column_names = ", ".join(map(str, columns))[:500] or "none"
         raise BenchmarkError(
             f"task {task}: {where} has no column {missing[0]!r} in record {number}",
-            f"it has: {there}; `columns` says which is which",
+            f"it has: {column_names}; `columns` says which is which",
         )
     return [columns[name] for name in fields]
 

@@ -26,8 +26,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     An outcome's value is the similarity; its label is the pair's gold score (1 for a true pair). Raises BenchmarkError
     when a vector is not finite (it has no rank), a label is not a number, or all pairs have the same label.
     """
-    every = documents(task, spec, cache)
-    numbers, rows = drawn(every, spec.limit)
+    all_documents = documents(task, spec, cache)
+    numbers, rows = drawn(all_documents, spec.limit)
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
     gold = np.array([numeric(task, task.fields[2], number, row) for number, row in zip(numbers, rows, strict=True)])
     if np.ptp(gold) == 0:
@@ -44,7 +44,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
                 numbers, zip(first, second, strict=True), similarity, gold, strict=True
             )
         ),
-        whole=len(every),
+        available=len(all_documents),
         chance=float(gold.mean()) if ranking else 0.0,
         protocol=encoder.protocol(task, rows, spec.data)
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},

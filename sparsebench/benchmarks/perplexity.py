@@ -122,19 +122,19 @@ class Perplexity:
         size = window_length(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
         lead, before = (first, []) if task.form == "published" else ([], first)
-        every = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
-        numbers = sampled(len(every.ids), spec.limit)
-        part = every.selected(numbers)
+        all_windows = windows_of([*lead, *token_ids(self.tokenizer, running.text)], size, task.stride, before)
+        numbers = sampled(len(all_windows.ids), spec.limit)
+        windows = all_windows.selected(numbers)
         batch = BatchSize(max(1, tokens_at_once(self.model, 0) // size))
         # A trimmed vocabulary has no distribution over the dense model's tokens.
         divergence = Divergence(self.dense()) if spec.divergence and self.dense and self.original is None else None
-        values = likelihoods(self.model, part, self.progress, batch, divergence)
-        shown = [as_dense(ids, self.original) for ids in part.ids]
-        scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, part.scored, strict=True)]
+        values = likelihoods(self.model, windows, self.progress, batch, divergence)
+        shown = [as_dense(ids, self.original) for ids in windows.ids]
+        scored = [ScoredWindow(*window) for window in zip(numbers, shown, values, windows.scored, strict=True)]
         return perplexity_result(
             task,
             scored,
-            len(every.ids),
+            len(all_windows.ids),
             {
                 "harness": f"sparsebench perplexity, transformers {version('transformers')}",
                 "task_version": str(task.version),
@@ -142,16 +142,18 @@ class Perplexity:
                 "split": "" if task.form else "validation",
                 **running.protocol,
                 "window": size,
-                "stride": part.stride,
+                "stride": windows.stride,
                 "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
                 "bos_stands": "before the text, once" if lead else "in every window" if before else "nowhere",
                 "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
-                "dropped_tokens": every.dropped,
+                "dropped_tokens": all_windows.dropped,
                 "chance_rule": task.chance,
                 "batch_size": batch.most,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **bits_per_byte_fields(self.tokenizer, running.text, part, numbers, (len(lead), len(before)), values),
+                **bits_per_byte_fields(
+                    self.tokenizer, running.text, windows, numbers, (len(lead), len(before)), values
+                ),
                 **(divergence.protocol() if divergence else {}),
             },
         )
@@ -194,13 +196,13 @@ def likelihoods(
     finite, when one window does not fit into memory, and when the model's logits still come out in another precision.
     """
     sums: list[float] = []
-    every = list(zip(windows.ids, windows.starts, strict=True))
-    for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part, divergence)):
+    starting = list(zip(windows.ids, windows.starts, strict=True))
+    for _, values in (batch or BatchSize(1)).parts(starting, lambda part: _sums(model, part, divergence)):
         for value in values:
             sums.append(value)
-            check_finite("perplexity", value, len(sums), len(every))
+            check_finite("perplexity", value, len(sums), len(starting))
             if progress:
-                progress(len(sums), len(every))
+                progress(len(sums), len(starting))
     return sums
 
 

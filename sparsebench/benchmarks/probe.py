@@ -30,10 +30,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     what is scored, never the training. Raises BenchmarkError when a vector is not finite, or the pool has too few
     documents of a class.
     """
-    every = documents(task, spec, cache)
+    all_documents = documents(task, spec, cache)
     # At least half of a user's own data is scored.
-    pool, tested = parted(every, min(POOL, len(every) // 2) if task.form else POOL)
-    classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in every}))
+    pool, tested = parted(all_documents, min(POOL, len(all_documents) // 2) if task.form else POOL)
+    classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in all_documents}))
     numbers, rows = drawn(tested, spec.limit)
     texts = [str(row[task.fields[0]]) for row in pool + rows]
     vectors = encoder.embed(texts)
@@ -53,7 +53,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             Outcome(str(number), hashes.of_prompt(text), value)
             for number, text, value in zip(numbers, texts[len(pool) :], values, strict=True)
         ),
-        whole=len(tested),
+        available=len(tested),
         chance=1 / len(classes),
         protocol=encoder.protocol(task, pool + rows)
         | {
@@ -69,10 +69,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     )
 
 
-def parted(every: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def parted(all_documents: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the documents to train on and those to score, by a permutation with seed SEED."""
-    order = np.random.RandomState(SEED).permutation(len(every))
-    return [every[number] for number in order[:pool]], [every[number] for number in order[pool:]]
+    order = np.random.RandomState(SEED).permutation(len(all_documents))
+    return [all_documents[number] for number in order[:pool]], [all_documents[number] for number in order[pool:]]
 
 
 def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:

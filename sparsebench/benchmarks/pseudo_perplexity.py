@@ -36,27 +36,27 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     model = encoder.masked
     reader = PllTokenizer(encoder.tokenizer, model.config.to_dict())
     size = window_length(spec, reader.longest, WINDOW)
-    every = windows(reader, running.text, size)
-    numbers, part = drawn(every, spec.limit)
+    all_windows = windows(reader, running.text, size)
+    numbers, drawn_windows = drawn(all_windows, spec.limit)
     scorer = PllScorer(model, encoder.tokenizer, encoder.asked_batch_size)
-    answers = scorer.score(part, encoder.progress)
+    answers = scorer.score(drawn_windows, encoder.progress)
     original = original_ids(encoder.folder)
     scored = [
         ScoredWindow(
             number, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer)
         )
-        for number, window, answer in zip(numbers, part, answers, strict=True)
+        for number, window, answer in zip(numbers, drawn_windows, answers, strict=True)
     ]
     for window in scored:
-        check_finite(task.name, window.value, window.number + 1, len(every))
+        check_finite(task.name, window.value, window.number + 1, len(all_windows))
     # Windows have no gaps between them, so their lengths give where each begins in the text.
     around, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(running.text)[2]]
-    begins = list(accumulate((len(window.ids) - around for window in every), initial=0))
+    begins = list(accumulate((len(window.ids) - around for window in all_windows), initial=0))
     shown = (running.text[ends[begins[number]] : ends[begins[number + 1]]] for number in numbers)
     size_in_bytes = sum(len(text.encode()) for text in shown)
     values = [window.value for window in scored]
     protocol = encoder.protocol(task, None) | scorer.protocol | running.protocol | {"window": size}
-    return perplexity_result(task, scored, len(every), protocol | bits_per_byte(values, size_in_bytes))
+    return perplexity_result(task, scored, len(all_windows), protocol | bits_per_byte(values, size_in_bytes))
 
 
 def windows(reader: PllTokenizer, text: str, size: int) -> list[PllText]:

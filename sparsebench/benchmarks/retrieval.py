@@ -17,9 +17,9 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     passage is as similar as its own (a collapsed encoder's similarities are all equal). Raises BenchmarkError when a
     vector is not finite.
     """
-    every = documents(task, spec, cache)
+    all_documents = documents(task, spec, cache)
     first, second = task.fields
-    pairs = [(str(row[first]), str(row[second]).strip()) for row in every]
+    pairs = [(str(row[first]), str(row[second]).strip()) for row in all_documents]
     usable = [(number, question, passage) for number, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
     _, asked = drawn(usable, spec.limit)
@@ -35,9 +35,9 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             Outcome(str(number), hashes.of_prompt(question, passage), value, cluster=hashes.of_context(passage))
             for (number, question, passage), value in zip(asked, values, strict=True)
         ),
-        whole=len(usable),
+        available=len(usable),
         chance=1 / len(passages),
-        protocol=encoder.protocol(task, every)
+        protocol=encoder.protocol(task, all_documents)
         | {
             "pooling": encoder.pooling.mode,
             "passages": len(passages),

@@ -91,9 +91,9 @@ class ScoredWindow:
 
 
 def perplexity_result(
-    task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protocol: Mapping[str, Any]
+    task: Benchmark, windows: Sequence[ScoredWindow], available: int, protocol: Mapping[str, Any]
 ) -> ScoreResult:
-    """Return the perplexity over ``windows``, out of ``whole``. An outcome is a window, its label the tokens scored.
+    """Return the perplexity over ``windows``, out of ``available``. An outcome is a window, its label the tokens scored.
 
     Raises BenchmarkError when the perplexity is more than a double holds.
     """
@@ -106,12 +106,12 @@ def perplexity_result(
             Outcome(str(window.number), shown, window.value, float(window.tokens))
             for shown, window in zip(hashes, windows, strict=True)
         ),
-        whole,
+        available,
         chance=None,
         scored=(score, score * mean_stderr([window.value / window.tokens for window in windows])),
         protocol={
             **protocol,
-            "documents": whole,
+            "documents": available,
             "scored_tokens": sum(window.tokens for window in windows),
             "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
         },

@@ -37,30 +37,30 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     word beyond the model's longest input is outside all entities. Raises BenchmarkError when a record's words and tags
     do not match, the head lacks a tag, there is no entity, or no document has finite logits.
     """
-    every = documents(task, spec, cache)
-    numbers, rows = drawn(every, spec.limit)
-    read = [_sentence(task, number, row) for number, row in zip(numbers, rows, strict=True)]
+    all_documents = documents(task, spec, cache)
+    numbers, rows = drawn(all_documents, spec.limit)
+    sentences = [_sentence(task, number, row) for number, row in zip(numbers, rows, strict=True)]
     outputs = head_labels(encoder.config, spec.labels)
-    unknown = sorted({tag for _, tags in read for tag in tags} - set(outputs) - {OUTSIDE})
+    unknown = sorted({tag for _, tags in sentences for tag in tags} - set(outputs) - {OUTSIDE})
     if unknown:
         raise BenchmarkError(
             f"task {task.name}: the data have the tag {unknown[0]!r}; the head's outputs are {', '.join(outputs)}",
             "choose data that the head was trained for, or correct the model's `labels:`",
         )
-    there = [entities(tags) for _, tags in read]
-    if not any(there):
+    gold_entities = [entities(tags) for _, tags in sentences]
+    if not any(gold_entities):
         raise BenchmarkError(f"task {task.name}: no entity in {len(rows)} documents", "give it more documents")
-    written, counts = tags_of(encoder, [words for words, _ in read], outputs, task)
-    marked = [entities(tags) for tags in written]
-    values = [2.0 * len(gold & tagged) for gold, tagged in zip(there, marked, strict=True)]
-    labels = [float(len(gold) + len(tagged)) for gold, tagged in zip(there, marked, strict=True)]
+    written, counts = tags_of(encoder, [words for words, _ in sentences], outputs, task)
+    tagged_entities = [entities(tags) for tags in written]
+    values = [2.0 * len(gold & tagged) for gold, tagged in zip(gold_entities, tagged_entities, strict=True)]
+    labels = [float(len(gold) + len(tagged)) for gold, tagged in zip(gold_entities, tagged_entities, strict=True)]
     return ScoreResult.of(
         task,
         (
             Outcome(str(number), hashes.of_prompt(*words), value, label)
-            for number, (words, _), value, label in zip(numbers, read, values, labels, strict=True)
+            for number, (words, _), value, label in zip(numbers, sentences, values, labels, strict=True)
         ),
-        whole=len(every),
+        available=len(all_documents),
         chance=0.0,
         scored=ratio(values, labels),
         protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs)[:500], **counts},
